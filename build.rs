@@ -1,0 +1,31 @@
+//! Compiles `proto/` in pure Rust (protox), so that no protoc has to be installed, and keeps
+//! the descriptor set for server reflection.
+
+use std::path::PathBuf;
+
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    println!("cargo:rerun-if-changed=proto");
+    println!("cargo:rerun-if-changed=build.rs");
+    let descriptors = protox::compile(["kyrodb/v1/kyrodb.proto"], ["proto"])?;
+    let out_dir = PathBuf::from(std::env::var("OUT_DIR")?);
+    tonic_prost_build::configure()
+        .file_descriptor_set_path(out_dir.join("kyrodb.bin"))
+        .compile_fds(descriptors)?;
+    git_commit();
+    Ok(())
+}
+
+/// Hands the commit to `Health` as an environment variable; "unknown" outside a checkout.
+fn git_commit() {
+    let commit = std::process::Command::new("git")
+        .args(["rev-parse", "--short=12", "HEAD"])
+        .output()
+        .ok()
+        .filter(|output| output.status.success())
+        .and_then(|output| String::from_utf8(output.stdout).ok())
+        .unwrap_or_else(|| "unknown".into());
+    println!("cargo:rustc-env=KYRODB_GIT_COMMIT={}", commit.trim());
+    if std::path::Path::new(".git/HEAD").exists() {
+        println!("cargo:rerun-if-changed=.git/HEAD");
+    }
+}

@@ -1,0 +1,56 @@
+//! The hot tier: documents that are acknowledged but not yet linked into the graph, in the
+//! order of their writes. Every search scans it, so a document is found from its ack on.
+
+use std::collections::VecDeque;
+
+use crate::types::{Lsn, Slot};
+
+/// A document waiting to be linked. The LSN tells whether the slot still holds it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Entry {
+    pub(super) slot: Slot,
+    pub(super) born: Lsn,
+}
+
+/// A queue whose entries have a position that stays the same while others leave, so that a scan
+/// can go on after a pause.
+#[derive(Default)]
+pub(super) struct HotTier {
+    queue: VecDeque<Entry>,
+    first: u64,
+}
+
+impl HotTier {
+    pub(super) fn len(&self) -> usize {
+        self.queue.len()
+    }
+
+    /// Position of the oldest entry.
+    pub(super) fn first(&self) -> u64 {
+        self.first
+    }
+
+    /// Position that the next entry will have.
+    pub(super) fn end(&self) -> u64 {
+        self.first + self.queue.len() as u64
+    }
+
+    pub(super) fn push(&mut self, slot: Slot, born: Lsn) {
+        self.queue.push_back(Entry { slot, born });
+    }
+
+    pub(super) fn front(&self) -> Option<Entry> {
+        self.queue.front().copied()
+    }
+
+    pub(super) fn pop(&mut self) {
+        if self.queue.pop_front().is_some() {
+            self.first += 1;
+        }
+    }
+
+    /// The entry at `position`, which must not be below [`HotTier::first`].
+    pub(super) fn get(&self, position: u64) -> Option<Entry> {
+        self.queue.get(usize::try_from(position - self.first).ok()?).copied()
+    }
+}

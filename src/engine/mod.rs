@@ -1,0 +1,214 @@
+//! One shard as a state machine: plain code over its store and graph, driven from outside.
+//!
+//! No executor, clock, thread, file or random state is named here or below, so that the code
+//! which serves is also the code that a simulation replays.
+//!
+//! The way of a write: [`Engine::stage`] checks it against everything staged before, and turns
+//! it into log records; the driver makes them durable, then has them [`applied`](Engine::apply)
+//! in the order of their LSNs; only then is the write acknowledged. If the log fails,
+//! [`Engine::abandon_staged`] forgets what was staged.
+//!
+//! The way of a search: [`Engine::begin_search`], then [`Search::step`] until it is done or
+//! must stop, then [`Engine::finish_search`]. It sees the shard as it was when it began.
+//!
+//! Long work comes in steps: searches, linking ([`Engine::link_step`]), batch deletes. Between
+//! two steps anything else may happen.
+
+pub mod filter;
+mod hot;
+pub mod read;
+#[cfg(test)]
+mod tests;
+mod top;
+pub mod write;
+
+use std::collections::{BTreeMap, VecDeque};
+
+use self::hot::HotTier;
+pub use self::read::{Document, Hit, Query, Search, SearchOutcome};
+pub use self::write::{Outcome, Staged, Write};
+use crate::graph::insert::Linker;
+use crate::graph::search::{Scratch, Work};
+use crate::graph::visited::Visited;
+use crate::graph::{self, Graph};
+use crate::kernels::Metric;
+use crate::store::Store;
+use crate::types::{DocId, Lsn};
+use crate::with_distance;
+
+/// What shapes a shard.
+#[derive(Clone, Copy, Debug)]
+pub struct Params {
+    /// How vectors are compared.
+    pub metric: Metric,
+    /// Values in a vector.
+    pub dimension: usize,
+    /// The graph's own parameters.
+    pub graph: graph::Params,
+    /// Most documents in the hot tier; writes beyond it are refused until some are linked.
+    pub hot_documents_max: usize,
+    /// Most documents alive; `usize::MAX` for no bound of its own.
+    pub documents_max: usize,
+}
+
+/// Dead versions dropped in one slice.
+const RECLAIM_VERSIONS_MAX: usize = 256;
+
+/// Scratches kept for reuse; more searches than this at once allocate.
+const SCRATCHES_MAX: usize = 8;
+
+/// One shard.
+pub struct Engine {
+    params: Params,
+    store: Store,
+    graph: Graph,
+    hot: HotTier,
+    /// LSN of the last record applied in full.
+    applied: Lsn,
+    /// What staged writes will make of documents.
+    staged: BTreeMap<DocId, write::StagedDocument>,
+    /// Documents alive once everything staged is applied.
+    live_after_staged: usize,
+    /// Puts staged but not applied.
+    staged_puts: usize,
+    /// Documents of a batch delete whose last record has not been applied.
+    batch: Vec<DocId>,
+    /// Documents of a complete batch that are yet to be deleted, all at this LSN.
+    draining: (Lsn, VecDeque<DocId>),
+    linker: Option<Linker>,
+    link_scratch: Scratch,
+    scratches: Vec<(Box<Scratch>, Visited)>,
+    /// Linked nodes that are dead: walks have to look.
+    dead_linked: usize,
+}
+
+/// What [`Engine::link_step`] did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LinkProgress {
+    /// Nothing is left to do.
+    Idle,
+    /// There is more.
+    More,
+}
+
+impl Engine {
+    /// An empty shard.
+    #[must_use]
+    pub fn new(params: Params) -> Self {
+        Self {
+            params,
+            store: Store::new(params.dimension),
+            graph: Graph::new(params.graph),
+            hot: HotTier::default(),
+            applied: Lsn(0),
+            staged: BTreeMap::new(),
+            live_after_staged: 0,
+            staged_puts: 0,
+            batch: Vec::new(),
+            draining: (Lsn(0), VecDeque::new()),
+            linker: None,
+            link_scratch: Scratch::default(),
+            scratches: Vec::new(),
+            dead_linked: 0,
+        }
+    }
+
+    /// What shapes this shard.
+    #[must_use]
+    pub fn params(&self) -> &Params {
+        &self.params
+    }
+
+    /// Documents alive.
+    #[must_use]
+    pub fn live_count(&self) -> usize {
+        self.store.live_count()
+    }
+
+    /// Documents acknowledged but not linked.
+    #[must_use]
+    pub fn hot_count(&self) -> usize {
+        self.hot.len()
+    }
+
+    /// Position in the hot tier behind everything in it now: once
+    /// [`Engine::hot_position`] has reached it, all of that is linked.
+    #[must_use]
+    pub fn hot_end(&self) -> u64 {
+        self.hot.end()
+    }
+
+    /// Position of the oldest document not yet linked.
+    #[must_use]
+    pub fn hot_position(&self) -> u64 {
+        self.hot.first()
+    }
+
+    /// LSN of the last record applied.
+    #[must_use]
+    pub fn applied(&self) -> Lsn {
+        self.applied
+    }
+
+    /// The graph, for whoever checks it.
+    #[must_use]
+    pub fn graph(&self) -> &Graph {
+        &self.graph
+    }
+
+    /// The documents, for whoever checks them.
+    #[must_use]
+    pub fn store(&self) -> &Store {
+        &self.store
+    }
+
+    /// Distances computed and hops made to link documents so far.
+    #[must_use]
+    pub fn link_work(&self) -> Work {
+        self.link_scratch.work
+    }
+
+    /// Does one step of upkeep: links a part of one document, or drops dead versions. At most
+    /// some 50 µs of work at a few hundred dimensions.
+    pub fn link_step(&mut self) -> LinkProgress {
+        if self.linker.is_none() && !self.next_linker() {
+            return if self.reclaim() { LinkProgress::More } else { LinkProgress::Idle };
+        }
+        let Self { params, store, graph, linker, link_scratch, .. } = self;
+        let Some(current) = linker else {
+            return LinkProgress::More;
+        };
+        let is_live = |slot| store.is_live(slot);
+        let linked = with_distance!(params.metric, D => {
+            current.step::<D>(graph, store.vectors(), link_scratch, is_live)
+        });
+        if linked {
+            // The document may have died meanwhile; then nobody counted it as linked.
+            self.dead_linked += usize::from(!self.store.is_live(current.slot()));
+            self.linker = None;
+            self.hot.pop();
+        }
+        LinkProgress::More
+    }
+
+    /// Takes the oldest document that is still alive from the hot tier. False if there is none.
+    fn next_linker(&mut self) -> bool {
+        while let Some(entry) = self.hot.front() {
+            if self.store.born(entry.slot) == entry.born && self.store.is_live(entry.slot) {
+                let id = self.store.doc_id(entry.slot);
+                self.linker = Some(Linker::new(&self.graph, entry.slot, id));
+                return true;
+            }
+            self.hot.pop();
+        }
+        false
+    }
+
+    /// Drops what no search can see any more; false if there was nothing.
+    fn reclaim(&mut self) -> bool {
+        let Self { store, graph, linker, .. } = self;
+        let linking = linker.as_ref().map(Linker::slot);
+        let is_linked = |slot| graph.level(slot).is_some() || linking == Some(slot);
+        store.reclaim(RECLAIM_VERSIONS_MAX, is_linked) > 0
+    }
+}

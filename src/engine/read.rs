@@ -1,0 +1,385 @@
+//! Reads: a document by id, and the search.
+//!
+//! A search takes one of two ways:
+//! - **walk**: scan the hot tier, then walk the graph. The hot tier goes first: a document that
+//!   is linked in between has been seen there, and otherwise is found in the graph.
+//! - **scan**: look at every document. Exact; for filters, for small shards, where it is cheaper
+//!   than the walk, and where the walk found fewer than k of the documents there are.
+
+use std::sync::Arc;
+
+use super::filter::Filter;
+use super::top::{Candidate, Top};
+use super::{Engine, SCRATCHES_MAX};
+use crate::graph::search::{Beam, Scratch, Work};
+use crate::graph::visited::Visited;
+use crate::kernels::Distance;
+use crate::store::payload::Payload;
+use crate::types::{DocId, Lsn, Slot};
+use crate::with_distance;
+
+/// Below this many slots for each unit of ef, looking at all of them costs less than a walk,
+/// whose distances come from all over memory and whose heaps take their share.
+const SCAN_SLOTS_PER_EF: usize = 16;
+
+/// Hops of a walk, or documents of a scan, between two looks at the clock.
+const STEP_HOPS: u32 = 32;
+const STEP_DOCUMENTS: u32 = 512;
+
+/// What is looked for. Validated: the vector is finite, of the collection's dimension and
+/// scaled as the metric wants it; k is not 0.
+#[derive(Clone, Debug)]
+pub struct Query {
+    /// The vector.
+    pub vector: Vec<f32>,
+    /// How many documents are wanted.
+    pub k: usize,
+    /// Beam width; raised to k if it is less.
+    pub ef: usize,
+    /// Only documents of at least this score, if it is above 0.
+    pub min_score: f32,
+    /// Only documents that pass.
+    pub filter: Option<Filter>,
+    /// Return the vectors too.
+    pub include_embeddings: bool,
+}
+
+/// A document found.
+#[derive(Clone, Debug)]
+pub struct Hit {
+    /// The document.
+    pub id: DocId,
+    /// Its score, as the client sees it.
+    pub score: f32,
+    /// Its metadata.
+    pub payload: Payload,
+    /// Its vector, if asked for.
+    pub embedding: Option<Box<[f32]>>,
+    /// It has not been linked into the graph yet.
+    pub is_hot: bool,
+}
+
+/// A document read by id.
+#[derive(Clone, Debug)]
+pub struct Document {
+    /// Its metadata.
+    pub payload: Payload,
+    /// Its vector, if asked for.
+    pub embedding: Option<Box<[f32]>>,
+    /// It has not been linked into the graph yet.
+    pub is_hot: bool,
+}
+
+/// What a search found in one shard.
+#[derive(Clone, Debug, Default)]
+pub struct SearchOutcome {
+    /// At most k documents, best first.
+    pub hits: Vec<Hit>,
+    /// Documents that passed every condition before the cut to k.
+    pub found: u64,
+    /// What it cost.
+    pub work: Work,
+    /// The scan of the hot tier was stopped by its budget.
+    pub hot_cut: bool,
+    /// The search ran to its end.
+    pub complete: bool,
+}
+
+/// Where a search is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Phase {
+    /// Scanning the hot tier from this position.
+    Hot(u64),
+    /// About to enter the graph.
+    Enter,
+    /// Walking.
+    Walk,
+    /// Scanning all slots from this one.
+    Scan(u32),
+    /// Nothing is left to do.
+    Done,
+}
+
+/// A search of one shard, on its way.
+pub struct Search {
+    query: Arc<Query>,
+    /// The query vector, padded to the length of a row.
+    vector: Vec<f32>,
+    /// The state of the shard that is searched.
+    snapshot: Lsn,
+    phase: Phase,
+    top: Top,
+    /// Documents in scope that were seen, whatever their score, and those with the score asked.
+    seen: u64,
+    found: u64,
+    work: Work,
+    hot_cut: bool,
+    /// What was scanned in the hot tier.
+    scanned: Visited,
+    scratch: Box<Scratch>,
+}
+
+impl Search {
+    /// Where the search is.
+    #[must_use]
+    pub fn phase(&self) -> Phase {
+        self.phase
+    }
+
+    /// Gives up the rest of the hot tier, and says so in the outcome.
+    pub fn cut_hot_scan(&mut self) {
+        if matches!(self.phase, Phase::Hot(_)) {
+            self.phase = Phase::Enter;
+            self.hot_cut = true;
+        }
+    }
+
+    /// Does some tens of microseconds of work. True when the search is done.
+    pub fn step(&mut self, engine: &Engine) -> bool {
+        with_distance!(engine.params.metric, D => {
+            match self.phase {
+                Phase::Hot(position) => self.scan_hot::<D>(engine, position),
+                Phase::Enter => self.enter::<D>(engine),
+                Phase::Walk => self.walk::<D>(engine),
+                Phase::Scan(slot) => self.scan::<D>(engine, slot),
+                Phase::Done => {}
+            }
+        });
+        self.phase == Phase::Done
+    }
+
+    fn scan_hot<D: Distance>(&mut self, engine: &Engine, position: u64) {
+        // Entries leave at the front between two steps: they are in the graph by now.
+        let start = position.max(engine.hot.first());
+        let end = (start + u64::from(STEP_DOCUMENTS)).min(engine.hot.end());
+        for position in start..end {
+            let Some(entry) = engine.hot.get(position) else {
+                break;
+            };
+            let is_same = engine.store.born(entry.slot) == entry.born;
+            if is_same && engine.store.is_visible(entry.slot, self.snapshot) {
+                self.scanned.insert(entry.slot);
+                self.consider::<D>(engine, entry.slot);
+            }
+        }
+        self.phase = if end == engine.hot.end() { Phase::Enter } else { Phase::Hot(end) };
+    }
+
+    fn enter<D: Distance>(&mut self, engine: &Engine) {
+        let Some((entry, top)) = engine.graph.entry() else {
+            self.finish_walk(engine);
+            return;
+        };
+        let Self { query, vector, snapshot, scratch, .. } = self;
+        let beam = beam(engine, query, vector);
+        scratch.work = Work::default();
+        let entry = beam.descend::<D>(entry, top, &mut scratch.work);
+        beam.begin::<D>(scratch, entry, |slot| engine.accepts(slot, *snapshot));
+        self.phase = Phase::Walk;
+    }
+
+    fn walk<D: Distance>(&mut self, engine: &Engine) {
+        let Self { query, vector, snapshot, scratch, .. } = self;
+        let accept = |slot| engine.accepts(slot, *snapshot);
+        if beam(engine, query, vector).advance::<D>(scratch, STEP_HOPS, accept) {
+            self.collect_walk(engine);
+            self.finish_walk(engine);
+        }
+    }
+
+    /// Takes over what the walk has found so far.
+    fn collect_walk(&mut self, engine: &Engine) {
+        self.work.distances += self.scratch.work.distances;
+        self.work.hops += self.scratch.work.hops;
+        for index in 0..self.scratch.nearest().len() {
+            let key = self.scratch.nearest()[index];
+            let slot = key.slot();
+            // A document of the hot tier may have been linked, in whole or in part, since.
+            if engine.store.is_visible(slot, self.snapshot) && !self.scanned.contains(slot) {
+                self.admit(engine, slot, key.distance());
+            }
+        }
+    }
+
+    fn finish_walk(&mut self, engine: &Engine) {
+        let wanted = self.query.k.min(engine.store.live_count());
+        let is_short = self.seen < wanted as u64 && !self.hot_cut;
+        self.phase = if is_short { self.restart_as_scan() } else { Phase::Done };
+    }
+
+    fn restart_as_scan(&mut self) -> Phase {
+        self.top.clear();
+        (self.seen, self.found) = (0, 0);
+        Phase::Scan(0)
+    }
+
+    fn scan<D: Distance>(&mut self, engine: &Engine, start: u32) {
+        let slot_count = engine.store.slot_count();
+        let end = start.saturating_add(STEP_DOCUMENTS).min(slot_count);
+        for slot in (start..end).map(Slot) {
+            if !engine.store.is_visible(slot, self.snapshot) {
+                continue;
+            }
+            let payload = || engine.store.payload_at(slot, self.snapshot);
+            if self.query.filter.as_ref().is_none_or(|filter| filter.matches(payload())) {
+                self.consider::<D>(engine, slot);
+            }
+        }
+        self.phase = if end == slot_count { Phase::Done } else { Phase::Scan(end) };
+    }
+
+    fn consider<D: Distance>(&mut self, engine: &Engine, slot: Slot) {
+        let distance = D::between(&self.vector, engine.store.vectors().row(slot));
+        self.work.distances += 1;
+        self.admit(engine, slot, distance);
+    }
+
+    fn admit(&mut self, engine: &Engine, slot: Slot, distance: f32) {
+        self.seen += 1;
+        let min_score = self.query.min_score;
+        if min_score > 0.0 && engine.params.metric.score(distance) < min_score {
+            return;
+        }
+        self.found += 1;
+        self.top.push(distance, engine.store.doc_id(slot), slot);
+    }
+}
+
+impl Engine {
+    /// Begins a search of the shard as it is now. [`Engine::finish_search`] must follow.
+    pub fn begin_search(&mut self, query: Arc<Query>) -> Search {
+        assert_eq!(query.vector.len(), self.params.dimension, "validated at the gateway");
+        let snapshot = self.applied;
+        self.store.open_snapshot(snapshot);
+        let slot_count = self.store.slot_count() as usize;
+        let is_small = slot_count <= SCAN_SLOTS_PER_EF * query.ef.max(query.k);
+        let phase = if query.filter.is_some() || is_small {
+            Phase::Scan(0)
+        } else {
+            Phase::Hot(self.hot.first())
+        };
+        let (scratch, mut scanned) = self.scratches.pop().unwrap_or_default();
+        scanned.reset(self.store.slot_count());
+        Search {
+            vector: self.store.vectors().pad(&query.vector),
+            snapshot,
+            phase,
+            top: Top::new(query.k),
+            seen: 0,
+            found: 0,
+            work: Work::default(),
+            hot_cut: false,
+            scanned,
+            scratch,
+            query,
+        }
+    }
+
+    /// Ends a search, complete or not, with what it has.
+    pub fn finish_search(&mut self, mut search: Search) -> SearchOutcome {
+        let complete = search.phase == Phase::Done;
+        if search.phase == Phase::Walk {
+            search.collect_walk(self);
+        }
+        let Search { query, snapshot, top, found, work, hot_cut, scanned, scratch, .. } = search;
+        let hit = |candidate: Candidate| Hit {
+            id: candidate.id,
+            score: self.params.metric.score(candidate.distance()),
+            payload: self.store.payload_at(candidate.slot, snapshot).clone(),
+            embedding: query.include_embeddings.then(|| self.embedding(candidate.slot)),
+            is_hot: self.is_hot(candidate.slot),
+        };
+        let hits = top.into_sorted().into_iter().map(hit).collect();
+        self.end_search(snapshot, (scratch, scanned));
+        SearchOutcome { hits, found, work, hot_cut, complete }
+    }
+
+    /// Ends a search whose answer nobody wants.
+    pub fn abandon_search(&mut self, search: Search) {
+        self.end_search(search.snapshot, (search.scratch, search.scanned));
+    }
+
+    fn end_search(&mut self, snapshot: Lsn, scratch: (Box<Scratch>, Visited)) {
+        self.store.close_snapshot(snapshot);
+        if self.scratches.len() < SCRATCHES_MAX {
+            self.scratches.push(scratch);
+        }
+    }
+
+    /// Reads the document `id` if it is in `namespace`, or in any if that is empty.
+    #[must_use]
+    pub fn get(&self, id: DocId, namespace: &str, include_embedding: bool) -> Option<Document> {
+        let slot = self.store.find(id)?;
+        let payload = self.store.payload(slot);
+        (namespace.is_empty() || payload.namespace() == namespace).then(|| Document {
+            payload: payload.clone(),
+            embedding: include_embedding.then(|| self.embedding(slot)),
+            is_hot: self.is_hot(slot),
+        })
+    }
+
+    /// True if a walk may keep `slot`. While nothing in the graph is dead, everything may be
+    /// kept, and no lifetime has to be fetched from memory: what was born or died since the
+    /// search began is sorted out at its end.
+    #[inline]
+    fn accepts(&self, slot: Slot, snapshot: Lsn) -> bool {
+        self.dead_linked == 0 || self.store.is_visible(slot, snapshot)
+    }
+
+    fn embedding(&self, slot: Slot) -> Box<[f32]> {
+        self.store.vectors().values(slot).into()
+    }
+
+    fn is_hot(&self, slot: Slot) -> bool {
+        self.graph.level(slot).is_none()
+    }
+}
+
+fn beam<'a>(engine: &'a Engine, query: &Query, vector: &'a [f32]) -> Beam<'a> {
+    let vectors = engine.store.vectors();
+    let width = query.ef.max(query.k);
+    Beam { graph: &engine.graph, vectors, query: vector, level: 0, width }
+}
+
+/// Finds every document that passes a filter, in steps: the first half of a delete by filter.
+pub struct Sweep {
+    filter: Filter,
+    snapshot: Lsn,
+    next: u32,
+    ids: Vec<DocId>,
+}
+
+impl Sweep {
+    /// Looks at some hundreds of documents. True when all have been seen.
+    pub fn step(&mut self, engine: &Engine) -> bool {
+        let slot_count = engine.store.slot_count();
+        let end = self.next.saturating_add(STEP_DOCUMENTS).min(slot_count);
+        for slot in (self.next..end).map(Slot) {
+            if engine.store.is_visible(slot, self.snapshot)
+                && self.filter.matches(engine.store.payload_at(slot, self.snapshot))
+            {
+                self.ids.push(engine.store.doc_id(slot));
+            }
+        }
+        self.next = end;
+        end == slot_count
+    }
+}
+
+impl Engine {
+    /// Begins to look for every document that passes `filter`. [`Engine::finish_sweep`] must
+    /// follow.
+    pub fn begin_sweep(&mut self, filter: Filter) -> Sweep {
+        self.store.open_snapshot(self.applied);
+        Sweep { filter, snapshot: self.applied, next: 0, ids: Vec::new() }
+    }
+
+    /// Ends a sweep. Of the documents found, returns those that would still pass after all
+    /// writes staged meanwhile.
+    pub fn finish_sweep(&mut self, sweep: Sweep) -> Vec<DocId> {
+        self.store.close_snapshot(sweep.snapshot);
+        let Sweep { filter, mut ids, .. } = sweep;
+        ids.retain(|&id| self.planned(id, "").is_some_and(|payload| filter.matches(&payload)));
+        ids
+    }
+}

@@ -1,0 +1,428 @@
+//! The engine against a model that is too simple to be wrong.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use super::filter::Filter;
+use super::read::Phase;
+use super::*;
+use crate::graph::check::check;
+use crate::kernels::{normalize, scalar};
+use crate::store::payload::Payload;
+use crate::types::mix;
+use crate::wal::record::Record;
+
+const DIMENSION: usize = 12;
+
+/// A reproducible stream of numbers.
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, bound: u64) -> u64 {
+        self.0 += 1;
+        mix(self.0) % bound
+    }
+
+    fn vector(&mut self) -> Box<[f32]> {
+        let mut vector: Box<[f32]> =
+            (0..DIMENSION).map(|_| self.below(2_001) as f32 / 1_000.0 - 1.0).collect();
+        vector[0] += 1e-3;
+        assert!(normalize(&mut vector));
+        vector
+    }
+}
+
+fn engine() -> Engine {
+    Engine::new(Params {
+        metric: Metric::Cosine,
+        dimension: DIMENSION,
+        graph: graph::Params { m: 12, ef_construction: 60, seed: 3 },
+        hot_documents_max: usize::MAX,
+        documents_max: usize::MAX,
+    })
+}
+
+fn payload(colour: u64, namespace: &str) -> Payload {
+    let colour = colour.to_string();
+    Payload::new([("colour", colour.as_str())], namespace).unwrap()
+}
+
+/// The shard as a map, with the same writes.
+#[derive(Clone, Default)]
+struct Model(BTreeMap<DocId, (Box<[f32]>, Payload)>);
+
+impl Model {
+    fn nearest(&self, query: &Query) -> Vec<(DocId, Payload)> {
+        let mut scored: Vec<_> = self
+            .0
+            .iter()
+            .filter(|(_, (_, payload))| query.filter.as_ref().is_none_or(|f| f.matches(payload)))
+            .map(|(&id, (vector, payload))| (scalar::dot(&query.vector, vector), id, payload))
+            .collect();
+        scored.sort_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)));
+        scored.into_iter().take(query.k).map(|(_, id, payload)| (id, payload.clone())).collect()
+    }
+}
+
+/// An engine and its model, written to in step.
+struct Pair {
+    engine: Engine,
+    model: Model,
+    random: Random,
+}
+
+impl Pair {
+    fn new(seed: u64) -> Self {
+        Self { engine: engine(), model: Model::default(), random: Random(seed << 32) }
+    }
+
+    fn apply(&mut self, records: Vec<Record>) {
+        for record in records {
+            let lsn = self.engine.applied().next();
+            let mut done = self.engine.apply(lsn, record);
+            while !done {
+                done = self.engine.apply_more();
+            }
+        }
+    }
+
+    fn write(&mut self, write: Write) -> Outcome {
+        let staged = self.engine.stage(write).unwrap();
+        self.apply(staged.records);
+        staged.outcome
+    }
+
+    fn put(&mut self, id: u64) {
+        let (vector, colour) = (self.random.vector(), self.random.below(5));
+        let namespace = ["", "a", "b"][self.random.below(3) as usize];
+        let payload = payload(colour, namespace);
+        let write = Write::Put { id: DocId(id), vector: vector.clone(), payload: payload.clone() };
+        let existed = self.model.0.insert(DocId(id), (vector, payload)).is_some();
+        assert_eq!(self.write(write).existed, u64::from(existed));
+    }
+
+    fn delete(&mut self, id: u64, namespace: &str) {
+        let id = DocId(id);
+        let in_scope = |payload: &Payload| namespace.is_empty() || payload.namespace() == namespace;
+        let existed = self.model.0.get(&id).is_some_and(|(_, payload)| in_scope(payload));
+        if existed {
+            self.model.0.remove(&id);
+        }
+        let outcome = self.write(Write::Delete { id, namespace: namespace.into() });
+        assert_eq!(outcome.existed, u64::from(existed));
+    }
+
+    fn update(&mut self, id: u64) {
+        let id = DocId(id);
+        let update = payload(self.random.below(5), "ignored");
+        if let Some((_, payload)) = self.model.0.get_mut(&id) {
+            *payload = payload.merged(&update).unwrap();
+        }
+        let outcome = self.write(Write::Update {
+            id,
+            namespace: String::new(),
+            payload: update,
+            merge: true,
+        });
+        assert_eq!(outcome.existed, u64::from(self.model.0.contains_key(&id)));
+    }
+
+    fn random_write(&mut self, ids: u64) {
+        let id = 1 + self.random.below(ids);
+        match self.random.below(10) {
+            0..5 => self.put(id),
+            5..7 => self.update(id),
+            7 => self.delete(id, ""),
+            8 => self.delete(id, "a"),
+            _ => {
+                let ids: Vec<DocId> =
+                    (0..self.random.below(20)).map(|_| DocId(1 + self.random.below(ids))).collect();
+                let count = self.model.0.len();
+                ids.iter().for_each(|id| {
+                    self.model.0.remove(id);
+                });
+                let outcome = self.write(Write::DeleteMany { ids, namespace: String::new() });
+                assert_eq!(outcome.existed as usize, count - self.model.0.len());
+            }
+        }
+    }
+
+    fn query(&mut self, k: usize, filter: Option<Filter>) -> Arc<Query> {
+        let vector = self.random.vector().into();
+        Arc::new(Query { vector, k, ef: 40, min_score: 0.0, filter, include_embeddings: true })
+    }
+
+    fn link(&mut self, steps: usize) {
+        for _ in 0..steps {
+            self.engine.link_step();
+        }
+    }
+
+    fn link_all(&mut self) {
+        while self.engine.link_step() == LinkProgress::More {}
+    }
+}
+
+fn finish(engine: &mut Engine, mut search: Search) -> SearchOutcome {
+    while !search.step(engine) {}
+    engine.finish_search(search)
+}
+
+fn found(outcome: &SearchOutcome) -> Vec<(DocId, Payload)> {
+    outcome.hits.iter().map(|hit| (hit.id, hit.payload.clone())).collect()
+}
+
+#[test]
+fn exact_searches_equal_the_model_after_any_writes() {
+    for seed in 0..6 {
+        let mut pair = Pair::new(seed);
+        for round in 0..1_500 {
+            pair.random_write(300);
+            let steps = pair.random.below(30) as usize;
+            pair.link(steps);
+            if round % 25 == 0 {
+                let filter = match round % 3 {
+                    0 => Filter::Exact("colour".into(), "2".into()),
+                    1 => Filter::namespace("a"),
+                    _ => Filter::All,
+                };
+                let query = pair.query(10, Some(filter));
+                let search = pair.engine.begin_search(query.clone());
+                let outcome = finish(&mut pair.engine, search);
+                assert_eq!(found(&outcome), pair.model.nearest(&query), "seed {seed}");
+                assert!(outcome.complete);
+                for hit in outcome.hits {
+                    assert_eq!(hit.embedding.as_ref(), Some(&pair.model.0[&hit.id].0));
+                }
+            }
+        }
+        assert_eq!(pair.engine.live_count(), pair.model.0.len());
+        for id in 1..=300 {
+            let got =
+                pair.engine.get(DocId(id), "", true).map(|d| (d.embedding.unwrap(), d.payload));
+            assert_eq!(got, pair.model.0.get(&DocId(id)).cloned());
+        }
+        pair.link_all();
+        check(pair.engine.graph(), pair.engine.store().slot_count()).unwrap();
+    }
+}
+
+/// Every search must answer for the state it began with, whatever is written between its steps.
+#[test]
+fn a_search_in_slices_sees_the_state_it_began_with() {
+    for seed in 0..20 {
+        let mut pair = Pair::new(100 + seed);
+        for id in 1..=2_500 {
+            pair.put(id);
+        }
+        let linked = pair.random.below(40_000) as usize;
+        pair.link(linked);
+        for round in 0..12 {
+            let filter = (round % 2 == 0).then(|| Filter::Exact("colour".into(), "1".into()));
+            let query = pair.query(50, filter);
+            let before = pair.model.clone();
+            let mut search = pair.engine.begin_search(query.clone());
+            while !search.step(&pair.engine) {
+                for _ in 0..pair.random.below(60) {
+                    pair.random_write(2_500);
+                }
+                let steps = pair.random.below(80) as usize;
+                pair.link(steps);
+            }
+            let outcome = pair.engine.finish_search(search);
+            let found = found(&outcome);
+            if query.filter.is_some() {
+                assert_eq!(found, before.nearest(&query), "seed {seed}");
+                continue;
+            }
+            assert_eq!(found.len(), 50);
+            let mut ids: Vec<DocId> = found.iter().map(|(id, _)| *id).collect();
+            ids.sort_unstable();
+            ids.dedup();
+            assert_eq!(ids.len(), 50, "a document was returned twice");
+            for (id, payload) in &found {
+                assert_eq!(Some(payload), before.0.get(id).map(|(_, payload)| payload));
+            }
+            let truth = before.nearest(&query);
+            let hits = truth.iter().filter(|wanted| found.contains(wanted)).count();
+            assert!(hits >= 40, "seed {seed}: {hits} of 50 at ef 50");
+        }
+        assert!(pair.engine.store().retired_count() > 0);
+        pair.link_all();
+        assert_eq!(pair.engine.store().retired_count(), 0);
+    }
+}
+
+#[test]
+fn the_walk_finds_what_is_near_and_nothing_dead() {
+    let mut pair = Pair::new(7);
+    for id in 1..=6_000 {
+        pair.put(id);
+    }
+    pair.link_all();
+    for id in (1..=6_000).filter(|id| id % 3 != 0) {
+        pair.delete(id, "");
+    }
+    let (mut hits, mut distances) = (0, 0);
+    for _ in 0..100 {
+        let query = pair.query(10, None);
+        let search = pair.engine.begin_search(query.clone());
+        assert_ne!(search.phase(), Phase::Scan(0), "6,000 documents are walked at ef 40");
+        let outcome = finish(&mut pair.engine, search);
+        let truth = pair.model.nearest(&query);
+        let found = found(&outcome);
+        assert_eq!(found.len(), 10);
+        assert!(found.iter().all(|(id, _)| pair.model.0.contains_key(id)));
+        hits += truth.iter().filter(|wanted| found.contains(wanted)).count();
+        distances += outcome.work.distances;
+    }
+    assert!(hits >= 940, "{hits} of 1000");
+    assert!(distances / 100 < 3_000, "{distances} distances are no walk");
+}
+
+#[test]
+fn k_documents_come_back_if_there_are_k() {
+    let mut pair = Pair::new(8);
+    for id in 1..=3_000 {
+        pair.put(id);
+    }
+    pair.link_all();
+    for id in 1..=2_900 {
+        pair.delete(id, "");
+    }
+    let query = pair.query(100, None);
+    let search = pair.engine.begin_search(query.clone());
+    let outcome = finish(&mut pair.engine, search);
+    assert_eq!(found(&outcome), pair.model.nearest(&query));
+    assert_eq!(outcome.found, 100);
+}
+
+#[test]
+fn min_score_counts_before_the_cut() {
+    let mut pair = Pair::new(9);
+    for id in 1..=400 {
+        pair.put(id);
+    }
+    let mut query = Query::clone(&pair.query(5, Some(Filter::All)));
+    query.min_score = 0.3;
+    let query = Arc::new(query);
+    let search = pair.engine.begin_search(query.clone());
+    let outcome = finish(&mut pair.engine, search);
+    let above = pair.model.0.values().filter(|(v, _)| scalar::dot(v, &query.vector) >= 0.3).count();
+    assert!(above > 5);
+    assert_eq!((outcome.found, outcome.hits.len()), (above as u64, 5));
+}
+
+#[test]
+fn writes_are_checked_against_what_is_staged() {
+    let mut pair = Pair::new(10);
+    pair.engine.params.documents_max = 2;
+    let put =
+        |id| Write::Put { id: DocId(id), vector: Random(id).vector(), payload: payload(1, "a") };
+    let delete = |id, namespace: &str| Write::Delete { id: DocId(id), namespace: namespace.into() };
+    let first = pair.engine.stage(put(1)).unwrap();
+    let again = pair.engine.stage(put(1)).unwrap();
+    assert_eq!((first.outcome.existed, again.outcome.existed), (0, 1));
+    let second = pair.engine.stage(put(2)).unwrap();
+    assert!(matches!(pair.engine.stage(put(3)), Err(crate::error::Error::Busy { .. })));
+    let other = pair.engine.stage(delete(1, "b")).unwrap();
+    assert_eq!((other.outcome.existed, other.records.len()), (0, 0));
+    assert!(other.rests_on_staged);
+    let gone = pair.engine.stage(delete(1, "a")).unwrap();
+    let twice = pair.engine.stage(delete(1, "a")).unwrap();
+    assert_eq!((gone.outcome.existed, twice.outcome.existed), (1, 0));
+    assert!(twice.rests_on_staged && twice.records.is_empty());
+    let third = pair.engine.stage(put(3)).unwrap();
+    for staged in [first, again, second, gone, third] {
+        pair.apply(staged.records);
+    }
+    assert_eq!(pair.engine.live_count(), 2);
+    assert!(pair.engine.staged.is_empty());
+    assert!(!pair.engine.stage(delete(1, "a")).unwrap().rests_on_staged);
+
+    // What could not be logged has never been.
+    assert_eq!(pair.engine.stage(delete(2, "")).unwrap().outcome.existed, 1);
+    pair.engine.abandon_staged();
+    assert_eq!(pair.engine.stage(delete(2, "")).unwrap().outcome.existed, 1);
+}
+
+#[test]
+fn a_merge_that_passes_a_limit_is_refused_before_it_is_logged() {
+    let mut pair = Pair::new(11);
+    let text = "x".repeat(40_000);
+    let put = Write::Put {
+        id: DocId(1),
+        vector: Random(1).vector(),
+        payload: Payload::new([("a", text.as_str())], "").unwrap(),
+    };
+    pair.write(put);
+    let update = Write::Update {
+        id: DocId(1),
+        namespace: String::new(),
+        payload: Payload::new([("b", text.as_str())], "").unwrap(),
+        merge: true,
+    };
+    let refused = pair.engine.stage(update).unwrap_err();
+    assert!(matches!(refused, crate::error::Error::Invalid { field: "metadata", .. }));
+    assert!(pair.engine.staged.is_empty());
+}
+
+#[test]
+fn a_large_batch_is_deleted_in_slices_and_seen_at_once() {
+    let mut pair = Pair::new(12);
+    for id in 1..=6_000 {
+        pair.put(id);
+    }
+    let before = pair.model.clone();
+    let ids: Vec<DocId> = (1..=5_990).map(DocId).collect();
+    let staged = pair.engine.stage(Write::DeleteMany { ids, namespace: String::new() }).unwrap();
+    assert_eq!((staged.outcome.existed, staged.records.len()), (5_990, 3));
+    let query = pair.query(20, Some(Filter::All));
+    let mut slices = 0;
+    for record in staged.records {
+        let mut done = pair.engine.apply(pair.engine.applied().next(), record);
+        while !done {
+            slices += 1;
+            let search = pair.engine.begin_search(query.clone());
+            assert_eq!(found(&finish(&mut pair.engine, search)), before.nearest(&query));
+            done = pair.engine.apply_more();
+        }
+    }
+    assert!(slices >= 2);
+    assert_eq!(pair.engine.live_count(), 10);
+    let search = pair.engine.begin_search(query);
+    assert_eq!(finish(&mut pair.engine, search).hits.len(), 10);
+}
+
+#[test]
+fn a_sweep_finds_what_matches_and_forgets_what_changed_meanwhile() {
+    let mut pair = Pair::new(13);
+    for id in 1..=3_000 {
+        pair.put(id);
+    }
+    let filter = Filter::Exact("colour".into(), "4".into());
+    let mut sweep = pair.engine.begin_sweep(filter.clone());
+    let mut changed = 0;
+    while !sweep.step(&pair.engine) {
+        changed += 1;
+        pair.delete(changed, "");
+        pair.put(100 + changed);
+    }
+    let ids = pair.engine.finish_sweep(sweep);
+    assert!(ids.len() > 300);
+    assert!(ids.iter().all(|id| filter.matches(&pair.model.0[id].1)));
+}
+
+#[test]
+fn slots_of_documents_that_died_before_they_were_linked_are_used_again() {
+    let mut pair = Pair::new(14);
+    for _ in 0..50 {
+        for id in 1..=100 {
+            pair.put(id);
+        }
+        while pair.engine.reclaim() {}
+    }
+    assert!(pair.engine.store().slot_count() <= 200, "{}", pair.engine.store().slot_count());
+    pair.link_all();
+    assert_eq!(pair.engine.graph().linked_count(), 100);
+}

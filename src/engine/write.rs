@@ -1,0 +1,261 @@
+//! Writes: checked against all that was staged before, turned into records, applied in order.
+
+use super::Engine;
+use crate::error::{Error, Result};
+use crate::store::payload::{Payload, PayloadError};
+use crate::types::{DocId, Lsn};
+use crate::wal::record::{BATCH_IDS_MAX, Record};
+
+/// What a client asks to be changed. Validated: ids are not 0, vectors are finite, of the
+/// collection's dimension and in the form in which they are stored.
+#[derive(Clone, Debug)]
+pub enum Write {
+    /// Store a document, replacing a former version.
+    Put {
+        /// The document.
+        id: DocId,
+        /// Its vector.
+        vector: Box<[f32]>,
+        /// Its metadata, namespace included.
+        payload: Payload,
+    },
+    /// End a document if it is in scope.
+    Delete {
+        /// The document.
+        id: DocId,
+        /// Only in this namespace; any if empty.
+        namespace: String,
+    },
+    /// Change the metadata of a document if it is in scope.
+    Update {
+        /// The document.
+        id: DocId,
+        /// Only in this namespace; any if empty.
+        namespace: String,
+        /// The metadata to set.
+        payload: Payload,
+        /// Lay it over what is there, rather than in its place.
+        merge: bool,
+    },
+    /// End those of these documents that are in scope, all or none.
+    DeleteMany {
+        /// The documents.
+        ids: Vec<DocId>,
+        /// Only in this namespace; any if empty.
+        namespace: String,
+    },
+}
+
+/// What a write did, or will have done once it is durable.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Outcome {
+    /// Documents that existed in scope: replaced, updated or deleted.
+    pub existed: u64,
+}
+
+/// A write that passed every check.
+#[derive(Debug)]
+pub struct Staged {
+    /// What to log, and then to apply; empty if the write changes nothing.
+    pub records: Vec<Record>,
+    /// What the client is told once the records are durable.
+    pub outcome: Outcome,
+    /// The outcome rests on writes that are staged but not durable: even without records of its
+    /// own, the answer has to wait for them.
+    pub rests_on_staged: bool,
+}
+
+/// What staged writes will make of a document.
+pub(super) struct StagedDocument {
+    /// Staged writes to it that have not been applied.
+    writes: usize,
+    /// Its metadata afterwards; `None` if it will not exist.
+    payload: Option<Payload>,
+}
+
+impl Engine {
+    /// Checks a write against the shard as it will be once everything staged before is applied.
+    ///
+    /// # Errors
+    /// If it must be refused; then it has changed nothing.
+    pub fn stage(&mut self, write: Write) -> Result<Staged> {
+        match write {
+            Write::Put { id, vector, payload } => self.stage_put(id, vector, payload),
+            Write::Delete { id, namespace } => {
+                let rests_on_staged = self.staged.contains_key(&id);
+                let existed = self.planned(id, &namespace).is_some();
+                let records = existed.then(|| {
+                    self.plan(id, None);
+                    Record::Delete { id }
+                });
+                let outcome = Outcome { existed: u64::from(existed) };
+                Ok(Staged { records: records.into_iter().collect(), outcome, rests_on_staged })
+            }
+            Write::Update { id, namespace, payload, merge } => {
+                let rests_on_staged = self.staged.contains_key(&id);
+                let Some(before) = self.planned(id, &namespace) else {
+                    let outcome = Outcome { existed: 0 };
+                    return Ok(Staged { records: Vec::new(), outcome, rests_on_staged });
+                };
+                let after =
+                    if merge { before.merged(&payload) } else { Ok(before.replaced(&payload)) };
+                let payload = after.map_err(|why: PayloadError| {
+                    Error::invalid("metadata", format!("{why} (after the merge)"))
+                })?;
+                self.plan(id, Some(payload.clone()));
+                let records = vec![Record::SetPayload { id, payload }];
+                Ok(Staged { records, outcome: Outcome { existed: 1 }, rests_on_staged })
+            }
+            Write::DeleteMany { ids, namespace } => Ok(self.stage_delete_many(ids, &namespace)),
+        }
+    }
+
+    fn stage_put(&mut self, id: DocId, vector: Box<[f32]>, payload: Payload) -> Result<Staged> {
+        assert_eq!(vector.len(), self.params.dimension, "validated at the gateway");
+        let existed = self.planned(id, "").is_some();
+        if !existed && self.live_after_staged >= self.params.documents_max {
+            return Err(Error::busy(format!(
+                "the index is full: hnsw.max_elements allows {} documents in this shard",
+                self.params.documents_max
+            )));
+        }
+        if self.hot.len() + self.staged_puts >= self.params.hot_documents_max {
+            return Err(Error::busy(format!(
+                "{} documents wait to be linked into the graph",
+                self.params.hot_documents_max
+            )));
+        }
+        if self.store.is_full() {
+            return Err(Error::busy("the shard has no slot left; use more shards"));
+        }
+        self.plan(id, Some(payload.clone()));
+        self.staged_puts += 1;
+        Ok(Staged {
+            records: vec![Record::Put { id, vector, payload }],
+            outcome: Outcome { existed: u64::from(existed) },
+            rests_on_staged: false,
+        })
+    }
+
+    fn stage_delete_many(&mut self, ids: Vec<DocId>, namespace: &str) -> Staged {
+        let rests_on_staged = ids.iter().any(|id| self.staged.contains_key(id));
+        let mut existing = ids;
+        // A document named twice is planned as gone by the first mention.
+        existing.retain(|&id| {
+            let exists = self.planned(id, namespace).is_some();
+            if exists {
+                self.plan(id, None);
+            }
+            exists
+        });
+        let count = existing.chunks(BATCH_IDS_MAX).len();
+        let records = existing
+            .chunks(BATCH_IDS_MAX)
+            .enumerate()
+            .map(|(i, ids)| Record::DeleteBatch { ids: ids.to_vec(), more: i + 1 < count })
+            .collect();
+        let outcome = Outcome { existed: existing.len() as u64 };
+        Staged { records, outcome, rests_on_staged }
+    }
+
+    /// The metadata that `id` will have after everything staged, if it is in scope then.
+    pub(super) fn planned(&self, id: DocId, namespace: &str) -> Option<Payload> {
+        let payload = match self.staged.get(&id) {
+            Some(staged) => staged.payload.clone()?,
+            None => self.store.payload(self.store.find(id)?).clone(),
+        };
+        (namespace.is_empty() || payload.namespace() == namespace).then_some(payload)
+    }
+
+    fn plan(&mut self, id: DocId, payload: Option<Payload>) {
+        let existed = self.planned(id, "").is_some();
+        self.live_after_staged += usize::from(payload.is_some());
+        self.live_after_staged -= usize::from(existed);
+        let staged = self.staged.entry(id).or_insert(StagedDocument { writes: 0, payload: None });
+        staged.writes += 1;
+        staged.payload = payload;
+    }
+
+    fn unplan(&mut self, id: DocId) {
+        // Nothing is staged while a log is replayed.
+        if let Some(staged) = self.staged.get_mut(&id) {
+            staged.writes -= 1;
+            if staged.writes == 0 {
+                self.staged.remove(&id);
+            }
+        }
+    }
+
+    /// Forgets everything staged, because it could not be made durable.
+    pub fn abandon_staged(&mut self) {
+        self.staged.clear();
+        self.staged_puts = 0;
+        self.live_after_staged = self.store.live_count();
+        self.batch.clear();
+    }
+
+    /// Applies the next record of the log, which is durable. True when it is applied in full;
+    /// else [`Engine::apply_more`] has to be called until it is.
+    ///
+    /// # Panics
+    /// If `lsn` is not the next one.
+    pub fn apply(&mut self, lsn: Lsn, record: Record) -> bool {
+        assert_eq!(lsn, self.applied.next(), "records are applied in the order of the log");
+        match record {
+            Record::Put { id, vector, payload } => {
+                let (slot, former) = self.store.put(lsn, id, &vector, payload);
+                self.graph.reserve(slot);
+                self.hot.push(slot, lsn);
+                self.count_dead(former);
+                self.staged_puts = self.staged_puts.saturating_sub(1);
+                self.unplan(id);
+            }
+            Record::Delete { id } => {
+                let former = self.store.delete(lsn, id);
+                self.count_dead(former);
+                self.unplan(id);
+            }
+            Record::SetPayload { id, payload } => {
+                self.store.set_payload(lsn, id, payload);
+                self.unplan(id);
+            }
+            Record::DeleteBatch { ids, more } => {
+                self.batch.extend(ids);
+                if !more {
+                    self.draining = (lsn, std::mem::take(&mut self.batch).into());
+                    return self.apply_more();
+                }
+            }
+        }
+        self.finish_apply(lsn);
+        true
+    }
+
+    /// Goes on with a batch delete for one slice. True when it is applied in full. Until then
+    /// searches see the shard as it was before the batch.
+    pub fn apply_more(&mut self) -> bool {
+        let lsn = self.draining.0;
+        for _ in 0..BATCH_IDS_MAX {
+            let Some(id) = self.draining.1.pop_front() else {
+                self.finish_apply(lsn);
+                return true;
+            };
+            let former = self.store.delete(lsn, id);
+            self.count_dead(former);
+            self.unplan(id);
+        }
+        false
+    }
+
+    fn finish_apply(&mut self, lsn: Lsn) {
+        self.applied = lsn;
+        if self.staged.is_empty() {
+            self.live_after_staged = self.store.live_count();
+        }
+    }
+
+    fn count_dead(&mut self, former: Option<crate::types::Slot>) {
+        let linked = former.is_some_and(|slot| self.graph.level(slot).is_some());
+        self.dead_linked += usize::from(linked);
+    }
+}

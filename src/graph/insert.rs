@@ -1,0 +1,185 @@
+//! Linking a node: search its neighbours on each level, choose among them, link both ways.
+//!
+//! A [`Linker`] does this in steps of bounded work, so that a core can answer searches between
+//! them. At most one linker a graph runs at a time. The node's own lists are complete on every
+//! level before the first link leads to it, and links are made from the bottom up: a walk that
+//! meets the node half-linked can always go on from it.
+
+use super::Graph;
+use super::search::{Beam, Key, Scratch, Work};
+use crate::kernels::Distance;
+use crate::store::Vectors;
+use crate::types::{DocId, Slot};
+
+/// Hops a step does at most: some 50 µs of distances at a few hundred dimensions.
+const STEP_HOPS: u32 = 32;
+
+enum Phase {
+    /// Walk down to the node's own top level.
+    Descend,
+    /// Find candidates on a level. `accept_dead` when there is no live one to be found.
+    Search { level: u8, entry: Slot, begun: bool, accept_dead: bool },
+    /// Link back from the chosen neighbours of a level, one a step.
+    LinkBack { level: u8, done: usize },
+    /// Everything is linked.
+    Done,
+}
+
+/// A node on its way into the graph.
+pub struct Linker {
+    slot: Slot,
+    level: u8,
+    phase: Phase,
+    /// The neighbours chosen on each level searched so far, highest level first.
+    chosen: Vec<Vec<Slot>>,
+}
+
+impl Linker {
+    /// Begins to link `slot`, which holds document `id` and is not in the graph.
+    #[must_use]
+    pub fn new(graph: &Graph, slot: Slot, id: DocId) -> Self {
+        assert!(graph.level(slot).is_none(), "slot {} is linked", slot.0);
+        let level = graph.allocate(slot, graph.level_of(id));
+        Self { slot, level, phase: Phase::Descend, chosen: Vec::new() }
+    }
+
+    /// The slot being linked.
+    #[must_use]
+    pub fn slot(&self) -> Slot {
+        self.slot
+    }
+
+    /// Does one step. True when the node is linked. `is_live` tells which nodes are worth a
+    /// link; dead ones are walked through, and linked only where nothing else is left.
+    pub fn step<D: Distance>(
+        &mut self,
+        graph: &Graph,
+        vectors: &Vectors,
+        scratch: &mut Scratch,
+        is_live: impl Fn(Slot) -> bool,
+    ) -> bool {
+        let query = vectors.row(self.slot);
+        let width = graph.params().ef_construction;
+        let beam = |level| Beam { graph, vectors, query, level, width };
+        self.phase = match std::mem::replace(&mut self.phase, Phase::Done) {
+            Phase::Descend => match graph.entry() {
+                None => Phase::Done,
+                Some((entry, top)) => {
+                    let level = self.level.min(top);
+                    let entry = beam(level).descend::<D>(entry, top, &mut scratch.work);
+                    Phase::Search { level, entry, begun: false, accept_dead: false }
+                }
+            },
+            Phase::Search { level, entry, begun, accept_dead } => {
+                let accept = |slot| accept_dead || is_live(slot);
+                if !begun {
+                    beam(level).begin::<D>(scratch, entry, accept);
+                }
+                if !beam(level).advance::<D>(scratch, STEP_HOPS, accept) {
+                    Phase::Search { level, entry, begun: true, accept_dead }
+                } else if scratch.nearest().is_empty() && !accept_dead {
+                    Phase::Search { level, entry, begun: false, accept_dead: true }
+                } else {
+                    self.choose::<D>(graph, vectors, scratch, level)
+                }
+            }
+            Phase::LinkBack { level, done } => {
+                // The levels were searched from the top down: the last one is level 0.
+                let chosen = &self.chosen[self.chosen.len() - 1 - usize::from(level)];
+                let source = chosen[done];
+                link_back::<D>(graph, vectors, source, level, self.slot, &mut scratch.work);
+                if done + 1 < chosen.len() {
+                    Phase::LinkBack { level, done: done + 1 }
+                } else if usize::from(level) + 1 < self.chosen.len() {
+                    Phase::LinkBack { level: level + 1, done: 0 }
+                } else {
+                    Phase::Done
+                }
+            }
+            Phase::Done => Phase::Done,
+        };
+        let done = matches!(self.phase, Phase::Done);
+        if done && graph.level(self.slot).is_none() {
+            graph.publish(self.slot, self.level);
+        }
+        done
+    }
+
+    /// Chooses the node's neighbours on `level` among what the beam found.
+    fn choose<D: Distance>(
+        &mut self,
+        graph: &Graph,
+        vectors: &Vectors,
+        scratch: &mut Scratch,
+        level: u8,
+    ) -> Phase {
+        let candidates = scratch.take_nearest_sorted();
+        let nearest = candidates.first().expect("the entry at least was found").slot();
+        let m = graph.params().m;
+        let chosen = select::<D>(vectors, &candidates, m, &mut scratch.work);
+        graph.set_neighbours(self.slot, level, &chosen);
+        self.chosen.push(chosen);
+        match level.checked_sub(1) {
+            Some(below) => {
+                Phase::Search { level: below, entry: nearest, begun: false, accept_dead: false }
+            }
+            None => Phase::LinkBack { level: 0, done: 0 },
+        }
+    }
+}
+
+/// Adds `target` to the list of `source`, dropping what the heuristic finds dispensable if the
+/// list is full.
+fn link_back<D: Distance>(
+    graph: &Graph,
+    vectors: &Vectors,
+    source: Slot,
+    level: u8,
+    target: Slot,
+    work: &mut Work,
+) {
+    if graph.push_neighbour(source, level, target) {
+        return;
+    }
+    let origin = vectors.row(source);
+    let mut candidates: Vec<Key> = graph
+        .neighbours(source, level)
+        .into_iter()
+        .chain([target])
+        .map(|slot| Key::new(D::between(origin, vectors.row(slot)), slot))
+        .collect();
+    work.distances += candidates.len() as u64;
+    candidates.sort_unstable();
+    let kept = select::<D>(vectors, &candidates, graph.links_max(level), work);
+    graph.set_neighbours(source, level, &kept);
+}
+
+/// The neighbour selection heuristic (Algorithm 4 of the paper): nearest first, a candidate is
+/// taken if it is nearer to the origin than to everything taken before it, so that links point
+/// in different directions. `candidates` are sorted by their distance to the origin.
+fn select<D: Distance>(
+    vectors: &Vectors,
+    candidates: &[Key],
+    links_max: usize,
+    work: &mut Work,
+) -> Vec<Slot> {
+    let mut taken: Vec<Slot> = Vec::with_capacity(links_max);
+    if candidates.len() <= links_max {
+        taken.extend(candidates.iter().map(|key| key.slot()));
+        return taken;
+    }
+    for candidate in candidates {
+        if taken.len() == links_max {
+            break;
+        }
+        let row = vectors.row(candidate.slot());
+        let is_apart = taken.iter().all(|&other| {
+            work.distances += 1;
+            D::between(row, vectors.row(other)) >= candidate.distance()
+        });
+        if is_apart {
+            taken.push(candidate.slot());
+        }
+    }
+    taken
+}

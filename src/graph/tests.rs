@@ -1,0 +1,185 @@
+//! The graph as a whole: found neighbours, invariants, reproducibility, readers on other threads.
+
+use super::check::check;
+use super::insert::Linker;
+use super::search::{Beam, Key, Scratch};
+use super::*;
+use crate::kernels::{Distance, NegatedDot, SquaredEuclidean, normalize};
+use crate::store::Vectors;
+
+const PARAMS: Params = Params { m: 16, ef_construction: 100, seed: 7 };
+
+/// Points around `clusters` centres, as real data is; uniform ones would be harder and unreal.
+fn points(seed: u64, count: u64, dimension: u64, clusters: u64) -> Vec<Vec<f32>> {
+    let value = |a: u64, b: u64| (mix(mix(seed ^ a) ^ b) >> 40) as f32 / (1 << 23) as f32 - 1.0;
+    (0..count)
+        .map(|i| {
+            let centre = mix(i) % clusters;
+            let mut point: Vec<f32> =
+                (0..dimension).map(|d| value(1_000_000 + centre, d) + 0.4 * value(i, d)).collect();
+            assert!(normalize(&mut point));
+            point
+        })
+        .collect()
+}
+
+fn link_all<D: Distance>(graph: &Graph, vectors: &Vectors, points: &[Vec<f32>]) {
+    let mut scratch = Scratch::default();
+    for (i, point) in points.iter().enumerate() {
+        let slot = vectors.append(point);
+        graph.reserve(slot);
+        let mut linker = Linker::new(graph, slot, DocId(i as u64 + 1));
+        while !linker.step::<D>(graph, vectors, &mut scratch, |_| true) {}
+    }
+}
+
+fn search<D: Distance>(
+    graph: &Graph,
+    vectors: &Vectors,
+    query: &[f32],
+    width: usize,
+    accept: impl Fn(Slot) -> bool,
+) -> Vec<Slot> {
+    let query = &vectors.pad(query);
+    let beam = Beam { graph, vectors, query, level: 0, width };
+    let mut scratch = Scratch::default();
+    let (entry, top) = graph.entry().unwrap();
+    let entry = beam.descend::<D>(entry, top, &mut scratch.work);
+    beam.begin::<D>(&mut scratch, entry, &accept);
+    while !beam.advance::<D>(&mut scratch, 3, &accept) {}
+    scratch.take_nearest_sorted().into_iter().map(Key::slot).collect()
+}
+
+fn exact<D: Distance>(points: &[Vec<f32>], query: &[f32], k: usize) -> Vec<Slot> {
+    let mut keys: Vec<Key> = points
+        .iter()
+        .enumerate()
+        .map(|(i, point)| Key::new(D::between(point, query), Slot(i as u32)))
+        .collect();
+    keys.sort_unstable();
+    keys.into_iter().take(k).map(Key::slot).collect()
+}
+
+fn recall<D: Distance>(dimension: u64) -> f64 {
+    let base = points(1, 4_000, dimension, 40);
+    let queries = points(2, 100, dimension, 40);
+    let (graph, vectors) = (Graph::new(PARAMS), Vectors::new(dimension as usize));
+    link_all::<D>(&graph, &vectors, &base);
+    let report = check(&graph, vectors.count()).unwrap();
+    assert_eq!((report.linked, report.unreachable.len()), (4_000, 0));
+    let mut hits = 0;
+    for query in &queries {
+        let found = search::<D>(&graph, &vectors, query, 64, |_| true);
+        let truth = exact::<D>(&base, query, 10);
+        hits += truth.iter().filter(|slot| found[..10].contains(slot)).count();
+    }
+    hits as f64 / 1_000.0
+}
+
+#[test]
+fn finds_the_nearest_under_each_distance() {
+    for (name, recall) in
+        [("dot", recall::<NegatedDot>(32)), ("l2", recall::<SquaredEuclidean>(20))]
+    {
+        assert!(recall >= 0.97, "{name}: recall@10 {recall} at ef 64");
+    }
+}
+
+#[test]
+fn one_order_of_inserts_gives_one_graph() {
+    let base = points(3, 600, 16, 10);
+    let build = |seed| {
+        let (graph, vectors) = (Graph::new(Params { seed, ..PARAMS }), Vectors::new(16));
+        link_all::<NegatedDot>(&graph, &vectors, &base);
+        let lists: Vec<_> = (0..600)
+            .flat_map(|slot| {
+                let level = graph.level(Slot(slot)).unwrap();
+                (0..=level).map(|l| graph.neighbours(Slot(slot), l)).collect::<Vec<_>>()
+            })
+            .collect();
+        (graph.entry(), lists)
+    };
+    assert_eq!(build(1), build(1));
+    assert_ne!(build(1), build(2));
+}
+
+#[test]
+fn the_walk_goes_through_what_is_not_wanted() {
+    let base = points(4, 3_000, 24, 30);
+    let (graph, vectors) = (Graph::new(PARAMS), Vectors::new(24));
+    link_all::<NegatedDot>(&graph, &vectors, &base);
+    let wanted = |slot: Slot| slot.0 % 10 == 3;
+    let mut hits = 0;
+    for query in points(5, 50, 24, 30) {
+        let found = search::<NegatedDot>(&graph, &vectors, &query, 50, wanted);
+        assert!(found.iter().all(|&slot| wanted(slot)));
+        let truth: Vec<Slot> =
+            exact::<NegatedDot>(&base, &query, 3_000).into_iter().filter(|&s| wanted(s)).collect();
+        hits += truth[..10].iter().filter(|slot| found[..10].contains(slot)).count();
+    }
+    assert!(hits >= 485, "{hits} of 500");
+}
+
+#[test]
+fn duplicates_and_tiny_graphs_are_no_special_case() {
+    for count in [1, 2, 3, 17, 300] {
+        let base = vec![vec![1.0, 0.0, 0.0]; count];
+        let (graph, vectors) = (Graph::new(PARAMS), Vectors::new(3));
+        link_all::<SquaredEuclidean>(&graph, &vectors, &base);
+        assert_eq!(check(&graph, vectors.count()).unwrap().linked, count as u32);
+        let found = search::<SquaredEuclidean>(&graph, &vectors, &[1.0, 0.0, 0.0], 10, |_| true);
+        assert_eq!(found.len(), count.min(10));
+    }
+}
+
+#[test]
+fn levels_follow_the_distribution() {
+    let graph = Graph::new(PARAMS);
+    let mut counts = [0_u32; 6];
+    for id in 1..=160_000 {
+        counts[usize::from(graph.level_of(DocId(id)))] += 1;
+    }
+    // One in M reaches the next level.
+    assert!((149_000..151_000).contains(&counts[0]), "{counts:?}");
+    assert!((8_900..9_800).contains(&counts[1]), "{counts:?}");
+    assert!((450..730).contains(&counts[2]), "{counts:?}");
+}
+
+/// The promise of the arenas: another thread walks while the owner links, and each answer is
+/// made of nodes that were there.
+#[test]
+fn other_threads_walk_while_the_owner_links() {
+    let base = points(6, 3_000, 16, 20);
+    let (graph, vectors) = (Graph::new(PARAMS), Vectors::new(16));
+    link_all::<NegatedDot>(&graph, &vectors, &base[..500]);
+    std::thread::scope(|scope| {
+        let walkers: Vec<_> = (0..2)
+            .map(|walker| {
+                let (graph, vectors) = (&graph, &vectors);
+                scope.spawn(move || {
+                    let mut answered = 0;
+                    while graph.linked_count() < 3_000 {
+                        for query in points(10 + walker, 20, 16, 20) {
+                            let found = search::<NegatedDot>(graph, vectors, &query, 20, |_| true);
+                            assert_eq!(found.len(), 20);
+                            assert!(found.iter().all(|slot| slot.0 < vectors.count()));
+                            answered += 1;
+                        }
+                    }
+                    answered
+                })
+            })
+            .collect();
+        let mut scratch = Scratch::default();
+        for (i, point) in base.iter().enumerate().skip(500) {
+            let slot = vectors.append(point);
+            graph.reserve(slot);
+            let mut linker = Linker::new(&graph, slot, DocId(i as u64 + 1));
+            while !linker.step::<NegatedDot>(&graph, &vectors, &mut scratch, |_| true) {}
+        }
+        for walker in walkers {
+            assert!(walker.join().unwrap() > 0);
+        }
+    });
+    assert_eq!(check(&graph, 3_000).unwrap().unreachable, []);
+}

@@ -1,0 +1,16 @@
+//! Reference loops in f64: slow, obvious, and the oracle of every SIMD test.
+
+/// Dot product.
+#[must_use]
+pub fn dot(source: &[f32], target: &[f32]) -> f32 {
+    assert_eq!(source.len(), target.len());
+    source.iter().zip(target).map(|(&a, &b)| f64::from(a) * f64::from(b)).sum::<f64>() as f32
+}
+
+/// Squared euclidean distance.
+#[must_use]
+pub fn squared_euclidean(source: &[f32], target: &[f32]) -> f32 {
+    assert_eq!(source.len(), target.len());
+    source.iter().zip(target).map(|(&a, &b)| (f64::from(a) - f64::from(b)).powi(2)).sum::<f64>()
+        as f32
+}

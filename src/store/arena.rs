@@ -1,0 +1,128 @@
+//! Append-only chunked arrays that other threads may read without a lock.
+//!
+//! Chunks never move and are never freed before the arena, so a reference stays good while the
+//! arena grows, and growth copies nothing: no stall when a million documents become two. A
+//! chunk's memory comes zeroed from the system and is only backed by pages once touched.
+//! Items are atomics (or cells whose owner argues for them), zero when new.
+
+use std::sync::OnceLock;
+
+use bytemuck::Zeroable;
+
+/// Most slots that one shard can hold: a bound of every arena's chunk table.
+pub const SLOTS_MAX: usize = 1 << 26;
+
+/// Most rows a chunk holds.
+pub const CHUNK_ROWS_MAX: usize = 1 << 14;
+
+/// A chunk is at most this large, so that wide rows do not reserve gigabytes at once.
+const CHUNK_BYTES_MAX: usize = 32 << 20;
+
+/// A growing array of rows, each of `row_items` zeroed items that lie side by side.
+pub struct Arena<T> {
+    row_items: usize,
+    chunk_shift: u32,
+    chunks: Box<[OnceLock<Box<[T]>>]>,
+}
+
+impl<T: Zeroable> Arena<T> {
+    /// An empty arena for up to `rows_max` rows of `row_items` items.
+    #[must_use]
+    pub fn new(row_items: usize, rows_max: usize) -> Self {
+        let row_bytes = row_items * size_of::<T>();
+        let chunk_shift = (CHUNK_BYTES_MAX / row_bytes).clamp(1, CHUNK_ROWS_MAX).ilog2();
+        let chunks = (0..rows_max.div_ceil(1 << chunk_shift)).map(|_| OnceLock::new()).collect();
+        Self { row_items, chunk_shift, chunks }
+    }
+
+    /// One item for each slot of a shard.
+    #[must_use]
+    pub fn per_slot() -> Self {
+        Self::new(1, SLOTS_MAX)
+    }
+
+    /// Makes row `index` exist. Only the owner calls this; readers learn of the row through
+    /// whatever the owner publishes afterwards.
+    ///
+    /// # Panics
+    /// If `index` is beyond the bound given to [`Arena::new`].
+    pub fn reserve(&self, index: usize) {
+        let chunk_items = self.row_items << self.chunk_shift;
+        self.chunks[index >> self.chunk_shift]
+            .get_or_init(|| bytemuck::allocation::zeroed_slice_box(chunk_items));
+    }
+
+    /// Row `index`.
+    ///
+    /// # Panics
+    /// If it was never reserved.
+    #[inline]
+    #[must_use]
+    pub fn row(&self, index: usize) -> &[T] {
+        let chunk = self.chunks[index >> self.chunk_shift].get();
+        let start = self.row_start(index);
+        &chunk.expect("the owner reserved this row")[start..start + self.row_items]
+    }
+
+    /// The first item of row `index`, which is all of it where rows have one.
+    ///
+    /// # Panics
+    /// If it was never reserved.
+    #[inline]
+    #[must_use]
+    pub fn get(&self, index: usize) -> &T {
+        let chunk = self.chunks[index >> self.chunk_shift].get();
+        &chunk.expect("the owner reserved this row")[self.row_start(index)]
+    }
+
+    /// Row `index`, for an owner whom nobody else is reading.
+    ///
+    /// # Panics
+    /// If it was never reserved.
+    pub fn row_mut(&mut self, index: usize) -> &mut [T] {
+        let start = self.row_start(index);
+        let chunk = self.chunks[index >> self.chunk_shift].get_mut();
+        &mut chunk.expect("the owner reserved this row")[start..start + self.row_items]
+    }
+
+    #[inline]
+    fn row_start(&self, index: usize) -> usize {
+        (index & ((1 << self.chunk_shift) - 1)) * self.row_items
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::atomic::{AtomicU64, Ordering};
+
+    #[test]
+    fn references_survive_growth_and_items_start_at_zero() {
+        let arena: Arena<AtomicU64> = Arena::new(3, 100_000);
+        arena.reserve(0);
+        let first = &arena.row(0)[2];
+        for index in 0..100_000 {
+            arena.reserve(index);
+            assert_eq!(arena.row(index).len(), 3);
+            assert_eq!(arena.row(index)[2].load(Ordering::Relaxed), 0);
+            arena.row(index)[2].store(index as u64 + 1, Ordering::Relaxed);
+        }
+        assert_eq!(first.load(Ordering::Relaxed), 1);
+        assert_eq!(arena.row(77_777)[2].load(Ordering::Relaxed), 77_778);
+    }
+
+    #[test]
+    fn wide_rows_make_small_chunks() {
+        let arena: Arena<AtomicU64> = Arena::new(1 << 20, 64);
+        arena.reserve(5);
+        assert_eq!(arena.row(5).len(), 1 << 20);
+        assert_eq!(arena.chunks.iter().filter(|chunk| chunk.get().is_some()).count(), 1);
+    }
+
+    #[test]
+    #[should_panic(expected = "reserved")]
+    fn a_row_nobody_reserved_is_a_bug() {
+        let arena: Arena<AtomicU64> = Arena::per_slot();
+        let _ = arena.get(5);
+    }
+}
