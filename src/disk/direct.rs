@@ -1,0 +1,232 @@
+//! The real disk: O_DIRECT files through io_uring, on the core that owns them.
+//!
+//! The only file that names glommio's file types. Writes go past the page cache, so what a
+//! sync reports is about the device, and a failed one can't be hidden by a clean page.
+
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+
+use glommio::io::{Directory, DmaBuffer, DmaFile, OpenOptions, remove, rename};
+
+use super::{BLOCK, Disk, DiskError, File, Kind, Result};
+
+/// Zeros written at once while a file is made: long enough for throughput, short enough that
+/// the commits of others get between them.
+const ZEROS_BYTES: usize = 256 << 10;
+
+/// Most bytes of one read request.
+const READ_BYTES_MAX: usize = 1 << 20;
+
+/// A directory on a real file system.
+pub struct DirectDisk {
+    directory: PathBuf,
+    /// Extra open(2) flags of files that are written.
+    write_flags: i32,
+}
+
+impl DirectDisk {
+    /// The directory at this path, which exists. With `sync_metadata` every write also makes
+    /// file metadata durable (O_SYNC).
+    ///
+    /// # Errors
+    /// If files can't be made there, or not be opened with O_DIRECT.
+    pub async fn open(directory: &Path, sync_metadata: bool) -> Result<Self> {
+        let write_flags =
+            if sync_metadata { rustix::fs::OFlags::SYNC.bits().cast_signed() } else { 0 };
+        let disk = Self { directory: directory.into(), write_flags };
+        disk.probe().await?;
+        Ok(disk)
+    }
+
+    /// Opens a file with content before any other. glommio asks once a thread and device whether
+    /// polled I/O works, by reading from the first file that is opened. If that file is empty,
+    /// the read succeeds whatever the device can do, and every later one fails with EOPNOTSUPP.
+    async fn probe(&self) -> Result<()> {
+        let name = format!("probe.{}.tmp", glommio::executor().id());
+        let path = self.directory.join(&name);
+        let kind = Kind::Failed;
+        std::fs::write(&path, [0; BLOCK])
+            .and_then(|()| std::fs::File::open(&path)?.sync_all())
+            .map_err(|error| DiskError {
+                kind,
+                operation: "write",
+                file: name.clone(),
+                reason: error.to_string(),
+            })?;
+        let file = self.open_with(&mut OpenOptions::new(), &name).await?;
+        file.close().await?;
+        self.remove(&name).await
+    }
+
+    async fn open_with(&self, options: &mut OpenOptions, name: &str) -> Result<DirectFile> {
+        let opened = options.read(true).write(true).custom_flags(self.write_flags);
+        let file = opened.dma_open(self.directory.join(name)).await;
+        file.map(|file| DirectFile { file, name: name.into() })
+            .map_err(|error| failed("open", name, error))
+    }
+}
+
+/// A file opened with O_DIRECT.
+pub struct DirectFile {
+    file: DmaFile,
+    name: String,
+}
+
+/// Memory aligned for O_DIRECT, registered with the ring where its quota allows.
+pub struct DirectBuffer(DmaBuffer);
+
+impl AsMut<[u8]> for DirectBuffer {
+    fn as_mut(&mut self) -> &mut [u8] {
+        self.0.as_bytes_mut()
+    }
+}
+
+impl Disk for DirectDisk {
+    type File = DirectFile;
+    type Buffer = DirectBuffer;
+
+    fn buffer(&self, bytes: usize) -> DirectBuffer {
+        assert_eq!(bytes % BLOCK, 0, "O_DIRECT wants whole blocks");
+        let mut buffer = glommio::allocate_dma_buffer(bytes);
+        buffer.as_bytes_mut().fill(0);
+        DirectBuffer(buffer)
+    }
+
+    async fn create(&self, name: &str, bytes: u64) -> Result<DirectFile> {
+        assert_eq!(bytes % BLOCK as u64, 0);
+        let file = self.open_with(OpenOptions::new().create(true).truncate(true), name).await?;
+        // Reserving first turns a full disk into an error here, not half-way through.
+        file.file
+            .pre_allocate(bytes, false)
+            .await
+            .map_err(|error| failed("allocate", name, error))?;
+        let mut offset = 0;
+        while offset < bytes {
+            let length = (ZEROS_BYTES as u64).min(bytes - offset);
+            file.write_at(self.buffer(length as usize), offset).await?;
+            offset += length;
+        }
+        file.sync_data().await?;
+        Ok(file)
+    }
+
+    async fn open(&self, name: &str) -> Result<DirectFile> {
+        self.open_with(&mut OpenOptions::new(), name).await
+    }
+
+    async fn rename(&self, source: &str, target: &str) -> Result<()> {
+        rename(self.directory.join(source), self.directory.join(target))
+            .await
+            .map_err(|error| failed("rename", source, error))
+    }
+
+    async fn remove(&self, name: &str) -> Result<()> {
+        remove(self.directory.join(name)).await.map_err(|error| failed("remove", name, error))
+    }
+
+    async fn list(&self) -> Result<Vec<String>> {
+        let directory = self.directory.clone();
+        // A panic in a blocking task would lose its worker thread: nothing here can panic.
+        let listed = glommio::executor()
+            .spawn_blocking(move || -> std::io::Result<Vec<String>> {
+                let mut names = Vec::new();
+                for entry in std::fs::read_dir(directory)? {
+                    let entry = entry?;
+                    if entry.file_type()?.is_file() {
+                        names.push(entry.file_name().to_string_lossy().into_owned());
+                    }
+                }
+                names.sort();
+                Ok(names)
+            })
+            .await;
+        listed.map_err(|error| DiskError {
+            kind: Kind::Failed,
+            operation: "list",
+            file: self.directory.display().to_string(),
+            reason: error.to_string(),
+        })
+    }
+
+    async fn sync_dir(&self) -> Result<()> {
+        let name = self.directory.display().to_string();
+        let directory = Directory::open(&self.directory)
+            .await
+            .map_err(|error| failed("open directory", &name, error))?;
+        let synced = directory.sync().await;
+        directory.close().await.map_err(|error| failed("close directory", &name, error))?;
+        synced.map_err(|error| failed("sync directory", &name, error))
+    }
+}
+
+impl File for DirectFile {
+    type Buffer = DirectBuffer;
+
+    async fn write_at(&self, source: DirectBuffer, offset: u64) -> Result<()> {
+        let length = source.0.len();
+        assert_eq!((length % BLOCK, offset % BLOCK as u64), (0, 0));
+        let mut source = Rc::new(source.0);
+        let mut done = 0;
+        loop {
+            let written = self
+                .file
+                .write_rc_at(source.clone(), offset + done as u64)
+                .await
+                .map_err(|error| failed("write", &self.name, error))?;
+            done += written;
+            if done == length {
+                return Ok(());
+            }
+            // A short write is legal; one that leaves blocks in halves can't be gone on from.
+            if written == 0 || written % BLOCK != 0 {
+                let reason = format!("{done} of {length} bytes were written");
+                let (operation, file) = ("write", self.name.clone());
+                return Err(DiskError { kind: Kind::Failed, operation, file, reason });
+            }
+            let mut rest = self.file.alloc_dma_buffer(length - done);
+            rest.as_bytes_mut().copy_from_slice(&source.as_bytes()[written..]);
+            source = Rc::new(rest);
+        }
+    }
+
+    async fn read_at(&self, offset: u64, bytes: usize, target: &mut Vec<u8>) -> Result<()> {
+        assert_eq!((bytes % BLOCK, offset % BLOCK as u64), (0, 0));
+        let mut done = 0;
+        while done < bytes {
+            let length = READ_BYTES_MAX.min(bytes - done);
+            let read = self
+                .file
+                .read_at_aligned(offset + done as u64, length)
+                .await
+                .map_err(|error| failed("read", &self.name, error))?;
+            target.extend_from_slice(&read);
+            done += read.len();
+            if read.len() < length {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    async fn sync_data(&self) -> Result<()> {
+        self.file.fdatasync().await.map_err(|error| failed("fdatasync", &self.name, error))
+    }
+
+    async fn truncate(&self, bytes: u64) -> Result<()> {
+        self.file.truncate(bytes).await.map_err(|error| failed("truncate", &self.name, error))
+    }
+
+    async fn close(self) -> Result<()> {
+        self.file.close().await.map_err(|error| failed("close", &self.name, error))
+    }
+}
+
+fn failed(operation: &'static str, file: &str, error: glommio::GlommioError<()>) -> DiskError {
+    let error = std::io::Error::from(error);
+    let kind = match error.kind() {
+        std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => Kind::NoSpace,
+        std::io::ErrorKind::NotFound => Kind::NotFound,
+        _ => Kind::Failed,
+    };
+    DiskError { kind, operation, file: file.into(), reason: error.to_string() }
+}

@@ -1,0 +1,186 @@
+//! MANIFEST: which files are the state of a data directory, and what they were made for.
+//!
+//! ```json
+//! {"crc32c": "1c2f9a03", "manifest": { … }}
+//! ```
+//!
+//! The checksum covers the text of the inner object, byte for byte. The file is only ever
+//! replaced as a whole ([`disk::replace`]), and padded with spaces to whole blocks.
+
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+
+use crate::disk::{self, Disk, DiskError};
+
+/// File name.
+pub const MANIFEST_NAME: &str = "MANIFEST";
+
+/// Version of the directory's format.
+pub const MANIFEST_VERSION: u32 = 1;
+
+/// A bound for reading: some 100,000 segments.
+const MANIFEST_BYTES_MAX: usize = 32 << 20;
+
+/// The state of a data directory.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Manifest {
+    /// [`MANIFEST_VERSION`].
+    pub version: u32,
+    /// Number of shards that documents are placed on.
+    pub shards: u32,
+    /// Values in a vector; 0 until the first document decides.
+    pub dimension: u32,
+    /// The config word of the metric.
+    pub distance: String,
+    /// Generation of the writer: another one at every start. Its upper half is random, so that
+    /// nobody can forge a group of a future generation.
+    pub epoch: u64,
+    /// Live snapshots; none are written yet.
+    pub snapshots: Vec<String>,
+    /// Live segments, by shard and number.
+    pub segments: Vec<Segment>,
+}
+
+/// A live segment.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Segment {
+    /// Whose log it belongs to.
+    pub shard: u32,
+    /// Where in the log, counted from 1.
+    pub number: u64,
+    /// File name.
+    pub file: String,
+    /// What it came to, once it is not written any more.
+    pub sealed: Option<Sealed>,
+}
+
+/// What a complete segment came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Sealed {
+    /// First LSN in it.
+    pub first_lsn: u64,
+    /// Last LSN in it; one less than `first_lsn` if it holds no record.
+    pub last_lsn: u64,
+    /// Offset after its last group.
+    pub end_bytes: u64,
+    /// Chain after its last record.
+    pub chain: u32,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Envelope {
+    crc32c: String,
+    manifest: Box<RawValue>,
+}
+
+impl Manifest {
+    /// The bytes of the file.
+    #[must_use]
+    pub fn encode(&self) -> Vec<u8> {
+        let text = serde_json::to_string_pretty(self).expect("plain data serializes");
+        let crc32c = format!("{:08x}", crc32c::crc32c(text.as_bytes()));
+        let manifest = RawValue::from_string(text).expect("it was just serialized");
+        let mut bytes =
+            serde_json::to_vec(&Envelope { crc32c, manifest }).expect("plain data serializes");
+        bytes.push(b'\n');
+        bytes
+    }
+
+    /// Reads the bytes of the file.
+    ///
+    /// # Errors
+    /// What is wrong with them.
+    pub fn decode(bytes: &[u8]) -> Result<Self, String> {
+        let envelope: Envelope = serde_json::from_slice(bytes)
+            .map_err(|error| format!("MANIFEST is damaged: {error}"))?;
+        let text = envelope.manifest.get();
+        if envelope.crc32c != format!("{:08x}", crc32c::crc32c(text.as_bytes())) {
+            return Err("MANIFEST is damaged: bad checksum".into());
+        }
+        #[derive(Deserialize)]
+        struct Version {
+            version: u32,
+        }
+        let version: Version =
+            serde_json::from_str(text).map_err(|error| format!("MANIFEST: {error}"))?;
+        if version.version != MANIFEST_VERSION {
+            return Err(format!(
+                "MANIFEST has format version {}; this program reads version {MANIFEST_VERSION}",
+                version.version
+            ));
+        }
+        serde_json::from_str(text).map_err(|error| format!("MANIFEST: {error}"))
+    }
+
+    /// Makes this the state of the directory.
+    ///
+    /// # Errors
+    /// If the disk fails; either state may be found after a crash then.
+    pub async fn publish<D: Disk>(&self, disk: &D) -> disk::Result<()> {
+        disk::replace(disk, MANIFEST_NAME, &self.encode()).await
+    }
+
+    /// Reads the state of the directory; `None` if there is no MANIFEST.
+    ///
+    /// # Errors
+    /// If the disk fails, or what is wrong with the file.
+    pub async fn load<D: Disk>(disk: &D) -> Result<Option<Self>, String> {
+        match disk::read_all(disk, MANIFEST_NAME, MANIFEST_BYTES_MAX).await {
+            Ok(bytes) => Self::decode(&bytes).map(Some),
+            Err(DiskError { kind: disk::Kind::NotFound, .. }) => Ok(None),
+            Err(error) => Err(error.to_string()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn manifest() -> Manifest {
+        Manifest {
+            version: MANIFEST_VERSION,
+            shards: 2,
+            dimension: 384,
+            distance: "cosine".into(),
+            epoch: 0xdead_beef_0000_0001,
+            snapshots: vec![],
+            segments: vec![Segment {
+                shard: 1,
+                number: 3,
+                file: "wal_0001_00000003.wal".into(),
+                sealed: Some(Sealed { first_lsn: 5, last_lsn: 9, end_bytes: 8192, chain: 77 }),
+            }],
+        }
+    }
+
+    #[test]
+    fn decode_reverses_encode_also_when_padded() {
+        let mut bytes = manifest().encode();
+        assert_eq!(Manifest::decode(&bytes).unwrap(), manifest());
+        bytes.resize(4096, b' ');
+        assert_eq!(Manifest::decode(&bytes).unwrap(), manifest());
+    }
+
+    #[test]
+    fn every_flipped_bit_is_detected() {
+        let mut bytes = manifest().encode();
+        bytes.resize(4096, b' ');
+        for bit in 0..bytes.len() * 8 {
+            bytes[bit / 8] ^= 1 << (bit % 8);
+            assert!(Manifest::decode(&bytes).is_err(), "bit {bit}");
+            bytes[bit / 8] ^= 1 << (bit % 8);
+        }
+    }
+
+    #[test]
+    fn another_version_is_named() {
+        let other = Manifest { version: 9, ..manifest() };
+        let message = Manifest::decode(&other.encode()).unwrap_err();
+        assert!(message.contains("version 9") && message.contains("version 1"), "{message}");
+    }
+}

@@ -1,0 +1,266 @@
+//! Reads a segment back, trusting nothing, and tells a torn tail from corruption.
+//!
+//! At each block where a group could begin:
+//!
+//! | what is there | what vouches for it | verdict |
+//! |---|---|---|
+//! | a group that continues the log | – | its records are next |
+//! | a whole group that does not continue the log | – | corrupt |
+//! | zeros, or a group of an older epoch | nothing | the log ends |
+//! | anything else | nothing | torn: the log ends, and that is said |
+//! | anything but a good group | a later group, the end recorded in MANIFEST, a next segment | corrupt |
+
+use super::group::{self, GROUP_HEADER_BYTES, GroupHeader};
+use super::record::Record;
+use super::segment::SegmentHeader;
+use super::{GROUP_BYTES_MAX, Position, segment_name};
+use crate::disk::{BLOCK, DiskError, File, blocks};
+use crate::manifest::Sealed;
+use crate::types::{Lsn, ShardId};
+
+/// Bytes read ahead at once.
+const WINDOW_BYTES: usize = 1 << 20;
+
+/// Why a segment can't be read to its end.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum ReadError {
+    /// The disk failed.
+    #[error(transparent)]
+    Disk(#[from] DiskError),
+    /// What is there can't be what was written.
+    #[error("{file} is damaged at byte {offset} (LSN {}): {why}", .lsn.0)]
+    Corrupt {
+        /// The file, by name.
+        file: String,
+        /// Where in it.
+        offset: u64,
+        /// The record that should be there.
+        lsn: Lsn,
+        /// What is wrong.
+        why: String,
+    },
+}
+
+/// What is known about the end of a segment before it is read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Tail {
+    /// MANIFEST recorded where it ends.
+    Sealed(Sealed),
+    /// Another segment follows: it is complete up to where that one begins.
+    Followed(Position),
+    /// It is the last one: it may end in a torn write.
+    Open,
+}
+
+/// What reading a segment came to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Scan {
+    /// Where the log stands after it.
+    pub end: Position,
+    /// Offset after its last good group.
+    pub end_bytes: u64,
+    /// Records read.
+    pub records: u64,
+    /// A write that was cut off, and what was found of it.
+    pub torn: Option<String>,
+}
+
+/// What the first block of a segment file holds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Head {
+    /// Zeros: it was prepared, but never taken into use.
+    Unused,
+    /// The header of a segment.
+    Good(SegmentHeader),
+    /// Neither.
+    Bad(String),
+}
+
+/// Reads the first block of a segment.
+///
+/// # Errors
+/// If the disk fails.
+pub async fn read_head<F: File>(file: &F) -> Result<Head, DiskError> {
+    let mut block = Vec::new();
+    file.read_at(0, BLOCK, &mut block).await?;
+    Ok(match SegmentHeader::decode(&block) {
+        Ok(header) => Head::Good(header),
+        Err(_) if block.len() == BLOCK && block.iter().all(|&byte| byte == 0) => Head::Unused,
+        Err(why) => Head::Bad(why),
+    })
+}
+
+/// True if anything in the file could be a group of `shard`: its records were written once.
+///
+/// # Errors
+/// If the disk fails.
+pub async fn has_groups<F: File>(file: &F, shard: ShardId) -> Result<bool, DiskError> {
+    let mut window = Window::new(file);
+    let mut offset = BLOCK as u64;
+    while let Some(block) = window.get(offset, BLOCK).await? {
+        if GroupHeader::decode(block).is_some_and(|header| header.shard == shard) {
+            return Ok(true);
+        }
+        offset += BLOCK as u64;
+    }
+    Ok(false)
+}
+
+/// Reads the groups of a segment, and hands their records to `apply` in order.
+///
+/// # Errors
+/// [`ReadError::Corrupt`] as the table of this module has it; records handed over before stay
+/// good. Or the disk fails.
+pub async fn read<F: File>(
+    file: &F,
+    header: &SegmentHeader,
+    tail: Tail,
+    mut apply: impl FnMut(Lsn, Record),
+) -> Result<Scan, ReadError> {
+    let mut reader = Reader { window: Window::new(file), header, position: header.start };
+    let mut offset = BLOCK as u64;
+    let mut records = 0;
+    let torn = loop {
+        if matches!(tail, Tail::Sealed(sealed) if sealed.end_bytes == offset) {
+            break None;
+        }
+        match reader.next(offset).await? {
+            Next::Group { bytes, records: group, chain } => {
+                for record in group {
+                    apply(reader.position.next_lsn, record);
+                    reader.position.next_lsn = reader.position.next_lsn.next();
+                    records += 1;
+                }
+                reader.position.chain = chain;
+                offset += bytes;
+            }
+            Next::Broken(why) => return Err(reader.corrupt(offset, why)),
+            Next::Nothing => match reader.vouched(offset, tail).await? {
+                Some(witness) => {
+                    let why = format!("a group is missing here, {witness}");
+                    return Err(reader.corrupt(offset, why));
+                }
+                None => break None,
+            },
+            Next::Bad(why) => match reader.vouched(offset, tail).await? {
+                Some(witness) => return Err(reader.corrupt(offset, format!("{why}, {witness}"))),
+                None => break Some(format!("{why} at byte {offset}")),
+            },
+        }
+    };
+    let end = reader.position;
+    if let Tail::Sealed(sealed) = tail
+        && (sealed.last_lsn + 1, sealed.chain) != (end.next_lsn.0, end.chain)
+    {
+        let why = format!("MANIFEST says that it ends with LSN {}", sealed.last_lsn);
+        return Err(reader.corrupt(offset, why));
+    }
+    Ok(Scan { end, end_bytes: offset, records, torn })
+}
+
+enum Next {
+    /// A good group.
+    Group { bytes: u64, records: Vec<Record>, chain: u32 },
+    /// Nothing was written here in this epoch.
+    Nothing,
+    /// Something was written here, but not, or no longer, whole.
+    Bad(String),
+    /// A whole group that can't be the next one.
+    Broken(String),
+}
+
+struct Reader<'a, F> {
+    window: Window<'a, F>,
+    header: &'a SegmentHeader,
+    position: Position,
+}
+
+impl<F: File> Reader<'_, F> {
+    async fn next(&mut self, offset: u64) -> Result<Next, DiskError> {
+        let Some(block) = self.window.get(offset, BLOCK).await? else {
+            return Ok(Next::Nothing);
+        };
+        let Some(group) = GroupHeader::decode(block) else {
+            let is_zero = block[..GROUP_HEADER_BYTES].iter().all(|&byte| byte == 0);
+            let why = || Next::Bad("bad checksum of a group header".into());
+            return Ok(if is_zero { Next::Nothing } else { why() });
+        };
+        if group.shard != self.header.shard {
+            return Ok(Next::Broken(format!("a group of shard {}", group.shard.0)));
+        }
+        match group.epoch.cmp(&self.header.epoch) {
+            std::cmp::Ordering::Equal => {}
+            _ => return Ok(Next::Nothing),
+        }
+        if group.start != self.position {
+            let lsn = group.start.next_lsn.0;
+            return Ok(Next::Broken(format!("a group that begins with LSN {lsn}, or another log")));
+        }
+        let Some(bytes) = group.disk_bytes() else {
+            return Ok(Next::Broken("a group that is too long".into()));
+        };
+        let Some(content) = self.window.get(offset, bytes).await? else {
+            return Ok(Next::Bad("a group that runs over the end of the file".into()));
+        };
+        Ok(match group::decode(&group, content) {
+            Ok(records) => Next::Group { bytes: bytes as u64, records, chain: group.chain_after },
+            Err((lsn, why)) => Next::Bad(format!("{why} in the record with LSN {}", lsn.0)),
+        })
+    }
+
+    /// What says that the group at `offset` had been durable; `None` if nothing does.
+    async fn vouched(&mut self, offset: u64, tail: Tail) -> Result<Option<String>, DiskError> {
+        match tail {
+            Tail::Sealed(sealed) if offset < sealed.end_bytes => {
+                return Ok(Some("before the end that MANIFEST records".into()));
+            }
+            Tail::Followed(next) if self.position != next => {
+                return Ok(Some("and another segment follows".into()));
+            }
+            _ => {}
+        }
+        let mut later = offset + BLOCK as u64;
+        while let Some(block) = self.window.get(later, BLOCK).await? {
+            if let Some(group) = GroupHeader::decode(block)
+                && (group.shard, group.epoch) == (self.header.shard, self.header.epoch)
+                && group.durable_bytes > offset
+            {
+                return Ok(Some(format!("before the good group at byte {later}")));
+            }
+            later += BLOCK as u64;
+        }
+        Ok(None)
+    }
+
+    fn corrupt(&self, offset: u64, why: String) -> ReadError {
+        let file = segment_name(self.header.shard, self.header.number);
+        ReadError::Corrupt { file, offset, lsn: self.position.next_lsn, why }
+    }
+}
+
+/// A stretch of a file in memory.
+struct Window<'a, F> {
+    file: &'a F,
+    start: u64,
+    bytes: Vec<u8>,
+}
+
+impl<'a, F: File> Window<'a, F> {
+    fn new(file: &'a F) -> Self {
+        Self { file, start: 0, bytes: Vec::new() }
+    }
+
+    /// The `length` bytes at `offset`; `None` if the file ends before. Never holds more than a
+    /// window and a group.
+    async fn get(&mut self, offset: u64, length: usize) -> Result<Option<&[u8]>, DiskError> {
+        assert!(length <= blocks(GROUP_BYTES_MAX + GROUP_HEADER_BYTES));
+        let end = self.start + self.bytes.len() as u64;
+        if offset < self.start || offset + length as u64 > end {
+            self.bytes.clear();
+            self.start = offset;
+            self.file.read_at(offset, length.max(WINDOW_BYTES), &mut self.bytes).await?;
+        }
+        let from = (offset - self.start) as usize;
+        Ok(self.bytes.get(from..from + length))
+    }
+}

@@ -1,0 +1,164 @@
+//! Reads a shard's whole log back: every live segment in order, checked against MANIFEST, against
+//! each other and against the files that are there.
+
+use super::reader::{Head, ReadError, Tail, has_groups, read, read_head};
+use super::record::Record;
+use super::segment::SegmentHeader;
+use super::{Position, parse_segment_name, segment_name};
+use crate::disk::{Disk, File, Kind};
+use crate::manifest::{Sealed, Segment};
+use crate::types::{Lsn, ShardId};
+
+/// What a log came to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Recovered {
+    /// Where the next record goes.
+    pub position: Position,
+    /// Number that the next segment gets.
+    pub next_number: u64,
+    /// The segments that hold records, all complete now.
+    pub segments: Vec<Segment>,
+    /// Files that hold nothing: to be removed once a MANIFEST without them is durable.
+    pub unused: Vec<String>,
+    /// Records read.
+    pub records: u64,
+    /// Writes that were cut off, in words.
+    pub torn: Vec<String>,
+}
+
+/// Reads the log of `shard` and hands its records to `apply` in order. `segments` are those
+/// that MANIFEST names.
+///
+/// # Errors
+/// If anything is missing, damaged, or of another log.
+pub async fn recover<D: Disk>(
+    disk: &D,
+    shard: ShardId,
+    segments: &[Segment],
+    mut apply: impl FnMut(Lsn, Record),
+) -> Result<Recovered, ReadError> {
+    let mut listed: Vec<Segment> =
+        segments.iter().filter(|s| s.shard == shard.0).cloned().collect();
+    listed.sort_by_key(|segment| segment.number);
+    let mut recovered = Recovered {
+        position: Position::START,
+        next_number: listed.last().map_or(1, |last| last.number + 1),
+        segments: Vec::new(),
+        unused: unlisted(disk, shard, &listed).await?,
+        records: 0,
+        torn: Vec::new(),
+    };
+    let mut open = Vec::new();
+    for segment in listed {
+        open.push(open_listed(disk, shard, segment).await?);
+    }
+    for index in 0..open.len() {
+        // A later segment that was taken into use proves that this one was complete.
+        let next = open[index + 1..].iter().find_map(|(_, _, head)| head.as_ref());
+        let next = next.map(|header| header.start);
+        let (segment, file, head) = &open[index];
+        let Some(header) = head else {
+            if let Some(next) = next {
+                let why = "the segment was never used, but a later one was";
+                return Err(corrupt(&segment.file, 0, next.next_lsn, why));
+            }
+            recovered.unused.push(segment.file.clone());
+            continue;
+        };
+        if header.start != recovered.position {
+            let why = format!(
+                "the segment begins with LSN {}; the log before it ends otherwise",
+                header.start.next_lsn.0
+            );
+            return Err(corrupt(&segment.file, 0, recovered.position.next_lsn, &why));
+        }
+        let tail = match (segment.sealed, next) {
+            (Some(sealed), _) => Tail::Sealed(sealed),
+            (None, Some(next)) => Tail::Followed(next),
+            (None, None) => Tail::Open,
+        };
+        let scan = read(file, header, tail, &mut apply).await?;
+        recovered.position = scan.end;
+        recovered.records += scan.records;
+        recovered.torn.extend(scan.torn.map(|torn| format!("{}: {torn}", segment.file)));
+        if scan.records == 0 && next.is_none() && segment.sealed.is_none() {
+            recovered.unused.push(segment.file.clone());
+            continue;
+        }
+        let sealed = Sealed {
+            first_lsn: header.start.next_lsn.0,
+            last_lsn: scan.end.next_lsn.0 - 1,
+            end_bytes: scan.end_bytes,
+            chain: scan.end.chain,
+        };
+        recovered.segments.push(Segment { sealed: Some(sealed), ..segment.clone() });
+    }
+    for (_, file, _) in open {
+        file.close().await?;
+    }
+    Ok(recovered)
+}
+
+/// Opens a segment that MANIFEST names. The header is `None` if it was never taken into use.
+async fn open_listed<D: Disk>(
+    disk: &D,
+    shard: ShardId,
+    segment: Segment,
+) -> Result<(Segment, D::File, Option<SegmentHeader>), ReadError> {
+    let lsn = segment.sealed.map_or(Lsn(0), |sealed| Lsn(sealed.first_lsn));
+    let bad = |why: &str| corrupt(&segment.file, 0, lsn, why);
+    if segment.file != segment_name(shard, segment.number) {
+        return Err(bad("MANIFEST gives it another number"));
+    }
+    let file = match disk.open(&segment.file).await {
+        Ok(file) => file,
+        Err(error) if error.kind == Kind::NotFound => {
+            return Err(bad("the file is missing, but MANIFEST names it"));
+        }
+        Err(error) => return Err(error.into()),
+    };
+    let header = match read_head(&file).await? {
+        Head::Good(header) => Some(header),
+        // What was never sealed may have been torn while its header was written.
+        Head::Unused | Head::Bad(_) if segment.sealed.is_some() => {
+            return Err(bad("the segment header is damaged"));
+        }
+        Head::Unused | Head::Bad(_) if has_groups(&file, shard).await? => {
+            return Err(bad("the segment header is damaged, and groups follow"));
+        }
+        Head::Unused | Head::Bad(_) => None,
+    };
+    if header.is_some_and(|header| (header.shard, header.number) != (shard, segment.number)) {
+        return Err(bad("the file is a segment of another log, or another one of this"));
+    }
+    Ok((segment, file, header))
+}
+
+/// Files of this shard that MANIFEST does not name. They were being made when the process died,
+/// and hold nothing; if one does hold records, MANIFEST is not of this directory.
+async fn unlisted<D: Disk>(
+    disk: &D,
+    shard: ShardId,
+    listed: &[Segment],
+) -> Result<Vec<String>, ReadError> {
+    let mut unused = Vec::new();
+    for name in disk.list().await? {
+        let is_ours = parse_segment_name(&name).is_some_and(|(owner, _)| owner == shard);
+        if !is_ours || listed.iter().any(|segment| segment.file == name) {
+            continue;
+        }
+        let file = disk.open(&name).await?;
+        let has_groups = has_groups(&file, shard).await?;
+        file.close().await?;
+        if has_groups {
+            let why = "the segment holds records, but MANIFEST does not name it";
+            return Err(corrupt(&name, 0, Lsn(0), why));
+        }
+        unused.push(name);
+    }
+    Ok(unused)
+}
+
+fn corrupt(file: &str, offset: u64, lsn: Lsn, why: &str) -> ReadError {
+    ReadError::Corrupt { file: file.into(), offset, lsn, why: why.into() }
+}
