@@ -126,6 +126,12 @@ impl Search {
         self.phase
     }
 
+    /// Distances computed so far, those of a walk that is still going on excepted.
+    #[must_use]
+    pub fn considered(&self) -> u64 {
+        self.work.distances
+    }
+
     /// Gives up the rest of the hot tier, and says so in the outcome.
     pub fn cut_hot_scan(&mut self) {
         if matches!(self.phase, Phase::Hot(_)) {
@@ -374,12 +380,9 @@ impl Engine {
         Sweep { filter, snapshot: self.applied, next: 0, ids: Vec::new() }
     }
 
-    /// Ends a sweep. Of the documents found, returns those that would still pass after all
-    /// writes staged meanwhile.
-    pub fn finish_sweep(&mut self, sweep: Sweep) -> Vec<DocId> {
+    /// Ends a sweep; returns its filter and the documents found. Some may have changed since.
+    pub fn finish_sweep(&mut self, sweep: Sweep) -> (Filter, Vec<DocId>) {
         self.store.close_snapshot(sweep.snapshot);
-        let Sweep { filter, mut ids, .. } = sweep;
-        ids.retain(|&id| self.planned(id, "").is_some_and(|payload| filter.matches(&payload)));
-        ids
+        (sweep.filter, sweep.ids)
     }
 }

@@ -10,7 +10,7 @@ use crate::graph::check::check;
 use crate::kernels::{normalize, scalar};
 use crate::store::payload::Payload;
 use crate::types::mix;
-use crate::wal::record::Record;
+use crate::wal::record::{Record, delete_batch};
 
 const DIMENSION: usize = 12;
 
@@ -141,8 +141,9 @@ impl Pair {
                 ids.iter().for_each(|id| {
                     self.model.0.remove(id);
                 });
-                let outcome = self.write(Write::DeleteMany { ids, namespace: String::new() });
-                assert_eq!(outcome.existed as usize, count - self.model.0.len());
+                let planned = self.engine.stage_deletes(&ids, &Filter::All);
+                assert_eq!(planned.len(), count - self.model.0.len());
+                self.apply(delete_batch(&planned));
             }
         }
     }
@@ -327,18 +328,18 @@ fn writes_are_checked_against_what_is_staged() {
     assert!(matches!(pair.engine.stage(put(3)), Err(crate::error::Error::Busy { .. })));
     let other = pair.engine.stage(delete(1, "b")).unwrap();
     assert_eq!((other.outcome.existed, other.records.len()), (0, 0));
-    assert!(other.rests_on_staged);
+    assert!(pair.engine.has_staged());
     let gone = pair.engine.stage(delete(1, "a")).unwrap();
     let twice = pair.engine.stage(delete(1, "a")).unwrap();
     assert_eq!((gone.outcome.existed, twice.outcome.existed), (1, 0));
-    assert!(twice.rests_on_staged && twice.records.is_empty());
+    assert!(twice.records.is_empty());
     let third = pair.engine.stage(put(3)).unwrap();
     for staged in [first, again, second, gone, third] {
         pair.apply(staged.records);
     }
     assert_eq!(pair.engine.live_count(), 2);
     assert!(pair.engine.staged.is_empty());
-    assert!(!pair.engine.stage(delete(1, "a")).unwrap().rests_on_staged);
+    assert!(!pair.engine.has_staged());
 
     // What could not be logged has never been.
     assert_eq!(pair.engine.stage(delete(2, "")).unwrap().outcome.existed, 1);
@@ -375,11 +376,11 @@ fn a_large_batch_is_deleted_in_slices_and_seen_at_once() {
     }
     let before = pair.model.clone();
     let ids: Vec<DocId> = (1..=5_990).map(DocId).collect();
-    let staged = pair.engine.stage(Write::DeleteMany { ids, namespace: String::new() }).unwrap();
-    assert_eq!((staged.outcome.existed, staged.records.len()), (5_990, 3));
+    let records = delete_batch(&pair.engine.stage_deletes(&ids, &Filter::All));
+    assert_eq!(records.len(), 3);
     let query = pair.query(20, Some(Filter::All));
     let mut slices = 0;
-    for record in staged.records {
+    for record in records {
         let mut done = pair.engine.apply(pair.engine.applied().next(), record);
         while !done {
             slices += 1;
@@ -395,20 +396,37 @@ fn a_large_batch_is_deleted_in_slices_and_seen_at_once() {
 }
 
 #[test]
+fn an_incomplete_batch_never_was() {
+    let mut pair = Pair::new(15);
+    for id in 1..=3_000 {
+        pair.put(id);
+    }
+    let ids: Vec<DocId> = (1..=2_500).map(DocId).collect();
+    let mut parts = delete_batch(&ids);
+    parts.truncate(1);
+    pair.apply(parts);
+    assert_eq!(pair.engine.live_count(), 3_000);
+    // Neither another batch nor any other record goes on with it.
+    pair.apply(delete_batch(&ids[..10]));
+    assert_eq!(pair.engine.live_count(), 2_990);
+}
+
+#[test]
 fn a_sweep_finds_what_matches_and_forgets_what_changed_meanwhile() {
     let mut pair = Pair::new(13);
     for id in 1..=3_000 {
         pair.put(id);
     }
     let filter = Filter::Exact("colour".into(), "4".into());
-    let mut sweep = pair.engine.begin_sweep(filter.clone());
+    let mut sweep = pair.engine.begin_sweep(filter);
     let mut changed = 0;
     while !sweep.step(&pair.engine) {
         changed += 1;
         pair.delete(changed, "");
         pair.put(100 + changed);
     }
-    let ids = pair.engine.finish_sweep(sweep);
+    let (filter, ids) = pair.engine.finish_sweep(sweep);
+    let ids = pair.engine.stage_deletes(&ids, &filter);
     assert!(ids.len() > 300);
     assert!(ids.iter().all(|id| filter.matches(&pair.model.0[id].1)));
 }

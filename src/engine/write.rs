@@ -1,6 +1,7 @@
 //! Writes: checked against all that was staged before, turned into records, applied in order.
 
 use super::Engine;
+use super::filter::Filter;
 use crate::error::{Error, Result};
 use crate::store::payload::{Payload, PayloadError};
 use crate::types::{DocId, Lsn};
@@ -37,13 +38,6 @@ pub enum Write {
         /// Lay it over what is there, rather than in its place.
         merge: bool,
     },
-    /// End those of these documents that are in scope, all or none.
-    DeleteMany {
-        /// The documents.
-        ids: Vec<DocId>,
-        /// Only in this namespace; any if empty.
-        namespace: String,
-    },
 }
 
 /// What a write did, or will have done once it is durable.
@@ -60,9 +54,14 @@ pub struct Staged {
     pub records: Vec<Record>,
     /// What the client is told once the records are durable.
     pub outcome: Outcome,
-    /// The outcome rests on writes that are staged but not durable: even without records of its
-    /// own, the answer has to wait for them.
-    pub rests_on_staged: bool,
+}
+
+impl Staged {
+    /// A write that found nothing to change.
+    #[must_use]
+    pub fn nothing() -> Self {
+        Self { records: Vec::new(), outcome: Outcome { existed: 0 } }
+    }
 }
 
 /// What staged writes will make of a document.
@@ -82,20 +81,17 @@ impl Engine {
         match write {
             Write::Put { id, vector, payload } => self.stage_put(id, vector, payload),
             Write::Delete { id, namespace } => {
-                let rests_on_staged = self.staged.contains_key(&id);
                 let existed = self.planned(id, &namespace).is_some();
                 let records = existed.then(|| {
                     self.plan(id, None);
                     Record::Delete { id }
                 });
                 let outcome = Outcome { existed: u64::from(existed) };
-                Ok(Staged { records: records.into_iter().collect(), outcome, rests_on_staged })
+                Ok(Staged { records: records.into_iter().collect(), outcome })
             }
             Write::Update { id, namespace, payload, merge } => {
-                let rests_on_staged = self.staged.contains_key(&id);
                 let Some(before) = self.planned(id, &namespace) else {
-                    let outcome = Outcome { existed: 0 };
-                    return Ok(Staged { records: Vec::new(), outcome, rests_on_staged });
+                    return Ok(Staged::nothing());
                 };
                 let after =
                     if merge { before.merged(&payload) } else { Ok(before.replaced(&payload)) };
@@ -104,9 +100,8 @@ impl Engine {
                 })?;
                 self.plan(id, Some(payload.clone()));
                 let records = vec![Record::SetPayload { id, payload }];
-                Ok(Staged { records, outcome: Outcome { existed: 1 }, rests_on_staged })
+                Ok(Staged { records, outcome: Outcome { existed: 1 } })
             }
-            Write::DeleteMany { ids, namespace } => Ok(self.stage_delete_many(ids, &namespace)),
         }
     }
 
@@ -119,7 +114,7 @@ impl Engine {
                 self.params.documents_max
             )));
         }
-        if self.hot.len() + self.staged_puts >= self.params.hot_documents_max {
+        if self.unlinked_count() >= self.params.hot_documents_max {
             return Err(Error::busy(format!(
                 "{} documents wait to be linked into the graph",
                 self.params.hot_documents_max
@@ -133,33 +128,42 @@ impl Engine {
         Ok(Staged {
             records: vec![Record::Put { id, vector, payload }],
             outcome: Outcome { existed: u64::from(existed) },
-            rests_on_staged: false,
         })
     }
 
-    fn stage_delete_many(&mut self, ids: Vec<DocId>, namespace: &str) -> Staged {
-        let rests_on_staged = ids.iter().any(|id| self.staged.contains_key(id));
-        let mut existing = ids;
-        // A document named twice is planned as gone by the first mention.
-        existing.retain(|&id| {
-            let exists = self.planned(id, namespace).is_some();
-            if exists {
+    /// Plans the end of those of `ids` that exist and pass, a part of a batch delete; returns
+    /// them. [`delete_batch`](crate::wal::record::delete_batch) makes the records of all parts.
+    /// Nothing else may be staged between the parts of a batch.
+    pub fn stage_deletes(&mut self, ids: &[DocId], filter: &Filter) -> Vec<DocId> {
+        let exists = |engine: &Self, id| {
+            engine.planned(id, "").is_some_and(|payload| filter.matches(&payload))
+        };
+        let mut planned = Vec::with_capacity(ids.len());
+        for &id in ids {
+            // A document named twice is planned as gone by the first mention.
+            if exists(self, id) {
                 self.plan(id, None);
+                planned.push(id);
             }
-            exists
-        });
-        let count = existing.chunks(BATCH_IDS_MAX).len();
-        let records = existing
-            .chunks(BATCH_IDS_MAX)
-            .enumerate()
-            .map(|(i, ids)| Record::DeleteBatch { ids: ids.to_vec(), more: i + 1 < count })
-            .collect();
-        let outcome = Outcome { existed: existing.len() as u64 };
-        Staged { records, outcome, rests_on_staged }
+        }
+        planned
+    }
+
+    /// True if writes are staged that have not been applied: what a write that changes nothing
+    /// is told may rest on them, and has to wait until they are durable.
+    #[must_use]
+    pub fn has_staged(&self) -> bool {
+        !self.staged.is_empty()
+    }
+
+    /// Documents that wait to be linked, or will once they are durable.
+    #[must_use]
+    pub fn unlinked_count(&self) -> usize {
+        self.hot.len() + self.staged_puts
     }
 
     /// The metadata that `id` will have after everything staged, if it is in scope then.
-    pub(super) fn planned(&self, id: DocId, namespace: &str) -> Option<Payload> {
+    fn planned(&self, id: DocId, namespace: &str) -> Option<Payload> {
         let payload = match self.staged.get(&id) {
             Some(staged) => staged.payload.clone()?,
             None => self.store.payload(self.store.find(id)?).clone(),
@@ -201,6 +205,9 @@ impl Engine {
     /// If `lsn` is not the next one.
     pub fn apply(&mut self, lsn: Lsn, record: Record) -> bool {
         assert_eq!(lsn, self.applied.next(), "records are applied in the order of the log");
+        if !matches!(record, Record::DeleteBatch { part: 1.., .. }) {
+            self.batch.clear();
+        }
         match record {
             Record::Put { id, vector, payload } => {
                 let (slot, former) = self.store.put(lsn, id, &vector, payload);
@@ -219,7 +226,7 @@ impl Engine {
                 self.store.set_payload(lsn, id, payload);
                 self.unplan(id);
             }
-            Record::DeleteBatch { ids, more } => {
+            Record::DeleteBatch { ids, more, part: _ } => {
                 self.batch.extend(ids);
                 if !more {
                     self.draining = (lsn, std::mem::take(&mut self.batch).into());

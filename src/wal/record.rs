@@ -8,14 +8,15 @@
 //! Put          doc_id u64 | values u32 | payload_bytes u32 | values × f32 | payload
 //! Delete       doc_id u64
 //! SetPayload   doc_id u64 | payload
-//! DeleteBatch  more u8 | 7 × 0 | doc_id u64 …                     all little-endian
+//! DeleteBatch  part u32 | more u8 | 3 × 0 | doc_id u64 …          all little-endian
 //! ```
 
 use crate::store::payload::Payload;
 use crate::types::DocId;
 
 /// Ids in one record of a batch, so that each is applied within a slice. A larger batch takes
-/// several records, all but the last with `more`, and counts only when complete.
+/// several records, one after the other, all but the last with `more`. It counts only when it
+/// is complete: any record but its next part ends an incomplete one as if it had never been.
 pub const BATCH_IDS_MAX: usize = 2048;
 
 /// One change.
@@ -46,6 +47,8 @@ pub enum Record {
     DeleteBatch {
         /// The documents.
         ids: Vec<DocId>,
+        /// Number of this part of the batch, from 0.
+        part: u32,
         /// The batch goes on in the next record.
         more: bool,
     },
@@ -97,9 +100,10 @@ impl Record {
                 head.copy_from_slice(&id.0.to_le_bytes());
                 tail.copy_from_slice(payload.bytes());
             }
-            Self::DeleteBatch { ids, more } => {
+            Self::DeleteBatch { ids, part, more } => {
                 head.fill(0);
-                head[0] = u8::from(*more);
+                head[..4].copy_from_slice(&part.to_le_bytes());
+                head[4] = u8::from(*more);
                 for (target, id) in tail.as_chunks_mut().0.iter_mut().zip(ids) {
                     *target = id.0.to_le_bytes();
                 }
@@ -127,14 +131,15 @@ impl Record {
             }
             4 => {
                 let (ids, rest) = tail.as_chunks();
-                if head[0] > 1 || head[1..] != [0; 7] || !rest.is_empty() {
+                if head[4] > 1 || head[5..] != [0; 3] || !rest.is_empty() {
                     return Err("malformed batch");
                 }
                 if ids.len() > BATCH_IDS_MAX {
                     return Err("batch too long");
                 }
                 let ids = ids.iter().map(|id| DocId(u64::from_le_bytes(*id))).collect();
-                Ok(Self::DeleteBatch { ids, more: head[0] == 1 })
+                let part = u32::from_le_bytes([head[0], head[1], head[2], head[3]]);
+                Ok(Self::DeleteBatch { ids, part, more: head[4] == 1 })
             }
             _ => Err("unknown kind of record"),
         }
@@ -155,6 +160,20 @@ fn decode_put(id: DocId, bytes: &[u8]) -> Result<Record, &'static str> {
     }
     let payload = Payload::parse(payload).map_err(|_| "malformed metadata")?;
     Ok(Record::Put { id, vector, payload })
+}
+
+/// The records of one batch.
+#[must_use]
+pub fn delete_batch(ids: &[DocId]) -> Vec<Record> {
+    let count = ids.len().div_ceil(BATCH_IDS_MAX);
+    ids.chunks(BATCH_IDS_MAX)
+        .enumerate()
+        .map(|(part, ids)| Record::DeleteBatch {
+            ids: ids.to_vec(),
+            part: u32::try_from(part).expect("a shard has fewer slots"),
+            more: part + 1 < count,
+        })
+        .collect()
 }
 
 #[cfg(test)]
@@ -179,8 +198,8 @@ mod tests {
             }),
             id().prop_map(|id| Record::Delete { id }),
             (id(), payload()).prop_map(|(id, payload)| Record::SetPayload { id, payload }),
-            (proptest::collection::vec(id(), 0..50), any::<bool>())
-                .prop_map(|(ids, more)| Record::DeleteBatch { ids, more }),
+            (proptest::collection::vec(id(), 0..50), any::<u32>(), any::<bool>())
+                .prop_map(|(ids, part, more)| Record::DeleteBatch { ids, part, more }),
         ]
     }
 

@@ -1,0 +1,405 @@
+//! One pinned executor: its task queues, its shards, and how it begins and ends.
+
+use std::cell::{Cell, RefCell};
+use std::collections::{BTreeMap, VecDeque};
+use std::panic::AssertUnwindSafe;
+use std::path::PathBuf;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use futures_util::FutureExt;
+use glommio::{
+    ExecutorJoinHandle, Latency, LocalExecutorBuilder, Placement, PoolPlacement, Shares,
+    SharesManager, TaskQueueHandle,
+};
+
+use super::commit::{Spare, StagedWrite};
+use super::event::Event;
+use super::keeper::{Change, Keeper};
+use super::load::PendingLoad;
+use super::mailbox::Mailbox;
+use super::pulse::Heart;
+use super::reply::{self, Reply};
+use super::request::Request;
+use crate::disk::direct::DirectDisk;
+use crate::engine::{self, Engine};
+use crate::error::{Error, Result};
+use crate::observe::Observed;
+use crate::observe::counters::ShardCounters;
+use crate::types::ShardId;
+use crate::wal::Writer;
+
+/// Share of the processor that linking and upkeep get beside searches and commits, of 1000.
+const UPKEEP_SHARES_MIN: usize = 100;
+
+/// When an acknowledged write is durable.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SyncPolicy {
+    /// fdatasync before the acknowledgement.
+    DataOnly,
+    /// fdatasync, and file metadata too, before the acknowledgement.
+    Full,
+    /// Acknowledge first, sync by timer.
+    Periodic(Duration),
+    /// Never sync.
+    Never,
+}
+
+/// What all cores of a server have in common.
+#[derive(Clone)]
+pub struct Settings {
+    /// The data directory.
+    pub directory: PathBuf,
+    /// When an acknowledged write is durable.
+    pub sync: SyncPolicy,
+    /// Length of a log segment.
+    pub segment_bytes: u64,
+    /// From this many hot documents on, linking gets as much of the processor as searches.
+    pub hot_soft_max: usize,
+    /// A bulk load pauses at this many hot documents.
+    pub bulk_hot_max: usize,
+    /// Messages that a core may have waiting.
+    pub mailbox_capacity: usize,
+    /// Bytes of I/O memory to register with the kernel, for each core.
+    pub io_memory_bytes: usize,
+    /// CPUs for blocking work.
+    pub other_cpus: Vec<usize>,
+    /// A core has its CPU to itself and may spin before it sleeps.
+    pub is_dedicated: bool,
+}
+
+/// A core seen from outside.
+pub struct CoreHandle {
+    /// Where its requests go.
+    pub mailbox: Arc<Mailbox<Request>>,
+    /// Whether it lives.
+    pub heart: Arc<Heart>,
+    thread: ExecutorJoinHandle<()>,
+}
+
+impl CoreHandle {
+    /// Starts the core `index` on `cpu`. `keeper` is the mailbox of the first core, which keeps
+    /// MANIFEST; `None` for that core itself.
+    ///
+    /// # Errors
+    /// If the executor can't be made. See [`super::preflight`] for what a system must offer.
+    pub fn spawn(
+        index: usize,
+        cpu: usize,
+        settings: Settings,
+        keeper: Option<Arc<Mailbox<Request>>>,
+        observed: Arc<Observed>,
+    ) -> Result<Self> {
+        let mailbox = Arc::new(Mailbox::new(settings.mailbox_capacity));
+        let heart = Arc::new(Heart::default());
+        let spin = Duration::from_micros(if settings.is_dedicated { 50 } else { 0 });
+        let pool = PoolPlacement::Unbound(1);
+        let builder = LocalExecutorBuilder::new(Placement::Fixed(cpu))
+            .name("kyro-core")
+            .ring_depth(256)
+            .io_memory(settings.io_memory_bytes)
+            .preempt_timer(Duration::from_millis(1))
+            .spin_before_park(spin)
+            .blocking_thread_pool_placement(pool);
+        let (inbox, pulse) = (mailbox.clone(), heart.clone());
+        let thread = builder
+            .spawn(move || async move {
+                let _gone = Gone { mailbox: inbox.clone(), heart: pulse.clone() };
+                Core::run(index, settings, keeper, observed, inbox, pulse).await;
+            })
+            .map_err(|error| Error::Internal(format!("core {index} on CPU {cpu}: {error}")))?;
+        Ok(Self { mailbox, heart, thread })
+    }
+
+    /// Waits for the thread to end. False if it panicked.
+    #[must_use]
+    pub fn join(self) -> bool {
+        self.thread.join().is_ok()
+    }
+}
+
+/// Says that the core has ended, however it did: what waits in the mailbox is dropped, and so
+/// answered with "gone".
+struct Gone {
+    mailbox: Arc<Mailbox<Request>>,
+    heart: Arc<Heart>,
+}
+
+impl Drop for Gone {
+    fn drop(&mut self) {
+        self.mailbox.close();
+        self.heart.stop();
+    }
+}
+
+/// The task queues of a core.
+#[derive(Clone, Copy)]
+pub(super) struct Queues {
+    /// Searches and reads.
+    pub(super) serve: TaskQueueHandle,
+    /// The log.
+    pub(super) commit: TaskQueueHandle,
+    /// Linking, and everything else that can wait.
+    pub(super) upkeep: TaskQueueHandle,
+}
+
+/// The core, for its own tasks.
+pub(super) struct Core {
+    pub(super) settings: Settings,
+    pub(super) disk: Rc<DirectDisk>,
+    pub(super) queues: Queues,
+    pub(super) observed: Arc<Observed>,
+    pub(super) shards: RefCell<BTreeMap<ShardId, Rc<Shard>>>,
+    /// There is something to link or to clean up.
+    pub(super) upkeep: Event,
+    keeper: Option<Arc<Mailbox<Request>>>,
+    own_keeper: Rc<Keeper>,
+    commits: RefCell<Vec<glommio::task::JoinHandle<()>>>,
+}
+
+/// Somebody who waits until the hot tier is linked.
+pub(super) struct Flush {
+    /// Up to this position.
+    pub(super) end: u64,
+    /// How many documents that is.
+    pub(super) count: u64,
+    pub(super) reply: Reply<Result<u64>>,
+}
+
+/// A shard, for the tasks of its core.
+pub(super) struct Shard {
+    pub(super) id: ShardId,
+    pub(super) counters: Arc<ShardCounters>,
+    params: engine::Params,
+    /// `None` until the dimension is known.
+    pub(super) engine: RefCell<Option<Engine>>,
+    pub(super) staged: RefCell<VecDeque<StagedWrite>>,
+    pub(super) staged_event: Event,
+    pub(super) loads: RefCell<VecDeque<PendingLoad>>,
+    pub(super) flushes: RefCell<Vec<Flush>>,
+    pub(super) spare: Spare,
+    /// A batch delete is being staged, in slices. Nothing else may be staged until it is whole.
+    pub(super) is_staging_batch: Cell<bool>,
+    /// Requests that wait for that.
+    pub(super) deferred: RefCell<VecDeque<Request>>,
+    pub(super) is_closing: Cell<bool>,
+}
+
+impl Shard {
+    pub(super) fn new(
+        id: ShardId,
+        params: engine::Params,
+        engine: Option<Engine>,
+        counters: Arc<ShardCounters>,
+    ) -> Self {
+        let shard = Self {
+            id,
+            counters,
+            params,
+            engine: RefCell::new(engine),
+            staged: RefCell::default(),
+            staged_event: Event::default(),
+            loads: RefCell::default(),
+            flushes: RefCell::default(),
+            spare: Spare::default(),
+            is_staging_batch: Cell::new(false),
+            deferred: RefCell::default(),
+            is_closing: Cell::new(false),
+        };
+        shard.publish();
+        shard
+    }
+
+    /// Takes vectors of this many values from now on.
+    pub(super) fn set_dimension(&self, dimension: usize) {
+        let mut engine = self.engine.borrow_mut();
+        if engine.is_none() {
+            *engine = Some(Engine::new(engine::Params { dimension, ..self.params }));
+        }
+    }
+
+    /// Refuses if the state in memory can't be trusted.
+    pub(super) fn check_readable(&self) -> Result<()> {
+        if self.counters.is_fenced.load(Ordering::Relaxed) {
+            let what = format!("shard {} is fenced after a fault; restart the server", self.id.0);
+            return Err(Error::unavailable(what));
+        }
+        Ok(())
+    }
+
+    /// Refuses if nothing can be logged.
+    pub(super) fn check_writable(&self) -> Result<()> {
+        self.check_readable()?;
+        if self.counters.is_read_only.load(Ordering::Relaxed) {
+            let what = format!(
+                "the log of shard {} has failed: writes are refused until a restart",
+                self.id.0
+            );
+            return Err(Error::unavailable(what));
+        }
+        if self.is_closing.get() {
+            return Err(Error::unavailable("the server is shutting down"));
+        }
+        Ok(())
+    }
+
+    /// Refuses everything from now on: the state in memory may be half written.
+    pub(super) fn fence(&self, what: &str) {
+        tracing::error!(shard = self.id.0, "{what}: the shard is fenced");
+        self.counters.panics.add(1);
+        self.counters.is_fenced.store(true, Ordering::Relaxed);
+        self.fail_writes(&Error::Internal(format!("shard {}: {what}", self.id.0)));
+        for flush in self.flushes.take() {
+            flush.reply.send(self.check_readable().map(|()| 0));
+        }
+    }
+
+    /// Sets the gauges.
+    pub(super) fn publish(&self) {
+        let Ok(engine) = self.engine.try_borrow() else {
+            return;
+        };
+        if let Some(engine) = &*engine {
+            self.counters.documents.set(engine.live_count() as u64);
+            self.counters.hot_documents.set(engine.hot_count() as u64);
+            self.counters.linked_nodes.set(u64::from(engine.graph().linked_count()));
+            self.counters.slots.set(u64::from(engine.store().slot_count()));
+            self.counters.link_distances.set(engine.link_work().distances);
+        }
+    }
+}
+
+impl Core {
+    async fn run(
+        index: usize,
+        settings: Settings,
+        keeper: Option<Arc<Mailbox<Request>>>,
+        observed: Arc<Observed>,
+        mailbox: Arc<Mailbox<Request>>,
+        heart: Arc<Heart>,
+    ) {
+        let name = format!("kyro-core-{index}");
+        let named = rustix::thread::set_name(&std::ffi::CString::new(name).unwrap_or_default());
+        debug_assert!(named.is_ok(), "a thread may name itself");
+        let matters = Latency::Matters(Duration::from_millis(1));
+        let executor = glommio::executor();
+        let hot = Rc::new(HotShares { soft_max: settings.hot_soft_max, hot: Cell::new(0) });
+        let queues = Queues {
+            serve: executor.create_task_queue(Shares::Static(1000), matters, "serve"),
+            commit: executor.create_task_queue(Shares::Static(1000), matters, "commit"),
+            upkeep: executor.create_task_queue(
+                Shares::Dynamic(hot.clone()),
+                Latency::NotImportant,
+                "upkeep",
+            ),
+        };
+        let sync_metadata = settings.sync == SyncPolicy::Full;
+        let disk = match DirectDisk::open(&settings.directory, sync_metadata).await {
+            Ok(disk) => Rc::new(disk),
+            Err(error) => {
+                tracing::error!(core = index, "the data directory can't be used: {error}");
+                return;
+            }
+        };
+        let core = Rc::new(Self {
+            settings,
+            disk: disk.clone(),
+            queues,
+            observed,
+            shards: RefCell::default(),
+            upkeep: Event::default(),
+            keeper,
+            own_keeper: Rc::default(),
+            commits: RefCell::default(),
+        });
+        let inbox = mailbox.clone();
+        spawn(queues.serve, async move { heart.beat(|| inbox.nudge()).await });
+        if core.keeper.is_none() {
+            spawn(queues.upkeep, core.own_keeper.clone().run(disk));
+        }
+        spawn(queues.upkeep, super::upkeep::run(core.clone(), hot));
+        // Its end is the end of the core. It runs in its own queue, so it is awaited here.
+        let serving =
+            glommio::spawn_local_into(super::serve::run(core.clone(), mailbox), queues.serve);
+        serving.expect("the queue was just made").await;
+        core.close().await;
+    }
+
+    /// Takes a shard into service.
+    pub(super) fn adopt(self: &Rc<Self>, shard: Rc<Shard>, writer: Writer<DirectDisk>) {
+        self.shards.borrow_mut().insert(shard.id, shard.clone());
+        let commit = super::commit::run(self.clone(), shard.clone(), writer);
+        let guarded = async move {
+            // A panic that reached the executor would end the core and all its shards.
+            if AssertUnwindSafe(commit).catch_unwind().await.is_err() {
+                shard.fence("a commit panicked");
+            }
+        };
+        let task = glommio::spawn_local_into(guarded, self.queues.commit);
+        self.commits.borrow_mut().push(task.expect("the queue exists").detach());
+        self.upkeep.raise();
+    }
+
+    /// The shard, which is one of this core's.
+    pub(super) fn shard(&self, id: ShardId) -> Option<Rc<Shard>> {
+        self.shards.borrow().get(&id).cloned()
+    }
+
+    /// Asks for a change of MANIFEST, and waits until it is durable.
+    pub(super) async fn keep(&self, change: Change) -> Result<(), String> {
+        let (answers, reply) = reply::single();
+        match &self.keeper {
+            None => self.own_keeper.ask(change, reply),
+            Some(mailbox) => {
+                if mailbox.push(Request::Keep(change, reply)).is_err() {
+                    return Err("the first core takes no more requests".into());
+                }
+            }
+        }
+        answers.one().await.unwrap_or_else(|| Err("the first core is gone".into()))
+    }
+
+    /// For requests to the first core.
+    pub(super) fn keep_for(&self, change: Change, reply: Reply<Result<(), String>>) {
+        assert!(self.keeper.is_none(), "only the first core keeps MANIFEST");
+        self.own_keeper.ask(change, reply);
+    }
+
+    /// Waits until everything staged is durable and the logs are sealed.
+    async fn close(&self) {
+        for shard in self.shards.borrow().values() {
+            shard.is_closing.set(true);
+            shard.staged_event.raise();
+        }
+        for commit in self.commits.take() {
+            commit.await;
+        }
+    }
+}
+
+/// Spawns a task whose end nobody waits for.
+pub(super) fn spawn(queue: TaskQueueHandle, task: impl Future<Output = ()> + 'static) {
+    glommio::spawn_local_into(task, queue).expect("the queue exists").detach();
+}
+
+/// Linking gets a small share of the processor while the hot tier is small, and an equal one
+/// when it reaches its soft limit: a search scans what is not linked, so leaving it there costs
+/// more than linking it.
+pub(super) struct HotShares {
+    soft_max: usize,
+    /// Documents in the hot tiers of this core.
+    pub(super) hot: Cell<usize>,
+}
+
+impl SharesManager for HotShares {
+    fn shares(&self) -> usize {
+        let fill = self.hot.get().min(self.soft_max) * (1000 - UPKEEP_SHARES_MIN);
+        UPKEEP_SHARES_MIN + fill / self.soft_max.max(1)
+    }
+
+    fn adjustment_period(&self) -> Duration {
+        Duration::from_millis(50)
+    }
+}

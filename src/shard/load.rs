@@ -1,0 +1,105 @@
+//! Bulk loads: documents are staged only as fast as they can be linked, in the order of their
+//! stream, so that a load of millions never makes the hot tier, which every search scans, large.
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+
+use super::commit::{Ack, STAGED_MAX};
+use super::core::Shard;
+use super::reply::Reply;
+use crate::engine::{Outcome, Write};
+use crate::error::{Error, Result};
+
+/// Loads that may wait in one shard. Each holds a batch of documents.
+const LOADS_MAX: usize = 64;
+
+/// Collects the results of one batch.
+pub(super) struct LoadTicket {
+    results: RefCell<Vec<Result<Outcome>>>,
+    remaining: Cell<usize>,
+    reply: RefCell<Option<Reply<Vec<Result<Outcome>>>>>,
+}
+
+impl LoadTicket {
+    /// The write with this index is durable, or was refused.
+    pub(super) fn settle(&self, index: usize, result: Result<Outcome>) {
+        self.results.borrow_mut()[index] = result;
+        self.remaining.set(self.remaining.get() - 1);
+        if self.remaining.get() == 0
+            && let Some(reply) = self.reply.take()
+        {
+            reply.send(self.results.take());
+        }
+    }
+
+    fn is_cancelled(&self) -> bool {
+        self.reply.borrow().as_ref().is_none_or(Reply::is_cancelled)
+    }
+}
+
+/// A batch of which some writes are not staged yet.
+pub(super) struct PendingLoad {
+    puts: std::iter::Enumerate<std::vec::IntoIter<Write>>,
+    ticket: Rc<LoadTicket>,
+}
+
+impl PendingLoad {
+    /// Refuses what is not staged yet.
+    pub(super) fn fail(self, error: &Error) {
+        for (index, _) in self.puts {
+            self.ticket.settle(index, Err(error.clone()));
+        }
+    }
+}
+
+impl Shard {
+    /// Takes a batch of puts; they are staged as room allows.
+    pub(super) fn load(
+        &self,
+        puts: Vec<Write>,
+        reply: Reply<Vec<Result<Outcome>>>,
+        hot_max: usize,
+    ) {
+        let count = puts.len();
+        if count == 0 {
+            return reply.send(Vec::new());
+        }
+        let unknown = Err(Error::unavailable("the shard went away"));
+        let ticket = Rc::new(LoadTicket {
+            results: RefCell::new(vec![unknown; count]),
+            remaining: Cell::new(count),
+            reply: RefCell::new(Some(reply)),
+        });
+        let load = PendingLoad { puts: puts.into_iter().enumerate(), ticket };
+        if self.loads.borrow().len() >= LOADS_MAX {
+            return load.fail(&Error::busy(format!("{LOADS_MAX} bulk loads are waiting")));
+        }
+        self.loads.borrow_mut().push_back(load);
+        self.pump_loads(hot_max);
+    }
+
+    /// Stages what fits of the loads that wait.
+    pub(super) fn pump_loads(&self, hot_max: usize) {
+        loop {
+            let unlinked =
+                self.engine.borrow().as_ref().map_or(0, |engine| engine.unlinked_count());
+            let is_log_busy = self.staged.borrow().len() >= STAGED_MAX / 2;
+            if unlinked >= hot_max || is_log_busy || self.is_staging_batch.get() {
+                return;
+            }
+            let mut loads = self.loads.borrow_mut();
+            let Some(load) = loads.front_mut() else {
+                return;
+            };
+            // Nobody hears about the rest of a load whose client is gone.
+            let next = if load.ticket.is_cancelled() { None } else { load.puts.next() };
+            let Some((index, write)) = next else {
+                loads.pop_front();
+                continue;
+            };
+            let ack = Ack::Load(load.ticket.clone(), index);
+            drop(loads);
+            self.stage(write, ack);
+        }
+    }
+}

@@ -1,0 +1,15 @@
+//! Cores.
+mod commit;
+pub mod core;
+pub mod cpus;
+mod event;
+pub mod keeper;
+mod load;
+pub mod mailbox;
+pub mod open;
+pub mod preflight;
+pub mod pulse;
+pub mod reply;
+pub mod request;
+mod serve;
+mod upkeep;

@@ -1,0 +1,153 @@
+//! Taking a shard into service: read its log, rebuild its state, begin a new segment.
+
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
+
+use super::core::{Core, Shard};
+use crate::engine::filter::Filter;
+use crate::engine::{self, Engine, Query};
+use crate::manifest::Segment;
+use crate::observe::counters::ShardCounters;
+use crate::types::ShardId;
+use crate::wal::record::Record;
+use crate::wal::recover::recover;
+use crate::wal::{Prepared, Writer, segment_name};
+
+/// Documents that the scan is measured on.
+const MEASURED_DOCUMENTS: u64 = 4_096;
+
+/// What a core needs to open a shard.
+pub struct Open {
+    /// Which shard.
+    pub shard: ShardId,
+    /// The segments that MANIFEST names.
+    pub segments: Vec<Segment>,
+    /// What shapes it; a dimension of 0 is taken from the log, if that knows one.
+    pub params: engine::Params,
+    /// The generation of its writer.
+    pub epoch: u64,
+    /// Where it is to be seen.
+    pub counters: Arc<ShardCounters>,
+}
+
+/// What opening came to.
+pub struct Opened {
+    /// Which shard.
+    pub shard: ShardId,
+    /// Its segments: those with records, and the one to be written.
+    pub segments: Vec<Segment>,
+    /// Files to be removed once MANIFEST does not name them.
+    pub unused: Vec<String>,
+    /// Writes that were cut off by the end of the last process.
+    pub torn: Vec<String>,
+    /// Records read.
+    pub records: u64,
+    /// Values in a vector; 0 if there has been none.
+    pub dimension: usize,
+}
+
+/// Opens a shard on this core.
+pub(super) async fn open(core: &Rc<Core>, open: Open) -> Result<Opened, String> {
+    let Open { shard: id, segments, params, epoch, counters } = open;
+    let mut replay = Replay { params, engine: None, problem: None, counters: counters.clone() };
+    if params.dimension > 0 {
+        replay.engine = Some(Engine::new(params));
+    }
+    let disk = core.disk.clone();
+    let recovered = recover(&*disk, id, &segments, |lsn, record| replay.apply(lsn, record))
+        .await
+        .map_err(|error| error.to_string())?;
+    if let Some(problem) = replay.problem {
+        return Err(problem);
+    }
+    let mut engine = replay.engine;
+    if let Some(engine) = &mut engine {
+        // A batch whose last part did not become durable never was.
+        engine.abandon_staged();
+        counters.scan_ns.set(measure_scan(engine));
+    }
+    for torn in &recovered.torn {
+        tracing::warn!(shard = id.0, "the last write of the log was cut off: {torn}");
+        counters.torn_writes.add(1);
+    }
+    let number = recovered.next_number;
+    let bytes = core.settings.segment_bytes;
+    let prepared =
+        Prepared::create(&*disk, id, number, bytes).await.map_err(|error| error.to_string())?;
+    let writer = Writer::begin(disk, id, epoch, prepared, recovered.position, unix_ms())
+        .await
+        .map_err(|error| error.to_string())?;
+    let mut segments = recovered.segments;
+    let file = segment_name(id, number);
+    segments.push(Segment { shard: id.0, number, file, sealed: None });
+    let dimension = engine.as_ref().map_or(0, |engine| engine.params().dimension);
+    let shard = Rc::new(Shard::new(id, params, engine, counters));
+    core.adopt(shard, writer);
+    Ok(Opened {
+        shard: id,
+        segments,
+        unused: recovered.unused,
+        torn: recovered.torn,
+        records: recovered.records,
+        dimension,
+    })
+}
+
+/// The state being rebuilt from the log.
+struct Replay {
+    params: engine::Params,
+    engine: Option<Engine>,
+    problem: Option<String>,
+    counters: Arc<ShardCounters>,
+}
+
+impl Replay {
+    fn apply(&mut self, lsn: crate::types::Lsn, record: Record) {
+        if let Record::Put { vector, .. } = &record {
+            let params = self.params;
+            let fresh = || Engine::new(engine::Params { dimension: vector.len(), ..params });
+            let engine = self.engine.get_or_insert_with(fresh);
+            let dimension = engine.params().dimension;
+            if vector.len() != dimension && self.problem.is_none() {
+                self.problem = Some(format!(
+                    "the record with LSN {} has a vector of {} values in a collection of {dimension}",
+                    lsn.0,
+                    vector.len()
+                ));
+            }
+        }
+        if self.problem.is_some() {
+            return;
+        }
+        let Some(engine) = &mut self.engine else {
+            self.problem = Some(format!("the log begins with LSN {} before any document", lsn.0));
+            return;
+        };
+        let mut done = engine.apply(lsn, record);
+        while !done {
+            done = engine.apply_more();
+        }
+        self.counters.replayed_records.add(1);
+    }
+}
+
+/// Nanoseconds that looking at one document takes; 0 if there are none.
+fn measure_scan(engine: &mut Engine) -> u64 {
+    let mut vector = vec![0.0; engine.params().dimension];
+    vector[0] = 1.0;
+    let filter = Some(Filter::All);
+    let query = Query { vector, k: 10, ef: 10, min_score: 0.0, filter, include_embeddings: false };
+    let begun = Instant::now();
+    let mut search = engine.begin_search(Arc::new(query));
+    while search.considered() < MEASURED_DOCUMENTS && !search.step(engine) {}
+    let considered = search.considered().max(1);
+    engine.abandon_search(search);
+    begun.elapsed().as_nanos() as u64 / considered
+}
+
+/// Now, in Unix milliseconds.
+pub(super) fn unix_ms() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    since.as_millis() as u64
+}

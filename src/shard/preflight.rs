@@ -1,0 +1,177 @@
+//! Looks, before the first core starts, whether the system offers what cores need, and says
+//! what is missing and how to get it. glommio itself would panic or exit.
+
+use std::fs::OpenOptions;
+use std::io;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+
+use rustix::process::{Resource, getrlimit};
+
+use crate::disk::BLOCK;
+
+/// What glommio insists on.
+const MEMLOCK_BYTES_MIN: u64 = 512 << 10;
+
+/// I/O memory registered for each core where the limit allows; log writes use it.
+const IO_MEMORY_BYTES_MAX: u64 = 4 << 20;
+
+/// Locked memory left alone for the rings themselves and for others.
+const MEMLOCK_SPARE_BYTES: u64 = 1 << 20;
+
+const SYSCTL: &str = "/proc/sys/kernel/io_uring_disabled";
+
+/// Checks io_uring and the memlock limit. Returns the I/O memory that each of `cores` may
+/// register, in bytes.
+///
+/// # Errors
+/// What is missing, and how to get it.
+pub fn check_system(cores: usize) -> Result<usize, String> {
+    check_io_uring()?;
+    let limit = getrlimit(Resource::Memlock).current.unwrap_or(u64::MAX);
+    io_memory(limit, cores)
+}
+
+fn check_io_uring() -> Result<(), String> {
+    let Err(error) = io_uring::IoUring::new(8) else {
+        return Ok(());
+    };
+    let sysctl = std::fs::read_to_string(SYSCTL).ok();
+    Err(explain(&error, sysctl.as_deref().map(str::trim)))
+}
+
+/// Why io_uring can't be used: the sysctl, the seccomp filter, the kernel or a limit.
+fn explain(error: &io::Error, sysctl: Option<&str>) -> String {
+    let why = match (error.raw_os_error(), sysctl) {
+        (_, Some("2")) => {
+            "it is switched off: kernel.io_uring_disabled = 2. \
+             Run `sysctl -w kernel.io_uring_disabled=0`"
+        }
+        (Some(libc_errno::EPERM), Some("1")) => {
+            "it is kept for a group: kernel.io_uring_disabled = 1. Add this user to the group of \
+             kernel.io_uring_group, or run `sysctl -w kernel.io_uring_disabled=0`"
+        }
+        (Some(libc_errno::EPERM | libc_errno::EACCES), _) => {
+            "a seccomp filter or security module forbids it, as container runtimes do by default. \
+             Allow io_uring_setup, io_uring_enter and io_uring_register: for Docker and Podman \
+             with `--security-opt seccomp=PROFILE.json`, for systemd with \
+             `SystemCallFilter=@io-uring`"
+        }
+        (Some(libc_errno::ENOSYS), _) => {
+            "this kernel has none, or a seccomp filter hides it. KyroDB needs Linux 5.8 or later \
+             with CONFIG_IO_URING; 6.1 or later is advised"
+        }
+        (Some(libc_errno::ENOMEM), _) => {
+            "memory can't be locked for it. Raise the memlock limit: `ulimit -l unlimited`, or \
+             `LimitMEMLOCK=infinity` in a systemd unit"
+        }
+        _ => "the kernel refuses it",
+    };
+    format!("io_uring can't be used ({error}): {why}.")
+}
+
+/// Numbers of the errors told apart, as on every Linux architecture.
+mod libc_errno {
+    pub(super) const EPERM: i32 = 1;
+    pub(super) const ENOMEM: i32 = 12;
+    pub(super) const EACCES: i32 = 13;
+    pub(super) const EINVAL: i32 = 22;
+    pub(super) const ENOSYS: i32 = 38;
+}
+
+fn io_memory(memlock_bytes: u64, cores: usize) -> Result<usize, String> {
+    if memlock_bytes < MEMLOCK_BYTES_MIN {
+        return Err(format!(
+            "the memlock limit is {} KiB; at least {} KiB are needed, and {} MiB are advised for \
+             {cores} cores. Raise it: `ulimit -l unlimited` in the shell, `LimitMEMLOCK=infinity` \
+             in a systemd unit, or a `memlock` line in /etc/security/limits.conf.",
+            memlock_bytes >> 10,
+            MEMLOCK_BYTES_MIN >> 10,
+            (MEMLOCK_SPARE_BYTES + cores as u64 * IO_MEMORY_BYTES_MAX) >> 20,
+        ));
+    }
+    let share = memlock_bytes.saturating_sub(MEMLOCK_SPARE_BYTES) / cores.max(1) as u64;
+    let bytes = share.min(IO_MEMORY_BYTES_MAX) / BLOCK as u64 * BLOCK as u64;
+    // Even without any, buffers come from ordinary memory.
+    Ok(bytes.max(BLOCK as u64) as usize)
+}
+
+/// Makes the directory if it is missing, and checks that files in it can be written with
+/// O_DIRECT.
+///
+/// # Errors
+/// What is wrong with it, and what to do.
+pub fn check_directory(directory: &Path) -> Result<(), String> {
+    let shown = directory.display();
+    std::fs::create_dir_all(directory)
+        .map_err(|error| format!("the data directory {shown} can't be made: {error}"))?;
+    let statfs = rustix::fs::statfs(directory)
+        .map_err(|error| format!("the data directory {shown} can't be examined: {error}"))?;
+    const TMPFS_MAGIC: u64 = 0x0102_1994;
+    if statfs.f_type as u64 == TMPFS_MAGIC {
+        return Err(format!(
+            "the data directory {shown} is on a tmpfs, where nothing is durable and O_DIRECT does \
+             nothing. Use a directory on ext4 or XFS: --data-dir PATH"
+        ));
+    }
+    let probe = directory.join("preflight.tmp");
+    let flags = rustix::fs::OFlags::DIRECT.bits().cast_signed();
+    let written = std::fs::write(&probe, [0; BLOCK]);
+    written.map_err(|error| format!("the data directory {shown} can't be written: {error}"))?;
+    let opened = OpenOptions::new().read(true).write(true).custom_flags(flags).open(&probe);
+    let removed = std::fs::remove_file(&probe);
+    match opened {
+        Err(error) if error.raw_os_error() == Some(libc_errno::EINVAL) => Err(format!(
+            "the data directory {shown} is on a file system without O_DIRECT. Use a directory on \
+             ext4 or XFS: --data-dir PATH"
+        )),
+        Err(error) => Err(format!(
+            "a file in the data directory {shown} can't be opened with O_DIRECT: {error}"
+        )),
+        Ok(_) => removed.map_err(|error| format!("a file in {shown} can't be removed: {error}")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn says_which_it_is() {
+        let explain = |errno, sysctl| explain(&io::Error::from_raw_os_error(errno), sysctl);
+        assert!(explain(1, Some("2")).contains("sysctl -w kernel.io_uring_disabled=0"));
+        assert!(explain(1, Some("1")).contains("io_uring_group"));
+        assert!(explain(1, Some("0")).contains("seccomp"));
+        assert!(explain(1, None).contains("seccomp"));
+        assert!(explain(38, None).contains("Linux 5.8"));
+        assert!(explain(12, Some("0")).contains("memlock"));
+    }
+
+    #[test]
+    fn memlock_is_shared_out_or_its_lack_is_named() {
+        let message = io_memory(64 << 10, 3).unwrap_err();
+        assert!(message.contains("64 KiB") && message.contains("512 KiB"), "{message}");
+        assert!(message.contains("13 MiB") && message.contains("LimitMEMLOCK"), "{message}");
+        assert_eq!(io_memory(8 << 20, 2), Ok((7 << 20) / 2));
+        assert_eq!(io_memory(u64::MAX, 2), Ok(4 << 20));
+        assert_eq!(io_memory(600 << 10, 2), Ok(4096));
+    }
+
+    #[test]
+    fn a_tmpfs_is_refused() {
+        let Ok(directory) = tempfile::tempdir_in("/dev/shm") else {
+            return eprintln!("skipped: there is no /dev/shm to write to");
+        };
+        let message = check_directory(directory.path()).unwrap_err();
+        assert!(message.contains("tmpfs") && message.contains("--data-dir"), "{message}");
+    }
+
+    #[test]
+    fn this_system_will_do() {
+        assert!(check_system(2).is_ok());
+        let binary = std::env::current_exe().unwrap();
+        let directory = tempfile::tempdir_in(binary.parent().unwrap()).unwrap();
+        assert_eq!(check_directory(&directory.path().join("a/b")), Ok(()));
+        assert_eq!(std::fs::read_dir(directory.path().join("a/b")).unwrap().count(), 0);
+    }
+}

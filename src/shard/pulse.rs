@@ -1,0 +1,227 @@
+//! The guard against a wake-up that glommio 0.9 loses, and the heartbeat of each core.
+//!
+//! glommio parks an executor when a round of its scheduler ran nothing, also where it ran
+//! nothing because it was preempted before the first task. A core that is woken by another
+//! thread at that moment sleeps with runnable tasks, and if nobody wakes it again, for ever.
+//!
+//! So one plain thread wakes a small task on every core every [`BUSY_PERIOD`] while there are
+//! requests, and every [`IDLE_PERIOD`] when there have been none for a second; the first request
+//! after that rouses it. A stranded request waits two milliseconds, not for ever. The task's
+//! runs are counted: a core whose count stands still is stalled, and that is seen from outside
+//! the core, in logs, metrics and health.
+
+use std::future::poll_fn;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Poll, Waker};
+use std::thread::{JoinHandle, Thread};
+use std::time::{Duration, Instant};
+
+/// Between two wakes while there are requests.
+pub const BUSY_PERIOD: Duration = Duration::from_millis(2);
+
+/// Between two wakes while there are none.
+pub const IDLE_PERIOD: Duration = Duration::from_millis(20);
+
+/// A core that does not run its pulse for so long is counted as stalled, and named in the log.
+pub const STALL: Duration = Duration::from_millis(50);
+
+/// A core that does not run its pulse for so long will not come back: the process ends, and a
+/// supervisor starts it again from what is durable.
+const DEAD: Duration = Duration::from_secs(30);
+
+/// Wakes that a core may leave unanswered before it gets no more. Each holds a reference to
+/// the task, of which glommio counts at most 32,767.
+const UNANSWERED_MAX: u64 = 1_000;
+
+/// Wakes of the idle kind before the thread slows down: a second's worth.
+const IDLE_AFTER_WAKES: u32 = 500;
+
+/// Least time between two lines in the log about one core.
+const LOG_PERIOD: Duration = Duration::from_secs(10);
+
+/// One core's side of the pulse, seen by the core, the pulse thread and health.
+#[derive(Default)]
+pub struct Heart {
+    /// Kept, not taken, by whoever wakes: a lost wake must not be the last one.
+    waker: Mutex<Option<Waker>>,
+    beats: AtomicU64,
+    wakes: AtomicU64,
+    /// `wakes` as the core saw it at its last beat, which answers all of them at once.
+    answered: AtomicU64,
+    stalls: AtomicU64,
+    stalled_ms: AtomicU64,
+    stopped: AtomicBool,
+}
+
+impl Heart {
+    /// Runs on the core for ever: counts, and calls `on_beat`, each time it is woken.
+    pub async fn beat(&self, on_beat: impl Fn()) {
+        poll_fn::<(), _>(|context| {
+            let mut waker = self.waker.lock().unwrap_or_else(PoisonError::into_inner);
+            if waker.as_ref().is_none_or(|waker| !waker.will_wake(context.waker())) {
+                *waker = Some(context.waker().clone());
+            }
+            drop(waker);
+            self.answered.store(self.wakes.load(Ordering::Relaxed), Ordering::Relaxed);
+            self.beats.fetch_add(1, Ordering::Relaxed);
+            on_beat();
+            Poll::Pending
+        })
+        .await;
+    }
+
+    /// The core leaves: it is not expected to beat any more.
+    pub fn stop(&self) {
+        self.stopped.store(true, Ordering::Release);
+        self.waker.lock().unwrap_or_else(PoisonError::into_inner).take();
+    }
+
+    /// How often the pulse has run on the core.
+    #[must_use]
+    pub fn beats(&self) -> u64 {
+        self.beats.load(Ordering::Relaxed)
+    }
+
+    /// How often the core has stood still for longer than [`STALL`].
+    #[must_use]
+    pub fn stalls(&self) -> u64 {
+        self.stalls.load(Ordering::Relaxed)
+    }
+
+    /// For how long the core has been standing still; zero while it does not.
+    #[must_use]
+    pub fn stalled(&self) -> Duration {
+        Duration::from_millis(self.stalled_ms.load(Ordering::Relaxed))
+    }
+
+    fn wake(&self) {
+        let wakes = self.wakes.load(Ordering::Relaxed);
+        if wakes.saturating_sub(self.answered.load(Ordering::Relaxed)) > UNANSWERED_MAX {
+            return;
+        }
+        if let Some(waker) = &*self.waker.lock().unwrap_or_else(PoisonError::into_inner) {
+            self.wakes.store(wakes + 1, Ordering::Relaxed);
+            waker.wake_by_ref();
+        }
+    }
+}
+
+/// Tells the pulse that there are requests.
+#[derive(Default)]
+pub struct Activity {
+    seen: AtomicBool,
+    is_idle: AtomicBool,
+    thread: Mutex<Option<Thread>>,
+}
+
+impl Activity {
+    /// There is a request.
+    #[inline]
+    pub fn note(&self) {
+        // Loads first: the common case writes to no shared cache line.
+        if !self.seen.load(Ordering::Relaxed) {
+            self.seen.store(true, Ordering::Relaxed);
+        }
+        if self.is_idle.load(Ordering::Relaxed) && self.is_idle.swap(false, Ordering::AcqRel) {
+            let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner);
+            if let Some(thread) = &*thread {
+                thread.unpark();
+            }
+        }
+    }
+}
+
+/// The pulse thread. Stops when dropped.
+pub struct Pulse {
+    stop: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Pulse {
+    /// Starts waking the cores behind these hearts.
+    ///
+    /// # Errors
+    /// If the thread can't be made.
+    pub fn start(hearts: Vec<Arc<Heart>>, activity: Arc<Activity>) -> std::io::Result<Self> {
+        let stop = Arc::new(AtomicBool::new(false));
+        let seen = stop.clone();
+        let thread = std::thread::Builder::new()
+            .name("kyro-pulse".into())
+            .spawn(move || run(&hearts, &activity, &seen))?;
+        Ok(Self { stop, thread: Some(thread) })
+    }
+}
+
+impl Drop for Pulse {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Release);
+        if let Some(thread) = self.thread.take() {
+            thread.thread().unpark();
+            let joined = thread.join();
+            debug_assert!(joined.is_ok(), "the pulse does not panic");
+        }
+    }
+}
+
+/// What the pulse thread knows of a core.
+struct Watch {
+    beats: u64,
+    since: Instant,
+    logged: Option<Instant>,
+}
+
+fn run(hearts: &[Arc<Heart>], activity: &Activity, stop: &AtomicBool) {
+    *activity.thread.lock().unwrap_or_else(PoisonError::into_inner) = Some(std::thread::current());
+    let mut ticked = Instant::now();
+    let mut watches: Vec<Watch> =
+        hearts.iter().map(|_| Watch { beats: 0, since: ticked, logged: None }).collect();
+    let mut quiet_wakes = 0;
+    while !stop.load(Ordering::Acquire) {
+        quiet_wakes =
+            if activity.seen.swap(false, Ordering::Relaxed) { 0 } else { quiet_wakes + 1 };
+        let is_idle = quiet_wakes > IDLE_AFTER_WAKES;
+        activity.is_idle.store(is_idle, Ordering::Release);
+        std::thread::park_timeout(if is_idle { IDLE_PERIOD } else { BUSY_PERIOD });
+        let now = Instant::now();
+        // If this thread itself did not run, the whole process was held up, and says nothing
+        // about its cores.
+        let was_held_up = now.duration_since(ticked) > STALL;
+        ticked = now;
+        for (core, (heart, watch)) in hearts.iter().zip(&mut watches).enumerate() {
+            if was_held_up {
+                watch.since = now;
+            }
+            heart.wake();
+            watch.look(core, heart, now);
+        }
+    }
+}
+
+impl Watch {
+    fn look(&mut self, core: usize, heart: &Heart, now: Instant) {
+        let beats = heart.beats();
+        let has_begun = heart.wakes.load(Ordering::Relaxed) > 0;
+        if beats != self.beats || !has_begun || heart.stopped.load(Ordering::Acquire) {
+            self.beats = beats;
+            self.since = now;
+            heart.stalled_ms.store(0, Ordering::Relaxed);
+            return;
+        }
+        let stalled = now.duration_since(self.since);
+        if stalled < STALL {
+            return;
+        }
+        if heart.stalled_ms.swap(stalled.as_millis() as u64, Ordering::Relaxed) == 0 {
+            heart.stalls.fetch_add(1, Ordering::Relaxed);
+        }
+        if self.logged.is_none_or(|logged| now.duration_since(logged) > LOG_PERIOD) {
+            self.logged = Some(now);
+            tracing::warn!(core, stalled_ms = stalled.as_millis() as u64, "a core stands still");
+        }
+        if stalled > DEAD {
+            tracing::error!(core, "a core has stood still for {DEAD:?}: aborting");
+            std::process::abort();
+        }
+    }
+}

@@ -1,0 +1,114 @@
+//! What the gateway asks of a core.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::keeper::Change;
+use super::open::{Open, Opened};
+use super::reply::Reply;
+use crate::engine::filter::Filter;
+use crate::engine::{Document, Outcome, Query, SearchOutcome, Write};
+use crate::error::{Error, Result};
+use crate::types::{DocId, ShardId};
+
+/// A message to a core. The shard named in it is one of the core's own.
+pub enum Request {
+    /// Find what is near.
+    Search(SearchRequest),
+    /// Change one thing.
+    Write {
+        /// The owner of the document.
+        shard: ShardId,
+        /// What to change.
+        write: Write,
+        /// Told once the change is durable.
+        reply: Reply<Result<Outcome>>,
+    },
+    /// Store many documents, at the pace at which they can be linked.
+    Load {
+        /// The owner of all of them.
+        shard: ShardId,
+        /// [`Write::Put`]s.
+        puts: Vec<Write>,
+        /// Told once all are durable, in the order of `puts`.
+        reply: Reply<Vec<Result<Outcome>>>,
+    },
+    /// Delete many documents, all or none.
+    DeleteMany {
+        /// The shard.
+        shard: ShardId,
+        /// Only of these documents, of which it owns all; of every one if `None`.
+        ids: Option<Vec<DocId>>,
+        /// Only those that pass.
+        filter: Filter,
+        /// When to give up looking for them.
+        deadline: Instant,
+        /// Told once all are durably gone.
+        reply: Reply<Result<Outcome>>,
+    },
+    /// Read documents by id.
+    Get {
+        /// The owner of all of them.
+        shard: ShardId,
+        /// Which documents, each with its place in the client's list.
+        ids: Vec<(usize, DocId)>,
+        /// Only in this namespace; any if empty.
+        namespace: Arc<str>,
+        /// Return the vectors too.
+        include_embeddings: bool,
+        /// Told what was found.
+        reply: Reply<Result<Vec<(usize, Document)>>>,
+    },
+    /// Link everything that is in the hot tier now.
+    Flush {
+        /// The shard.
+        shard: ShardId,
+        /// Do not wait for it.
+        only_count: bool,
+        /// Told how many documents there were, once they are linked.
+        reply: Reply<Result<u64>>,
+    },
+    /// Read a shard's log and take it into service.
+    Open(Box<Open>, Reply<std::result::Result<Opened, String>>),
+    /// Take vectors of this many values from now on. Before the first document only.
+    SetDimension {
+        /// The shard.
+        shard: ShardId,
+        /// Values in a vector.
+        dimension: usize,
+        /// Told when it is so.
+        reply: Reply<()>,
+    },
+    /// Read MANIFEST; the first core only.
+    LoadManifest(Reply<std::result::Result<Option<crate::manifest::Manifest>, String>>),
+    /// Change MANIFEST; the first core only.
+    Keep(Change, Reply<std::result::Result<(), String>>),
+    /// Remove files that MANIFEST does not name.
+    Remove(Vec<String>, Reply<()>),
+    /// Finish what was begun, seal the logs, and end.
+    Stop,
+}
+
+/// A search of one shard.
+pub struct SearchRequest {
+    /// The shard.
+    pub shard: ShardId,
+    /// What is looked for.
+    pub query: Arc<Query>,
+    /// When to stop and answer what there is.
+    pub deadline: Instant,
+    /// How long the hot tier may be scanned.
+    pub hot_budget: Duration,
+    /// When the gateway sent this.
+    pub sent: Instant,
+    /// Told what was found.
+    pub reply: Reply<SearchAnswer>,
+}
+
+/// The answer of one shard.
+pub struct SearchAnswer {
+    /// Which shard.
+    pub shard: ShardId,
+    /// What it found.
+    pub outcome: Result<SearchOutcome, Error>,
+}

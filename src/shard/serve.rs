@@ -1,0 +1,415 @@
+//! Answers requests: reads at once, searches in slices, writes by handing them to the commit.
+//!
+//! A search runs where it is received if it is done within [`SLICE`], which nearly all are;
+//! otherwise it goes on as a task of its own, and others get their turn between its slices. At
+//! its deadline, or when nobody waits for it any more, it stops.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use futures_util::FutureExt;
+
+use super::commit::{Ack, STAGED_MAX};
+use super::core::{Core, Flush, Shard, spawn};
+use super::mailbox::Mailbox;
+use super::open::open;
+use super::reply::Reply;
+use super::request::{Request, SearchAnswer, SearchRequest};
+use crate::engine::filter::Filter;
+use crate::engine::read::{Phase, Search, SearchOutcome};
+use crate::engine::{Engine, Outcome};
+use crate::error::{Error, Result};
+use crate::types::{DocId, ShardId};
+use crate::wal::record::{BATCH_IDS_MAX, delete_batch};
+
+/// How long a search may keep its core before others get their turn.
+const SLICE: Duration = Duration::from_micros(250);
+
+/// Documents read by id without a pause.
+const GET_SLICE: usize = 256;
+
+/// Receives until it is told to stop.
+pub(super) async fn run(core: Rc<Core>, mailbox: Arc<Mailbox<Request>>) {
+    let mut batch = Vec::new();
+    loop {
+        mailbox.receive(&mut batch).await;
+        for request in batch.drain(..) {
+            if matches!(request, Request::Stop) {
+                return;
+            }
+            core.handle(request);
+            glommio::executor().yield_if_needed().await;
+        }
+    }
+}
+
+impl Core {
+    fn handle(self: &Rc<Self>, request: Request) {
+        match request {
+            Request::Search(request) => self.search(request),
+            Request::Get { shard, ids, namespace, include_embeddings, reply } => {
+                let get = Get { ids, namespace, include_embeddings };
+                self.get(shard, get, reply);
+            }
+            Request::Write { shard: id, .. }
+            | Request::Load { shard: id, .. }
+            | Request::DeleteMany { shard: id, .. } => {
+                // A request for a shard that is not here is dropped, which answers it.
+                if let Some(shard) = self.shard(id) {
+                    self.write(&shard, request);
+                }
+            }
+            Request::Flush { shard, only_count, reply } => self.flush(shard, only_count, reply),
+            Request::Open(request, reply) => {
+                let core = self.clone();
+                spawn(self.queues.commit, async move {
+                    let opened = AssertUnwindSafe(open(&core, *request)).catch_unwind().await;
+                    reply.send(opened.unwrap_or_else(|_| Err("opening a shard panicked".into())));
+                });
+            }
+            Request::SetDimension { shard, dimension, reply } => {
+                if let Some(shard) = self.shard(shard) {
+                    shard.set_dimension(dimension);
+                }
+                reply.send(());
+            }
+            Request::LoadManifest(reply) => {
+                let disk = self.disk.clone();
+                spawn(self.queues.commit, async move {
+                    reply.send(crate::manifest::Manifest::load(&*disk).await);
+                });
+            }
+            Request::Keep(change, reply) => self.keep_for(change, reply),
+            Request::Remove(names, reply) => {
+                let disk = self.disk.clone();
+                spawn(self.queues.upkeep, async move {
+                    for name in names {
+                        if let Err(error) = crate::disk::Disk::remove(&*disk, &name).await {
+                            tracing::warn!("an unused file could not be removed: {error}");
+                        }
+                    }
+                    reply.send(());
+                });
+            }
+            Request::Stop => unreachable!("handled by the loop"),
+        }
+    }
+
+    fn search(self: &Rc<Self>, request: SearchRequest) {
+        if request.reply.is_cancelled() {
+            return;
+        }
+        let waited = request.sent.elapsed();
+        self.observed.stages.queue.record(waited);
+        let id = request.shard;
+        let Some(shard) = self.shard(id) else {
+            return;
+        };
+        let begun = shard.check_readable().and_then(|()| match Instant::now() {
+            now if now >= request.deadline => Err(Error::Expired("in the queue of a core")),
+            now => Ok(now),
+        });
+        let begun = match begun {
+            Ok(begun) => begun,
+            Err(error) => {
+                return request.reply.send(SearchAnswer { shard: id, outcome: Err(error) });
+            }
+        };
+        shard.counters.searches.add(1);
+        let search = match &mut *shard.engine.borrow_mut() {
+            Some(engine) => engine.begin_search(request.query.clone()),
+            None => {
+                let outcome = SearchOutcome { complete: true, ..SearchOutcome::default() };
+                return request.reply.send(SearchAnswer { shard: id, outcome: Ok(outcome) });
+            }
+        };
+        let running = Running { shard, request, search, begun, worked: Duration::ZERO };
+        if let Some(running) = running.slice(self) {
+            let core = self.clone();
+            spawn(self.queues.serve, async move {
+                let mut next = Some(running);
+                while let Some(running) = next {
+                    glommio::executor().yield_now().await;
+                    glommio::executor().yield_if_needed().await;
+                    next = running.slice(&core);
+                }
+            });
+        }
+    }
+
+    fn get(self: &Rc<Self>, id: ShardId, get: Get, reply: Reply<Result<GetAnswer>>) {
+        let Some(shard) = self.shard(id) else {
+            return;
+        };
+        if get.ids.len() <= GET_SLICE {
+            return reply.send(shard.check_readable().and_then(|()| get.slice(&shard, 0)));
+        }
+        spawn(self.queues.serve, async move {
+            let mut found = Vec::new();
+            for start in (0..get.ids.len()).step_by(GET_SLICE) {
+                match shard.check_readable().and_then(|()| get.slice(&shard, start)) {
+                    Ok(slice) => found.extend(slice),
+                    Err(error) => return reply.send(Err(error)),
+                }
+                glommio::executor().yield_now().await;
+                glommio::executor().yield_if_needed().await;
+            }
+            reply.send(Ok(found));
+        });
+    }
+
+    fn write(self: &Rc<Self>, shard: &Rc<Shard>, request: Request) {
+        if shard.is_staging_batch.get() {
+            return shard.defer(request);
+        }
+        match request {
+            // A write that nobody waits for any more need not be done.
+            Request::Write { write, reply, .. } if !reply.is_cancelled() => {
+                let staged = catch_unwind(AssertUnwindSafe(|| shard.stage(write, Ack::One(reply))));
+                if staged.is_err() {
+                    shard.fence("staging a write panicked");
+                }
+            }
+            Request::Load { puts, reply, .. } => {
+                let max = self.settings.bulk_hot_max;
+                let load = AssertUnwindSafe(|| shard.load(puts, reply, max));
+                if catch_unwind(load).is_err() {
+                    shard.fence("staging a bulk load panicked");
+                }
+            }
+            Request::DeleteMany { ids, filter, deadline, reply, .. } => {
+                let (core, shard) = (self.clone(), shard.clone());
+                spawn(self.queues.serve, async move {
+                    let delete = delete_many(&core, &shard, ids, filter, deadline, reply);
+                    if AssertUnwindSafe(delete).catch_unwind().await.is_err() {
+                        shard.fence("a batch delete panicked");
+                    }
+                });
+            }
+            _ => {}
+        }
+    }
+
+    fn flush(&self, id: ShardId, only_count: bool, reply: Reply<Result<u64>>) {
+        let Some(shard) = self.shard(id) else {
+            return;
+        };
+        let state = shard.check_readable().map(|()| {
+            let engine = shard.engine.borrow();
+            engine.as_ref().map_or((0, 0), |e| (e.hot_end(), e.hot_count() as u64))
+        });
+        match state {
+            Ok((end, count)) if count > 0 && !only_count => {
+                shard.flushes.borrow_mut().push(Flush { end, count, reply });
+                self.upkeep.raise();
+            }
+            state => reply.send(state.map(|(_, count)| if only_count { 0 } else { count })),
+        }
+    }
+}
+
+impl Shard {
+    fn defer(&self, request: Request) {
+        let mut deferred = self.deferred.borrow_mut();
+        if deferred.len() < STAGED_MAX {
+            return deferred.push_back(request);
+        }
+        let error = Error::busy(format!("{STAGED_MAX} writes wait for a batch delete"));
+        match request {
+            Request::Write { reply, .. } | Request::DeleteMany { reply, .. } => {
+                reply.send(Err(error));
+            }
+            Request::Load { puts, reply, .. } => reply.send(vec![Err(error); puts.len()]),
+            _ => unreachable!("only writes are deferred"),
+        }
+    }
+}
+
+/// A search on its way.
+struct Running {
+    shard: Rc<Shard>,
+    request: SearchRequest,
+    search: Search,
+    begun: Instant,
+    /// Time spent in its slices.
+    worked: Duration,
+}
+
+/// How a slice ended.
+enum Sliced {
+    /// The search is complete.
+    Done,
+    /// It needs more slices.
+    More,
+    /// It has to answer with what it has.
+    Stop,
+}
+
+impl Running {
+    /// Works on the search for at most [`SLICE`]. Answers if it is done or must stop; gives the
+    /// search back if it needs more.
+    fn slice(mut self, core: &Core) -> Option<Self> {
+        if self.request.reply.is_cancelled() || self.shard.check_readable().is_err() {
+            self.abandon();
+            return None;
+        }
+        match catch_unwind(AssertUnwindSafe(|| self.work())) {
+            Ok(Sliced::More) => Some(self),
+            Ok(Sliced::Done | Sliced::Stop) => {
+                self.finish(core);
+                None
+            }
+            Err(_) => {
+                tracing::error!(shard = self.shard.id.0, "a search panicked");
+                self.shard.counters.panics.add(1);
+                let outcome = Err(Error::Internal("internal server panic".into()));
+                let (shard, reply) = (self.request.shard, self.abandon());
+                reply.send(SearchAnswer { shard, outcome });
+                None
+            }
+        }
+    }
+
+    fn work(&mut self) -> Sliced {
+        let engine = self.shard.engine.borrow();
+        let engine = engine.as_ref().expect("a search began in it");
+        let begun = Instant::now();
+        loop {
+            if self.search.step(engine) {
+                self.worked += begun.elapsed();
+                return Sliced::Done;
+            }
+            let now = Instant::now();
+            let is_hot = matches!(self.search.phase(), Phase::Hot(_));
+            if is_hot && now.duration_since(self.begun) >= self.request.hot_budget {
+                self.search.cut_hot_scan();
+            }
+            let worked = now.duration_since(begun);
+            let sliced = match () {
+                () if now >= self.request.deadline => Sliced::Stop,
+                () if worked >= SLICE => Sliced::More,
+                () => continue,
+            };
+            self.worked += worked;
+            return sliced;
+        }
+    }
+
+    fn finish(self, core: &Core) {
+        let Self { shard, request, search, worked, .. } = self;
+        let outcome = match &mut *shard.engine.borrow_mut() {
+            Some(engine) => engine.finish_search(search),
+            None => unreachable!("a search began in it"),
+        };
+        shard.counters.search_distances.add(outcome.work.distances);
+        shard.counters.search_hops.add(outcome.work.hops);
+        core.observed.stages.walk.record(worked);
+        request.reply.send(SearchAnswer { shard: request.shard, outcome: Ok(outcome) });
+    }
+
+    fn abandon(self) -> Reply<SearchAnswer> {
+        if let Some(engine) = &mut *self.shard.engine.borrow_mut() {
+            engine.abandon_search(self.search);
+        }
+        self.request.reply
+    }
+}
+
+type GetAnswer = Vec<(usize, crate::engine::Document)>;
+
+struct Get {
+    ids: Vec<(usize, DocId)>,
+    namespace: Arc<str>,
+    include_embeddings: bool,
+}
+
+impl Get {
+    /// Reads some of the documents, from the one with this index on.
+    fn slice(&self, shard: &Shard, start: usize) -> Result<GetAnswer> {
+        let engine = shard.engine.borrow();
+        let Some(engine) = &*engine else {
+            return Ok(Vec::new());
+        };
+        let read = |&(place, id): &(usize, DocId)| {
+            let document = engine.get(id, &self.namespace, self.include_embeddings)?;
+            Some((place, document))
+        };
+        let ids = self.ids[start..].iter().take(GET_SLICE);
+        catch_unwind(AssertUnwindSafe(|| ids.filter_map(read).collect())).map_err(|_| {
+            shard.counters.panics.add(1);
+            Error::Internal("internal server panic".into())
+        })
+    }
+}
+
+/// Deletes documents by id or by filter: looks for them and stages them in slices, in between
+/// which searches go on and other writes to the shard wait.
+async fn delete_many(
+    core: &Rc<Core>,
+    shard: &Rc<Shard>,
+    ids: Option<Vec<DocId>>,
+    filter: Filter,
+    deadline: Instant,
+    reply: Reply<Result<Outcome>>,
+) {
+    let found = match ids {
+        Some(ids) => Ok((filter, ids)),
+        None => sweep(shard, filter, deadline).await,
+    };
+    let (filter, ids) = match found.and_then(|found| shard.check_writable().map(|()| found)) {
+        Ok(found) => found,
+        Err(error) => return reply.send(Err(error)),
+    };
+    // Another batch may have begun while this one was looking.
+    if shard.is_staging_batch.get() {
+        let request =
+            Request::DeleteMany { shard: shard.id, ids: Some(ids), filter, deadline, reply };
+        return shard.defer(request);
+    }
+    shard.is_staging_batch.set(true);
+    let mut existing = Vec::new();
+    for slice in ids.chunks(BATCH_IDS_MAX) {
+        if let Some(engine) = &mut *shard.engine.borrow_mut() {
+            existing.extend(engine.stage_deletes(slice, &filter));
+        }
+        glommio::executor().yield_now().await;
+        glommio::executor().yield_if_needed().await;
+    }
+    shard.is_staging_batch.set(false);
+    let outcome = Outcome { existed: existing.len() as u64 };
+    match shard.check_writable() {
+        Ok(()) => shard.stage_records(delete_batch(&existing), outcome, Ack::One(reply)),
+        Err(error) => reply.send(Err(error)),
+    }
+    for request in shard.deferred.take() {
+        core.write(shard, request);
+    }
+    shard.pump_loads(core.settings.bulk_hot_max);
+}
+
+/// Finds the documents that pass. A search that is cut short may answer in part; this may not.
+async fn sweep(shard: &Shard, filter: Filter, deadline: Instant) -> Result<(Filter, Vec<DocId>)> {
+    let mut sweep = match &mut *shard.engine.borrow_mut() {
+        Some(engine) => engine.begin_sweep(filter),
+        None => return Ok((filter, Vec::new())),
+    };
+    let step = |sweep: &mut crate::engine::read::Sweep| {
+        shard.engine.borrow().as_ref().is_none_or(|engine: &Engine| sweep.step(engine))
+    };
+    while !step(&mut sweep) {
+        glommio::executor().yield_now().await;
+        glommio::executor().yield_if_needed().await;
+        if Instant::now() >= deadline {
+            if let Some(engine) = &mut *shard.engine.borrow_mut() {
+                engine.finish_sweep(sweep);
+            }
+            return Err(Error::Expired("while the documents to delete were looked for"));
+        }
+    }
+    match &mut *shard.engine.borrow_mut() {
+        Some(engine) => Ok(engine.finish_sweep(sweep)),
+        None => unreachable!("the sweep began in it"),
+    }
+}

@@ -1,0 +1,78 @@
+//! Work that can wait: linking documents into the graph, and dropping what nobody can see.
+//!
+//! One task a core, in the queue with the small share. It looks after every step, of some tens
+//! of microseconds, whether anybody else wants to run.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::rc::Rc;
+
+use super::core::{Core, Flush, HotShares, Shard};
+use crate::engine::LinkProgress;
+
+/// Steps on one shard before the next gets its turn.
+const STEPS: usize = 16;
+
+/// Runs for ever.
+pub(super) async fn run(core: Rc<Core>, hot: Rc<HotShares>) {
+    loop {
+        let shards: Vec<Rc<Shard>> = core.shards.borrow().values().cloned().collect();
+        let mut is_idle = true;
+        for shard in shards {
+            for _ in 0..STEPS {
+                match shard.upkeep_step() {
+                    LinkProgress::Idle => break,
+                    LinkProgress::More => is_idle = false,
+                }
+                glommio::executor().yield_if_needed().await;
+            }
+            shard.after_upkeep(core.settings.bulk_hot_max);
+        }
+        hot.hot.set(core.hot_count());
+        if is_idle {
+            core.upkeep.wait().await;
+        }
+    }
+}
+
+impl Core {
+    fn hot_count(&self) -> usize {
+        let shards = self.shards.borrow();
+        shards.values().map(|shard| shard.counters.hot_documents.get() as usize).sum()
+    }
+}
+
+impl Shard {
+    fn upkeep_step(&self) -> LinkProgress {
+        if self.check_readable().is_err() {
+            return LinkProgress::Idle;
+        }
+        let step = AssertUnwindSafe(|| {
+            let mut engine = self.engine.borrow_mut();
+            let Some(engine) = &mut *engine else {
+                return LinkProgress::Idle;
+            };
+            let linked = engine.graph().linked_count();
+            let progress = engine.link_step();
+            self.counters.links.add(u64::from(engine.graph().linked_count() - linked));
+            progress
+        });
+        catch_unwind(step).unwrap_or_else(|_| {
+            self.fence("linking a document panicked");
+            LinkProgress::Idle
+        })
+    }
+
+    /// Tells those who wait for the hot tier, and lets in who waits for room in it.
+    fn after_upkeep(&self, bulk_hot_max: usize) {
+        self.publish();
+        let linked_to = self.engine.borrow().as_ref().map_or(0, |engine| engine.hot_position());
+        let is_done = |flush: &mut Flush| linked_to >= flush.end;
+        let done: Vec<Flush> = self.flushes.borrow_mut().extract_if(.., is_done).collect();
+        for flush in done {
+            flush.reply.send(Ok(flush.count));
+        }
+        if !self.loads.borrow().is_empty() {
+            self.pump_loads(bulk_hot_max);
+        }
+    }
+}
