@@ -3,14 +3,15 @@
 
 use std::path::PathBuf;
 
+use prost::Message;
+
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("cargo:rerun-if-changed=proto");
     println!("cargo:rerun-if-changed=build.rs");
     let descriptors = protox::compile(["kyrodb/v1/kyrodb.proto"], ["proto"])?;
     let out_dir = PathBuf::from(std::env::var("OUT_DIR")?);
-    tonic_prost_build::configure()
-        .file_descriptor_set_path(out_dir.join("kyrodb.bin"))
-        .compile_fds(descriptors)?;
+    std::fs::write(out_dir.join("kyrodb.bin"), descriptors.encode_to_vec())?;
+    tonic_prost_build::configure().compile_fds(descriptors)?;
     git_commit();
     Ok(())
 }

@@ -1,4 +1,5 @@
 //! KyroDB.
+pub mod config;
 pub mod dataset;
 pub mod disk;
 pub mod engine;
@@ -7,7 +8,10 @@ pub mod graph;
 pub mod kernels;
 pub mod manifest;
 pub mod observe;
+pub mod proto;
+pub mod router;
 pub mod shard;
+pub mod status;
 pub mod store;
 pub mod types;
 pub mod wal;

@@ -85,3 +85,54 @@ pub struct ShardCounters {
     /// The state in memory may be half written: everything is refused.
     pub is_fenced: AtomicBool,
 }
+
+/// Why a request failed, as `kyrodb_errors_total` has it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ErrorCategory {
+    /// The request was wrong.
+    Validation,
+    /// The deadline passed.
+    Timeout,
+    /// A bug, or a state in which nothing can be done.
+    Internal,
+    /// A bound was reached.
+    ResourceExhausted,
+}
+
+/// What the gateway has done.
+#[derive(Default)]
+pub struct GatewayCounters {
+    /// Connections open.
+    pub connections: AtomicU64,
+    /// Connections refused because there were too many.
+    pub connections_refused: Counter,
+    /// Reads: searches and documents asked for.
+    pub queries: Counter,
+    /// Reads that failed.
+    pub queries_failed: Counter,
+    /// Documents written.
+    pub inserts: Counter,
+    /// Documents refused.
+    pub inserts_failed: Counter,
+    /// Documents deleted.
+    pub deletes: Counter,
+    /// Explicit and bulk-load flushes of the hot tier.
+    pub flushes: Counter,
+    /// Results that came from the hot tier.
+    pub hot_hits: Counter,
+    /// Results that came from the graph.
+    pub cold_hits: Counter,
+    /// Searches answered without some shard.
+    pub partial_searches: Counter,
+    /// Handlers that panicked.
+    pub panics: Counter,
+    errors: [Counter; 4],
+}
+
+impl GatewayCounters {
+    /// The counter of a category.
+    #[must_use]
+    pub fn errors(&self, category: ErrorCategory) -> &Counter {
+        &self.errors[category as usize]
+    }
+}

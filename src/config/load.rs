@@ -1,0 +1,222 @@
+//! Lays file, environment and command line over the defaults.
+
+use std::path::{Path, PathBuf};
+
+use serde_json::{Map, Value};
+
+use super::Config;
+
+/// Environment variables with this prefix are settings: `KYRODB__SECTION__KEY`.
+const PREFIX: &str = "KYRODB__";
+
+/// Optional numbers: their default, nothing, does not tell their type.
+const OPTIONAL_NUMBERS: [&str; 2] = ["server.http_port", "cache.hot_tier_max_age_secs"];
+
+/// Keys that go by another name too.
+const ALIASES: [(&str, &str); 1] =
+    [("persistence.snapshot_interval_inserts", "persistence.snapshot_interval_mutations")];
+
+/// Keys this far from a valid one are taken for a slip of the pen.
+const SIMILARITY_MIN: f64 = 0.6;
+
+/// What the command line sets.
+#[derive(Clone, Debug, Default)]
+pub struct Overrides {
+    /// `--config`.
+    pub file: Option<PathBuf>,
+    /// `--port`.
+    pub port: Option<u16>,
+    /// `--data-dir`.
+    pub data_dir: Option<PathBuf>,
+}
+
+/// Loads the configuration. `environment` are the variables of the process.
+///
+/// # Errors
+/// All faults found, one a line: a file that can't be read, unknown keys with the nearest valid
+/// one, values of a wrong type or out of range, settings that are not safe in this environment.
+pub fn load(
+    overrides: &Overrides,
+    environment: impl IntoIterator<Item = (String, String)>,
+) -> Result<Config, Vec<String>> {
+    let defaults = tree(&Config::default());
+    let mut merged = defaults.clone();
+    let mut faults = Vec::new();
+    if let Some(path) = &overrides.file {
+        match read_file(path) {
+            Ok(layer) => {
+                let origin = path.display().to_string();
+                lay_over(&mut merged, layer, &mut Layer { origin: &origin, faults: &mut faults });
+            }
+            Err(fault) => faults.push(fault),
+        }
+    }
+    let environment = environment.into_iter().filter(|(name, _)| name.starts_with(PREFIX));
+    for (name, text) in environment {
+        lay_variable(&mut merged, &defaults, &name, &text, &mut faults);
+    }
+    if let Some(port) = overrides.port {
+        merged["server"]["port"] = port.into();
+    }
+    if let Some(directory) = &overrides.data_dir {
+        merged["persistence"]["data_dir"] = directory.to_string_lossy().into();
+    }
+    match serde_path_to_error::deserialize::<_, Config>(merged) {
+        Ok(config) => {
+            faults.extend(config.validate());
+            if faults.is_empty() { Ok(config) } else { Err(faults) }
+        }
+        Err(error) => {
+            faults.push(format!("{}: {}", error.path(), error.inner()));
+            Err(faults)
+        }
+    }
+}
+
+/// The defaults as a file in this format, `toml` or `yaml`.
+///
+/// # Errors
+/// If the format is another one.
+pub fn generate(format: &str) -> Result<String, String> {
+    let config = Config::default();
+    match format {
+        "toml" => toml::to_string(&config).map_err(|error| error.to_string()),
+        "yaml" => serde_norway::to_string(&config).map_err(|error| error.to_string()),
+        other => Err(format!("`{other}` is not a format; use toml or yaml")),
+    }
+}
+
+fn tree(config: &Config) -> Value {
+    serde_json::to_value(config).expect("plain data serializes")
+}
+
+fn read_file(path: &Path) -> Result<Value, String> {
+    let shown = path.display();
+    let text = std::fs::read_to_string(path)
+        .map_err(|error| format!("the config file {shown} can't be read: {error}"))?;
+    let extension = path.extension().and_then(|extension| extension.to_str()).unwrap_or("");
+    let parsed = match extension.to_ascii_lowercase().as_str() {
+        "toml" => toml::from_str(&text).map_err(|error| error.to_string()),
+        "yaml" | "yml" => serde_norway::from_str(&text).map_err(|error| error.to_string()),
+        other => {
+            return Err(format!("{shown}: the extension `{other}` is neither toml nor yaml"));
+        }
+    };
+    match parsed.map_err(|error| format!("{shown}: {}", error.trim_end()))? {
+        // An empty YAML file.
+        Value::Null => Ok(Value::Object(Map::new())),
+        value => Ok(value),
+    }
+}
+
+/// Where a layer comes from, and what is wrong with it.
+struct Layer<'a> {
+    origin: &'a str,
+    faults: &'a mut Vec<String>,
+}
+
+fn lay_over(target: &mut Value, source: Value, layer: &mut Layer<'_>) {
+    let known = keys(target, "");
+    lay_section(target, source, "", &known, layer);
+}
+
+fn lay_section(
+    target: &mut Value,
+    source: Value,
+    path: &str,
+    known: &[String],
+    layer: &mut Layer<'_>,
+) {
+    let Value::Object(source) = source else {
+        let what = if path.is_empty() { "the file" } else { path };
+        layer.faults.push(format!("{}: {what} has to be a section of keys", layer.origin));
+        return;
+    };
+    for (key, value) in source {
+        let full = if path.is_empty() { key.clone() } else { format!("{path}.{key}") };
+        let alias = ALIASES.iter().find(|(alias, _)| *alias == full);
+        let key = alias.map_or(key, |(_, name)| name.rsplit('.').next().unwrap_or(name).into());
+        match target.get_mut(&key) {
+            None => {
+                let fault = unknown(&full, known, |name| format!("`{name}`"));
+                layer.faults.push(format!("{}: {fault}", layer.origin));
+            }
+            Some(section @ Value::Object(_)) => lay_section(section, value, &full, known, layer),
+            Some(leaf) => *leaf = value,
+        }
+    }
+}
+
+fn lay_variable(
+    target: &mut Value,
+    defaults: &Value,
+    name: &str,
+    text: &str,
+    faults: &mut Vec<String>,
+) {
+    let path = name[PREFIX.len()..].to_ascii_lowercase().replace("__", ".");
+    let path = ALIASES.iter().find(|(alias, _)| *alias == path).map_or(path, |(_, n)| (*n).into());
+    let pointer = format!("/{}", path.replace('.', "/"));
+    match (defaults.pointer(&pointer), target.pointer_mut(&pointer)) {
+        (Some(default), Some(leaf)) if !default.is_object() => {
+            *leaf = parse(text, default, &path);
+        }
+        _ => {
+            let variable =
+                |key: &str| format!("{PREFIX}{}", key.replace('.', "__").to_ascii_uppercase());
+            let fault = unknown(&path, &keys(defaults, ""), variable);
+            faults.push(format!("environment variable {name}: {fault}"));
+        }
+    }
+}
+
+/// The value that a variable stands for: text where text is wanted, else what it parses as.
+fn parse(text: &str, default: &Value, path: &str) -> Value {
+    let is_text = default.is_string() || default.is_null() && !OPTIONAL_NUMBERS.contains(&path);
+    if is_text {
+        return text.into();
+    }
+    let text = text.trim();
+    match text.to_ascii_lowercase().as_str() {
+        "true" => return true.into(),
+        "false" => return false.into(),
+        _ => {}
+    }
+    let integer =
+        text.parse::<u64>().map(Value::from).or_else(|_| text.parse::<i64>().map(Value::from));
+    integer
+        .ok()
+        .or_else(|| text.parse::<f64>().ok().map(Value::from))
+        .unwrap_or_else(|| text.into())
+}
+
+/// All keys below a section, with their full names.
+fn keys(value: &Value, path: &str) -> Vec<String> {
+    match value {
+        Value::Object(section) => section
+            .iter()
+            .flat_map(|(key, value)| {
+                let full = if path.is_empty() { key.clone() } else { format!("{path}.{key}") };
+                keys(value, &full)
+            })
+            .collect(),
+        _ => vec![path.into()],
+    }
+}
+
+fn unknown(path: &str, known: &[String], shown: impl Fn(&str) -> String) -> String {
+    let nearest = known
+        .iter()
+        .map(|name| (strsim::normalized_damerau_levenshtein(path, name), name))
+        .max_by(|a, b| a.0.total_cmp(&b.0))
+        .filter(|(similarity, _)| *similarity >= SIMILARITY_MIN);
+    match nearest {
+        Some((_, name)) => {
+            format!("unknown key {}; did you mean {}?", shown(path), shown(name))
+        }
+        None => format!(
+            "unknown key {}; `kyrodb_server --generate-config toml` prints all keys",
+            shown(path)
+        ),
+    }
+}

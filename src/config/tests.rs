@@ -1,0 +1,143 @@
+//! Precedence, messages, guardrails.
+
+use super::*;
+
+fn variables(pairs: &[(&str, &str)]) -> Vec<(String, String)> {
+    pairs.iter().map(|(name, value)| ((*name).into(), (*value).into())).collect()
+}
+
+fn with_file(name: &str, text: &str, pairs: &[(&str, &str)]) -> Result<Config, String> {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join(name);
+    std::fs::write(&path, text).unwrap();
+    let overrides = Overrides { file: Some(path), ..Overrides::default() };
+    load(&overrides, variables(pairs)).map_err(|faults| faults.join("\n"))
+}
+
+fn with_variables(pairs: &[(&str, &str)]) -> Result<Config, String> {
+    load(&Overrides::default(), variables(pairs)).map_err(|faults| faults.join("\n"))
+}
+
+#[test]
+fn the_stronger_source_wins() {
+    let text = "server:\n  port: 1111\n  host: localhost\nhnsw:\n  m: 24\n  dimension: 8\n";
+    let config = with_file("c.yaml", text, &[("KYRODB__HNSW__M", "32")]).unwrap();
+    assert_eq!((config.server.port, config.hnsw.m, config.hnsw.dimension), (1111, 32, 8));
+    let overrides =
+        Overrides { port: Some(2222), data_dir: Some("/elsewhere".into()), ..Overrides::default() };
+    let config = load(&overrides, variables(&[("KYRODB__SERVER__PORT", "3333")])).unwrap();
+    assert_eq!(config.server.port, 2222);
+    assert_eq!(config.persistence.data_dir, std::path::Path::new("/elsewhere"));
+    assert_eq!(config.server.http_port(), 3222);
+}
+
+#[test]
+fn both_formats_of_generated_defaults_load_again() {
+    for format in ["toml", "yaml"] {
+        let text = generate(format).unwrap();
+        assert_eq!(with_file(&format!("c.{format}"), &text, &[]).unwrap(), Config::default());
+    }
+    let toml = generate("toml").unwrap();
+    assert!(!toml.contains("http_port") && !toml.contains("api_keys_file"), "{toml}");
+    assert!(generate("json").unwrap_err().contains("toml or yaml"));
+}
+
+#[test]
+fn unknown_keys_are_named_with_the_nearest_valid_one() {
+    let faults = with_file("c.toml", "[hnsw]\ndimensoin = 3\n[server]\nprot = 1\n[x]\n", &[]);
+    let faults = faults.unwrap_err();
+    assert!(faults.contains("`hnsw.dimensoin`; did you mean `hnsw.dimension`?"), "{faults}");
+    assert!(faults.contains("`server.prot`; did you mean `server.port`?"), "{faults}");
+    assert!(faults.contains("`x`; `kyrodb_server --generate-config"), "{faults}");
+    let faults = with_variables(&[("KYRODB__HNSW__EF_SERCH", "3")]).unwrap_err();
+    assert!(faults.contains("did you mean KYRODB__HNSW__EF_SEARCH?"), "{faults}");
+    assert!(with_variables(&[("KYRODB__HNSW", "3")]).is_err());
+    assert!(with_variables(&[("KYRODB_PORT", "3"), ("OTHER", "x")]).is_ok());
+}
+
+#[test]
+fn variables_are_read_as_what_the_key_wants() {
+    let config = with_variables(&[
+        ("KYRODB__PERSISTENCE__DATA_DIR", "123"),
+        ("KYRODB__SERVER__HTTP_PORT", "777"),
+        ("KYRODB__SERVER__HTTP_HOST", "127.0.0.1"),
+        ("KYRODB__SLO__P99_LATENCY_MS", "2.5"),
+        ("KYRODB__PERSISTENCE__FSYNC_POLICY", " DataAndManifest "),
+        ("KYRODB__HNSW__DISTANCE", "InnerProduct"),
+        ("KYRODB__PERSISTENCE__ALLOW_FRESH_START_ON_RECOVERY_FAILURE", "TRUE"),
+        ("KYRODB__PERSISTENCE__SNAPSHOT_INTERVAL_INSERTS", "7"),
+    ])
+    .unwrap();
+    assert_eq!(config.persistence.data_dir, std::path::Path::new("123"));
+    assert_eq!((config.server.http_port(), config.server.http_host()), (777, "127.0.0.1"));
+    assert_eq!(config.persistence.fsync_policy, FsyncPolicy::Full);
+    assert_eq!(config.hnsw.distance, Distance::InnerProduct);
+    assert!(config.persistence.allow_fresh_start_on_recovery_failure);
+    assert_eq!(config.persistence.snapshot_interval_mutations, 7);
+}
+
+#[test]
+fn wrong_types_and_words_name_their_key() {
+    let fault = with_variables(&[("KYRODB__HNSW__M", "many")]).unwrap_err();
+    assert!(fault.contains("hnsw.m"), "{fault}");
+    let fault = with_file("c.yml", "hnsw:\n  distance: hamming\n", &[]).unwrap_err();
+    assert!(fault.contains("hnsw.distance") && fault.contains("cosine, euclidean"), "{fault}");
+    let fault = with_file("c.toml", "server = 3\n", &[]).unwrap_err();
+    assert!(fault.contains("server has to be a section"), "{fault}");
+    assert!(with_file("c.ini", "", &[]).unwrap_err().contains("neither toml nor yaml"));
+    assert!(with_file("c.toml", "= =", &[]).unwrap_err().contains("c.toml"));
+    let missing = Overrides { file: Some("/nowhere/c.toml".into()), ..Overrides::default() };
+    assert!(load(&missing, []).unwrap_err()[0].contains("/nowhere/c.toml"));
+}
+
+#[test]
+fn all_faults_are_listed_at_once() {
+    let mut config = Config::default();
+    config.server.port = 65_000;
+    config.hnsw.m = 4;
+    config.hnsw.ef_construction = 3;
+    config.hnsw.dimension = 5_000;
+    config.slo.error_rate = 2.0;
+    config.timeouts.cold_tier_ms = 0;
+    config.persistence.wal_segment_bytes = 5 << 20 | 1;
+    config.cache.min_training_samples = 20_000;
+    let faults = config.validate();
+    assert_eq!(faults.len(), 8, "{faults:#?}");
+}
+
+#[test]
+fn environments_refuse_what_is_unsafe_in_them() {
+    let fault_of = |change: fn(&mut Config)| {
+        let mut config = Config::default();
+        change(&mut config);
+        config.validate().join("\n")
+    };
+    assert_eq!(fault_of(|_| {}), "");
+    assert!(fault_of(|c| c.persistence.fsync_policy = FsyncPolicy::None).contains("none"));
+    assert!(fault_of(|c| c.persistence.snapshot_interval_mutations = 0).contains("snapshot"));
+    assert!(fault_of(|c| c.server.host = "0.0.0.0".into()).contains("without auth"));
+    assert!(fault_of(|c| c.server.http_host = Some("10.1.1.1".into())).contains("HTTP host"));
+    for host in ["localhost", "::1", "[::1]", "::1%lo", "127.9.9.9"] {
+        let mut config = Config::default();
+        config.server.host = host.into();
+        assert_eq!(config.validate(), [""; 0], "{host}");
+    }
+    let everything_off = |c: &mut Config| {
+        c.environment.r#type = Environment::Benchmark;
+        c.persistence.fsync_policy = FsyncPolicy::None;
+        c.persistence.snapshot_interval_mutations = 0;
+        c.server.host = "0.0.0.0".into();
+    };
+    assert_eq!(fault_of(everything_off), "");
+    let pilot = fault_of(|c| c.environment.r#type = Environment::Pilot);
+    assert!(pilot.contains("auth.enabled") && pilot.contains("rate_limit.enabled"), "{pilot}");
+}
+
+#[test]
+fn what_is_not_built_yet_can_not_be_switched_on() {
+    let fault = with_variables(&[
+        ("KYRODB__AUTH__ENABLED", "true"),
+        ("KYRODB__AUTH__API_KEYS_FILE", "keys.yaml"),
+    ]);
+    assert!(fault.unwrap_err().contains("API keys can't be switched on in this version"));
+}

@@ -1,0 +1,291 @@
+//! Rules between and beyond types: ranges, settings that need each other, and what is not safe
+//! in an environment (contract sections 8.2 and 8.3).
+
+use super::{Config, Environment, FsyncPolicy, ObservabilityAuth, RecoveryMode};
+use crate::disk::BLOCK;
+use crate::graph::LEVEL_MAX;
+use crate::wal::GROUP_BYTES_MAX;
+
+/// Most values in a vector.
+pub(crate) const DIMENSION_MAX: usize = 4_096;
+
+/// Most shards of a directory, and most cores.
+const SHARDS_MAX: usize = 1_024;
+
+/// Shortest log segment: room for some of the largest groups.
+const SEGMENT_BYTES_MIN: u64 = 4 * GROUP_BYTES_MAX as u64;
+
+/// Longest log segment.
+const SEGMENT_BYTES_MAX: u64 = 1 << 30;
+
+const _: () = assert!(LEVEL_MAX < u8::MAX, "levels are stored plus one");
+
+/// Collects faults.
+struct Faults(Vec<String>);
+
+impl Faults {
+    fn unless(&mut self, holds: bool, fault: impl FnOnce() -> String) {
+        if !holds {
+            self.0.push(fault());
+        }
+    }
+
+    fn positive(&mut self, key: &str, value: u64) {
+        self.unless(value > 0, || format!("{key}: has to be above 0"));
+    }
+
+    fn share(&mut self, key: &str, value: f64) {
+        let holds = (0.0..=1.0).contains(&value);
+        self.unless(holds, || format!("{key}: {value} is not between 0 and 1"));
+    }
+}
+
+impl Config {
+    /// All faults, each naming its key.
+    #[must_use]
+    pub fn validate(&self) -> Vec<String> {
+        let mut faults = Faults(Vec::new());
+        self.check_server(&mut faults);
+        self.check_index(&mut faults);
+        self.check_cache(&mut faults);
+        self.check_limits(&mut faults);
+        self.check_safety(&mut faults);
+        self.check_available(&mut faults);
+        faults.0
+    }
+
+    /// Settings that are odd, but allowed.
+    #[must_use]
+    pub fn warnings(&self) -> Vec<String> {
+        let mut warnings = Vec::new();
+        if self.hnsw.ef_search > self.hnsw.ef_construction {
+            warnings.push(format!(
+                "hnsw.ef_search ({}) is above hnsw.ef_construction ({}): a graph built with a \
+                 narrower beam than it is searched with limits what the search can find",
+                self.hnsw.ef_search, self.hnsw.ef_construction
+            ));
+        }
+        let defaults = Self::default();
+        let cache = super::CacheSection { capacity: self.cache.capacity, ..defaults.cache };
+        if self.cache != cache {
+            warnings.push(
+                "of the keys under cache only cache.capacity has an effect in this version".into(),
+            );
+        }
+        if self.logging.file.is_some() && self.logging.rotation {
+            warnings.push("logging.rotation has no effect in this version: the file grows".into());
+        }
+        warnings
+    }
+
+    fn check_server(&self, faults: &mut Faults) {
+        let server = &self.server;
+        faults.positive("server.port", server.port.into());
+        faults.positive("server.max_connections", server.max_connections as u64);
+        faults.positive("server.connection_timeout_secs", server.connection_timeout_secs);
+        faults.positive("server.max_message_bytes", server.max_message_bytes as u64);
+        faults.unless(!server.host.trim().is_empty(), || "server.host: is empty".into());
+        let http_host = server.http_host.as_deref();
+        faults.unless(http_host.is_none_or(|host| !host.trim().is_empty()), || {
+            "server.http_host: is blank".into()
+        });
+        match server.http_port {
+            None => faults.unless(server.port.checked_add(1_000).is_some(), || {
+                format!(
+                    "server.http_port: {} + 1000 is not a port; set server.http_port",
+                    server.port
+                )
+            }),
+            Some(port) => {
+                faults.positive("server.http_port", port.into());
+                let differs = port != server.port;
+                faults.unless(differs, || format!("server.http_port: {port} is the gRPC port"));
+            }
+        }
+    }
+
+    fn check_index(&self, faults: &mut Faults) {
+        let hnsw = &self.hnsw;
+        faults.unless((5..=128).contains(&hnsw.m), || {
+            format!("hnsw.m: {} is not between 5 and 128", hnsw.m)
+        });
+        faults.unless(hnsw.ef_construction >= hnsw.m, || {
+            format!("hnsw.ef_construction: {} is below hnsw.m ({})", hnsw.ef_construction, hnsw.m)
+        });
+        faults.positive("hnsw.ef_search", hnsw.ef_search as u64);
+        faults.unless(hnsw.dimension <= DIMENSION_MAX, || {
+            format!("hnsw.dimension: {} is above {DIMENSION_MAX}", hnsw.dimension)
+        });
+        let runtime = &self.runtime;
+        for (key, value) in [("runtime.cores", runtime.cores), ("runtime.shards", runtime.shards)] {
+            faults.unless(value <= SHARDS_MAX, || format!("{key}: {value} is above {SHARDS_MAX}"));
+        }
+        let persistence = &self.persistence;
+        let is_named = !persistence.data_dir.as_os_str().is_empty();
+        faults.unless(is_named, || "persistence.data_dir: is empty".into());
+        faults.positive("persistence.max_wal_size_bytes", persistence.max_wal_size_bytes);
+        faults.positive("persistence.wal_flush_interval_ms", persistence.wal_flush_interval_ms);
+        let segment = persistence.wal_segment_bytes;
+        let is_fit = (SEGMENT_BYTES_MIN..=SEGMENT_BYTES_MAX).contains(&segment)
+            && segment.is_multiple_of(BLOCK as u64);
+        faults.unless(is_fit, || {
+            format!(
+                "persistence.wal_segment_bytes: {segment} is not a multiple of {BLOCK} between \
+                 {SEGMENT_BYTES_MIN} and {SEGMENT_BYTES_MAX}"
+            )
+        });
+    }
+
+    fn check_cache(&self, faults: &mut Faults) {
+        let cache = &self.cache;
+        let (admission, semantic) = (&cache.adaptive_admission, &cache.semantic);
+        let positive = [
+            ("cache.capacity", cache.capacity as u64),
+            ("cache.training_interval_secs", cache.training_interval_secs),
+            ("cache.logger_window_size", cache.logger_window_size as u64),
+            ("cache.predictor_capacity_multiplier", cache.predictor_capacity_multiplier as u64),
+            ("cache.query_cache_capacity", cache.query_cache_capacity as u64),
+            ("cache.search_access_log_top_n", cache.search_access_log_top_n as u64),
+            ("cache.hot_tier_max_age_secs", cache.hot_tier_max_age_secs.unwrap_or(1)),
+            ("cache.adaptive_admission.control_interval_secs", admission.control_interval_secs),
+            ("cache.semantic.max_cached_embeddings", semantic.max_cached_embeddings as u64),
+            ("cache.semantic.similarity_scan_limit", semantic.similarity_scan_limit as u64),
+        ];
+        for (key, value) in positive {
+            faults.positive(key, value);
+        }
+        let shares = [
+            ("cache.query_cache_similarity_threshold", cache.query_cache_similarity_threshold),
+            ("cache.admission_threshold", cache.admission_threshold),
+            ("cache.adaptive_admission.target_utilization", admission.target_utilization),
+            ("cache.semantic.high_confidence_threshold", semantic.high_confidence_threshold),
+            ("cache.semantic.low_confidence_threshold", semantic.low_confidence_threshold),
+            (
+                "cache.semantic.semantic_similarity_threshold",
+                semantic.semantic_similarity_threshold,
+            ),
+        ];
+        for (key, value) in shares {
+            faults.share(key, value.into());
+        }
+        let samples = cache.min_training_samples;
+        faults.unless((1..=cache.capacity).contains(&samples), || {
+            format!("cache.min_training_samples: {samples} is not between 1 and cache.capacity")
+        });
+        let bias = admission.max_bias;
+        faults.unless(bias > 0.0 && bias <= 0.5, || {
+            format!("cache.adaptive_admission.max_bias: {bias} is not above 0 and at most 0.5")
+        });
+        let low_below_high =
+            semantic.low_confidence_threshold <= semantic.high_confidence_threshold;
+        faults.unless(low_below_high, || {
+            "cache.semantic.low_confidence_threshold: is above high_confidence_threshold".into()
+        });
+        let scan_within = semantic.similarity_scan_limit <= semantic.max_cached_embeddings;
+        faults.unless(scan_within, || {
+            "cache.semantic.similarity_scan_limit: is above max_cached_embeddings".into()
+        });
+    }
+
+    fn check_limits(&self, faults: &mut Faults) {
+        let (slo, timeouts, rate) = (&self.slo, &self.timeouts, &self.rate_limit);
+        let p99 = slo.p99_latency_ms;
+        faults.unless(p99.is_finite() && p99 > 0.0, || {
+            format!("slo.p99_latency_ms: {p99} is not above 0")
+        });
+        faults.share("slo.cache_hit_rate", slo.cache_hit_rate);
+        faults.share("slo.error_rate", slo.error_rate);
+        faults.share("slo.availability", slo.availability);
+        faults.positive("slo.min_samples", slo.min_samples);
+        faults.positive("timeouts.hot_tier_ms", timeouts.hot_tier_ms);
+        faults.positive("timeouts.cold_tier_ms", timeouts.cold_tier_ms);
+        let queries = timeouts.max_concurrent_queries as u64;
+        faults.positive("timeouts.max_concurrent_queries", queries);
+        if rate.enabled {
+            faults
+                .positive("rate_limit.max_qps_per_connection", rate.max_qps_per_connection.into());
+            faults.positive("rate_limit.max_qps_global", rate.max_qps_global.into());
+        }
+        faults.positive("logging.max_files", self.logging.max_files as u64);
+        faults.positive("logging.max_file_size_bytes", self.logging.max_file_size_bytes);
+    }
+
+    /// Contract section 8.3.
+    fn check_safety(&self, faults: &mut Faults) {
+        let environment = self.environment.r#type;
+        let (server, persistence) = (&self.server, &self.persistence);
+        let tls = &server.tls;
+        faults.unless(!tls.enabled || tls.cert_path.is_some() && tls.key_path.is_some(), || {
+            "server.tls.enabled: needs server.tls.cert_path and server.tls.key_path".into()
+        });
+        faults.unless(!tls.require_client_cert || tls.ca_cert_path.is_some(), || {
+            "server.tls.require_client_cert: needs server.tls.ca_cert_path".into()
+        });
+        faults.unless(!self.auth.enabled || self.auth.api_keys_file.is_some(), || {
+            "auth.enabled: needs auth.api_keys_file".into()
+        });
+        let observability = server.observability_auth;
+        faults.unless(observability == ObservabilityAuth::Disabled || self.auth.enabled, || {
+            "server.observability_auth: needs auth.enabled".into()
+        });
+        if environment == Environment::Benchmark {
+            return;
+        }
+        let word = environment.word();
+        let mut refuse = |unsafe_: bool, what: &str| {
+            faults.unless(!unsafe_, || {
+                format!("{what} is refused in environment.type {word}; use benchmark to measure")
+            });
+        };
+        refuse(persistence.fsync_policy == FsyncPolicy::None, "persistence.fsync_policy none");
+        refuse(
+            persistence.snapshot_interval_mutations == 0,
+            "persistence.snapshot_interval_mutations 0",
+        );
+        let best_effort = persistence.recovery_mode == RecoveryMode::BestEffort;
+        refuse(best_effort, "persistence.recovery_mode best_effort");
+        let grpc_off_box = !is_loopback(&server.host);
+        if environment == Environment::Production {
+            refuse(grpc_off_box && !self.auth.enabled, "a gRPC host off loopback without auth");
+            refuse(
+                !is_loopback(server.http_host()) && observability == ObservabilityAuth::Disabled,
+                "an HTTP host off loopback without server.observability_auth",
+            );
+        } else {
+            refuse(!self.auth.enabled, "auth.enabled false");
+            refuse(!self.rate_limit.enabled, "rate_limit.enabled false");
+            refuse(
+                observability == ObservabilityAuth::Disabled,
+                "server.observability_auth disabled",
+            );
+            refuse(
+                persistence.allow_fresh_start_on_recovery_failure,
+                "persistence.allow_fresh_start_on_recovery_failure",
+            );
+            refuse(grpc_off_box && !tls.enabled, "a gRPC host off loopback without TLS");
+        }
+    }
+
+    /// What is promised by a setting but not built yet must not seem to be in force.
+    fn check_available(&self, faults: &mut Faults) {
+        let missing = [
+            (self.auth.enabled, "auth.enabled: API keys"),
+            (self.rate_limit.enabled, "rate_limit.enabled: rate limits"),
+            (self.server.tls.enabled, "server.tls.enabled: TLS"),
+            (
+                self.persistence.recovery_mode == RecoveryMode::BestEffort,
+                "persistence.recovery_mode: best_effort recovery",
+            ),
+        ];
+        for (is_set, what) in missing {
+            faults.unless(!is_set, || format!("{what} can't be switched on in this version yet"));
+        }
+    }
+}
+
+/// `localhost`, `::1` with or without brackets and zone, or anything that begins `127.`.
+fn is_loopback(host: &str) -> bool {
+    let bare = host.trim().trim_start_matches('[').trim_end_matches(']');
+    let address = bare.split('%').next().unwrap_or(bare);
+    bare.eq_ignore_ascii_case("localhost") || address == "::1" || bare.starts_with("127.")
+}

@@ -1,0 +1,323 @@
+//! From one request to the shards that have to answer it, and back to one answer.
+//!
+//! Knows where documents are placed, how many requests may be in flight, and what becomes of an
+//! answer that misses some shards. Knows neither the wire nor the executors of cores.
+
+pub mod merge;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use self::merge::merge;
+use crate::engine::filter::Filter;
+use crate::engine::{Document, Hit, Outcome, Query, Write};
+use crate::error::{Error, Result};
+use crate::graph::search::Work;
+use crate::observe::Observed;
+use crate::shard::mailbox::{Mailbox, Refused};
+use crate::shard::pulse::Activity;
+use crate::shard::reply::{Answers, gather, single};
+use crate::shard::request::{Request, SearchAnswer, SearchRequest};
+use crate::types::{DocId, ShardId};
+
+/// A core stops at the deadline by itself; after so much more its answer is not waited for.
+const GRACE: Duration = Duration::from_millis(5);
+
+/// Limits on what is in flight.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Searches.
+    pub searches_max: usize,
+    /// How long a search may scan the hot tier.
+    pub hot_budget: Duration,
+}
+
+/// The shards, and the way to them.
+pub struct Router {
+    cores: Vec<Arc<Mailbox<Request>>>,
+    shards: u32,
+    limits: Limits,
+    activity: Arc<Activity>,
+    observed: Arc<Observed>,
+    searches: AtomicUsize,
+}
+
+/// What a search of all shards came to.
+#[derive(Debug, Default)]
+pub struct Found {
+    /// At most k documents, best first.
+    pub hits: Vec<Hit>,
+    /// Documents that passed every condition before the cut to k.
+    pub found: u64,
+    /// What it cost.
+    pub work: Work,
+    /// Shards asked.
+    pub shards_asked: u32,
+    /// Shards whose search ran to its end.
+    pub shards_answered: u32,
+    /// One line for each shard that did not finish.
+    pub reasons: Vec<String>,
+}
+
+/// A place among the searches in flight; leaves it when dropped.
+struct Place<'a>(&'a AtomicUsize);
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl Router {
+    /// Routes to `shards` shards on these cores: shard s is on core s modulo their number.
+    #[must_use]
+    pub fn new(
+        cores: Vec<Arc<Mailbox<Request>>>,
+        shards: u32,
+        limits: Limits,
+        activity: Arc<Activity>,
+        observed: Arc<Observed>,
+    ) -> Self {
+        assert!(!cores.is_empty() && shards > 0);
+        Self { cores, shards, limits, activity, observed, searches: AtomicUsize::new(0) }
+    }
+
+    /// Number of shards.
+    #[must_use]
+    pub fn shards(&self) -> u32 {
+        self.shards
+    }
+
+    /// Searches in flight.
+    #[must_use]
+    pub fn searches_in_flight(&self) -> usize {
+        self.searches.load(Ordering::Relaxed)
+    }
+
+    /// The core, by index, that serves a shard.
+    #[must_use]
+    pub fn core_of(&self, shard: ShardId) -> usize {
+        shard.0 as usize % self.cores.len()
+    }
+
+    /// Sends a request to the core that serves `shard`.
+    ///
+    /// # Errors
+    /// If its mailbox is full, or the core is gone.
+    pub fn send(&self, shard: ShardId, request: Request) -> Result<()> {
+        self.activity.note();
+        match self.cores[self.core_of(shard)].push(request) {
+            Ok(()) => Ok(()),
+            Err(Refused::Full(_)) => Err(Error::busy(format!(
+                "{} requests wait for shard {}",
+                self.cores[self.core_of(shard)].len(),
+                shard.0
+            ))),
+            Err(Refused::Closed(_)) => Err(gone(shard)),
+        }
+    }
+
+    /// Makes one change, durable when this returns.
+    ///
+    /// # Errors
+    /// If it is refused.
+    pub async fn write(&self, id: DocId, write: Write) -> Result<Outcome> {
+        let shard = id.shard(self.shards);
+        let (answers, reply) = single();
+        self.send(shard, Request::Write { shard, write, reply })?;
+        answers.one().await.unwrap_or_else(|| Err(gone(shard)))
+    }
+
+    /// Stores documents of one shard, at the pace at which they are linked.
+    ///
+    /// # Errors
+    /// If the shard can't be asked; else each document has its own result.
+    pub async fn load(&self, shard: ShardId, puts: Vec<Write>) -> Result<Vec<Result<Outcome>>> {
+        let (answers, reply) = single();
+        self.send(shard, Request::Load { shard, puts, reply })?;
+        answers.one().await.ok_or_else(|| gone(shard))
+    }
+
+    /// Deletes, of these documents or of all, those that pass; all or none in each shard.
+    ///
+    /// # Errors
+    /// If any shard refuses; others may have deleted theirs.
+    pub async fn delete_many(
+        &self,
+        ids: Option<Vec<DocId>>,
+        filter: Filter,
+        deadline: Instant,
+    ) -> Result<u64> {
+        let by_shard = ids.map(|ids| {
+            let mut by_shard = vec![Vec::new(); self.shards as usize];
+            for id in ids {
+                by_shard[id.shard(self.shards).0 as usize].push(id);
+            }
+            by_shard
+        });
+        let mut waiting = Vec::new();
+        for shard in (0..self.shards).map(ShardId) {
+            let ids = by_shard.as_ref().map(|by_shard| by_shard[shard.0 as usize].clone());
+            if ids.as_ref().is_some_and(Vec::is_empty) {
+                continue;
+            }
+            let (answers, reply) = single();
+            let filter = filter.clone();
+            self.send(shard, Request::DeleteMany { shard, ids, filter, deadline, reply })?;
+            waiting.push((shard, answers));
+        }
+        let mut deleted = 0;
+        for (shard, answers) in waiting {
+            deleted += answers.one().await.unwrap_or_else(|| Err(gone(shard)))?.existed;
+        }
+        Ok(deleted)
+    }
+
+    /// Reads documents, in the order of `ids`.
+    ///
+    /// # Errors
+    /// If any shard can't answer.
+    pub async fn get(
+        &self,
+        ids: &[DocId],
+        namespace: &str,
+        include_embeddings: bool,
+    ) -> Result<Vec<Option<Document>>> {
+        let namespace: Arc<str> = namespace.into();
+        let mut by_shard = vec![Vec::new(); self.shards as usize];
+        for (place, id) in ids.iter().enumerate() {
+            by_shard[id.shard(self.shards).0 as usize].push((place, *id));
+        }
+        let mut waiting = Vec::new();
+        for (shard, ids) in by_shard.into_iter().enumerate().filter(|(_, ids)| !ids.is_empty()) {
+            let shard = ShardId(shard as u32);
+            let (answers, reply) = single();
+            let namespace = namespace.clone();
+            self.send(shard, Request::Get { shard, ids, namespace, include_embeddings, reply })?;
+            waiting.push((shard, answers));
+        }
+        let mut documents = vec![None; ids.len()];
+        for (shard, answers) in waiting {
+            for (place, document) in answers.one().await.unwrap_or_else(|| Err(gone(shard)))? {
+                documents[place] = Some(document);
+            }
+        }
+        Ok(documents)
+    }
+
+    /// Links what the hot tier holds now; returns how many documents that was. With
+    /// `only_start` it does not wait.
+    ///
+    /// # Errors
+    /// If any shard can't.
+    pub async fn flush(&self, only_start: bool) -> Result<u64> {
+        let mut waiting = Vec::new();
+        for shard in (0..self.shards).map(ShardId) {
+            let (answers, reply) = single();
+            self.send(shard, Request::Flush { shard, only_count: only_start, reply })?;
+            waiting.push((shard, answers));
+        }
+        let mut linked = 0;
+        for (shard, answers) in waiting {
+            linked += answers.one().await.unwrap_or_else(|| Err(gone(shard)))?;
+        }
+        Ok(linked)
+    }
+
+    /// Searches all shards until the deadline.
+    ///
+    /// # Errors
+    /// If too many searches are in flight, or if no shard has anything to answer.
+    pub async fn search(&self, query: Query, deadline: Instant) -> Result<Found> {
+        let _place = self.enter()?;
+        let k = query.k;
+        let query = Arc::new(query);
+        let (mut answers, replies) = gather(self.shards as usize);
+        let sent = Instant::now();
+        for (shard, reply) in (0..self.shards).map(ShardId).zip(replies) {
+            let hot_budget = self.limits.hot_budget;
+            let query = query.clone();
+            let request = SearchRequest { shard, query, deadline, hot_budget, sent, reply };
+            self.send(shard, Request::Search(request))?;
+        }
+        let patience = tokio::time::Instant::from_std(deadline + GRACE);
+        let in_time = tokio::time::timeout_at(patience, answers.all()).await.is_ok();
+        let begun = Instant::now();
+        let found = self.collect(&mut answers, k, in_time);
+        self.observed.stages.merge.record(begun.elapsed());
+        found
+    }
+
+    fn enter(&self) -> Result<Place<'_>> {
+        let before = self.searches.fetch_add(1, Ordering::Relaxed);
+        let place = Place(&self.searches);
+        if before >= self.limits.searches_max {
+            let what = format!(
+                "{} searches are in flight (timeouts.max_concurrent_queries)",
+                self.limits.searches_max
+            );
+            return Err(Error::busy(what));
+        }
+        Ok(place)
+    }
+
+    fn collect(
+        &self,
+        answers: &mut Answers<SearchAnswer>,
+        k: usize,
+        in_time: bool,
+    ) -> Result<Found> {
+        let mut found = Found { shards_asked: self.shards, ..Found::default() };
+        let mut missing: Vec<bool> = vec![true; self.shards as usize];
+        let mut parts = Vec::with_capacity(missing.len());
+        let mut first_error = None;
+        while let Some(SearchAnswer { shard, outcome }) = answers.take() {
+            missing[shard.0 as usize] = false;
+            match outcome {
+                Ok(outcome) => {
+                    found.found += outcome.found;
+                    found.work.distances += outcome.work.distances;
+                    found.work.hops += outcome.work.hops;
+                    let is_whole = outcome.complete && !outcome.hot_cut;
+                    found.shards_answered += u32::from(is_whole);
+                    if outcome.hot_cut {
+                        found.reasons.push(format!(
+                            "shard {}: the hot tier was not scanned to its end \
+                             (timeouts.hot_tier_ms)",
+                            shard.0
+                        ));
+                    } else if !outcome.complete {
+                        let reason = format!("shard {}: stopped at the deadline", shard.0);
+                        found.reasons.push(reason);
+                    }
+                    parts.push(outcome.hits);
+                }
+                Err(error) => {
+                    found.reasons.push(format!("shard {}: {error}", shard.0));
+                    first_error.get_or_insert(error);
+                }
+            }
+        }
+        for (shard, _) in missing.iter().enumerate().filter(|(_, missing)| **missing) {
+            if in_time {
+                let error = gone(ShardId(shard as u32));
+                found.reasons.push(format!("shard {shard}: {error}"));
+                first_error.get_or_insert(error);
+            } else {
+                found.reasons.push(format!("shard {shard}: no answer by the deadline"));
+                first_error.get_or_insert(Error::Expired("before any shard answered"));
+            }
+        }
+        found.reasons.sort();
+        found.hits = merge(parts, k);
+        if found.hits.is_empty() && found.shards_answered == 0 {
+            return Err(first_error.unwrap_or(Error::Expired("before anything was found")));
+        }
+        Ok(found)
+    }
+}
+
+fn gone(shard: ShardId) -> Error {
+    Error::unavailable(format!("the core of shard {} is gone; restart the server", shard.0))
+}

@@ -1,0 +1,199 @@
+//! How the server is, from the facts that cores and gateway leave behind.
+
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
+
+use crate::observe::Observed;
+use crate::shard::pulse::Heart;
+
+/// A core that stands still for so long makes the server not ready.
+const STALL_NOT_READY: Duration = Duration::from_secs(5);
+
+/// A core that stands still for so long makes the server unhealthy.
+const STALL_UNHEALTHY: Duration = Duration::from_secs(10);
+
+/// Where the server is in its life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Phase {
+    /// Reading logs.
+    Starting,
+    /// Answering.
+    Serving,
+    /// Finishing what is in flight.
+    Draining,
+}
+
+/// How the server is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// Not ready yet; how far it is.
+    Starting(String),
+    /// All is well.
+    Healthy,
+    /// Serving, but something needs attention.
+    Degraded(String),
+    /// Not serving.
+    Unhealthy(String),
+}
+
+/// The facts.
+pub struct Health {
+    phase: AtomicU8,
+    /// Records that the logs hold, as far as MANIFEST knows.
+    records_expected: AtomicU64,
+    is_linking: AtomicBool,
+    started: Instant,
+    hearts: OnceLock<Vec<Arc<Heart>>>,
+    observed: Arc<Observed>,
+}
+
+impl Health {
+    /// Of a server that begins now.
+    #[must_use]
+    pub fn new(observed: Arc<Observed>) -> Self {
+        Self {
+            phase: AtomicU8::new(Phase::Starting as u8),
+            records_expected: AtomicU64::new(0),
+            is_linking: AtomicBool::new(false),
+            started: Instant::now(),
+            hearts: OnceLock::new(),
+            observed,
+        }
+    }
+
+    /// The cores to watch. Once.
+    pub fn watch(&self, hearts: Vec<Arc<Heart>>) {
+        let first = self.hearts.set(hearts);
+        debug_assert!(first.is_ok(), "cores are started once");
+    }
+
+    /// Sets how many records there are to read.
+    pub fn expect_records(&self, records: u64) {
+        self.records_expected.store(records, Ordering::Relaxed);
+    }
+
+    /// The logs are read; what is left is to link enough of the documents.
+    pub fn set_linking(&self) {
+        self.is_linking.store(true, Ordering::Relaxed);
+    }
+
+    /// Moves on.
+    pub fn set_phase(&self, phase: Phase) {
+        self.phase.store(phase as u8, Ordering::Release);
+    }
+
+    /// Where the server is.
+    #[must_use]
+    pub fn phase(&self) -> Phase {
+        match self.phase.load(Ordering::Acquire) {
+            0 => Phase::Starting,
+            1 => Phase::Serving,
+            _ => Phase::Draining,
+        }
+    }
+
+    /// Time since the start.
+    #[must_use]
+    pub fn uptime(&self) -> Duration {
+        self.started.elapsed()
+    }
+
+    /// The cores.
+    #[must_use]
+    pub fn hearts(&self) -> &[Arc<Heart>] {
+        self.hearts.get().map_or(&[], Vec::as_slice)
+    }
+
+    /// How the server is.
+    #[must_use]
+    pub fn verdict(&self) -> Verdict {
+        match self.phase() {
+            Phase::Starting => return Verdict::Starting(self.progress()),
+            Phase::Draining => return Verdict::Unhealthy("the server is shutting down".into()),
+            Phase::Serving => {}
+        }
+        let stalled = self.hearts().iter().map(|heart| heart.stalled()).max().unwrap_or_default();
+        if stalled >= STALL_UNHEALTHY {
+            return Verdict::Unhealthy(format!("a core has stood still for {stalled:?}"));
+        }
+        let shards = self.observed.shards();
+        let count = |is: fn(&crate::observe::counters::ShardCounters) -> &AtomicBool| {
+            shards.iter().filter(|shard| is(shard).load(Ordering::Relaxed)).count()
+        };
+        let fenced = count(|shard| &shard.is_fenced);
+        let read_only = count(|shard| &shard.is_read_only);
+        if fenced > 0 && fenced == shards.len() {
+            return Verdict::Unhealthy("every shard is fenced after a fault".into());
+        }
+        let mut reasons = Vec::new();
+        if fenced > 0 {
+            reasons.push(format!("{fenced} of {} shards are fenced after a fault", shards.len()));
+        }
+        if read_only > 0 {
+            let of = shards.len();
+            reasons.push(format!("the logs of {read_only} of {of} shards have failed: read-only"));
+        }
+        if !stalled.is_zero() {
+            reasons.push(format!("a core has stood still for {stalled:?}"));
+        }
+        match reasons.is_empty() {
+            true => Verdict::Healthy,
+            false => Verdict::Degraded(reasons.join("; ")),
+        }
+    }
+
+    /// True if requests should be sent here.
+    #[must_use]
+    pub fn is_ready(&self) -> bool {
+        let stalls = self.hearts().iter().any(|heart| heart.stalled() >= STALL_NOT_READY);
+        matches!(self.verdict(), Verdict::Healthy | Verdict::Degraded(_)) && !stalls
+    }
+
+    fn progress(&self) -> String {
+        let shards = self.observed.shards();
+        let sum = |of: fn(&crate::observe::counters::ShardCounters) -> u64| {
+            shards.iter().map(|shard| of(shard)).sum::<u64>()
+        };
+        if self.is_linking.load(Ordering::Relaxed) {
+            let hot = sum(|shard| shard.hot_documents.get());
+            return format!("linking documents into the graph: {hot} to go");
+        }
+        let read = sum(|shard| shard.replayed_records.get());
+        match self.records_expected.load(Ordering::Relaxed) {
+            0 => format!("reading the log: {read} records"),
+            expected => format!("reading the log: {read} of about {expected} records"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::observe::counters::ShardCounters;
+
+    #[test]
+    fn verdicts_follow_the_facts() {
+        let observed = Arc::new(Observed::default());
+        let shards: Vec<_> = (0..2).map(|_| Arc::new(ShardCounters::default())).collect();
+        assert!(observed.shards.set(shards.clone()).is_ok());
+        let health = Health::new(observed);
+        health.expect_records(100);
+        shards[1].replayed_records.add(40);
+        let Verdict::Starting(progress) = health.verdict() else { panic!("not starting") };
+        assert!(progress.contains("40 of about 100"), "{progress}");
+        assert!(!health.is_ready());
+        health.set_phase(Phase::Serving);
+        assert_eq!(health.verdict(), Verdict::Healthy);
+        shards[0].is_read_only.store(true, Ordering::Relaxed);
+        assert!(matches!(health.verdict(), Verdict::Degraded(why) if why.contains("read-only")));
+        shards[0].is_fenced.store(true, Ordering::Relaxed);
+        assert!(matches!(health.verdict(), Verdict::Degraded(why) if why.contains("1 of 2")));
+        assert!(health.is_ready());
+        shards[1].is_fenced.store(true, Ordering::Relaxed);
+        assert!(matches!(health.verdict(), Verdict::Unhealthy(_)));
+        health.set_phase(Phase::Draining);
+        assert!(!health.is_ready());
+    }
+}

@@ -1,0 +1,105 @@
+//! HTTP for operators: `/health`, `/ready`, `/metrics`. On a thread of its own, so that it
+//! answers from the first moment and while the cores are busy.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::extract::State;
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Json, Response};
+use axum::routing::get;
+use serde_json::json;
+
+use super::health::{Health, Verdict};
+use super::metrics::render;
+use crate::observe::Observed;
+
+/// Between two moves of the recent latency windows.
+const TICK: Duration = Duration::from_secs(10);
+
+/// What the pages tell about.
+pub struct Pages {
+    /// How the server is.
+    pub health: Arc<Health>,
+    /// What was counted.
+    pub observed: Arc<Observed>,
+    /// The data directory.
+    pub data_dir: PathBuf,
+}
+
+/// Serves on `listener` until the process ends.
+///
+/// # Errors
+/// If the thread can't be made.
+pub fn spawn(listener: std::net::TcpListener, pages: Arc<Pages>) -> std::io::Result<()> {
+    listener.set_nonblocking(true)?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    std::thread::Builder::new().name("kyro-http".into()).spawn(move || {
+        runtime.block_on(async move {
+            let observed = pages.observed.clone();
+            tokio::spawn(async move {
+                let mut ticks = tokio::time::interval(TICK);
+                ticks.tick().await;
+                loop {
+                    ticks.tick().await;
+                    observed.tick();
+                }
+            });
+            let served = match tokio::net::TcpListener::from_std(listener) {
+                Ok(listener) => axum::serve(listener, router(pages)).await,
+                Err(error) => Err(error),
+            };
+            if let Err(error) = served {
+                tracing::error!("HTTP is not served any more: {error}");
+            }
+        });
+    })?;
+    Ok(())
+}
+
+fn router(pages: Arc<Pages>) -> Router {
+    Router::new()
+        .route("/health", get(health))
+        .route("/ready", get(ready))
+        .route("/metrics", get(metrics))
+        .with_state(pages)
+}
+
+async fn health(State(pages): State<Arc<Pages>>) -> Response {
+    let (code, status, reason) = match pages.health.verdict() {
+        Verdict::Healthy => (StatusCode::OK, "healthy", None),
+        Verdict::Degraded(why) => (StatusCode::OK, "degraded", Some(why)),
+        Verdict::Starting(progress) => {
+            (StatusCode::SERVICE_UNAVAILABLE, "starting", Some(progress))
+        }
+        Verdict::Unhealthy(why) => (StatusCode::SERVICE_UNAVAILABLE, "unhealthy", Some(why)),
+    };
+    let mut body = json!({
+        "status": status,
+        "uptime_seconds": pages.health.uptime().as_secs(),
+    });
+    if let Some(reason) = reason {
+        body["reason"] = reason.into();
+    }
+    (code, Json(body)).into_response()
+}
+
+async fn ready(State(pages): State<Arc<Pages>>) -> Response {
+    let is_ready = pages.health.is_ready();
+    let status = if is_ready { "ready" } else { "not_ready" };
+    let mut body = json!({ "ready": is_ready, "status": status });
+    match pages.health.verdict() {
+        Verdict::Starting(progress) => body["progress"] = progress.into(),
+        Verdict::Unhealthy(why) | Verdict::Degraded(why) => body["reason"] = why.into(),
+        Verdict::Healthy => {}
+    }
+    let code = if is_ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    (code, Json(body)).into_response()
+}
+
+async fn metrics(State(pages): State<Arc<Pages>>) -> Response {
+    let text = render(&pages.observed, &pages.health, &pages.data_dir);
+    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], text).into_response()
+}

@@ -1,0 +1,277 @@
+//! `/metrics`: the contract's names, and beside them the same facts in Prometheus style. What
+//! nothing feeds yet is left out.
+
+use std::fmt::{Display, Write};
+use std::path::Path;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use super::health::{Health, Phase, Verdict};
+use super::process::{disk_bytes, memory_bytes};
+use crate::observe::Observed;
+use crate::observe::counters::{ErrorCategory, ShardCounters};
+use crate::observe::latency::Latency;
+
+/// Upper bounds of histogram buckets, in microseconds.
+const BUCKETS_US: [u64; 16] = [
+    50, 100, 200, 500, 1_000, 2_000, 5_000, 10_000, 20_000, 50_000, 100_000, 200_000, 500_000,
+    1_000_000, 2_000_000, 5_000_000,
+];
+
+/// Writes families one after the other.
+#[derive(Default)]
+struct Text(String);
+
+impl Text {
+    fn family(&mut self, name: &str, kind: &str, help: &str) {
+        let written = writeln!(self.0, "# HELP {name} {help}\n# TYPE {name} {kind}");
+        debug_assert!(written.is_ok(), "writing to a string can't fail");
+    }
+
+    fn sample(&mut self, name: &str, labels: &str, value: impl Display) {
+        let braces = if labels.is_empty() { String::new() } else { format!("{{{labels}}}") };
+        let written = writeln!(self.0, "{name}{braces} {value}");
+        debug_assert!(written.is_ok(), "writing to a string can't fail");
+    }
+
+    fn counter(&mut self, name: &str, help: &str, value: u64) {
+        self.family(name, "counter", help);
+        self.sample(name, "", value);
+    }
+
+    fn gauge(&mut self, name: &str, help: &str, value: impl Display) {
+        self.family(name, "gauge", help);
+        self.sample(name, "", value);
+    }
+
+    fn histograms(&mut self, name: &str, help: &str, label: &str, latencies: &[(&str, &Latency)]) {
+        self.family(name, "histogram", help);
+        for (value, latency) in latencies {
+            let total = latency.total();
+            let label = format!("{label}=\"{value}\"");
+            for micros in BUCKETS_US {
+                let count = total.count_up_to(Duration::from_micros(micros));
+                let labels = format!("{label},le=\"{}\"", micros as f64 / 1e6);
+                self.sample(&format!("{name}_bucket"), &labels, count);
+            }
+            self.sample(&format!("{name}_bucket"), &format!("{label},le=\"+Inf\""), total.count());
+            self.sample(&format!("{name}_sum"), &label, total.sum_ns as f64 / 1e9);
+            self.sample(&format!("{name}_count"), &label, total.count());
+        }
+    }
+
+    fn by_shard(
+        &mut self,
+        name: &str,
+        kind: &str,
+        help: &str,
+        shards: &[std::sync::Arc<ShardCounters>],
+        value: impl Fn(&ShardCounters) -> u64,
+    ) {
+        self.family(name, kind, help);
+        for (index, shard) in shards.iter().enumerate() {
+            self.sample(name, &format!("shard=\"{index}\""), value(shard));
+        }
+    }
+}
+
+/// The text of `/metrics`.
+#[must_use]
+pub(super) fn render(observed: &Observed, health: &Health, data_dir: &Path) -> String {
+    let mut text = Text::default();
+    requests(&mut text, observed);
+    log(&mut text, observed);
+    server(&mut text, observed, health, data_dir);
+    shards(&mut text, observed);
+    latencies(&mut text, observed);
+    text.0
+}
+
+fn requests(text: &mut Text, observed: &Observed) {
+    let gateway = &observed.gateway;
+    text.counter("kyrodb_queries_total", "Searches and documents read.", gateway.queries.get());
+    text.counter("kyrodb_queries_failed", "Reads that failed.", gateway.queries_failed.get());
+    text.counter("kyrodb_inserts_total", "Documents written.", gateway.inserts.get());
+    text.counter("kyrodb_inserts_failed", "Documents refused.", gateway.inserts_failed.get());
+    text.counter("kyrodb_deletes_total", "Documents deleted.", gateway.deletes.get());
+    text.counter("kyrodb_hot_tier_flushes_total", "Flushes.", gateway.flushes.get());
+    text.counter(
+        "kyrodb_partial_searches_total",
+        "Searches answered without some shard.",
+        gateway.partial_searches.get(),
+    );
+    text.family("kyrodb_tier_hits_total", "counter", "Results by the tier they came from.");
+    text.sample("kyrodb_tier_hits_total", "tier=\"hot\"", gateway.hot_hits.get());
+    text.sample("kyrodb_tier_hits_total", "tier=\"cold\"", gateway.cold_hits.get());
+    text.family("kyrodb_errors_total", "counter", "Requests that failed, by why.");
+    for (category, label) in [
+        (ErrorCategory::Validation, "validation"),
+        (ErrorCategory::Timeout, "timeout"),
+        (ErrorCategory::Internal, "internal"),
+        (ErrorCategory::ResourceExhausted, "resource_exhausted"),
+    ] {
+        let labels = format!("category=\"{label}\"");
+        text.sample("kyrodb_errors_total", &labels, gateway.errors(category).get());
+    }
+    let search = observed.methods.search.recent();
+    if search.count() > 0 {
+        let name = "kyrodb_query_latency_ns";
+        text.family(name, "gauge", "Search latency over the last minute.");
+        for (quantile, label) in [(0.5, "50"), (0.95, "95"), (0.99, "99")] {
+            text.sample(name, &format!("percentile=\"{label}\""), search.quantile_ns(quantile));
+        }
+        let p99_ms = search.quantile_ns(0.99) as f64 / 1e6;
+        text.gauge("kyrodb_query_latency_p99", "The same, 99th, in milliseconds.", p99_ms);
+    }
+    let insert = observed.methods.insert.recent();
+    if insert.count() > 0 {
+        let p99_ms = insert.quantile_ns(0.99) as f64 / 1e6;
+        text.gauge("kyrodb_insert_latency_p99", "99th percentile of inserts, in ms.", p99_ms);
+    }
+}
+
+fn log(text: &mut Text, observed: &Observed) {
+    let sum = |value: fn(&ShardCounters) -> u64| {
+        observed.shards().iter().map(|shard| value(shard)).sum::<u64>()
+    };
+    text.counter("kyrodb_wal_writes_total", "Records logged.", sum(|s| s.wal_records.get()));
+    text.counter("kyrodb_wal_writes_failed", "Failed log writes.", sum(|s| s.wal_failures.get()));
+    text.counter("kyrodb_wal_groups_total", "Groups logged.", sum(|s| s.wal_groups.get()));
+    text.counter("kyrodb_wal_syncs_total", "Syncs of the log.", sum(|s| s.wal_syncs.get()));
+    text.counter("kyrodb_wal_bytes_total", "Bytes logged.", sum(|s| s.wal_bytes.get()));
+    text.counter(
+        "kyrodb_wal_torn_writes_total",
+        "Torn writes cut off at start.",
+        sum(|s| s.torn_writes.get()),
+    );
+    text.counter(
+        "kyrodb_wal_disk_full_errors",
+        "Writes refused because the disk was full.",
+        sum(|s| s.disk_full.get()),
+    );
+    let is_open = observed.shards().iter().any(|s| s.is_read_only.load(Ordering::Relaxed));
+    let help = "0: logs are written. 1: at least one has failed.";
+    text.gauge("kyrodb_wal_circuit_breaker_state", help, u64::from(is_open));
+}
+
+fn server(text: &mut Text, observed: &Observed, health: &Health, data_dir: &Path) {
+    let (used, peak) = memory_bytes();
+    text.gauge("kyrodb_memory_used_bytes", "Resident memory.", used);
+    text.gauge("kyrodb_memory_peak_bytes", "The most there has been.", peak);
+    text.gauge("kyrodb_disk_used_bytes", "Files in the data directory.", disk_bytes(data_dir));
+    let connections = observed.gateway.connections.load(Ordering::Relaxed);
+    text.gauge("kyrodb_active_connections", "Open gRPC connections.", connections);
+    let refused = observed.gateway.connections_refused.get();
+    text.counter("kyrodb_connections_refused_total", "Connections beyond the limit.", refused);
+    let uptime = health.uptime().as_secs();
+    text.counter("kyrodb_uptime_seconds", "Time since the start.", uptime);
+    text.gauge("kyrodb_ready", "1 if requests should be sent here.", u8::from(health.is_ready()));
+    let is_degraded = matches!(health.verdict(), Verdict::Degraded(_));
+    text.gauge("kyrodb_degraded", "1 if something needs attention.", u8::from(is_degraded));
+    let is_draining = health.phase() == Phase::Draining;
+    text.gauge("kyrodb_draining", "1 while shutting down.", u8::from(is_draining));
+    let panics: u64 = observed.shards().iter().map(|shard| shard.panics.get()).sum();
+    let panics = panics + observed.gateway.panics.get();
+    text.counter("kyrodb_panics_total", "Requests and tasks that panicked.", panics);
+    let (beats, stalls) = ("kyrodb_core_heartbeats_total", "kyrodb_core_stalls_total");
+    text.family(beats, "counter", "Heartbeats of each core.");
+    for (core, heart) in health.hearts().iter().enumerate() {
+        text.sample(beats, &format!("core=\"{core}\""), heart.beats());
+    }
+    text.family(stalls, "counter", "Times that a core stood still for over 50 ms.");
+    for (core, heart) in health.hearts().iter().enumerate() {
+        text.sample(stalls, &format!("core=\"{core}\""), heart.stalls());
+    }
+}
+
+fn shards(text: &mut Text, observed: &Observed) {
+    let shards = observed.shards();
+    let sum = |value: fn(&ShardCounters) -> u64| shards.iter().map(|s| value(s)).sum::<u64>();
+    text.gauge("kyrodb_hnsw_vector_count", "Documents.", sum(|s| s.documents.get()));
+    text.counter("kyrodb_hnsw_searches_total", "Searches by shards.", sum(|s| s.searches.get()));
+    let mut by_shard = |name: &str, kind: &str, help: &str, value: fn(&ShardCounters) -> u64| {
+        text.by_shard(name, kind, help, shards, value);
+    };
+    by_shard("kyrodb_shard_documents", "gauge", "Documents.", |s| s.documents.get());
+    by_shard("kyrodb_shard_hot_documents", "gauge", "Documents not linked yet.", |s| {
+        s.hot_documents.get()
+    });
+    by_shard("kyrodb_shard_linked_nodes", "gauge", "Graph nodes, dead ones included.", |s| {
+        s.linked_nodes.get()
+    });
+    by_shard("kyrodb_shard_slots", "gauge", "Slots in the arenas.", |s| s.slots.get());
+    by_shard("kyrodb_shard_links_total", "counter", "Documents linked.", |s| s.links.get());
+    by_shard("kyrodb_shard_search_distances_total", "counter", "Distances of searches.", |s| {
+        s.search_distances.get()
+    });
+    by_shard("kyrodb_shard_search_hops_total", "counter", "Hops of searches.", |s| {
+        s.search_hops.get()
+    });
+    by_shard("kyrodb_shard_link_distances_total", "counter", "Distances of linking.", |s| {
+        s.link_distances.get()
+    });
+    by_shard("kyrodb_shard_read_only", "gauge", "1 if the log has failed.", |s| {
+        u64::from(s.is_read_only.load(Ordering::Relaxed))
+    });
+    by_shard("kyrodb_shard_fenced", "gauge", "1 if fenced after a fault.", |s| {
+        u64::from(s.is_fenced.load(Ordering::Relaxed))
+    });
+}
+
+fn latencies(text: &mut Text, observed: &Observed) {
+    let methods = &observed.methods;
+    text.histograms(
+        "kyrodb_request_seconds",
+        "Latency of requests.",
+        "method",
+        &[
+            ("insert", &methods.insert),
+            ("change", &methods.change),
+            ("query", &methods.query),
+            ("search", &methods.search),
+        ],
+    );
+    let stages = &observed.stages;
+    text.histograms(
+        "kyrodb_stage_seconds",
+        "Where the time goes.",
+        "stage",
+        &[
+            ("queue", &stages.queue),
+            ("walk", &stages.walk),
+            ("merge", &stages.merge),
+            ("commit", &stages.commit),
+        ],
+    );
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::HashSet;
+    use std::sync::Arc;
+
+    #[test]
+    fn every_sample_follows_its_family_and_no_family_comes_twice() {
+        let observed = Arc::new(Observed::default());
+        assert!(observed.shards.set(vec![Arc::default(), Arc::default()]).is_ok());
+        observed.methods.search.record(Duration::from_micros(70));
+        let health = Health::new(observed.clone());
+        let text = render(&observed, &health, Path::new("/nowhere"));
+        let mut families = HashSet::new();
+        let mut family = "";
+        for line in text.lines() {
+            if let Some(rest) = line.strip_prefix("# TYPE ") {
+                family = rest.split(' ').next().unwrap();
+                assert!(families.insert(family), "{family} comes twice");
+            } else if !line.starts_with('#') {
+                let (name, value) = line.rsplit_once(' ').unwrap();
+                assert!(name.starts_with(family), "{line} follows {family}");
+                assert!(value.parse::<f64>().is_ok(), "{line}");
+            }
+        }
+        assert!(text.contains("kyrodb_query_latency_ns{percentile=\"99\"} 7"), "{text}");
+        assert!(text.contains("kyrodb_request_seconds_bucket{method=\"search\",le=\"0.0001\"} 1"));
+        assert!(text.contains("kyrodb_request_seconds_bucket{method=\"search\",le=\"0.00005\"} 0"));
+    }
+}
