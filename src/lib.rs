@@ -4,6 +4,7 @@ pub mod dataset;
 pub mod disk;
 pub mod engine;
 pub mod error;
+pub mod gateway;
 pub mod graph;
 pub mod kernels;
 pub mod manifest;

@@ -23,6 +23,8 @@ mod top;
 pub mod write;
 
 use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use self::hot::HotTier;
 pub use self::read::{Document, Hit, Query, Search, SearchOutcome};
@@ -36,8 +38,38 @@ use crate::store::Store;
 use crate::types::{DocId, Lsn};
 use crate::with_distance;
 
+/// How many documents all shards of a server may hold, and do.
+#[derive(Debug)]
+pub struct Capacity {
+    max: usize,
+    used: AtomicUsize,
+}
+
+impl Capacity {
+    /// Room for `max` documents.
+    #[must_use]
+    pub fn new(max: usize) -> Self {
+        Self { max, used: AtomicUsize::new(0) }
+    }
+
+    /// Takes a place; false if there is none.
+    fn take(&self) -> bool {
+        let is_free = |used| (used < self.max).then_some(used + 1);
+        self.used.fetch_update(Ordering::AcqRel, Ordering::Relaxed, is_free).is_ok()
+    }
+
+    /// Moves the count of one shard, whatever the bound.
+    fn shift(&self, from: usize, to: usize) {
+        if to >= from {
+            self.used.fetch_add(to - from, Ordering::AcqRel);
+        } else {
+            self.used.fetch_sub(from - to, Ordering::AcqRel);
+        }
+    }
+}
+
 /// What shapes a shard.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Params {
     /// How vectors are compared.
     pub metric: Metric,
@@ -47,8 +79,8 @@ pub struct Params {
     pub graph: graph::Params,
     /// Most documents in the hot tier; writes beyond it are refused until some are linked.
     pub hot_documents_max: usize,
-    /// Most documents alive; `usize::MAX` for no bound of its own.
-    pub documents_max: usize,
+    /// Room for documents, shared by all shards.
+    pub capacity: Arc<Capacity>,
 }
 
 /// Dead versions dropped in one slice.
@@ -96,9 +128,9 @@ impl Engine {
     #[must_use]
     pub fn new(params: Params) -> Self {
         Self {
-            params,
             store: Store::new(params.dimension),
             graph: Graph::new(params.graph),
+            params,
             hot: HotTier::default(),
             applied: Lsn(0),
             staged: BTreeMap::new(),

@@ -38,7 +38,7 @@ fn engine() -> Engine {
         dimension: DIMENSION,
         graph: graph::Params { m: 12, ef_construction: 60, seed: 3 },
         hot_documents_max: usize::MAX,
-        documents_max: usize::MAX,
+        capacity: Arc::new(Capacity::new(usize::MAX)),
     })
 }
 
@@ -317,7 +317,8 @@ fn min_score_counts_before_the_cut() {
 #[test]
 fn writes_are_checked_against_what_is_staged() {
     let mut pair = Pair::new(10);
-    pair.engine.params.documents_max = 2;
+    let capacity = Arc::new(Capacity::new(2));
+    pair.engine.params.capacity = capacity.clone();
     let put =
         |id| Write::Put { id: DocId(id), vector: Random(id).vector(), payload: payload(1, "a") };
     let delete = |id, namespace: &str| Write::Delete { id: DocId(id), namespace: namespace.into() };
@@ -340,6 +341,8 @@ fn writes_are_checked_against_what_is_staged() {
     assert_eq!(pair.engine.live_count(), 2);
     assert!(pair.engine.staged.is_empty());
     assert!(!pair.engine.has_staged());
+
+    assert_eq!(capacity.used.load(std::sync::atomic::Ordering::Relaxed), 2);
 
     // What could not be logged has never been.
     assert_eq!(pair.engine.stage(delete(2, "")).unwrap().outcome.existed, 1);

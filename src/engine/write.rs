@@ -108,12 +108,6 @@ impl Engine {
     fn stage_put(&mut self, id: DocId, vector: Box<[f32]>, payload: Payload) -> Result<Staged> {
         assert_eq!(vector.len(), self.params.dimension, "validated at the gateway");
         let existed = self.planned(id, "").is_some();
-        if !existed && self.live_after_staged >= self.params.documents_max {
-            return Err(Error::busy(format!(
-                "the index is full: hnsw.max_elements allows {} documents in this shard",
-                self.params.documents_max
-            )));
-        }
         if self.unlinked_count() >= self.params.hot_documents_max {
             return Err(Error::busy(format!(
                 "{} documents wait to be linked into the graph",
@@ -123,6 +117,13 @@ impl Engine {
         if self.store.is_full() {
             return Err(Error::busy("the shard has no slot left; use more shards"));
         }
+        if !existed && !self.params.capacity.take() {
+            return Err(Error::busy(format!(
+                "the index is full: hnsw.max_elements allows {} documents",
+                self.params.capacity.max
+            )));
+        }
+        self.live_after_staged += usize::from(!existed);
         self.plan(id, Some(payload.clone()));
         self.staged_puts += 1;
         Ok(Staged {
@@ -171,10 +172,12 @@ impl Engine {
         (namespace.is_empty() || payload.namespace() == namespace).then_some(payload)
     }
 
+    /// Notes what a staged write makes of `id`, which is there to be changed or, as the only
+    /// way for a document to begin, is a put that has taken its place.
     fn plan(&mut self, id: DocId, payload: Option<Payload>) {
-        let existed = self.planned(id, "").is_some();
-        self.live_after_staged += usize::from(payload.is_some());
-        self.live_after_staged -= usize::from(existed);
+        if payload.is_none() {
+            self.set_live_after_staged(self.live_after_staged - 1);
+        }
         let staged = self.staged.entry(id).or_insert(StagedDocument { writes: 0, payload: None });
         staged.writes += 1;
         staged.payload = payload;
@@ -194,8 +197,13 @@ impl Engine {
     pub fn abandon_staged(&mut self) {
         self.staged.clear();
         self.staged_puts = 0;
-        self.live_after_staged = self.store.live_count();
+        self.set_live_after_staged(self.store.live_count());
         self.batch.clear();
+    }
+
+    fn set_live_after_staged(&mut self, count: usize) {
+        self.params.capacity.shift(self.live_after_staged, count);
+        self.live_after_staged = count;
     }
 
     /// Applies the next record of the log, which is durable. True when it is applied in full;
@@ -257,7 +265,7 @@ impl Engine {
     fn finish_apply(&mut self, lsn: Lsn) {
         self.applied = lsn;
         if self.staged.is_empty() {
-            self.live_after_staged = self.store.live_count();
+            self.set_live_after_staged(self.store.live_count());
         }
     }
 

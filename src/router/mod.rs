@@ -24,6 +24,9 @@ use crate::types::{DocId, ShardId};
 /// A core stops at the deadline by itself; after so much more its answer is not waited for.
 const GRACE: Duration = Duration::from_millis(5);
 
+/// Between two tries of a bulk load to get into a full mailbox.
+const MAILBOX_RETRY: Duration = Duration::from_millis(1);
+
 /// Limits on what is in flight.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
@@ -129,14 +132,28 @@ impl Router {
         answers.one().await.unwrap_or_else(|| Err(gone(shard)))
     }
 
-    /// Stores documents of one shard, at the pace at which they are linked.
+    /// Sends documents of one shard to be stored, at the pace at which they are linked. Waits
+    /// for room in the mailbox, so that what is sent later comes later. The answer is to be
+    /// waited for with [`Answers::one`].
     ///
     /// # Errors
-    /// If the shard can't be asked; else each document has its own result.
-    pub async fn load(&self, shard: ShardId, puts: Vec<Write>) -> Result<Vec<Result<Outcome>>> {
-        let (answers, reply) = single();
-        self.send(shard, Request::Load { shard, puts, reply })?;
-        answers.one().await.ok_or_else(|| gone(shard))
+    /// If the shard can't be asked.
+    pub async fn send_load(
+        &self,
+        shard: ShardId,
+        mut puts: Vec<Write>,
+    ) -> Result<Answers<Vec<Result<Outcome>>>> {
+        let mailbox = &self.cores[self.core_of(shard)];
+        loop {
+            self.activity.note();
+            let (answers, reply) = single();
+            match mailbox.push(Request::Load { shard, puts, reply }) {
+                Ok(()) => return Ok(answers),
+                Err(Refused::Full(Request::Load { puts: back, .. })) => puts = back,
+                Err(_) => return Err(gone(shard)),
+            }
+            tokio::time::sleep(MAILBOX_RETRY).await;
+        }
     }
 
     /// Deletes, of these documents or of all, those that pass; all or none in each shard.
@@ -318,6 +335,8 @@ impl Router {
     }
 }
 
-fn gone(shard: ShardId) -> Error {
+/// The shard's core has ended.
+#[must_use]
+pub fn gone(shard: ShardId) -> Error {
     Error::unavailable(format!("the core of shard {} is gone; restart the server", shard.0))
 }

@@ -216,7 +216,7 @@ impl Shard {
     pub(super) fn set_dimension(&self, dimension: usize) {
         let mut engine = self.engine.borrow_mut();
         if engine.is_none() {
-            *engine = Some(Engine::new(engine::Params { dimension, ..self.params }));
+            *engine = Some(Engine::new(engine::Params { dimension, ..self.params.clone() }));
         }
     }
 

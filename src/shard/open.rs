@@ -50,10 +50,9 @@ pub struct Opened {
 /// Opens a shard on this core.
 pub(super) async fn open(core: &Rc<Core>, open: Open) -> Result<Opened, String> {
     let Open { shard: id, segments, params, epoch, counters } = open;
-    let mut replay = Replay { params, engine: None, problem: None, counters: counters.clone() };
-    if params.dimension > 0 {
-        replay.engine = Some(Engine::new(params));
-    }
+    let engine = (params.dimension > 0).then(|| Engine::new(params.clone()));
+    let counted = counters.clone();
+    let mut replay = Replay { params: params.clone(), engine, problem: None, counters: counted };
     let disk = core.disk.clone();
     let recovered = recover(&*disk, id, &segments, |lsn, record| replay.apply(lsn, record))
         .await
@@ -105,8 +104,9 @@ struct Replay {
 impl Replay {
     fn apply(&mut self, lsn: crate::types::Lsn, record: Record) {
         if let Record::Put { vector, .. } = &record {
-            let params = self.params;
-            let fresh = || Engine::new(engine::Params { dimension: vector.len(), ..params });
+            let params = &self.params;
+            let fresh =
+                || Engine::new(engine::Params { dimension: vector.len(), ..params.clone() });
             let engine = self.engine.get_or_insert_with(fresh);
             let dimension = engine.params().dimension;
             if vector.len() != dimension && self.problem.is_none() {

@@ -1,0 +1,249 @@
+//! Accepts connections and speaks HTTP/2 on them.
+//!
+//! Not tonic's own transport server: that one answers deadlines itself (and so cuts off partial
+//! answers), knows no limit on connections, and closes none that is idle.
+
+use std::convert::Infallible;
+use std::io;
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use hyper::body::Incoming;
+use hyper::server::conn::http2;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{mpsc, watch};
+use tower::Service;
+
+use crate::observe::Observed;
+
+/// Flow-control windows: large enough that a bulk load is not held up by round trips.
+const STREAM_WINDOW_BYTES: u32 = 1 << 20;
+const CONNECTION_WINDOW_BYTES: u32 = 4 << 20;
+
+/// Requests in flight on one connection.
+const STREAMS_MAX: u32 = 1_024;
+
+/// Bytes of headers of one request.
+const HEADERS_BYTES_MAX: u32 = 16 << 10;
+
+/// After a failure to accept, such as too many open files.
+const ACCEPT_RETRY: Duration = Duration::from_millis(50);
+
+/// Bounds on connections.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Open at once.
+    pub connections_max: usize,
+    /// One without a byte in either direction for so long is closed.
+    pub idle: Duration,
+}
+
+/// Ends the serving: sent once, when the server begins to shut down.
+pub type Drain = watch::Receiver<bool>;
+
+/// Serves until `drain` is set, then until every request in flight has been answered. Dropping
+/// the future ends it at once.
+pub async fn serve<S>(
+    listener: TcpListener,
+    service: S,
+    limits: Limits,
+    observed: Arc<Observed>,
+    mut drain: Drain,
+) where
+    S: Service<
+            http::Request<Incoming>,
+            Response = http::Response<tonic::body::Body>,
+            Error = Infallible,
+        > + Clone
+        + Send
+        + 'static,
+    S::Future: Send,
+{
+    // Every connection holds a sender: when the last is gone, so is the last connection.
+    let (alive, mut all_gone) = mpsc::channel::<()>(1);
+    let mut refused_logged: Option<Instant> = None;
+    loop {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            _ = drain.wait_for(|drain| *drain) => break,
+        };
+        let stream = match accepted {
+            Ok((stream, _)) => stream,
+            Err(error) => {
+                tracing::warn!("a connection could not be accepted: {error}");
+                tokio::time::sleep(ACCEPT_RETRY).await;
+                continue;
+            }
+        };
+        let open = observed.gateway.connections.load(Ordering::Relaxed);
+        if open >= limits.connections_max as u64 {
+            observed.gateway.connections_refused.add(1);
+            if refused_logged.is_none_or(|logged| logged.elapsed() > Duration::from_secs(10)) {
+                refused_logged = Some(Instant::now());
+                tracing::warn!("connections are refused: {open} are open (server.max_connections)");
+            }
+            continue;
+        }
+        // Nagle's algorithm would hold back small answers for 40 ms.
+        if let Err(error) = stream.set_nodelay(true) {
+            tracing::debug!("TCP_NODELAY could not be set: {error}");
+        }
+        let connection = Connection { limits, observed: observed.clone(), drain: drain.clone() };
+        observed.gateway.connections.fetch_add(1, Ordering::Relaxed);
+        tokio::spawn(connection.run(stream, service.clone(), alive.clone()));
+    }
+    drop((listener, alive));
+    all_gone.recv().await;
+}
+
+struct Connection {
+    limits: Limits,
+    observed: Arc<Observed>,
+    drain: Drain,
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        self.observed.gateway.connections.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl Connection {
+    async fn run<S>(mut self, stream: TcpStream, service: S, _alive: mpsc::Sender<()>)
+    where
+        S: Service<
+                http::Request<Incoming>,
+                Response = http::Response<tonic::body::Body>,
+                Error = Infallible,
+            > + Clone
+            + Send
+            + 'static,
+        S::Future: Send,
+    {
+        let activity = Arc::new(Activity::default());
+        let io = TokioIo::new(Watched { stream, activity: activity.clone() });
+        let connection = http2::Builder::new(TokioExecutor::new())
+            .timer(TokioTimer::new())
+            .initial_stream_window_size(STREAM_WINDOW_BYTES)
+            .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+            .max_concurrent_streams(STREAMS_MAX)
+            .max_header_list_size(HEADERS_BYTES_MAX)
+            .serve_connection(io, TowerToHyperService::new(service));
+        let mut connection = pin!(connection);
+        let mut is_draining = false;
+        loop {
+            let left = self.limits.idle.saturating_sub(activity.idle());
+            tokio::select! {
+                ended = connection.as_mut() => {
+                    if let Err(error) = ended {
+                        tracing::debug!("a connection ended: {error}");
+                    }
+                    return;
+                }
+                _ = self.drain.wait_for(|drain| *drain), if !is_draining => {
+                    is_draining = true;
+                    connection.as_mut().graceful_shutdown();
+                }
+                () = tokio::time::sleep(left) => {
+                    if activity.idle() < self.limits.idle {
+                        continue;
+                    }
+                    if is_draining {
+                        return;
+                    }
+                    // Told to go, it has as long again to go by itself.
+                    is_draining = true;
+                    activity.touch();
+                    connection.as_mut().graceful_shutdown();
+                }
+            }
+        }
+    }
+}
+
+/// When bytes last moved.
+struct Activity {
+    begun: Instant,
+    last_ms: AtomicU64,
+}
+
+impl Default for Activity {
+    fn default() -> Self {
+        Self { begun: Instant::now(), last_ms: AtomicU64::new(0) }
+    }
+}
+
+impl Activity {
+    fn touch(&self) {
+        self.last_ms.store(self.begun.elapsed().as_millis() as u64, Ordering::Relaxed);
+    }
+
+    fn idle(&self) -> Duration {
+        let last = Duration::from_millis(self.last_ms.load(Ordering::Relaxed));
+        self.begun.elapsed().saturating_sub(last)
+    }
+}
+
+/// A stream that notes when bytes move.
+struct Watched {
+    stream: TcpStream,
+    activity: Arc<Activity>,
+}
+
+impl Watched {
+    fn note<T>(&self, polled: Poll<T>) -> Poll<T> {
+        if polled.is_ready() {
+            self.activity.touch();
+        }
+        polled
+    }
+}
+
+impl AsyncRead for Watched {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let polled = Pin::new(&mut self.stream).poll_read(context, buffer);
+        self.note(polled)
+    }
+}
+
+impl AsyncWrite for Watched {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let polled = Pin::new(&mut self.stream).poll_write(context, buffer);
+        self.note(polled)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffers: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let polled = Pin::new(&mut self.stream).poll_write_vectored(context, buffers);
+        self.note(polled)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(context)
+    }
+}

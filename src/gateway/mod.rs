@@ -1,0 +1,184 @@
+//! gRPC: the only module that knows tonic and serves protobuf.
+//!
+//! ```text
+//! connection (accept, limits, HTTP/2) → panics → service | stream → validate → router → convert
+//! ```
+//!
+//! A handler validates, sends to the router and converts the answer; it holds no state between
+//! requests. Dropping a handler, because its client went away, tells the cores to stop.
+
+mod connection;
+mod convert;
+mod deadline;
+mod panics;
+mod service;
+mod status;
+mod stream;
+mod validate;
+
+use std::sync::Arc;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use tonic::service::Routes;
+use tonic_health::ServingStatus;
+use tonic_health::server::HealthReporter;
+
+pub use self::connection::{Drain, Limits, serve};
+use self::panics::Contained;
+use self::validate::VectorRules;
+use crate::config::{Config, Distance};
+use crate::error::{Error, Result};
+use crate::kernels::Metric;
+use crate::observe::Observed;
+use crate::proto::FILE_DESCRIPTOR_SET;
+use crate::proto::kyro_db_service_server::KyroDbServiceServer;
+use crate::router::Router;
+use crate::shard::keeper::Change;
+use crate::shard::reply::single;
+use crate::shard::request::Request;
+use crate::status::health::{Health, Phase, Verdict};
+use crate::types::ShardId;
+
+/// Between two looks at the health for `grpc.health.v1`.
+const HEALTH_PERIOD: Duration = Duration::from_millis(100);
+
+/// The service's name for `grpc.health.v1`.
+const SERVICE: &str = "kyrodb.v1.KyroDBService";
+
+impl From<Distance> for Metric {
+    fn from(distance: Distance) -> Self {
+        match distance {
+            Distance::Cosine => Self::Cosine,
+            Distance::Euclidean => Self::Euclidean,
+            Distance::InnerProduct => Self::InnerProduct,
+        }
+    }
+}
+
+/// What all handlers share.
+pub struct Gateway {
+    config: Arc<Config>,
+    observed: Arc<Observed>,
+    health: Arc<Health>,
+    router: OnceLock<Arc<Router>>,
+    /// Values in a vector; 0 until the first document decides.
+    dimension: AtomicUsize,
+    /// Held while the first document decides.
+    deciding: tokio::sync::Mutex<()>,
+    /// Bulk loads, and bulk inserts, that may run at once.
+    bulk_loads: tokio::sync::Semaphore,
+    bulk_inserts: tokio::sync::Semaphore,
+}
+
+impl Gateway {
+    /// A gateway that answers "starting" until it is [opened](Gateway::open).
+    #[must_use]
+    pub fn new(config: Arc<Config>, observed: Arc<Observed>, health: Arc<Health>) -> Arc<Self> {
+        Arc::new(Self {
+            config,
+            observed,
+            health,
+            router: OnceLock::new(),
+            dimension: AtomicUsize::new(0),
+            deciding: tokio::sync::Mutex::default(),
+            bulk_loads: tokio::sync::Semaphore::new(stream::BULK_STREAMS_MAX),
+            bulk_inserts: tokio::sync::Semaphore::new(stream::BULK_STREAMS_MAX),
+        })
+    }
+
+    /// The shards are there, and have vectors of `dimension` values, 0 if they have none yet.
+    pub fn open(&self, router: Arc<Router>, dimension: usize) {
+        self.dimension.store(dimension, Ordering::Release);
+        let first = self.router.set(router);
+        debug_assert!(first.is_ok(), "a gateway is opened once");
+    }
+
+    /// The router, if requests may be served.
+    fn router(&self) -> Result<&Arc<Router>> {
+        match (self.health.phase(), self.router.get()) {
+            (Phase::Serving, Some(router)) => Ok(router),
+            (Phase::Draining, _) => Err(Error::unavailable("the server is shutting down")),
+            _ => match self.health.verdict() {
+                Verdict::Starting(progress) => Err(status::loading(&progress)),
+                _ => Err(status::loading("a moment")),
+            },
+        }
+    }
+
+    fn metric(&self) -> Metric {
+        self.config.hnsw.distance.into()
+    }
+
+    fn rules(&self) -> VectorRules {
+        let dimension = self.dimension.load(Ordering::Acquire);
+        VectorRules { metric: self.metric(), dimension }
+    }
+
+    /// The rules for vectors to be stored. A first document of `length` values, valid in itself,
+    /// decides the dimension: it is in MANIFEST before anything is logged.
+    async fn rules_for_insert(&self, router: &Router, length: usize) -> Result<VectorRules> {
+        let rules = self.rules();
+        if rules.dimension != 0 {
+            return Ok(rules);
+        }
+        let _deciding = self.deciding.lock().await;
+        let rules = self.rules();
+        if rules.dimension != 0 {
+            return Ok(rules);
+        }
+        let (answers, reply) = single();
+        router.send(ShardId(0), Request::Keep(Change::Dimension(length as u32), reply))?;
+        let kept = answers.one().await.unwrap_or_else(|| Err("the first core is gone".into()));
+        kept.map_err(|why| {
+            tracing::error!("the dimension could not be recorded in MANIFEST: {why}");
+            Error::unavailable("the dimension could not be recorded in MANIFEST")
+        })?;
+        for shard in (0..router.shards()).map(ShardId) {
+            let (answers, reply) = single();
+            router.send(shard, Request::SetDimension { shard, dimension: length, reply })?;
+            answers.one().await;
+        }
+        tracing::info!(dimension = length, "the first document has decided the dimension");
+        self.dimension.store(length, Ordering::Release);
+        Ok(self.rules())
+    }
+
+    /// All gRPC services of the server.
+    ///
+    /// # Errors
+    /// If the descriptors can't be read: a broken build.
+    pub fn routes(self: &Arc<Self>) -> std::result::Result<Contained<Routes>, String> {
+        let service = KyroDbServiceServer::new(service::Service(self.clone()))
+            .max_decoding_message_size(self.config.server.max_message_bytes)
+            .max_encoding_message_size(usize::MAX);
+        let (reporter, health) = tonic_health::server::health_reporter();
+        tokio::spawn(report(self.health.clone(), reporter));
+        let reflection = || {
+            tonic_reflection::server::Builder::configure()
+                .register_encoded_file_descriptor_set(FILE_DESCRIPTOR_SET)
+                .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+        };
+        let v1 = reflection().build_v1().map_err(|error| error.to_string())?;
+        let v1alpha = reflection().build_v1alpha().map_err(|error| error.to_string())?;
+        let routes = Routes::new(service).add_service(health).add_service(v1).add_service(v1alpha);
+        Ok(Contained { inner: routes.prepare(), observed: self.observed.clone() })
+    }
+}
+
+/// Keeps `grpc.health.v1` true.
+async fn report(health: Arc<Health>, reporter: HealthReporter) {
+    let mut last = None;
+    loop {
+        let is_ready = health.is_ready();
+        if last != Some(is_ready) {
+            let status = if is_ready { ServingStatus::Serving } else { ServingStatus::NotServing };
+            for service in ["", SERVICE] {
+                reporter.set_service_status(service, status).await;
+            }
+            last = Some(is_ready);
+        }
+        tokio::time::sleep(HEALTH_PERIOD).await;
+    }
+}

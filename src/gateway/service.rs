@@ -1,0 +1,471 @@
+//! The unary RPCs: validate, route, convert. The streaming ones are in [`super::stream`].
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use tonic::{Request, Response, Status, Streaming};
+
+use super::convert::{query_response, search_response};
+use super::deadline::{client_timeout, search_deadline};
+use super::status::{count, status};
+use super::{Gateway, validate};
+use crate::config::{Distance, FsyncPolicy};
+use crate::engine::filter::Filter;
+use crate::engine::{Query, Write};
+use crate::error::{Error, Result};
+use crate::observe::latency::Latency;
+use crate::proto;
+use crate::proto::batch_delete_request::DeleteCriteria;
+use crate::proto::kyro_db_service_server::KyroDbService;
+use crate::router::{Found, Router};
+use crate::status::health::Verdict;
+
+/// A delete by filter looks for its documents for at most so long, if the client sets no limit.
+const DELETE_MAX: Duration = Duration::from_secs(60);
+
+/// Implements the generated trait.
+pub(super) struct Service(pub(super) Arc<Gateway>);
+
+impl Gateway {
+    /// Ends a request: its latency and its failure are counted.
+    fn answer<T>(
+        &self,
+        latency: &Latency,
+        begun: Instant,
+        result: Result<T>,
+    ) -> Result<Response<T>, Status> {
+        latency.record(begun.elapsed());
+        match result {
+            Ok(answer) => Ok(Response::new(answer)),
+            Err(error) => {
+                count(&self.observed, &error);
+                Err(status(&error))
+            }
+        }
+    }
+
+    /// Runs `work` for at most as long as the client waits. A write that is cut off so may have
+    /// been done or not.
+    async fn within<T>(
+        &self,
+        timeout: Option<Duration>,
+        work: impl Future<Output = Result<T>>,
+    ) -> Result<T> {
+        match timeout {
+            None => work.await,
+            Some(timeout) => tokio::time::timeout(timeout, work)
+                .await
+                .unwrap_or(Err(Error::Expired("while the request was being done"))),
+        }
+    }
+
+    /// A valid put of one document, for whose vector the dimension is settled.
+    pub(super) async fn checked_put(
+        &self,
+        router: &Router,
+        request: proto::InsertRequest,
+    ) -> Result<Write> {
+        let mut rules = self.rules();
+        if rules.dimension == 0 {
+            let length = request.embedding.len();
+            validate::insert(request.clone(), rules)?;
+            rules = self.rules_for_insert(router, length).await?;
+        }
+        validate::insert(request, rules)
+    }
+
+    async fn insert(&self, request: proto::InsertRequest) -> Result<proto::InsertResponse> {
+        let router = self.router()?;
+        let write = self.checked_put(router, request).await?;
+        let Write::Put { id, .. } = &write else { unreachable!("an insert is a put") };
+        router.write(*id, write).await?;
+        Ok(proto::InsertResponse {
+            success: true,
+            inserted_at: unix_secs(),
+            tier: proto::insert_response::Tier::ColdTier.into(),
+            total_inserted: 1,
+            ..Default::default()
+        })
+    }
+
+    async fn delete(&self, request: proto::DeleteRequest) -> Result<proto::DeleteResponse> {
+        let router = self.router()?;
+        let id = validate::doc_id("doc_id", request.doc_id)?;
+        validate::namespace(&request.namespace)?;
+        let outcome = router.write(id, Write::Delete { id, namespace: request.namespace }).await?;
+        self.observed.gateway.deletes.add(outcome.existed);
+        let existed = outcome.existed > 0;
+        Ok(proto::DeleteResponse { success: true, existed, ..Default::default() })
+    }
+
+    async fn update(
+        &self,
+        request: proto::UpdateMetadataRequest,
+    ) -> Result<proto::UpdateMetadataResponse> {
+        let router = self.router()?;
+        let id = validate::doc_id("doc_id", request.doc_id)?;
+        validate::namespace(&request.namespace)?;
+        let payload = validate::payload(&request.metadata, "")?;
+        let (namespace, merge) = (request.namespace, request.merge);
+        let outcome = router.write(id, Write::Update { id, namespace, payload, merge }).await?;
+        let existed = outcome.existed > 0;
+        Ok(proto::UpdateMetadataResponse { success: true, existed, ..Default::default() })
+    }
+
+    async fn batch_delete(
+        &self,
+        request: proto::BatchDeleteRequest,
+        deadline: Instant,
+    ) -> Result<proto::BatchDeleteResponse> {
+        let router = self.router()?;
+        validate::namespace(&request.namespace)?;
+        let none = HashMap::new();
+        let (ids, filter) = match &request.delete_criteria {
+            None => {
+                let why = "has neither ids nor a filter; to delete everything in scope, send an \
+                           empty filter";
+                return Err(Error::invalid("delete_criteria", why));
+            }
+            Some(DeleteCriteria::Ids(list)) => {
+                let ids = validate::doc_ids("ids", &list.doc_ids)?;
+                (Some(ids), validate::scope(&request.namespace, None, &none)?)
+            }
+            Some(DeleteCriteria::Filter(filter)) => {
+                (None, validate::scope(&request.namespace, Some(filter), &none)?)
+            }
+        };
+        let filter = filter.unwrap_or(Filter::All);
+        let deleted_count = router.delete_many(ids, filter, deadline).await?;
+        self.observed.gateway.deletes.add(deleted_count);
+        Ok(proto::BatchDeleteResponse { success: true, deleted_count, ..Default::default() })
+    }
+
+    async fn query(&self, request: proto::QueryRequest) -> Result<proto::QueryResponse> {
+        let router = self.router()?;
+        let id = validate::doc_id("doc_id", request.doc_id)?;
+        validate::namespace(&request.namespace)?;
+        let found = router.get(&[id], &request.namespace, request.include_embedding).await?;
+        Ok(query_response(id, found.into_iter().next().flatten()))
+    }
+
+    async fn bulk_query(
+        &self,
+        request: proto::BulkQueryRequest,
+    ) -> Result<proto::BulkQueryResponse> {
+        let router = self.router()?;
+        let ids = validate::doc_ids("doc_ids", &request.doc_ids)?;
+        validate::namespace(&request.namespace)?;
+        let found = router.get(&ids, &request.namespace, request.include_embeddings).await?;
+        let total_found = found.iter().flatten().count() as u32;
+        let results = ids.iter().zip(found).map(|(id, found)| query_response(*id, found)).collect();
+        let total_requested = ids.len() as u32;
+        Ok(proto::BulkQueryResponse { results, total_found, total_requested, ..Default::default() })
+    }
+
+    /// One search, of Search or BulkSearch: answered, measured and counted.
+    pub(super) async fn search(
+        &self,
+        request: proto::SearchRequest,
+        timeout: Option<Duration>,
+        begun: Instant,
+    ) -> Result<proto::SearchResponse> {
+        let found = self.search_shards(request, timeout, begun).await;
+        let latency = begun.elapsed();
+        let gateway = &self.observed.gateway;
+        gateway.queries.add(1);
+        match found {
+            Ok(found) => {
+                self.observed.methods.search.record(latency);
+                let hot = found.hits.iter().filter(|hit| hit.is_hot).count() as u64;
+                gateway.hot_hits.add(hot);
+                gateway.cold_hits.add(found.hits.len() as u64 - hot);
+                gateway.partial_searches.add(u64::from(!found.reasons.is_empty()));
+                Ok(search_response(found, latency))
+            }
+            Err(error) => {
+                self.observed.methods.search.record(latency);
+                gateway.queries_failed.add(1);
+                Err(error)
+            }
+        }
+    }
+
+    async fn search_shards(
+        &self,
+        request: proto::SearchRequest,
+        timeout: Option<Duration>,
+        begun: Instant,
+    ) -> Result<Found> {
+        let router = self.router()?;
+        let server_max = Duration::from_millis(self.config.timeouts.cold_tier_ms);
+        let deadline = search_deadline(begun, timeout, server_max);
+        let vector = self.named_vector(router, &request).await?;
+        let query: Query = validate::search(request, vector, self.rules(), &self.config)?;
+        router.search(query, deadline).await
+    }
+
+    /// The vector of the document that a search names instead of bringing one.
+    async fn named_vector(
+        &self,
+        router: &Router,
+        request: &proto::SearchRequest,
+    ) -> Result<Option<Vec<f32>>> {
+        if request.query_doc_id == 0 {
+            return Ok(None);
+        }
+        if !request.query_embedding.is_empty() {
+            let why = "is set beside query_embedding; send one of them";
+            return Err(Error::invalid("query_doc_id", why));
+        }
+        let id = validate::doc_id("query_doc_id", request.query_doc_id)?;
+        validate::namespace(&request.namespace)?;
+        let found = router.get(&[id], &request.namespace, true).await?;
+        let document = found.into_iter().next().flatten().ok_or_else(|| {
+            Error::invalid("query_doc_id", format!("there is no document {} in scope", id.0))
+        })?;
+        Ok(Some(document.embedding.expect("it was asked for").into()))
+    }
+
+    fn health_response(&self, component: &str) -> Result<proto::HealthResponse> {
+        use proto::health_response::Status;
+        const COMPONENTS: [&str; 4] = ["cache", "hot_tier", "cold_tier", "wal"];
+        if !component.is_empty() && !COMPONENTS.contains(&component) {
+            let why = format!("`{component}` is not one of: {}", COMPONENTS.join(", "));
+            return Err(Error::invalid("component", why));
+        }
+        let (status, text) = match self.health.verdict() {
+            Verdict::Healthy => (Status::Healthy, "healthy".to_owned()),
+            Verdict::Degraded(why) => (Status::Degraded, format!("degraded: {why}")),
+            Verdict::Starting(why) => (Status::Unhealthy, format!("unhealthy: starting: {why}")),
+            Verdict::Unhealthy(why) => (Status::Unhealthy, format!("unhealthy: {why}")),
+        };
+        let shards = self.observed.shards();
+        let is_read_only = shards.iter().any(|shard| shard.is_read_only.load(Ordering::Relaxed));
+        let hot: u64 = shards.iter().map(|shard| shard.hot_documents.get()).sum();
+        let linked: u64 = shards.iter().map(|shard| shard.linked_nodes.get()).sum();
+        let of = |component: &str| match (component, status) {
+            ("cache", _) => "healthy: no cache in this version".to_owned(),
+            ("wal", Status::Degraded) if !is_read_only => "healthy".to_owned(),
+            ("hot_tier", Status::Healthy) => format!("healthy: {hot} documents to be linked"),
+            ("cold_tier", Status::Healthy) => format!("healthy: {linked} nodes linked"),
+            _ => text.clone(),
+        };
+        let components = COMPONENTS
+            .iter()
+            .filter(|name| component.is_empty() || **name == component)
+            .map(|name| ((*name).to_owned(), of(name)))
+            .collect();
+        Ok(proto::HealthResponse {
+            status: status.into(),
+            version: env!("CARGO_PKG_VERSION").into(),
+            components,
+            uptime_seconds: self.health.uptime().as_secs(),
+            git_commit: env!("KYRODB_GIT_COMMIT").into(),
+        })
+    }
+
+    fn config_response(&self) -> proto::ConfigResponse {
+        let config = &*self.config;
+        let (hnsw, persistence) = (&config.hnsw, &config.persistence);
+        let interval_ms = persistence.wal_flush_interval_ms;
+        let hot_age = config.cache.hot_tier_max_age_secs;
+        proto::ConfigResponse {
+            hot_tier_max_size: config.cache.capacity as u64,
+            hot_tier_max_age_seconds: hot_age.unwrap_or(config.cache.training_interval_secs),
+            hnsw_max_elements: hnsw.max_elements as u64,
+            data_dir: persistence.data_dir.display().to_string(),
+            fsync_policy: match persistence.fsync_policy {
+                FsyncPolicy::DataOnly | FsyncPolicy::Full => "Always".into(),
+                FsyncPolicy::Periodic => format!("Periodic({interval_ms})"),
+                FsyncPolicy::None => "Never".into(),
+            },
+            snapshot_interval: persistence.snapshot_interval_mutations,
+            flush_interval_seconds: hot_age.unwrap_or(config.cache.training_interval_secs),
+            embedding_dimension: self.rules().dimension as u64,
+            version: env!("CARGO_PKG_VERSION").into(),
+            hnsw_m: hnsw.m as u64,
+            hnsw_ef_construction: hnsw.ef_construction as u64,
+            hnsw_ef_search: hnsw.ef_search as u64,
+            hnsw_distance: match hnsw.distance {
+                Distance::Cosine => "Cosine".into(),
+                Distance::Euclidean => "Euclidean".into(),
+                Distance::InnerProduct => "InnerProduct".into(),
+            },
+            hnsw_disable_normalization_check: hnsw.disable_normalization_check,
+        }
+    }
+}
+
+#[tonic::async_trait]
+impl KyroDbService for Service {
+    async fn insert(
+        &self,
+        request: Request<proto::InsertRequest>,
+    ) -> Result<Response<proto::InsertResponse>, Status> {
+        let (gateway, begun) = (&self.0, Instant::now());
+        let timeout = client_timeout(request.metadata());
+        let result = gateway.within(timeout, gateway.insert(request.into_inner())).await;
+        let counters = &gateway.observed.gateway;
+        if result.is_ok() {
+            counters.inserts.add(1)
+        } else {
+            counters.inserts_failed.add(1)
+        }
+        gateway.answer(&gateway.observed.methods.insert, begun, result)
+    }
+
+    async fn bulk_insert(
+        &self,
+        request: Request<Streaming<proto::InsertRequest>>,
+    ) -> Result<Response<proto::InsertResponse>, Status> {
+        self.0.bulk_insert(request.into_inner()).await.map(Response::new)
+    }
+
+    async fn bulk_load_hnsw(
+        &self,
+        request: Request<Streaming<proto::InsertRequest>>,
+    ) -> Result<Response<proto::BulkLoadResponse>, Status> {
+        self.0.bulk_load(request.into_inner()).await.map(Response::new)
+    }
+
+    async fn delete(
+        &self,
+        request: Request<proto::DeleteRequest>,
+    ) -> Result<Response<proto::DeleteResponse>, Status> {
+        let (gateway, begun) = (&self.0, Instant::now());
+        let timeout = client_timeout(request.metadata());
+        let result = gateway.within(timeout, gateway.delete(request.into_inner())).await;
+        gateway.answer(&gateway.observed.methods.change, begun, result)
+    }
+
+    async fn update_metadata(
+        &self,
+        request: Request<proto::UpdateMetadataRequest>,
+    ) -> Result<Response<proto::UpdateMetadataResponse>, Status> {
+        let (gateway, begun) = (&self.0, Instant::now());
+        let timeout = client_timeout(request.metadata());
+        let result = gateway.within(timeout, gateway.update(request.into_inner())).await;
+        gateway.answer(&gateway.observed.methods.change, begun, result)
+    }
+
+    async fn batch_delete(
+        &self,
+        request: Request<proto::BatchDeleteRequest>,
+    ) -> Result<Response<proto::BatchDeleteResponse>, Status> {
+        let (gateway, begun) = (&self.0, Instant::now());
+        let timeout = client_timeout(request.metadata());
+        let deadline = begun + timeout.unwrap_or(DELETE_MAX);
+        let delete = gateway.batch_delete(request.into_inner(), deadline);
+        let result = gateway.within(timeout, delete).await;
+        gateway.answer(&gateway.observed.methods.change, begun, result)
+    }
+
+    async fn query(
+        &self,
+        request: Request<proto::QueryRequest>,
+    ) -> Result<Response<proto::QueryResponse>, Status> {
+        let (gateway, begun) = (&self.0, Instant::now());
+        let timeout = client_timeout(request.metadata());
+        let result = gateway.within(timeout, gateway.query(request.into_inner())).await;
+        let counters = &gateway.observed.gateway;
+        counters.queries.add(1);
+        counters.queries_failed.add(u64::from(result.is_err()));
+        gateway.answer(&gateway.observed.methods.query, begun, result)
+    }
+
+    async fn bulk_query(
+        &self,
+        request: Request<proto::BulkQueryRequest>,
+    ) -> Result<Response<proto::BulkQueryResponse>, Status> {
+        let (gateway, begun) = (&self.0, Instant::now());
+        let timeout = client_timeout(request.metadata());
+        let request = request.into_inner();
+        let counters = &gateway.observed.gateway;
+        counters.queries.add(request.doc_ids.len() as u64);
+        let result = gateway.within(timeout, gateway.bulk_query(request)).await;
+        counters.queries_failed.add(u64::from(result.is_err()));
+        gateway.answer(&gateway.observed.methods.query, begun, result)
+    }
+
+    async fn search(
+        &self,
+        request: Request<proto::SearchRequest>,
+    ) -> Result<Response<proto::SearchResponse>, Status> {
+        let (gateway, begun) = (&self.0, Instant::now());
+        let timeout = client_timeout(request.metadata());
+        gateway.search(request.into_inner(), timeout, begun).await.map(Response::new).map_err(
+            |error| {
+                count(&gateway.observed, &error);
+                status(&error)
+            },
+        )
+    }
+
+    type BulkSearchStream = super::stream::SearchStream;
+
+    async fn bulk_search(
+        &self,
+        request: Request<Streaming<proto::SearchRequest>>,
+    ) -> Result<Response<Self::BulkSearchStream>, Status> {
+        let timeout = client_timeout(request.metadata());
+        Ok(Response::new(self.0.clone().bulk_search(request.into_inner(), timeout)))
+    }
+
+    async fn flush_hot_tier(
+        &self,
+        request: Request<proto::FlushRequest>,
+    ) -> Result<Response<proto::FlushResponse>, Status> {
+        let (gateway, begun) = (&self.0, Instant::now());
+        let timeout = client_timeout(request.metadata());
+        let force = request.into_inner().force;
+        let flush = async { gateway.router()?.flush(!force).await };
+        let flushed = gateway.within(timeout, flush).await;
+        gateway.observed.gateway.flushes.add(1);
+        let documents_flushed = flushed.map_err(|error| {
+            count(&gateway.observed, &error);
+            status(&error)
+        })?;
+        Ok(Response::new(proto::FlushResponse {
+            success: true,
+            error: String::new(),
+            documents_flushed,
+            flush_duration_ms: begun.elapsed().as_secs_f32() * 1e3,
+        }))
+    }
+
+    async fn health(
+        &self,
+        request: Request<proto::HealthRequest>,
+    ) -> Result<Response<proto::HealthResponse>, Status> {
+        let response = self.0.health_response(&request.into_inner().component);
+        response.map(Response::new).map_err(|error| status(&error))
+    }
+
+    async fn get_config(
+        &self,
+        _request: Request<proto::ConfigRequest>,
+    ) -> Result<Response<proto::ConfigResponse>, Status> {
+        Ok(Response::new(self.0.config_response()))
+    }
+
+    async fn metrics(
+        &self,
+        _request: Request<proto::MetricsRequest>,
+    ) -> Result<Response<proto::MetricsResponse>, Status> {
+        Err(Status::unimplemented("Metrics is not served yet; GET /metrics over HTTP is"))
+    }
+
+    async fn create_snapshot(
+        &self,
+        _request: Request<proto::SnapshotRequest>,
+    ) -> Result<Response<proto::SnapshotResponse>, Status> {
+        Err(Status::unimplemented("this version writes no snapshots: its log holds everything"))
+    }
+}
+
+/// Now, in Unix seconds.
+pub(super) fn unix_secs() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
+}

@@ -1,0 +1,79 @@
+//! Errors as gRPC statuses with `google.rpc` details (contract section 2.2).
+
+use std::time::Duration;
+
+use tonic::{Code, Status};
+use tonic_types::{ErrorDetails, StatusExt};
+
+use crate::error::Error;
+use crate::observe::Observed;
+use crate::observe::counters::ErrorCategory;
+
+/// Domain of `ErrorInfo`.
+const DOMAIN: &str = "kyrodb";
+
+/// The status that tells a client what happened and what to do.
+pub(super) fn status(error: &Error) -> Status {
+    let message = error.to_string();
+    let mut details = ErrorDetails::new();
+    let (code, reason) = match error {
+        Error::Invalid { field, why } => {
+            details.add_bad_request_violation(*field, why);
+            (Code::InvalidArgument, "INVALID_ARGUMENT")
+        }
+        Error::Busy { retry_after, .. } => {
+            details.set_retry_info(Some(*retry_after));
+            (Code::ResourceExhausted, "BUSY")
+        }
+        Error::Unavailable { retry_after, .. } => {
+            details.set_retry_info(Some(*retry_after));
+            (Code::Unavailable, "UNAVAILABLE")
+        }
+        Error::Expired(_) => (Code::DeadlineExceeded, "DEADLINE_EXCEEDED"),
+        Error::Internal(_) => (Code::Internal, "INTERNAL"),
+    };
+    details.set_error_info(reason, DOMAIN, []);
+    Status::with_error_details(code, message, details)
+}
+
+/// Counts a failed request by its category.
+pub(super) fn count(observed: &Observed, error: &Error) {
+    let category = match error {
+        Error::Invalid { .. } => ErrorCategory::Validation,
+        Error::Busy { .. } => ErrorCategory::ResourceExhausted,
+        Error::Expired(_) => ErrorCategory::Timeout,
+        Error::Unavailable { .. } | Error::Internal(_) => ErrorCategory::Internal,
+    };
+    observed.gateway.errors(category).add(1);
+}
+
+/// The server is not ready to take requests.
+pub(super) fn loading(progress: &str) -> Error {
+    Error::Unavailable {
+        what: format!("the server is starting: {progress}"),
+        retry_after: Duration::from_millis(500),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn statuses_carry_what_a_client_needs() {
+        let invalid = status(&Error::invalid("k", "0 is not between 1 and 1000"));
+        assert_eq!(invalid.code(), Code::InvalidArgument);
+        assert_eq!(invalid.message(), "k: 0 is not between 1 and 1000");
+        let details = invalid.get_error_details();
+        assert_eq!(details.bad_request().unwrap().field_violations[0].field, "k");
+        assert_eq!(details.error_info().unwrap().domain, "kyrodb");
+        let busy = status(&Error::busy("full"));
+        assert_eq!(busy.code(), Code::ResourceExhausted);
+        let delay = busy.get_error_details().retry_info().unwrap().retry_delay;
+        assert_eq!(delay, Some(Duration::from_millis(50)));
+        let loading = status(&loading("reading"));
+        assert_eq!(loading.code(), Code::Unavailable);
+        assert!(loading.get_error_details().retry_info().is_some());
+        assert_eq!(status(&Error::Expired("late")).code(), Code::DeadlineExceeded);
+    }
+}

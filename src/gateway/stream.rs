@@ -1,0 +1,306 @@
+//! The streaming RPCs. Order within a stream is kept: the later of two writes to one document
+//! wins, and answers come in the order of requests.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use futures_util::stream::{FuturesUnordered, Stream, StreamExt};
+use tonic::{Status, Streaming};
+
+use super::Gateway;
+use super::service::unix_secs;
+use super::status::{count, status};
+use crate::engine::{Outcome, Write};
+use crate::error::{Error, Result};
+use crate::proto;
+use crate::router::{Router, gone};
+use crate::status::process::memory_bytes;
+use crate::types::ShardId;
+
+/// Messages of one BulkInsert.
+const BULK_INSERT_MAX: u64 = 10_000;
+
+/// Messages of one BulkLoadHnsw.
+const BULK_LOAD_MAX: u64 = 10_000_000;
+
+/// Requests of one BulkSearch.
+const BULK_SEARCH_MAX: usize = 10_000;
+
+/// Bulk loads, and bulk inserts, that run at once; more wait. Bounds what they hold in memory,
+/// and what waits in a shard.
+pub(super) const BULK_STREAMS_MAX: usize = 8;
+
+/// Documents sent to a shard at once, and how many such batches may be under way in each.
+const BATCH_DOCUMENTS: usize = 64;
+const BATCHES_PER_SHARD: usize = 4;
+
+/// Requests of one BulkSearch that are searched at the same time.
+const SEARCHES_AHEAD: usize = 16;
+
+/// Answers of a BulkSearch.
+pub(super) type SearchStream =
+    Pin<Box<dyn Stream<Item = Result<proto::SearchResponse, Status>> + Send>>;
+
+/// What became of the documents of a stream.
+#[derive(Default)]
+struct Tally {
+    done: u64,
+    failed: u64,
+    last_error: String,
+}
+
+impl Tally {
+    fn fail(&mut self, gateway: &Gateway, error: &Error) {
+        count(&gateway.observed, error);
+        self.failed += 1;
+        self.last_error = error.to_string();
+    }
+
+    fn settle(&mut self, gateway: &Gateway, results: Result<Vec<Result<Outcome>>>, sent: usize) {
+        match results {
+            Ok(results) => {
+                for result in results {
+                    match result {
+                        Ok(_) => self.done += 1,
+                        Err(error) => self.fail(gateway, &error),
+                    }
+                }
+            }
+            Err(error) => (0..sent).for_each(|_| self.fail(gateway, &error)),
+        }
+    }
+}
+
+/// The answer of a shard to a batch of so many documents.
+type Answered = (ShardId, usize, Result<Vec<Result<Outcome>>>);
+
+/// Sends documents to their shards in batches, a few under way in each shard at a time.
+struct Loader<'a> {
+    gateway: &'a Gateway,
+    router: &'a Router,
+    /// Documents gathered for each shard.
+    gathered: Vec<Vec<Write>>,
+    /// Batches under way in each shard.
+    under_way: Vec<usize>,
+    sent: FuturesUnordered<Pin<Box<dyn Future<Output = Answered> + Send>>>,
+    tally: Tally,
+}
+
+impl<'a> Loader<'a> {
+    fn new(gateway: &'a Gateway, router: &'a Router) -> Self {
+        let shards = router.shards() as usize;
+        Self {
+            gateway,
+            router,
+            gathered: (0..shards).map(|_| Vec::new()).collect(),
+            under_way: vec![0; shards],
+            sent: FuturesUnordered::new(),
+            tally: Tally::default(),
+        }
+    }
+
+    /// Takes a document; waits while its shard has enough to do.
+    async fn put(&mut self, write: Write) {
+        let Write::Put { id, .. } = &write else { unreachable!("loads are puts") };
+        let shard = id.shard(self.router.shards());
+        self.gathered[shard.0 as usize].push(write);
+        if self.gathered[shard.0 as usize].len() >= BATCH_DOCUMENTS {
+            self.send(shard).await;
+        }
+    }
+
+    async fn send(&mut self, shard: ShardId) {
+        let index = shard.0 as usize;
+        while self.under_way[index] >= BATCHES_PER_SHARD {
+            self.settle_one().await;
+        }
+        let puts = std::mem::take(&mut self.gathered[index]);
+        let count = puts.len();
+        self.under_way[index] += 1;
+        // Sent in order; only the answer is waited for later.
+        let sent = self.router.send_load(shard, puts).await;
+        self.sent.push(Box::pin(async move {
+            let results = match sent {
+                Ok(answers) => answers.one().await.ok_or_else(|| gone(shard)),
+                Err(error) => Err(error),
+            };
+            (shard, count, results)
+        }));
+    }
+
+    async fn settle_one(&mut self) {
+        if let Some(answer) = self.sent.next().await {
+            self.settle(answer);
+        }
+    }
+
+    fn settle(&mut self, (shard, sent, results): Answered) {
+        self.under_way[shard.0 as usize] -= 1;
+        self.tally.settle(self.gateway, results, sent);
+    }
+
+    /// Sends what is gathered.
+    async fn send_all(&mut self) {
+        for shard in (0..self.router.shards()).map(ShardId) {
+            if !self.gathered[shard.0 as usize].is_empty() {
+                self.send(shard).await;
+            }
+        }
+    }
+
+    /// Sends what is left, and waits for every answer.
+    async fn finish(mut self) -> Tally {
+        self.send_all().await;
+        while !self.sent.is_empty() {
+            self.settle_one().await;
+        }
+        self.tally
+    }
+
+    /// Checks and takes one message of a stream.
+    async fn take(&mut self, request: proto::InsertRequest) {
+        match self.gateway.checked_put(self.router, request).await {
+            Ok(write) => self.put(write).await,
+            Err(error) => self.tally.fail(self.gateway, &error),
+        }
+    }
+}
+
+impl Gateway {
+    /// Always answers OK, unless the server can't serve at all: what failed is counted.
+    pub(super) async fn bulk_insert(
+        &self,
+        mut stream: Streaming<proto::InsertRequest>,
+    ) -> Result<proto::InsertResponse, Status> {
+        let router = self.router().map_err(|error| self.refuse(&error))?.clone();
+        let _place = self.bulk_inserts.acquire().await;
+        let mut loader = Loader::new(self, &router);
+        let mut messages = 0;
+        loop {
+            // A client that pauses is not made to wait for others to fill its batch.
+            let next = match futures_util::poll!(stream.next()) {
+                std::task::Poll::Ready(next) => next,
+                std::task::Poll::Pending => {
+                    loader.send_all().await;
+                    stream.next().await
+                }
+            };
+            let Some(message) = next else { break };
+            messages += 1;
+            if messages > BULK_INSERT_MAX {
+                let why = format!("a BulkInsert has at most {BULK_INSERT_MAX} messages");
+                loader.tally.fail(self, &Error::busy(why));
+                break;
+            }
+            match message {
+                Ok(request) => loader.take(request).await,
+                // The stream is broken, or its client is gone; what came before is kept.
+                Err(error) => {
+                    let tally = loader.finish().await;
+                    self.count_bulk(&tally);
+                    return Err(error);
+                }
+            }
+        }
+        let tally = loader.finish().await;
+        self.count_bulk(&tally);
+        Ok(proto::InsertResponse {
+            success: tally.failed == 0,
+            error: tally.last_error,
+            inserted_at: unix_secs(),
+            tier: proto::insert_response::Tier::ColdTier.into(),
+            total_inserted: tally.done,
+            total_failed: tally.failed,
+        })
+    }
+
+    pub(super) async fn bulk_load(
+        &self,
+        mut stream: Streaming<proto::InsertRequest>,
+    ) -> Result<proto::BulkLoadResponse, Status> {
+        let begun = Instant::now();
+        let router = self.router().map_err(|error| self.refuse(&error))?.clone();
+        let _place = self.bulk_loads.acquire().await;
+        let mut loader = Loader::new(self, &router);
+        let mut messages = 0;
+        let mut ended = Ok(());
+        while let Some(message) = stream.next().await {
+            messages += 1;
+            if messages > BULK_LOAD_MAX {
+                let why = format!("a BulkLoadHnsw has at most {BULK_LOAD_MAX} messages");
+                ended = Err(self.refuse(&Error::busy(why)));
+                break;
+            }
+            match message {
+                Ok(request) => loader.take(request).await,
+                Err(error) => {
+                    ended = Err(error);
+                    break;
+                }
+            }
+        }
+        let tally = loader.finish().await;
+        self.count_bulk(&tally);
+        ended?;
+        router.flush(false).await.map_err(|error| self.refuse(&error))?;
+        self.observed.gateway.flushes.add(1);
+        let took = begun.elapsed();
+        Ok(proto::BulkLoadResponse {
+            success: tally.failed == 0,
+            error: tally.last_error,
+            total_loaded: tally.done,
+            total_failed: tally.failed,
+            load_duration_ms: took.as_secs_f32() * 1e3,
+            avg_insert_rate: tally.done as f32 / took.as_secs_f32().max(1e-6),
+            peak_memory_bytes: memory_bytes().1,
+        })
+    }
+
+    /// Searches several requests at once, and answers in their order. A bad request ends the
+    /// stream with its status once all before it are answered.
+    pub(super) fn bulk_search(
+        self: Arc<Self>,
+        stream: Streaming<proto::SearchRequest>,
+        timeout: Option<Duration>,
+    ) -> SearchStream {
+        let opened = Instant::now();
+        let searches = stream.enumerate().map(move |(index, message)| {
+            let gateway = self.clone();
+            async move {
+                let request = message?;
+                if index >= BULK_SEARCH_MAX {
+                    let why = format!("a BulkSearch has at most {BULK_SEARCH_MAX} requests");
+                    return Err(gateway.refuse(&Error::busy(why)));
+                }
+                let begun = Instant::now();
+                let left = timeout.map(|timeout| timeout.saturating_sub(opened.elapsed()));
+                let found = gateway.search(request, left, begun).await;
+                found.map_err(|error| gateway.refuse(&error))
+            }
+        });
+        Box::pin(until_error(searches.buffered(SEARCHES_AHEAD)))
+    }
+
+    fn refuse(&self, error: &Error) -> Status {
+        count(&self.observed, error);
+        status(error)
+    }
+
+    fn count_bulk(&self, tally: &Tally) {
+        self.observed.gateway.inserts.add(tally.done);
+        self.observed.gateway.inserts_failed.add(tally.failed);
+    }
+}
+
+/// The answers up to and with the first error.
+fn until_error<T: Send + 'static>(
+    answers: impl Stream<Item = Result<T, Status>> + Send + 'static,
+) -> impl Stream<Item = Result<T, Status>> + Send {
+    futures_util::stream::unfold(Some(Box::pin(answers)), |answers| async move {
+        let mut answers = answers?;
+        let answer = answers.next().await?;
+        let rest = answer.is_ok().then_some(answers);
+        Some((answer, rest))
+    })
+}

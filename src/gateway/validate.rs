@@ -1,0 +1,324 @@
+//! From the wire to the words of the engine. What passes here is never checked again, so
+//! everything is checked here: ids, vectors, limits, filters (contract sections 2, 3 and 4).
+
+use std::collections::HashMap;
+
+use crate::config::Config;
+use crate::config::DIMENSION_MAX;
+use crate::engine::filter::{Bound, Filter, Side};
+use crate::engine::{Query, Write};
+use crate::error::{Error, Result};
+use crate::kernels::{Metric, normalize};
+use crate::proto;
+use crate::store::payload::{NAMESPACE_BYTES_MAX, Payload, PayloadError};
+use crate::types::DocId;
+
+/// Most results of a search.
+pub(super) const K_MAX: u32 = 1_000;
+
+/// Widest beam of a search.
+pub(super) const EF_MAX: u32 = 10_000;
+
+/// Most ids in a BulkQuery or BatchDelete.
+pub(super) const IDS_MAX: usize = 10_000;
+
+/// Most conditions in one filter, and how deep they may nest.
+const CONDITIONS_MAX: usize = 4_096;
+const DEPTH_MAX: usize = 64;
+
+/// Longest vector where vectors are not scaled: beyond it a product could overflow, and an
+/// infinite distance would make a wrong order.
+const LENGTH_MAX: f64 = 1e18;
+
+/// What a vector has to be.
+#[derive(Clone, Copy)]
+pub(super) struct VectorRules {
+    pub(super) metric: Metric,
+    /// 0 until the first document decides.
+    pub(super) dimension: usize,
+}
+
+impl VectorRules {
+    /// Checks a vector, and brings it into the form in which it is stored and searched.
+    pub(super) fn check(self, field: &'static str, mut vector: Vec<f32>) -> Result<Vec<f32>> {
+        let invalid = |why: String| Err(Error::invalid(field, why));
+        if vector.is_empty() {
+            return invalid("is empty; a vector has 1 to 4096 values".into());
+        }
+        if vector.len() > DIMENSION_MAX {
+            return invalid(format!(
+                "has {} values; at most {DIMENSION_MAX} are allowed",
+                vector.len()
+            ));
+        }
+        if self.dimension != 0 && vector.len() != self.dimension {
+            return invalid(format!(
+                "has {} values; this collection has vectors of {}",
+                vector.len(),
+                self.dimension
+            ));
+        }
+        if let Some(index) = vector.iter().position(|value| !value.is_finite()) {
+            return invalid(format!("value {index} is {}; all have to be finite", vector[index]));
+        }
+        match self.metric {
+            Metric::Cosine => {
+                if !normalize(&mut vector) {
+                    return invalid("is all zeros, and has no direction for cosine".into());
+                }
+            }
+            Metric::InnerProduct | Metric::Euclidean => {
+                let squares = vector.iter().map(|&x| f64::from(x).powi(2)).sum::<f64>();
+                if squares.sqrt() > LENGTH_MAX {
+                    let length = squares.sqrt();
+                    return invalid(format!(
+                        "has the length {length:e}; beyond {LENGTH_MAX:e} distances would overflow"
+                    ));
+                }
+            }
+        }
+        Ok(vector)
+    }
+}
+
+/// A document id: anything but 0.
+pub(super) fn doc_id(field: &'static str, id: u64) -> Result<DocId> {
+    match id {
+        0 => Err(Error::invalid(field, "0 is not a document id; ids begin at 1")),
+        id => Ok(DocId(id)),
+    }
+}
+
+/// A list of document ids.
+pub(super) fn doc_ids(field: &'static str, ids: &[u64]) -> Result<Vec<DocId>> {
+    if ids.len() > IDS_MAX {
+        let why = format!("{} ids; at most {IDS_MAX} are allowed", ids.len());
+        return Err(Error::invalid(field, why));
+    }
+    ids.iter().map(|&id| doc_id(field, id)).collect()
+}
+
+/// A namespace that is looked for.
+pub(super) fn namespace(namespace: &str) -> Result<()> {
+    if namespace.len() > NAMESPACE_BYTES_MAX {
+        let why = PayloadError::Namespace(namespace.len()).to_string();
+        return Err(Error::invalid("namespace", why));
+    }
+    Ok(())
+}
+
+/// Metadata that is stored.
+pub(super) fn payload(pairs: &HashMap<String, String>, namespace: &str) -> Result<Payload> {
+    let pairs = pairs.iter().map(|(key, value)| (key.as_str(), value.as_str()));
+    Payload::new(pairs, namespace).map_err(|why| {
+        let is_namespace = matches!(why, PayloadError::Namespace(_));
+        Error::invalid(if is_namespace { "namespace" } else { "metadata" }, why.to_string())
+    })
+}
+
+/// A document to store.
+pub(super) fn insert(request: proto::InsertRequest, rules: VectorRules) -> Result<Write> {
+    let id = doc_id("doc_id", request.doc_id)?;
+    let payload = payload(&request.metadata, &request.namespace)?;
+    let vector = rules.check("embedding", request.embedding)?.into();
+    Ok(Write::Put { id, vector, payload })
+}
+
+/// A search. `vector` is that of the document named in the request, if it names one.
+pub(super) fn search(
+    request: proto::SearchRequest,
+    vector: Option<Vec<f32>>,
+    rules: VectorRules,
+    config: &Config,
+) -> Result<Query> {
+    if !(1..=K_MAX).contains(&request.k) {
+        let why = format!("{} is not between 1 and {K_MAX}", request.k);
+        return Err(Error::invalid("k", why));
+    }
+    if request.ef_search > EF_MAX {
+        let why = format!("{} is above {EF_MAX}", request.ef_search);
+        return Err(Error::invalid("ef_search", why));
+    }
+    if request.min_score.is_nan() {
+        return Err(Error::invalid("min_score", "is not a number"));
+    }
+    namespace(&request.namespace)?;
+    let ef = match request.ef_search {
+        0 => config.hnsw.ef_search,
+        ef => ef as usize,
+    };
+    let vector = match vector {
+        Some(vector) => vector,
+        None => rules.check("query_embedding", request.query_embedding)?,
+    };
+    let scope = scope(&request.namespace, request.filter.as_ref(), &request.metadata_filters)?;
+    Ok(Query {
+        vector,
+        k: request.k as usize,
+        ef,
+        min_score: request.min_score,
+        filter: scope,
+        include_embeddings: request.include_embeddings,
+    })
+}
+
+/// All conditions on a document as one filter; `None` if there is no condition.
+pub(super) fn scope(
+    namespace: &str,
+    filter: Option<&proto::MetadataFilter>,
+    exact: &HashMap<String, String>,
+) -> Result<Option<Filter>> {
+    let mut conditions: Vec<Filter> =
+        exact.iter().map(|(key, value)| Filter::Exact(key.clone(), value.clone())).collect();
+    if let Some(filter) = filter {
+        let mut budget = CONDITIONS_MAX;
+        match self::filter(filter, DEPTH_MAX, &mut budget)? {
+            Filter::All => {}
+            filter => conditions.push(filter),
+        }
+    }
+    if !namespace.is_empty() {
+        conditions.push(Filter::namespace(namespace));
+    }
+    Ok(match conditions.len() {
+        0 => None,
+        1 => conditions.pop(),
+        _ => Some(Filter::And(conditions)),
+    })
+}
+
+fn filter(filter: &proto::MetadataFilter, depth: usize, budget: &mut usize) -> Result<Filter> {
+    use proto::metadata_filter::FilterType;
+    let malformed = |why: String| Err(Error::invalid("filter", why));
+    if depth == 0 {
+        return malformed(format!("nests deeper than {DEPTH_MAX}"));
+    }
+    let Some(left) = budget.checked_sub(1) else {
+        return malformed(format!("has more than {CONDITIONS_MAX} conditions"));
+    };
+    *budget = left;
+    let mut all = |filters: &[proto::MetadataFilter]| {
+        filters.iter().map(|f| self::filter(f, depth - 1, budget)).collect::<Result<Vec<_>>>()
+    };
+    Ok(match &filter.filter_type {
+        None => Filter::All,
+        Some(FilterType::Exact(exact)) => Filter::Exact(exact.key.clone(), exact.value.clone()),
+        Some(FilterType::InMatch(list)) => Filter::In(list.key.clone(), list.values.clone()),
+        Some(FilterType::Range(range)) => Filter::Range(range.key.clone(), bound(range)),
+        Some(FilterType::AndFilter(and)) => Filter::And(all(&and.filters)?),
+        Some(FilterType::OrFilter(or)) => Filter::Or(all(&or.filters)?),
+        Some(FilterType::NotFilter(not)) => match &not.filter {
+            None => Filter::Nothing,
+            Some(inner) => Filter::Not(Box::new(self::filter(inner, depth - 1, budget)?)),
+        },
+    })
+}
+
+fn bound(range: &proto::RangeMatch) -> Option<Bound> {
+    use proto::range_match::Bound as Wire;
+    let (side, text) = match range.bound.as_ref()? {
+        Wire::Gte(text) => (Side::AtLeast, text),
+        Wire::Lte(text) => (Side::AtMost, text),
+        Wire::Gt(text) => (Side::Above, text),
+        Wire::Lt(text) => (Side::Below, text),
+    };
+    Some(Bound::new(side, text.clone()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proto::metadata_filter::FilterType;
+
+    const RULES: VectorRules = VectorRules { metric: Metric::Cosine, dimension: 3 };
+
+    fn message<T>(result: Result<T>) -> String {
+        result.err().map(|error| error.to_string()).unwrap_or_default()
+    }
+
+    #[test]
+    fn bad_vectors_are_named() {
+        let check = |vector: &[f32]| message(RULES.check("embedding", vector.to_vec()));
+        assert!(check(&[]).starts_with("embedding: is empty"));
+        assert!(check(&[1.0; 4097]).contains("4097 values"));
+        assert!(check(&[1.0; 2]).contains("has 2 values; this collection has vectors of 3"));
+        assert!(check(&[1.0, f32::NAN, 0.0]).contains("value 1 is NaN"));
+        assert!(check(&[1.0, 0.0, f32::NEG_INFINITY]).contains("value 2 is -inf"));
+        assert!(check(&[0.0, -0.0, 0.0]).contains("all zeros"));
+        assert_eq!(RULES.check("e", vec![3.0, 0.0, 4.0]).unwrap(), [0.6, 0.0, 0.8]);
+        let tiny = RULES.check("e", vec![1e-42, 0.0, 0.0]).unwrap();
+        assert_eq!(tiny, [1.0, 0.0, 0.0]);
+        for metric in [Metric::InnerProduct, Metric::Euclidean] {
+            let rules = VectorRules { metric, dimension: 0 };
+            assert_eq!(rules.check("e", vec![0.0; 2]).unwrap(), [0.0; 2]);
+            assert!(message(rules.check("e", vec![1e30])).contains("overflow"));
+        }
+    }
+
+    #[test]
+    fn bad_search_parameters_are_named() {
+        let config = Config::default();
+        let search = |change: fn(&mut proto::SearchRequest)| {
+            let mut request = proto::SearchRequest {
+                query_embedding: vec![1.0, 0.0, 0.0],
+                k: 10,
+                ..Default::default()
+            };
+            change(&mut request);
+            search(request, None, RULES, &config)
+        };
+        assert!(message(search(|r| r.k = 0)).starts_with("k: 0"));
+        assert!(message(search(|r| r.k = 1_001)).starts_with("k: 1001"));
+        assert!(message(search(|r| r.ef_search = 10_001)).starts_with("ef_search"));
+        assert!(message(search(|r| r.min_score = f32::NAN)).starts_with("min_score"));
+        assert!(message(search(|r| r.namespace = "n".repeat(257))).starts_with("namespace"));
+        let plain = search(|_| {}).unwrap();
+        assert_eq!((plain.ef, plain.filter), (50, None));
+        let scoped = search(|r| r.namespace = "a".into()).unwrap();
+        assert_eq!(scoped.filter, Some(Filter::namespace("a")));
+    }
+
+    fn nested(depth: usize) -> proto::MetadataFilter {
+        let mut filter = proto::MetadataFilter::default();
+        for _ in 1..depth {
+            let not = proto::NotFilter { filter: Some(Box::new(filter)) };
+            filter = proto::MetadataFilter { filter_type: Some(FilterType::NotFilter(not.into())) };
+        }
+        filter
+    }
+
+    #[test]
+    fn filters_are_bounded() {
+        let compile = |filter: &proto::MetadataFilter| scope("", Some(filter), &HashMap::new());
+        assert!(compile(&nested(DEPTH_MAX)).is_ok());
+        assert!(message(compile(&nested(DEPTH_MAX + 1))).contains("deeper than 64"));
+        let wide = |count| proto::MetadataFilter {
+            filter_type: Some(FilterType::AndFilter(proto::AndFilter {
+                filters: vec![proto::MetadataFilter::default(); count],
+            })),
+        };
+        assert!(compile(&wide(CONDITIONS_MAX - 1)).is_ok());
+        assert!(message(compile(&wide(CONDITIONS_MAX))).contains("more than 4096"));
+    }
+
+    #[test]
+    fn absent_and_empty_children_of_not_are_false() {
+        let payload = Payload::new([], "").unwrap();
+        let compile = |not: proto::NotFilter| {
+            let filter_type = Some(FilterType::NotFilter(not.into()));
+            let filter = proto::MetadataFilter { filter_type };
+            scope("", Some(&filter), &HashMap::new()).unwrap().unwrap()
+        };
+        assert!(!compile(proto::NotFilter { filter: None }).matches(&payload));
+        let empty = Some(Box::new(proto::MetadataFilter::default()));
+        assert!(!compile(proto::NotFilter { filter: empty }).matches(&payload));
+    }
+
+    #[test]
+    fn ids_are_bounded_and_not_zero() {
+        assert!(message(doc_id("doc_id", 0)).contains("begin at 1"));
+        assert_eq!(doc_id("doc_id", u64::MAX), Ok(DocId(u64::MAX)));
+        assert!(message(doc_ids("doc_ids", &vec![1; 10_001])).contains("10001 ids"));
+        assert!(message(doc_ids("doc_ids", &[1, 0])).starts_with("doc_ids: 0"));
+    }
+}
