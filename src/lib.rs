@@ -1,6 +1,7 @@
 //! KyroDB.
 pub mod config;
 pub mod dataset;
+pub mod demo;
 pub mod disk;
 pub mod engine;
 pub mod error;
@@ -11,6 +12,7 @@ pub mod manifest;
 pub mod observe;
 pub mod proto;
 pub mod router;
+pub mod server;
 pub mod shard;
 pub mod status;
 pub mod store;

@@ -33,7 +33,14 @@ impl DirectDisk {
     pub async fn open(directory: &Path, sync_metadata: bool) -> Result<Self> {
         let write_flags =
             if sync_metadata { rustix::fs::OFlags::SYNC.bits().cast_signed() } else { 0 };
-        let disk = Self { directory: directory.into(), write_flags };
+        // glommio opens directories by absolute paths only.
+        let absolute = std::path::absolute(directory).map_err(|error| DiskError {
+            kind: Kind::Failed,
+            operation: "resolve",
+            file: directory.display().to_string(),
+            reason: error.to_string(),
+        })?;
+        let disk = Self { directory: absolute, write_flags };
         disk.probe().await?;
         Ok(disk)
     }

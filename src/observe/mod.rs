@@ -4,7 +4,7 @@
 pub mod counters;
 pub mod latency;
 
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, PoisonError, RwLock};
 
 use self::counters::{GatewayCounters, ShardCounters};
 use self::latency::Latency;
@@ -45,14 +45,20 @@ pub struct Observed {
     /// What the gateway does.
     pub gateway: GatewayCounters,
     /// The shards, by number, once their number is known.
-    pub shards: OnceLock<Vec<Arc<ShardCounters>>>,
+    shards: RwLock<Arc<[Arc<ShardCounters>]>>,
 }
 
 impl Observed {
     /// The shards, by number; none before their number is known.
     #[must_use]
-    pub fn shards(&self) -> &[Arc<ShardCounters>] {
-        self.shards.get().map_or(&[], Vec::as_slice)
+    pub fn shards(&self) -> Arc<[Arc<ShardCounters>]> {
+        self.shards.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Begins to count for so many shards.
+    pub fn set_shards(&self, count: usize) {
+        let shards = (0..count).map(|_| Arc::default()).collect();
+        *self.shards.write().unwrap_or_else(PoisonError::into_inner) = shards;
     }
 
     /// Moves the recent windows on. Called every ten seconds.

@@ -64,8 +64,6 @@ pub struct Settings {
     pub mailbox_capacity: usize,
     /// Bytes of I/O memory to register with the kernel, for each core.
     pub io_memory_bytes: usize,
-    /// CPUs for blocking work.
-    pub other_cpus: Vec<usize>,
     /// A core has its CPU to itself and may spin before it sleeps.
     pub is_dedicated: bool,
 }

@@ -79,6 +79,8 @@ pub(super) async fn open(core: &Rc<Core>, open: Open) -> Result<Opened, String> 
         .map_err(|error| error.to_string())?;
     let mut segments = recovered.segments;
     let file = segment_name(id, number);
+    // A file of that name may have been left by a start that got no further.
+    let unused = recovered.unused.into_iter().filter(|name| *name != file).collect();
     segments.push(Segment { shard: id.0, number, file, sealed: None });
     let dimension = engine.as_ref().map_or(0, |engine| engine.params().dimension);
     let shard = Rc::new(Shard::new(id, params, engine, counters));
@@ -86,7 +88,7 @@ pub(super) async fn open(core: &Rc<Core>, open: Open) -> Result<Opened, String> 
     Ok(Opened {
         shard: id,
         segments,
-        unused: recovered.unused,
+        unused,
         torn: recovered.torn,
         records: recovered.records,
         dimension,

@@ -83,8 +83,15 @@ pub enum Request {
     LoadManifest(Reply<std::result::Result<Option<crate::manifest::Manifest>, String>>),
     /// Change MANIFEST; the first core only.
     Keep(Change, Reply<std::result::Result<(), String>>),
-    /// Remove files that MANIFEST does not name.
-    Remove(Vec<String>, Reply<()>),
+    /// Give back space.
+    Tidy {
+        /// Files to remove, which MANIFEST does not name.
+        unused: Vec<String>,
+        /// Complete segments to cut to their length.
+        complete: Vec<(String, u64)>,
+        /// Told when it is done, or has failed, which loses nothing but space.
+        reply: Reply<()>,
+    },
     /// Finish what was begun, seal the logs, and end.
     Stop,
 }

@@ -17,6 +17,7 @@ use super::mailbox::Mailbox;
 use super::open::open;
 use super::reply::Reply;
 use super::request::{Request, SearchAnswer, SearchRequest};
+use crate::disk::{Disk, File};
 use crate::engine::filter::Filter;
 use crate::engine::read::{Phase, Search, SearchOutcome};
 use crate::engine::{Engine, Outcome};
@@ -82,13 +83,11 @@ impl Core {
                 });
             }
             Request::Keep(change, reply) => self.keep_for(change, reply),
-            Request::Remove(names, reply) => {
+            Request::Tidy { unused, complete, reply } => {
                 let disk = self.disk.clone();
                 spawn(self.queues.upkeep, async move {
-                    for name in names {
-                        if let Err(error) = crate::disk::Disk::remove(&*disk, &name).await {
-                            tracing::warn!("an unused file could not be removed: {error}");
-                        }
+                    if let Err(error) = tidy(&*disk, unused, complete).await {
+                        tracing::warn!("space could not be given back: {error}");
                     }
                     reply.send(());
                 });
@@ -412,4 +411,21 @@ async fn sweep(shard: &Shard, filter: Filter, deadline: Instant) -> Result<(Filt
         Some(engine) => Ok(engine.finish_sweep(sweep)),
         None => unreachable!("the sweep began in it"),
     }
+}
+
+/// Removes files and cuts others.
+async fn tidy<D: Disk>(
+    disk: &D,
+    unused: Vec<String>,
+    complete: Vec<(String, u64)>,
+) -> crate::disk::Result<()> {
+    for name in unused {
+        disk.remove(&name).await?;
+    }
+    for (name, bytes) in complete {
+        let file = disk.open(&name).await?;
+        file.truncate(bytes).await?;
+        file.close().await?;
+    }
+    Ok(())
 }

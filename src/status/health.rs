@@ -171,13 +171,12 @@ impl Health {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::observe::counters::ShardCounters;
 
     #[test]
     fn verdicts_follow_the_facts() {
         let observed = Arc::new(Observed::default());
-        let shards: Vec<_> = (0..2).map(|_| Arc::new(ShardCounters::default())).collect();
-        assert!(observed.shards.set(shards.clone()).is_ok());
+        observed.set_shards(2);
+        let shards = observed.shards();
         let health = Health::new(observed);
         health.expect_records(100);
         shards[1].replayed_records.add(40);

@@ -1,0 +1,251 @@
+//! A whole server in one process: puts the parts together, brings them up, takes them down.
+//!
+//! ```text
+//! ports → directory and lock → cores → MANIFEST → logs → ready ⇄ serving → drain → seal → end
+//! ```
+//!
+//! HTTP answers from the first step on, gRPC says UNAVAILABLE until the last.
+
+mod directory;
+mod open;
+
+use std::net::{TcpListener, ToSocketAddrs};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use tokio::sync::watch;
+
+use self::directory::Lock;
+use self::open::{Cores, Started};
+use crate::config::Config;
+use crate::gateway::{self, Gateway};
+use crate::observe::Observed;
+use crate::shard::cpus::{self, Placement};
+use crate::shard::preflight;
+use crate::status::health::{Health, Phase};
+use crate::status::http::{self, Pages};
+
+/// The ports a server listens on.
+pub struct Listeners {
+    /// gRPC.
+    pub grpc: TcpListener,
+    /// HTTP.
+    pub http: TcpListener,
+}
+
+impl Listeners {
+    /// Binds the addresses of the configuration.
+    ///
+    /// # Errors
+    /// Which address can't be bound, why, and what to do.
+    pub fn bind(config: &Config) -> Result<Self, String> {
+        let server = &config.server;
+        Ok(Self {
+            grpc: bind("gRPC", &server.host, server.port, "--port N or server.port")?,
+            http: bind("HTTP", server.http_host(), server.http_port(), "server.http_port")?,
+        })
+    }
+}
+
+fn bind(what: &str, host: &str, port: u16, setting: &str) -> Result<TcpListener, String> {
+    let bare = host.trim().trim_start_matches('[').trim_end_matches(']');
+    let addresses = (bare, port)
+        .to_socket_addrs()
+        .map_err(|error| format!("the {what} host `{host}` does not resolve: {error}"))?;
+    let mut failed = format!("the {what} host `{host}` has no address");
+    for address in addresses {
+        match TcpListener::bind(address) {
+            Ok(listener) => return Ok(listener),
+            Err(error) if error.kind() == std::io::ErrorKind::AddrInUse => {
+                failed = format!(
+                    "{what} can't listen on {address}: the port is in use, maybe by another \
+                     KyroDB. Choose another one with {setting}."
+                );
+            }
+            Err(error) => failed = format!("{what} can't listen on {address}: {error}"),
+        }
+    }
+    Err(failed)
+}
+
+/// A server that is up.
+pub struct Server {
+    config: Arc<Config>,
+    health: Arc<Health>,
+    observed: Arc<Observed>,
+    runtime: tokio::runtime::Runtime,
+    drain: watch::Sender<bool>,
+    serving: tokio::task::JoinHandle<()>,
+    cores: Cores,
+    started: Started,
+    grpc_address: std::net::SocketAddr,
+    http_address: std::net::SocketAddr,
+    // Given back last: another server may come once everything else is down.
+    _lock: Lock,
+}
+
+impl Server {
+    /// Brings a server up; it is ready when this returns.
+    ///
+    /// # Errors
+    /// What is in the way, and the way out.
+    pub fn start(config: Config, listeners: Listeners) -> Result<Self, String> {
+        let begun = Instant::now();
+        let config = Arc::new(config);
+        let observed = Arc::new(Observed::default());
+        let health = Arc::new(Health::new(observed.clone()));
+        let placement = cpus::place(&cpus::allowed(), config.runtime.cores)
+            .map_err(|error| error.to_string())?;
+        let io_memory_bytes = preflight::check_system(placement.cores.len())?;
+        let lock = Lock::take(&config.persistence)?;
+        let address = |listener: &TcpListener| listener.local_addr().map_err(|e| e.to_string());
+        let (grpc_address, http_address) = (address(&listeners.grpc)?, address(&listeners.http)?);
+        let data_dir = config.persistence.data_dir.clone();
+        let pages = Pages { health: health.clone(), observed: observed.clone(), data_dir };
+        http::spawn(listeners.http, Arc::new(pages)).map_err(|error| error.to_string())?;
+
+        let runtime = gateway_runtime(&placement).map_err(|error| error.to_string())?;
+        let gateway = Gateway::new(config.clone(), observed.clone(), health.clone());
+        let (drain, draining) = watch::channel(false);
+        let limits = gateway::Limits {
+            connections_max: config.server.max_connections,
+            idle: Duration::from_secs(config.server.connection_timeout_secs),
+        };
+        let serving = {
+            let _entered = runtime.enter();
+            let routes = gateway.routes()?;
+            let set = listeners.grpc.set_nonblocking(true);
+            set.map_err(|error| error.to_string())?;
+            let listener = tokio::net::TcpListener::from_std(listeners.grpc)
+                .map_err(|error| error.to_string())?;
+            runtime.spawn(gateway::serve(listener, routes, limits, observed.clone(), draining))
+        };
+        let (cores, started, lock) = open::bring_up(
+            &config,
+            &placement,
+            io_memory_bytes,
+            &observed,
+            &health,
+            &runtime,
+            lock,
+        )?;
+        gateway.open(started.router.clone(), started.dimension);
+        health.set_phase(Phase::Serving);
+        tracing::info!(
+            grpc = %grpc_address,
+            http = %http_address,
+            data_dir = %config.persistence.data_dir.display(),
+            shards = started.router.shards(),
+            cores = placement.cores.len(),
+            cpus = ?placement.cores,
+            documents = observed.shards().iter().map(|shard| shard.documents.get()).sum::<u64>(),
+            records_read = started.records,
+            ready_ms = begun.elapsed().as_millis() as u64,
+            "KyroDB {} is ready",
+            env!("CARGO_PKG_VERSION"),
+        );
+        Ok(Self {
+            config,
+            health,
+            observed,
+            runtime,
+            drain,
+            serving,
+            cores,
+            started,
+            grpc_address,
+            http_address,
+            _lock: lock,
+        })
+    }
+
+    /// Where gRPC listens.
+    #[must_use]
+    pub fn grpc_address(&self) -> std::net::SocketAddr {
+        self.grpc_address
+    }
+
+    /// Where HTTP listens.
+    #[must_use]
+    pub fn http_address(&self) -> std::net::SocketAddr {
+        self.http_address
+    }
+
+    /// How the server is.
+    #[must_use]
+    pub fn health(&self) -> &Health {
+        &self.health
+    }
+
+    /// What it has counted.
+    #[must_use]
+    pub fn observed(&self) -> &Observed {
+        &self.observed
+    }
+
+    /// Runs a future on the gateway's threads, and waits for it.
+    pub fn block_on<T>(&self, future: impl Future<Output = T>) -> T {
+        self.runtime.block_on(future)
+    }
+
+    /// Waits for SIGTERM, SIGINT or Ctrl-C.
+    ///
+    /// # Errors
+    /// If signals can't be received.
+    pub fn wait_for_signal(&self) -> std::io::Result<&'static str> {
+        use tokio::signal::unix::{SignalKind, signal};
+        self.runtime.block_on(async {
+            let mut terminate = signal(SignalKind::terminate())?;
+            let mut interrupt = signal(SignalKind::interrupt())?;
+            Ok(tokio::select! {
+                _ = terminate.recv() => "SIGTERM",
+                _ = interrupt.recv() => "SIGINT",
+            })
+        })
+    }
+
+    /// Takes the server down: stops accepting, finishes what is in flight within
+    /// `server.shutdown_timeout_secs`, seals the logs. False if requests were cut off or a core
+    /// had panicked.
+    #[must_use]
+    pub fn shut_down(self) -> bool {
+        let patience = Duration::from_secs(self.config.server.shutdown_timeout_secs);
+        self.health.set_phase(Phase::Draining);
+        self.drain.send_replace(true);
+        let drained = self
+            .runtime
+            .block_on(async { tokio::time::timeout(patience, self.serving).await.is_ok() });
+        if !drained {
+            tracing::warn!("requests were cut off after {patience:?} of shutting down");
+        }
+        // Handlers that are still running lose their clients, not their writes.
+        self.runtime.shutdown_background();
+        drop(self.started);
+        let ended = self.cores.stop();
+        tracing::info!("the logs are sealed; good-bye");
+        drained && ended
+    }
+}
+
+/// The threads of the gateway: on the CPUs that no core has to itself.
+fn gateway_runtime(placement: &Placement) -> std::io::Result<tokio::runtime::Runtime> {
+    let next = AtomicUsize::new(0);
+    let others = placement.is_dedicated.then(|| placement.others.clone());
+    // Fewer than two would let one busy stream hold up all other requests.
+    let workers = placement.others.len().max(2);
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(workers)
+        .max_blocking_threads(2)
+        .thread_name_fn(move || format!("kyro-gw-{}", next.fetch_add(1, Ordering::Relaxed)))
+        .on_thread_start(move || {
+            if let Some(cpus) = &others {
+                let mut set = rustix::thread::CpuSet::new();
+                cpus.iter().for_each(|&cpu| set.set(cpu));
+                let pinned = rustix::thread::sched_setaffinity(None, &set);
+                debug_assert!(pinned.is_ok(), "the CPUs are allowed");
+            }
+        })
+        .enable_all()
+        .build()
+}

@@ -1,0 +1,389 @@
+//! From a locked directory to shards in service.
+
+use std::hash::{BuildHasher, RandomState};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::directory::Lock;
+use crate::config::{Config, FsyncPolicy};
+use crate::engine::{self, Capacity};
+use crate::graph;
+use crate::manifest::{MANIFEST_VERSION, Manifest, Segment};
+use crate::observe::Observed;
+use crate::router::{Limits, Router};
+use crate::shard::core::{CoreHandle, Settings, SyncPolicy};
+use crate::shard::cpus::Placement;
+use crate::shard::keeper::Change;
+use crate::shard::open::{Open, Opened};
+use crate::shard::pulse::{Activity, Heart, Pulse};
+use crate::shard::reply::{Reply, single};
+use crate::shard::request::Request;
+use crate::status::health::Health;
+use crate::types::ShardId;
+
+/// Messages that a core may have waiting.
+const MAILBOX_CAPACITY: usize = 8_192;
+
+/// A bulk load pauses at so many hot documents in a shard: some 60 µs of scan at 384 values.
+const BULK_HOT_MAX: usize = 2_048;
+
+/// Between two looks at how far linking is.
+const READY_PERIOD: Duration = Duration::from_millis(20);
+
+/// The threads that have to be ended.
+pub(super) struct Cores {
+    handles: Vec<CoreHandle>,
+    // After the cores: it keeps them awake until they have ended.
+    pulse: Pulse,
+}
+
+impl Cores {
+    fn hearts(&self) -> Vec<Arc<Heart>> {
+        self.handles.iter().map(|core| core.heart.clone()).collect()
+    }
+
+    /// Ends them. False if one had panicked.
+    pub(super) fn stop(self) -> bool {
+        for handle in &self.handles {
+            // A mailbox has room, or its core is busy and will make some.
+            let mut stop = Request::Stop;
+            while let Err(crate::shard::mailbox::Refused::Full(back)) = handle.mailbox.push(stop) {
+                stop = back;
+                std::thread::sleep(Duration::from_millis(1));
+            }
+        }
+        let ended = self.handles.into_iter().map(CoreHandle::join).filter(|ended| !ended).count();
+        drop(self.pulse);
+        ended == 0
+    }
+}
+
+/// What is known of the directory once it is open.
+pub(super) struct Started {
+    pub(super) router: Arc<Router>,
+    pub(super) dimension: usize,
+    pub(super) records: u64,
+}
+
+/// Starts the cores and opens the shards. A directory that can't be opened is moved aside, and
+/// an empty one taken, where the configuration allows that.
+pub(super) fn bring_up(
+    config: &Config,
+    placement: &Placement,
+    io_memory_bytes: usize,
+    observed: &Arc<Observed>,
+    health: &Health,
+    runtime: &tokio::runtime::Runtime,
+    lock: Lock,
+) -> Result<(Cores, Started, Lock), String> {
+    let persistence = &config.persistence;
+    let opening = Opening { config, observed, health, cores: placement.cores.len() };
+    let (cores, activity) = start_cores(config, placement, io_memory_bytes, observed)?;
+    match runtime.block_on(opening.open(&cores, &activity)) {
+        Ok(started) => {
+            health.watch(cores.hearts());
+            Ok((cores, started, lock))
+        }
+        Err(why) if why.is_damage && persistence.allow_fresh_start_on_recovery_failure => {
+            cores.stop();
+            let (lock, aside) = lock.start_afresh(&persistence.data_dir)?;
+            tracing::error!(
+                "the data directory could not be opened and was moved to {}: {}",
+                aside.display(),
+                why.what
+            );
+            let (cores, activity) = start_cores(config, placement, io_memory_bytes, observed)?;
+            let started = runtime.block_on(opening.open(&cores, &activity));
+            let started = started.map_err(|why| why.what)?;
+            health.watch(cores.hearts());
+            Ok((cores, started, lock))
+        }
+        Err(why) => {
+            cores.stop();
+            Err(if why.is_damage { way_out(&why.what, &persistence.data_dir) } else { why.what })
+        }
+    }
+}
+
+fn way_out(what: &str, directory: &Path) -> String {
+    format!(
+        "the data directory {} can't be opened; nothing in it is lost:\n  {what}\n\
+         Ways out: restore the directory from a copy; or start with an empty one and keep this \
+         one beside it, with persistence.allow_fresh_start_on_recovery_failure = true.",
+        directory.display()
+    )
+}
+
+fn start_cores(
+    config: &Config,
+    placement: &Placement,
+    io_memory_bytes: usize,
+    observed: &Arc<Observed>,
+) -> Result<(Cores, Arc<Activity>), String> {
+    let persistence = &config.persistence;
+    let sync = match persistence.fsync_policy {
+        FsyncPolicy::DataOnly => SyncPolicy::DataOnly,
+        FsyncPolicy::Full => SyncPolicy::Full,
+        FsyncPolicy::Periodic => {
+            SyncPolicy::Periodic(Duration::from_millis(persistence.wal_flush_interval_ms))
+        }
+        FsyncPolicy::None => SyncPolicy::Never,
+    };
+    let count = placement.cores.len();
+    let settings = Settings {
+        directory: persistence.data_dir.clone(),
+        sync,
+        segment_bytes: persistence.wal_segment_bytes,
+        hot_soft_max: config.cache.capacity.div_ceil(count),
+        bulk_hot_max: BULK_HOT_MAX.min(config.cache.capacity),
+        mailbox_capacity: MAILBOX_CAPACITY,
+        io_memory_bytes,
+        is_dedicated: placement.is_dedicated,
+    };
+    let mut handles: Vec<CoreHandle> = Vec::with_capacity(count);
+    for (index, &cpu) in placement.cores.iter().enumerate() {
+        let keeper = handles.first().map(|first| first.mailbox.clone());
+        let core = CoreHandle::spawn(index, cpu, settings.clone(), keeper, observed.clone());
+        handles.push(core.map_err(|error| error.to_string())?);
+    }
+    let activity = Arc::new(Activity::default());
+    let hearts = handles.iter().map(|core| core.heart.clone()).collect();
+    let pulse = Pulse::start(hearts, activity.clone()).map_err(|error| error.to_string())?;
+    Ok((Cores { handles, pulse }, activity))
+}
+
+/// Why a directory was not opened.
+struct Refusal {
+    what: String,
+    /// It is about what is in the directory, not about what was asked.
+    is_damage: bool,
+}
+
+fn damage(what: impl Into<String>) -> Refusal {
+    Refusal { what: what.into(), is_damage: true }
+}
+
+fn mismatch(what: impl Into<String>) -> Refusal {
+    Refusal { what: what.into(), is_damage: false }
+}
+
+struct Opening<'a> {
+    config: &'a Config,
+    observed: &'a Arc<Observed>,
+    health: &'a Health,
+    cores: usize,
+}
+
+impl Opening<'_> {
+    async fn open(&self, cores: &Cores, activity: &Arc<Activity>) -> Result<Started, Refusal> {
+        let first = &cores.handles[0];
+        let manifest = ask(first, Request::LoadManifest).await?.map_err(damage)?;
+        let manifest = match manifest {
+            Some(manifest) => self.check(manifest)?,
+            None => self.fresh()?,
+        };
+        self.observed.set_shards(manifest.shards as usize);
+        let sealed = manifest.segments.iter().filter_map(|segment| segment.sealed);
+        self.health.expect_records(sealed.map(|s| s.last_lsn + 1 - s.first_lsn).sum());
+        // Before anything else is in the directory, its MANIFEST is: files without one would
+        // look like a loss.
+        publish(first, manifest.clone()).await?;
+        let opened = self.open_shards(cores, &manifest).await?;
+        let mut manifest = manifest;
+        let before = std::mem::take(&mut manifest.segments);
+        let was_sealed =
+            |segment: &Segment| before.iter().any(|b| b.file == segment.file && b.sealed.is_some());
+        let (mut unused, mut records) = (Vec::new(), 0);
+        for shard in opened {
+            if shard.dimension != 0 && shard.dimension != manifest.dimension as usize {
+                return Err(damage(format!(
+                    "the log of shard {} has vectors of {} values, MANIFEST says {}",
+                    shard.shard.0, shard.dimension, manifest.dimension
+                )));
+            }
+            records += shard.records;
+            unused.extend(shard.unused);
+            manifest.segments.extend(shard.segments);
+        }
+        let (dimension, shards) = (manifest.dimension as usize, manifest.shards);
+        let is_new = |segment: &&Segment| segment.sealed.is_some() && !was_sealed(segment);
+        let complete: Vec<(String, u64)> = manifest
+            .segments
+            .iter()
+            .filter(is_new)
+            .filter_map(|segment| Some((segment.file.clone(), segment.sealed?.end_bytes)))
+            .collect();
+        publish(first, manifest).await?;
+        ask(first, |reply| Request::Tidy { unused, complete, reply }).await?;
+        self.wait_for_linking(cores).await;
+        let mailboxes = cores.handles.iter().map(|core| core.mailbox.clone()).collect();
+        let timeouts = &self.config.timeouts;
+        let limits = Limits {
+            searches_max: timeouts.max_concurrent_queries,
+            hot_budget: Duration::from_millis(timeouts.hot_tier_ms),
+        };
+        let router =
+            Router::new(mailboxes, shards, limits, activity.clone(), self.observed.clone());
+        Ok(Started { router: Arc::new(router), dimension, records })
+    }
+
+    /// What was found against what is asked for.
+    fn check(&self, mut manifest: Manifest) -> Result<Manifest, Refusal> {
+        let config = self.config;
+        let directory = config.persistence.data_dir.display();
+        let asked = config.hnsw.distance.word();
+        if manifest.distance != asked {
+            return Err(mismatch(format!(
+                "the data directory {directory} was made with hnsw.distance {}; the configuration \
+                 asks for {asked}. Set it to what was found, or choose another directory.",
+                manifest.distance
+            )));
+        }
+        let (found, asked) = (manifest.dimension as usize, config.hnsw.dimension);
+        if found != 0 && asked != 0 && found != asked {
+            return Err(mismatch(format!(
+                "the data directory {directory} holds vectors of {found} values; \
+                 hnsw.dimension asks for {asked}. Set it to {found} or 0, or choose another \
+                 directory."
+            )));
+        }
+        let (found, asked) = (manifest.shards as usize, config.runtime.shards);
+        if asked != 0 && found != asked {
+            return Err(mismatch(format!(
+                "the data directory {directory} was made with {found} shards; runtime.shards asks \
+                 for {asked}. Set it to {found} or 0, or choose another directory."
+            )));
+        }
+        if manifest.shards == 0 {
+            return Err(damage("MANIFEST says that there are no shards"));
+        }
+        manifest.epoch = next_epoch(manifest.epoch);
+        manifest.dimension = manifest.dimension.max(config.hnsw.dimension as u32);
+        Ok(manifest)
+    }
+
+    /// A new directory, if there are no files that a MANIFEST should name.
+    fn fresh(&self) -> Result<Manifest, Refusal> {
+        let config = self.config;
+        let entries = std::fs::read_dir(&config.persistence.data_dir)
+            .map_err(|error| damage(error.to_string()))?;
+        let orphan = entries.flatten().map(|entry| entry.file_name()).find(|name| {
+            let name = name.to_string_lossy();
+            name.starts_with("wal_") || name.starts_with("snapshot_")
+        });
+        if let Some(orphan) = orphan {
+            return Err(damage(format!(
+                "there is no MANIFEST, but there is {}",
+                orphan.to_string_lossy()
+            )));
+        }
+        let shards = match config.runtime.shards {
+            0 => self.cores,
+            shards => shards,
+        };
+        Ok(Manifest {
+            version: MANIFEST_VERSION,
+            shards: shards as u32,
+            dimension: config.hnsw.dimension as u32,
+            distance: config.hnsw.distance.word().into(),
+            epoch: next_epoch(0),
+            snapshots: Vec::new(),
+            segments: Vec::new(),
+        })
+    }
+
+    async fn open_shards(
+        &self,
+        cores: &Cores,
+        manifest: &Manifest,
+    ) -> Result<Vec<Opened>, Refusal> {
+        let params = self.engine_params(manifest);
+        let mut waiting = Vec::new();
+        for shard in (0..manifest.shards).map(ShardId) {
+            let core = &cores.handles[shard.0 as usize % cores.handles.len()];
+            let open = Open {
+                shard,
+                segments: manifest.segments.clone(),
+                params: params.clone(),
+                epoch: manifest.epoch,
+                counters: self.observed.shards()[shard.0 as usize].clone(),
+            };
+            let (answers, reply) = single();
+            send(core, Request::Open(Box::new(open), reply))?;
+            waiting.push(answers);
+        }
+        let mut opened = Vec::new();
+        for answers in waiting {
+            let answer = answers.one().await.ok_or_else(core_gone)?;
+            opened.push(answer.map_err(damage)?);
+        }
+        Ok(opened)
+    }
+
+    fn engine_params(&self, manifest: &Manifest) -> engine::Params {
+        let config = self.config;
+        let hnsw = &config.hnsw;
+        let documents_max = if hnsw.max_elements == 0 { usize::MAX } else { hnsw.max_elements };
+        engine::Params {
+            metric: hnsw.distance.into(),
+            dimension: manifest.dimension as usize,
+            graph: graph::Params {
+                m: hnsw.m,
+                ef_construction: hnsw.ef_construction,
+                seed: hnsw.seed,
+            },
+            hot_documents_max: (2 * config.cache.capacity).div_ceil(manifest.shards as usize),
+            capacity: Arc::new(Capacity::new(documents_max)),
+        }
+    }
+
+    /// What was read from the log is found by scanning it, until it is linked. Waits until the
+    /// scan takes no more than half of what a search may spend on it.
+    async fn wait_for_linking(&self, cores: &Cores) {
+        self.health.set_linking();
+        let budget = Duration::from_millis(self.config.timeouts.hot_tier_ms) / 2;
+        let begun = Instant::now();
+        loop {
+            let mut scans = vec![Duration::ZERO; cores.handles.len()];
+            for (index, shard) in self.observed.shards().iter().enumerate() {
+                let scan_ns = shard.hot_documents.get() * shard.scan_ns.get();
+                scans[index % cores.handles.len()] += Duration::from_nanos(scan_ns);
+            }
+            let longest = scans.into_iter().max().unwrap_or_default();
+            if longest <= budget {
+                tracing::debug!(waited = ?begun.elapsed(), scan = ?longest, "linked enough");
+                return;
+            }
+            tokio::time::sleep(READY_PERIOD).await;
+        }
+    }
+}
+
+/// Another generation of the writer: the upper half can't be guessed, the lower one counts.
+fn next_epoch(epoch: u64) -> u64 {
+    let random = RandomState::new().hash_one(std::process::id()) >> 32;
+    random << 32 | u64::from((epoch as u32).wrapping_add(1))
+}
+
+async fn publish(first: &CoreHandle, manifest: Manifest) -> Result<(), Refusal> {
+    let kept = ask(first, |reply| Request::Keep(Change::Replace(manifest), reply)).await?;
+    kept.map_err(|why| mismatch(format!("MANIFEST can't be written: {why}")))
+}
+
+async fn ask<T>(
+    core: &CoreHandle,
+    request: impl FnOnce(Reply<T>) -> Request,
+) -> Result<T, Refusal> {
+    let (answers, reply) = single();
+    send(core, request(reply))?;
+    answers.one().await.ok_or_else(core_gone)
+}
+
+fn send(core: &CoreHandle, request: Request) -> Result<(), Refusal> {
+    core.mailbox.push(request).map_err(|_| core_gone())
+}
+
+fn core_gone() -> Refusal {
+    mismatch("a core has ended while it was starting; the log says why")
+}

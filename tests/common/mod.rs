@@ -1,0 +1,266 @@
+//! Servers and clients for tests and benches: the real binary in a process of its own, or a
+//! server inside this one; both on free ports, with their files where O_DIRECT works.
+
+#![expect(dead_code, reason = "each test uses its part")]
+
+use std::collections::HashMap;
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use kyrodb::config::{self, Config, Overrides};
+use kyrodb::proto::kyro_db_service_client::KyroDbServiceClient;
+use kyrodb::proto::{InsertRequest, SearchRequest, SearchResponse};
+use kyrodb::server::{Listeners, Server};
+use tempfile::TempDir;
+use tonic::transport::Channel;
+
+pub type Client = KyroDbServiceClient<Channel>;
+
+/// How long a test waits for what has to happen, on a machine that may be slow.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A directory that goes away with the test, on the file system of the build.
+pub fn directory() -> TempDir {
+    TempDir::new_in(env!("CARGO_TARGET_TMPDIR")).expect("the build's directory is writable")
+}
+
+/// A port that was free a moment ago.
+pub fn free_port() -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port is free");
+    listener.local_addr().expect("it is bound").port()
+}
+
+/// Settings as environment variables, by key: `("hnsw.m", "8")`.
+pub type Settings<'a> = &'a [(&'a str, &'a str)];
+
+fn variable(key: &str) -> String {
+    format!("KYRODB__{}", key.replace('.', "__").to_ascii_uppercase())
+}
+
+/// Settings of every test server: small segments, so that they are changed often and made
+/// quickly.
+const DEFAULTS: Settings<'static> = &[("persistence.wal_segment_bytes", "4194304")];
+
+/// A server in this process, and its directory.
+pub struct Inside {
+    pub server: Option<Server>,
+    pub directory: TempDir,
+}
+
+impl Inside {
+    pub fn start(settings: Settings<'_>) -> Self {
+        Self::start_in(directory(), settings)
+    }
+
+    pub fn start_in(directory: TempDir, settings: Settings<'_>) -> Self {
+        let server = start_inside(directory.path(), settings);
+        let server = server.unwrap_or_else(|why| panic!("the server does not start: {why}"));
+        Self { server: Some(server), directory }
+    }
+
+    pub fn server(&self) -> &Server {
+        self.server.as_ref().expect("it runs")
+    }
+
+    pub async fn client(&self) -> Client {
+        connect(self.server().grpc_address()).await
+    }
+
+    /// Takes the server down and brings it up again on the same directory.
+    pub fn restart(&mut self, settings: Settings<'_>) {
+        assert!(self.server.take().expect("it runs").shut_down());
+        let server = start_inside(self.directory.path(), settings);
+        self.server = Some(server.unwrap_or_else(|why| panic!("the server does not start: {why}")));
+    }
+}
+
+impl Drop for Inside {
+    fn drop(&mut self) {
+        if let Some(server) = self.server.take() {
+            let ended = server.shut_down();
+            assert!(ended || std::thread::panicking(), "the server did not end well");
+        }
+    }
+}
+
+/// Starts a server in this process.
+pub fn start_inside(directory: &Path, settings: Settings<'_>) -> Result<Server, String> {
+    let listener = || TcpListener::bind("127.0.0.1:0").expect("a port is free");
+    let listeners = Listeners { grpc: listener(), http: listener() };
+    Server::start(config(directory, settings), listeners)
+}
+
+pub fn config(directory: &Path, settings: Settings<'_>) -> Config {
+    let overrides = Overrides { data_dir: Some(directory.into()), ..Overrides::default() };
+    let variables = DEFAULTS.iter().chain(settings);
+    let variables = variables.map(|(key, value)| (variable(key), (*value).to_owned()));
+    config::load(&overrides, variables).unwrap_or_else(|faults| panic!("{faults:?}"))
+}
+
+/// The real binary in a process of its own.
+pub struct Process {
+    child: Child,
+    pub grpc: SocketAddr,
+    pub http: SocketAddr,
+    log: PathBuf,
+}
+
+impl Process {
+    /// Starts it and waits until it is ready.
+    pub fn start(data_dir: &Path, settings: Settings<'_>) -> Self {
+        let mut process = Self::spawn(data_dir, settings);
+        process.wait_ready();
+        process
+    }
+
+    /// Starts it.
+    pub fn spawn(data_dir: &Path, settings: Settings<'_>) -> Self {
+        let (grpc_port, http_port) = (free_port(), free_port());
+        let log = data_dir.with_extension("log");
+        let output = std::fs::OpenOptions::new().create(true).append(true).open(&log);
+        let output = output.expect("the log file can be written");
+        let errors = output.try_clone().expect("a file can be shared");
+        let mut command = Command::new(env!("CARGO_BIN_EXE_kyrodb_server"));
+        command.arg("--data-dir").arg(data_dir).args(["--port", &grpc_port.to_string()]);
+        command.env("KYRODB__SERVER__HTTP_PORT", http_port.to_string());
+        for (key, value) in DEFAULTS.iter().chain(settings) {
+            command.env(variable(key), value);
+        }
+        let child = command.stdin(Stdio::null()).stdout(output).stderr(errors).spawn();
+        Self {
+            child: child.expect("the binary was built"),
+            grpc: SocketAddr::from(([127, 0, 0, 1], grpc_port)),
+            http: SocketAddr::from(([127, 0, 0, 1], http_port)),
+            log,
+        }
+    }
+
+    /// Waits until `/ready` says so.
+    pub fn wait_ready(&mut self) {
+        let begun = Instant::now();
+        loop {
+            if get(self.http, "/ready").is_ok_and(|(code, _)| code == 200) {
+                return;
+            }
+            if let Some(status) = self.child.try_wait().expect("it is our child") {
+                panic!("the server ended with {status} before it was ready:\n{}", self.log());
+            }
+            assert!(begun.elapsed() < PATIENCE, "not ready:\n{}", self.log());
+            std::thread::sleep(Duration::from_millis(2));
+        }
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// kill -9.
+    pub fn kill(mut self) {
+        self.child.kill().expect("it is our child");
+        self.child.wait().expect("it was killed");
+    }
+
+    /// Sends a signal, by name.
+    pub fn signal(&self, signal: &str) {
+        let pid = self.pid().to_string();
+        let sent = Command::new("kill").args(["-s", signal, &pid]).status();
+        assert!(sent.expect("there is a kill program").success());
+    }
+
+    /// Waits for the end; the exit code.
+    pub fn wait(mut self) -> Option<i32> {
+        let begun = Instant::now();
+        loop {
+            if let Some(status) = self.child.try_wait().expect("it is our child") {
+                return status.code();
+            }
+            assert!(begun.elapsed() < PATIENCE, "still running:\n{}", self.log());
+            std::thread::sleep(Duration::from_millis(2));
+        }
+    }
+
+    /// What it has printed, standard error included.
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(&self.log).unwrap_or_default()
+    }
+
+    pub async fn client(&self) -> Client {
+        connect(self.grpc).await
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        if matches!(self.child.try_wait(), Ok(None)) {
+            let ended = self.child.kill().and_then(|()| self.child.wait());
+            assert!(ended.is_ok() || std::thread::panicking());
+        }
+    }
+}
+
+pub async fn connect(address: SocketAddr) -> Client {
+    let channel = Channel::from_shared(format!("http://{address}")).expect("an address");
+    let channel = channel.connect().await.expect("the server listens");
+    KyroDbServiceClient::new(channel).max_decoding_message_size(256 << 20)
+}
+
+/// A runtime for clients.
+pub fn runtime() -> tokio::runtime::Runtime {
+    let mut builder = tokio::runtime::Builder::new_multi_thread();
+    builder.worker_threads(2).enable_all().build().expect("threads can be made")
+}
+
+/// A plain HTTP GET: status code and body.
+pub fn get(address: SocketAddr, path: &str) -> std::io::Result<(u16, String)> {
+    let mut stream = TcpStream::connect_timeout(&address, Duration::from_secs(1))?;
+    stream.set_read_timeout(Some(Duration::from_secs(10)))?;
+    write!(stream, "GET {path} HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n")?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer)?;
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap_or((&answer, ""));
+    let code = head.split(' ').nth(1).and_then(|code| code.parse().ok());
+    Ok((code.unwrap_or(0), body.to_owned()))
+}
+
+/// The value of a metric without labels, or with these.
+pub fn metric(text: &str, name: &str) -> Option<f64> {
+    let line = text.lines().find(|line| line.rsplit_once(' ').is_some_and(|(n, _)| n == name))?;
+    line.rsplit_once(' ')?.1.parse().ok()
+}
+
+pub fn insert(doc_id: u64, embedding: &[f32], pairs: &[(&str, &str)]) -> InsertRequest {
+    let metadata: HashMap<String, String> =
+        pairs.iter().map(|(key, value)| ((*key).into(), (*value).into())).collect();
+    InsertRequest { doc_id, embedding: embedding.to_vec(), metadata, namespace: String::new() }
+}
+
+pub fn search(query: &[f32], k: u32) -> SearchRequest {
+    SearchRequest { query_embedding: query.to_vec(), k, ..SearchRequest::default() }
+}
+
+pub fn ids(response: &SearchResponse) -> Vec<u64> {
+    response.results.iter().map(|result| result.doc_id).collect()
+}
+
+/// Reproducible vectors around a few centres, as real data has them.
+pub fn vector(seed: u64, dimension: usize) -> Vec<f32> {
+    let value = |a: u64, b: u64| {
+        let bits = kyrodb::types::mix(a.wrapping_mul(0x1_0001).wrapping_add(b));
+        (bits >> 40) as f32 / (1 << 23) as f32 - 1.0
+    };
+    let centre = seed % 50;
+    (0..dimension as u64).map(|d| value(1 << 40 | centre, d) + 0.5 * value(seed, d)).collect()
+}
+
+/// Where the large data sets are, if they are anywhere: beside the checkout, or where
+/// `KYRODB_DATASETS` says.
+pub fn dataset(name: &str) -> Option<PathBuf> {
+    let root = std::env::var_os("KYRODB_DATASETS").map_or_else(
+        || Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/data"),
+        PathBuf::from,
+    );
+    Some(root.join(name)).filter(|path| path.join("base.npy").is_file())
+}
