@@ -38,6 +38,9 @@ pub(crate) fn run(arguments: &Arguments, data: &Data) {
         "{}: {rows} rows of {} values, shards {shards}, cores {cores}",
         data.name, data.base.width
     );
+    if let Ok(p) = std::env::var("KYRO_P") {
+        println!("preempt {p}");
+    }
     let empty = resident(process.pid());
     runtime.block_on(load(&process, data));
     let loaded = resident(process.pid());
@@ -128,6 +131,7 @@ async fn searches(process: &Process, data: &Data, widths: &[u32]) {
         let mut client = process.client().await;
         let (mut hits, mut considered) = (0, 0);
         let mut alone = latencies();
+        let stages = Stages::now(process);
         for (index, query) in data.queries.iter().enumerate() {
             let request = SearchRequest { ef_search, ..search(query, 10) };
             let begun = Instant::now();
@@ -144,6 +148,7 @@ async fn searches(process: &Process, data: &Data, widths: &[u32]) {
             }
         }
         let count = data.queries.count();
+        let stages = stages.since(process);
         let (rate, together) = many_clients(process, data, ef_search, 4).await;
         println!(
             "search ef {ef_search}: recall@10 {:.4}, {} distances; 1 client {}; 4 clients {rate:.0} a second, {}",
@@ -152,6 +157,7 @@ async fn searches(process: &Process, data: &Data, widths: &[u32]) {
             shown(&alone),
             shown(&together)
         );
+        println!("  in the server, 1 client: {stages}");
     }
 }
 
@@ -224,12 +230,54 @@ fn filter(case: &FilterCase) -> MetadataFilter {
     MetadataFilter { filter_type: Some(filter_type) }
 }
 
+/// Sum in seconds and count of a stage or method so far.
+fn timed(process: &Process, family: &str, labels: &str) -> (f64, f64) {
+    let text = get(process.http, "/metrics").expect("metrics").1;
+    let value = |kind: &str| {
+        metric(&text, &format!("kyrodb_{family}_seconds_{kind}{{{labels}}}")).unwrap_or(0.0)
+    };
+    (value("sum"), value("count"))
+}
+
+/// Where the server's time went since `before`: the mean of each stage.
+struct Stages(Vec<(&'static str, &'static str, (f64, f64))>);
+
+impl Stages {
+    const ALL: [(&'static str, &'static str); 6] = [
+        ("request", "method=\"search\""),
+        ("stage", "stage=\"queue\""),
+        ("stage", "stage=\"walk\""),
+        ("stage", "stage=\"merge\""),
+        ("request", "method=\"insert\""),
+        ("stage", "stage=\"commit\""),
+    ];
+
+    fn now(process: &Process) -> Self {
+        Self(
+            Self::ALL
+                .map(|(family, labels)| (family, labels, timed(process, family, labels)))
+                .into(),
+        )
+    }
+
+    fn since(&self, process: &Process) -> String {
+        let mean = |&(family, labels, before): &(&str, &'static str, (f64, f64))| {
+            let (sum, count) = timed(process, family, labels);
+            let name = labels.split('"').nth(1)?;
+            (count > before.1)
+                .then(|| format!("{name} {:.0} µs", (sum - before.0) / (count - before.1) * 1e6))
+        };
+        self.0.iter().filter_map(mean).collect::<Vec<_>>().join(", ")
+    }
+}
+
 /// Durable inserts of documents that are there already, under other ids.
 async fn inserts(process: &Process, data: &Data, clients: usize) {
     let text = get(process.http, "/metrics").expect("metrics").1;
     let before = |name: &str| metric(&text, name).unwrap_or(0.0);
     let (syncs, writes) = (before("kyrodb_wal_syncs_total"), before("kyrodb_wal_writes_total"));
     let begun = Instant::now();
+    let stages = Stages::now(process);
     let (rate, latencies) = insert_all(process, data, clients, INSERTS).await;
     let text = get(process.http, "/metrics").expect("metrics").1;
     let syncs = metric(&text, "kyrodb_wal_syncs_total").unwrap_or(0.0) - syncs;
@@ -240,6 +288,7 @@ async fn inserts(process: &Process, data: &Data, clients: usize) {
         writes / syncs,
         begun.elapsed().as_secs_f64()
     );
+    println!("  in the server: {}", stages.since(process));
     // The next figure begins with an empty hot tier.
     let mut client = process.client().await;
     client.flush_hot_tier(FlushRequest { force: true }).await.expect("a flush");
@@ -315,6 +364,26 @@ async fn mixed(process: &Process, data: &Data) {
     );
 }
 
+/// Moments at an even rate, each sent when it comes. Not tokio's timer, which knows whole
+/// milliseconds only.
+fn pace(rate: u32, length: Duration) -> tokio::sync::mpsc::UnboundedReceiver<Instant> {
+    let (sender, receiver) = tokio::sync::mpsc::unbounded_channel();
+    std::thread::spawn(move || {
+        let begun = Instant::now();
+        for number in 0.. {
+            let due = begun + Duration::from_secs(1) * number / rate;
+            if due.duration_since(begun) > length {
+                return;
+            }
+            std::thread::sleep(due.saturating_duration_since(Instant::now()));
+            if sender.send(due).is_err() {
+                return;
+            }
+        }
+    });
+    receiver
+}
+
 async fn paced_searches(
     process: &Process,
     data: &Data,
@@ -323,15 +392,12 @@ async fn paced_searches(
 ) -> Histogram<u64> {
     let client = process.client().await;
     let mut all = latencies();
-    let begun = Instant::now();
+    let mut moments = pace(rate, length);
     let mut tasks = tokio::task::JoinSet::new();
-    for number in 0.. {
-        let due = begun + Duration::from_secs(1) * number / rate;
-        if due.duration_since(begun) > length {
-            break;
-        }
-        tokio::time::sleep_until(due.into()).await;
-        let request = search(data.queries.row(number as usize % data.queries.count()), 10);
+    let mut number = 0;
+    while let Some(due) = moments.recv().await {
+        let request = search(data.queries.row(number % data.queries.count()), 10);
+        number += 1;
         let mut client = client.clone();
         tasks.spawn(async move {
             client.search(request).await.expect("a search");
@@ -357,13 +423,12 @@ async fn paced_inserts(
     client: Client,
     documents: Vec<InsertRequest>,
     stop: Arc<AtomicBool>,
-) -> u32 {
-    let begun = Instant::now();
+) -> usize {
+    let mut moments = pace(500, Duration::from_secs(3_600));
     let mut tasks = tokio::task::JoinSet::new();
     let mut number = 0;
-    while !stop.load(Ordering::Relaxed) {
-        tokio::time::sleep_until((begun + Duration::from_secs(1) * number / 500).into()).await;
-        let document = documents[number as usize % documents.len()].clone();
+    while !stop.load(Ordering::Relaxed) && moments.recv().await.is_some() {
+        let document = documents[number % documents.len()].clone();
         let mut client = client.clone();
         tasks.spawn(async move { client.insert(document).await.is_ok() });
         number += 1;

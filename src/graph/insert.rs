@@ -11,8 +11,8 @@ use crate::kernels::Distance;
 use crate::store::Vectors;
 use crate::types::{DocId, Slot};
 
-/// Hops a step does at most: some 50 µs of distances at a few hundred dimensions.
-const STEP_HOPS: u32 = 32;
+/// Hops a step does at most: some 20 µs of distances at a few hundred dimensions.
+const STEP_HOPS: u32 = 8;
 
 enum Phase {
     /// Walk down to the node's own top level.

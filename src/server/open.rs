@@ -28,6 +28,9 @@ const MAILBOX_CAPACITY: usize = 8_192;
 /// A bulk load pauses at so many hot documents in a shard: some 60 µs of scan at 384 values.
 const BULK_HOT_MAX: usize = 2_048;
 
+/// The share of `timeouts.hot_tier_ms` that the scan of what is not linked may take at the start.
+const SCAN_SHARE: f64 = 0.8;
+
 /// Between two looks at how far linking is.
 const READY_PERIOD: Duration = Duration::from_millis(20);
 
@@ -339,10 +342,10 @@ impl Opening<'_> {
     }
 
     /// What was read from the log is found by scanning it, until it is linked. Waits until the
-    /// scan takes no more than half of what a search may spend on it.
+    /// scan takes well less than what a search may spend on it: then every answer is whole.
     async fn wait_for_linking(&self, cores: &Cores) {
         self.health.set_linking();
-        let budget = Duration::from_millis(self.config.timeouts.hot_tier_ms) / 2;
+        let budget = Duration::from_millis(self.config.timeouts.hot_tier_ms).mul_f64(SCAN_SHARE);
         let begun = Instant::now();
         loop {
             let mut scans = vec![Duration::ZERO; cores.handles.len()];

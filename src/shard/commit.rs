@@ -25,6 +25,13 @@ use crate::wal::{GROUP_BYTES_MAX, Prepared, Writer, segment_name};
 /// An idle log vouches for its last group after so long.
 const SEAL_AFTER: Duration = Duration::from_millis(50);
 
+/// How long a group gathers for the sake of linking: not at all up to this share of the soft
+/// limit, so that a burst is acknowledged at the speed of the disk; beyond it in proportion to
+/// how far linking is behind, but never so long that a client would take it for a fault.
+const DEBT_FREE: f64 = 0.25;
+const LINK_TIME_AT_SOFT_LIMIT: Duration = Duration::from_millis(20);
+const LINK_TIME_MAX: Duration = Duration::from_millis(5);
+
 /// Writes that may be staged in one shard. Each holds a document.
 pub(super) const STAGED_MAX: usize = 4_096;
 
@@ -136,6 +143,7 @@ pub(super) async fn run(core: Rc<Core>, shard: Rc<Shard>, writer: Writer<DirectD
             }
             continue;
         }
+        committer.leave_time_to_link().await;
         let batch = committer.shard.take_batch();
         if committer.commit(batch).await.is_err() {
             return;
@@ -184,6 +192,17 @@ impl Committer {
         self.synced = Instant::now();
         self.publish();
         sealed.map_err(|error| self.fail(Vec::new(), &error))
+    }
+
+    /// The farther linking is behind, the longer a group gathers, and linking has the core. Where
+    /// writes come faster than they can be linked for long, this is what slows them down, long
+    /// before the hot tier is full.
+    async fn leave_time_to_link(&self) {
+        let debt = (self.core.hot.debt() - DEBT_FREE) / (1.0 - DEBT_FREE);
+        if debt > 0.0 {
+            let wait = LINK_TIME_AT_SOFT_LIMIT.mul_f64(debt).min(LINK_TIME_MAX);
+            glommio::timer::sleep(wait).await;
+        }
     }
 
     /// Logs, applies and acknowledges a batch. On an error the batch and all that was staged
@@ -236,8 +255,11 @@ impl Committer {
             self.rotate().await?;
         }
         let begun = Instant::now();
+        let core = self.core.clone();
+        let in_flight = core.begin_write();
         let sync = matches!(self.sync, SyncPolicy::DataOnly | SyncPolicy::Full);
         self.writer.append(group, unix_ms(), sync).await?;
+        drop(in_flight);
         self.core.observed.stages.commit.record(begun.elapsed());
         self.is_sealed = false;
         if let SyncPolicy::Periodic(period) = self.sync

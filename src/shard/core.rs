@@ -152,6 +152,12 @@ pub(super) struct Core {
     pub(super) shards: RefCell<BTreeMap<ShardId, Rc<Shard>>>,
     /// There is something to link or to clean up.
     pub(super) upkeep: Event,
+    /// Documents in the hot tiers of this core.
+    pub(super) hot: Rc<HotShares>,
+    /// Groups of the log being written or synced.
+    writes_in_flight: Cell<usize>,
+    /// None is.
+    pub(super) log_at_rest: Event,
     keeper: Option<Arc<Mailbox<Request>>>,
     own_keeper: Rc<Keeper>,
     commits: RefCell<Vec<glommio::task::JoinHandle<()>>>,
@@ -176,6 +182,8 @@ pub(super) struct Shard {
     pub(super) staged: RefCell<VecDeque<StagedWrite>>,
     pub(super) staged_event: Event,
     pub(super) loads: RefCell<VecDeque<PendingLoad>>,
+    /// They wait for room in the hot tier.
+    pub(super) is_load_paused: Cell<bool>,
     pub(super) flushes: RefCell<Vec<Flush>>,
     pub(super) spare: Spare,
     /// A batch delete is being staged, in slices. Nothing else may be staged until it is whole.
@@ -200,6 +208,7 @@ impl Shard {
             staged: RefCell::default(),
             staged_event: Event::default(),
             loads: RefCell::default(),
+            is_load_paused: Cell::new(false),
             flushes: RefCell::default(),
             spare: Spare::default(),
             is_staging_batch: Cell::new(false),
@@ -308,6 +317,9 @@ impl Core {
             observed,
             shards: RefCell::default(),
             upkeep: Event::default(),
+            hot,
+            writes_in_flight: Cell::new(0),
+            log_at_rest: Event::default(),
             keeper,
             own_keeper: Rc::default(),
             commits: RefCell::default(),
@@ -317,7 +329,7 @@ impl Core {
         if core.keeper.is_none() {
             spawn(queues.upkeep, core.own_keeper.clone().run(disk));
         }
-        spawn(queues.upkeep, super::upkeep::run(core.clone(), hot));
+        spawn(queues.upkeep, super::upkeep::run(core.clone()));
         // Its end is the end of the core. It runs in its own queue, so it is awaited here.
         let serving =
             glommio::spawn_local_into(super::serve::run(core.clone(), mailbox), queues.serve);
@@ -338,6 +350,17 @@ impl Core {
         let task = glommio::spawn_local_into(guarded, self.queues.commit);
         self.commits.borrow_mut().push(task.expect("the queue exists").detach());
         self.upkeep.raise();
+    }
+
+    /// True while a group of the log is being written or synced.
+    pub(super) fn is_writing(&self) -> bool {
+        self.writes_in_flight.get() > 0
+    }
+
+    /// Marks a write to the log, until the guard is dropped.
+    pub(super) fn begin_write(&self) -> WriteInFlight<'_> {
+        self.writes_in_flight.set(self.writes_in_flight.get() + 1);
+        WriteInFlight(self)
     }
 
     /// The shard, which is one of this core's.
@@ -377,6 +400,18 @@ impl Core {
     }
 }
 
+/// A write to the log that is under way.
+pub(super) struct WriteInFlight<'a>(&'a Core);
+
+impl Drop for WriteInFlight<'_> {
+    fn drop(&mut self) {
+        self.0.writes_in_flight.set(self.0.writes_in_flight.get() - 1);
+        if !self.0.is_writing() {
+            self.0.log_at_rest.raise();
+        }
+    }
+}
+
 /// Spawns a task whose end nobody waits for.
 pub(super) fn spawn(queue: TaskQueueHandle, task: impl Future<Output = ()> + 'static) {
     glommio::spawn_local_into(task, queue).expect("the queue exists").detach();
@@ -389,6 +424,13 @@ pub(super) struct HotShares {
     soft_max: usize,
     /// Documents in the hot tiers of this core.
     pub(super) hot: Cell<usize>,
+}
+
+impl HotShares {
+    /// How far linking is behind, as a share of the soft limit.
+    pub(super) fn debt(&self) -> f64 {
+        self.hot.get() as f64 / self.soft_max.max(1) as f64
+    }
 }
 
 impl SharesManager for HotShares {

@@ -13,6 +13,10 @@ use crate::error::{Error, Result};
 /// Loads that may wait in one shard. Each holds a batch of documents.
 const LOADS_MAX: usize = 64;
 
+/// A load that had to pause goes on when this part of the hot tier is free again: staged one by
+/// one, as each finds room, documents would be logged one by one.
+const ROOM_SHARE: usize = 4;
+
 /// Collects the results of one batch.
 pub(super) struct LoadTicket {
     results: RefCell<Vec<Result<Outcome>>>,
@@ -84,7 +88,12 @@ impl Shard {
             let unlinked =
                 self.engine.borrow().as_ref().map_or(0, |engine| engine.unlinked_count());
             let is_log_busy = self.staged.borrow().len() >= STAGED_MAX / 2;
-            if unlinked >= hot_max || is_log_busy || self.is_staging_batch.get() {
+            if unlinked >= hot_max {
+                self.is_load_paused.set(true);
+            } else if unlinked <= hot_max - hot_max / ROOM_SHARE {
+                self.is_load_paused.set(false);
+            }
+            if self.is_load_paused.get() || is_log_busy || self.is_staging_batch.get() {
                 return;
             }
             let mut loads = self.loads.borrow_mut();

@@ -1,19 +1,21 @@
 //! Work that can wait: linking documents into the graph, and dropping what nobody can see.
 //!
 //! One task a core, in the queue with the small share. It looks after every step, of some tens
-//! of microseconds, whether anybody else wants to run.
+//! of microseconds, whether anybody else wants to run. And it rests while the log is written:
+//! the executor submits I/O, and sees that it is done, only when no task is running, so a busy
+//! upkeep would make every commit wait for the preemption timer, four times over.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 
-use super::core::{Core, Flush, HotShares, Shard};
+use super::core::{Core, Flush, Shard};
 use crate::engine::LinkProgress;
 
 /// Steps on one shard before the next gets its turn.
 const STEPS: usize = 16;
 
 /// Runs for ever.
-pub(super) async fn run(core: Rc<Core>, hot: Rc<HotShares>) {
+pub(super) async fn run(core: Rc<Core>) {
     loop {
         let shards: Vec<Rc<Shard>> = core.shards.borrow().values().cloned().collect();
         let mut is_idle = true;
@@ -24,10 +26,13 @@ pub(super) async fn run(core: Rc<Core>, hot: Rc<HotShares>) {
                     LinkProgress::More => is_idle = false,
                 }
                 glommio::executor().yield_if_needed().await;
+                while core.is_writing() {
+                    core.log_at_rest.wait().await;
+                }
             }
             shard.after_upkeep(core.settings.bulk_hot_max);
         }
-        hot.hot.set(core.hot_count());
+        core.hot.hot.set(core.hot_count());
         if is_idle {
             core.upkeep.wait().await;
         }

@@ -2,18 +2,21 @@
 //!
 //! Chunks never move and are never freed before the arena, so a reference stays good while the
 //! arena grows, and growth copies nothing: no stall when a million documents become two. A
-//! chunk's memory comes zeroed from the system and is only backed by pages once touched.
+//! chunk is mapped from the system zeroed, is backed by pages only as it is touched, and by huge
+//! ones where the kernel has them.
 //! Items are atomics (or cells whose owner argues for them), zero when new.
 
+use std::marker::PhantomData;
 use std::sync::OnceLock;
 
 use bytemuck::Zeroable;
+use memmap2::{Advice, MmapMut};
 
 /// Most slots that one shard can hold: a bound of every arena's chunk table.
 pub const SLOTS_MAX: usize = 1 << 26;
 
 /// Most rows a chunk holds.
-pub const CHUNK_ROWS_MAX: usize = 1 << 14;
+const CHUNK_ROWS_MAX: usize = 1 << 18;
 
 /// A chunk is at most this large, so that wide rows do not reserve gigabytes at once.
 const CHUNK_BYTES_MAX: usize = 32 << 20;
@@ -22,7 +25,7 @@ const CHUNK_BYTES_MAX: usize = 32 << 20;
 pub struct Arena<T> {
     row_items: usize,
     chunk_shift: u32,
-    chunks: Box<[OnceLock<Box<[T]>>]>,
+    chunks: Box<[OnceLock<Chunk<T>>]>,
 }
 
 impl<T: Zeroable> Arena<T> {
@@ -45,11 +48,10 @@ impl<T: Zeroable> Arena<T> {
     /// whatever the owner publishes afterwards.
     ///
     /// # Panics
-    /// If `index` is beyond the bound given to [`Arena::new`].
+    /// If `index` is beyond the bound given to [`Arena::new`], or the system has no memory.
     pub fn reserve(&self, index: usize) {
         let chunk_items = self.row_items << self.chunk_shift;
-        self.chunks[index >> self.chunk_shift]
-            .get_or_init(|| bytemuck::allocation::zeroed_slice_box(chunk_items));
+        self.chunks[index >> self.chunk_shift].get_or_init(|| Chunk::map(chunk_items));
     }
 
     /// Row `index`.
@@ -61,7 +63,7 @@ impl<T: Zeroable> Arena<T> {
     pub fn row(&self, index: usize) -> &[T] {
         let chunk = self.chunks[index >> self.chunk_shift].get();
         let start = self.row_start(index);
-        &chunk.expect("the owner reserved this row")[start..start + self.row_items]
+        &chunk.expect("the owner reserved this row").items()[start..start + self.row_items]
     }
 
     /// The first item of row `index`, which is all of it where rows have one.
@@ -72,7 +74,7 @@ impl<T: Zeroable> Arena<T> {
     #[must_use]
     pub fn get(&self, index: usize) -> &T {
         let chunk = self.chunks[index >> self.chunk_shift].get();
-        &chunk.expect("the owner reserved this row")[self.row_start(index)]
+        &chunk.expect("the owner reserved this row").items()[self.row_start(index)]
     }
 
     /// Row `index`, for an owner whom nobody else is reading.
@@ -82,12 +84,52 @@ impl<T: Zeroable> Arena<T> {
     pub fn row_mut(&mut self, index: usize) -> &mut [T] {
         let start = self.row_start(index);
         let chunk = self.chunks[index >> self.chunk_shift].get_mut();
-        &mut chunk.expect("the owner reserved this row")[start..start + self.row_items]
+        &mut chunk.expect("the owner reserved this row").items_mut()[start..start + self.row_items]
     }
 
     #[inline]
     fn row_start(&self, index: usize) -> usize {
         (index & ((1 << self.chunk_shift) - 1)) * self.row_items
+    }
+}
+
+/// Items in memory of their own.
+struct Chunk<T> {
+    memory: MmapMut,
+    items: usize,
+    of: PhantomData<T>,
+}
+
+impl<T: Zeroable> Chunk<T> {
+    /// Maps `items` zeroed items.
+    fn map(items: usize) -> Self {
+        const { assert!(!std::mem::needs_drop::<T>(), "nobody drops the items") };
+        let memory = MmapMut::map_anon(items * size_of::<T>()).expect("the system has memory");
+        assert!(memory.as_ptr().cast::<T>().is_aligned(), "a page is aligned for anything");
+        // A walk goes all over the arenas: with small pages every row costs a translation, and
+        // in a virtual machine two. A kernel without huge ones refuses, which is slower only.
+        let advised = memory.advise(Advice::HugePage);
+        tracing::trace!(?advised, bytes = memory.len(), "a chunk");
+        Self { memory, items, of: PhantomData }
+    }
+
+    #[inline]
+    fn items(&self) -> &[T] {
+        #[expect(unsafe_code, reason = "typed items in mapped bytes")]
+        // SAFETY: the mapping holds `items` items, is aligned for them and lives as long as
+        // `self`. All zeros is a valid `T`, and since then items have changed only through `&T`,
+        // whose own rules hold, or through `&mut T` of `items_mut`.
+        unsafe {
+            std::slice::from_raw_parts(self.memory.as_ptr().cast(), self.items)
+        }
+    }
+
+    fn items_mut(&mut self) -> &mut [T] {
+        #[expect(unsafe_code, reason = "typed items in mapped bytes")]
+        // SAFETY: as in `items`, and `self` is borrowed for nobody else.
+        unsafe {
+            std::slice::from_raw_parts_mut(self.memory.as_mut_ptr().cast(), self.items)
+        }
     }
 }
 
