@@ -38,9 +38,6 @@ pub(crate) fn run(arguments: &Arguments, data: &Data) {
         "{}: {rows} rows of {} values, shards {shards}, cores {cores}",
         data.name, data.base.width
     );
-    if let Ok(p) = std::env::var("KYRO_P") {
-        println!("preempt {p}");
-    }
     let empty = resident(process.pid());
     runtime.block_on(load(&process, data));
     let loaded = resident(process.pid());

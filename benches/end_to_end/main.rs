@@ -8,6 +8,8 @@
 //! and may hold `texts.jsonl.gz`, `filters.json` and `gt_filter_*.npy`. Prints one line a
 //! figure. Times depend on the machine and on what else it does: compare within one run.
 
+#![expect(clippy::print_stdout, reason = "figures are its output")]
+
 #[path = "../../tests/common/mod.rs"]
 mod common;
 mod data;

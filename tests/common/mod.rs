@@ -1,7 +1,7 @@
 //! Servers and clients for tests and benches: the real binary in a process of its own, or a
 //! server inside this one; both on free ports, with their files where O_DIRECT works.
 
-#![expect(dead_code, reason = "each test uses its part")]
+#![allow(dead_code, unreachable_pub, reason = "each test uses its part")]
 
 use std::collections::HashMap;
 use std::io::{Read, Write};
