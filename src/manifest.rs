@@ -70,6 +70,17 @@ pub struct Sealed {
     pub chain: u32,
 }
 
+/// Why MANIFEST can't be read.
+#[derive(Debug, thiserror::Error)]
+pub enum LoadError {
+    /// The disk failed; the file may be good.
+    #[error(transparent)]
+    Disk(#[from] DiskError),
+    /// What is in the file can't be used.
+    #[error("{0}")]
+    Damaged(String),
+}
+
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Envelope {
@@ -128,11 +139,11 @@ impl Manifest {
     ///
     /// # Errors
     /// If the disk fails, or what is wrong with the file.
-    pub async fn load<D: Disk>(disk: &D) -> Result<Option<Self>, String> {
+    pub async fn load<D: Disk>(disk: &D) -> Result<Option<Self>, LoadError> {
         match disk::read_all(disk, MANIFEST_NAME, MANIFEST_BYTES_MAX).await {
-            Ok(bytes) => Self::decode(&bytes).map(Some),
+            Ok(bytes) => Self::decode(&bytes).map(Some).map_err(LoadError::Damaged),
             Err(DiskError { kind: disk::Kind::NotFound, .. }) => Ok(None),
-            Err(error) => Err(error.to_string()),
+            Err(error) => Err(error.into()),
         }
     }
 }

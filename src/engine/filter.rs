@@ -12,7 +12,7 @@ use crate::store::payload::{NAMESPACE_KEY, Payload};
 pub enum Filter {
     /// The key is present with exactly this value.
     Exact(String, String),
-    /// The key is present with one of these values.
+    /// The key is present with one of these values, which are sorted: see [`Filter::one_of`].
     In(String, Vec<String>),
     /// The key is present, and its value is within the bound, if there is one.
     Range(String, Option<Bound>),
@@ -81,13 +81,37 @@ impl Filter {
         Self::Exact(NAMESPACE_KEY.into(), namespace.into())
     }
 
+    /// The key is present with one of `values`, however many those are.
+    #[must_use]
+    pub fn one_of(key: String, mut values: Vec<String>) -> Self {
+        values.sort_unstable();
+        values.dedup();
+        Self::In(key, values)
+    }
+
+    /// How many conditions it may take to decide about one document.
+    #[must_use]
+    pub fn conditions(&self) -> usize {
+        match self {
+            Self::Exact(..) | Self::In(..) | Self::Range(..) => 1,
+            Self::And(filters) | Self::Or(filters) => {
+                filters.iter().map(Self::conditions).sum::<usize>() + 1
+            }
+            Self::Not(filter) => filter.conditions(),
+            Self::All | Self::Nothing => 1,
+        }
+    }
+
     /// True if a document with this metadata passes.
     #[must_use]
     pub fn matches(&self, payload: &Payload) -> bool {
         match self {
             Self::Exact(key, value) => payload.get(key) == Some(value),
             Self::In(key, values) => {
-                payload.get(key).is_some_and(|present| values.iter().any(|v| v == present))
+                let is_one = |value: &str| {
+                    values.binary_search_by(|listed| listed.as_str().cmp(value)).is_ok()
+                };
+                payload.get(key).is_some_and(is_one)
             }
             Self::Range(key, bound) => payload
                 .get(key)
@@ -145,7 +169,10 @@ mod tests {
         );
         assert!(matches(Filter::Or(vec![no(), yes()])) && !matches(Filter::Or(vec![no(), no()])));
         assert!(matches(Filter::Not(Box::new(no()))) && !matches(Filter::Not(Box::new(yes()))));
-        assert!(matches(Filter::In("name".into(), vec!["a".into(), "zebra".into()])));
+        assert!(matches(Filter::one_of(
+            "name".into(),
+            vec!["zebra".into(), "a".into(), "b".into(), "a".into()]
+        )));
         assert!(!matches(Filter::In("name".into(), vec![])));
         assert!(matches(Filter::namespace("ns")) && !matches(Filter::namespace("other")));
     }

@@ -83,8 +83,10 @@ pub struct Params {
     pub capacity: Arc<Capacity>,
 }
 
-/// Dead versions dropped in one slice.
+/// Dead versions dropped in one slice, and after each document linked: more than it can have
+/// replaced, so that they never pile up while writes go on.
 const RECLAIM_VERSIONS_MAX: usize = 256;
+const RECLAIM_BESIDE_LINKING: usize = 4;
 
 /// Scratches kept for reuse; more searches than this at once allocate.
 const SCRATCHES_MAX: usize = 8;
@@ -203,15 +205,21 @@ impl Engine {
     /// Does one step of upkeep: links a part of one document, or drops dead versions. At most
     /// some 50 µs of work at a few hundred dimensions.
     pub fn link_step(&mut self) -> LinkProgress {
+        // Searches see the state before a batch until all of it is applied: nothing that it
+        // deletes may leave the hot tier until then.
+        if !self.draining.1.is_empty() {
+            return LinkProgress::Idle;
+        }
         if self.linker.is_none() && !self.next_linker() {
-            return if self.reclaim() { LinkProgress::More } else { LinkProgress::Idle };
+            let reclaimed = self.reclaim(RECLAIM_VERSIONS_MAX);
+            return if reclaimed { LinkProgress::More } else { LinkProgress::Idle };
         }
         let Self { params, store, graph, linker, link_scratch, .. } = self;
         let Some(current) = linker else {
             return LinkProgress::More;
         };
         let is_live = |slot| store.is_live(slot);
-        let linked = with_distance!(params.metric, D => {
+        let linked = with_distance!(params.metric.for_linking(), D => {
             current.step::<D>(graph, store.vectors(), link_scratch, is_live)
         });
         if linked {
@@ -219,6 +227,7 @@ impl Engine {
             self.dead_linked += usize::from(!self.store.is_live(current.slot()));
             self.linker = None;
             self.hot.pop();
+            self.reclaim(RECLAIM_BESIDE_LINKING);
         }
         LinkProgress::More
     }
@@ -236,11 +245,17 @@ impl Engine {
         false
     }
 
+    /// Drops dead versions while a log is replayed, so that a replay needs no more slots than
+    /// the writes did that it repeats.
+    pub fn drop_dead(&mut self) {
+        self.reclaim(RECLAIM_VERSIONS_MAX);
+    }
+
     /// Drops what no search can see any more; false if there was nothing.
-    fn reclaim(&mut self) -> bool {
-        let Self { store, graph, linker, .. } = self;
+    fn reclaim(&mut self, versions_max: usize) -> bool {
+        let Self { store, graph, linker, applied, .. } = self;
         let linking = linker.as_ref().map(Linker::slot);
         let is_linked = |slot| graph.level(slot).is_some() || linking == Some(slot);
-        store.reclaim(RECLAIM_VERSIONS_MAX, is_linked) > 0
+        store.reclaim(versions_max, *applied, is_linked) > 0
     }
 }

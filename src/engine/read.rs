@@ -11,6 +11,7 @@ use std::sync::Arc;
 use super::filter::Filter;
 use super::top::{Candidate, Top};
 use super::{Engine, SCRATCHES_MAX};
+use crate::error::Result;
 use crate::graph::search::{Beam, Scratch, Work};
 use crate::graph::visited::Visited;
 use crate::kernels::Distance;
@@ -25,6 +26,12 @@ const SCAN_SLOTS_PER_EF: usize = 16;
 /// Hops of a walk, or documents of a scan, between two looks at the clock.
 const STEP_HOPS: u32 = 32;
 const STEP_DOCUMENTS: u32 = 512;
+
+/// Bytes of metadata that filters read between two looks at the clock.
+const STEP_FILTER_BYTES: usize = 64 << 10;
+
+/// Dead slots that a scan skips in the time that it takes to look at one document.
+const SKIPS_PER_DOCUMENT: usize = 16;
 
 /// What is looked for. Validated: the vector is finite, of the collection's dimension and
 /// scaled as the metric wants it; k is not 0.
@@ -109,12 +116,14 @@ pub struct Search {
     snapshot: Lsn,
     phase: Phase,
     top: Top,
+    /// Conditions of the filter.
+    conditions: usize,
     /// Documents in scope that were seen, whatever their score, and those with the score asked.
     seen: u64,
     found: u64,
     work: Work,
     hot_cut: bool,
-    /// What was scanned in the hot tier.
+    /// What was considered: a scan after a walk does not look at it again.
     scanned: Visited,
     scratch: Box<Scratch>,
 }
@@ -201,7 +210,7 @@ impl Search {
             let key = self.scratch.nearest()[index];
             let slot = key.slot();
             // A document of the hot tier may have been linked, in whole or in part, since.
-            if engine.store.is_visible(slot, self.snapshot) && !self.scanned.contains(slot) {
+            if engine.store.is_visible(slot, self.snapshot) && self.scanned.insert(slot) {
                 self.admit(engine, slot, key.distance());
             }
         }
@@ -210,28 +219,28 @@ impl Search {
     fn finish_walk(&mut self, engine: &Engine) {
         let wanted = self.query.k.min(engine.store.live_count());
         let is_short = self.seen < wanted as u64 && !self.hot_cut;
-        self.phase = if is_short { self.restart_as_scan() } else { Phase::Done };
-    }
-
-    fn restart_as_scan(&mut self) -> Phase {
-        self.top.clear();
-        (self.seen, self.found) = (0, 0);
-        Phase::Scan(0)
+        self.phase = if is_short { Phase::Scan(0) } else { Phase::Done };
     }
 
     fn scan<D: Distance>(&mut self, engine: &Engine, start: u32) {
-        let slot_count = engine.store.slot_count();
-        let end = start.saturating_add(STEP_DOCUMENTS).min(slot_count);
-        for slot in (start..end).map(Slot) {
-            if !engine.store.is_visible(slot, self.snapshot) {
-                continue;
+        let query = self.query.clone();
+        let mut budget = STEP_FILTER_BYTES;
+        let end = scan_slots(engine, start, self.snapshot, |slot| {
+            if self.scanned.contains(slot) {
+                return true;
             }
-            let payload = || engine.store.payload_at(slot, self.snapshot);
-            if self.query.filter.as_ref().is_none_or(|filter| filter.matches(payload())) {
+            let passes = query.filter.as_ref().is_none_or(|filter| {
+                let payload = engine.store.payload_at(slot, self.snapshot);
+                budget = budget.saturating_sub(self.conditions * payload.bytes().len());
+                filter.matches(payload)
+            });
+            if passes {
                 self.consider::<D>(engine, slot);
             }
-        }
-        self.phase = if end == slot_count { Phase::Done } else { Phase::Scan(end) };
+            budget > 0
+        });
+        let is_done = end == engine.store.slot_count();
+        self.phase = if is_done { Phase::Done } else { Phase::Scan(end) };
     }
 
     fn consider<D: Distance>(&mut self, engine: &Engine, slot: Slot) {
@@ -253,21 +262,23 @@ impl Search {
 
 impl Engine {
     /// Begins a search of the shard as it is now. [`Engine::finish_search`] must follow.
-    pub fn begin_search(&mut self, query: Arc<Query>) -> Search {
-        assert_eq!(query.vector.len(), self.params.dimension, "validated at the gateway");
+    ///
+    /// # Errors
+    /// If the vector is not of the collection's dimension.
+    pub fn begin_search(&mut self, query: Arc<Query>) -> Result<Search> {
+        self.check_dimension("query_embedding", query.vector.len())?;
         let snapshot = self.applied;
         self.store.open_snapshot(snapshot);
-        let slot_count = self.store.slot_count() as usize;
-        let is_small = slot_count <= SCAN_SLOTS_PER_EF * query.ef.max(query.k);
-        let phase = if query.filter.is_some() || is_small {
+        let phase = if query.filter.is_some() || self.is_small(query.ef.max(query.k)) {
             Phase::Scan(0)
         } else {
             Phase::Hot(self.hot.first())
         };
         let (scratch, mut scanned) = self.scratches.pop().unwrap_or_default();
         scanned.reset(self.store.slot_count());
-        Search {
+        Ok(Search {
             vector: self.store.vectors().pad(&query.vector),
+            conditions: query.filter.as_ref().map_or(0, Filter::conditions),
             snapshot,
             phase,
             top: Top::new(query.k),
@@ -278,7 +289,15 @@ impl Engine {
             scanned,
             scratch,
             query,
-        }
+        })
+    }
+
+    /// True if looking at every document costs less than a walk with this beam, which has to
+    /// pass the more dead nodes for each live one the more of the slots are dead.
+    fn is_small(&self, ef: usize) -> bool {
+        let (live, slots) = (self.store.live_count(), self.store.slot_count() as usize);
+        let scan = live + slots / SKIPS_PER_DOCUMENT;
+        scan <= SCAN_SLOTS_PER_EF * ef * (slots / live.max(1)).max(1)
     }
 
     /// Ends a search, complete or not, with what it has.
@@ -295,7 +314,9 @@ impl Engine {
             embedding: query.include_embeddings.then(|| self.embedding(candidate.slot)),
             is_hot: self.is_hot(candidate.slot),
         };
-        let hits = top.into_sorted().into_iter().map(hit).collect();
+        let mut hits: Vec<Hit> = top.into_sorted().into_iter().map(hit).collect();
+        // Distances that differ may be equal as scores.
+        hits.sort_by(|a, b| b.score.total_cmp(&a.score).then(a.id.cmp(&b.id)));
         self.end_search(snapshot, (scratch, scanned));
         SearchOutcome { hits, found, work, hot_cut, complete }
     }
@@ -341,6 +362,23 @@ impl Engine {
     }
 }
 
+/// Calls `look` for each slot from `start` on that is visible at `snapshot`, for a step's worth
+/// of slots or until it returns false. Returns where to go on.
+fn scan_slots(
+    engine: &Engine,
+    start: u32,
+    snapshot: Lsn,
+    mut look: impl FnMut(Slot) -> bool,
+) -> u32 {
+    let end = start.saturating_add(STEP_DOCUMENTS).min(engine.store.slot_count());
+    for slot in start..end {
+        if engine.store.is_visible(Slot(slot), snapshot) && !look(Slot(slot)) {
+            return slot + 1;
+        }
+    }
+    end
+}
+
 fn beam<'a>(engine: &'a Engine, query: &Query, vector: &'a [f32]) -> Beam<'a> {
     let vectors = engine.store.vectors();
     let width = query.ef.max(query.k);
@@ -358,17 +396,18 @@ pub struct Sweep {
 impl Sweep {
     /// Looks at some hundreds of documents. True when all have been seen.
     pub fn step(&mut self, engine: &Engine) -> bool {
-        let slot_count = engine.store.slot_count();
-        let end = self.next.saturating_add(STEP_DOCUMENTS).min(slot_count);
-        for slot in (self.next..end).map(Slot) {
-            if engine.store.is_visible(slot, self.snapshot)
-                && self.filter.matches(engine.store.payload_at(slot, self.snapshot))
-            {
-                self.ids.push(engine.store.doc_id(slot));
+        let Self { filter, ids, snapshot, .. } = self;
+        let conditions = filter.conditions();
+        let mut budget = STEP_FILTER_BYTES;
+        self.next = scan_slots(engine, self.next, *snapshot, |slot| {
+            let payload = engine.store.payload_at(slot, *snapshot);
+            if filter.matches(payload) {
+                ids.push(engine.store.doc_id(slot));
             }
-        }
-        self.next = end;
-        end == slot_count
+            budget = budget.saturating_sub(conditions * payload.bytes().len());
+            budget > 0
+        });
+        self.next == engine.store.slot_count()
     }
 }
 

@@ -188,7 +188,7 @@ fn exact_searches_equal_the_model_after_any_writes() {
                     _ => Filter::All,
                 };
                 let query = pair.query(10, Some(filter));
-                let search = pair.engine.begin_search(query.clone());
+                let search = pair.engine.begin_search(query.clone()).unwrap();
                 let outcome = finish(&mut pair.engine, search);
                 assert_eq!(found(&outcome), pair.model.nearest(&query), "seed {seed}");
                 assert!(outcome.complete);
@@ -222,7 +222,7 @@ fn a_search_in_slices_sees_the_state_it_began_with() {
             let filter = (round % 2 == 0).then(|| Filter::Exact("colour".into(), "1".into()));
             let query = pair.query(50, filter);
             let before = pair.model.clone();
-            let mut search = pair.engine.begin_search(query.clone());
+            let mut search = pair.engine.begin_search(query.clone()).unwrap();
             while !search.step(&pair.engine) {
                 for _ in 0..pair.random.below(60) {
                     pair.random_write(2_500);
@@ -267,7 +267,7 @@ fn the_walk_finds_what_is_near_and_nothing_dead() {
     let (mut hits, mut distances) = (0, 0);
     for _ in 0..100 {
         let query = pair.query(10, None);
-        let search = pair.engine.begin_search(query.clone());
+        let search = pair.engine.begin_search(query.clone()).unwrap();
         assert_ne!(search.phase(), Phase::Scan(0), "6,000 documents are walked at ef 40");
         let outcome = finish(&mut pair.engine, search);
         let truth = pair.model.nearest(&query);
@@ -292,7 +292,7 @@ fn k_documents_come_back_if_there_are_k() {
         pair.delete(id, "");
     }
     let query = pair.query(100, None);
-    let search = pair.engine.begin_search(query.clone());
+    let search = pair.engine.begin_search(query.clone()).unwrap();
     let outcome = finish(&mut pair.engine, search);
     assert_eq!(found(&outcome), pair.model.nearest(&query));
     assert_eq!(outcome.found, 100);
@@ -307,7 +307,7 @@ fn min_score_counts_before_the_cut() {
     let mut query = Query::clone(&pair.query(5, Some(Filter::All)));
     query.min_score = 0.3;
     let query = Arc::new(query);
-    let search = pair.engine.begin_search(query.clone());
+    let search = pair.engine.begin_search(query.clone()).unwrap();
     let outcome = finish(&mut pair.engine, search);
     let above = pair.model.0.values().filter(|(v, _)| scalar::dot(v, &query.vector) >= 0.3).count();
     assert!(above > 5);
@@ -387,14 +387,16 @@ fn a_large_batch_is_deleted_in_slices_and_seen_at_once() {
         let mut done = pair.engine.apply(pair.engine.applied().next(), record);
         while !done {
             slices += 1;
-            let search = pair.engine.begin_search(query.clone());
+            // Upkeep may run meanwhile, and must not drop what the batch has not deleted yet.
+            pair.link(40);
+            let search = pair.engine.begin_search(query.clone()).unwrap();
             assert_eq!(found(&finish(&mut pair.engine, search)), before.nearest(&query));
             done = pair.engine.apply_more();
         }
     }
     assert!(slices >= 2);
     assert_eq!(pair.engine.live_count(), 10);
-    let search = pair.engine.begin_search(query);
+    let search = pair.engine.begin_search(query).unwrap();
     assert_eq!(finish(&mut pair.engine, search).hits.len(), 10);
 }
 
@@ -441,7 +443,7 @@ fn slots_of_documents_that_died_before_they_were_linked_are_used_again() {
         for id in 1..=100 {
             pair.put(id);
         }
-        while pair.engine.reclaim() {}
+        while pair.engine.reclaim(64) {}
     }
     assert!(pair.engine.store().slot_count() <= 200, "{}", pair.engine.store().slot_count());
     pair.link_all();

@@ -40,10 +40,6 @@ impl Top {
         }
     }
 
-    pub(super) fn clear(&mut self) {
-        self.heap.clear();
-    }
-
     /// The candidates kept, best first.
     pub(super) fn into_sorted(self) -> Vec<Candidate> {
         self.heap.into_sorted_vec()

@@ -5,7 +5,10 @@ use super::filter::Filter;
 use crate::error::{Error, Result};
 use crate::store::payload::{Payload, PayloadError};
 use crate::types::{DocId, Lsn};
-use crate::wal::record::{BATCH_IDS_MAX, Record};
+use crate::wal::record::Record;
+
+/// Documents of a batch delete that are deleted in one slice.
+const APPLY_IDS: usize = 128;
 
 /// What a client asks to be changed. Validated: ids are not 0, vectors are finite, of the
 /// collection's dimension and in the form in which they are stored.
@@ -105,8 +108,18 @@ impl Engine {
         }
     }
 
+    /// The gateway checks lengths, but does not know the dimension until the first document has
+    /// decided it.
+    pub(super) fn check_dimension(&self, field: &'static str, length: usize) -> Result<()> {
+        if length == self.params.dimension {
+            return Ok(());
+        }
+        let why = format!("{length} values; this collection has {}", self.params.dimension);
+        Err(Error::invalid(field, why))
+    }
+
     fn stage_put(&mut self, id: DocId, vector: Box<[f32]>, payload: Payload) -> Result<Staged> {
-        assert_eq!(vector.len(), self.params.dimension, "validated at the gateway");
+        self.check_dimension("embedding", vector.len())?;
         let existed = self.planned(id, "").is_some();
         if self.unlinked_count() >= self.params.hot_documents_max {
             return Err(Error::busy(format!(
@@ -114,7 +127,7 @@ impl Engine {
                 self.params.hot_documents_max
             )));
         }
-        if self.store.is_full() {
+        if self.store.room() <= self.staged_puts {
             return Err(Error::busy("the shard has no slot left; use more shards"));
         }
         if !existed && !self.params.capacity.take() {
@@ -250,7 +263,7 @@ impl Engine {
     /// searches see the shard as it was before the batch.
     pub fn apply_more(&mut self) -> bool {
         let lsn = self.draining.0;
-        for _ in 0..BATCH_IDS_MAX {
+        for _ in 0..APPLY_IDS {
             let Some(id) = self.draining.1.pop_front() else {
                 self.finish_apply(lsn);
                 return true;

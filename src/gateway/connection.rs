@@ -7,7 +7,7 @@ use std::convert::Infallible;
 use std::io;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
@@ -35,12 +35,20 @@ const HEADERS_BYTES_MAX: u32 = 16 << 10;
 /// After a failure to accept, such as too many open files.
 const ACCEPT_RETRY: Duration = Duration::from_millis(50);
 
+/// Least time between two looks at whether a connection is idle.
+const IDLE_LOOK_MIN: Duration = Duration::from_millis(50);
+
+/// A connection that is told to go, has no request to be answered and does not move a byte for
+/// so long is closed. What holds it is a stream that only the client would end, such as a watch.
+const DRAIN_QUIET: Duration = Duration::from_secs(1);
+
 /// Bounds on connections.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
     /// Open at once.
     pub connections_max: usize,
-    /// One without a byte in either direction for so long is closed.
+    /// One without a request being worked on, and without a byte in either direction, for so
+    /// long is closed.
     pub idle: Duration,
 }
 
@@ -134,11 +142,15 @@ impl Connection {
             .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
             .max_concurrent_streams(STREAMS_MAX)
             .max_header_list_size(HEADERS_BYTES_MAX)
-            .serve_connection(io, TowerToHyperService::new(service));
+            .serve_connection(
+                io,
+                TowerToHyperService::new(Counted { service, activity: activity.clone() }),
+            );
         let mut connection = pin!(connection);
         let mut is_draining = false;
         loop {
-            let left = self.limits.idle.saturating_sub(activity.idle());
+            let patience = if is_draining { DRAIN_QUIET } else { self.limits.idle };
+            let left = patience.saturating_sub(activity.idle()).max(IDLE_LOOK_MIN);
             tokio::select! {
                 ended = connection.as_mut() => {
                     if let Err(error) = ended {
@@ -148,16 +160,16 @@ impl Connection {
                 }
                 _ = self.drain.wait_for(|drain| *drain), if !is_draining => {
                     is_draining = true;
+                    activity.touch();
                     connection.as_mut().graceful_shutdown();
                 }
                 () = tokio::time::sleep(left) => {
-                    if activity.idle() < self.limits.idle {
+                    if activity.idle() < patience {
                         continue;
                     }
                     if is_draining {
                         return;
                     }
-                    // Told to go, it has as long again to go by itself.
                     is_draining = true;
                     activity.touch();
                     connection.as_mut().graceful_shutdown();
@@ -167,15 +179,18 @@ impl Connection {
     }
 }
 
-/// When bytes last moved.
+/// When something last happened on a connection.
 struct Activity {
     begun: Instant,
     last_ms: AtomicU64,
+    /// Requests that are being worked on.
+    requests: AtomicUsize,
 }
 
 impl Default for Activity {
     fn default() -> Self {
-        Self { begun: Instant::now(), last_ms: AtomicU64::new(0) }
+        let begun = Instant::now();
+        Self { begun, last_ms: AtomicU64::new(0), requests: AtomicUsize::new(0) }
     }
 }
 
@@ -184,9 +199,60 @@ impl Activity {
         self.last_ms.store(self.begun.elapsed().as_millis() as u64, Ordering::Relaxed);
     }
 
+    /// For how long nothing has happened; not at all while a request is being worked on.
     fn idle(&self) -> Duration {
+        if self.requests.load(Ordering::Relaxed) > 0 {
+            return Duration::ZERO;
+        }
         let last = Duration::from_millis(self.last_ms.load(Ordering::Relaxed));
         self.begun.elapsed().saturating_sub(last)
+    }
+}
+
+/// A request that is being worked on, until this is dropped.
+struct InWork(Arc<Activity>);
+
+impl InWork {
+    fn begin(activity: &Arc<Activity>) -> Self {
+        activity.requests.fetch_add(1, Ordering::Relaxed);
+        Self(activity.clone())
+    }
+}
+
+impl Drop for InWork {
+    fn drop(&mut self) {
+        self.0.touch();
+        self.0.requests.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// A service that notes which requests are being worked on.
+#[derive(Clone)]
+struct Counted<S> {
+    service: S,
+    activity: Arc<Activity>,
+}
+
+impl<S, B> Service<http::Request<B>> for Counted<S>
+where
+    S: Service<http::Request<B>>,
+    S::Future: Send + 'static,
+{
+    type Response = S::Response;
+    type Error = S::Error;
+    type Future = Pin<Box<dyn Future<Output = Result<S::Response, S::Error>> + Send>>;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
+        self.service.poll_ready(context)
+    }
+
+    fn call(&mut self, request: http::Request<B>) -> Self::Future {
+        let in_work = InWork::begin(&self.activity);
+        let answer = self.service.call(request);
+        Box::pin(async move {
+            let _in_work = in_work;
+            answer.await
+        })
     }
 }
 

@@ -67,6 +67,8 @@ pub struct Gateway {
     dimension: AtomicUsize,
     /// Held while the first document decides.
     deciding: tokio::sync::Mutex<()>,
+    /// Ids that BulkQueries may have in work.
+    bulk_ids: tokio::sync::Semaphore,
     /// Bulk loads, and bulk inserts, that may run at once.
     bulk_loads: tokio::sync::Semaphore,
     bulk_inserts: tokio::sync::Semaphore,
@@ -83,6 +85,7 @@ impl Gateway {
             router: OnceLock::new(),
             dimension: AtomicUsize::new(0),
             deciding: tokio::sync::Mutex::default(),
+            bulk_ids: tokio::sync::Semaphore::new(service::BULK_IDS_MAX),
             bulk_loads: tokio::sync::Semaphore::new(stream::BULK_STREAMS_MAX),
             bulk_inserts: tokio::sync::Semaphore::new(stream::BULK_STREAMS_MAX),
         })
@@ -118,15 +121,20 @@ impl Gateway {
 
     /// The rules for vectors to be stored. A first document of `length` values, valid in itself,
     /// decides the dimension: it is in MANIFEST before anything is logged.
-    async fn rules_for_insert(&self, router: &Router, length: usize) -> Result<VectorRules> {
-        let rules = self.rules();
-        if rules.dimension != 0 {
-            return Ok(rules);
-        }
+    async fn rules_for_insert(self: &Arc<Self>, length: usize) -> Result<VectorRules> {
+        // A task of its own: the shards must not be left in disagreement where the client goes
+        // away meanwhile.
+        let gateway = self.clone();
+        let decided = tokio::spawn(async move { gateway.decide_dimension(length).await });
+        decided.await.unwrap_or_else(|_| Err(Error::Internal("internal server panic".into())))?;
+        Ok(self.rules())
+    }
+
+    async fn decide_dimension(&self, length: usize) -> Result<()> {
+        let router = self.router()?;
         let _deciding = self.deciding.lock().await;
-        let rules = self.rules();
-        if rules.dimension != 0 {
-            return Ok(rules);
+        if self.rules().dimension != 0 {
+            return Ok(());
         }
         let (answers, reply) = single();
         router.send(ShardId(0), Request::Keep(Change::Dimension(length as u32), reply))?;
@@ -136,13 +144,11 @@ impl Gateway {
             Error::unavailable("the dimension could not be recorded in MANIFEST")
         })?;
         for shard in (0..router.shards()).map(ShardId) {
-            let (answers, reply) = single();
-            router.send(shard, Request::SetDimension { shard, dimension: length, reply })?;
-            answers.one().await;
+            router.set_dimension(shard, length).await;
         }
         tracing::info!(dimension = length, "the first document has decided the dimension");
         self.dimension.store(length, Ordering::Release);
-        Ok(self.rules())
+        Ok(())
     }
 
     /// All gRPC services of the server.
@@ -168,7 +174,7 @@ impl Gateway {
 }
 
 /// Keeps `grpc.health.v1` true.
-async fn report(health: Arc<Health>, reporter: HealthReporter) {
+async fn report(health: Arc<Health>, mut reporter: HealthReporter) {
     let mut last = None;
     loop {
         let is_ready = health.is_ready();
@@ -178,6 +184,12 @@ async fn report(health: Arc<Health>, reporter: HealthReporter) {
                 reporter.set_service_status(service, status).await;
             }
             last = Some(is_ready);
+        } else if health.phase() == Phase::Draining {
+            // Whoever watches has been told; this ends the watching.
+            for service in ["", SERVICE] {
+                reporter.clear_service_status(service).await;
+            }
+            return;
         }
         tokio::time::sleep(HEALTH_PERIOD).await;
     }

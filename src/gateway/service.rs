@@ -25,6 +25,11 @@ use crate::status::health::Verdict;
 /// A delete by filter looks for its documents for at most so long, if the client sets no limit.
 const DELETE_MAX: Duration = Duration::from_secs(60);
 
+/// Documents that BulkQueries may have in work, all together: each is a copy in memory. More
+/// wait, but not for long.
+pub(super) const BULK_IDS_MAX: usize = 40_000;
+const BULK_PATIENCE: Duration = Duration::from_secs(1);
+
 /// Implements the generated trait.
 pub(super) struct Service(pub(super) Arc<Gateway>);
 
@@ -63,22 +68,24 @@ impl Gateway {
 
     /// A valid put of one document, for whose vector the dimension is settled.
     pub(super) async fn checked_put(
-        &self,
-        router: &Router,
+        self: &Arc<Self>,
         request: proto::InsertRequest,
     ) -> Result<Write> {
         let mut rules = self.rules();
         if rules.dimension == 0 {
             let length = request.embedding.len();
             validate::insert(request.clone(), rules)?;
-            rules = self.rules_for_insert(router, length).await?;
+            rules = self.rules_for_insert(length).await?;
         }
         validate::insert(request, rules)
     }
 
-    async fn insert(&self, request: proto::InsertRequest) -> Result<proto::InsertResponse> {
+    async fn insert(
+        self: &Arc<Self>,
+        request: proto::InsertRequest,
+    ) -> Result<proto::InsertResponse> {
         let router = self.router()?;
-        let write = self.checked_put(router, request).await?;
+        let write = self.checked_put(request).await?;
         let Write::Put { id, .. } = &write else { unreachable!("an insert is a put") };
         router.write(*id, write).await?;
         Ok(proto::InsertResponse {
@@ -157,6 +164,11 @@ impl Gateway {
         let router = self.router()?;
         let ids = validate::doc_ids("doc_ids", &request.doc_ids)?;
         validate::namespace(&request.namespace)?;
+        let places = self.bulk_ids.acquire_many(ids.len() as u32);
+        let Ok(Ok(_places)) = tokio::time::timeout(BULK_PATIENCE, places).await else {
+            let what = format!("BulkQueries for {BULK_IDS_MAX} documents are in work");
+            return Err(Error::busy(what));
+        };
         let found = router.get(&ids, &request.namespace, request.include_embeddings).await?;
         let total_found = found.iter().flatten().count() as u32;
         let results = ids.iter().zip(found).map(|(id, found)| query_response(*id, found)).collect();
@@ -185,7 +197,10 @@ impl Gateway {
                 Ok(search_response(found, latency))
             }
             Err(error) => {
-                self.observed.methods.search.record(latency);
+                // A request that was refused says nothing about how long searches take.
+                if matches!(error, Error::Expired(_)) {
+                    self.observed.methods.search.record(latency);
+                }
                 gateway.queries_failed.add(1);
                 Err(error)
             }
@@ -201,7 +216,10 @@ impl Gateway {
         let router = self.router()?;
         let server_max = Duration::from_millis(self.config.timeouts.cold_tier_ms);
         let deadline = search_deadline(begun, timeout, server_max);
-        let vector = self.named_vector(router, &request).await?;
+        let named = self.named_vector(router, &request);
+        let vector = tokio::time::timeout_at(deadline.into(), named)
+            .await
+            .unwrap_or(Err(Error::Expired("before the document searched from was read")))?;
         let query: Query = validate::search(request, vector, self.rules(), &self.config)?;
         router.search(query, deadline).await
     }
@@ -383,9 +401,10 @@ impl KyroDbService for Service {
         let timeout = client_timeout(request.metadata());
         let request = request.into_inner();
         let counters = &gateway.observed.gateway;
-        counters.queries.add(request.doc_ids.len() as u64);
+        let asked = request.doc_ids.len() as u64;
+        counters.queries.add(asked);
         let result = gateway.within(timeout, gateway.bulk_query(request)).await;
-        counters.queries_failed.add(u64::from(result.is_err()));
+        counters.queries_failed.add(if result.is_err() { asked } else { 0 });
         gateway.answer(&gateway.observed.methods.query, begun, result)
     }
 
@@ -422,7 +441,7 @@ impl KyroDbService for Service {
         let force = request.into_inner().force;
         let flush = async { gateway.router()?.flush(!force).await };
         let flushed = gateway.within(timeout, flush).await;
-        gateway.observed.gateway.flushes.add(1);
+        gateway.observed.gateway.flushes.add(u64::from(force && flushed.is_ok()));
         let documents_flushed = flushed.map_err(|error| {
             count(&gateway.observed, &error);
             status(&error)

@@ -1,11 +1,14 @@
 //! The streaming RPCs. Order within a stream is kept: the later of two writes to one document
 //! wins, and answers come in the order of requests.
 
+use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use futures_util::FutureExt;
 use futures_util::stream::{FuturesUnordered, Stream, StreamExt};
+use tokio::sync::{Semaphore, SemaphorePermit};
 use tonic::{Status, Streaming};
 
 use super::Gateway;
@@ -15,6 +18,7 @@ use crate::engine::{Outcome, Write};
 use crate::error::{Error, Result};
 use crate::proto;
 use crate::router::{Router, gone};
+use crate::status::health::Phase;
 use crate::status::process::memory_bytes;
 use crate::types::ShardId;
 
@@ -27,9 +31,16 @@ const BULK_LOAD_MAX: u64 = 10_000_000;
 /// Requests of one BulkSearch.
 const BULK_SEARCH_MAX: usize = 10_000;
 
-/// Bulk loads, and bulk inserts, that run at once; more wait. Bounds what they hold in memory,
-/// and what waits in a shard.
-pub(super) const BULK_STREAMS_MAX: usize = 8;
+/// Bulk loads, and bulk inserts, that run at once. Bounds what they hold in memory, and what
+/// waits in a shard. More wait, but not for long.
+pub(super) const BULK_STREAMS_MAX: usize = 16;
+const PLACE_PATIENCE: Duration = Duration::from_secs(5);
+
+/// While the server shuts down, a stream whose client sends nothing for so long is ended.
+const DRAIN_PATIENCE: Duration = Duration::from_secs(1);
+
+/// Between two looks at whether the server shuts down.
+const DRAIN_LOOK: Duration = Duration::from_millis(250);
 
 /// Documents sent to a shard at once, and how many such batches may be under way in each.
 const BATCH_DOCUMENTS: usize = 64;
@@ -77,7 +88,7 @@ type Answered = (ShardId, usize, Result<Vec<Result<Outcome>>>);
 
 /// Sends documents to their shards in batches, a few under way in each shard at a time.
 struct Loader<'a> {
-    gateway: &'a Gateway,
+    gateway: &'a Arc<Gateway>,
     router: &'a Router,
     /// Documents gathered for each shard.
     gathered: Vec<Vec<Write>>,
@@ -88,7 +99,7 @@ struct Loader<'a> {
 }
 
 impl<'a> Loader<'a> {
-    fn new(gateway: &'a Gateway, router: &'a Router) -> Self {
+    fn new(gateway: &'a Arc<Gateway>, router: &'a Router) -> Self {
         let shards = router.shards() as usize;
         Self {
             gateway,
@@ -160,7 +171,7 @@ impl<'a> Loader<'a> {
 
     /// Checks and takes one message of a stream.
     async fn take(&mut self, request: proto::InsertRequest) {
-        match self.gateway.checked_put(self.router, request).await {
+        match self.gateway.checked_put(request).await {
             Ok(write) => self.put(write).await,
             Err(error) => self.tally.fail(self.gateway, &error),
         }
@@ -170,11 +181,11 @@ impl<'a> Loader<'a> {
 impl Gateway {
     /// Always answers OK, unless the server can't serve at all: what failed is counted.
     pub(super) async fn bulk_insert(
-        &self,
+        self: &Arc<Self>,
         mut stream: Streaming<proto::InsertRequest>,
     ) -> Result<proto::InsertResponse, Status> {
         let router = self.router().map_err(|error| self.refuse(&error))?.clone();
-        let _place = self.bulk_inserts.acquire().await;
+        let _place = self.bulk_place(&self.bulk_inserts).await?;
         let mut loader = Loader::new(self, &router);
         let mut messages = 0;
         loop {
@@ -183,7 +194,7 @@ impl Gateway {
                 std::task::Poll::Ready(next) => next,
                 std::task::Poll::Pending => {
                     loader.send_all().await;
-                    stream.next().await
+                    self.next_message(&mut stream).await
                 }
             };
             let Some(message) = next else { break };
@@ -216,16 +227,16 @@ impl Gateway {
     }
 
     pub(super) async fn bulk_load(
-        &self,
+        self: &Arc<Self>,
         mut stream: Streaming<proto::InsertRequest>,
     ) -> Result<proto::BulkLoadResponse, Status> {
         let begun = Instant::now();
         let router = self.router().map_err(|error| self.refuse(&error))?.clone();
-        let _place = self.bulk_loads.acquire().await;
+        let _place = self.bulk_place(&self.bulk_loads).await?;
         let mut loader = Loader::new(self, &router);
         let mut messages = 0;
         let mut ended = Ok(());
-        while let Some(message) = stream.next().await {
+        while let Some(message) = self.next_message(&mut stream).await {
             messages += 1;
             if messages > BULK_LOAD_MAX {
                 let why = format!("a BulkLoadHnsw has at most {BULK_LOAD_MAX} messages");
@@ -257,6 +268,40 @@ impl Gateway {
         })
     }
 
+    async fn bulk_place<'a>(&self, places: &'a Semaphore) -> Result<SemaphorePermit<'a>, Status> {
+        match tokio::time::timeout(PLACE_PATIENCE, places.acquire()).await {
+            Ok(Ok(place)) => Ok(place),
+            _ => {
+                let what = format!("{BULK_STREAMS_MAX} streams of this kind are running");
+                Err(self.refuse(&Error::busy(what)))
+            }
+        }
+    }
+
+    /// The next message of a stream. Does not wait for ever for a client that is silent: a
+    /// server that shuts down ends the stream soon, another one when a connection would be idle.
+    async fn next_message<T>(&self, stream: &mut Streaming<T>) -> Option<Result<T, Status>> {
+        let idle_max = Duration::from_secs(self.config.server.connection_timeout_secs);
+        let waiting = Instant::now();
+        let mut draining: Option<Instant> = None;
+        loop {
+            if let Ok(next) = tokio::time::timeout(DRAIN_LOOK, stream.next()).await {
+                return next;
+            }
+            if self.health.phase() == Phase::Draining {
+                let since = *draining.get_or_insert_with(Instant::now);
+                if since.elapsed() >= DRAIN_PATIENCE {
+                    let what = "the server is shutting down; what was sent before is kept";
+                    return Some(Err(self.refuse(&Error::unavailable(what))));
+                }
+            }
+            if waiting.elapsed() >= idle_max {
+                let error = Error::Expired("while the next message of the stream was awaited");
+                return Some(Err(self.refuse(&error)));
+            }
+        }
+    }
+
     /// Searches several requests at once, and answers in their order. A bad request ends the
     /// stream with its status once all before it are answered.
     pub(super) fn bulk_search(
@@ -265,6 +310,8 @@ impl Gateway {
         timeout: Option<Duration>,
     ) -> SearchStream {
         let opened = Instant::now();
+        // One client alone must not run into the bound on searches.
+        let ahead = SEARCHES_AHEAD.min(self.config.timeouts.max_concurrent_queries);
         let searches = stream.enumerate().map(move |(index, message)| {
             let gateway = self.clone();
             async move {
@@ -275,11 +322,15 @@ impl Gateway {
                 }
                 let begun = Instant::now();
                 let left = timeout.map(|timeout| timeout.saturating_sub(opened.elapsed()));
-                let found = gateway.search(request, left, begun).await;
+                let found = AssertUnwindSafe(gateway.search(request, left, begun));
+                let found = found.catch_unwind().await.unwrap_or_else(|_| {
+                    gateway.observed.gateway.panics.add(1);
+                    Err(Error::Internal("internal server panic".into()))
+                });
                 found.map_err(|error| gateway.refuse(&error))
             }
         });
-        Box::pin(until_error(searches.buffered(SEARCHES_AHEAD)))
+        Box::pin(until_error(searches.buffered(ahead)))
     }
 
     fn refuse(&self, error: &Error) -> Status {

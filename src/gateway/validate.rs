@@ -24,7 +24,10 @@ pub(super) const IDS_MAX: usize = 10_000;
 
 /// Most conditions in one filter, and how deep they may nest.
 const CONDITIONS_MAX: usize = 4_096;
-const DEPTH_MAX: usize = 64;
+const DEPTH_MAX: usize = 32;
+
+/// Ranges in one filter: each may have to read a number of many digits.
+const RANGES_MAX: usize = 256;
 
 /// Longest vector where vectors are not scaled: beyond it a product could overflow, and an
 /// infinite distance would make a wrong order.
@@ -171,7 +174,7 @@ pub(super) fn scope(
     let mut conditions: Vec<Filter> =
         exact.iter().map(|(key, value)| Filter::Exact(key.clone(), value.clone())).collect();
     if let Some(filter) = filter {
-        let mut budget = CONDITIONS_MAX;
+        let mut budget = Budget { conditions: CONDITIONS_MAX, ranges: RANGES_MAX };
         match self::filter(filter, DEPTH_MAX, &mut budget)? {
             Filter::All => {}
             filter => conditions.push(filter),
@@ -187,23 +190,38 @@ pub(super) fn scope(
     })
 }
 
-fn filter(filter: &proto::MetadataFilter, depth: usize, budget: &mut usize) -> Result<Filter> {
-    use proto::metadata_filter::FilterType;
-    let malformed = |why: String| Err(Error::invalid("filter", why));
-    if depth == 0 {
-        return malformed(format!("nests deeper than {DEPTH_MAX}"));
+/// What a filter may still have.
+struct Budget {
+    conditions: usize,
+    ranges: usize,
+}
+
+impl Budget {
+    fn take(left: &mut usize, max: usize, what: &str) -> Result<()> {
+        let Some(rest) = left.checked_sub(1) else {
+            return Err(Error::invalid("filter", format!("has more than {max} {what}")));
+        };
+        *left = rest;
+        Ok(())
     }
-    let Some(left) = budget.checked_sub(1) else {
-        return malformed(format!("has more than {CONDITIONS_MAX} conditions"));
-    };
-    *budget = left;
+}
+
+fn filter(filter: &proto::MetadataFilter, depth: usize, budget: &mut Budget) -> Result<Filter> {
+    use proto::metadata_filter::FilterType;
+    if depth == 0 {
+        return Err(Error::invalid("filter", format!("nests deeper than {DEPTH_MAX}")));
+    }
+    Budget::take(&mut budget.conditions, CONDITIONS_MAX, "conditions")?;
+    if matches!(filter.filter_type, Some(FilterType::Range(_))) {
+        Budget::take(&mut budget.ranges, RANGES_MAX, "range conditions")?;
+    }
     let mut all = |filters: &[proto::MetadataFilter]| {
         filters.iter().map(|f| self::filter(f, depth - 1, budget)).collect::<Result<Vec<_>>>()
     };
     Ok(match &filter.filter_type {
         None => Filter::All,
         Some(FilterType::Exact(exact)) => Filter::Exact(exact.key.clone(), exact.value.clone()),
-        Some(FilterType::InMatch(list)) => Filter::In(list.key.clone(), list.values.clone()),
+        Some(FilterType::InMatch(list)) => Filter::one_of(list.key.clone(), list.values.clone()),
         Some(FilterType::Range(range)) => Filter::Range(range.key.clone(), bound(range)),
         Some(FilterType::AndFilter(and)) => Filter::And(all(&and.filters)?),
         Some(FilterType::OrFilter(or)) => Filter::Or(all(&or.filters)?),
@@ -291,7 +309,7 @@ mod tests {
     fn filters_are_bounded() {
         let compile = |filter: &proto::MetadataFilter| scope("", Some(filter), &HashMap::new());
         assert!(compile(&nested(DEPTH_MAX)).is_ok());
-        assert!(message(compile(&nested(DEPTH_MAX + 1))).contains("deeper than 64"));
+        assert!(message(compile(&nested(DEPTH_MAX + 1))).contains("deeper than 32"));
         let wide = |count| proto::MetadataFilter {
             filter_type: Some(FilterType::AndFilter(proto::AndFilter {
                 filters: vec![proto::MetadataFilter::default(); count],
@@ -299,6 +317,15 @@ mod tests {
         };
         assert!(compile(&wide(CONDITIONS_MAX - 1)).is_ok());
         assert!(message(compile(&wide(CONDITIONS_MAX))).contains("more than 4096"));
+        let range = FilterType::Range(proto::RangeMatch { key: "k".into(), bound: None });
+        let range = proto::MetadataFilter { filter_type: Some(range) };
+        let ranges = |count| proto::MetadataFilter {
+            filter_type: Some(FilterType::AndFilter(proto::AndFilter {
+                filters: vec![range.clone(); count],
+            })),
+        };
+        assert!(compile(&ranges(RANGES_MAX)).is_ok());
+        assert!(message(compile(&ranges(RANGES_MAX + 1))).contains("256 range conditions"));
     }
 
     #[test]

@@ -11,6 +11,9 @@ use crate::kernels::Distance;
 use crate::store::Vectors;
 use crate::types::{DocId, Slot};
 
+/// One part in so many of a list is for copies of the node's own vector.
+const COPIES_SHARE: usize = 4;
+
 /// Hops a step does at most: some 20 µs of distances at a few hundred dimensions.
 const STEP_HOPS: u32 = 8;
 
@@ -116,7 +119,8 @@ impl Linker {
         let candidates = scratch.take_nearest_sorted();
         let nearest = candidates.first().expect("the entry at least was found").slot();
         let m = graph.params().m;
-        let chosen = select::<D>(vectors, &candidates, m, &mut scratch.work);
+        let origin = vectors.row(self.slot);
+        let chosen = select::<D>(vectors, origin, &candidates, m, &mut scratch.work);
         graph.set_neighbours(self.slot, level, &chosen);
         self.chosen.push(chosen);
         match level.checked_sub(1) {
@@ -150,15 +154,31 @@ fn link_back<D: Distance>(
         .collect();
     work.distances += candidates.len() as u64;
     candidates.sort_unstable();
-    let kept = select::<D>(vectors, &candidates, graph.links_max(level), work);
+    let kept = select::<D>(vectors, origin, &candidates, graph.links_max(level), work);
     graph.set_neighbours(source, level, &kept);
+    // A copy that made room for a later copy is linked to from there: `source` still leads to it.
+    let to_itself = D::between(origin, origin);
+    let is_copy = |key: &&Key| key.distance() <= to_itself;
+    if kept.contains(&target) && candidates.iter().any(|k| k.slot() == target && is_copy(&k)) {
+        let dropped = candidates.iter().filter(is_copy).map(|key| key.slot());
+        for copy in dropped.filter(|slot| !kept.contains(slot)) {
+            if !graph.neighbours(target, level).contains(&copy) {
+                graph.push_neighbour(target, level, copy);
+            }
+        }
+    }
 }
 
 /// The neighbour selection heuristic (Algorithm 4 of the paper): nearest first, a candidate is
 /// taken if it is nearer to the origin than to everything taken before it, so that links point
 /// in different directions. `candidates` are sorted by their distance to the origin.
+///
+/// Copies of the origin would all be taken, and nothing else: where there are many, they would
+/// link among themselves only, and to the oldest of them. So they get a part of the list, the
+/// newest first; see [`link_back`] for those that lose their place.
 fn select<D: Distance>(
     vectors: &Vectors,
+    origin: &[f32],
     candidates: &[Key],
     links_max: usize,
     work: &mut Work,
@@ -168,12 +188,19 @@ fn select<D: Distance>(
         taken.extend(candidates.iter().map(|key| key.slot()));
         return taken;
     }
-    for candidate in candidates {
+    let to_itself = D::between(origin, origin);
+    let copies = candidates.partition_point(|key| key.distance() <= to_itself);
+    let (copies, others) = candidates.split_at(copies);
+    let copies_max = (links_max / COPIES_SHARE).max(1);
+    taken.extend(copies.iter().rev().take(copies_max).map(|key| key.slot()));
+    let copies_taken = taken.len();
+    for candidate in others {
         if taken.len() == links_max {
             break;
         }
         let row = vectors.row(candidate.slot());
-        let is_apart = taken.iter().all(|&other| {
+        // From the copies it is as far as from the origin.
+        let is_apart = taken[copies_taken..].iter().all(|&other| {
             work.distances += 1;
             D::between(row, vectors.row(other)) >= candidate.distance()
         });

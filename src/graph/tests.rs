@@ -132,6 +132,62 @@ fn duplicates_and_tiny_graphs_are_no_special_case() {
     }
 }
 
+/// Many copies of one vector: none may crowd out the links that lead to the others and away.
+#[test]
+fn copies_of_a_vector_do_not_become_an_island() {
+    for copies in [40, 200, 900] {
+        let mut base = points(11, 2_500, 16, 20);
+        let copied = base[1_234].clone();
+        for i in 0..copies {
+            base.insert(1_300 + i, copied.clone());
+        }
+        let (graph, vectors) = (Graph::new(PARAMS), Vectors::new(16));
+        link_all::<NegatedDot>(&graph, &vectors, &base);
+        let report = check(&graph, vectors.count()).unwrap();
+        assert_eq!(report.unreachable, [], "{copies} copies");
+        let width = copies + 150;
+        let found = search::<NegatedDot>(&graph, &vectors, &copied, width, |_| true);
+        assert_eq!(found.len(), width, "{copies} copies: the walk gets out again");
+        let mut hits = 0;
+        for query in points(12, 50, 16, 20) {
+            let found = search::<NegatedDot>(&graph, &vectors, &query, 100, |_| true);
+            let truth = exact::<NegatedDot>(&base, &query, 10);
+            let worst = NegatedDot::between(&base[truth[9].index()], &query);
+            let is_hit = |slot: &&Slot| NegatedDot::between(&base[slot.index()], &query) <= worst;
+            hits += found[..10].iter().filter(is_hit).count();
+        }
+        assert!(hits >= 480, "{copies} copies: {hits} of 500");
+    }
+}
+
+/// Under the inner product the longest vectors are nearest to everything.
+#[test]
+fn short_vectors_stay_reachable_under_the_inner_product() {
+    let scaled = |seed, count| {
+        let mut points = points(seed, count, 16, 20);
+        for (i, point) in points.iter_mut().enumerate() {
+            // Lengths between 1/8 and 8.
+            let length = 2_f32.powf((mix(seed + i as u64) % 6_001) as f32 / 1_000.0 - 3.0);
+            point.iter_mut().for_each(|x| *x *= length);
+        }
+        points
+    };
+    let base = scaled(13, 3_000);
+    let (graph, vectors) = (Graph::new(PARAMS), Vectors::new(16));
+    // As Metric::for_linking has it.
+    link_all::<SquaredEuclidean>(&graph, &vectors, &base);
+    assert_eq!(check(&graph, vectors.count()).unwrap().unreachable, []);
+    for (ef, k, hits_min) in [(50, 10, 970), (150, 100, 9_500)] {
+        let mut hits = 0;
+        for query in points(14, 100, 16, 20) {
+            let found = search::<NegatedDot>(&graph, &vectors, &query, ef, |_| true);
+            let truth = exact::<NegatedDot>(&base, &query, k);
+            hits += truth.iter().filter(|slot| found[..k].contains(slot)).count();
+        }
+        assert!(hits >= hits_min, "ef {ef}: {hits} hits, recall@{k}");
+    }
+}
+
 #[test]
 fn levels_follow_the_distribution() {
     let graph = Graph::new(PARAMS);

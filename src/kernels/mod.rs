@@ -41,8 +41,26 @@ impl Metric {
     #[must_use]
     pub fn score(self, distance: f32) -> f32 {
         match self {
-            Self::Cosine | Self::InnerProduct => -distance,
+            // Rounding may carry the product of unit vectors past 1.
+            Self::Cosine => (-distance).clamp(-1.0, 1.0),
+            Self::InnerProduct => -distance,
             Self::Euclidean => 1.0 / (1.0 + distance.max(0.0).sqrt()),
+        }
+    }
+}
+
+impl Metric {
+    /// The metric by which documents are linked to one another.
+    ///
+    /// Under the inner product, the longest vectors are nearest to everything: linked by it,
+    /// lists fill up with them, and no list leads to the short ones. Straight-line neighbours
+    /// lead everywhere, and a walk that climbs the inner product along them finds its maximum:
+    /// on the hull of the points, the neighbour with a larger product is among them.
+    #[must_use]
+    pub const fn for_linking(self) -> Self {
+        match self {
+            Self::Cosine => Self::Cosine,
+            Self::InnerProduct | Self::Euclidean => Self::Euclidean,
         }
     }
 }

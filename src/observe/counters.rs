@@ -74,7 +74,7 @@ pub struct ShardCounters {
     pub wal_syncs: Gauge,
     /// Groups that could not be written or synced.
     pub wal_failures: Counter,
-    /// Writes refused because the disk was full.
+    /// Batches of writes refused because the log could not grow, as on a full disk.
     pub disk_full: Counter,
     /// Torn writes cut off at start.
     pub torn_writes: Counter,
@@ -84,6 +84,20 @@ pub struct ShardCounters {
     pub is_read_only: AtomicBool,
     /// The state in memory may be half written: everything is refused.
     pub is_fenced: AtomicBool,
+}
+
+impl ShardCounters {
+    /// The state in memory may be half written: everything is refused.
+    #[must_use]
+    pub fn is_fenced(&self) -> bool {
+        self.is_fenced.load(Ordering::Relaxed)
+    }
+
+    /// The log has failed: writes are refused, reads go on.
+    #[must_use]
+    pub fn is_read_only(&self) -> bool {
+        self.is_read_only.load(Ordering::Relaxed)
+    }
 }
 
 /// Why a request failed, as `kyrodb_errors_total` has it.

@@ -121,6 +121,20 @@ impl Router {
         }
     }
 
+    /// Has a shard take vectors of this many values from now on, unless its core is gone.
+    pub async fn set_dimension(&self, shard: ShardId, dimension: usize) {
+        loop {
+            let (answers, reply) = single();
+            let sent = self.send(shard, Request::SetDimension { shard, dimension, reply });
+            if matches!(sent, Err(Error::Busy { .. })) {
+                tokio::time::sleep(MAILBOX_RETRY).await;
+                continue;
+            }
+            answers.one().await;
+            return;
+        }
+    }
+
     /// Makes one change, durable when this returns.
     ///
     /// # Errors
@@ -173,6 +187,13 @@ impl Router {
             }
             by_shard
         });
+        // A refusal that can be foreseen comes before any shard has deleted anything.
+        for (shard, counters) in self.observed.shards().iter().enumerate() {
+            if counters.is_fenced() || counters.is_read_only() {
+                let what = format!("shard {shard} takes no writes; restart the server");
+                return Err(Error::unavailable(what));
+            }
+        }
         let mut waiting = Vec::new();
         for shard in (0..self.shards).map(ShardId) {
             let ids = by_shard.as_ref().map(|by_shard| by_shard[shard.0 as usize].clone());
@@ -256,7 +277,11 @@ impl Router {
             let hot_budget = self.limits.hot_budget;
             let query = query.clone();
             let request = SearchRequest { shard, query, deadline, hot_budget, sent, reply };
-            self.send(shard, Request::Search(request))?;
+            match self.send(shard, Request::Search(request)) {
+                // A core that is gone does not answer; the others do.
+                Ok(()) | Err(Error::Unavailable { .. }) => {}
+                Err(error) => return Err(error),
+            }
         }
         let patience = tokio::time::Instant::from_std(deadline + GRACE);
         let in_time = tokio::time::timeout_at(patience, answers.all()).await.is_ok();
@@ -288,7 +313,7 @@ impl Router {
         let mut found = Found { shards_asked: self.shards, ..Found::default() };
         let mut missing: Vec<bool> = vec![true; self.shards as usize];
         let mut parts = Vec::with_capacity(missing.len());
-        let mut first_error = None;
+        let (mut is_anything_whole, mut first_error) = (false, None);
         while let Some(SearchAnswer { shard, outcome }) = answers.take() {
             missing[shard.0 as usize] = false;
             match outcome {
@@ -296,6 +321,7 @@ impl Router {
                     found.found += outcome.found;
                     found.work.distances += outcome.work.distances;
                     found.work.hops += outcome.work.hops;
+                    is_anything_whole |= outcome.complete;
                     let is_whole = outcome.complete && !outcome.hot_cut;
                     found.shards_answered += u32::from(is_whole);
                     if outcome.hot_cut {
@@ -328,7 +354,7 @@ impl Router {
         }
         found.reasons.sort();
         found.hits = merge(parts, k);
-        if found.hits.is_empty() && found.shards_answered == 0 {
+        if found.hits.is_empty() && !is_anything_whole {
             return Err(first_error.unwrap_or(Error::Expired("before anything was found")));
         }
         Ok(found)

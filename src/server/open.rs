@@ -15,7 +15,7 @@ use crate::router::{Limits, Router};
 use crate::shard::core::{CoreHandle, Settings, SyncPolicy};
 use crate::shard::cpus::Placement;
 use crate::shard::keeper::Change;
-use crate::shard::open::{Open, Opened};
+use crate::shard::open::{Open, Opened, Refusal};
 use crate::shard::pulse::{Activity, Heart, Pulse};
 use crate::shard::reply::{Reply, single};
 use crate::shard::request::Request;
@@ -139,7 +139,7 @@ fn start_cores(
         sync,
         segment_bytes: persistence.wal_segment_bytes,
         hot_soft_max: config.cache.capacity.div_ceil(count),
-        bulk_hot_max: BULK_HOT_MAX.min(config.cache.capacity),
+        bulk_hot_max: BULK_HOT_MAX,
         mailbox_capacity: MAILBOX_CAPACITY,
         io_memory_bytes,
         is_dedicated: placement.is_dedicated,
@@ -156,21 +156,6 @@ fn start_cores(
     Ok((Cores { handles, pulse }, activity))
 }
 
-/// Why a directory was not opened.
-struct Refusal {
-    what: String,
-    /// It is about what is in the directory, not about what was asked.
-    is_damage: bool,
-}
-
-fn damage(what: impl Into<String>) -> Refusal {
-    Refusal { what: what.into(), is_damage: true }
-}
-
-fn mismatch(what: impl Into<String>) -> Refusal {
-    Refusal { what: what.into(), is_damage: false }
-}
-
 struct Opening<'a> {
     config: &'a Config,
     observed: &'a Arc<Observed>,
@@ -181,7 +166,7 @@ struct Opening<'a> {
 impl Opening<'_> {
     async fn open(&self, cores: &Cores, activity: &Arc<Activity>) -> Result<Started, Refusal> {
         let first = &cores.handles[0];
-        let manifest = ask(first, Request::LoadManifest).await?.map_err(damage)?;
+        let manifest = ask(first, Request::LoadManifest).await??;
         let manifest = match manifest {
             Some(manifest) => self.check(manifest)?,
             None => self.fresh()?,
@@ -200,7 +185,7 @@ impl Opening<'_> {
         let (mut unused, mut records) = (Vec::new(), 0);
         for shard in opened {
             if shard.dimension != 0 && shard.dimension != manifest.dimension as usize {
-                return Err(damage(format!(
+                return Err(Refusal::damage(format!(
                     "the log of shard {} has vectors of {} values, MANIFEST says {}",
                     shard.shard.0, shard.dimension, manifest.dimension
                 )));
@@ -237,7 +222,7 @@ impl Opening<'_> {
         let directory = config.persistence.data_dir.display();
         let asked = config.hnsw.distance.word();
         if manifest.distance != asked {
-            return Err(mismatch(format!(
+            return Err(Refusal::other(format!(
                 "the data directory {directory} was made with hnsw.distance {}; the configuration \
                  asks for {asked}. Set it to what was found, or choose another directory.",
                 manifest.distance
@@ -245,7 +230,7 @@ impl Opening<'_> {
         }
         let (found, asked) = (manifest.dimension as usize, config.hnsw.dimension);
         if found != 0 && asked != 0 && found != asked {
-            return Err(mismatch(format!(
+            return Err(Refusal::other(format!(
                 "the data directory {directory} holds vectors of {found} values; \
                  hnsw.dimension asks for {asked}. Set it to {found} or 0, or choose another \
                  directory."
@@ -253,13 +238,13 @@ impl Opening<'_> {
         }
         let (found, asked) = (manifest.shards as usize, config.runtime.shards);
         if asked != 0 && found != asked {
-            return Err(mismatch(format!(
+            return Err(Refusal::other(format!(
                 "the data directory {directory} was made with {found} shards; runtime.shards asks \
                  for {asked}. Set it to {found} or 0, or choose another directory."
             )));
         }
         if manifest.shards == 0 {
-            return Err(damage("MANIFEST says that there are no shards"));
+            return Err(Refusal::damage("MANIFEST says that there are no shards"));
         }
         manifest.epoch = next_epoch(manifest.epoch);
         manifest.dimension = manifest.dimension.max(config.hnsw.dimension as u32);
@@ -270,13 +255,13 @@ impl Opening<'_> {
     fn fresh(&self) -> Result<Manifest, Refusal> {
         let config = self.config;
         let entries = std::fs::read_dir(&config.persistence.data_dir)
-            .map_err(|error| damage(error.to_string()))?;
+            .map_err(|error| Refusal::other(error.to_string()))?;
         let orphan = entries.flatten().map(|entry| entry.file_name()).find(|name| {
             let name = name.to_string_lossy();
             name.starts_with("wal_") || name.starts_with("snapshot_")
         });
         if let Some(orphan) = orphan {
-            return Err(damage(format!(
+            return Err(Refusal::damage(format!(
                 "there is no MANIFEST, but there is {}",
                 orphan.to_string_lossy()
             )));
@@ -319,7 +304,7 @@ impl Opening<'_> {
         let mut opened = Vec::new();
         for answers in waiting {
             let answer = answers.one().await.ok_or_else(core_gone)?;
-            opened.push(answer.map_err(damage)?);
+            opened.push(answer?);
         }
         Ok(opened)
     }
@@ -349,7 +334,10 @@ impl Opening<'_> {
         let begun = Instant::now();
         loop {
             let mut scans = vec![Duration::ZERO; cores.handles.len()];
-            for (index, shard) in self.observed.shards().iter().enumerate() {
+            let shards = self.observed.shards();
+            // A shard that is fenced links nothing, and answers nothing either.
+            for (index, shard) in shards.iter().enumerate().filter(|(_, shard)| !shard.is_fenced())
+            {
                 let scan_ns = shard.hot_documents.get() * shard.scan_ns.get();
                 scans[index % cores.handles.len()] += Duration::from_nanos(scan_ns);
             }
@@ -371,7 +359,7 @@ fn next_epoch(epoch: u64) -> u64 {
 
 async fn publish(first: &CoreHandle, manifest: Manifest) -> Result<(), Refusal> {
     let kept = ask(first, |reply| Request::Keep(Change::Replace(manifest), reply)).await?;
-    kept.map_err(|why| mismatch(format!("MANIFEST can't be written: {why}")))
+    kept.map_err(|why| Refusal::other(format!("MANIFEST can't be written: {why}")))
 }
 
 async fn ask<T>(
@@ -388,5 +376,5 @@ fn send(core: &CoreHandle, request: Request) -> Result<(), Refusal> {
 }
 
 fn core_gone() -> Refusal {
-    mismatch("a core has ended while it was starting; the log says why")
+    Refusal::other("a core has ended while it was starting; the log says why")
 }

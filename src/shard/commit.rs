@@ -96,6 +96,7 @@ impl Shard {
 
     /// Refuses everything staged.
     pub(super) fn fail_writes(&self, error: &Error) {
+        self.abandoned.set(self.abandoned.get() + 1);
         if let Ok(mut engine) = self.engine.try_borrow_mut()
             && let Some(engine) = &mut *engine
         {
@@ -148,6 +149,9 @@ pub(super) async fn run(core: Rc<Core>, shard: Rc<Shard>, writer: Writer<DirectD
         if committer.commit(batch).await.is_err() {
             return;
         }
+    }
+    if committer.is_sealed {
+        return;
     }
     if let Err(error) = committer.writer.seal(unix_ms()).await {
         tracing::error!(shard = committer.shard.id.0, "the log could not be sealed: {error}");
@@ -223,11 +227,10 @@ impl Committer {
             let count = group.len();
             match self.write(&group).await {
                 Ok(()) => {}
-                Err(WriteError::NoSpace(why)) => {
+                Err(WriteError::NoSegment) => {
                     self.shard.counters.disk_full.add(1);
-                    let retry_after = SPARE_RETRY;
-                    let what = format!("the disk is full: {why}");
-                    let error = Error::Busy { what, retry_after };
+                    let what = "the log can't grow, as on a full disk; the server's log says why";
+                    let error = Error::Busy { what: what.into(), retry_after: SPARE_RETRY };
                     acks.for_each(|(_, _, ack)| ack.settle(Err(error.clone())));
                     self.shard.fail_writes(&error);
                     return Ok(());
@@ -278,7 +281,7 @@ impl Committer {
         loop {
             want_spare(&self.core, &self.shard, self.writer.segment() + 1);
             match self.shard.spare.take() {
-                SpareState::Ready(prepared) => {
+                Took::Ready(prepared) => {
                     let (number, sealed) = self.writer.rotate(prepared, unix_ms()).await?;
                     let (core, id) = (self.core.clone(), self.shard.id);
                     spawn(self.core.queues.upkeep, async move {
@@ -289,11 +292,11 @@ impl Committer {
                     });
                     return Ok(());
                 }
-                SpareState::Failed(error, _) if error.kind == Kind::NoSpace => {
-                    return Err(WriteError::NoSpace(error.to_string()));
+                Took::Failed(error) if error.kind == Kind::NoSpace => {
+                    return Err(WriteError::NoSegment);
                 }
-                SpareState::Failed(error, _) => return Err(WriteError::Failed(error)),
-                SpareState::None | SpareState::Preparing => self.shard.spare.event.wait().await,
+                Took::Failed(error) => return Err(WriteError::Failed(error)),
+                Took::Nothing => self.shard.spare.event.wait().await,
             }
         }
     }
@@ -342,8 +345,8 @@ impl Committer {
 }
 
 enum WriteError {
-    /// Nothing was written; it may go on when there is space.
-    NoSpace(String),
+    /// Nothing was written for want of a segment; it may go on when there is one.
+    NoSegment,
     /// What was written is unknown.
     Failed(DiskError),
 }
@@ -367,17 +370,35 @@ enum SpareState {
     None,
     Preparing,
     Ready(Prepared<DirectFile>),
-    Failed(DiskError, Instant),
+    Failed {
+        error: DiskError,
+        at: Instant,
+        /// The file is there, but it is not known whether MANIFEST names it.
+        unnamed: Option<Prepared<DirectFile>>,
+    },
+}
+
+/// What was found in place of the next segment.
+enum Took {
+    Ready(Prepared<DirectFile>),
+    Failed(DiskError),
+    /// It is being made.
+    Nothing,
 }
 
 impl Spare {
     /// Takes the segment if it is ready; else says how it stands.
-    fn take(&self) -> SpareState {
-        let mut state = self.state.borrow_mut();
-        match &*state {
-            SpareState::Preparing => SpareState::Preparing,
-            SpareState::Failed(error, at) => SpareState::Failed(error.clone(), *at),
-            SpareState::None | SpareState::Ready(_) => std::mem::take(&mut state),
+    fn take(&self) -> Took {
+        match self.state.take() {
+            SpareState::Ready(prepared) => Took::Ready(prepared),
+            state => {
+                let took = match &state {
+                    SpareState::Failed { error, .. } => Took::Failed(error.clone()),
+                    _ => Took::Nothing,
+                };
+                self.state.replace(state);
+                took
+            }
         }
     }
 }
@@ -386,50 +407,56 @@ impl Spare {
 /// failed a moment ago.
 fn want_spare(core: &Rc<Core>, shard: &Rc<Shard>, number: u64) {
     let mut state = shard.spare.state.borrow_mut();
-    match &*state {
-        SpareState::None => {}
-        SpareState::Failed(_, at) if at.elapsed() >= SPARE_RETRY => {}
+    let unnamed = match &mut *state {
+        SpareState::None => None,
+        SpareState::Failed { at, unnamed, .. } if at.elapsed() >= SPARE_RETRY => unnamed.take(),
         _ => return,
-    }
+    };
     *state = SpareState::Preparing;
     let (core, shard) = (core.clone(), shard.clone());
     spawn(core.queues.upkeep, async move {
-        let made = make_segment(&core, &shard, number).await;
-        *shard.spare.state.borrow_mut() = match made {
-            Ok(prepared) => SpareState::Ready(prepared),
-            Err(error) => {
-                tracing::warn!(shard = shard.id.0, "no new log segment: {error}");
-                SpareState::Failed(error, Instant::now())
-            }
-        };
+        let made = make_segment(&core, &shard, number, unnamed).await;
+        if let SpareState::Failed { error, .. } = &made {
+            tracing::warn!(shard = shard.id.0, "no new log segment: {error}");
+        }
+        shard.spare.state.replace(made);
         shard.spare.event.raise();
     });
 }
 
-/// Makes a segment and has MANIFEST name it, before anything is written to it.
+/// Makes a segment, unless an earlier try has made it, and has MANIFEST name it, before anything
+/// is written to it. Once MANIFEST may name it, the file stays.
 async fn make_segment(
     core: &Core,
     shard: &Shard,
     number: u64,
-) -> Result<Prepared<DirectFile>, DiskError> {
+    unnamed: Option<Prepared<DirectFile>>,
+) -> SpareState {
     let name = segment_name(shard.id, number);
-    let prepared =
-        Prepared::create(&*core.disk, shard.id, number, core.settings.segment_bytes).await;
+    let prepared = match unnamed {
+        Some(prepared) => Ok(prepared),
+        None => {
+            let bytes = core.settings.segment_bytes;
+            Prepared::create(&*core.disk, shard.id, number, bytes).await
+        }
+    };
+    let at = Instant::now();
     let prepared = match prepared {
         Ok(prepared) => prepared,
         Err(error) => {
             // A part of a file would keep what little space there is.
             let removed = core.disk.remove(&name).await;
             tracing::debug!(?removed, "removed {name}");
-            return Err(error);
+            return SpareState::Failed { error, at, unnamed: None };
         }
     };
-    core.keep(Change::Added(shard.id, number)).await.map_err(|reason| DiskError {
-        // Nothing has been written to the segment: another try is harmless.
-        kind: Kind::NoSpace,
-        operation: "record in MANIFEST",
-        file: name,
-        reason,
-    })?;
-    Ok(prepared)
+    match core.keep(Change::Added(shard.id, number)).await {
+        Ok(()) => SpareState::Ready(prepared),
+        Err(reason) => {
+            // Nothing has been written to the segment: another try is harmless.
+            let (kind, operation) = (Kind::NoSpace, "record in MANIFEST");
+            let error = DiskError { kind, operation, file: name, reason };
+            SpareState::Failed { error, at, unnamed: Some(prepared) }
+        }
+    }
 }

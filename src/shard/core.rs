@@ -135,7 +135,10 @@ impl Drop for Gone {
 /// The task queues of a core.
 #[derive(Clone, Copy)]
 pub(super) struct Queues {
-    /// Searches and reads.
+    /// Receives requests: a queue of its own, so that a new search gets its first slice, which
+    /// is all that most need, also beside many long ones.
+    pub(super) receive: TaskQueueHandle,
+    /// Searches and reads that take more than a slice.
     pub(super) serve: TaskQueueHandle,
     /// The log.
     pub(super) commit: TaskQueueHandle,
@@ -188,7 +191,9 @@ pub(super) struct Shard {
     pub(super) spare: Spare,
     /// A batch delete is being staged, in slices. Nothing else may be staged until it is whole.
     pub(super) is_staging_batch: Cell<bool>,
-    /// Requests that wait for that.
+    /// How often everything staged has been given up.
+    pub(super) abandoned: Cell<u64>,
+    /// Requests that wait for a batch to be staged.
     pub(super) deferred: RefCell<VecDeque<Request>>,
     pub(super) is_closing: Cell<bool>,
 }
@@ -212,6 +217,7 @@ impl Shard {
             flushes: RefCell::default(),
             spare: Spare::default(),
             is_staging_batch: Cell::new(false),
+            abandoned: Cell::new(0),
             deferred: RefCell::default(),
             is_closing: Cell::new(false),
         };
@@ -257,7 +263,12 @@ impl Shard {
         tracing::error!(shard = self.id.0, "{what}: the shard is fenced");
         self.counters.panics.add(1);
         self.counters.is_fenced.store(true, Ordering::Relaxed);
-        self.fail_writes(&Error::Internal(format!("shard {}: {what}", self.id.0)));
+        let error = Error::Internal("internal server panic".into());
+        self.fail_writes(&error);
+        self.is_staging_batch.set(false);
+        for request in self.deferred.take() {
+            request.refuse(&error);
+        }
         for flush in self.flushes.take() {
             flush.reply.send(self.check_readable().map(|()| 0));
         }
@@ -294,6 +305,7 @@ impl Core {
         let executor = glommio::executor();
         let hot = Rc::new(HotShares { soft_max: settings.hot_soft_max, hot: Cell::new(0) });
         let queues = Queues {
+            receive: executor.create_task_queue(Shares::Static(1000), matters, "receive"),
             serve: executor.create_task_queue(Shares::Static(1000), matters, "serve"),
             commit: executor.create_task_queue(Shares::Static(1000), matters, "commit"),
             upkeep: executor.create_task_queue(
@@ -325,14 +337,14 @@ impl Core {
             commits: RefCell::default(),
         });
         let inbox = mailbox.clone();
-        spawn(queues.serve, async move { heart.beat(|| inbox.nudge()).await });
+        spawn(queues.receive, async move { heart.beat(|| inbox.nudge()).await });
         if core.keeper.is_none() {
             spawn(queues.upkeep, core.own_keeper.clone().run(disk));
         }
         spawn(queues.upkeep, super::upkeep::run(core.clone()));
         // Its end is the end of the core. It runs in its own queue, so it is awaited here.
         let serving =
-            glommio::spawn_local_into(super::serve::run(core.clone(), mailbox), queues.serve);
+            glommio::spawn_local_into(super::serve::run(core.clone(), mailbox), queues.receive);
         serving.expect("the queue was just made").await;
         core.close().await;
     }

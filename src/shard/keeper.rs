@@ -37,7 +37,10 @@ impl Change {
             Self::Added(shard, number) => {
                 let file = segment_name(shard, number);
                 let shard = shard.0;
-                manifest.segments.push(Segment { shard, number, file, sealed: None });
+                // Asked again, where it is not known whether the first time has reached the disk.
+                if !manifest.segments.iter().any(|segment| segment.file == file) {
+                    manifest.segments.push(Segment { shard, number, file, sealed: None });
+                }
             }
             Self::Sealed(shard, number, sealed) => {
                 let is_it = |s: &&mut Segment| (s.shard, s.number) == (shard.0, number);

@@ -85,8 +85,14 @@ impl Shard {
     /// Stages what fits of the loads that wait.
     pub(super) fn pump_loads(&self, hot_max: usize) {
         loop {
-            let unlinked =
-                self.engine.borrow().as_ref().map_or(0, |engine| engine.unlinked_count());
+            let (unlinked, hot_max) = match &*self.engine.borrow() {
+                // Well below the bound at which writes are refused.
+                Some(engine) => {
+                    let refused_at = engine.params().hot_documents_max;
+                    (engine.unlinked_count(), hot_max.min(refused_at.div_ceil(2)))
+                }
+                None => (0, hot_max),
+            };
             let is_log_busy = self.staged.borrow().len() >= STAGED_MAX / 2;
             if unlinked >= hot_max {
                 self.is_load_paused.set(true);

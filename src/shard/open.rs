@@ -5,11 +5,13 @@ use std::sync::Arc;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use super::core::{Core, Shard};
+use crate::disk::DiskError;
 use crate::engine::filter::Filter;
 use crate::engine::{self, Engine, Query};
-use crate::manifest::Segment;
+use crate::manifest::{LoadError, Segment};
 use crate::observe::counters::ShardCounters;
 use crate::types::ShardId;
+use crate::wal::reader::ReadError;
 use crate::wal::record::Record;
 use crate::wal::recover::recover;
 use crate::wal::{Prepared, Writer, segment_name};
@@ -47,18 +49,58 @@ pub struct Opened {
     pub dimension: usize,
 }
 
+/// Why a data directory, or a shard in it, is not opened.
+#[derive(Debug)]
+pub struct Refusal {
+    /// In words.
+    pub what: String,
+    /// What is in the directory can't be used. Otherwise it may be good: something else is in
+    /// the way, such as a full disk, or what was asked for.
+    pub is_damage: bool,
+}
+
+impl Refusal {
+    /// What is in the directory can't be used.
+    pub fn damage(what: impl Into<String>) -> Self {
+        Self { what: what.into(), is_damage: true }
+    }
+
+    /// Something else is in the way.
+    pub fn other(what: impl Into<String>) -> Self {
+        Self { what: what.into(), is_damage: false }
+    }
+}
+
+impl From<ReadError> for Refusal {
+    fn from(error: ReadError) -> Self {
+        let is_damage = matches!(error, ReadError::Corrupt { .. });
+        Self { what: error.to_string(), is_damage }
+    }
+}
+
+impl From<LoadError> for Refusal {
+    fn from(error: LoadError) -> Self {
+        let is_damage = matches!(error, LoadError::Damaged(_));
+        Self { what: error.to_string(), is_damage }
+    }
+}
+
+impl From<DiskError> for Refusal {
+    fn from(error: DiskError) -> Self {
+        Self::other(error.to_string())
+    }
+}
+
 /// Opens a shard on this core.
-pub(super) async fn open(core: &Rc<Core>, open: Open) -> Result<Opened, String> {
+pub(super) async fn open(core: &Rc<Core>, open: Open) -> Result<Opened, Refusal> {
     let Open { shard: id, segments, params, epoch, counters } = open;
     let engine = (params.dimension > 0).then(|| Engine::new(params.clone()));
     let counted = counters.clone();
     let mut replay = Replay { params: params.clone(), engine, problem: None, counters: counted };
     let disk = core.disk.clone();
-    let recovered = recover(&*disk, id, &segments, |lsn, record| replay.apply(lsn, record))
-        .await
-        .map_err(|error| error.to_string())?;
+    let recovered = recover(&*disk, id, &segments, |lsn, record| replay.apply(lsn, record)).await?;
     if let Some(problem) = replay.problem {
-        return Err(problem);
+        return Err(Refusal::damage(problem));
     }
     let mut engine = replay.engine;
     if let Some(engine) = &mut engine {
@@ -72,11 +114,9 @@ pub(super) async fn open(core: &Rc<Core>, open: Open) -> Result<Opened, String> 
     }
     let number = recovered.next_number;
     let bytes = core.settings.segment_bytes;
-    let prepared =
-        Prepared::create(&*disk, id, number, bytes).await.map_err(|error| error.to_string())?;
-    let writer = Writer::begin(disk, id, epoch, prepared, recovered.position, unix_ms())
-        .await
-        .map_err(|error| error.to_string())?;
+    let prepared = Prepared::create(&*disk, id, number, bytes).await?;
+    let position = recovered.position;
+    let writer = Writer::begin(disk, id, epoch, prepared, position, unix_ms()).await?;
     let mut segments = recovered.segments;
     let file = segment_name(id, number);
     // A file of that name may have been left by a start that got no further.
@@ -130,6 +170,7 @@ impl Replay {
         while !done {
             done = engine.apply_more();
         }
+        engine.drop_dead();
         self.counters.replayed_records.add(1);
     }
 }
@@ -141,7 +182,9 @@ fn measure_scan(engine: &mut Engine) -> u64 {
     let filter = Some(Filter::All);
     let query = Query { vector, k: 10, ef: 10, min_score: 0.0, filter, include_embeddings: false };
     let begun = Instant::now();
-    let mut search = engine.begin_search(Arc::new(query));
+    let Ok(mut search) = engine.begin_search(Arc::new(query)) else {
+        unreachable!("the vector has the engine's dimension");
+    };
     while search.considered() < MEASURED_DOCUMENTS && !search.step(engine) {}
     let considered = search.considered().max(1);
     engine.abandon_search(search);

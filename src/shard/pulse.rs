@@ -77,6 +77,12 @@ impl Heart {
         self.waker.lock().unwrap_or_else(PoisonError::into_inner).take();
     }
 
+    /// The core has ended.
+    #[must_use]
+    pub fn is_stopped(&self) -> bool {
+        self.stopped.load(Ordering::Acquire)
+    }
+
     /// How often the pulse has run on the core.
     #[must_use]
     pub fn beats(&self) -> u64 {

@@ -4,11 +4,12 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::keeper::Change;
-use super::open::{Open, Opened};
+use super::open::{Open, Opened, Refusal};
 use super::reply::Reply;
 use crate::engine::filter::Filter;
 use crate::engine::{Document, Outcome, Query, SearchOutcome, Write};
 use crate::error::{Error, Result};
+use crate::manifest::{LoadError, Manifest};
 use crate::types::{DocId, ShardId};
 
 /// A message to a core. The shard named in it is one of the core's own.
@@ -69,7 +70,7 @@ pub enum Request {
         reply: Reply<Result<u64>>,
     },
     /// Read a shard's log and take it into service.
-    Open(Box<Open>, Reply<std::result::Result<Opened, String>>),
+    Open(Box<Open>, Reply<Result<Opened, Refusal>>),
     /// Take vectors of this many values from now on. Before the first document only.
     SetDimension {
         /// The shard.
@@ -80,9 +81,9 @@ pub enum Request {
         reply: Reply<()>,
     },
     /// Read MANIFEST; the first core only.
-    LoadManifest(Reply<std::result::Result<Option<crate::manifest::Manifest>, String>>),
+    LoadManifest(Reply<Result<Option<Manifest>, LoadError>>),
     /// Change MANIFEST; the first core only.
-    Keep(Change, Reply<std::result::Result<(), String>>),
+    Keep(Change, Reply<Result<(), String>>),
     /// Give back space.
     Tidy {
         /// Files to remove, which MANIFEST does not name.
@@ -94,6 +95,22 @@ pub enum Request {
     },
     /// Finish what was begun, seal the logs, and end.
     Stop,
+}
+
+impl Request {
+    /// Answers a write with an error.
+    ///
+    /// # Panics
+    /// If it is not a write.
+    pub(super) fn refuse(self, error: &Error) {
+        match self {
+            Self::Write { reply, .. } | Self::DeleteMany { reply, .. } => {
+                reply.send(Err(error.clone()));
+            }
+            Self::Load { puts, reply, .. } => reply.send(vec![Err(error.clone()); puts.len()]),
+            _ => unreachable!("only writes are put off"),
+        }
+    }
 }
 
 /// A search of one shard.

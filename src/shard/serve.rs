@@ -14,7 +14,7 @@ use futures_util::FutureExt;
 use super::commit::{Ack, STAGED_MAX};
 use super::core::{Core, Flush, Shard, spawn};
 use super::mailbox::Mailbox;
-use super::open::open;
+use super::open::{Refusal, open};
 use super::reply::Reply;
 use super::request::{Request, SearchAnswer, SearchRequest};
 use crate::disk::{Disk, File};
@@ -22,14 +22,16 @@ use crate::engine::filter::Filter;
 use crate::engine::read::{Phase, Search, SearchOutcome};
 use crate::engine::{Engine, Outcome};
 use crate::error::{Error, Result};
+use crate::manifest::Manifest;
 use crate::types::{DocId, ShardId};
-use crate::wal::record::{BATCH_IDS_MAX, delete_batch};
+use crate::wal::record::delete_batch;
 
 /// How long a search may keep its core before others get their turn.
 const SLICE: Duration = Duration::from_micros(250);
 
-/// Documents read by id without a pause.
+/// Documents read by id, or planned to be deleted, without a pause.
 const GET_SLICE: usize = 256;
+const DELETE_SLICE: usize = 128;
 
 /// Receives until it is told to stop.
 pub(super) async fn run(core: Rc<Core>, mailbox: Arc<Mailbox<Request>>) {
@@ -67,7 +69,9 @@ impl Core {
                 let core = self.clone();
                 spawn(self.queues.commit, async move {
                     let opened = AssertUnwindSafe(open(&core, *request)).catch_unwind().await;
-                    reply.send(opened.unwrap_or_else(|_| Err("opening a shard panicked".into())));
+                    reply.send(
+                        opened.unwrap_or_else(|_| Err(Refusal::other("opening a shard panicked"))),
+                    );
                 });
             }
             Request::SetDimension { shard, dimension, reply } => {
@@ -79,16 +83,14 @@ impl Core {
             Request::LoadManifest(reply) => {
                 let disk = self.disk.clone();
                 spawn(self.queues.commit, async move {
-                    reply.send(crate::manifest::Manifest::load(&*disk).await);
+                    reply.send(Manifest::load(&*disk).await);
                 });
             }
             Request::Keep(change, reply) => self.keep_for(change, reply),
             Request::Tidy { unused, complete, reply } => {
                 let disk = self.disk.clone();
                 spawn(self.queues.upkeep, async move {
-                    if let Err(error) = tidy(&*disk, unused, complete).await {
-                        tracing::warn!("space could not be given back: {error}");
-                    }
+                    tidy(&*disk, unused, complete).await;
                     reply.send(());
                 });
             }
@@ -117,11 +119,19 @@ impl Core {
             }
         };
         shard.counters.searches.add(1);
-        let search = match &mut *shard.engine.borrow_mut() {
-            Some(engine) => engine.begin_search(request.query.clone()),
-            None => {
+        let search = contained(&shard, "beginning a search", || {
+            let mut engine = shard.engine.borrow_mut();
+            engine.as_mut().map(|engine| engine.begin_search(request.query.clone())).transpose()
+        });
+        let search = match search.and_then(|search| search) {
+            Ok(Some(search)) => search,
+            // Nothing has been stored yet.
+            Ok(None) => {
                 let outcome = SearchOutcome { complete: true, ..SearchOutcome::default() };
                 return request.reply.send(SearchAnswer { shard: id, outcome: Ok(outcome) });
+            }
+            Err(error) => {
+                return request.reply.send(SearchAnswer { shard: id, outcome: Err(error) });
             }
         };
         let running = Running { shard, request, search, begun, worked: Duration::ZERO };
@@ -215,15 +225,18 @@ impl Shard {
         if deferred.len() < STAGED_MAX {
             return deferred.push_back(request);
         }
-        let error = Error::busy(format!("{STAGED_MAX} writes wait for a batch delete"));
-        match request {
-            Request::Write { reply, .. } | Request::DeleteMany { reply, .. } => {
-                reply.send(Err(error));
-            }
-            Request::Load { puts, reply, .. } => reply.send(vec![Err(error); puts.len()]),
-            _ => unreachable!("only writes are deferred"),
-        }
+        request.refuse(&Error::busy(format!("{STAGED_MAX} writes wait for a batch delete")));
     }
+}
+
+/// Runs `work`, which changes nothing that others rest on: a panic in it is an error of this
+/// request alone.
+fn contained<T>(shard: &Shard, what: &str, work: impl FnOnce() -> T) -> Result<T> {
+    catch_unwind(AssertUnwindSafe(work)).map_err(|_| {
+        tracing::error!(shard = shard.id.0, "{what} panicked");
+        shard.counters.panics.add(1);
+        Error::Internal("internal server panic".into())
+    })
 }
 
 /// A search on its way.
@@ -254,18 +267,16 @@ impl Running {
             self.abandon();
             return None;
         }
-        match catch_unwind(AssertUnwindSafe(|| self.work())) {
+        let shard = self.shard.clone();
+        match contained(&shard, "a search", || self.work()) {
             Ok(Sliced::More) => Some(self),
             Ok(Sliced::Done | Sliced::Stop) => {
                 self.finish(core);
                 None
             }
-            Err(_) => {
-                tracing::error!(shard = self.shard.id.0, "a search panicked");
-                self.shard.counters.panics.add(1);
-                let outcome = Err(Error::Internal("internal server panic".into()));
+            Err(error) => {
                 let (shard, reply) = (self.request.shard, self.abandon());
-                reply.send(SearchAnswer { shard, outcome });
+                reply.send(SearchAnswer { shard, outcome: Err(error) });
                 None
             }
         }
@@ -298,14 +309,16 @@ impl Running {
 
     fn finish(self, core: &Core) {
         let Self { shard, request, search, worked, .. } = self;
-        let outcome = match &mut *shard.engine.borrow_mut() {
-            Some(engine) => engine.finish_search(search),
-            None => unreachable!("a search began in it"),
-        };
-        shard.counters.search_distances.add(outcome.work.distances);
-        shard.counters.search_hops.add(outcome.work.hops);
-        core.observed.stages.walk.record(worked);
-        request.reply.send(SearchAnswer { shard: request.shard, outcome: Ok(outcome) });
+        let outcome = contained(&shard, "finishing a search", || {
+            let mut engine = shard.engine.borrow_mut();
+            engine.as_mut().expect("a search began in it").finish_search(search)
+        });
+        if let Ok(outcome) = &outcome {
+            shard.counters.search_distances.add(outcome.work.distances);
+            shard.counters.search_hops.add(outcome.work.hops);
+            core.observed.stages.walk.record(worked);
+        }
+        request.reply.send(SearchAnswer { shard: request.shard, outcome });
     }
 
     fn abandon(self) -> Reply<SearchAnswer> {
@@ -336,10 +349,7 @@ impl Get {
             Some((place, document))
         };
         let ids = self.ids[start..].iter().take(GET_SLICE);
-        catch_unwind(AssertUnwindSafe(|| ids.filter_map(read).collect())).map_err(|_| {
-            shard.counters.panics.add(1);
-            Error::Internal("internal server panic".into())
-        })
+        contained(shard, "reading documents", || ids.filter_map(read).collect())
     }
 }
 
@@ -353,6 +363,9 @@ async fn delete_many(
     deadline: Instant,
     reply: Reply<Result<Outcome>>,
 ) {
+    if reply.is_cancelled() {
+        return;
+    }
     let found = match ids {
         Some(ids) => Ok((filter, ids)),
         None => sweep(shard, filter, deadline).await,
@@ -369,7 +382,8 @@ async fn delete_many(
     }
     shard.is_staging_batch.set(true);
     let mut existing = Vec::new();
-    for slice in ids.chunks(BATCH_IDS_MAX) {
+    let abandoned = shard.abandoned.get();
+    for slice in ids.chunks(DELETE_SLICE) {
         if let Some(engine) = &mut *shard.engine.borrow_mut() {
             existing.extend(engine.stage_deletes(slice, &filter));
         }
@@ -378,7 +392,12 @@ async fn delete_many(
     }
     shard.is_staging_batch.set(false);
     let outcome = Outcome { existed: existing.len() as u64 };
-    match shard.check_writable() {
+    let is_planned = match shard.abandoned.get() == abandoned {
+        true => shard.check_writable(),
+        // What was staged before, and the plan with it, could not be logged.
+        false => Err(Error::busy("the log could not be written meanwhile")),
+    };
+    match is_planned {
         Ok(()) => shard.stage_records(delete_batch(&existing), outcome, Ack::One(reply)),
         Err(error) => reply.send(Err(error)),
     }
@@ -413,19 +432,23 @@ async fn sweep(shard: &Shard, filter: Filter, deadline: Instant) -> Result<(Filt
     }
 }
 
-/// Removes files and cuts others.
-async fn tidy<D: Disk>(
-    disk: &D,
-    unused: Vec<String>,
-    complete: Vec<(String, u64)>,
-) -> crate::disk::Result<()> {
+/// Removes files and cuts others. What fails costs space, no more: the rest is done all the same.
+async fn tidy<D: Disk>(disk: &D, unused: Vec<String>, complete: Vec<(String, u64)>) {
+    let mut failed = Vec::new();
     for name in unused {
-        disk.remove(&name).await?;
+        failed.extend(disk.remove(&name).await.err());
     }
+    failed.extend(disk.sync_dir().await.err());
     for (name, bytes) in complete {
-        let file = disk.open(&name).await?;
-        file.truncate(bytes).await?;
-        file.close().await?;
+        failed.extend(cut(disk, &name, bytes).await.err());
     }
-    Ok(())
+    for error in failed {
+        tracing::warn!("space could not be given back: {error}");
+    }
+}
+
+async fn cut<D: Disk>(disk: &D, name: &str, bytes: u64) -> crate::disk::Result<()> {
+    let file = disk.open(name).await?;
+    file.truncate(bytes).await?;
+    file.close().await
 }

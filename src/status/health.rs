@@ -7,9 +7,6 @@ use std::time::{Duration, Instant};
 use crate::observe::Observed;
 use crate::shard::pulse::Heart;
 
-/// A core that stands still for so long makes the server not ready.
-const STALL_NOT_READY: Duration = Duration::from_secs(5);
-
 /// A core that stands still for so long makes the server unhealthy.
 const STALL_UNHEALTHY: Duration = Duration::from_secs(10);
 
@@ -114,6 +111,11 @@ impl Health {
             Phase::Draining => return Verdict::Unhealthy("the server is shutting down".into()),
             Phase::Serving => {}
         }
+        let hearts = self.hearts();
+        let gone = hearts.iter().filter(|heart| heart.is_stopped()).count();
+        if gone > 0 && gone == hearts.len() {
+            return Verdict::Unhealthy("every core has ended after a fault".into());
+        }
         let stalled = self.hearts().iter().map(|heart| heart.stalled()).max().unwrap_or_default();
         if stalled >= STALL_UNHEALTHY {
             return Verdict::Unhealthy(format!("a core has stood still for {stalled:?}"));
@@ -128,6 +130,9 @@ impl Health {
             return Verdict::Unhealthy("every shard is fenced after a fault".into());
         }
         let mut reasons = Vec::new();
+        if gone > 0 {
+            reasons.push(format!("{gone} of {} cores have ended after a fault", hearts.len()));
+        }
         if fenced > 0 {
             reasons.push(format!("{fenced} of {} shards are fenced after a fault", shards.len()));
         }
@@ -147,8 +152,7 @@ impl Health {
     /// True if requests should be sent here.
     #[must_use]
     pub fn is_ready(&self) -> bool {
-        let stalls = self.hearts().iter().any(|heart| heart.stalled() >= STALL_NOT_READY);
-        matches!(self.verdict(), Verdict::Healthy | Verdict::Degraded(_)) && !stalls
+        matches!(self.verdict(), Verdict::Healthy | Verdict::Degraded(_))
     }
 
     fn progress(&self) -> String {

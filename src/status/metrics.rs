@@ -123,6 +123,11 @@ fn requests(text: &mut Text, observed: &Observed) {
         let p99_ms = search.quantile_ns(0.99) as f64 / 1e6;
         text.gauge("kyrodb_query_latency_p99", "The same, 99th, in milliseconds.", p99_ms);
     }
+    let walk = observed.stages.walk.recent();
+    if walk.count() > 0 {
+        let help = "Median time that a shard works on a search, over the last minute.";
+        text.gauge("kyrodb_hnsw_latency_ns", help, walk.quantile_ns(0.5));
+    }
     let insert = observed.methods.insert.recent();
     if insert.count() > 0 {
         let p99_ms = insert.quantile_ns(0.99) as f64 / 1e6;
@@ -146,7 +151,7 @@ fn log(text: &mut Text, observed: &Observed) {
     );
     text.counter(
         "kyrodb_wal_disk_full_errors",
-        "Writes refused because the disk was full.",
+        "Batches of writes refused because the log could not grow.",
         sum(|s| s.disk_full.get()),
     );
     let is_open = observed.shards().iter().any(|s| s.is_read_only.load(Ordering::Relaxed));

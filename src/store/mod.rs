@@ -119,10 +119,10 @@ impl Store {
         self.vectors.count()
     }
 
-    /// True when another document can't be stored for want of slots.
+    /// How many more versions can be stored.
     #[must_use]
-    pub fn is_full(&self) -> bool {
-        self.free.is_empty() && self.vectors.count() as usize == SLOTS_MAX
+    pub fn room(&self) -> usize {
+        self.free.len() + SLOTS_MAX - self.vectors.count() as usize
     }
 
     /// The document that a slot holds or held.
@@ -179,7 +179,7 @@ impl Store {
     /// Stores a version of `id`; a former one dies. Returns the slot, and the former one.
     ///
     /// # Panics
-    /// If [`Store::is_full`]: the caller checks.
+    /// If there is no [`Store::room`]: the caller checks.
     pub fn put(
         &mut self,
         lsn: Lsn,
@@ -246,12 +246,17 @@ impl Store {
         self.replaced.forget_before(self.oldest_snapshot());
     }
 
-    /// Drops what no running search can see any more: metadata of dead versions, and, where
-    /// `is_linked` says no, their slots. At most `versions_max`, so that it fits into a slice.
-    /// Returns how many it dropped.
-    pub fn reclaim(&mut self, versions_max: usize, is_linked: impl Fn(Slot) -> bool) -> usize {
+    /// Drops what neither a running search nor one that begins at `applied` can see any more:
+    /// metadata of dead versions, and, where `is_linked` says no, their slots. At most
+    /// `versions_max`, so that it fits into a slice. Returns how many it dropped.
+    pub fn reclaim(
+        &mut self,
+        versions_max: usize,
+        applied: Lsn,
+        is_linked: impl Fn(Slot) -> bool,
+    ) -> usize {
         // A search at `snapshot` sees a version that died later than it.
-        let oldest = self.oldest_snapshot();
+        let oldest = self.oldest_snapshot().min(applied);
         let mut reclaimed = 0;
         while reclaimed < versions_max
             && let Some(&(died, slot)) = self.retired.front()
@@ -331,16 +336,17 @@ mod tests {
         let (slot, _) = store.put(Lsn(1), DocId(1), &[1.0], payload(""));
         store.open_snapshot(Lsn(1));
         assert_eq!(store.delete(Lsn(2), DocId(1)), Some(slot));
-        assert_eq!(store.reclaim(9, |_| false), 0);
+        assert_eq!(store.reclaim(9, Lsn(2), |_| false), 0);
         assert_ne!(store.put(Lsn(3), DocId(2), &[2.0], payload("")).0, slot);
         store.close_snapshot(Lsn(1));
-        assert_eq!(store.reclaim(9, |_| false), 1);
+        assert_eq!(store.reclaim(9, Lsn(1), |_| false), 0);
+        assert_eq!(store.reclaim(9, Lsn(3), |_| false), 1);
         assert_eq!(store.put(Lsn(4), DocId(3), &[3.0], payload("")).0, slot);
         assert_eq!(store.vectors().values(slot), [3.0]);
         assert_eq!((store.live_count(), store.slot_count()), (2, 2));
         // A slot that the graph walks through stays.
         store.delete(Lsn(5), DocId(3));
-        assert_eq!(store.reclaim(9, |_| true), 1);
+        assert_eq!(store.reclaim(9, Lsn(5), |_| true), 1);
         assert_ne!(store.put(Lsn(6), DocId(4), &[4.0], payload("")).0, slot);
     }
 }

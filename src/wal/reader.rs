@@ -90,7 +90,8 @@ pub async fn read_head<F: File>(file: &F) -> Result<Head, DiskError> {
     })
 }
 
-/// True if anything in the file could be a group of `shard`: its records were written once.
+/// True if anything in the file could be a group of `shard` with records. A group without any
+/// only vouches for those before it: a file that holds nothing else holds nothing.
 ///
 /// # Errors
 /// If the disk fails.
@@ -98,7 +99,7 @@ pub async fn has_groups<F: File>(file: &F, shard: ShardId) -> Result<bool, DiskE
     let mut window = Window::new(file);
     let mut offset = BLOCK as u64;
     while let Some(block) = window.get(offset, BLOCK).await? {
-        if GroupHeader::decode(block).is_some_and(|header| header.shard == shard) {
+        if GroupHeader::decode(block).is_some_and(|h| h.shard == shard && h.record_count > 0) {
             return Ok(true);
         }
         offset += BLOCK as u64;

@@ -5,7 +5,7 @@ use super::reader::{Head, ReadError, Tail, has_groups, read, read_head};
 use super::record::Record;
 use super::segment::SegmentHeader;
 use super::{Position, parse_segment_name, segment_name};
-use crate::disk::{Disk, File, Kind};
+use crate::disk::{BLOCK, Disk, File, Kind};
 use crate::manifest::{Sealed, Segment};
 use crate::types::{Lsn, ShardId};
 
@@ -128,10 +128,25 @@ async fn open_listed<D: Disk>(
         }
         Head::Unused | Head::Bad(_) => None,
     };
-    if header.is_some_and(|header| (header.shard, header.number) != (shard, segment.number)) {
-        return Err(bad("the file is a segment of another log, or another one of this"));
+    if let Some(header) = header {
+        if (header.shard, header.number) != (shard, segment.number) {
+            return Err(bad("the file is a segment of another log, or another one of this"));
+        }
+        // Only complete segments are cut to their length, and MANIFEST knows those.
+        if segment.sealed.is_none() && is_shorter(&file, header.segment_bytes).await? {
+            let why =
+                format!("the file was made with {} bytes and has fewer", header.segment_bytes);
+            return Err(bad(&why));
+        }
     }
     Ok((segment, file, header))
+}
+
+/// True if the file ends before `bytes`.
+async fn is_shorter<F: File>(file: &F, bytes: u64) -> Result<bool, ReadError> {
+    let mut block = Vec::new();
+    file.read_at(bytes.saturating_sub(BLOCK as u64), BLOCK, &mut block).await?;
+    Ok(block.len() < BLOCK)
 }
 
 /// Files of this shard that MANIFEST does not name. They were being made when the process died,

@@ -196,13 +196,16 @@ impl<D: Disk> Writer<D> {
         Ok(())
     }
 
-    /// Writes a group without records, durable, that vouches for the one before. Skipped where
-    /// the segment is full: the next segment's header vouches as well.
+    /// Writes a group without records, durable, that vouches for the one before. Where the
+    /// segment is full it only syncs: the next segment's header vouches as well.
     ///
     /// # Errors
     /// If the disk fails; the writer is broken then.
     pub async fn seal(&mut self, unix_ms: u64) -> Result<()> {
-        if self.fits(&[]) { self.append(&[], unix_ms, true).await } else { Ok(()) }
+        if self.fits(&[]) {
+            return self.append(&[], unix_ms, true).await;
+        }
+        if self.active.durable_bytes == self.active.offset { Ok(()) } else { self.sync().await }
     }
 
     /// Goes over to the next segment; returns what the former one came to.
