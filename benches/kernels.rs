@@ -10,6 +10,8 @@ use kyrodb::kernels::{scalar, simd};
 
 const ROWS: usize = 64;
 
+type Kernel = fn(&[f32], &[f32]) -> f32;
+
 fn distances(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("distance");
     for width in [100, 384, 1536] {
@@ -17,7 +19,7 @@ fn distances(criterion: &mut Criterion) {
         let rows: Vec<f32> = (0..ROWS * width).map(value).collect();
         let query: Vec<f32> = (0..width).map(|i| value(i * 31 + 7)).collect();
         group.throughput(Throughput::Elements(ROWS as u64));
-        let kernels: [(&str, fn(&[f32], &[f32]) -> f32); 4] = [
+        let kernels: [(&str, Kernel); 4] = [
             ("dot/simd", simd::dot),
             ("dot/scalar", scalar::dot),
             ("squared_euclidean/simd", simd::squared_euclidean),

@@ -30,7 +30,7 @@ async fn trip(mailbox: &Mailbox<Request>) {
     let (answers, reply) = single();
     let request = Request::Get {
         shard: ShardId(7),
-        ids: vec![(0, DocId::new(1).unwrap())],
+        ids: vec![(0, DocId(1))],
         namespace: "".into(),
         include_embeddings: false,
         reply,

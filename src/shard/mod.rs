@@ -12,4 +12,6 @@ pub mod pulse;
 pub mod reply;
 pub mod request;
 mod serve;
+#[cfg(test)]
+mod tests;
 mod upkeep;

@@ -1,0 +1,72 @@
+//! A core, its mailbox and the pulse, on a real executor.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::core::{CoreHandle, Settings, SyncPolicy};
+use super::cpus;
+use super::pulse::{Activity, Pulse};
+use super::reply::{Answers, single};
+use super::request::Request;
+use crate::observe::Observed;
+use crate::types::{DocId, ShardId};
+
+fn core(directory: &std::path::Path) -> CoreHandle {
+    let settings = Settings {
+        directory: directory.into(),
+        sync: SyncPolicy::DataOnly,
+        segment_bytes: 4 << 20,
+        hot_soft_max: 1,
+        bulk_hot_max: 1,
+        mailbox_capacity: 64,
+        io_memory_bytes: 1 << 20,
+        is_dedicated: false,
+    };
+    let cpu = cpus::allowed()[0];
+    CoreHandle::spawn(0, cpu, settings, None, Arc::new(Observed::default())).unwrap()
+}
+
+/// A request that a core drops as soon as it sees it.
+fn request() -> (Answers<()>, Request) {
+    let (answers, reply) = single();
+    (answers, Request::SetDimension { shard: ShardId(9), dimension: 1, reply })
+}
+
+/// What a lost wake looks like, made on purpose: the message is in the mailbox, and its receiver
+/// has not been woken. Without the pulse it stays there.
+#[test]
+fn the_pulse_and_nothing_else_saves_a_request_whose_wake_was_lost() {
+    let directory = tempfile::TempDir::new_in(env!("CARGO_MANIFEST_DIR").to_owned() + "/target");
+    let directory = directory.unwrap();
+    let core = core(directory.path());
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+    let wait = |answers: Answers<()>, patience: Duration| {
+        runtime.block_on(async { tokio::time::timeout(patience, answers.one()).await })
+    };
+    // The core has begun to receive.
+    let (answers, first) = request();
+    assert!(core.mailbox.push(first).is_ok());
+    assert!(wait(answers, Duration::from_secs(30)).is_ok());
+
+    let (answers, stranded) = request();
+    core.mailbox.push_silently(stranded);
+    assert!(wait(answers, Duration::from_millis(300)).is_err(), "nobody woke the core");
+
+    let activity = Arc::new(Activity::default());
+    let pulse = Pulse::start(vec![core.heart.clone()], activity.clone()).unwrap();
+    let mut fastest = Duration::MAX;
+    for _ in 0..50 {
+        let (answers, stranded) = request();
+        activity.note();
+        let begun = Instant::now();
+        core.mailbox.push_silently(stranded);
+        assert!(wait(answers, Duration::from_secs(30)).is_ok(), "the pulse woke the core");
+        fastest = fastest.min(begun.elapsed());
+    }
+    // Single ones may take longer on a machine that is busy with other things.
+    assert!(fastest < Duration::from_millis(10), "{fastest:?}");
+    assert!(core.heart.beats() > 0);
+    assert!(core.mailbox.push(Request::Stop).is_ok());
+    assert!(core.join());
+    drop(pulse);
+}

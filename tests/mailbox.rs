@@ -1,0 +1,104 @@
+//! Round trips gateway → core → gateway without end: none may be lost. glommio 0.9 loses a
+//! wake-up now and then, which the pulse makes up for.
+//!
+//! 100,000 trips in an ordinary run; `KYRODB_SOAK_TRIPS=10000000` for a soak, and
+//! `KYRODB_SOAK_PULSE=off` to see it hang.
+
+#![allow(missing_docs, reason = "a test")]
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use hdrhistogram::Histogram;
+use kyrodb::observe::Observed;
+use kyrodb::shard::core::{CoreHandle, Settings, SyncPolicy};
+use kyrodb::shard::cpus;
+use kyrodb::shard::mailbox::Mailbox;
+use kyrodb::shard::pulse::{Activity, Pulse};
+use kyrodb::shard::reply::single;
+use kyrodb::shard::request::Request;
+use kyrodb::types::ShardId;
+
+/// Senders that wait for each answer before they send again: the pattern that loses wakes.
+const CLIENTS: u64 = 3;
+
+/// Without the guard a lost wake is for ever; this is long enough not to take a busy machine
+/// for one.
+const HUNG: Duration = Duration::from_secs(10);
+
+fn core(directory: &std::path::Path) -> CoreHandle {
+    let settings = Settings {
+        directory: directory.into(),
+        sync: SyncPolicy::DataOnly,
+        segment_bytes: 4 << 20,
+        hot_soft_max: 1,
+        bulk_hot_max: 1,
+        mailbox_capacity: 64,
+        io_memory_bytes: 1 << 20,
+        // Spinning before it sleeps is what loses most wakes.
+        is_dedicated: true,
+    };
+    let place = cpus::place(&cpus::allowed(), 1).unwrap();
+    CoreHandle::spawn(0, place.cores[0], settings, None, Arc::new(Observed::default())).unwrap()
+}
+
+async fn client(
+    mailbox: Arc<Mailbox<Request>>,
+    activity: Arc<Activity>,
+    trips: u64,
+) -> Histogram<u64> {
+    let mut latencies = Histogram::new(3).unwrap();
+    for trip in 0..trips {
+        let (answers, reply) = single();
+        let begun = Instant::now();
+        activity.note();
+        let request = Request::SetDimension { shard: ShardId(9), dimension: 1, reply };
+        assert!(mailbox.push(request).is_ok());
+        let answer = tokio::time::timeout(HUNG, answers.one()).await;
+        assert!(answer.is_ok(), "trip {trip} hangs: a wake-up was lost");
+        latencies.saturating_record(begun.elapsed().as_micros() as u64);
+    }
+    latencies
+}
+
+#[test]
+fn no_round_trip_is_lost() {
+    let setting = |name: &str| std::env::var(name).ok();
+    let trips: u64 = setting("KYRODB_SOAK_TRIPS").map_or(100_000, |trips| trips.parse().unwrap());
+    let is_guarded = setting("KYRODB_SOAK_PULSE").is_none_or(|word| word != "off");
+    let directory = tempfile::TempDir::new_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let core = core(directory.path());
+    let activity = Arc::new(Activity::default());
+    let hearts = if is_guarded { vec![core.heart.clone()] } else { Vec::new() };
+    let pulse = Pulse::start(hearts, activity.clone()).unwrap();
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    let done = AtomicU64::new(0);
+    let latencies = runtime.block_on(async {
+        let clients: Vec<_> = (0..CLIENTS)
+            .map(|_| tokio::spawn(client(core.mailbox.clone(), activity.clone(), trips / CLIENTS)))
+            .collect();
+        let mut all = Histogram::<u64>::new(3).unwrap();
+        for client in clients {
+            let latencies = client.await.expect("no trip hangs");
+            done.fetch_add(latencies.len(), Ordering::Relaxed);
+            all.add(latencies).unwrap();
+        }
+        all
+    });
+    let micros = |quantile| latencies.value_at_quantile(quantile);
+    println!(
+        "{} trips: p50 {} us, p99 {} us, p99.9 {} us, p99.999 {} us, most {} us",
+        latencies.len(),
+        micros(0.5),
+        micros(0.99),
+        micros(0.999),
+        micros(0.99999),
+        latencies.max(),
+    );
+    assert_eq!(done.into_inner(), trips / CLIENTS * CLIENTS);
+    assert!(core.mailbox.push(Request::Stop).is_ok());
+    assert!(core.join());
+    drop(pulse);
+}
