@@ -1,4 +1,34 @@
-//! KyroDB.
+//! KyroDB: a vector database for people who answer for the 99th percentile.
+//!
+//! One process; one pinned io_uring thread a core; each core owns shards of the documents, their
+//! HNSW graphs and their logs; a gRPC gateway fans searches out and merges them under a deadline.
+//! `ARCHITECTURE.md` tells the way of a search and of a write; this is the map.
+//!
+//! From the client to the disk, each knowing only what is below it:
+//!
+//! | Module | What it is |
+//! |---|---|
+//! | [`server`], [`config`] | puts the parts together from one validated configuration |
+//! | [`gateway`] | gRPC: connections, deadlines, validation, statuses; alone knows the wire |
+//! | [`router`] | placement, fan-out, bounds on what is in flight, merge, coverage |
+//! | [`shard`] | pinned cores: mailboxes, search slices, group commit, upkeep; alone knows executors |
+//! | [`engine`] | one shard as a state machine: stage, apply, search, link, in bounded steps |
+//! | [`graph`], [`store`], [`kernels`] | HNSW, documents by slot, distances |
+//! | [`wal`], [`manifest`] | the log, and which files are the state |
+//! | [`disk`] | the only door to storage: O_DIRECT, or simulated |
+//! | [`observe`], [`status`] | counters that take no lock; health, metrics and HTTP made of them |
+//! | [`types`], [`error`] | ids and positions; errors by what the caller must do |
+//! | [`demo`], [`dataset`], [`proto`] | the sample, vector files, the generated wire format |
+//!
+//! What is deliberately absent:
+//! - [`engine`] and everything below it name no executor, clock, thread, file or random state: the
+//!   code that serves is the code that a simulation replays.
+//! - No lock is on the way of a search, and no other thread writes what a core owns.
+//! - Nothing that failed to become durable is tried again: a shard whose log failed is read-only.
+//! - No input is checked twice: [`gateway`] validates, inside bad input is a bug.
+//!
+//! The crate is made for its programs, and its API may change with any version; clients use gRPC.
+
 pub mod config;
 pub mod dataset;
 pub mod demo;

@@ -2,11 +2,14 @@
 
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, mpsc};
 
 use clap::Parser;
 use kyrodb::config::{self, Config, LogFormat, Overrides};
 use kyrodb::demo;
 use kyrodb::server::{Listeners, Server};
+use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::writer::BoxMakeWriter;
 
@@ -59,19 +62,22 @@ fn run(arguments: Arguments) -> Result<ExitCode, String> {
         }
         return Ok(ExitCode::SUCCESS);
     }
-    let overrides = Overrides {
-        file: arguments.config,
-        port: arguments.port,
-        data_dir: arguments.data_dir.or_else(|| arguments.demo.then(|| demo::DATA_DIR.into())),
-    };
-    let config = config::load(&overrides, std::env::vars())
+    let overrides =
+        Overrides { file: arguments.config, port: arguments.port, data_dir: arguments.data_dir };
+    let mut config = config::load(&overrides, std::env::vars_os())
         .map_err(|faults| format!("the configuration can't be used:\n  {}", faults.join("\n  ")))?;
+    // The demo's documents are kept apart from a server's own, unless somebody said where.
+    if arguments.demo && config.persistence.data_dir == Config::default().persistence.data_dir {
+        config.persistence.data_dir = demo::DATA_DIR.into();
+    }
     start_log(&config, arguments.demo)?;
+    let signals = Signals::listen().map_err(|error| format!("signals: {error}"))?;
     for warning in config.warnings() {
         eprintln!("kyrodb_server: warning: {warning}");
     }
     let listeners = Listeners::bind(&config)?;
     let server = Server::start(config, listeners)?;
+    signals.server_is_up();
     if arguments.demo {
         let shown = server.block_on(demo::run(server.grpc_address()));
         if arguments.once || shown.is_err() {
@@ -81,9 +87,67 @@ fn run(arguments: Arguments) -> Result<ExitCode, String> {
         }
         demo::print_how_to_go_on(server.grpc_address(), server.http_address());
     }
-    let signal = server.wait_for_signal().map_err(|error| error.to_string())?;
+    let signal = signals.wait();
     tracing::info!("{signal}: shutting down");
     Ok(if server.shut_down() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// SIGTERM and SIGINT, from the first moment on.
+struct Signals {
+    asked: mpsc::Receiver<&'static str>,
+    is_up: Arc<AtomicBool>,
+}
+
+impl Signals {
+    fn listen() -> std::io::Result<Self> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build()?;
+        let kinds = [SignalKind::terminate(), SignalKind::interrupt(), SignalKind::hangup()];
+        let entered = runtime.enter();
+        let [terminate, interrupt, hangup] = kinds.map(signal);
+        drop(entered);
+        let (mut terminate, mut interrupt, mut hangup) = (terminate?, interrupt?, hangup?);
+        let (ask, asked) = mpsc::channel();
+        let is_up = Arc::new(AtomicBool::new(false));
+        let is_server_up = is_up.clone();
+        let listen = async move {
+            let mut is_asked = false;
+            loop {
+                let name = tokio::select! {
+                    _ = terminate.recv() => "SIGTERM",
+                    _ = interrupt.recv() => "SIGINT",
+                    _ = hangup.recv() => {
+                        tracing::warn!("SIGHUP: nothing is reloaded; restart to change settings");
+                        continue;
+                    }
+                };
+                // While logs are read nothing is in flight, and all that is on disk stays. One
+                // who asks twice does not want to wait for what is.
+                if !is_server_up.load(Ordering::Acquire) {
+                    std::process::exit(0);
+                } else if is_asked {
+                    std::process::exit(1);
+                }
+                is_asked = true;
+                if ask.send(name).is_err() {
+                    return;
+                }
+            }
+        };
+        std::thread::Builder::new()
+            .name("kyro-signals".into())
+            .spawn(move || runtime.block_on(listen))?;
+        Ok(Self { asked, is_up })
+    }
+
+    /// From now on a signal asks for an orderly end.
+    fn server_is_up(&self) {
+        self.is_up.store(true, Ordering::Release);
+    }
+
+    /// Waits until the server is asked to end; returns by which signal.
+    fn wait(&self) -> &'static str {
+        self.asked.recv().unwrap_or("no more signals")
+    }
 }
 
 /// Starts the log as configured. Beside the demo, which prints for a person, only warnings

@@ -1,5 +1,6 @@
 //! Lays file, environment and command line over the defaults.
 
+use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
@@ -37,7 +38,7 @@ pub struct Overrides {
 /// one, values of a wrong type or out of range, settings that are not safe in this environment.
 pub fn load(
     overrides: &Overrides,
-    environment: impl IntoIterator<Item = (String, String)>,
+    environment: impl IntoIterator<Item = (impl AsRef<OsStr>, impl AsRef<OsStr>)>,
 ) -> Result<Config, Vec<String>> {
     let defaults = tree(&Config::default());
     let mut merged = defaults.clone();
@@ -51,9 +52,16 @@ pub fn load(
             Err(fault) => faults.push(fault),
         }
     }
-    let environment = environment.into_iter().filter(|(name, _)| name.starts_with(PREFIX));
     for (name, text) in environment {
-        lay_variable(&mut merged, &defaults, &name, &text, &mut faults);
+        // What is not ours may be anything.
+        let Some(name) = name.as_ref().to_str().filter(|name| name.starts_with(PREFIX)) else {
+            continue;
+        };
+        let Some(text) = text.as_ref().to_str() else {
+            faults.push(format!("environment variable {name}: the value is not UTF-8"));
+            continue;
+        };
+        lay_variable(&mut merged, &defaults, name, text, &mut faults);
     }
     if let Some(port) = overrides.port {
         merged["server"]["port"] = port.into();
@@ -127,6 +135,10 @@ fn lay_section(
     known: &[String],
     layer: &mut Layer<'_>,
 ) {
+    // A YAML section whose keys are all commented out.
+    if source.is_null() {
+        return;
+    }
     let Value::Object(source) = source else {
         let what = if path.is_empty() { "the file" } else { path };
         layer.faults.push(format!("{}: {what} has to be a section of keys", layer.origin));

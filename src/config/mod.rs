@@ -1,5 +1,5 @@
 //! The configuration: one validated, immutable tree. Every key is a field here, with its
-//! default; contract section 8.2 has the same table for operators.
+//! default.
 //!
 //! [`load`] lays file, environment and command line over the defaults; [`Config::validate`]
 //! names all faults at once.

@@ -87,7 +87,7 @@ fn wrong_types_and_words_name_their_key() {
     assert!(with_file("c.ini", "", &[]).unwrap_err().contains("neither toml nor yaml"));
     assert!(with_file("c.toml", "= =", &[]).unwrap_err().contains("c.toml"));
     let missing = Overrides { file: Some("/nowhere/c.toml".into()), ..Overrides::default() };
-    assert!(load(&missing, []).unwrap_err()[0].contains("/nowhere/c.toml"));
+    assert!(load(&missing, variables(&[])).unwrap_err()[0].contains("/nowhere/c.toml"));
 }
 
 #[test]

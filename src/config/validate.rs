@@ -1,5 +1,5 @@
 //! Rules between and beyond types: ranges, settings that need each other, and what is not safe
-//! in an environment (contract sections 8.2 and 8.3).
+//! in an environment.
 
 use super::{Config, Environment, FsyncPolicy, ObservabilityAuth, RecoveryMode};
 use crate::disk::BLOCK;

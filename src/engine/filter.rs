@@ -1,7 +1,7 @@
 //! Metadata filters: compiled once a request, evaluated on a document's encoded metadata.
 //!
-//! Truth is that of contract section 3.1, which decides per document: a range compares as
-//! numbers where both sides are numbers, and as bytes where they are not.
+//! Truth is decided per document: a range compares as numbers where both the bound and the stored
+//! value are numbers, and as bytes where they are not.
 
 use std::cmp::Ordering;
 

@@ -1,4 +1,4 @@
-//! The best k of a stream of candidates, ties broken by document id as the contract has it.
+//! The best k of a stream of candidates, ties broken by document id.
 
 use std::collections::BinaryHeap;
 

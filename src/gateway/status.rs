@@ -1,4 +1,4 @@
-//! Errors as gRPC statuses with `google.rpc` details (contract section 2.2).
+//! Errors as gRPC statuses with `google.rpc` details.
 
 use std::time::Duration;
 

@@ -1,5 +1,5 @@
 //! From the wire to the words of the engine. What passes here is never checked again, so
-//! everything is checked here: ids, vectors, limits, filters (contract sections 2, 3 and 4).
+//! everything is checked here: ids, vectors, limits, filters.
 
 use std::collections::HashMap;
 

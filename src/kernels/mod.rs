@@ -1,7 +1,7 @@
 //! Distances between vectors.
 //!
-//! A distance is an `f32` that sorts nearest first; a score is what the client sees (contract
-//! section 3.2). Each metric is a zero-sized type, so that a walk is compiled once a metric and
+//! A distance is an `f32` that sorts nearest first; a score is what the client sees.
+//! Each metric is a zero-sized type, so that a walk is compiled once a metric and
 //! its inner loop has no branch on it.
 //!
 //! | metric | stored vectors | distance | score |

@@ -364,5 +364,8 @@ impl Router {
 /// The shard's core has ended.
 #[must_use]
 pub fn gone(shard: ShardId) -> Error {
-    Error::unavailable(format!("the core of shard {} is gone; restart the server", shard.0))
+    Error::unavailable(format!(
+        "shard {} dropped the request: its core has ended, or a fault; restart the server",
+        shard.0
+    ))
 }

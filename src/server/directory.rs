@@ -80,7 +80,11 @@ impl Lock {
 
 /// True if a server has kept anything here.
 fn has_data(directory: &Path) -> bool {
-    directory.join(MANIFEST_NAME).exists()
+    let entries = std::fs::read_dir(directory).into_iter().flatten().flatten();
+    entries.map(|entry| entry.file_name()).any(|name| {
+        let name = name.to_string_lossy();
+        name == MANIFEST_NAME || name.starts_with("wal_") || name.starts_with("snapshot_")
+    })
 }
 
 /// Renames `<name>` to `<name>_<why>_<unix seconds>`.

@@ -189,22 +189,6 @@ impl Server {
         self.runtime.block_on(future)
     }
 
-    /// Waits for SIGTERM, SIGINT or Ctrl-C.
-    ///
-    /// # Errors
-    /// If signals can't be received.
-    pub fn wait_for_signal(&self) -> std::io::Result<&'static str> {
-        use tokio::signal::unix::{SignalKind, signal};
-        self.runtime.block_on(async {
-            let mut terminate = signal(SignalKind::terminate())?;
-            let mut interrupt = signal(SignalKind::interrupt())?;
-            Ok(tokio::select! {
-                _ = terminate.recv() => "SIGTERM",
-                _ = interrupt.recv() => "SIGINT",
-            })
-        })
-    }
-
     /// Takes the server down: stops accepting, finishes what is in flight within
     /// `server.shutdown_timeout_secs`, seals the logs. False if requests were cut off or a core
     /// had panicked.

@@ -1,4 +1,22 @@
-//! Cores.
+//! Cores: pinned threads, each an executor of its own with the shards it owns.
+//!
+//! ```text
+//! gateway threads ┊ core thread
+//!   router ──mailbox──► serve ──► engine (reads, in slices)
+//!                   ┊     └────► commit ─► log ─► engine (apply) ─► reply
+//!   router ◄──reply─────────────── upkeep ─► engine (link, a step at a time)
+//!   pulse ────wake──┊► heart
+//! ```
+//!
+//! The only module that knows glommio's executor. Nothing on a core waits for another core,
+//! except where a log segment is begun or completed: the first core keeps MANIFEST for all
+//! ([`keeper`]). What crosses threads is a message in a bounded [`mailbox`] or an answer in a
+//! [`reply`]; what glommio may lose on that way, the [`pulse`] brings back.
+//!
+//! Background work yields: a core looks after every step, of some tens of microseconds, whether
+//! anybody waits. A panic in a search is an error of that search; one that may have left a shard
+//! half written fences the shard; the core goes on.
+
 mod commit;
 pub mod core;
 pub mod cpus;

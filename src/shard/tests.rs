@@ -9,7 +9,7 @@ use super::pulse::{Activity, Pulse};
 use super::reply::{Answers, single};
 use super::request::Request;
 use crate::observe::Observed;
-use crate::types::{DocId, ShardId};
+use crate::types::ShardId;
 
 fn core(directory: &std::path::Path) -> CoreHandle {
     let settings = Settings {

@@ -1,0 +1,160 @@
+//! The shape of the code: who may name what, how long files are, where `unsafe` is.
+
+#![allow(missing_docs, clippy::unwrap_used, reason = "a test")]
+
+use std::path::{Path, PathBuf};
+
+const FILE_LINES_MAX: usize = 600;
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// Rust files below a folder, by their paths from the root.
+fn files(folder: &str) -> Vec<(String, String)> {
+    let mut open = vec![root().join(folder)];
+    let mut files = Vec::new();
+    while let Some(path) = open.pop() {
+        if path.is_dir() {
+            let entries = std::fs::read_dir(path).unwrap();
+            open.extend(entries.map(|entry| entry.unwrap().path()));
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            let name: PathBuf = path.strip_prefix(root()).unwrap().into();
+            files.push((
+                name.to_string_lossy().into_owned(),
+                std::fs::read_to_string(path).unwrap(),
+            ));
+        }
+    }
+    files.sort();
+    assert!(!files.is_empty(), "{folder} has code");
+    files
+}
+
+/// The code of a file, without comments and without its tests at the end.
+fn code(text: &str) -> String {
+    let code = text.split("#[cfg(test)]\nmod tests {").next().unwrap_or(text);
+    code.lines().map(|line| line.split("//").next().unwrap_or("")).collect::<Vec<_>>().join("\n")
+}
+
+#[test]
+fn files_are_short_and_say_what_they_are_for() {
+    for folder in ["src", "tests", "benches"] {
+        for (name, text) in files(folder) {
+            let lines = text.lines().count();
+            assert!(lines <= FILE_LINES_MAX, "{name} has {lines} lines: split it");
+            assert!(text.starts_with("//! "), "{name} does not begin with its purpose");
+            let is_long =
+                |line: &str| line.chars().count() > 120 && !line.trim_start().starts_with("//");
+            let long = text.lines().position(is_long);
+            assert_eq!(long, None, "{name} has a long line");
+        }
+    }
+}
+
+#[test]
+fn the_engine_names_no_executor_clock_thread_or_file() {
+    let banned = [
+        "tokio",
+        "tonic",
+        "glommio",
+        "std::fs",
+        "std::thread",
+        "std::net",
+        "Instant::now",
+        "SystemTime",
+        "std::env",
+        "RandomState",
+        "std::collections::HashMap",
+        "crate::proto",
+        "crate::gateway",
+        "crate::router",
+        "crate::shard",
+    ];
+    for folder in ["src/engine", "src/graph", "src/store", "src/kernels", "src/wal"] {
+        for (name, text) in
+            files(folder).into_iter().filter(|(name, _)| !name.ends_with("tests.rs"))
+        {
+            let code = code(&text);
+            for word in banned {
+                assert!(!code.contains(word), "{name} names {word}");
+            }
+        }
+    }
+}
+
+#[test]
+fn each_part_keeps_its_library_to_itself() {
+    let only = [
+        ("glommio::", &["src/shard/", "src/disk/direct.rs"][..]),
+        ("tonic::", &["src/gateway/", "src/demo.rs", "src/proto.rs"]),
+        ("axum::", &["src/status/http.rs"]),
+        ("simsimd::", &["src/kernels/simd.rs", "src/dataset.rs"]),
+        ("memmap2::", &["src/store/arena.rs"]),
+        (
+            "Instant::now",
+            &[
+                "src/shard/",
+                "src/gateway/",
+                "src/router/",
+                "src/server/",
+                "src/status/",
+                "src/observe/",
+                "src/demo.rs",
+            ],
+        ),
+        ("crate::proto", &["src/gateway/", "src/demo.rs"]),
+    ];
+    for (name, text) in files("src").into_iter().filter(|(name, _)| !name.ends_with("tests.rs")) {
+        let code = code(&text);
+        for (word, allowed) in only {
+            let is_allowed = allowed.iter().any(|allowed| name.starts_with(allowed));
+            assert!(is_allowed || !code.contains(word), "{name} names {word}");
+        }
+    }
+}
+
+#[test]
+fn unsafe_is_where_it_is_expected() {
+    let with_unsafe: Vec<String> = ["src", "tests", "benches"]
+        .into_iter()
+        .flat_map(files)
+        .filter(|(name, text)| name != "tests/tidy.rs" && code(text).contains("unsafe {"))
+        .map(|(name, _)| name)
+        .collect();
+    assert_eq!(with_unsafe, ["src/kernels/simd.rs", "src/store/arena.rs", "src/store/vectors.rs"]);
+}
+
+#[test]
+fn nothing_is_left_unfinished() {
+    let words = ["todo!(", "unimplemented!(", "TODO", "FIXME", "XXX", "#[ignore"];
+    for folder in ["src", "tests", "benches"] {
+        for (name, text) in files(folder).into_iter().filter(|(name, _)| name != "tests/tidy.rs") {
+            for word in words {
+                assert!(!text.contains(word), "{name} has {word}");
+            }
+        }
+    }
+}
+
+/// The command that the README gives for the tests is the one that CI runs.
+#[test]
+fn ci_runs_what_the_readme_says() {
+    let read = |name: &str| std::fs::read_to_string(root().join(name)).unwrap();
+    for name in ["README.md", ".ci/run"] {
+        assert!(read(name).lines().any(|line| line.trim() == "cargo test"), "{name}");
+    }
+}
+
+#[test]
+fn every_dependency_has_its_reason() {
+    let manifest = std::fs::read_to_string(root().join("Cargo.toml")).unwrap();
+    let mut is_dependency = false;
+    for line in manifest.lines() {
+        if line.starts_with('[') {
+            is_dependency = line.contains("dependencies");
+        } else if is_dependency && line.contains(" = ") {
+            assert!(line.contains(" # "), "no reason beside: {line}");
+        }
+    }
+}
