@@ -3,11 +3,15 @@
 
 #![allow(dead_code, unreachable_pub, reason = "each test uses its part")]
 
+pub mod documents;
+pub mod filters;
+
 use std::collections::HashMap;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::{Duration, Instant};
 
 use kyrodb::config::{self, Config, Overrides};
@@ -16,6 +20,8 @@ use kyrodb::proto::{InsertRequest, SearchRequest, SearchResponse};
 use kyrodb::server::{Listeners, Server};
 use tempfile::TempDir;
 use tonic::transport::Channel;
+use tonic::{Code, Status};
+use tonic_types::StatusExt;
 
 pub type Client = KyroDbServiceClient<Channel>;
 
@@ -27,10 +33,18 @@ pub fn directory() -> TempDir {
     TempDir::new_in(env!("CARGO_TARGET_TMPDIR")).expect("the build's directory is writable")
 }
 
-/// A port that was free a moment ago.
+/// A port that was free a moment ago: below those that the kernel gives to outgoing connections,
+/// and another one each time, so that tests that run at the same time rarely meet.
 pub fn free_port() -> u16 {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a port is free");
-    listener.local_addr().expect("it is bound").port()
+    const FIRST: u16 = 10_000;
+    const COUNT: u16 = 20_000;
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    let start = (kyrodb::types::mix(std::process::id().into()) % u64::from(COUNT)) as u16;
+    let mut ports = std::iter::repeat_with(|| {
+        FIRST + (start + NEXT.fetch_add(1, Ordering::Relaxed) % COUNT) % COUNT
+    });
+    let is_free = |port: &u16| TcpListener::bind(("127.0.0.1", *port)).is_ok();
+    ports.by_ref().take(usize::from(COUNT)).find(is_free).expect("a port is free")
 }
 
 /// Settings as environment variables, by key: `("hnsw.m", "8")`.
@@ -100,6 +114,41 @@ pub fn config(directory: &Path, settings: Settings<'_>) -> Config {
     config::load(&overrides, variables).unwrap_or_else(|faults| panic!("{faults:?}"))
 }
 
+/// The real binary, with arguments and variables for a server of its own.
+pub struct Launch {
+    pub command: Command,
+    pub grpc_port: u16,
+    pub http_port: u16,
+    log: PathBuf,
+}
+
+impl Launch {
+    /// What it prints goes to a file beside the data directory.
+    pub fn new(data_dir: &Path, settings: Settings<'_>) -> Self {
+        let (grpc_port, http_port) = (free_port(), free_port());
+        let mut command = Command::new(env!("CARGO_BIN_EXE_kyrodb_server"));
+        command.arg("--data-dir").arg(data_dir).args(["--port", &grpc_port.to_string()]);
+        command.env("KYRODB__SERVER__HTTP_PORT", http_port.to_string());
+        for (key, value) in DEFAULTS.iter().chain(settings) {
+            command.env(variable(key), value);
+        }
+        let log = data_dir.with_extension(format!("{grpc_port}.log"));
+        Self { command, grpc_port, http_port, log }
+    }
+
+    pub fn spawn(mut self) -> Process {
+        let output = std::fs::File::create(&self.log).expect("the log file can be written");
+        let errors = output.try_clone().expect("a file can be shared");
+        let child = self.command.stdin(Stdio::null()).stdout(output).stderr(errors).spawn();
+        Process {
+            child: child.expect("the binary was built"),
+            grpc: SocketAddr::from(([127, 0, 0, 1], self.grpc_port)),
+            http: SocketAddr::from(([127, 0, 0, 1], self.http_port)),
+            log: self.log,
+        }
+    }
+}
+
 /// The real binary in a process of its own.
 pub struct Process {
     child: Child,
@@ -118,24 +167,19 @@ impl Process {
 
     /// Starts it.
     pub fn spawn(data_dir: &Path, settings: Settings<'_>) -> Self {
-        let (grpc_port, http_port) = (free_port(), free_port());
-        let log = data_dir.with_extension("log");
-        let output = std::fs::OpenOptions::new().create(true).append(true).open(&log);
-        let output = output.expect("the log file can be written");
-        let errors = output.try_clone().expect("a file can be shared");
-        let mut command = Command::new(env!("CARGO_BIN_EXE_kyrodb_server"));
-        command.arg("--data-dir").arg(data_dir).args(["--port", &grpc_port.to_string()]);
-        command.env("KYRODB__SERVER__HTTP_PORT", http_port.to_string());
-        for (key, value) in DEFAULTS.iter().chain(settings) {
-            command.env(variable(key), value);
-        }
-        let child = command.stdin(Stdio::null()).stdout(output).stderr(errors).spawn();
-        Self {
-            child: child.expect("the binary was built"),
-            grpc: SocketAddr::from(([127, 0, 0, 1], grpc_port)),
-            http: SocketAddr::from(([127, 0, 0, 1], http_port)),
-            log,
-        }
+        Launch::new(data_dir, settings).spawn()
+    }
+
+    /// Starts it where it has to refuse: what it says.
+    pub fn refused(data_dir: &Path, settings: Settings<'_>) -> String {
+        Self::spawn(data_dir, settings).refuses()
+    }
+
+    /// Waits until it has refused to start: what it says.
+    pub fn refuses(mut self) -> String {
+        let code = self.ended();
+        assert_eq!(code, Some(1), "{}", self.log());
+        self.log()
     }
 
     /// Waits until `/ready` says so.
@@ -170,8 +214,19 @@ impl Process {
         assert!(sent.expect("there is a kill program").success());
     }
 
+    /// Takes it down, and expects it to end well.
+    pub fn stop(mut self) {
+        self.signal("TERM");
+        let code = self.ended();
+        assert_eq!(code, Some(0), "{}", self.log());
+    }
+
     /// Waits for the end; the exit code.
     pub fn wait(mut self) -> Option<i32> {
+        self.ended()
+    }
+
+    fn ended(&mut self) -> Option<i32> {
         let begun = Instant::now();
         loop {
             if let Some(status) = self.child.try_wait().expect("it is our child") {
@@ -201,10 +256,13 @@ impl Drop for Process {
     }
 }
 
-pub async fn connect(address: SocketAddr) -> Client {
+pub async fn channel(address: SocketAddr) -> Channel {
     let channel = Channel::from_shared(format!("http://{address}")).expect("an address");
-    let channel = channel.connect().await.expect("the server listens");
-    KyroDbServiceClient::new(channel).max_decoding_message_size(256 << 20)
+    channel.connect().await.expect("the server listens")
+}
+
+pub async fn connect(address: SocketAddr) -> Client {
+    KyroDbServiceClient::new(channel(address).await).max_decoding_message_size(256 << 20)
 }
 
 /// A runtime for clients.
@@ -213,22 +271,74 @@ pub fn runtime() -> tokio::runtime::Runtime {
     builder.worker_threads(2).enable_all().build().expect("threads can be made")
 }
 
-/// A plain HTTP GET: status code and body.
-pub fn get(address: SocketAddr, path: &str) -> std::io::Result<(u16, String)> {
+/// What came back over HTTP.
+#[derive(Debug)]
+pub struct Answer {
+    pub code: u16,
+    /// In lower case.
+    pub headers: HashMap<String, String>,
+    pub body: String,
+}
+
+/// A plain HTTP request.
+pub fn http(address: SocketAddr, method: &str, path: &str) -> std::io::Result<Answer> {
     let mut stream = TcpStream::connect_timeout(&address, Duration::from_secs(1))?;
     stream.set_read_timeout(Some(Duration::from_secs(10)))?;
-    write!(stream, "GET {path} HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n")?;
+    write!(stream, "{method} {path} HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n")?;
     let mut answer = String::new();
     stream.read_to_string(&mut answer)?;
     let (head, body) = answer.split_once("\r\n\r\n").unwrap_or((&answer, ""));
     let code = head.split(' ').nth(1).and_then(|code| code.parse().ok());
-    Ok((code.unwrap_or(0), body.to_owned()))
+    let headers = head.lines().skip(1).filter_map(|line| line.split_once(": "));
+    let headers = headers.map(|(name, value)| (name.to_ascii_lowercase(), value.to_owned()));
+    Ok(Answer { code: code.unwrap_or(0), headers: headers.collect(), body: body.to_owned() })
+}
+
+/// A plain HTTP GET: status code and body.
+pub fn get(address: SocketAddr, path: &str) -> std::io::Result<(u16, String)> {
+    http(address, "GET", path).map(|answer| (answer.code, answer.body))
 }
 
 /// The value of a metric without labels, or with these.
 pub fn metric(text: &str, name: &str) -> Option<f64> {
     let line = text.lines().find(|line| line.rsplit_once(' ').is_some_and(|(n, _)| n == name))?;
     line.rsplit_once(' ')?.1.parse().ok()
+}
+
+/// The sum of a metric over the labels it has.
+pub fn metric_sum(text: &str, name: &str) -> f64 {
+    let samples = text
+        .lines()
+        .filter(|line| line.strip_prefix(name).is_some_and(|rest| rest.starts_with(['{', ' '])));
+    samples.filter_map(|line| line.rsplit_once(' ')?.1.parse::<f64>().ok()).sum()
+}
+
+/// The field that a refused request is told to mend.
+pub fn bad_field(status: &Status) -> String {
+    assert_eq!(status.code(), Code::InvalidArgument, "{status:?}");
+    let details = status.get_error_details();
+    let violations =
+        &details.bad_request().expect("BadRequest is among the details").field_violations;
+    assert_eq!(violations.len(), 1, "{violations:?}");
+    assert!(status.message().contains(&violations[0].field), "{status:?}");
+    assert!(!violations[0].description.is_empty(), "{violations:?}");
+    violations[0].field.clone()
+}
+
+/// After how long a request that found no room is to be tried again.
+pub fn retry_delay(status: &Status) -> Duration {
+    let details = status.get_error_details();
+    let info = details.retry_info().unwrap_or_else(|| panic!("no RetryInfo: {status:?}"));
+    info.retry_delay.expect("RetryInfo says how long")
+}
+
+/// Asks until it is so, for as long as patience lasts.
+pub async fn eventually<F: Future<Output = bool>>(what: &str, mut is_so: impl FnMut() -> F) {
+    let begun = Instant::now();
+    while !is_so().await {
+        assert!(begun.elapsed() < PATIENCE, "never: {what}");
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
 }
 
 pub fn insert(doc_id: u64, embedding: &[f32], pairs: &[(&str, &str)]) -> InsertRequest {

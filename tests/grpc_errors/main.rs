@@ -1,0 +1,12 @@
+//! What `kyrodb.v1` refuses, how it says so, and that nothing comes of it; and the services that
+//! tell clients about the server.
+
+#[path = "../common/mod.rs"]
+mod common;
+
+mod bad_input;
+mod deadline;
+mod limits;
+mod raw;
+mod services;
+mod wire;

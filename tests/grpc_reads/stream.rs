@@ -1,0 +1,112 @@
+//! BulkSearch.
+
+use futures_util::StreamExt;
+use kyrodb::proto::{SearchRequest, SearchResponse};
+use tonic::{Code, Status};
+
+use super::common::filters::exact;
+use super::common::{
+    Client, Inside, bad_field, eventually, get, ids, insert, metric, retry_delay, runtime, search,
+    vector,
+};
+use super::{SETTINGS, store};
+
+/// The answers of a stream, and the status that ended it if it did not end well.
+async fn bulk_search(
+    client: &mut Client,
+    requests: Vec<SearchRequest>,
+) -> (Vec<SearchResponse>, Option<Status>) {
+    let stream = client.bulk_search(tokio_stream::iter(requests)).await.unwrap().into_inner();
+    let mut answers = Vec::new();
+    let mut end = None;
+    let mut stream = std::pin::pin!(stream);
+    while let Some(answer) = stream.next().await {
+        match answer {
+            Ok(answer) => answers.push(answer),
+            Err(status) => end = Some(status),
+        }
+    }
+    (answers, end)
+}
+
+#[test]
+fn answers_come_in_the_order_of_requests_and_an_error_after_all_before_it() {
+    let server = Inside::start(SETTINGS);
+    runtime().block_on(async {
+        let mut client = server.client().await;
+        let document = |id: u64| insert(id, &vector(id, 8), &[("n", &id.to_string())]);
+        store(&mut client, (1..=400).map(document).collect()).await;
+        // Cheap and dear searches in turn.
+        let request = |id: u64| match id % 3 {
+            0 => search(&vector(id, 8), 1_000),
+            1 => search(&vector(id, 8), 1),
+            _ => {
+                let filter = Some(exact("n", &id.to_string()));
+                SearchRequest { filter, ..search(&vector(id + 1, 8), 10) }
+            }
+        };
+        let (answers, end) = bulk_search(&mut client, (1..=400).map(request).collect()).await;
+        assert!(end.is_none(), "{end:?}");
+        let first: Vec<u64> = answers.iter().map(|answer| ids(answer)[0]).collect();
+        assert_eq!(first, (1..=400).collect::<Vec<_>>());
+        let (answers, end) = bulk_search(&mut client, Vec::new()).await;
+        assert!(answers.is_empty() && end.is_none());
+
+        for bad_at in [1, 30, 100] {
+            let mut requests: Vec<_> = (1..=100).map(request).collect();
+            requests[bad_at - 1].k = 1_001;
+            let (answers, end) = bulk_search(&mut client, requests).await;
+            let first: Vec<u64> = answers.iter().map(|answer| ids(answer)[0]).collect();
+            assert_eq!(first, (1..bad_at as u64).collect::<Vec<_>>());
+            assert_eq!(bad_field(&end.expect("request {bad_at} is bad")), "k");
+        }
+    });
+}
+
+#[test]
+fn the_ten_thousand_and_first_request_ends_the_stream() {
+    let server = Inside::start(SETTINGS);
+    runtime().block_on(async {
+        let mut client = server.client().await;
+        store(&mut client, (1..=10).map(|id| insert(id, &vector(id, 8), &[])).collect()).await;
+        let requests = (0..10_001).map(|n| search(&vector(n % 10 + 1, 8), 1)).collect();
+        let (answers, end) = bulk_search(&mut client, requests).await;
+        let first: Vec<u64> = answers.iter().map(|answer| ids(answer)[0]).collect();
+        assert_eq!(first, (0..10_000).map(|n| n % 10 + 1).collect::<Vec<_>>());
+        let end = end.expect("there was one request too many");
+        assert_eq!(end.code(), Code::ResourceExhausted, "{end:?}");
+        assert!(!retry_delay(&end).is_zero());
+    });
+}
+
+#[test]
+fn a_client_that_leaves_a_stream_takes_its_searches_with_it() {
+    let server = Inside::start(&[
+        ("hnsw.distance", "euclidean"),
+        ("runtime.shards", "3"),
+        ("timeouts.max_concurrent_queries", "16"),
+    ]);
+    runtime().block_on(async {
+        let mut client = server.client().await;
+        store(&mut client, (1..=2_000).map(|id| insert(id, &vector(id, 8), &[])).collect()).await;
+        for _ in 0..20 {
+            let requests = futures_util::stream::iter(0..9_000).map(|n| search(&vector(n, 8), 100));
+            let answers = client.bulk_search(requests).await.unwrap().into_inner();
+            // The streams before may not have left yet.
+            let mut answers = std::pin::pin!(answers);
+            assert!(answers.next().await.is_some());
+        }
+        // Searches that had kept their places would leave none for these.
+        let client = &client;
+        eventually("there is room for as many searches as are allowed", || async {
+            let searches = (0..16).map(|n| {
+                let mut client = client.clone();
+                async move { client.search(search(&vector(n, 8), 10)).await.is_ok() }
+            });
+            futures_util::future::join_all(searches).await.into_iter().all(|is_ok| is_ok)
+        })
+        .await;
+    });
+    let metrics = get(server.server().http_address(), "/metrics").unwrap().1;
+    assert_eq!(metric(&metrics, "kyrodb_panics_total"), Some(0.0));
+}
