@@ -151,13 +151,12 @@ async fn load(client: &mut Client, sample: &Sample) -> Result<(), String> {
     }
     let documents: Vec<InsertRequest> = missing.iter().map(|&id| sample.document(id)).collect();
     let shown = progress.clone();
-    let mut next_line = missing.len() / 4;
+    let line_every = missing.len().div_ceil(4);
     let stream =
         tokio_stream::iter(documents.into_iter().enumerate().map(move |(sent, request)| {
             shown.set_position(sent as u64 + 1);
-            if shown.is_hidden() && sent + 1 >= next_line {
+            if shown.is_hidden() && (sent + 1) % line_every == 0 {
                 eprintln!("  sent {} documents", sent + 1);
-                next_line += next_line.max(1);
             }
             request
         }));
@@ -210,21 +209,23 @@ pub fn print_how_to_go_on(grpc: SocketAddr, http: SocketAddr) {
         r#"
 The server goes on; Ctrl-C ends it. http://{http}/ready and /metrics tell how it is.
 
-grpcurl: what is near document 42?
-  grpcurl -plaintext -d '{{"query_doc_id": 42, "k": 5}}' {grpc} kyrodb.v1.KyroDBService/Search
+With grpcurl: what is near document 42?
 
-Python, after `pip install grpcio grpcio-reflection`:
-  import grpc
-  from google.protobuf import descriptor_pool, message_factory
-  from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
-  channel = grpc.insecure_channel("{grpc}")
-  pool = descriptor_pool.DescriptorPool(ProtoReflectionDescriptorDatabase(channel))
-  message = lambda name: message_factory.GetMessageClass(pool.FindMessageTypeByName("kyrodb.v1." + name))
-  search = channel.unary_unary("/kyrodb.v1.KyroDBService/Search",
-      request_serializer=message("SearchRequest").SerializeToString,
-      response_deserializer=message("SearchResponse").FromString)
-  for r in search(message("SearchRequest")(query_doc_id=42, k=5)).results:
-      print(f"{{r.score:.3f}}  {{r.metadata['words']}}: {{r.metadata['gloss']}}")
+grpcurl -plaintext -d '{{"query_doc_id": 42, "k": 5}}' {grpc} kyrodb.v1.KyroDBService/Search
+
+With Python, after `pip install grpcio grpcio-reflection`:
+
+import grpc
+from google.protobuf import descriptor_pool, message_factory
+from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
+channel = grpc.insecure_channel("{grpc}")
+pool = descriptor_pool.DescriptorPool(ProtoReflectionDescriptorDatabase(channel))
+message = lambda name: message_factory.GetMessageClass(pool.FindMessageTypeByName("kyrodb.v1." + name))
+search = channel.unary_unary("/kyrodb.v1.KyroDBService/Search",
+    request_serializer=message("SearchRequest").SerializeToString,
+    response_deserializer=message("SearchResponse").FromString)
+print("\n".join(f"{{r.score:.3f}}  {{r.metadata['words']}}" for r in
+    search(message("SearchRequest")(query_doc_id=42, k=5)).results))
 "#
     ));
 }

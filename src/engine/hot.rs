@@ -18,11 +18,23 @@ pub(super) struct Entry {
 pub(super) struct HotTier {
     queue: VecDeque<Entry>,
     first: u64,
+    /// Position behind what was read from the log at start.
+    backlog_end: u64,
 }
 
 impl HotTier {
     pub(super) fn len(&self) -> usize {
         self.queue.len()
+    }
+
+    /// What is in it now was read from the log.
+    pub(super) fn set_backlog(&mut self) {
+        self.backlog_end = self.end();
+    }
+
+    /// Entries read from the log that are still there.
+    pub(super) fn backlog(&self) -> usize {
+        self.backlog_end.saturating_sub(self.first) as usize
     }
 
     /// Position of the oldest entry.

@@ -245,6 +245,12 @@ impl Engine {
         false
     }
 
+    /// The log has been read to its end. Forgets a batch whose last part was not in it.
+    pub fn finish_replay(&mut self) {
+        self.abandon_staged();
+        self.hot.set_backlog();
+    }
+
     /// Drops dead versions while a log is replayed, so that a replay needs no more slots than
     /// the writes did that it repeats.
     pub fn drop_dead(&mut self) {

@@ -449,3 +449,25 @@ fn slots_of_documents_that_died_before_they_were_linked_are_used_again() {
     pair.link_all();
     assert_eq!(pair.engine.graph().linked_count(), 100);
 }
+
+#[test]
+fn what_was_read_from_the_log_keeps_no_new_document_out() {
+    let mut pair = Pair::new(16);
+    pair.engine.params.hot_documents_max = 5;
+    for id in 1..=200 {
+        let lsn = pair.engine.applied().next();
+        let vector = pair.random.vector();
+        pair.engine.apply(lsn, Record::Put { id: DocId(id), vector, payload: payload(1, "") });
+    }
+    pair.engine.finish_replay();
+    (201..=205).for_each(|id| pair.put(id));
+    let vector = pair.random.vector();
+    let put = Write::Put { id: DocId(206), vector, payload: payload(1, "") };
+    let refused = pair.engine.stage(put.clone()).unwrap_err();
+    assert!(matches!(refused, crate::error::Error::Busy { .. }), "{refused}");
+    // Linked in order: first what was read, then one of the five.
+    while pair.engine.hot_count() > 4 {
+        pair.link(1);
+    }
+    assert!(pair.engine.stage(put).is_ok());
+}

@@ -170,10 +170,12 @@ impl Engine {
         !self.staged.is_empty()
     }
 
-    /// Documents that wait to be linked, or will once they are durable.
+    /// Documents written since the start that wait to be linked, or will once they are durable.
+    /// What was read from the log is not refused for being much, and does not keep new documents
+    /// out.
     #[must_use]
     pub fn unlinked_count(&self) -> usize {
-        self.hot.len() + self.staged_puts
+        self.hot.len() - self.hot.backlog() + self.staged_puts
     }
 
     /// The metadata that `id` will have after everything staged, if it is in scope then.

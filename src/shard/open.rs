@@ -104,8 +104,7 @@ pub(super) async fn open(core: &Rc<Core>, open: Open) -> Result<Opened, Refusal>
     }
     let mut engine = replay.engine;
     if let Some(engine) = &mut engine {
-        // A batch whose last part did not become durable never was.
-        engine.abandon_staged();
+        engine.finish_replay();
         counters.scan_ns.set(measure_scan(engine));
     }
     for torn in &recovered.torn {

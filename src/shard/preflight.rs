@@ -55,7 +55,7 @@ fn explain(error: &io::Error, sysctl: Option<&str>) -> String {
             "a seccomp filter or security module forbids it, as container runtimes do by default. \
              Allow io_uring_setup, io_uring_enter and io_uring_register: for Docker and Podman \
              with `--security-opt seccomp=PROFILE.json`, for systemd with \
-             `SystemCallFilter=@io-uring`"
+             `SystemCallFilter=@aio` beside the others"
         }
         (Some(libc_errno::ENOSYS), _) => {
             "this kernel has none, or a seccomp filter hides it. KyroDB needs Linux 5.8 or later \
