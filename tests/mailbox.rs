@@ -4,7 +4,7 @@
 //! 100,000 trips in an ordinary run; `KYRODB_SOAK_TRIPS=10000000` for a soak, and
 //! `KYRODB_SOAK_PULSE=off` to see it hang.
 
-#![allow(missing_docs, clippy::unwrap_used, reason = "a test")]
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test")]
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};

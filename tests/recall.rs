@@ -1,6 +1,6 @@
 //! Recall over gRPC, on real vectors: the shipped sample always, larger sets where they are.
 
-#![allow(missing_docs, clippy::unwrap_used, reason = "a test")]
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test")]
 
 mod common;
 

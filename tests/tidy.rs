@@ -1,6 +1,6 @@
 //! The shape of the code: who may name what, how long files are, where `unsafe` is.
 
-#![allow(missing_docs, clippy::unwrap_used, reason = "a test")]
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test")]
 
 use std::path::{Path, PathBuf};
 

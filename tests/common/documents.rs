@@ -42,7 +42,7 @@ impl Document {
         }
     }
 
-    fn random(random: &mut Random) -> Self {
+    pub fn random(random: &mut Random) -> Self {
         let vector = (0..DIMENSION).map(|_| random.below(1 << 24) as f32 / 1e6 - 8.0).collect();
         let mut metadata = random_metadata(random);
         if random.below(LARGE_EVERY) == 0 {

@@ -1,6 +1,8 @@
 //! What `kyrodb.v1` refuses, how it says so, and that nothing comes of it; and the services that
 //! tell clients about the server.
 
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test")]
+
 #[path = "../common/mod.rs"]
 mod common;
 

@@ -1,5 +1,7 @@
 //! Every read of `kyrodb.v1` as its clients see it: by id, by vector, by filter, and in streams.
 
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test")]
+
 #[path = "../common/mod.rs"]
 mod common;
 

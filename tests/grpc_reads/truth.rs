@@ -11,6 +11,11 @@ use super::common::filters::{
 use super::common::{Client, Inside, ids, insert, runtime, search, vector};
 use super::{SETTINGS, find};
 
+type Pairs = &'static [(&'static str, &'static str)];
+
+/// Legacy pairs, a filter and a namespace, and which documents pass all of them.
+type LegacyCase = (Pairs, Option<MetadataFilter>, &'static str, &'static [u64]);
+
 /// What `n` is in documents 1, 2, …
 const VALUES: [&str; 15] = [
     "10", "9", "1e3", " 5", "nan", "inf", "-inf", "abc", "", "+7", ".5", "10.0", "0x10", "NaN",
@@ -19,7 +24,7 @@ const VALUES: [&str; 15] = [
 
 /// Without `n`: one without metadata, one with an empty key, one with other words, and two in
 /// namespaces.
-const OTHERS: [(u64, &[(&str, &str)], &str); 5] = [
+const OTHERS: [(u64, Pairs, &str); 5] = [
     (16, &[], ""),
     (17, &[("", "x")], ""),
     (18, &[("t", "z"), ("g", "a")], ""),
@@ -60,7 +65,7 @@ fn words() -> Vec<Case> {
         (one_of("n", &["abc", "10", "zzz", ""]), vec![1, 8, 9]),
         (one_of("n", &[]), vec![]),
         (one_of("missing", &["", "10"]), vec![]),
-        (unbounded("n"), with_n.clone()),
+        (unbounded("n"), with_n),
         (unbounded("missing"), vec![]),
         (unbounded(""), vec![17]),
         (exact("__namespace__", "red"), vec![19]),
@@ -198,7 +203,7 @@ fn legacy_filters_and_the_namespace_narrow_what_the_filter_selects() {
         for document in documents() {
             client.insert(document).await.unwrap();
         }
-        let cases: [(&[(&str, &str)], Option<MetadataFilter>, &str, &[u64]); 9] = [
+        let cases: [LegacyCase; 9] = [
             (&[("n", "10")], None, "", &[1]),
             (&[("g", "a")], None, "", &[18, 19]),
             (&[("g", "a"), ("t", "z")], None, "", &[18]),

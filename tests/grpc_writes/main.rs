@@ -1,6 +1,8 @@
 //! Every write of `kyrodb.v1` as its clients see it: what it answers, what it changes and what
 //! not, and that all of it is there after a restart.
 
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test")]
+
 #[path = "../common/mod.rs"]
 mod common;
 

@@ -1,0 +1,54 @@
+//! The program as its operator sees it: how it starts and what it refuses, what its HTTP pages
+//! say, how it ends, and the demo.
+
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test")]
+
+#[path = "../common/mod.rs"]
+mod common;
+
+mod damage;
+mod demo;
+mod pages;
+mod refusals;
+mod shutdown;
+
+use std::path::{Path, PathBuf};
+
+use common::{Client, Process, Settings, insert, runtime, vector};
+
+/// Small vectors, and few shards, which makes few files.
+const SETTINGS: Settings<'static> = &[("runtime.shards", "2")];
+
+const DIMENSION: usize = 8;
+
+/// Stores the documents 1 to `count`, each acknowledged.
+async fn store(client: &mut Client, count: u64) {
+    for id in 1..=count {
+        let request = insert(id, &vector(id, DIMENSION), &[("n", &id.to_string())]);
+        assert!(client.insert(request).await.unwrap().into_inner().success);
+    }
+}
+
+/// A data directory that a server has made and left in good order, with some documents.
+fn made(directory: &Path, settings: Settings<'_>, count: u64) -> PathBuf {
+    let data_dir = directory.join("data");
+    let process = Process::start(&data_dir, settings);
+    runtime().block_on(async { store(&mut process.client().await, count).await });
+    process.stop();
+    data_dir
+}
+
+/// The segments of a data directory, by name, which is by shard and number.
+fn segments(data_dir: &Path) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(data_dir).unwrap().map(|entry| entry.unwrap().path());
+    let is_segment = |path: &PathBuf| path.extension().is_some_and(|e| e == "wal");
+    let mut segments: Vec<PathBuf> = entries.filter(is_segment).collect();
+    segments.sort();
+    segments
+}
+
+fn assert_says(text: &str, parts: &[&str]) {
+    for part in parts {
+        assert!(text.contains(part), "does not say {part:?}:\n{text}");
+    }
+}

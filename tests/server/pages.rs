@@ -1,0 +1,78 @@
+//! HTTP: answers from the first moment, true at every moment.
+
+use std::time::{Duration, Instant};
+
+use crate::common::{PATIENCE, Process, directory, get, http, insert, metric, runtime, vector};
+use crate::{DIMENSION, SETTINGS, assert_says, store};
+
+#[test]
+fn pages_answer_as_the_contract_has_it() {
+    let directory = directory();
+    let process = Process::start(&directory.path().join("data"), SETTINGS);
+    runtime().block_on(async { store(&mut process.client().await, 3).await });
+    let answer = http(process.http, "GET", "/health").unwrap();
+    assert_eq!((answer.code, answer.headers["content-type"].as_str()), (200, "application/json"));
+    assert_says(&answer.body, &["\"status\":\"healthy\"", "\"uptime_seconds\":"]);
+    let (code, body) = get(process.http, "/ready").unwrap();
+    assert_eq!(code, 200);
+    assert_says(&body, &["\"ready\":true", "\"status\":\"ready\""]);
+    let answer = http(process.http, "GET", "/metrics").unwrap();
+    assert_eq!(answer.headers["content-type"], "text/plain; version=0.0.4");
+    let text = &answer.body;
+    assert_eq!(metric(text, "kyrodb_inserts_total"), Some(3.0));
+    assert_eq!(metric(text, "kyrodb_wal_writes_total"), Some(3.0));
+    assert_eq!(metric(text, "kyrodb_hnsw_vector_count"), Some(3.0));
+    assert_eq!(metric(text, "kyrodb_ready"), Some(1.0));
+    assert_eq!(metric(text, "kyrodb_wal_circuit_breaker_state"), Some(0.0));
+    assert!(metric(text, "kyrodb_core_heartbeats_total{core=\"0\"}").is_some_and(|n| n > 0.0));
+    assert_eq!(get(process.http, "/elsewhere").unwrap().0, 404);
+    assert_eq!(http(process.http, "POST", "/health").unwrap().code, 405);
+    process.stop();
+}
+
+/// A log that takes a while to be read: meanwhile HTTP answers 503 with the progress.
+#[test]
+fn a_start_tells_how_far_it_is() {
+    let directory = directory();
+    let data_dir = directory.path().join("data");
+    let mut process = Process::start(&data_dir, SETTINGS);
+    let mut count = 0;
+    // As many documents as it takes for a start to be seen starting, on any machine.
+    for _ in 0..8 {
+        let documents: Vec<_> = (count + 1..=count + 20_000)
+            .map(|id| insert(id, &vector(id, DIMENSION), &[("n", "a few bytes of metadata")]))
+            .collect();
+        count += documents.len() as u64;
+        runtime().block_on(async {
+            let mut client = process.client().await;
+            let loaded = client.bulk_load_hnsw(tokio_stream::iter(documents)).await.unwrap();
+            assert!(loaded.into_inner().success);
+        });
+        process.kill();
+        process = Process::spawn(&data_dir, SETTINGS);
+        let seen = watch(&process);
+        process.wait_ready();
+        let metrics = get(process.http, "/metrics").unwrap().1;
+        assert_eq!(metric(&metrics, "kyrodb_hnsw_vector_count"), Some(count as f64));
+        if let Some((ready, health)) = seen {
+            assert_says(&ready, &["\"ready\":false", "\"status\":\"not_ready\"", "\"progress\":"]);
+            assert_says(&health, &["\"status\":\"starting\"", "\"reason\":"]);
+            process.stop();
+            return;
+        }
+    }
+    panic!("a start was never seen with {count} documents");
+}
+
+/// What `/ready` and `/health` say while the server is starting, if that is seen.
+fn watch(process: &Process) -> Option<(String, String)> {
+    let begun = Instant::now();
+    while begun.elapsed() < PATIENCE {
+        match (get(process.http, "/ready"), get(process.http, "/health")) {
+            (Ok((503, ready)), Ok((503, health))) => return Some((ready, health)),
+            (Ok((200, _)), _) => return None,
+            _ => std::thread::sleep(Duration::from_micros(200)),
+        }
+    }
+    None
+}
