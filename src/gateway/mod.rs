@@ -41,7 +41,8 @@ use crate::shard::request::Request;
 use crate::status::health::{Health, Phase, Verdict};
 use crate::types::ShardId;
 
-/// Between two looks at the health for `grpc.health.v1`.
+/// Between two looks at the health for `grpc.health.v1`, which is also looked at whenever the
+/// server begins or ends to serve.
 const HEALTH_PERIOD: Duration = Duration::from_millis(100);
 
 /// The service's name for `grpc.health.v1`.
@@ -191,6 +192,9 @@ async fn report(health: Arc<Health>, mut reporter: HealthReporter) {
             }
             return;
         }
-        tokio::time::sleep(HEALTH_PERIOD).await;
+        tokio::select! {
+            () = health.moved_on() => {}
+            () = tokio::time::sleep(HEALTH_PERIOD) => {}
+        }
     }
 }

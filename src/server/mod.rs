@@ -24,7 +24,7 @@ use crate::observe::Observed;
 use crate::shard::cpus::{self, Placement};
 use crate::shard::preflight;
 use crate::status::health::{Health, Phase};
-use crate::status::http::{self, Pages};
+use crate::status::http::{self, Http, Pages};
 
 /// The ports a server listens on.
 pub struct Listeners {
@@ -81,6 +81,8 @@ pub struct Server {
     started: Started,
     grpc_address: std::net::SocketAddr,
     http_address: std::net::SocketAddr,
+    // The pages tell of everything above until it is down.
+    http: Http,
     // Given back last: another server may come once everything else is down.
     _lock: Lock,
 }
@@ -103,7 +105,7 @@ impl Server {
         let (grpc_address, http_address) = (address(&listeners.grpc)?, address(&listeners.http)?);
         let data_dir = config.persistence.data_dir.clone();
         let pages = Pages { health: health.clone(), observed: observed.clone(), data_dir };
-        http::spawn(listeners.http, Arc::new(pages)).map_err(|error| error.to_string())?;
+        let http = http::spawn(listeners.http, Arc::new(pages)).map_err(|e| e.to_string())?;
 
         let runtime = gateway_runtime(&placement).map_err(|error| error.to_string())?;
         let gateway = Gateway::new(config.clone(), observed.clone(), health.clone());
@@ -156,6 +158,7 @@ impl Server {
             started,
             grpc_address,
             http_address,
+            http,
             _lock: lock,
         })
     }
@@ -207,6 +210,7 @@ impl Server {
         self.runtime.shutdown_background();
         drop(self.started);
         let ended = self.cores.stop();
+        drop(self.http);
         tracing::info!("the logs are sealed; good-bye");
         drained && ended
     }

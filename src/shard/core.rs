@@ -34,6 +34,14 @@ use crate::wal::Writer;
 /// Share of the processor that linking and upkeep get beside searches and commits, of 1000.
 const UPKEEP_SHARES_MIN: usize = 100;
 
+/// How long a task queue runs before the executor looks after I/O, wakes and other queues.
+const PREEMPT_PERIOD: Duration = Duration::from_millis(1);
+
+/// The same for the executor's own queue, in which a core begins. glommio sleeps if a round was
+/// over before its first task ran ([`super::pulse`]); nobody could wake a core that did so in its
+/// first round, so that round must not be over soon.
+const FIRST_ROUND: Duration = Duration::from_secs(10);
+
 /// When an acknowledged write is durable.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SyncPolicy {
@@ -98,14 +106,15 @@ impl CoreHandle {
             .name("kyro-core")
             .ring_depth(256)
             .io_memory(settings.io_memory_bytes)
-            .preempt_timer(Duration::from_millis(1))
+            .preempt_timer(FIRST_ROUND)
             .spin_before_park(spin)
             .blocking_thread_pool_placement(pool);
         let (inbox, pulse) = (mailbox.clone(), heart.clone());
         let thread = builder
             .spawn(move || async move {
                 let _gone = Gone { mailbox: inbox.clone(), heart: pulse.clone() };
-                Core::run(index, settings, keeper, observed, inbox, pulse).await;
+                let life = Core::run(index, settings, keeper, observed, inbox, pulse.clone());
+                pulse.run(life).await;
             })
             .map_err(|error| Error::Internal(format!("core {index} on CPU {cpu}: {error}")))?;
         Ok(Self { mailbox, heart, thread })
@@ -301,18 +310,15 @@ impl Core {
         let name = format!("kyro-core-{index}");
         let named = rustix::thread::set_name(&std::ffi::CString::new(name).unwrap_or_default());
         debug_assert!(named.is_ok(), "a thread may name itself");
-        let matters = Latency::Matters(Duration::from_millis(1));
+        // Upkeep too: what its latency says is how long it runs without a look at the others.
+        let matters = Latency::Matters(PREEMPT_PERIOD);
         let executor = glommio::executor();
         let hot = Rc::new(HotShares { soft_max: settings.hot_soft_max, hot: Cell::new(0) });
         let queues = Queues {
             receive: executor.create_task_queue(Shares::Static(1000), matters, "receive"),
             serve: executor.create_task_queue(Shares::Static(1000), matters, "serve"),
             commit: executor.create_task_queue(Shares::Static(1000), matters, "commit"),
-            upkeep: executor.create_task_queue(
-                Shares::Dynamic(hot.clone()),
-                Latency::NotImportant,
-                "upkeep",
-            ),
+            upkeep: executor.create_task_queue(Shares::Dynamic(hot.clone()), matters, "upkeep"),
         };
         let sync_metadata = settings.sync == SyncPolicy::Full;
         let disk = match DirectDisk::open(&settings.directory, sync_metadata).await {

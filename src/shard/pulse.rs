@@ -6,11 +6,14 @@
 //!
 //! So one plain thread wakes a small task on every core every [`BUSY_PERIOD`] while there are
 //! requests, and every [`IDLE_PERIOD`] when there have been none for a second; the first request
-//! after that rouses it. A stranded request waits two milliseconds, not for ever. The task's
+//! after that rouses it. A stranded request waits two milliseconds, not for ever. Until that task
+//! has run, the core's first one is woken in its place; and a core's first round is made so long
+//! that it can't be over before that one has run (`FIRST_ROUND` in [`super::core`]). The task's
 //! runs are counted: a core whose count stands still is stalled, and that is seen from outside
 //! the core, in logs, metrics and health.
 
 use std::future::poll_fn;
+use std::pin::pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Poll, Waker};
@@ -41,7 +44,7 @@ const IDLE_AFTER_WAKES: u32 = 500;
 const LOG_PERIOD: Duration = Duration::from_secs(10);
 
 /// One core's side of the pulse, seen by the core, the pulse thread and health.
-#[derive(Default)]
+#[derive(Debug, Default)]
 pub struct Heart {
     /// Kept, not taken, by whoever wakes: a lost wake must not be the last one.
     waker: Mutex<Option<Waker>>,
@@ -51,24 +54,45 @@ pub struct Heart {
     answered: AtomicU64,
     stalls: AtomicU64,
     stalled_ms: AtomicU64,
+    /// A task of its own has taken over from the core's first one.
+    is_beating: AtomicBool,
     stopped: AtomicBool,
 }
 
 impl Heart {
+    /// Runs `life`, which is all that the core does. Until [`Heart::beat`] has begun, `life` itself
+    /// is woken by the pulse: a core can lose a wake before it has run any other task.
+    pub async fn run<T>(&self, life: impl Future<Output = T>) -> T {
+        let mut life = pin!(life);
+        poll_fn(|context| {
+            if !self.is_beating.load(Ordering::Relaxed) {
+                self.answer(context.waker());
+            }
+            life.as_mut().poll(context)
+        })
+        .await
+    }
+
     /// Runs on the core for ever: counts, and calls `on_beat`, each time it is woken.
     pub async fn beat(&self, on_beat: impl Fn()) {
         poll_fn::<(), _>(|context| {
-            let mut waker = self.waker.lock().unwrap_or_else(PoisonError::into_inner);
-            if waker.as_ref().is_none_or(|waker| !waker.will_wake(context.waker())) {
-                *waker = Some(context.waker().clone());
-            }
-            drop(waker);
-            self.answered.store(self.wakes.load(Ordering::Relaxed), Ordering::Relaxed);
-            self.beats.fetch_add(1, Ordering::Relaxed);
+            self.is_beating.store(true, Ordering::Relaxed);
+            self.answer(context.waker());
             on_beat();
             Poll::Pending
         })
         .await;
+    }
+
+    /// Counts a beat of the task behind `task`, and has the pulse wake it.
+    fn answer(&self, task: &Waker) {
+        let mut waker = self.waker.lock().unwrap_or_else(PoisonError::into_inner);
+        if waker.as_ref().is_none_or(|waker| !waker.will_wake(task)) {
+            *waker = Some(task.clone());
+        }
+        drop(waker);
+        self.answered.store(self.wakes.load(Ordering::Relaxed), Ordering::Relaxed);
+        self.beats.fetch_add(1, Ordering::Relaxed);
     }
 
     /// The core leaves: it is not expected to beat any more.
@@ -206,16 +230,16 @@ fn run(hearts: &[Arc<Heart>], activity: &Activity, stop: &AtomicBool) {
 
 impl Watch {
     fn look(&mut self, core: usize, heart: &Heart, now: Instant) {
-        let beats = heart.beats();
-        let has_begun = heart.wakes.load(Ordering::Relaxed) > 0;
-        if beats != self.beats || !has_begun || heart.stopped.load(Ordering::Acquire) {
+        let (beats, has_begun) = (heart.beats(), heart.wakes.load(Ordering::Relaxed) > 0);
+        if beats != self.beats || heart.stopped.load(Ordering::Acquire) {
             self.beats = beats;
             self.since = now;
             heart.stalled_ms.store(0, Ordering::Relaxed);
             return;
         }
         let stalled = now.duration_since(self.since);
-        if stalled < STALL {
+        // A thread that is being made takes its time, but not for ever.
+        if stalled < if has_begun { STALL } else { DEAD } {
             return;
         }
         if heart.stalled_ms.swap(stalled.as_millis() as u64, Ordering::Relaxed) == 0 {

@@ -70,3 +70,24 @@ fn the_pulse_and_nothing_else_saves_a_request_whose_wake_was_lost() {
     assert!(core.join());
     drop(pulse);
 }
+
+/// A core can lose a wake before it has run anything, and before the pulse knows whom to wake.
+#[test]
+fn a_core_always_gets_to_its_first_request() {
+    let directory = tempfile::TempDir::new_in(env!("CARGO_MANIFEST_DIR").to_owned() + "/target");
+    let directory = directory.unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+    for start in 0..300 {
+        let core = core(directory.path());
+        let activity = Arc::new(Activity::default());
+        let pulse = Pulse::start(vec![core.heart.clone()], activity.clone()).unwrap();
+        let (answers, first) = request();
+        activity.note();
+        assert!(core.mailbox.push(first).is_ok());
+        let answered = async { tokio::time::timeout(Duration::from_secs(20), answers.one()).await };
+        assert!(runtime.block_on(answered).is_ok(), "start {start} hangs: {:?}", core.heart);
+        assert!(core.mailbox.push(Request::Stop).is_ok());
+        assert!(core.join());
+        drop(pulse);
+    }
+}

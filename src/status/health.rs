@@ -4,6 +4,8 @@ use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
+use tokio::sync::Notify;
+
 use crate::observe::Observed;
 use crate::shard::pulse::Heart;
 
@@ -44,6 +46,7 @@ pub struct Health {
     started: Instant,
     hearts: OnceLock<Vec<Arc<Heart>>>,
     observed: Arc<Observed>,
+    moved_on: Notify,
 }
 
 impl Health {
@@ -57,6 +60,7 @@ impl Health {
             started: Instant::now(),
             hearts: OnceLock::new(),
             observed,
+            moved_on: Notify::new(),
         }
     }
 
@@ -79,6 +83,12 @@ impl Health {
     /// Moves on.
     pub fn set_phase(&self, phase: Phase) {
         self.phase.store(phase as u8, Ordering::Release);
+        self.moved_on.notify_one();
+    }
+
+    /// Waits until the server moves on. For one who waits.
+    pub async fn moved_on(&self) {
+        self.moved_on.notified().await;
     }
 
     /// Where the server is.

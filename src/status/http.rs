@@ -3,6 +3,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use axum::Router;
@@ -11,6 +12,7 @@ use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Json, Response};
 use axum::routing::get;
 use serde_json::json;
+use tokio::sync::oneshot;
 
 use super::health::{Health, Verdict};
 use super::metrics::render;
@@ -29,14 +31,31 @@ pub struct Pages {
     pub data_dir: PathBuf,
 }
 
-/// Serves on `listener` until the process ends.
+/// The thread that serves. Ends when dropped.
+pub struct Http {
+    stop: Option<oneshot::Sender<()>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Drop for Http {
+    fn drop(&mut self) {
+        drop(self.stop.take());
+        if let Some(thread) = self.thread.take() {
+            let joined = thread.join();
+            debug_assert!(joined.is_ok(), "pages do not panic");
+        }
+    }
+}
+
+/// Serves on `listener`.
 ///
 /// # Errors
 /// If the thread can't be made.
-pub fn spawn(listener: std::net::TcpListener, pages: Arc<Pages>) -> std::io::Result<()> {
+pub fn spawn(listener: std::net::TcpListener, pages: Arc<Pages>) -> std::io::Result<Http> {
     listener.set_nonblocking(true)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    std::thread::Builder::new().name("kyro-http".into()).spawn(move || {
+    let (stop, stopped) = oneshot::channel();
+    let thread = std::thread::Builder::new().name("kyro-http".into()).spawn(move || {
         runtime.block_on(async move {
             let observed = pages.observed.clone();
             tokio::spawn(async move {
@@ -47,16 +66,21 @@ pub fn spawn(listener: std::net::TcpListener, pages: Arc<Pages>) -> std::io::Res
                     observed.tick();
                 }
             });
-            let served = match tokio::net::TcpListener::from_std(listener) {
-                Ok(listener) => axum::serve(listener, router(pages)).await,
-                Err(error) => Err(error),
+            let serve = async {
+                let listener = tokio::net::TcpListener::from_std(listener)?;
+                axum::serve(listener, router(pages)).await
             };
-            if let Err(error) = served {
-                tracing::error!("HTTP is not served any more: {error}");
+            tokio::select! {
+                _ = stopped => {}
+                served = serve => {
+                    if let Err(error) = served {
+                        tracing::error!("HTTP is not served any more: {error}");
+                    }
+                }
             }
         });
     })?;
-    Ok(())
+    Ok(Http { stop: Some(stop), thread: Some(thread) })
 }
 
 fn router(pages: Arc<Pages>) -> Router {

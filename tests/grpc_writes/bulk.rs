@@ -165,6 +165,8 @@ async fn vanish_in_mid_stream(client: &Client, first: u64, seen: u64) {
                 return;
             }
         }
+        // More may come: the stream stays open.
+        std::future::pending::<()>().await;
     });
     eventually("the first documents of a stream are stored", || is_stored(client, first + seen))
         .await;

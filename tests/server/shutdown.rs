@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use tonic::Code;
 use tonic_health::pb::HealthCheckRequest;
+use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_client::HealthClient;
 
 use crate::common::documents::read;
@@ -33,14 +34,16 @@ fn one_that_only_watches_does_not_hold_up_the_end() {
         let mut health = HealthClient::new(channel(process.grpc).await);
         let watch = HealthCheckRequest { service: String::new() };
         let mut watch = health.watch(watch).await.unwrap().into_inner();
-        assert_eq!(watch.message().await.unwrap().unwrap().status, 1);
-        process.signal("TERM");
-        // NOT_SERVING comes before the end of the stream.
-        let mut last = 1;
-        while let Ok(Some(answer)) = watch.message().await {
-            last = answer.status;
+        // This service hears a moment after the server that it is ready.
+        let mut last = ServingStatus::Unknown;
+        while last != ServingStatus::Serving {
+            last = watch.message().await.unwrap().unwrap().status();
         }
-        assert_ne!(last, 1, "the watcher was told nothing");
+        process.signal("TERM");
+        while let Ok(Some(answer)) = watch.message().await {
+            last = answer.status();
+        }
+        assert_ne!(last, ServingStatus::Serving, "the watcher was told nothing");
     });
     assert_eq!(process.wait(), Some(0));
 }
