@@ -70,6 +70,13 @@ pub trait Disk: 'static {
     /// [`Kind::NoSpace`], or another failure; then there may be a part of a file.
     async fn create(&self, name: &str, bytes: u64) -> Result<Self::File>;
 
+    /// Makes an empty file, which grows as it is written from its beginning on. Replaces a file
+    /// of that name. Neither the name nor the length is durable yet.
+    ///
+    /// # Errors
+    /// If the system fails.
+    async fn begin(&self, name: &str) -> Result<Self::File>;
+
     /// Opens a file to read and write.
     ///
     /// # Errors

@@ -194,6 +194,15 @@ impl Disk for SimDisk {
         Ok(SimFile { disk: self.clone(), name: name.into(), content })
     }
 
+    async fn begin(&self, name: &str) -> Result<SimFile> {
+        self.call("begin", name)?;
+        let mut state = self.0.borrow_mut();
+        let content = state.contents.len();
+        state.contents.push(Content::default());
+        state.names.insert(name.into(), content);
+        Ok(SimFile { disk: self.clone(), name: name.into(), content })
+    }
+
     async fn open(&self, name: &str) -> Result<SimFile> {
         self.call("open", name)?;
         let content = self.0.borrow().names.get(name).copied();

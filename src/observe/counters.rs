@@ -76,6 +76,14 @@ pub struct ShardCounters {
     pub wal_failures: Counter,
     /// Batches of writes refused because the log could not grow, as on a full disk.
     pub disk_full: Counter,
+    /// Snapshots written.
+    pub snapshots: Counter,
+    /// Snapshots that could not be written.
+    pub snapshot_failures: Counter,
+    /// Bytes of snapshots written.
+    pub snapshot_bytes: Counter,
+    /// Snapshots that were found damaged at start.
+    pub damaged_snapshots: Counter,
     /// Torn writes cut off at start.
     pub torn_writes: Counter,
     /// Requests that panicked.

@@ -15,9 +15,10 @@ use super::keeper::Change;
 use super::load::LoadTicket;
 use super::open::unix_ms;
 use super::reply::Reply;
+use super::snapshot::QUIET;
 use crate::disk::direct::{DirectDisk, DirectFile};
 use crate::disk::{Disk, DiskError, Kind};
-use crate::engine::{Outcome, Write};
+use crate::engine::{Engine, Outcome, Write};
 use crate::error::{Error, Result};
 use crate::wal::record::Record;
 use crate::wal::{GROUP_BYTES_MAX, Prepared, Writer, segment_name};
@@ -176,7 +177,7 @@ impl Committer {
     /// Waits for something to do, and meanwhile brings the log to rest.
     async fn idle(&mut self) -> Result<(), LogFailed> {
         if self.is_sealed {
-            self.shard.staged_event.wait().await;
+            self.wait_while_sealed().await;
             return Ok(());
         }
         let wait = match self.sync {
@@ -196,6 +197,22 @@ impl Committer {
         self.synced = Instant::now();
         self.publish();
         sealed.map_err(|error| self.fail(Vec::new(), &error))
+    }
+
+    /// Waits for something to do, and has upkeep look whether a quiet shard wants a snapshot.
+    async fn wait_while_sealed(&self) {
+        let shard = &self.shard;
+        let waits = |engine: &Engine| shard.snapshots.waits_for_quiet(engine);
+        if !shard.engine.borrow().as_ref().is_some_and(waits) {
+            return shard.staged_event.wait().await;
+        }
+        let event = async {
+            shard.staged_event.wait().await;
+            Ok(())
+        };
+        if glommio::timer::timeout(QUIET, event).await.is_err() {
+            self.core.upkeep.raise();
+        }
     }
 
     /// The farther linking is behind, the longer a group gathers, and linking has the core. Where
@@ -224,7 +241,7 @@ impl Committer {
         while !records.is_empty() {
             let rest = records.split_off(Writer::<DirectDisk>::group_len(&records));
             let group = std::mem::replace(&mut records, rest);
-            let count = group.len();
+            let (count, before) = (group.len(), self.writer.stats().bytes);
             match self.write(&group).await {
                 Ok(()) => {}
                 Err(WriteError::NoSegment) => {
@@ -240,7 +257,10 @@ impl Committer {
                     return Err(self.fail(acks, &error));
                 }
             }
+            let bytes = self.writer.stats().bytes - before;
             self.apply(group).await;
+            self.shard.snapshots.note_group(self.writer.position(), count, bytes);
+            self.core.upkeep.raise();
             done += count;
             while let Some((_, outcome, ack)) = acks.next_if(|(end, _, _)| *end <= done) {
                 ack.settle(Ok(outcome));
@@ -283,6 +303,7 @@ impl Committer {
             match self.shard.spare.take() {
                 Took::Ready(prepared) => {
                     let (number, sealed) = self.writer.rotate(prepared, unix_ms()).await?;
+                    self.shard.snapshots.note_sealed(number, sealed);
                     let (core, id) = (self.core.clone(), self.shard.id);
                     spawn(self.core.queues.upkeep, async move {
                         // Until it is recorded, the next segment's header vouches for this one.
@@ -319,7 +340,6 @@ impl Committer {
             glommio::executor().yield_if_needed().await;
         }
         self.shard.pump_loads(self.core.settings.bulk_hot_max);
-        self.core.upkeep.raise();
     }
 
     /// The log can't be written any more: what is on disk is not known until it is read again.

@@ -30,6 +30,7 @@ pub mod pulse;
 pub mod reply;
 pub mod request;
 mod serve;
+pub mod snapshot;
 #[cfg(test)]
 mod tests;
 mod upkeep;

@@ -8,6 +8,7 @@ use super::cpus;
 use super::pulse::{Activity, Pulse};
 use super::reply::{Answers, single};
 use super::request::Request;
+use super::snapshot::Due;
 use crate::observe::Observed;
 use crate::types::ShardId;
 
@@ -16,6 +17,7 @@ fn core(directory: &std::path::Path) -> CoreHandle {
         directory: directory.into(),
         sync: SyncPolicy::DataOnly,
         segment_bytes: 4 << 20,
+        snapshots: Due { mutations: 0, log_bytes: 1 << 30 },
         hot_soft_max: 1,
         bulk_hot_max: 1,
         mailbox_capacity: 64,

@@ -63,6 +63,8 @@ pub struct Scan {
     pub records: u64,
     /// A write that was cut off, and what was found of it.
     pub torn: Option<String>,
+    /// The position of the snapshot was in it.
+    pub is_met: bool,
 }
 
 /// What the first block of a segment file holds.
@@ -107,7 +109,8 @@ pub async fn has_groups<F: File>(file: &F, shard: ShardId) -> Result<bool, DiskE
     Ok(false)
 }
 
-/// Reads the groups of a segment, and hands their records to `apply` in order.
+/// Reads the groups of a segment, and hands their records to `apply` in order. If it reaches
+/// `from`, where a snapshot was made, it has to be the log of that snapshot.
 ///
 /// # Errors
 /// [`ReadError::Corrupt`] as the table of this module has it; records handed over before stay
@@ -116,9 +119,11 @@ pub async fn read<F: File>(
     file: &F,
     header: &SegmentHeader,
     tail: Tail,
+    from: Option<Position>,
     mut apply: impl FnMut(Lsn, Record),
 ) -> Result<Scan, ReadError> {
-    let mut reader = Reader { window: Window::new(file), header, position: header.start };
+    let (window, position, is_met) = (Window::new(file), header.start, from == Some(header.start));
+    let mut reader = Reader { window, header, position, is_met };
     let mut offset = BLOCK as u64;
     let mut records = 0;
     let torn = loop {
@@ -127,12 +132,15 @@ pub async fn read<F: File>(
         }
         match reader.next(offset).await? {
             Next::Group { bytes, records: group, chain } => {
-                for record in group {
-                    apply(reader.position.next_lsn, record);
-                    reader.position.next_lsn = reader.position.next_lsn.next();
-                    records += 1;
+                let after = Lsn(reader.position.next_lsn.0 + group.len() as u64);
+                if let Some(why) = reader.contradicts(from, Position { next_lsn: after, chain }) {
+                    return Err(reader.corrupt(offset, why));
                 }
-                reader.position.chain = chain;
+                records += group.len() as u64;
+                for (lsn, record) in (reader.position.next_lsn.0..).zip(group) {
+                    apply(Lsn(lsn), record);
+                }
+                reader.advance(Position { next_lsn: after, chain }, from);
                 offset += bytes;
             }
             Next::Broken(why) => return Err(reader.corrupt(offset, why)),
@@ -156,7 +164,11 @@ pub async fn read<F: File>(
         let why = format!("MANIFEST says that it ends with LSN {}", sealed.last_lsn);
         return Err(reader.corrupt(offset, why));
     }
-    Ok(Scan { end, end_bytes: offset, records, torn })
+    let is_there = from.filter(|from| from.next_lsn == end.next_lsn);
+    if let Some(from) = is_there.filter(|_| !reader.is_met) {
+        return Err(reader.corrupt(offset, other_log(from)));
+    }
+    Ok(Scan { end, end_bytes: offset, records, torn, is_met: reader.is_met })
 }
 
 enum Next {
@@ -174,6 +186,12 @@ struct Reader<'a, F> {
     window: Window<'a, F>,
     header: &'a SegmentHeader,
     position: Position,
+    /// The log has been at the position of the snapshot.
+    is_met: bool,
+}
+
+fn other_log(from: Position) -> String {
+    format!("the snapshot at LSN {} was made from another log", from.next_lsn.0 - 1)
 }
 
 impl<F: File> Reader<'_, F> {
@@ -207,6 +225,20 @@ impl<F: File> Reader<'_, F> {
             Ok(records) => Next::Group { bytes: bytes as u64, records, chain: group.chain_after },
             Err((lsn, why)) => Next::Bad(format!("{why} in the record with LSN {}", lsn.0)),
         })
+    }
+
+    /// Why the group that leads to `after` can't be of the log from which, at `from`, a snapshot
+    /// was made. Groups without records may follow at the same LSN.
+    fn contradicts(&self, from: Option<Position>, after: Position) -> Option<String> {
+        let from = from.filter(|from| self.position.next_lsn <= from.next_lsn)?;
+        let is_past = after.next_lsn > from.next_lsn && !self.is_met;
+        is_past.then(|| other_log(from))
+    }
+
+    /// Goes on to `position`.
+    fn advance(&mut self, position: Position, from: Option<Position>) {
+        self.position = position;
+        self.is_met |= from == Some(position);
     }
 
     /// What says that the group at `offset` had been durable; `None` if nothing does.
