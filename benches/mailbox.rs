@@ -56,6 +56,8 @@ fn cores(criterion: &mut Criterion) {
         mailbox_capacity: 1024,
         io_memory_bytes: 1 << 20,
         is_dedicated: false,
+        breaker: kyrodb::shard::breaker::Params::default(),
+        watch_period: Duration::from_secs(1),
     };
     let place = cpus::place(&cpus::allowed(), 1).unwrap();
     let core = CoreHandle::spawn(0, place.cores[0], settings, None, Arc::new(Observed::default()))

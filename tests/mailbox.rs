@@ -40,6 +40,8 @@ fn core(directory: &std::path::Path) -> CoreHandle {
         io_memory_bytes: 1 << 20,
         // Spinning before it sleeps is what loses most wakes.
         is_dedicated: true,
+        breaker: kyrodb::shard::breaker::Params::default(),
+        watch_period: Duration::from_secs(1),
     };
     let place = cpus::place(&cpus::allowed(), 1).unwrap();
     CoreHandle::spawn(0, place.cores[0], settings, None, Arc::new(Observed::default())).unwrap()

@@ -199,6 +199,9 @@ pub struct PersistenceSection {
     pub max_wal_size_bytes: u64,
     /// Length of one segment of a shard's log.
     pub wal_segment_bytes: u64,
+    /// Inserts are refused where the file system has less than this left; 0 for 1 GiB or 5 % of
+    /// the file system, whichever is less.
+    pub disk_reserve_bytes: u64,
     /// false: start empty beside existing files.
     pub enable_recovery: bool,
     /// What damage does at start.
@@ -359,6 +362,7 @@ impl Default for PersistenceSection {
             snapshot_interval_mutations: 10_000,
             max_wal_size_bytes: 100 << 20,
             wal_segment_bytes: 32 << 20,
+            disk_reserve_bytes: 0,
             enable_recovery: true,
             recovery_mode: RecoveryMode::Strict,
             allow_fresh_start_on_recovery_failure: false,

@@ -8,6 +8,9 @@ use std::rc::Rc;
 
 use glommio::io::{Directory, DmaBuffer, DmaFile, OpenOptions, remove, rename};
 
+#[cfg(test)]
+use super::faults::Faults;
+use super::space::Room;
 use super::{BLOCK, Disk, DiskError, File, Kind, Result};
 
 /// Zeros written at once while a file is made: long enough for throughput, short enough that
@@ -22,6 +25,8 @@ pub struct DirectDisk {
     directory: PathBuf,
     /// Extra open(2) flags of files that are written.
     write_flags: i32,
+    #[cfg(test)]
+    faults: Faults,
 }
 
 impl DirectDisk {
@@ -40,7 +45,12 @@ impl DirectDisk {
             file: directory.display().to_string(),
             reason: error.to_string(),
         })?;
-        let disk = Self { directory: absolute, write_flags };
+        let disk = Self {
+            #[cfg(test)]
+            faults: Faults::of(&absolute),
+            directory: absolute,
+            write_flags,
+        };
         disk.probe().await?;
         Ok(disk)
     }
@@ -65,11 +75,32 @@ impl DirectDisk {
         self.remove(&name).await
     }
 
+    /// What the file system has, if it says so, and of each of these files whether it is missing.
+    /// Asked on another thread: the system may take its time.
+    pub async fn look(&self, names: Vec<String>) -> (Option<Room>, Vec<bool>) {
+        let directory = self.directory.clone();
+        let look = move || {
+            let is_missing = |name: String| matches!(directory.join(name).try_exists(), Ok(false));
+            let missing = names.into_iter().map(is_missing).collect();
+            (Room::of(&directory).ok(), missing)
+        };
+        // A panic in a blocking task would lose its worker thread: nothing here can panic.
+        let (room, missing) = glommio::executor().spawn_blocking(look).await;
+        #[cfg(test)]
+        let room = self.faults.room(room);
+        (room, missing)
+    }
+
     async fn open_with(&self, options: &mut OpenOptions, name: &str) -> Result<DirectFile> {
         let opened = options.read(true).write(true).custom_flags(self.write_flags);
         let file = opened.dma_open(self.directory.join(name)).await;
-        file.map(|file| DirectFile { file, name: name.into() })
-            .map_err(|error| failed("open", name, error))
+        let file = file.map_err(|error| failed("open", name, error))?;
+        Ok(DirectFile {
+            file,
+            name: name.into(),
+            #[cfg(test)]
+            faults: self.faults.clone(),
+        })
     }
 }
 
@@ -77,6 +108,8 @@ impl DirectDisk {
 pub struct DirectFile {
     file: DmaFile,
     name: String,
+    #[cfg(test)]
+    faults: Faults,
 }
 
 /// Memory aligned for O_DIRECT, registered with the ring where its quota allows.
@@ -101,6 +134,8 @@ impl Disk for DirectDisk {
 
     async fn create(&self, name: &str, bytes: u64) -> Result<DirectFile> {
         assert_eq!(bytes % BLOCK as u64, 0);
+        #[cfg(test)]
+        self.faults.check("create", name)?;
         let file = self.begin(name).await?;
         // Reserving first turns a full disk into an error here, not half-way through.
         file.file
@@ -176,6 +211,8 @@ impl File for DirectFile {
     async fn write_at(&self, source: DirectBuffer, offset: u64) -> Result<()> {
         let length = source.0.len();
         assert_eq!((length % BLOCK, offset % BLOCK as u64), (0, 0));
+        #[cfg(test)]
+        self.faults.check("write", &self.name)?;
         let mut source = Rc::new(source.0);
         let mut done = 0;
         loop {
@@ -220,6 +257,8 @@ impl File for DirectFile {
     }
 
     async fn sync_data(&self) -> Result<()> {
+        #[cfg(test)]
+        self.faults.check("fdatasync", &self.name)?;
         self.file.fdatasync().await.map_err(|error| failed("fdatasync", &self.name, error))
     }
 

@@ -11,7 +11,10 @@
 
 pub mod direct;
 #[cfg(test)]
+pub mod faults;
+#[cfg(test)]
 pub mod sim;
+pub mod space;
 #[cfg(test)]
 mod tests;
 

@@ -2,7 +2,6 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use tonic::{Request, Response, Status, Streaming};
@@ -24,6 +23,9 @@ use crate::status::health::Verdict;
 
 /// A delete by filter looks for its documents for at most so long, if the client sets no limit.
 const DELETE_MAX: Duration = Duration::from_secs(60);
+
+/// When an insert that found no room on the disk may be worth another try.
+const SPACE_RETRY: Duration = Duration::from_secs(1);
 
 /// Documents that BulkQueries may have in work, all together: each is a copy in memory. More
 /// wait, but not for long.
@@ -75,9 +77,28 @@ impl Gateway {
         if rules.dimension == 0 {
             let length = request.embedding.len();
             validate::insert(request.clone(), rules)?;
+            self.check_space()?;
             rules = self.rules_for_insert(length).await?;
         }
-        validate::insert(request, rules)
+        let write = validate::insert(request, rules)?;
+        self.check_space()?;
+        Ok(write)
+    }
+
+    /// Refuses what takes room on the disk for good if only the reserve is left: that is for
+    /// deletes, and for whatever makes room.
+    pub(super) fn check_space(&self) -> Result<()> {
+        let space = &self.observed.space;
+        if !space.is_low() {
+            return Ok(());
+        }
+        let what = format!(
+            "the file system of the data directory has {} MiB left, and {} MiB are kept free \
+             (persistence.disk_reserve_bytes): no inserts until there is room",
+            space.available() >> 20,
+            space.reserve() >> 20
+        );
+        Err(Error::Busy { what, retry_after: SPACE_RETRY })
     }
 
     async fn insert(
@@ -280,12 +301,15 @@ impl Gateway {
             Verdict::Unhealthy(why) => (Status::Unhealthy, format!("unhealthy: {why}")),
         };
         let shards = self.observed.shards();
-        let is_read_only = shards.iter().any(|shard| shard.is_read_only.load(Ordering::Relaxed));
+        let log_trouble = self.health.log_trouble();
         let hot: u64 = shards.iter().map(|shard| shard.hot_documents.get()).sum();
         let linked: u64 = shards.iter().map(|shard| shard.linked_nodes.get()).sum();
         let of = |component: &str| match (component, status) {
             ("cache", _) => "healthy: no cache in this version".to_owned(),
-            ("wal", Status::Degraded) if !is_read_only => "healthy".to_owned(),
+            ("wal", Status::Healthy | Status::Degraded) => match &log_trouble {
+                None => "healthy".to_owned(),
+                Some(why) => format!("degraded: {why}"),
+            },
             ("hot_tier", Status::Healthy) => format!("healthy: {hot} documents to be linked"),
             ("cold_tier", Status::Healthy) => format!("healthy: {linked} nodes linked"),
             _ => text.clone(),

@@ -179,12 +179,13 @@ impl<'a> Loader<'a> {
 }
 
 impl Gateway {
-    /// Always answers OK, unless the server can't serve at all: what failed is counted.
+    /// Always answers OK, unless no insert can be served at all: what failed is counted.
     pub(super) async fn bulk_insert(
         self: &Arc<Self>,
         mut stream: Streaming<proto::InsertRequest>,
     ) -> Result<proto::InsertResponse, Status> {
         let router = self.router().map_err(|error| self.refuse(&error))?.clone();
+        self.check_space().map_err(|error| self.refuse(&error))?;
         let _place = self.bulk_place(&self.bulk_inserts).await?;
         let mut loader = Loader::new(self, &router);
         let mut messages = 0;
@@ -232,6 +233,7 @@ impl Gateway {
     ) -> Result<proto::BulkLoadResponse, Status> {
         let begun = Instant::now();
         let router = self.router().map_err(|error| self.refuse(&error))?.clone();
+        self.check_space().map_err(|error| self.refuse(&error))?;
         let _place = self.bulk_place(&self.bulk_loads).await?;
         let mut loader = Loader::new(self, &router);
         let mut messages = 0;
@@ -243,6 +245,11 @@ impl Gateway {
                 ended = Err(self.refuse(&Error::busy(why)));
                 break;
             }
+            // What came before is kept; what is still to come would be refused, one by one.
+            let message = message.and_then(|message| match self.check_space() {
+                Ok(()) => Ok(message),
+                Err(error) => Err(self.refuse(&error)),
+            });
             match message {
                 Ok(request) => loader.take(request).await,
                 Err(error) => {

@@ -1,7 +1,7 @@
 //! Numbers that cores and gateway write and that metrics and health read. Each has one writer,
 //! or is rare; nothing here takes a lock.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 
 /// A number that only grows.
 #[derive(Default)]
@@ -39,6 +39,85 @@ impl Gauge {
     }
 }
 
+/// Whether the log of a shard is written, as `kyrodb_wal_circuit_breaker_state` has it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(u8)]
+pub enum BreakerState {
+    /// It is.
+    #[default]
+    Closed,
+    /// Writes are refused at once.
+    Open,
+    /// Writes are tried, to see whether they succeed again.
+    HalfOpen,
+}
+
+impl BreakerState {
+    /// The worse of two.
+    #[must_use]
+    pub fn worse(self, other: Self) -> Self {
+        match (self, other) {
+            (Self::Open, _) | (_, Self::Open) => Self::Open,
+            (Self::HalfOpen, _) | (_, Self::HalfOpen) => Self::HalfOpen,
+            (Self::Closed, Self::Closed) => Self::Closed,
+        }
+    }
+
+    /// Its name in answers and messages.
+    #[must_use]
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Closed => "closed",
+            Self::Open => "open",
+            Self::HalfOpen => "half_open",
+        }
+    }
+}
+
+/// The room on the file system of the data directory, and how much of it is kept for what must
+/// go on when it runs out.
+pub struct Space {
+    available_bytes: AtomicU64,
+    reserve_bytes: AtomicU64,
+}
+
+impl Default for Space {
+    /// Plenty, until somebody has looked.
+    fn default() -> Self {
+        Self { available_bytes: AtomicU64::new(u64::MAX), reserve_bytes: AtomicU64::new(0) }
+    }
+}
+
+impl Space {
+    /// Sets what is available.
+    pub fn set_available(&self, bytes: u64) {
+        self.available_bytes.store(bytes, Ordering::Relaxed);
+    }
+
+    /// Sets how much is kept.
+    pub fn set_reserve(&self, bytes: u64) {
+        self.reserve_bytes.store(bytes, Ordering::Relaxed);
+    }
+
+    /// Bytes available.
+    #[must_use]
+    pub fn available(&self) -> u64 {
+        self.available_bytes.load(Ordering::Relaxed)
+    }
+
+    /// Bytes kept.
+    #[must_use]
+    pub fn reserve(&self) -> u64 {
+        self.reserve_bytes.load(Ordering::Relaxed)
+    }
+
+    /// The reserve is reached: nothing that takes more room for good is let in.
+    #[must_use]
+    pub fn is_low(&self) -> bool {
+        self.available() < self.reserve()
+    }
+}
+
 /// What one shard has done, and how it is.
 #[derive(Default)]
 pub struct ShardCounters {
@@ -72,9 +151,11 @@ pub struct ShardCounters {
     pub wal_bytes: Gauge,
     /// Syncs of the log.
     pub wal_syncs: Gauge,
-    /// Groups that could not be written or synced.
+    /// Times that the log could not be written or synced.
     pub wal_failures: Counter,
-    /// Batches of writes refused because the log could not grow, as on a full disk.
+    /// Fresh segments begun, or tried to, after a failure.
+    pub wal_retries: Counter,
+    /// Times that there was no room for the log.
     pub disk_full: Counter,
     /// Snapshots written.
     pub snapshots: Counter,
@@ -84,11 +165,14 @@ pub struct ShardCounters {
     pub snapshot_bytes: Counter,
     /// Snapshots that were found damaged at start.
     pub damaged_snapshots: Counter,
+    /// Failures that count against the breaker.
+    pub breaker_failures: Gauge,
+    breaker: AtomicU8,
     /// Torn writes cut off at start.
     pub torn_writes: Counter,
     /// Requests that panicked.
     pub panics: Counter,
-    /// The log has failed: writes are refused, reads go on.
+    /// The log is beyond mending: writes are refused, reads go on.
     pub is_read_only: AtomicBool,
     /// The state in memory may be half written: everything is refused.
     pub is_fenced: AtomicBool,
@@ -101,10 +185,25 @@ impl ShardCounters {
         self.is_fenced.load(Ordering::Relaxed)
     }
 
-    /// The log has failed: writes are refused, reads go on.
+    /// The log is beyond mending: writes are refused, reads go on.
     #[must_use]
     pub fn is_read_only(&self) -> bool {
         self.is_read_only.load(Ordering::Relaxed)
+    }
+
+    /// Sets the state of the log's breaker.
+    pub fn set_breaker(&self, state: BreakerState) {
+        self.breaker.store(state as u8, Ordering::Relaxed);
+    }
+
+    /// The state of the log's breaker.
+    #[must_use]
+    pub fn breaker(&self) -> BreakerState {
+        match self.breaker.load(Ordering::Relaxed) {
+            0 => BreakerState::Closed,
+            1 => BreakerState::Open,
+            _ => BreakerState::HalfOpen,
+        }
     }
 }
 

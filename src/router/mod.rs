@@ -15,6 +15,8 @@ use crate::engine::{Document, Hit, Outcome, Query, Write};
 use crate::error::{Error, Result};
 use crate::graph::search::Work;
 use crate::observe::Observed;
+use crate::observe::counters::BreakerState;
+use crate::shard::breaker::{Command, Report};
 use crate::shard::mailbox::{Mailbox, Refused};
 use crate::shard::pulse::Activity;
 use crate::shard::reply::{Answers, gather, single};
@@ -27,6 +29,9 @@ const GRACE: Duration = Duration::from_millis(5);
 
 /// Between two tries of a bulk load to get into a full mailbox.
 const MAILBOX_RETRY: Duration = Duration::from_millis(1);
+
+/// How long a core may take to say how its breakers are.
+const BREAKER_PATIENCE: Duration = Duration::from_secs(2);
 
 /// Limits on what is in flight.
 #[derive(Clone, Copy, Debug)]
@@ -190,9 +195,9 @@ impl Router {
         });
         // A refusal that can be foreseen comes before any shard has deleted anything.
         for (shard, counters) in self.observed.shards().iter().enumerate() {
-            if counters.is_fenced() || counters.is_read_only() {
-                let what = format!("shard {shard} takes no writes; restart the server");
-                return Err(Error::unavailable(what));
+            let is_open = counters.breaker() == BreakerState::Open;
+            if is_open || counters.is_fenced() || counters.is_read_only() {
+                return Err(Error::unavailable(format!("shard {shard} takes no writes now")));
             }
         }
         let mut waiting = Vec::new();
@@ -211,6 +216,27 @@ impl Router {
             deleted += answers.one().await.unwrap_or_else(|| Err(gone(shard)))?.existed;
         }
         Ok(deleted)
+    }
+
+    /// The breakers of the shards' logs, by shard, after doing to all of them as an operator says.
+    /// `None` for a shard whose core does not answer in time.
+    pub async fn breakers(&self, command: Option<Command>) -> Vec<Option<Report>> {
+        let mut waiting = Vec::new();
+        for shard in (0..self.shards).map(ShardId) {
+            let (answers, reply) = single();
+            let sent = self.send(shard, Request::Breaker { shard, command, reply });
+            waiting.push(sent.ok().map(|()| answers));
+        }
+        let patience = tokio::time::Instant::now() + BREAKER_PATIENCE;
+        let mut reports = Vec::new();
+        for answers in waiting {
+            let report = match answers {
+                Some(answers) => tokio::time::timeout_at(patience, answers.one()).await,
+                None => Ok(None),
+            };
+            reports.push(report.unwrap_or(None));
+        }
+        reports
     }
 
     /// Reads documents, in the order of `ids`.

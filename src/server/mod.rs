@@ -10,8 +10,8 @@ mod directory;
 mod open;
 
 use std::net::{TcpListener, ToSocketAddrs};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
@@ -104,8 +104,13 @@ impl Server {
         let address = |listener: &TcpListener| listener.local_addr().map_err(|e| e.to_string());
         let (grpc_address, http_address) = (address(&listeners.grpc)?, address(&listeners.http)?);
         let data_dir = config.persistence.data_dir.clone();
-        let pages = Pages { health: health.clone(), observed: observed.clone(), data_dir };
-        let http = http::spawn(listeners.http, Arc::new(pages)).map_err(|e| e.to_string())?;
+        let pages = Arc::new(Pages {
+            health: health.clone(),
+            observed: observed.clone(),
+            data_dir,
+            shards: OnceLock::new(),
+        });
+        let http = http::spawn(listeners.http, pages.clone()).map_err(|e| e.to_string())?;
 
         let runtime = gateway_runtime(&placement).map_err(|error| error.to_string())?;
         let gateway = Gateway::new(config.clone(), observed.clone(), health.clone());
@@ -133,6 +138,8 @@ impl Server {
             lock,
         )?;
         gateway.open(started.router.clone(), started.dimension);
+        let first = pages.shards.set(started.router.clone());
+        debug_assert!(first.is_ok(), "a server starts once");
         health.set_phase(Phase::Serving);
         tracing::info!(
             grpc = %grpc_address,

@@ -7,11 +7,13 @@ use std::time::{Duration, Instant};
 
 use super::directory::Lock;
 use crate::config::{Config, FsyncPolicy};
+use crate::disk::space::Room;
 use crate::engine::{self, Capacity};
 use crate::graph;
 use crate::manifest::{MANIFEST_VERSION, Manifest, Segment};
 use crate::observe::Observed;
 use crate::router::{Limits, Router};
+use crate::shard::breaker;
 use crate::shard::core::{CoreHandle, Settings, SyncPolicy};
 use crate::shard::cpus::Placement;
 use crate::shard::keeper::Change;
@@ -31,6 +33,9 @@ const BULK_HOT_MAX: usize = 2_048;
 
 /// The share of `timeouts.hot_tier_ms` that the scan of what is not linked may take at the start.
 const SCAN_SHARE: f64 = 0.8;
+
+/// Between two looks of a core at the disk.
+const WATCH_PERIOD: Duration = Duration::from_secs(1);
 
 /// Between two looks at how far linking is.
 const READY_PERIOD: Duration = Duration::from_millis(20);
@@ -82,6 +87,10 @@ pub(super) fn bring_up(
     lock: Lock,
 ) -> Result<(Cores, Started, Lock), String> {
     let persistence = &config.persistence;
+    // The cores look again and again; what they see is compared with this.
+    let room = Room::of(&persistence.data_dir).map_err(|error| error.to_string())?;
+    observed.space.set_reserve(room.reserve(persistence.disk_reserve_bytes));
+    observed.space.set_available(room.available);
     let opening = Opening { config, observed, health, cores: placement.cores.len() };
     let (cores, activity) = start_cores(config, placement, io_memory_bytes, observed)?;
     match runtime.block_on(opening.open(&cores, &activity)) {
@@ -148,6 +157,8 @@ fn start_cores(
         mailbox_capacity: MAILBOX_CAPACITY,
         io_memory_bytes,
         is_dedicated: placement.is_dedicated,
+        breaker: breaker::Params::default(),
+        watch_period: WATCH_PERIOD,
     };
     let mut handles: Vec<CoreHandle> = Vec::with_capacity(count);
     for (index, &cpu) in placement.cores.iter().enumerate() {

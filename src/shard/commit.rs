@@ -3,25 +3,29 @@
 //! One task a shard. No timer delays a write: an idle log is written at once, and under load the
 //! write and sync in flight are the window in which the next group gathers. Memory is changed
 //! only after the log is durable, and a client hears only after both.
+//!
+//! Where a write or a sync fails, its batch and all that is staged are refused, and the breaker
+//! counts. The next write begins in a fresh segment. What was acknowledged before its sync is
+//! written again there, as soon as the breaker lets it.
 
-use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use super::core::{Core, Shard, SyncPolicy, spawn};
-use super::event::Event;
 use super::keeper::Change;
 use super::load::LoadTicket;
 use super::open::unix_ms;
 use super::reply::Reply;
 use super::snapshot::QUIET;
-use crate::disk::direct::{DirectDisk, DirectFile};
-use crate::disk::{Disk, DiskError, Kind};
+use super::spare;
+use crate::disk::direct::DirectDisk;
+use crate::disk::{DiskError, Kind};
 use crate::engine::{Engine, Outcome, Write};
 use crate::error::{Error, Result};
+use crate::manifest::Sealed;
 use crate::wal::record::Record;
-use crate::wal::{GROUP_BYTES_MAX, Prepared, Writer, segment_name};
+use crate::wal::{GROUP_BYTES_MAX, RestoreError, Writer};
 
 /// An idle log vouches for its last group after so long.
 const SEAL_AFTER: Duration = Duration::from_millis(50);
@@ -39,8 +43,15 @@ pub(super) const STAGED_MAX: usize = 4_096;
 /// Where the segment is so full, the next one is made.
 const SPARE_AT_FILL: f64 = 0.5;
 
-/// After a failure to make a segment, so long until another try.
-const SPARE_RETRY: Duration = Duration::from_secs(1);
+/// What is acknowledged without a sync is kept in memory until there is one; so much of it
+/// brings one about.
+const UNSYNCED_BYTES_MAX: u64 = 32 << 20;
+
+/// How long clients whose writes are refused wait for MANIFEST to say so.
+const KEEP_PATIENCE: Duration = Duration::from_secs(2);
+
+/// Between two looks at whether the breaker lets what is not synced be written again.
+const MEND_RETRY: Duration = Duration::from_secs(1);
 
 /// Who is told about a write.
 pub(super) enum Ack {
@@ -125,7 +136,7 @@ impl Shard {
     }
 }
 
-/// The commit task of a shard: runs until the shard closes or its log fails.
+/// The commit task of a shard: runs until the shard closes.
 pub(super) async fn run(core: Rc<Core>, shard: Rc<Shard>, writer: Writer<DirectDisk>) {
     let mut committer = Committer {
         sync: core.settings.sync,
@@ -135,32 +146,24 @@ pub(super) async fn run(core: Rc<Core>, shard: Rc<Shard>, writer: Writer<DirectD
         is_sealed: true,
         synced: Instant::now(),
     };
+    committer.shard.segment.set(committer.writer.segment());
     loop {
+        if committer.shard.is_segment_gone.take() {
+            committer.restore().await;
+        }
         if committer.shard.staged.borrow().is_empty() {
             if committer.shard.is_closing.get() {
                 break;
             }
-            if committer.idle().await.is_err() {
-                return;
-            }
+            committer.idle().await;
             continue;
         }
         committer.leave_time_to_link().await;
         let batch = committer.shard.take_batch();
-        if committer.commit(batch).await.is_err() {
-            return;
-        }
+        committer.commit(batch).await;
     }
-    if committer.is_sealed {
-        return;
-    }
-    if let Err(error) = committer.writer.seal(unix_ms()).await {
-        tracing::error!(shard = committer.shard.id.0, "the log could not be sealed: {error}");
-    }
+    committer.close().await;
 }
-
-/// The log has failed: nothing will be written any more.
-struct LogFailed;
 
 struct Committer {
     core: Rc<Core>,
@@ -175,12 +178,12 @@ struct Committer {
 
 impl Committer {
     /// Waits for something to do, and meanwhile brings the log to rest.
-    async fn idle(&mut self) -> Result<(), LogFailed> {
-        if self.is_sealed {
-            self.wait_while_sealed().await;
-            return Ok(());
-        }
+    async fn idle(&mut self) {
         let wait = match self.sync {
+            _ if self.writer.has_unsynced() && self.writer.is_broken() => MEND_RETRY,
+            _ if self.is_sealed || self.writer.is_broken() => {
+                return self.wait_while_sealed().await;
+            }
             SyncPolicy::Periodic(period) => period.saturating_sub(self.synced.elapsed()),
             _ => SEAL_AFTER,
         };
@@ -189,14 +192,43 @@ impl Committer {
             Ok(())
         };
         if glommio::timer::timeout(wait, event).await.is_ok() {
-            return Ok(());
+            return;
         }
-        let sealed =
-            if self.sync == SyncPolicy::Never { Ok(()) } else { self.writer.seal(unix_ms()).await };
-        self.is_sealed = true;
+        let rested = match self.sync {
+            // It will be looked at again.
+            _ if self.writer.is_broken() && self.shard.check_log().is_err() => return,
+            _ if self.writer.is_broken() => self.mend().await,
+            SyncPolicy::Never => Ok(()),
+            _ => self.writer.seal(unix_ms()).await,
+        };
+        match rested {
+            Ok(()) => self.is_sealed = true,
+            Err(error) => self.fail(Vec::new(), &error).await,
+        }
         self.synced = Instant::now();
         self.publish();
-        sealed.map_err(|error| self.fail(Vec::new(), &error))
+    }
+
+    /// Everything staged is logged: leaves the log at rest.
+    async fn close(mut self) {
+        let shard = self.shard.id.0;
+        if self.writer.is_broken() && self.writer.has_unsynced() {
+            match self.mend().await {
+                Ok(()) => self.is_sealed = true,
+                Err(error) => {
+                    tracing::error!(
+                        shard,
+                        "what was acknowledged last, before a sync, is not on disk: {error}"
+                    );
+                }
+            }
+        }
+        if self.is_sealed || self.writer.is_broken() {
+            return;
+        }
+        if let Err(error) = self.writer.seal(unix_ms()).await {
+            tracing::error!(shard, "the log could not be sealed: {error}");
+        }
     }
 
     /// Waits for something to do, and has upkeep look whether a quiet shard wants a snapshot.
@@ -228,7 +260,7 @@ impl Committer {
 
     /// Logs, applies and acknowledges a batch. On an error the batch and all that was staged
     /// after it are refused, those of the batch excepted that are complete.
-    async fn commit(&mut self, batch: Vec<StagedWrite>) -> Result<(), LogFailed> {
+    async fn commit(&mut self, batch: Vec<StagedWrite>) {
         // How many records are done when a write is.
         let mut acks = Vec::with_capacity(batch.len());
         let mut records = Vec::new();
@@ -242,21 +274,15 @@ impl Committer {
             let rest = records.split_off(Writer::<DirectDisk>::group_len(&records));
             let group = std::mem::replace(&mut records, rest);
             let (count, before) = (group.len(), self.writer.stats().bytes);
-            match self.write(&group).await {
-                Ok(()) => {}
-                Err(WriteError::NoSegment) => {
-                    self.shard.counters.disk_full.add(1);
-                    let what = "the log can't grow, as on a full disk; the server's log says why";
-                    let error = Error::Busy { what: what.into(), retry_after: SPARE_RETRY };
-                    acks.for_each(|(_, _, ack)| ack.settle(Err(error.clone())));
-                    self.shard.fail_writes(&error);
-                    return Ok(());
-                }
-                Err(WriteError::Failed(error)) => {
-                    let acks = acks.map(|(_, _, ack)| ack).collect();
-                    return Err(self.fail(acks, &error));
-                }
+            // The breaker may have opened since the group was staged.
+            if let Err(error) = self.shard.check_log() {
+                acks.for_each(|(_, _, ack)| ack.settle(Err(error.clone())));
+                return self.shard.fail_writes(&error);
             }
+            if let Err(error) = self.write(&group).await {
+                return self.fail(acks.map(|(_, _, ack)| ack).collect(), &error).await;
+            }
+            self.shard.log_succeeded();
             let bytes = self.writer.stats().bytes - before;
             self.apply(group).await;
             self.shard.snapshots.note_group(self.writer.position(), count, bytes);
@@ -265,15 +291,21 @@ impl Committer {
             while let Some((_, outcome, ack)) = acks.next_if(|(end, _, _)| *end <= done) {
                 ack.settle(Ok(outcome));
             }
+            if let Err(error) = self.sync_if_due().await {
+                return self.fail(acks.map(|(_, _, ack)| ack).collect(), &error).await;
+            }
         }
         // Writes without records waited for those before them.
         acks.for_each(|(_, outcome, ack)| ack.settle(Ok(outcome)));
         self.publish();
-        Ok(())
     }
 
-    /// Writes a group, in the next segment if this one is full, and syncs as the policy has it.
-    async fn write(&mut self, group: &[Record]) -> Result<(), WriteError> {
+    /// Writes a group, in the next segment if this one is full or has failed, and syncs it if it
+    /// has to be durable before it is acknowledged.
+    async fn write(&mut self, group: &[Record]) -> Result<(), DiskError> {
+        if self.writer.is_broken() {
+            self.mend().await?;
+        }
         if !self.writer.fits(group) {
             self.rotate().await?;
         }
@@ -285,39 +317,92 @@ impl Committer {
         drop(in_flight);
         self.core.observed.stages.commit.record(begun.elapsed());
         self.is_sealed = false;
-        if let SyncPolicy::Periodic(period) = self.sync
-            && self.synced.elapsed() >= period
-        {
-            self.writer.sync().await?;
-            self.synced = Instant::now();
-        }
         if self.writer.fill() > SPARE_AT_FILL {
-            want_spare(&self.core, &self.shard, self.writer.segment() + 1);
+            spare::want(&self.core, &self.shard, self.writer.next_number());
         }
         Ok(())
     }
 
-    async fn rotate(&mut self) -> Result<(), WriteError> {
-        loop {
-            want_spare(&self.core, &self.shard, self.writer.segment() + 1);
-            match self.shard.spare.take() {
-                Took::Ready(prepared) => {
-                    let (number, sealed) = self.writer.rotate(prepared, unix_ms()).await?;
-                    self.shard.snapshots.note_sealed(number, sealed);
-                    let (core, id) = (self.core.clone(), self.shard.id);
-                    spawn(self.core.queues.upkeep, async move {
-                        // Until it is recorded, the next segment's header vouches for this one.
-                        if let Err(error) = core.keep(Change::Sealed(id, number, sealed)).await {
-                            tracing::warn!(shard = id.0, "MANIFEST could not be updated: {error}");
-                        }
-                    });
-                    return Ok(());
-                }
-                Took::Failed(error) if error.kind == Kind::NoSpace => {
-                    return Err(WriteError::NoSegment);
-                }
-                Took::Failed(error) => return Err(WriteError::Failed(error)),
-                Took::Nothing => self.shard.spare.event.wait().await,
+    /// Syncs what was acknowledged without, when it is time.
+    async fn sync_if_due(&mut self) -> Result<(), DiskError> {
+        let is_late = match self.sync {
+            SyncPolicy::Periodic(period) => self.synced.elapsed() >= period,
+            _ => false,
+        };
+        if is_late || self.writer.unsynced_bytes() > UNSYNCED_BYTES_MAX {
+            self.writer.sync().await?;
+            self.synced = Instant::now();
+        }
+        Ok(())
+    }
+
+    async fn rotate(&mut self) -> Result<(), DiskError> {
+        let number = self.writer.next_number();
+        let prepared = spare::take(&self.core, &self.shard, number).await?;
+        let (number, sealed) = self.writer.rotate(prepared, unix_ms()).await?;
+        self.shard.segment.set(self.writer.segment());
+        self.keep_end(number, sealed);
+        Ok(())
+    }
+
+    /// Goes on in a fresh segment after a failure.
+    async fn mend(&mut self) -> Result<(), DiskError> {
+        self.shard.counters.wal_retries.add(1);
+        let number = self.writer.next_number();
+        let prepared = spare::take(&self.core, &self.shard, number).await?;
+        let given_up = self.writer.replace(prepared, unix_ms()).await?;
+        self.shard.segment.set(self.writer.segment());
+        self.synced = Instant::now();
+        if let Some(engine) = &*self.shard.engine.borrow() {
+            assert_eq!(
+                self.writer.next_lsn(),
+                engine.applied().next(),
+                "the log goes on from here"
+            );
+        }
+        tracing::warn!(
+            shard = self.shard.id.0,
+            segment = number,
+            "the log goes on in a new segment"
+        );
+        for (number, sealed) in given_up {
+            self.keep_end(number, sealed);
+        }
+        Ok(())
+    }
+
+    /// Has MANIFEST say where a segment ends.
+    fn keep_end(&self, number: u64, sealed: Sealed) {
+        self.shard.snapshots.note_sealed(number, sealed);
+        let (core, id) = (self.core.clone(), self.shard.id);
+        spawn(self.core.queues.upkeep, async move {
+            // Until it is recorded, the next segment's header vouches for this one.
+            if let Err(error) = core.keep(Change::Sealed(id, number, sealed)).await {
+                tracing::warn!(shard = id.0, "MANIFEST could not be updated: {error}");
+            }
+        });
+    }
+
+    /// Makes the active segment's file anew, which somebody has removed.
+    async fn restore(&mut self) {
+        if self.shard.check_log().is_err() {
+            return;
+        }
+        let shard = self.shard.clone();
+        match self.writer.restore().await {
+            Ok(()) => {
+                tracing::error!(
+                    shard = shard.id.0,
+                    segment = self.writer.segment(),
+                    "a segment of the log was removed and has been restored: leave the data \
+                     directory to the server"
+                );
+                shard.log_failed(Kind::Failed);
+            }
+            Err(RestoreError::Disk(error)) => self.fail(Vec::new(), &error).await,
+            Err(RestoreError::Lost(error)) => {
+                shard.counters.is_read_only.store(true, Ordering::Relaxed);
+                self.fail(Vec::new(), &error).await;
             }
         }
     }
@@ -342,16 +427,26 @@ impl Committer {
         self.shard.pump_loads(self.core.settings.bulk_hot_max);
     }
 
-    /// The log can't be written any more: what is on disk is not known until it is read again.
-    fn fail(&self, acks: Vec<Ack>, error: &DiskError) -> LogFailed {
+    /// The log could not be written: refuses the writes that wait for it.
+    async fn fail(&self, acks: Vec<Ack>, error: &DiskError) {
         let shard = &self.shard;
-        tracing::error!(shard = shard.id.0, "the log has failed, writes are refused: {error}");
-        shard.counters.wal_failures.add(1);
-        shard.counters.is_read_only.store(true, Ordering::Relaxed);
-        let error = shard.check_writable().expect_err("it was just made read-only");
+        tracing::error!(shard = shard.id.0, "the log could not be written: {error}");
+        shard.log_failed(error.kind);
+        // A refused group may be on disk, whole. Before its client hears, MANIFEST says that it
+        // does not count, so that it does not come back after a crash; if the disk lets us.
+        if let Some((number, sealed)) = self.writer.broken_end() {
+            let keep = async { Ok(self.core.keep(Change::Sealed(shard.id, number, sealed)).await) };
+            let kept = glommio::timer::timeout(KEEP_PATIENCE, keep).await;
+            if !matches!(kept, Ok(Ok(()))) {
+                tracing::error!(shard = shard.id.0, "MANIFEST could not be updated either");
+            }
+        }
+        let error = shard.check_log().err().unwrap_or_else(|| {
+            let what = format!("the log of shard {} could not be written", shard.id.0);
+            Error::Unavailable { what, retry_after: spare::RETRY }
+        });
         acks.into_iter().for_each(|ack| ack.settle(Err(error.clone())));
         shard.fail_writes(&error);
-        LogFailed
     }
 
     fn publish(&self) {
@@ -361,122 +456,5 @@ impl Committer {
         counters.wal_bytes.set(stats.bytes);
         counters.wal_syncs.set(stats.syncs);
         self.shard.publish();
-    }
-}
-
-enum WriteError {
-    /// Nothing was written for want of a segment; it may go on when there is one.
-    NoSegment,
-    /// What was written is unknown.
-    Failed(DiskError),
-}
-
-impl From<DiskError> for WriteError {
-    fn from(error: DiskError) -> Self {
-        Self::Failed(error)
-    }
-}
-
-/// The next segment, made ahead so that no commit waits for it.
-#[derive(Default)]
-pub(super) struct Spare {
-    state: RefCell<SpareState>,
-    event: Event,
-}
-
-#[derive(Default)]
-enum SpareState {
-    #[default]
-    None,
-    Preparing,
-    Ready(Prepared<DirectFile>),
-    Failed {
-        error: DiskError,
-        at: Instant,
-        /// The file is there, but it is not known whether MANIFEST names it.
-        unnamed: Option<Prepared<DirectFile>>,
-    },
-}
-
-/// What was found in place of the next segment.
-enum Took {
-    Ready(Prepared<DirectFile>),
-    Failed(DiskError),
-    /// It is being made.
-    Nothing,
-}
-
-impl Spare {
-    /// Takes the segment if it is ready; else says how it stands.
-    fn take(&self) -> Took {
-        match self.state.take() {
-            SpareState::Ready(prepared) => Took::Ready(prepared),
-            state => {
-                let took = match &state {
-                    SpareState::Failed { error, .. } => Took::Failed(error.clone()),
-                    _ => Took::Nothing,
-                };
-                self.state.replace(state);
-                took
-            }
-        }
-    }
-}
-
-/// Has the segment `number` made in the background, unless that is done, being done, or has
-/// failed a moment ago.
-fn want_spare(core: &Rc<Core>, shard: &Rc<Shard>, number: u64) {
-    let mut state = shard.spare.state.borrow_mut();
-    let unnamed = match &mut *state {
-        SpareState::None => None,
-        SpareState::Failed { at, unnamed, .. } if at.elapsed() >= SPARE_RETRY => unnamed.take(),
-        _ => return,
-    };
-    *state = SpareState::Preparing;
-    let (core, shard) = (core.clone(), shard.clone());
-    spawn(core.queues.upkeep, async move {
-        let made = make_segment(&core, &shard, number, unnamed).await;
-        if let SpareState::Failed { error, .. } = &made {
-            tracing::warn!(shard = shard.id.0, "no new log segment: {error}");
-        }
-        shard.spare.state.replace(made);
-        shard.spare.event.raise();
-    });
-}
-
-/// Makes a segment, unless an earlier try has made it, and has MANIFEST name it, before anything
-/// is written to it. Once MANIFEST may name it, the file stays.
-async fn make_segment(
-    core: &Core,
-    shard: &Shard,
-    number: u64,
-    unnamed: Option<Prepared<DirectFile>>,
-) -> SpareState {
-    let name = segment_name(shard.id, number);
-    let prepared = match unnamed {
-        Some(prepared) => Ok(prepared),
-        None => {
-            let bytes = core.settings.segment_bytes;
-            Prepared::create(&*core.disk, shard.id, number, bytes).await
-        }
-    };
-    let at = Instant::now();
-    let prepared = match prepared {
-        Ok(prepared) => prepared,
-        Err(error) => {
-            // A part of a file would keep what little space there is.
-            let removed = core.disk.remove(&name).await;
-            tracing::debug!(?removed, "removed {name}");
-            return SpareState::Failed { error, at, unnamed: None };
-        }
-    };
-    match core.keep(Change::Added(shard.id, number)).await {
-        Ok(()) => SpareState::Ready(prepared),
-        Err(reason) => {
-            // Nothing has been written to the segment: another try is harmless.
-            let (kind, operation) = (Kind::NoSpace, "record in MANIFEST");
-            let error = DiskError { kind, operation, file: name, reason };
-            SpareState::Failed { error, at, unnamed: Some(prepared) }
-        }
     }
 }

@@ -15,7 +15,8 @@ use glommio::{
     SharesManager, TaskQueueHandle,
 };
 
-use super::commit::{Spare, StagedWrite};
+use super::breaker::{self, Breaker};
+use super::commit::StagedWrite;
 use super::event::{Event, Waiters};
 use super::keeper::{Change, Keeper};
 use super::load::PendingLoad;
@@ -24,6 +25,7 @@ use super::pulse::Heart;
 use super::reply::{self, Reply};
 use super::request::Request;
 use super::snapshot::{Due, Snapshots};
+use super::spare::Spare;
 use crate::disk::direct::DirectDisk;
 use crate::engine::{self, Engine};
 use crate::error::{Error, Result};
@@ -77,6 +79,10 @@ pub struct Settings {
     pub io_memory_bytes: usize,
     /// A core has its CPU to itself and may spin before it sleeps.
     pub is_dedicated: bool,
+    /// When logs that fail are left alone, and for how long.
+    pub breaker: breaker::Params,
+    /// Between two looks at the disk.
+    pub watch_period: Duration,
 }
 
 /// A core seen from outside.
@@ -204,6 +210,11 @@ pub(super) struct Shard {
     pub(super) flushes: RefCell<Vec<Flush>>,
     pub(super) spare: Spare,
     pub(super) snapshots: Snapshots,
+    pub(super) breaker: RefCell<Breaker>,
+    /// Number of the segment being written.
+    pub(super) segment: Cell<u64>,
+    /// Its file has been removed.
+    pub(super) is_segment_gone: Cell<bool>,
     /// A batch delete is being staged, in slices. Nothing else may be staged until it is whole.
     pub(super) is_staging_batch: Cell<bool>,
     /// How often everything staged has been given up.
@@ -233,6 +244,9 @@ impl Shard {
             flushes: RefCell::default(),
             spare: Spare::default(),
             snapshots,
+            breaker: RefCell::new(Breaker::new(breaker::Params::default())),
+            segment: Cell::new(0),
+            is_segment_gone: Cell::new(false),
             is_staging_batch: Cell::new(false),
             abandoned: Cell::new(0),
             deferred: RefCell::default(),
@@ -262,13 +276,7 @@ impl Shard {
     /// Refuses if nothing can be logged.
     pub(super) fn check_writable(&self) -> Result<()> {
         self.check_readable()?;
-        if self.counters.is_read_only.load(Ordering::Relaxed) {
-            let what = format!(
-                "the log of shard {} has failed: writes are refused until a restart",
-                self.id.0
-            );
-            return Err(Error::unavailable(what));
-        }
+        self.check_log()?;
         if self.is_closing.get() {
             return Err(Error::unavailable("the server is shutting down"));
         }
@@ -357,6 +365,7 @@ impl Core {
             spawn(queues.upkeep, core.own_keeper.clone().run(disk));
         }
         spawn(queues.upkeep, super::upkeep::run(core.clone()));
+        spawn(queues.upkeep, super::watch::run(core.clone()));
         // Its end is the end of the core. It runs in its own queue, so it is awaited here.
         let serving =
             glommio::spawn_local_into(super::serve::run(core.clone(), mailbox), queues.receive);
@@ -366,6 +375,7 @@ impl Core {
 
     /// Takes a shard into service.
     pub(super) fn adopt(self: &Rc<Self>, shard: Rc<Shard>, writer: Writer<DirectDisk>) {
+        shard.breaker.replace(Breaker::new(self.settings.breaker));
         self.shards.borrow_mut().insert(shard.id, shard.clone());
         let commit = super::commit::run(self.clone(), shard.clone(), writer);
         let guarded = async move {

@@ -17,10 +17,13 @@
 //! anybody waits. A panic in a search is an error of that search; one that may have left a shard
 //! half written fences the shard; the core goes on.
 
+pub mod breaker;
 mod commit;
 pub mod core;
 pub mod cpus;
 mod event;
+#[cfg(test)]
+mod fault_tests;
 pub mod keeper;
 mod load;
 pub mod mailbox;
@@ -31,6 +34,8 @@ pub mod reply;
 pub mod request;
 mod serve;
 pub mod snapshot;
+mod spare;
 #[cfg(test)]
 mod tests;
 mod upkeep;
+mod watch;

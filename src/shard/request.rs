@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::breaker::{Command, Report};
 use super::keeper::Change;
 use super::open::{Open, Opened, Refusal};
 use super::reply::Reply;
@@ -92,6 +93,15 @@ pub enum Request {
     LoadManifest(Reply<Result<Option<Manifest>, LoadError>>),
     /// Change MANIFEST; the first core only.
     Keep(Change, Reply<Result<(), String>>),
+    /// Say how the breaker of a shard's log is, after doing as an operator says.
+    Breaker {
+        /// The shard.
+        shard: ShardId,
+        /// What to do to it, if anything.
+        command: Option<Command>,
+        /// Told how it is then.
+        reply: Reply<Report>,
+    },
     /// Give back space.
     Tidy {
         /// Files to remove, which MANIFEST does not name.

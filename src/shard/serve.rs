@@ -96,6 +96,11 @@ impl Core {
                 });
             }
             Request::Keep(change, reply) => self.keep_for(change, reply),
+            Request::Breaker { shard, command, reply } => {
+                if let Some(shard) = self.shard(shard) {
+                    reply.send(shard.command_breaker(command));
+                }
+            }
             Request::Tidy { unused, complete, reply } => {
                 let disk = self.disk.clone();
                 spawn(self.queues.upkeep, async move {

@@ -23,6 +23,8 @@ fn core(directory: &std::path::Path) -> CoreHandle {
         mailbox_capacity: 64,
         io_memory_bytes: 1 << 20,
         is_dedicated: false,
+        breaker: super::breaker::Params::default(),
+        watch_period: Duration::from_secs(1),
     };
     let cpu = cpus::allowed()[0];
     CoreHandle::spawn(0, cpu, settings, None, Arc::new(Observed::default())).unwrap()

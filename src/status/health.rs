@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::Notify;
 
 use crate::observe::Observed;
+use crate::observe::counters::{BreakerState, ShardCounters};
 use crate::shard::pulse::Heart;
 
 /// A core that stands still for so long makes the server unhealthy.
@@ -131,11 +132,10 @@ impl Health {
             return Verdict::Unhealthy(format!("a core has stood still for {stalled:?}"));
         }
         let shards = self.observed.shards();
-        let count = |is: fn(&crate::observe::counters::ShardCounters) -> &AtomicBool| {
+        let count = |is: fn(&ShardCounters) -> &AtomicBool| {
             shards.iter().filter(|shard| is(shard).load(Ordering::Relaxed)).count()
         };
         let fenced = count(|shard| &shard.is_fenced);
-        let read_only = count(|shard| &shard.is_read_only);
         if fenced > 0 && fenced == shards.len() {
             return Verdict::Unhealthy("every shard is fenced after a fault".into());
         }
@@ -146,9 +146,14 @@ impl Health {
         if fenced > 0 {
             reasons.push(format!("{fenced} of {} shards are fenced after a fault", shards.len()));
         }
-        if read_only > 0 {
-            let of = shards.len();
-            reasons.push(format!("the logs of {read_only} of {of} shards have failed: read-only"));
+        reasons.extend(self.log_trouble());
+        let space = &self.observed.space;
+        if space.is_low() {
+            reasons.push(format!(
+                "{} MiB are left on the disk, less than the reserve of {} MiB: inserts are refused",
+                space.available() >> 20,
+                space.reserve() >> 20
+            ));
         }
         if !stalled.is_zero() {
             reasons.push(format!("a core has stood still for {stalled:?}"));
@@ -159,6 +164,24 @@ impl Health {
         }
     }
 
+    /// What is wrong with the logs; `None` if nothing is.
+    #[must_use]
+    pub fn log_trouble(&self) -> Option<String> {
+        let shards = self.observed.shards();
+        let count =
+            |is: &dyn Fn(&ShardCounters) -> bool| shards.iter().filter(|shard| is(shard)).count();
+        let in_state = |state| count(&|shard| shard.breaker() == state);
+        let failed = count(&|shard| shard.breaker_failures.get() > 0);
+        let troubles = [
+            (count(&|shard| shard.is_read_only()), "are lost: read-only"),
+            (in_state(BreakerState::Open), "are not written, their breaker is open"),
+            (in_state(BreakerState::HalfOpen), "are being tried again, their breaker is half-open"),
+            (failed, "have failed within the last minute"),
+        ];
+        let (count, what) = troubles.into_iter().find(|(count, _)| *count > 0)?;
+        Some(format!("the logs of {count} of {} shards {what}", shards.len()))
+    }
+
     /// True if requests should be sent here.
     #[must_use]
     pub fn is_ready(&self) -> bool {
@@ -167,9 +190,7 @@ impl Health {
 
     fn progress(&self) -> String {
         let shards = self.observed.shards();
-        let sum = |of: fn(&crate::observe::counters::ShardCounters) -> u64| {
-            shards.iter().map(|shard| of(shard)).sum::<u64>()
-        };
+        let sum = |of: fn(&ShardCounters) -> u64| shards.iter().map(|shard| of(shard)).sum::<u64>();
         if self.is_linking.load(Ordering::Relaxed) {
             let hot = sum(|shard| shard.hot_documents.get());
             return format!("linking documents into the graph: {hot} to go");
@@ -199,8 +220,25 @@ mod tests {
         assert!(!health.is_ready());
         health.set_phase(Phase::Serving);
         assert_eq!(health.verdict(), Verdict::Healthy);
+        let degraded = |part: &str| {
+            let verdict = health.verdict();
+            assert!(
+                matches!(&verdict, Verdict::Degraded(why) if why.contains(part)),
+                "{verdict:?}"
+            );
+        };
+        shards[1].breaker_failures.set(1);
+        degraded("1 of 2 shards have failed");
+        shards[1].set_breaker(BreakerState::HalfOpen);
+        degraded("1 of 2 shards are being tried again");
+        shards[0].set_breaker(BreakerState::Open);
+        degraded("breaker is open");
         shards[0].is_read_only.store(true, Ordering::Relaxed);
-        assert!(matches!(health.verdict(), Verdict::Degraded(why) if why.contains("read-only")));
+        degraded("read-only");
+        let space = &health.observed.space;
+        space.set_reserve(3 << 20);
+        space.set_available(2 << 20);
+        degraded("2 MiB are left on the disk, less than the reserve of 3 MiB");
         shards[0].is_fenced.store(true, Ordering::Relaxed);
         assert!(matches!(health.verdict(), Verdict::Degraded(why) if why.contains("1 of 2")));
         assert!(health.is_ready());

@@ -1,8 +1,8 @@
-//! HTTP for operators: `/health`, `/ready`, `/metrics`. On a thread of its own, so that it
-//! answers from the first moment and while the cores are busy.
+//! HTTP for operators: `/health`, `/ready`, `/metrics`, and `/admin/circuit-breaker`. On a thread
+//! of its own, so that it answers from the first moment and while the cores are busy.
 
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -10,13 +10,16 @@ use axum::Router;
 use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Json, Response};
-use axum::routing::get;
+use axum::routing::{get, post};
 use serde_json::json;
 use tokio::sync::oneshot;
 
 use super::health::{Health, Verdict};
 use super::metrics::render;
 use crate::observe::Observed;
+use crate::observe::counters::BreakerState;
+use crate::router::Router as Shards;
+use crate::shard::breaker::{Command, Report};
 
 /// Between two moves of the recent latency windows.
 const TICK: Duration = Duration::from_secs(10);
@@ -29,6 +32,8 @@ pub struct Pages {
     pub observed: Arc<Observed>,
     /// The data directory.
     pub data_dir: PathBuf,
+    /// The way to the shards, once they are there.
+    pub shards: OnceLock<Arc<Shards>>,
 }
 
 /// The thread that serves. Ends when dropped.
@@ -88,6 +93,9 @@ fn router(pages: Arc<Pages>) -> Router {
         .route("/health", get(health))
         .route("/ready", get(ready))
         .route("/metrics", get(metrics))
+        .route("/admin/circuit-breaker/status", get(|pages| breakers(pages, None)))
+        .route("/admin/circuit-breaker/reset", post(|pages| breakers(pages, Some(Command::Reset))))
+        .route("/admin/circuit-breaker/trip", post(|pages| breakers(pages, Some(Command::Trip))))
         .with_state(pages)
 }
 
@@ -126,4 +134,39 @@ async fn ready(State(pages): State<Arc<Pages>>) -> Response {
 async fn metrics(State(pages): State<Arc<Pages>>) -> Response {
     let text = render(&pages.observed, &pages.health, &pages.data_dir);
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], text).into_response()
+}
+
+/// How the breakers of the logs are, after doing to all of them as an operator says.
+async fn breakers(State(pages): State<Arc<Pages>>, command: Option<Command>) -> Response {
+    let Some(shards) = pages.shards.get() else {
+        let body = json!({ "error": "the server is starting: there are no logs yet" });
+        return (StatusCode::SERVICE_UNAVAILABLE, Json(body)).into_response();
+    };
+    let reports = shards.breakers(command).await;
+    let states = reports.iter().flatten().map(|report| report.state);
+    let worst = states.fold(BreakerState::Closed, BreakerState::worse);
+    let is_whole = reports.iter().all(Option::is_some);
+    let shards: Vec<_> = reports.iter().enumerate().map(|(shard, r)| breaker(shard, *r)).collect();
+    let body = json!({ "state": worst.word(), "shards": shards });
+    // Some core did not answer, so it did not do as it was told either.
+    let code = if is_whole { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    (code, Json(body)).into_response()
+}
+
+fn breaker(shard: usize, report: Option<Report>) -> serde_json::Value {
+    let Some(report) = report else {
+        return json!({ "shard": shard, "state": "unknown", "reason": "its core does not answer" });
+    };
+    let mut body = json!({
+        "shard": shard,
+        "state": report.state.word(),
+        "recent_failures": report.failures,
+    });
+    if let Some(cause) = report.cause {
+        body["reason"] = cause.words().into();
+    }
+    if !report.open_for.is_zero() {
+        body["retry_after_ms"] = (report.open_for.as_millis() as u64).into();
+    }
+    body
 }

@@ -9,7 +9,7 @@ use std::time::Duration;
 use super::health::{Health, Phase, Verdict};
 use super::process::{disk_bytes, memory_bytes};
 use crate::observe::Observed;
-use crate::observe::counters::{ErrorCategory, ShardCounters};
+use crate::observe::counters::{BreakerState, ErrorCategory, ShardCounters};
 use crate::observe::latency::Latency;
 
 /// Upper bounds of histogram buckets, in microseconds.
@@ -150,13 +150,18 @@ fn log(text: &mut Text, observed: &Observed) {
         sum(|s| s.torn_writes.get()),
     );
     text.counter(
+        "kyrodb_wal_retries_total",
+        "Fresh segments after a failed write or sync.",
+        sum(|s| s.wal_retries.get()),
+    );
+    text.counter(
         "kyrodb_wal_disk_full_errors",
-        "Batches of writes refused because the log could not grow.",
+        "Log writes that found no room on the disk.",
         sum(|s| s.disk_full.get()),
     );
-    let is_open = observed.shards().iter().any(|s| s.is_read_only.load(Ordering::Relaxed));
-    let help = "0: logs are written. 1: at least one has failed.";
-    text.gauge("kyrodb_wal_circuit_breaker_state", help, u64::from(is_open));
+    let worst = shards.iter().map(|s| s.breaker()).fold(BreakerState::Closed, BreakerState::worse);
+    let help = "The worst of the logs. 0: closed, it is written. 1: open. 2: half-open.";
+    text.gauge("kyrodb_wal_circuit_breaker_state", help, worst as u8);
 }
 
 fn server(text: &mut Text, observed: &Observed, health: &Health, data_dir: &Path) {
@@ -164,6 +169,14 @@ fn server(text: &mut Text, observed: &Observed, health: &Health, data_dir: &Path
     text.gauge("kyrodb_memory_used_bytes", "Resident memory.", used);
     text.gauge("kyrodb_memory_peak_bytes", "The most there has been.", peak);
     text.gauge("kyrodb_disk_used_bytes", "Files in the data directory.", disk_bytes(data_dir));
+    let space = &observed.space;
+    // Before the data directory is open, nobody has looked.
+    if space.reserve() > 0 {
+        let help = "Room left on the file system.";
+        text.gauge("kyrodb_disk_available_bytes", help, space.available());
+        let help = "Inserts are refused where less than this is left.";
+        text.gauge("kyrodb_disk_reserve_bytes", help, space.reserve());
+    }
     let connections = observed.gateway.connections.load(Ordering::Relaxed);
     text.gauge("kyrodb_active_connections", "Open gRPC connections.", connections);
     let refused = observed.gateway.connections_refused.get();
@@ -225,7 +238,10 @@ fn shards(text: &mut Text, observed: &Observed) {
     by_shard("kyrodb_snapshots_damaged_total", "counter", "Found damaged at start.", |s| {
         s.damaged_snapshots.get()
     });
-    by_shard("kyrodb_shard_read_only", "gauge", "1 if the log has failed.", |s| {
+    by_shard("kyrodb_shard_wal_circuit_breaker_state", "gauge", "As that of all.", |s| {
+        s.breaker() as u64
+    });
+    by_shard("kyrodb_shard_read_only", "gauge", "1 if the log is beyond mending.", |s| {
         u64::from(s.is_read_only.load(Ordering::Relaxed))
     });
     by_shard("kyrodb_shard_fenced", "gauge", "1 if fenced after a fault.", |s| {

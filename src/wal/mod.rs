@@ -34,9 +34,19 @@
 //! The *durable bytes* in a group say up to which offset the segment was known to be durable when
 //! the group was written. A bad group before that offset in any later group, or in a segment
 //! that another one follows, is corruption, and the log is not opened; one that nothing vouches
-//! for was being written when the power went, and the log ends before it. [`reader`] decides for a segment, [`recover`] for the log; [`Writer::seal`] makes the last group vouched for when
-//! the writer rests.
+//! for was being written when the power went, and the log ends before it. [`reader`] decides for
+//! a segment, [`recover`] for the log; [`Writer::seal`] makes the last group vouched for when the
+//! writer rests.
+//!
+//! A segment whose write or sync failed is given up, and the log goes on in a fresh one whose
+//! header continues it at the last position known to be durable ([`Writer::replace`]). That
+//! header is the decision: the former segment ends where this one begins, and what may follow
+//! there, whole or not, was refused and is not read. Where the power goes before the header is
+//! durable, nothing has been acknowledged that the former segment does not hold. No position
+//! comes twice in a log, since the chain changes with every group, one without records included.
 
+#[cfg(test)]
+mod failure_tests;
 mod group;
 pub mod reader;
 pub mod record;
@@ -46,7 +56,7 @@ pub mod segment;
 mod tests;
 mod writer;
 
-pub use self::writer::{Prepared, Stats, Writer};
+pub use self::writer::{Prepared, RestoreError, Stats, Writer};
 
 use crate::types::{Lsn, ShardId};
 

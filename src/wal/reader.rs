@@ -4,6 +4,7 @@
 //!
 //! | what is there | what vouches for it | verdict |
 //! |---|---|---|
+//! | the position at which a next segment begins, or the end recorded in MANIFEST | – | the segment ends; what follows was given up and is not looked at |
 //! | a group that continues the log | – | its records are next |
 //! | a whole group that does not continue the log | – | corrupt |
 //! | zeros, or a group of an older epoch | nothing | the log ends |
@@ -46,7 +47,7 @@ pub enum ReadError {
 pub enum Tail {
     /// MANIFEST recorded where it ends.
     Sealed(Sealed),
-    /// Another segment follows: it is complete up to where that one begins.
+    /// Another segment follows: it is complete up to where that one begins, and ends there.
     Followed(Position),
     /// It is the last one: it may end in a torn write.
     Open,
@@ -127,7 +128,12 @@ pub async fn read<F: File>(
     let mut offset = BLOCK as u64;
     let mut records = 0;
     let torn = loop {
-        if matches!(tail, Tail::Sealed(sealed) if sealed.end_bytes == offset) {
+        let is_end = match tail {
+            Tail::Sealed(sealed) => sealed.end_bytes == offset,
+            Tail::Followed(next) => next == reader.position,
+            Tail::Open => false,
+        };
+        if is_end {
             break None;
         }
         match reader.next(offset).await? {
@@ -247,9 +253,8 @@ impl<F: File> Reader<'_, F> {
             Tail::Sealed(sealed) if offset < sealed.end_bytes => {
                 return Ok(Some("before the end that MANIFEST records".into()));
             }
-            Tail::Followed(next) if self.position != next => {
-                return Ok(Some("and another segment follows".into()));
-            }
+            // It would have ended here otherwise.
+            Tail::Followed(_) => return Ok(Some("and another segment follows".into())),
             _ => {}
         }
         let mut later = offset + BLOCK as u64;

@@ -62,10 +62,8 @@ pub async fn recover<D: Disk>(
         let next = next.map(|header| header.start);
         let (segment, file, head) = &open[index];
         let Some(header) = head else {
-            if let Some(next) = next {
-                let why = "the segment was never used, but a later one was";
-                return Err(corrupt(&segment.file, 0, next.next_lsn, why));
-            }
+            // One whose header could not be written is given up. A later one that was taken into
+            // use has to continue the log all the same, so nothing is missing.
             recovered.unused.push(segment.file.clone());
             continue;
         };

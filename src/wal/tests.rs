@@ -12,31 +12,31 @@ use crate::manifest::Segment;
 use crate::store::payload::Payload;
 use crate::types::{DocId, ShardId, mix};
 
-const SHARD: ShardId = ShardId(3);
+pub(super) const SHARD: ShardId = ShardId(3);
 const EPOCH: u64 = 0xabcd_0000_0001;
 
-fn put(id: u64, values: usize) -> Record {
+pub(super) fn put(id: u64, values: usize) -> Record {
     let vector = (0..values).map(|i| (mix(id * 1_000 + i as u64) >> 50) as f32 + 1.0).collect();
     let text = id.to_string();
     let payload = Payload::new([("id", text.as_str())], "").unwrap();
     Record::Put { id: DocId(id), vector, payload }
 }
 
-fn segment(number: u64) -> Segment {
+pub(super) fn segment(number: u64) -> Segment {
     Segment { shard: SHARD.0, number, file: segment_name(SHARD, number), sealed: None }
 }
 
 /// A log being written: what it holds, and which segments MANIFEST would name.
-struct Log {
-    disk: Rc<SimDisk>,
-    writer: Writer<SimDisk>,
-    segments: Vec<Segment>,
-    records: Vec<Record>,
-    segment_bytes: u64,
+pub(super) struct Log {
+    pub(super) disk: Rc<SimDisk>,
+    pub(super) writer: Writer<SimDisk>,
+    pub(super) segments: Vec<Segment>,
+    pub(super) records: Vec<Record>,
+    pub(super) segment_bytes: u64,
 }
 
 impl Log {
-    fn begin(segment_blocks: u64) -> Self {
+    pub(super) fn begin(segment_blocks: u64) -> Self {
         let disk = Rc::new(SimDisk::default());
         let segment_bytes = segment_blocks * BLOCK as u64;
         let writer = run(async {
@@ -46,7 +46,7 @@ impl Log {
         Self { disk, writer, segments: vec![segment(1)], records: Vec::new(), segment_bytes }
     }
 
-    fn append(&mut self, records: Vec<Record>, sync: bool) -> Result<(), DiskError> {
+    pub(super) fn append(&mut self, records: Vec<Record>, sync: bool) -> Result<(), DiskError> {
         if !self.writer.fits(&records) {
             let number = self.writer.segment() + 1;
             let prepared = run(Prepared::create(&*self.disk, SHARD, number, self.segment_bytes))?;
@@ -59,7 +59,7 @@ impl Log {
     }
 
     /// Appends `groups` of a few records each.
-    fn fill(&mut self, groups: u64) {
+    pub(super) fn fill(&mut self, groups: u64) {
         for _ in 0..groups {
             let next = self.records.len() as u64 + 1;
             let records = (next..next + 1 + next % 3).map(|id| put(id, 40)).collect();
@@ -68,7 +68,10 @@ impl Log {
     }
 }
 
-fn read_back(disk: &SimDisk, segments: &[Segment]) -> Result<(Recovered, Vec<Record>), ReadError> {
+pub(super) fn read_back(
+    disk: &SimDisk,
+    segments: &[Segment],
+) -> Result<(Recovered, Vec<Record>), ReadError> {
     let mut records = Vec::new();
     let recovered = run(recover(disk, SHARD, segments, None, |lsn, record| {
         records.push(record);

@@ -1,4 +1,5 @@
-//! Appends groups to the active segment, one at a time.
+//! Appends groups to the active segment, one at a time, and goes on in another one when it is
+//! full or has failed.
 
 use std::rc::Rc;
 
@@ -9,6 +10,9 @@ use super::{GROUP_BYTES_MAX, Position, segment_name};
 use crate::disk::{BLOCK, Disk, DiskError, File, Kind, Result, blocks};
 use crate::manifest::Sealed;
 use crate::types::{Lsn, ShardId};
+
+/// Bytes copied at once.
+const COPY_BYTES: u64 = 1 << 20;
 
 /// A zeroed segment that is ready to be written.
 pub struct Prepared<F> {
@@ -63,18 +67,35 @@ struct Active<F> {
     bytes: u64,
 }
 
+/// Why a segment that has lost its name could not be made anew.
+#[derive(Debug)]
+pub enum RestoreError {
+    /// What it held can't be read any more.
+    Lost(DiskError),
+    /// It could not be written; another try may succeed.
+    Disk(DiskError),
+}
+
 /// The only writer of a shard's log.
 ///
-/// After a failed write or sync it refuses everything: what is on disk is unknown then, and only
-/// a new segment, or reading the log again, gives a known state.
+/// After a failed write or sync it refuses everything: what is on disk behind the last position
+/// known to be durable is unknown then. That segment is not written again. A fresh one that
+/// begins at that position gives a known state ([`Writer::replace`]), or reading the log again.
 pub struct Writer<D: Disk> {
     disk: Rc<D>,
     shard: ShardId,
     epoch: u64,
     active: Active<D::File>,
     position: Position,
-    /// All records up to here are known to be durable.
-    durable: Lsn,
+    /// The log up to here is known to be durable.
+    durable: Position,
+    /// Groups behind that position whose writes succeeded: whoever asked for no sync takes them
+    /// for done.
+    unsynced: Vec<Vec<Record>>,
+    /// Number that the next segment gets.
+    next_number: u64,
+    /// What segments came to that were given up, and are not yet replaced by a whole one.
+    given_up: Vec<(u64, Sealed)>,
     is_broken: bool,
     stats: Stats,
 }
@@ -92,10 +113,21 @@ impl<D: Disk> Writer<D> {
         position: Position,
         unix_ms: u64,
     ) -> Result<Self> {
-        let durable = Lsn(position.next_lsn.0 - 1);
+        let next_number = prepared.number + 1;
         let active = activate(&*disk, shard, epoch, prepared, position, unix_ms).await?;
-        let stats = Stats { syncs: 1, bytes: BLOCK as u64, ..Stats::default() };
-        Ok(Self { disk, shard, epoch, active, position, durable, is_broken: false, stats })
+        Ok(Self {
+            disk,
+            shard,
+            epoch,
+            active,
+            position,
+            durable: position,
+            unsynced: Vec::new(),
+            next_number,
+            given_up: Vec::new(),
+            is_broken: false,
+            stats: Stats { syncs: 1, bytes: BLOCK as u64, ..Stats::default() },
+        })
     }
 
     /// LSN that the next record will have.
@@ -113,7 +145,38 @@ impl<D: Disk> Writer<D> {
     /// All records up to here are known to be durable.
     #[must_use]
     pub fn durable(&self) -> Lsn {
-        self.durable
+        Lsn(self.durable.next_lsn.0 - 1)
+    }
+
+    /// Bytes written, but not known to be durable.
+    #[must_use]
+    pub fn unsynced_bytes(&self) -> u64 {
+        self.active.offset - self.active.durable_bytes
+    }
+
+    /// True if groups whose writes succeeded are not known to be durable.
+    #[must_use]
+    pub fn has_unsynced(&self) -> bool {
+        !self.unsynced.is_empty()
+    }
+
+    /// True after a failed write or sync, until the segment is replaced.
+    #[must_use]
+    pub fn is_broken(&self) -> bool {
+        self.is_broken
+    }
+
+    /// Number that the next segment has to have.
+    #[must_use]
+    pub fn next_number(&self) -> u64 {
+        self.next_number
+    }
+
+    /// What the broken segment came to, if all that anybody takes for done is durable in it.
+    /// Whatever else may be found in it was refused.
+    #[must_use]
+    pub fn broken_end(&self) -> Option<(u64, Sealed)> {
+        (self.is_broken && self.unsynced.is_empty()).then(|| self.durable_end())
     }
 
     /// What was written so far.
@@ -151,7 +214,8 @@ impl<D: Disk> Writer<D> {
         self.active.offset + group_bytes(records) as u64 <= self.active.bytes
     }
 
-    /// Writes one group. With `sync` it is durable when this returns.
+    /// Writes one group. With `sync` it is durable when this returns. Without, it is remembered
+    /// until it is durable, and comes back in a fresh segment if this one fails before.
     ///
     /// # Errors
     /// If the disk fails; the writer is broken then.
@@ -160,6 +224,15 @@ impl<D: Disk> Writer<D> {
     /// If the group does not fit, in itself or into the segment: see [`Writer::fits`].
     pub async fn append(&mut self, records: &[Record], unix_ms: u64, sync: bool) -> Result<()> {
         self.check()?;
+        self.write(records, unix_ms).await?;
+        if sync {
+            return self.sync().await;
+        }
+        self.unsynced.push(records.to_vec());
+        Ok(())
+    }
+
+    async fn write(&mut self, records: &[Record], unix_ms: u64) -> Result<()> {
         assert!(self.fits(records), "the caller rotates first");
         let bytes = group_bytes(records);
         let mut buffer = self.disk.buffer(bytes);
@@ -184,7 +257,7 @@ impl<D: Disk> Writer<D> {
         self.stats.records += records.len() as u64;
         self.stats.bytes += bytes as u64;
         self.is_broken = false;
-        if sync { self.sync().await } else { Ok(()) }
+        Ok(())
     }
 
     /// Makes everything written so far durable.
@@ -197,8 +270,9 @@ impl<D: Disk> Writer<D> {
         self.active.file.sync_data().await?;
         self.is_broken = false;
         self.stats.syncs += 1;
-        self.durable = Lsn(self.position.next_lsn.0 - 1);
+        self.durable = self.position;
         self.active.durable_bytes = self.active.offset;
+        self.unsynced.clear();
         Ok(())
     }
 
@@ -211,7 +285,7 @@ impl<D: Disk> Writer<D> {
         if self.fits(&[]) {
             return self.append(&[], unix_ms, true).await;
         }
-        if self.active.durable_bytes == self.active.offset { Ok(()) } else { self.sync().await }
+        if self.unsynced_bytes() == 0 { Ok(()) } else { self.sync().await }
     }
 
     /// Goes over to the next segment; returns what the former one came to.
@@ -224,37 +298,120 @@ impl<D: Disk> Writer<D> {
         unix_ms: u64,
     ) -> Result<(u64, Sealed)> {
         self.check()?;
-        assert_eq!(prepared.number, self.active.number + 1, "segments follow one another");
         // The next header claims that this segment is complete: it has to be durable before.
-        if self.active.durable_bytes != self.active.offset {
+        if self.unsynced_bytes() != 0 {
             self.sync().await?;
         }
+        self.go_over(prepared, unix_ms).await
+    }
+
+    /// After a failure: goes on in a fresh segment, at the position up to which the log is known
+    /// to be durable. Its header cuts off whatever is behind that position in the segment that
+    /// failed. Groups that were written without a sync are written again, with the same LSNs,
+    /// and synced. Returns what the segments given up came to.
+    ///
+    /// # Errors
+    /// If the disk fails; the writer is still broken then, and nothing is forgotten.
+    pub async fn replace(
+        &mut self,
+        prepared: Prepared<D::File>,
+        unix_ms: u64,
+    ) -> Result<Vec<(u64, Sealed)>> {
+        assert!(self.is_broken, "a good segment is rotated");
+        let given_up = self.go_over(prepared, unix_ms).await?;
+        self.given_up.push(given_up);
+        let unsynced = std::mem::take(&mut self.unsynced);
+        if let Err(error) = self.write_again(&unsynced, unix_ms).await {
+            self.unsynced = unsynced;
+            return Err(error);
+        }
+        Ok(std::mem::take(&mut self.given_up))
+    }
+
+    async fn write_again(&mut self, groups: &[Vec<Record>], unix_ms: u64) -> Result<()> {
+        for group in groups {
+            self.write(group, unix_ms).await?;
+        }
+        if groups.is_empty() { Ok(()) } else { self.sync().await }
+    }
+
+    /// Begins a segment at the position up to which the log is known to be durable.
+    async fn go_over(
+        &mut self,
+        prepared: Prepared<D::File>,
+        unix_ms: u64,
+    ) -> Result<(u64, Sealed)> {
+        assert!(prepared.number >= self.next_number, "a segment is begun once");
+        self.next_number = prepared.number + 1;
         self.is_broken = true;
-        let (disk, position) = (&*self.disk, self.position);
+        let (disk, position) = (&*self.disk, self.durable);
         let active = activate(disk, self.shard, self.epoch, prepared, position, unix_ms).await?;
         self.is_broken = false;
         self.stats.syncs += 1;
         self.stats.bytes += BLOCK as u64;
-        let former = std::mem::replace(&mut self.active, active);
+        let end = self.durable_end();
+        self.active = active;
+        self.position = position;
+        Ok(end)
+    }
+
+    /// What the active segment comes to, as far as it is known to be durable.
+    fn durable_end(&self) -> (u64, Sealed) {
+        let active = &self.active;
         let sealed = Sealed {
-            first_lsn: former.first_lsn.0,
-            last_lsn: position.next_lsn.0 - 1,
-            end_bytes: former.offset,
-            chain: position.chain,
+            first_lsn: active.first_lsn.0,
+            last_lsn: self.durable.next_lsn.0 - 1,
+            end_bytes: active.durable_bytes,
+            chain: self.durable.chain,
         };
-        Ok((former.number, sealed))
+        (active.number, sealed)
+    }
+
+    /// The active segment's file has lost its name, because somebody removed it: makes it anew
+    /// from what the open file still holds, durable with its name, and goes on in it.
+    ///
+    /// # Errors
+    /// If what it held can't be read any more, or can't be written.
+    pub async fn restore(&mut self) -> std::result::Result<(), RestoreError> {
+        let name = segment_name(self.shard, self.active.number);
+        let temporary = format!("{name}.tmp");
+        let disk = self.disk.clone();
+        let copy = disk.create(&temporary, self.active.bytes).await.map_err(RestoreError::Disk)?;
+        let end = if self.is_broken { self.active.durable_bytes } else { self.active.offset };
+        let mut offset = 0;
+        while offset < end {
+            let bytes = (end - offset).min(COPY_BYTES) as usize;
+            let mut content = Vec::with_capacity(bytes);
+            let read = self.active.file.read_at(offset, bytes, &mut content).await;
+            read.map_err(RestoreError::Lost)?;
+            let mut buffer = disk.buffer(bytes);
+            if content.len() != bytes {
+                return Err(RestoreError::Lost(self.error("read", "the file has been cut")));
+            }
+            buffer.as_mut().copy_from_slice(&content);
+            copy.write_at(buffer, offset).await.map_err(RestoreError::Disk)?;
+            offset += bytes as u64;
+        }
+        let named = async {
+            copy.sync_data().await?;
+            disk.rename(&temporary, &name).await?;
+            disk.sync_dir().await
+        };
+        named.await.map_err(RestoreError::Disk)?;
+        self.active.file = copy;
+        Ok(())
     }
 
     fn check(&self) -> Result<()> {
         if !self.is_broken {
             return Ok(());
         }
-        Err(DiskError {
-            kind: Kind::Failed,
-            operation: "append to",
-            file: segment_name(self.shard, self.active.number),
-            reason: "an earlier write or sync of this segment failed".into(),
-        })
+        Err(self.error("append to", "an earlier write or sync of this segment failed"))
+    }
+
+    fn error(&self, operation: &'static str, reason: &str) -> DiskError {
+        let file = segment_name(self.shard, self.active.number);
+        DiskError { kind: Kind::Failed, operation, file, reason: reason.into() }
     }
 }
 

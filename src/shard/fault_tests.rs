@@ -1,0 +1,345 @@
+//! A core whose disk fails under it: what clients hear, what is there after a restart, and how
+//! it mends by itself. The disk is the real one, with faults laid over it.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use tempfile::TempDir;
+
+use super::breaker::{Command, Params, Report};
+use super::core::{CoreHandle, Settings, SyncPolicy};
+use super::cpus;
+use super::keeper::Change;
+use super::open::Open;
+use super::pulse::{Activity, Pulse};
+use super::reply::{Reply, single};
+use super::request::Request;
+use super::snapshot::Due;
+use crate::disk::Kind;
+use crate::disk::faults::Faults;
+use crate::engine::{self, Capacity, Outcome, Write};
+use crate::error::{Error, Result};
+use crate::kernels::Metric;
+use crate::manifest::{MANIFEST_VERSION, Manifest};
+use crate::observe::Observed;
+use crate::observe::counters::{BreakerState, ShardCounters};
+use crate::router::{Limits, Router};
+use crate::store::payload::Payload;
+use crate::types::{DocId, ShardId};
+
+const SHARD: ShardId = ShardId(0);
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Short, so that no test has to wait, but long enough for what is asked meanwhile.
+const BREAKER: Params = Params {
+    failures_max: 3,
+    window: Duration::from_secs(60),
+    open_for: Duration::from_millis(400),
+    successes_min: 2,
+};
+
+/// One core with one shard, on a directory of its own.
+struct Server {
+    directory: TempDir,
+    faults: Faults,
+    observed: Arc<Observed>,
+    runtime: tokio::runtime::Runtime,
+    sync: SyncPolicy,
+    life: Option<Life>,
+}
+
+struct Life {
+    core: CoreHandle,
+    router: Router,
+    _pulse: Pulse,
+}
+
+impl Server {
+    fn start(sync: SyncPolicy) -> Self {
+        let target = env!("CARGO_MANIFEST_DIR").to_owned() + "/target";
+        let directory = TempDir::new_in(target).unwrap();
+        let faults = Faults::of(directory.path());
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+        let observed = Arc::new(Observed::default());
+        let mut server = Self { directory, faults, observed, runtime, sync, life: None };
+        server.open();
+        server
+    }
+
+    fn open(&mut self) {
+        static EPOCH: AtomicU64 = AtomicU64::new(1);
+        let settings = Settings {
+            snapshots: Due { mutations: 0, log_bytes: u64::MAX },
+            directory: self.directory.path().into(),
+            sync: self.sync,
+            segment_bytes: 4 << 20,
+            hot_soft_max: 1_000,
+            bulk_hot_max: 1_000,
+            mailbox_capacity: 64,
+            io_memory_bytes: 1 << 20,
+            is_dedicated: false,
+            breaker: BREAKER,
+            watch_period: Duration::from_millis(20),
+        };
+        self.observed.set_shards(1);
+        let cpu = cpus::allowed()[0];
+        let core = CoreHandle::spawn(0, cpu, settings, None, self.observed.clone()).unwrap();
+        let activity = Arc::new(Activity::default());
+        let pulse = Pulse::start(vec![core.heart.clone()], activity.clone()).unwrap();
+        let found = self.ask(&core, Request::LoadManifest).unwrap();
+        let mut manifest = found.unwrap_or_else(|| Manifest {
+            version: MANIFEST_VERSION,
+            shards: 1,
+            dimension: 2,
+            distance: "euclidean".into(),
+            epoch: 0,
+            snapshots: Vec::new(),
+            segments: Vec::new(),
+        });
+        manifest.epoch = EPOCH.fetch_add(1, Ordering::Relaxed);
+        let keep = |manifest| |reply| Request::Keep(Change::Replace(manifest), reply);
+        self.ask(&core, keep(manifest.clone())).unwrap();
+        let open = Open {
+            snapshots: Vec::new(),
+            shard: SHARD,
+            segments: manifest.segments.clone(),
+            params: engine::Params {
+                metric: Metric::Euclidean,
+                dimension: 2,
+                graph: crate::graph::Params { m: 8, ef_construction: 20, seed: 0 },
+                hot_documents_max: 10_000,
+                capacity: Arc::new(Capacity::new(usize::MAX)),
+            },
+            epoch: manifest.epoch,
+            counters: self.counters(),
+        };
+        let opened = self.ask(&core, |reply| Request::Open(Box::new(open), reply));
+        manifest.segments = opened.unwrap_or_else(|why| panic!("{}", why.what)).segments;
+        self.ask(&core, keep(manifest)).unwrap();
+        let limits = Limits { searches_max: 10, hot_budget: Duration::from_secs(1) };
+        let mailboxes = vec![core.mailbox.clone()];
+        let router = Router::new(mailboxes, 1, limits, activity, self.observed.clone());
+        self.life = Some(Life { core, router, _pulse: pulse });
+    }
+
+    fn ask<T>(&self, core: &CoreHandle, request: impl FnOnce(Reply<T>) -> Request) -> T {
+        let (answers, reply) = single();
+        assert!(core.mailbox.push(request(reply)).is_ok());
+        self.runtime.block_on(answers.one()).expect("the core answers")
+    }
+
+    /// Ends the core, and opens the directory again with another one.
+    fn restart(&mut self) {
+        self.faults.mend();
+        let life = self.life.take().unwrap();
+        assert!(life.core.mailbox.push(Request::Stop).is_ok());
+        assert!(life.core.join());
+        self.open();
+    }
+
+    fn counters(&self) -> Arc<ShardCounters> {
+        self.observed.shards()[0].clone()
+    }
+
+    fn router(&self) -> &Router {
+        &self.life.as_ref().unwrap().router
+    }
+
+    fn put(&self, id: u64) -> Result<Outcome> {
+        let payload = Payload::new([], "").unwrap();
+        let write = Write::Put { id: DocId(id), vector: [id as f32, 1.0].into(), payload };
+        self.runtime.block_on(self.router().write(DocId(id), write))
+    }
+
+    fn delete(&self, id: u64) -> Result<Outcome> {
+        let write = Write::Delete { id: DocId(id), namespace: String::new() };
+        self.runtime.block_on(self.router().write(DocId(id), write))
+    }
+
+    /// Which of the documents 1 to 40 are there.
+    fn stored(&self) -> Vec<u64> {
+        let ids: Vec<DocId> = (1..=40).map(DocId).collect();
+        let found = self.runtime.block_on(self.router().get(&ids, "", true)).unwrap();
+        for (id, document) in ids.iter().zip(&found) {
+            let vector = document.as_ref().map(|document| document.embedding.clone().unwrap());
+            assert!(vector.is_none_or(|vector| vector[..] == [id.0 as f32, 1.0]));
+        }
+        let stored = ids.iter().zip(found).filter(|(_, document)| document.is_some());
+        stored.map(|(id, _)| id.0).collect()
+    }
+
+    fn breaker(&self, command: Option<Command>) -> Report {
+        self.runtime.block_on(self.router().breakers(command))[0].unwrap()
+    }
+
+    fn state(&self) -> BreakerState {
+        self.breaker(None).state
+    }
+
+    fn wait_for(&self, what: &str, is_so: impl Fn(&Self) -> bool) {
+        let begun = Instant::now();
+        while !is_so(self) {
+            assert!(begun.elapsed() < PATIENCE, "never: {what}");
+            std::thread::sleep(Duration::from_millis(2));
+        }
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        if let Some(life) = self.life.take() {
+            let stopped = life.core.mailbox.push(Request::Stop).is_ok() && life.core.join();
+            assert!(stopped || std::thread::panicking());
+        }
+    }
+}
+
+/// The answer to a write that the log did not take: after how long to try again.
+fn unavailable(result: Result<Outcome>) -> Duration {
+    match result {
+        Err(Error::Unavailable { retry_after, .. }) => retry_after,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn a_failed_write_or_sync_is_refused_for_good_and_the_next_write_is_taken() {
+    for operation in ["write", "fdatasync"] {
+        let mut server = Server::start(SyncPolicy::DataOnly);
+        server.put(1).unwrap();
+        server.put(2).unwrap();
+        server.faults.fail(operation, "wal_", Kind::Failed, 1);
+        assert_eq!(unavailable(server.put(3)), Duration::from_secs(1), "{operation}");
+        assert_eq!(server.stored(), [1, 2]);
+        assert_eq!(server.state(), BreakerState::Closed, "one failure is no reason to stop");
+        assert_eq!(server.counters().wal_failures.get(), 1);
+        assert_eq!(server.counters().breaker_failures.get(), 1);
+        server.put(4).unwrap();
+        server.delete(1).unwrap();
+        assert_eq!(server.counters().wal_retries.get(), 1);
+        assert_eq!(server.stored(), [2, 4]);
+        server.restart();
+        assert_eq!(server.stored(), [2, 4], "{operation}");
+        server.put(3).unwrap();
+        server.restart();
+        assert_eq!(server.stored(), [2, 3, 4], "{operation}");
+    }
+}
+
+/// The group is on disk whole, and only its sync has failed: it must not come back, even where
+/// nothing else is written before the end.
+#[test]
+fn a_refused_write_does_not_come_back_after_a_restart() {
+    let mut server = Server::start(SyncPolicy::DataOnly);
+    server.put(1).unwrap();
+    server.faults.fail("fdatasync", "wal_", Kind::Failed, 1);
+    unavailable(server.put(2));
+    server.restart();
+    assert_eq!(server.stored(), [1]);
+}
+
+#[test]
+fn three_failures_open_the_breaker_and_two_successes_close_it() {
+    let mut server = Server::start(SyncPolicy::DataOnly);
+    server.put(1).unwrap();
+    server.faults.fail("fdatasync", "wal_", Kind::Failed, u64::MAX);
+    for _ in 0..3 {
+        assert_eq!(server.state(), BreakerState::Closed);
+        unavailable(server.put(2));
+    }
+    assert_eq!(server.state(), BreakerState::Open);
+    assert_eq!(server.counters().breaker(), BreakerState::Open);
+    // The disk is left alone, and reads go on.
+    let failures = server.counters().wal_failures.get();
+    let left = unavailable(server.put(2));
+    assert!(left <= BREAKER.open_for && !left.is_zero(), "{left:?}");
+    assert_eq!(server.counters().wal_failures.get(), failures);
+    assert_eq!(server.stored(), [1]);
+    // Half-open is seen without a write; one failure opens it again.
+    let is_half_open = |server: &Server| server.counters().breaker() == BreakerState::HalfOpen;
+    server.wait_for("half-open", is_half_open);
+    unavailable(server.put(2));
+    assert_eq!(server.state(), BreakerState::Open);
+    server.faults.mend();
+    server.wait_for("half-open again", is_half_open);
+    // A segment that can't be made is not tried again at once.
+    server.wait_for("a write", |server| server.put(3).is_ok());
+    assert_eq!(server.state(), BreakerState::HalfOpen);
+    server.put(4).unwrap();
+    assert_eq!(server.state(), BreakerState::Closed);
+    server.restart();
+    assert_eq!(server.stored(), [1, 3, 4]);
+}
+
+#[test]
+fn a_full_disk_opens_the_breaker_at_once_and_space_closes_it() {
+    let mut server = Server::start(SyncPolicy::DataOnly);
+    server.put(1).unwrap();
+    server.faults.leave(1_000);
+    server.faults.fail("write", "wal_", Kind::NoSpace, 1);
+    server.faults.fail("create", "wal_", Kind::NoSpace, u64::MAX);
+    server.wait_for("a look at the disk", |server| server.observed.space.available() == 1_000);
+    unavailable(server.put(2));
+    assert_eq!(server.state(), BreakerState::Open);
+    assert_eq!(server.counters().disk_full.get(), 1);
+    assert_eq!(server.stored(), [1]);
+    server.faults.mend();
+    server.wait_for("closed", |server| server.state() == BreakerState::Closed);
+    server.put(3).unwrap();
+    server.restart();
+    assert_eq!(server.stored(), [1, 3]);
+}
+
+#[test]
+fn what_was_acknowledged_before_its_sync_is_written_again() {
+    let mut server = Server::start(SyncPolicy::Periodic(Duration::from_millis(50)));
+    (1..=5).for_each(|id| assert!(server.put(id).is_ok()));
+    server.faults.fail("fdatasync", "wal_", Kind::Failed, 1);
+    // By the timer, or by the write that finds it late; that one may be refused.
+    server.wait_for("a failed sync", |server| server.counters().wal_failures.get() == 1);
+    server.wait_for("a fresh segment", |server| server.counters().wal_retries.get() == 1);
+    server.put(6).unwrap();
+    assert_eq!(server.stored(), [1, 2, 3, 4, 5, 6]);
+    server.restart();
+    assert_eq!(server.stored(), [1, 2, 3, 4, 5, 6]);
+}
+
+/// The sync of what was acknowledged fails, and so does every try to write it again, until the
+/// server ends: then, at the latest, it is on disk.
+#[test]
+fn the_end_is_the_last_try_for_what_is_not_synced() {
+    let mut server = Server::start(SyncPolicy::Periodic(Duration::from_millis(50)));
+    server.put(1).unwrap();
+    server.put(2).unwrap();
+    server.faults.fail("fdatasync", "wal_", Kind::Failed, u64::MAX);
+    server.wait_for("open", |server| server.state() == BreakerState::Open);
+    server.restart();
+    assert_eq!(server.stored(), [1, 2]);
+}
+
+#[test]
+fn an_operator_trips_and_resets_the_breaker() {
+    let server = Server::start(SyncPolicy::DataOnly);
+    server.put(1).unwrap();
+    let report = server.breaker(Some(Command::Trip));
+    assert_eq!(report.state, BreakerState::Open);
+    assert!(!unavailable(server.put(2)).is_zero());
+    assert_eq!(server.stored(), [1]);
+    assert_eq!(server.breaker(Some(Command::Reset)).state, BreakerState::Closed);
+    server.put(2).unwrap();
+    assert_eq!(server.stored(), [1, 2]);
+}
+
+#[test]
+fn a_segment_file_that_was_removed_is_restored() {
+    let mut server = Server::start(SyncPolicy::DataOnly);
+    (1..=5).for_each(|id| assert!(server.put(id).is_ok()));
+    let path = server.directory.path().join(crate::wal::segment_name(SHARD, 1));
+    std::fs::remove_file(&path).unwrap();
+    server.wait_for("the file", |_| path.exists());
+    server.wait_for("a failure", |server| server.counters().wal_failures.get() == 1);
+    server.put(6).unwrap();
+    server.restart();
+    assert_eq!(server.stored(), [1, 2, 3, 4, 5, 6]);
+}

@@ -1,0 +1,127 @@
+//! The next segment of a log, made ahead in the background so that no commit waits for it.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use super::core::{Core, Shard, spawn};
+use super::event::Event;
+use super::keeper::Change;
+use crate::disk::direct::DirectFile;
+use crate::disk::{Disk, DiskError, Kind};
+use crate::wal::{Prepared, segment_name};
+
+/// After a failure to make a segment, so long until another try.
+pub(super) const RETRY: Duration = Duration::from_secs(1);
+
+/// The next segment of a shard's log.
+#[derive(Default)]
+pub(super) struct Spare {
+    state: RefCell<SpareState>,
+    event: Event,
+}
+
+#[derive(Default)]
+enum SpareState {
+    #[default]
+    None,
+    Preparing,
+    Ready(Prepared<DirectFile>),
+    Failed {
+        error: DiskError,
+        at: Instant,
+        /// The file is there, but it is not known whether MANIFEST names it.
+        unnamed: Option<Prepared<DirectFile>>,
+    },
+}
+
+impl Spare {
+    /// The segment if it is ready, or why it could not be made; `None` while it is being made.
+    fn take(&self) -> Option<Result<Prepared<DirectFile>, DiskError>> {
+        match self.state.take() {
+            SpareState::Ready(prepared) => Some(Ok(prepared)),
+            state => {
+                let took = match &state {
+                    SpareState::Failed { error, .. } => Some(Err(error.clone())),
+                    _ => None,
+                };
+                self.state.replace(state);
+                took
+            }
+        }
+    }
+}
+
+/// Takes the segment `number`, waiting until it is made.
+pub(super) async fn take(
+    core: &Rc<Core>,
+    shard: &Rc<Shard>,
+    number: u64,
+) -> Result<Prepared<DirectFile>, DiskError> {
+    loop {
+        want(core, shard, number);
+        match shard.spare.take() {
+            Some(took) => return took,
+            None => shard.spare.event.wait().await,
+        }
+    }
+}
+
+/// Has the segment `number` made in the background, unless that is done, being done, or has
+/// failed a moment ago.
+pub(super) fn want(core: &Rc<Core>, shard: &Rc<Shard>, number: u64) {
+    let mut state = shard.spare.state.borrow_mut();
+    let unnamed = match &mut *state {
+        SpareState::None => None,
+        SpareState::Failed { at, unnamed, .. } if at.elapsed() >= RETRY => unnamed.take(),
+        _ => return,
+    };
+    *state = SpareState::Preparing;
+    let (core, shard) = (core.clone(), shard.clone());
+    spawn(core.queues.upkeep, async move {
+        let made = make_segment(&core, &shard, number, unnamed).await;
+        if let SpareState::Failed { error, .. } = &made {
+            tracing::warn!(shard = shard.id.0, "no new log segment: {error}");
+        }
+        shard.spare.state.replace(made);
+        shard.spare.event.raise();
+    });
+}
+
+/// Makes a segment, unless an earlier try has made it, and has MANIFEST name it, before anything
+/// is written to it. Once MANIFEST may name it, the file stays.
+async fn make_segment(
+    core: &Core,
+    shard: &Shard,
+    number: u64,
+    unnamed: Option<Prepared<DirectFile>>,
+) -> SpareState {
+    let name = segment_name(shard.id, number);
+    let prepared = match unnamed {
+        Some(prepared) => Ok(prepared),
+        None => {
+            let bytes = core.settings.segment_bytes;
+            Prepared::create(&*core.disk, shard.id, number, bytes).await
+        }
+    };
+    let at = Instant::now();
+    let prepared = match prepared {
+        Ok(prepared) => prepared,
+        Err(error) => {
+            // A part of a file would keep what little space there is.
+            let removed = core.disk.remove(&name).await;
+            tracing::debug!(?removed, "removed {name}");
+            return SpareState::Failed { error, at, unnamed: None };
+        }
+    };
+    match core.keep(Change::Added(shard.id, number)).await {
+        Ok(()) => SpareState::Ready(prepared),
+        Err(reason) => {
+            // Nothing has been written to the segment: another try is harmless.
+            let kind = if core.is_disk_full() { Kind::NoSpace } else { Kind::Failed };
+            let operation = "record in MANIFEST";
+            let error = DiskError { kind, operation, file: name, reason };
+            SpareState::Failed { error, at, unnamed: Some(prepared) }
+        }
+    }
+}

@@ -1,0 +1,126 @@
+//! What a core looks after from time to time, without being asked: the room on the disk, whether
+//! its logs still have their files, and the breakers of its logs, which move on with time.
+
+use std::rc::Rc;
+use std::time::Instant;
+
+use super::breaker::{Command, Report};
+use super::core::{Core, Shard};
+use crate::disk::Kind;
+use crate::error::{Error, Result};
+use crate::observe::counters::BreakerState;
+use crate::wal::segment_name;
+
+/// Room that files other than a segment need, such as MANIFEST.
+const SMALL_FILES_BYTES: u64 = 1 << 20;
+
+/// Runs for ever.
+pub(super) async fn run(core: Rc<Core>) {
+    loop {
+        core.look().await;
+        glommio::timer::sleep(core.settings.watch_period).await;
+    }
+}
+
+impl Core {
+    async fn look(&self) {
+        let shards: Vec<Rc<Shard>> = self.shards.borrow().values().cloned().collect();
+        let active: Vec<u64> = shards.iter().map(|shard| shard.segment.get()).collect();
+        let name = |(shard, number): (&Rc<Shard>, &u64)| segment_name(shard.id, *number);
+        let names = shards.iter().zip(&active).map(name).collect();
+        // The system may take its time over this, so it is not done on this thread.
+        let (room, missing) = self.disk.look(names).await;
+        if let Some(room) = room {
+            self.observed.space.set_available(room.available);
+        }
+        for ((shard, number), is_missing) in shards.iter().zip(active).zip(missing) {
+            // One that is not written any more may have been removed for good reason.
+            if is_missing && number == shard.segment.get() {
+                shard.is_segment_gone.set(true);
+                shard.staged_event.raise();
+            }
+            if !self.is_disk_full() {
+                shard.breaker.borrow_mut().space_returned();
+            }
+            shard.publish_breaker(Instant::now());
+        }
+    }
+
+    /// There is no room for another segment.
+    pub(super) fn is_disk_full(&self) -> bool {
+        self.observed.space.available() < self.settings.segment_bytes + SMALL_FILES_BYTES
+    }
+}
+
+impl Shard {
+    /// Refuses if the log is not to be written now.
+    pub(super) fn check_log(&self) -> Result<()> {
+        if self.counters.is_read_only() {
+            let what = format!(
+                "the log of shard {} is lost: its documents are in memory alone, and it takes no \
+                 writes",
+                self.id.0
+            );
+            return Err(Error::unavailable(what));
+        }
+        let mut breaker = self.breaker.borrow_mut();
+        if breaker.is_closed() {
+            return Ok(());
+        }
+        let report = breaker.report(Instant::now());
+        match (report.state, report.cause) {
+            (BreakerState::Open, Some(cause)) => Err(Error::Unavailable {
+                what: format!("the log of shard {} is not written: {}", self.id.0, cause.words()),
+                retry_after: report.open_for,
+            }),
+            _ => Ok(()),
+        }
+    }
+
+    /// The log could not be written.
+    pub(super) fn log_failed(&self, kind: Kind) {
+        let now = Instant::now();
+        self.counters.wal_failures.add(1);
+        match kind {
+            Kind::NoSpace => {
+                self.counters.disk_full.add(1);
+                self.breaker.borrow_mut().disk_full(now);
+            }
+            Kind::NotFound | Kind::Failed => self.breaker.borrow_mut().failed(now),
+        }
+        self.publish_breaker(now);
+    }
+
+    /// A group was written.
+    pub(super) fn log_succeeded(&self) {
+        if self.breaker.borrow().is_closed() {
+            return;
+        }
+        let now = Instant::now();
+        self.breaker.borrow_mut().succeeded(now);
+        self.publish_breaker(now);
+    }
+
+    /// Does as an operator says, and tells how the breaker is then.
+    pub(super) fn command_breaker(&self, command: Option<Command>) -> Report {
+        let now = Instant::now();
+        if let Some(command) = command {
+            tracing::warn!(shard = self.id.0, ?command, "the log's breaker");
+            self.breaker.borrow_mut().command(command, now);
+        }
+        self.publish_breaker(now)
+    }
+
+    fn publish_breaker(&self, now: Instant) -> Report {
+        let report = self.breaker.borrow_mut().report(now);
+        let before = self.counters.breaker();
+        if report.state != before {
+            let cause = report.cause.map_or("", super::breaker::Cause::words);
+            let (from, to) = (before.word(), report.state.word());
+            tracing::warn!(shard = self.id.0, from, to, cause, "the log's breaker");
+        }
+        self.counters.set_breaker(report.state);
+        self.counters.breaker_failures.set(report.failures as u64);
+        report
+    }
+}
