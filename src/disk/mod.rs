@@ -10,6 +10,7 @@
 //! A disk is one flat directory. All offsets and lengths are whole blocks.
 
 pub mod direct;
+pub mod read_only;
 #[cfg(test)]
 pub mod sim;
 #[cfg(test)]
