@@ -41,6 +41,8 @@ mod group;
 pub mod reader;
 pub mod record;
 pub mod recover;
+#[cfg(test)]
+pub(crate) mod sample;
 pub mod segment;
 #[cfg(test)]
 mod tests;

@@ -11,6 +11,7 @@ mod demo;
 mod pages;
 mod refusals;
 mod shutdown;
+mod verify;
 
 use std::path::{Path, PathBuf};
 
