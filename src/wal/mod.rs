@@ -37,6 +37,8 @@
 //! for was being written when the power went, and the log ends before it. [`reader`] decides for a segment, [`recover`] for the log; [`Writer::seal`] makes the last group vouched for when
 //! the writer rests.
 
+#[cfg(test)]
+mod flips;
 mod group;
 pub mod reader;
 pub mod record;
