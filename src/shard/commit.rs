@@ -205,7 +205,11 @@ impl Committer {
             _ => self.writer.seal(unix_ms()).await,
         };
         match rested {
-            Ok(()) => self.is_sealed = true,
+            Ok(()) => {
+                self.is_sealed = true;
+                self.note_position();
+                self.core.upkeep.raise();
+            }
             Err(error) => self.fail(Vec::new(), &error).await,
         }
         self.synced = Instant::now();
@@ -231,6 +235,13 @@ impl Committer {
         }
         if let Err(error) = self.writer.seal(unix_ms()).await {
             tracing::error!(shard, "the log could not be sealed: {error}");
+        }
+    }
+
+    /// Everything logged is in memory: tells where that is, if it is durable as far as it will be.
+    fn note_position(&self) {
+        if self.sync == SyncPolicy::Never || !self.writer.has_unsynced() {
+            self.shard.snapshots.note_position(self.writer.position());
         }
     }
 
@@ -288,7 +299,8 @@ impl Committer {
             self.shard.log_succeeded();
             let bytes = self.writer.stats().bytes - before;
             self.apply(group).await;
-            self.shard.snapshots.note_group(self.writer.position(), count, bytes);
+            self.shard.snapshots.note_group(count, bytes);
+            self.note_position();
             self.core.upkeep.raise();
             done += count;
             while let Some((_, outcome, ack)) = acks.next_if(|(end, _, _)| *end <= done) {
