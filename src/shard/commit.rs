@@ -17,14 +17,16 @@ use super::keeper::Change;
 use super::load::LoadTicket;
 use super::open::unix_ms;
 use super::reply::Reply;
+use super::serve::cut;
 use super::spare;
 use crate::disk::direct::DirectDisk;
 use crate::disk::{DiskError, Kind};
 use crate::engine::{Outcome, Write};
 use crate::error::{Error, Result};
 use crate::manifest::Sealed;
+use crate::types::ShardId;
 use crate::wal::record::Record;
-use crate::wal::{GROUP_BYTES_MAX, RestoreError, Writer};
+use crate::wal::{GROUP_BYTES_MAX, RestoreError, Writer, segment_name};
 
 /// An idle log vouches for its last group after so long.
 const SEAL_AFTER: Duration = Duration::from_millis(50);
@@ -321,7 +323,10 @@ impl Committer {
         let prepared = spare::take(&self.core, &self.shard, number).await?;
         let (number, sealed) = self.writer.rotate(prepared, unix_ms()).await?;
         self.shard.segment.set(self.writer.segment());
-        self.keep_end(number, sealed);
+        let (core, id) = (self.core.clone(), self.shard.id);
+        spawn(self.core.queues.upkeep, async move {
+            keep_end(&core, id, number, sealed).await;
+        });
         Ok(())
     }
 
@@ -346,20 +351,19 @@ impl Committer {
             "the log goes on in a new segment"
         );
         for (number, sealed) in given_up {
-            self.keep_end(number, sealed);
+            let (core, id) = (self.core.clone(), self.shard.id);
+            spawn(self.core.queues.upkeep, async move {
+                // Nothing will be read behind its end, so nothing need be kept there.
+                let is_kept = keep_end(&core, id, number, sealed).await;
+                if is_kept
+                    && let Err(error) =
+                        cut(&*core.disk, &segment_name(id, number), sealed.end_bytes).await
+                {
+                    tracing::warn!(shard = id.0, "space could not be given back: {error}");
+                }
+            });
         }
         Ok(())
-    }
-
-    /// Has MANIFEST say where a segment ends.
-    fn keep_end(&self, number: u64, sealed: Sealed) {
-        let (core, id) = (self.core.clone(), self.shard.id);
-        spawn(self.core.queues.upkeep, async move {
-            // Until it is recorded, the next segment's header vouches for this one.
-            if let Err(error) = core.keep(Change::Sealed(id, number, sealed)).await {
-                tracing::warn!(shard = id.0, "MANIFEST could not be updated: {error}");
-            }
-        });
     }
 
     /// Makes the active segment's file anew, which somebody has removed.
@@ -415,10 +419,9 @@ impl Committer {
         // A refused group may be on disk, whole. Before its client hears, MANIFEST says that it
         // does not count, so that it does not come back after a crash; if the disk lets us.
         if let Some((number, sealed)) = self.writer.broken_end() {
-            let keep = async { Ok(self.core.keep(Change::Sealed(shard.id, number, sealed)).await) };
-            let kept = glommio::timer::timeout(KEEP_PATIENCE, keep).await;
-            if !matches!(kept, Ok(Ok(()))) {
-                tracing::error!(shard = shard.id.0, "MANIFEST could not be updated either");
+            let keep = async { Ok(keep_end(&self.core, shard.id, number, sealed).await) };
+            if !glommio::timer::timeout(KEEP_PATIENCE, keep).await.unwrap_or(false) {
+                tracing::error!(shard = shard.id.0, "a refused write may come back after a crash");
             }
         }
         let error = shard.check_log().err().unwrap_or_else(|| {
@@ -437,4 +440,14 @@ impl Committer {
         counters.wal_syncs.set(stats.syncs);
         self.shard.publish();
     }
+}
+
+/// Has MANIFEST say where a segment ends; true if it does. Until then the header of the next
+/// segment says so.
+async fn keep_end(core: &Core, id: ShardId, number: u64, sealed: Sealed) -> bool {
+    let kept = core.keep(Change::Sealed(id, number, sealed)).await;
+    if let Err(error) = &kept {
+        tracing::warn!(shard = id.0, "MANIFEST could not be updated: {error}");
+    }
+    kept.is_ok()
 }
