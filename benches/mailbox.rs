@@ -19,6 +19,7 @@ use kyrodb::shard::mailbox::Mailbox;
 use kyrodb::shard::pulse::{Activity, Pulse};
 use kyrodb::shard::reply::single;
 use kyrodb::shard::request::Request;
+use kyrodb::shard::snapshot::Due;
 use kyrodb::types::{DocId, ShardId};
 use tokio::sync::{mpsc, oneshot};
 
@@ -49,6 +50,7 @@ fn cores(criterion: &mut Criterion) {
         directory: directory.path().into(),
         sync: SyncPolicy::DataOnly,
         segment_bytes: 4 << 20,
+        snapshots: Due { mutations: 0, log_bytes: 1 << 30 },
         hot_soft_max: 1,
         bulk_hot_max: 1,
         mailbox_capacity: 1024,

@@ -14,8 +14,9 @@
 //! | [`shard`] | pinned cores: mailboxes, search slices, group commit, upkeep; alone knows executors |
 //! | [`engine`] | one shard as a state machine: stage, apply, search, link, in bounded steps |
 //! | [`graph`], [`store`], [`kernels`] | HNSW, documents by slot, distances |
-//! | [`wal`], [`manifest`] | the log, and which files are the state |
-//! | [`disk`] | the only door to storage: O_DIRECT, or simulated |
+//! | [`wal`], [`snapshot`], [`manifest`] | the log, what it came to, and which files are the state |
+//! | [`verify`] | checks the log of a directory that no server uses, and tells all that is wrong |
+//! | [`disk`] | the only door to storage: O_DIRECT, read-only, or simulated |
 //! | [`observe`], [`status`] | counters that take no lock; health, metrics and HTTP made of them |
 //! | [`types`], [`error`] | ids and positions; errors by what the caller must do |
 //! | [`demo`], [`dataset`], [`proto`] | the sample, vector files, the generated wire format |
@@ -44,7 +45,9 @@ pub mod proto;
 pub mod router;
 pub mod server;
 pub mod shard;
+pub mod snapshot;
 pub mod status;
 pub mod store;
 pub mod types;
+pub mod verify;
 pub mod wal;

@@ -36,10 +36,30 @@ pub struct Manifest {
     /// Generation of the writer: another one at every start. Its upper half is random, so that
     /// nobody can forge a group of a future generation.
     pub epoch: u64,
-    /// Live snapshots; none are written yet.
-    pub snapshots: Vec<String>,
+    /// Live snapshots, at most two of a shard.
+    pub snapshots: Vec<Snapshot>,
     /// Live segments, by shard and number.
     pub segments: Vec<Segment>,
+}
+
+/// A live snapshot.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Snapshot {
+    /// Whose state it is.
+    pub shard: u32,
+    /// Which one, counted from 1.
+    pub number: u64,
+    /// File name.
+    pub file: String,
+    /// LSN of the next record of the log.
+    pub next_lsn: u64,
+    /// Chain of the log there.
+    pub chain: u32,
+    /// Length of the file.
+    pub file_bytes: u64,
+    /// Numbers of the snapshots in whose files parts of it are, its own included.
+    pub files: Vec<u64>,
 }
 
 /// A live segment.
@@ -159,7 +179,15 @@ mod tests {
             dimension: 384,
             distance: "cosine".into(),
             epoch: 0xdead_beef_0000_0001,
-            snapshots: vec![],
+            snapshots: vec![Snapshot {
+                shard: 1,
+                number: 2,
+                file: "snapshot_0001_00000002.snap".into(),
+                next_lsn: 7,
+                chain: 1 << 31,
+                file_bytes: 1 << 40,
+                files: vec![1, 2],
+            }],
             segments: vec![Segment {
                 shard: 1,
                 number: 3,

@@ -18,6 +18,7 @@ use kyrodb::shard::mailbox::Mailbox;
 use kyrodb::shard::pulse::{Activity, Pulse};
 use kyrodb::shard::reply::single;
 use kyrodb::shard::request::Request;
+use kyrodb::shard::snapshot::Due;
 use kyrodb::types::ShardId;
 
 /// Senders that wait for each answer before they send again: the pattern that loses wakes.
@@ -32,6 +33,7 @@ fn core(directory: &std::path::Path) -> CoreHandle {
         directory: directory.into(),
         sync: SyncPolicy::DataOnly,
         segment_bytes: 4 << 20,
+        snapshots: Due { mutations: 0, log_bytes: 1 << 30 },
         hot_soft_max: 1,
         bulk_hot_max: 1,
         mailbox_capacity: 64,

@@ -136,7 +136,7 @@ impl Disk for DirectDisk {
         assert_eq!(bytes % BLOCK as u64, 0);
         #[cfg(test)]
         self.faults.check("create", name)?;
-        let file = self.open_with(OpenOptions::new().create(true).truncate(true), name).await?;
+        let file = self.begin(name).await?;
         // Reserving first turns a full disk into an error here, not half-way through.
         file.file
             .pre_allocate(bytes, false)
@@ -150,6 +150,10 @@ impl Disk for DirectDisk {
         }
         file.sync_data().await?;
         Ok(file)
+    }
+
+    async fn begin(&self, name: &str) -> Result<DirectFile> {
+        self.open_with(OpenOptions::new().create(true).truncate(true), name).await
     }
 
     async fn open(&self, name: &str) -> Result<DirectFile> {

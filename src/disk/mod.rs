@@ -12,6 +12,7 @@
 pub mod direct;
 #[cfg(test)]
 pub mod faults;
+pub mod read_only;
 #[cfg(test)]
 pub mod sim;
 pub mod space;
@@ -72,6 +73,13 @@ pub trait Disk: 'static {
     /// # Errors
     /// [`Kind::NoSpace`], or another failure; then there may be a part of a file.
     async fn create(&self, name: &str, bytes: u64) -> Result<Self::File>;
+
+    /// Makes an empty file, which grows as it is written from its beginning on. Replaces a file
+    /// of that name. Neither the name nor the length is durable yet.
+    ///
+    /// # Errors
+    /// If the system fails.
+    async fn begin(&self, name: &str) -> Result<Self::File>;
 
     /// Opens a file to read and write.
     ///

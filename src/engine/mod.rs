@@ -14,9 +14,14 @@
 //! Long work comes in steps: searches, linking ([`Engine::link_step`]), batch deletes. Between
 //! two steps anything else may happen.
 
+pub mod checkpoint;
 pub mod filter;
 mod hot;
 pub mod read;
+pub mod recover;
+pub mod restore;
+#[cfg(test)]
+mod snapshot_tests;
 #[cfg(test)]
 mod tests;
 mod top;

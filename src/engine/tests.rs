@@ -15,12 +15,18 @@ use crate::wal::record::{Record, delete_batch};
 const DIMENSION: usize = 12;
 
 /// A reproducible stream of numbers.
-struct Random(u64);
+pub(super) struct Random(pub(super) u64);
 
 impl Random {
-    fn below(&mut self, bound: u64) -> u64 {
+    pub(super) fn below(&mut self, bound: u64) -> u64 {
         self.0 += 1;
         mix(self.0) % bound
+    }
+
+    pub(super) fn shuffle<T>(&mut self, items: &mut [T]) {
+        for index in (1..items.len()).rev() {
+            items.swap(index, self.below(index as u64 + 1) as usize);
+        }
     }
 
     fn vector(&mut self) -> Box<[f32]> {
@@ -32,7 +38,7 @@ impl Random {
     }
 }
 
-fn engine() -> Engine {
+pub(super) fn engine() -> Engine {
     Engine::new(Params {
         metric: Metric::Cosine,
         dimension: DIMENSION,
@@ -49,10 +55,10 @@ fn payload(colour: u64, namespace: &str) -> Payload {
 
 /// The shard as a map, with the same writes.
 #[derive(Clone, Default)]
-struct Model(BTreeMap<DocId, (Box<[f32]>, Payload)>);
+pub(super) struct Model(pub(super) BTreeMap<DocId, (Box<[f32]>, Payload)>);
 
 impl Model {
-    fn nearest(&self, query: &Query) -> Vec<(DocId, Payload)> {
+    pub(super) fn nearest(&self, query: &Query) -> Vec<(DocId, Payload)> {
         let mut scored: Vec<_> = self
             .0
             .iter()
@@ -65,20 +71,24 @@ impl Model {
 }
 
 /// An engine and its model, written to in step.
-struct Pair {
-    engine: Engine,
-    model: Model,
-    random: Random,
+pub(super) struct Pair {
+    pub(super) engine: Engine,
+    pub(super) model: Model,
+    pub(super) random: Random,
+    /// What was applied.
+    pub(super) records: VecDeque<Record>,
 }
 
 impl Pair {
-    fn new(seed: u64) -> Self {
-        Self { engine: engine(), model: Model::default(), random: Random(seed << 32) }
+    pub(super) fn new(seed: u64) -> Self {
+        let (model, records) = (Model::default(), VecDeque::new());
+        Self { engine: engine(), model, random: Random(seed << 32), records }
     }
 
     fn apply(&mut self, records: Vec<Record>) {
         for record in records {
             let lsn = self.engine.applied().next();
+            self.records.push_back(record.clone());
             let mut done = self.engine.apply(lsn, record);
             while !done {
                 done = self.engine.apply_more();
@@ -92,7 +102,7 @@ impl Pair {
         staged.outcome
     }
 
-    fn put(&mut self, id: u64) {
+    pub(super) fn put(&mut self, id: u64) {
         let (vector, colour) = (self.random.vector(), self.random.below(5));
         let namespace = ["", "a", "b"][self.random.below(3) as usize];
         let payload = payload(colour, namespace);
@@ -112,7 +122,7 @@ impl Pair {
         assert_eq!(outcome.existed, u64::from(existed));
     }
 
-    fn update(&mut self, id: u64) {
+    pub(super) fn update(&mut self, id: u64) {
         let id = DocId(id);
         let update = payload(self.random.below(5), "ignored");
         if let Some((_, payload)) = self.model.0.get_mut(&id) {
@@ -127,7 +137,7 @@ impl Pair {
         assert_eq!(outcome.existed, u64::from(self.model.0.contains_key(&id)));
     }
 
-    fn random_write(&mut self, ids: u64) {
+    pub(super) fn random_write(&mut self, ids: u64) {
         let id = 1 + self.random.below(ids);
         match self.random.below(10) {
             0..5 => self.put(id),
@@ -148,18 +158,18 @@ impl Pair {
         }
     }
 
-    fn query(&mut self, k: usize, filter: Option<Filter>) -> Arc<Query> {
+    pub(super) fn query(&mut self, k: usize, filter: Option<Filter>) -> Arc<Query> {
         let vector = self.random.vector().into();
         Arc::new(Query { vector, k, ef: 40, min_score: 0.0, filter, include_embeddings: true })
     }
 
-    fn link(&mut self, steps: usize) {
+    pub(super) fn link(&mut self, steps: usize) {
         for _ in 0..steps {
             self.engine.link_step();
         }
     }
 
-    fn link_all(&mut self) {
+    pub(super) fn link_all(&mut self) {
         while self.engine.link_step() == LinkProgress::More {}
     }
 }

@@ -216,7 +216,7 @@ impl Engine {
         self.batch.clear();
     }
 
-    fn set_live_after_staged(&mut self, count: usize) {
+    pub(super) fn set_live_after_staged(&mut self, count: usize) {
         self.params.capacity.shift(self.live_after_staged, count);
         self.live_after_staged = count;
     }

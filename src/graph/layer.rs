@@ -4,6 +4,7 @@
 //! A link is stored as slot + 1, so that zeroed memory is an empty list, and a list ends at its
 //! first zero.
 
+use std::ops::Range;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use bytemuck::Zeroable;
@@ -12,7 +13,7 @@ use crate::store::arena::{Arena, SLOTS_MAX};
 use crate::types::Slot;
 
 /// Links in a cache line.
-const LINE_LINKS: usize = 16;
+pub(super) const LINE_LINKS: usize = 16;
 
 /// Lists above level 0: expected one for every M − 1 slots, and M is at least 5.
 const UPPER_LISTS_MAX: usize = SLOTS_MAX / 2;
@@ -22,10 +23,38 @@ const UPPER_LISTS_MAX: usize = SLOTS_MAX / 2;
 #[repr(C, align(64))]
 pub(super) struct Line(pub(super) [AtomicU32; LINE_LINKS]);
 
+/// Lists of equal length, by row.
+pub(super) struct Lists(Arena<Line>);
+
+impl Lists {
+    fn new(links_max: usize, rows_max: usize) -> Self {
+        Self(Arena::new(links_max.div_ceil(LINE_LINKS), rows_max))
+    }
+
+    /// The links of these rows, one after the other, ends included.
+    pub(super) fn values(&self, rows: Range<usize>) -> Vec<u32> {
+        let links = rows.flat_map(|row| self.0.row(row)).flat_map(|line| &line.0);
+        links.map(|link| link.load(Ordering::Acquire)).collect()
+    }
+
+    /// Puts back what [`Lists::values`] gave, from row `start` on.
+    pub(super) fn restore(&mut self, start: usize, row_values: usize, values: &[u32]) {
+        for (row, values) in (start..).zip(values.chunks(row_values)) {
+            self.0.reserve(row);
+            let lines = self.0.row_mut(row).iter_mut().zip(values.chunks(LINE_LINKS));
+            for (line, values) in lines {
+                for (link, value) in line.0.iter_mut().zip(values) {
+                    *link.get_mut() = *value;
+                }
+            }
+        }
+    }
+}
+
 /// Neighbour lists of every level.
 pub(super) struct Layers {
-    base: Arena<Line>,
-    upper: Arena<Line>,
+    pub(super) base: Lists,
+    pub(super) upper: Lists,
     /// Number of a node's first list in `upper`, + 1; 0 for a node that has none.
     upper_starts: Arena<AtomicU32>,
     upper_count: AtomicU32,
@@ -34,15 +63,15 @@ pub(super) struct Layers {
 impl Layers {
     pub(super) fn new(base_links_max: usize, upper_links_max: usize) -> Self {
         Self {
-            base: Arena::new(base_links_max.div_ceil(LINE_LINKS), SLOTS_MAX),
-            upper: Arena::new(upper_links_max.div_ceil(LINE_LINKS), UPPER_LISTS_MAX),
+            base: Lists::new(base_links_max, SLOTS_MAX),
+            upper: Lists::new(upper_links_max, UPPER_LISTS_MAX),
             upper_starts: Arena::per_slot(),
             upper_count: AtomicU32::new(0),
         }
     }
 
     pub(super) fn reserve(&self, slot: Slot) {
-        self.base.reserve(slot.index());
+        self.base.0.reserve(slot.index());
         self.upper_starts.reserve(slot.index());
     }
 
@@ -55,21 +84,49 @@ impl Layers {
             return 0;
         }
         for list in start..end {
-            self.upper.reserve(list as usize);
+            self.upper.0.reserve(list as usize);
         }
         self.upper_count.store(end, Ordering::Relaxed);
         self.upper_starts.get(slot.index()).store(start + 1, Ordering::Release);
         level
     }
 
+    /// Lists above level 0 that nodes have.
+    pub(super) fn upper_count(&self) -> u32 {
+        self.upper_count.load(Ordering::Relaxed)
+    }
+
+    /// Number of a node's first list above level 0, + 1; 0 if it has none.
+    pub(super) fn upper_start(&self, slot: Slot) -> u32 {
+        self.upper_starts.get(slot.index()).load(Ordering::Acquire)
+    }
+
+    /// Puts back where the upper lists of a node are.
+    pub(super) fn restore_upper_start(&mut self, slot: Slot, start: u32) {
+        self.upper_starts.get(slot.index()).store(start, Ordering::Relaxed);
+    }
+
+    /// Puts back how many upper lists there are.
+    pub(super) fn restore_upper_count(&mut self, count: u32) {
+        *self.upper_count.get_mut() = count;
+    }
+
     /// The list of a node on `level`, which it must reach.
     #[inline]
     pub(super) fn links(&self, slot: Slot, level: u8) -> &[Line] {
-        if level == 0 {
-            return self.base.row(slot.index());
+        match level {
+            0 => self.base.0.row(slot.index()),
+            _ => self.upper.0.row(self.row(slot, level)),
         }
-        let start = self.upper_starts.get(slot.index()).load(Ordering::Acquire);
-        let first = start.checked_sub(1).expect("the node reaches this level");
-        self.upper.row((first + u32::from(level) - 1) as usize)
+    }
+
+    /// Number of that list among those of its kind.
+    #[inline]
+    pub(super) fn row(&self, slot: Slot, level: u8) -> usize {
+        if level == 0 {
+            return slot.index();
+        }
+        let first = self.upper_start(slot).checked_sub(1).expect("the node reaches this level");
+        (first + u32::from(level) - 1) as usize
     }
 }

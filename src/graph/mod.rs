@@ -13,13 +13,17 @@
 //!   of a closure. The walk goes through nodes that the closure refuses.
 
 pub mod check;
+pub mod frozen;
 pub mod insert;
 mod layer;
+mod restore;
 pub mod search;
 pub(crate) mod visited;
 
-use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
 
+use self::frozen::Frozen;
 use self::layer::Layers;
 use crate::store::arena::Arena;
 use crate::types::{DocId, Slot, mix};
@@ -48,6 +52,10 @@ pub struct Graph {
     /// 0 while empty, else `(level + 1) << 32 | slot`.
     entry: AtomicU64,
     linked_count: AtomicU32,
+    /// The graph is being kept as it was. Looked at by writers before they lock `frozen`, which
+    /// no walk does.
+    is_frozen: AtomicBool,
+    frozen: Mutex<Option<Frozen>>,
 }
 
 impl Graph {
@@ -61,6 +69,8 @@ impl Graph {
             levels: Arena::per_slot(),
             entry: AtomicU64::new(0),
             linked_count: AtomicU32::new(0),
+            is_frozen: AtomicBool::new(false),
+            frozen: Mutex::new(None),
         }
     }
 
@@ -136,6 +146,7 @@ impl Graph {
     /// Replaces the list of `slot` on `level`.
     fn set_neighbours(&self, slot: Slot, level: u8, neighbours: &[Slot]) {
         assert!(neighbours.len() <= self.links_max(level));
+        self.before_write(slot, level);
         let links = self.layers.links(slot, level).iter().flat_map(|line| &line.0);
         let values = neighbours.iter().map(|n| n.0 + 1).chain(std::iter::repeat(0));
         for (link, value) in links.zip(values) {
@@ -145,6 +156,7 @@ impl Graph {
 
     /// Adds `neighbour` at the end of the list; false if the list is full.
     fn push_neighbour(&self, slot: Slot, level: u8, neighbour: Slot) -> bool {
+        self.before_write(slot, level);
         let links = self.layers.links(slot, level).iter().flat_map(|line| &line.0);
         for link in links.take(self.links_max(level)) {
             match link.load(Ordering::Relaxed) {
@@ -166,6 +178,9 @@ impl Graph {
 
     /// Counts `slot` as linked, and makes it the entry if it is higher than the present one.
     fn publish(&self, slot: Slot, level: u8) {
+        if self.is_frozen.load(Ordering::Relaxed) {
+            self.note_linked(slot);
+        }
         self.levels.get(slot.index()).store(level + 1, Ordering::Release);
         self.linked_count.fetch_add(1, Ordering::Release);
         if self.entry().is_none_or(|(_, top)| level > top) {

@@ -157,6 +157,14 @@ pub struct ShardCounters {
     pub wal_retries: Counter,
     /// Times that there was no room for the log.
     pub disk_full: Counter,
+    /// Snapshots written.
+    pub snapshots: Counter,
+    /// Snapshots that could not be written.
+    pub snapshot_failures: Counter,
+    /// Bytes of snapshots written.
+    pub snapshot_bytes: Counter,
+    /// Snapshots that were found damaged at start.
+    pub damaged_snapshots: Counter,
     /// Failures that count against the breaker.
     pub breaker_failures: Gauge,
     breaker: AtomicU8,

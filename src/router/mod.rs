@@ -21,6 +21,7 @@ use crate::shard::mailbox::{Mailbox, Refused};
 use crate::shard::pulse::Activity;
 use crate::shard::reply::{Answers, gather, single};
 use crate::shard::request::{Request, SearchAnswer, SearchRequest};
+use crate::shard::snapshot::Taken;
 use crate::types::{DocId, ShardId};
 
 /// A core stops at the deadline by itself; after so much more its answer is not waited for.
@@ -287,6 +288,24 @@ impl Router {
             linked += answers.one().await.unwrap_or_else(|| Err(gone(shard)))?;
         }
         Ok(linked)
+    }
+
+    /// Takes a snapshot of every shard.
+    ///
+    /// # Errors
+    /// If any shard can't.
+    pub async fn snapshot(&self) -> Result<Vec<Taken>> {
+        let mut waiting = Vec::new();
+        for shard in (0..self.shards).map(ShardId) {
+            let (answers, reply) = single();
+            self.send(shard, Request::Snapshot { shard, reply })?;
+            waiting.push((shard, answers));
+        }
+        let mut taken = Vec::new();
+        for (shard, answers) in waiting {
+            taken.push(answers.one().await.unwrap_or_else(|| Err(gone(shard)))?);
+        }
+        Ok(taken)
     }
 
     /// Searches all shards until the deadline.

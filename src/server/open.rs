@@ -21,6 +21,7 @@ use crate::shard::open::{Open, Opened, Refusal};
 use crate::shard::pulse::{Activity, Heart, Pulse};
 use crate::shard::reply::{Reply, single};
 use crate::shard::request::Request;
+use crate::shard::snapshot::Due;
 use crate::status::health::Health;
 use crate::types::ShardId;
 
@@ -119,11 +120,12 @@ pub(super) fn bring_up(
 }
 
 fn way_out(what: &str, directory: &Path) -> String {
+    let shown = directory.display();
     format!(
-        "the data directory {} can't be opened; nothing in it is lost:\n  {what}\n\
-         Ways out: restore the directory from a copy; or start with an empty one and keep this \
-         one beside it, with persistence.allow_fresh_start_on_recovery_failure = true.",
-        directory.display()
+        "the data directory {shown} can't be opened; nothing in it is lost:\n  {what}\n\
+         Ways out: see all that is damaged with `kyrodb_server --data-dir {shown} --verify-wal`; \
+         restore the directory from a copy; or start with an empty one and keep this one beside \
+         it, with persistence.allow_fresh_start_on_recovery_failure = true.",
     )
 }
 
@@ -147,6 +149,10 @@ fn start_cores(
         directory: persistence.data_dir.clone(),
         sync,
         segment_bytes: persistence.wal_segment_bytes,
+        snapshots: Due {
+            mutations: persistence.snapshot_interval_mutations,
+            log_bytes: persistence.max_wal_size_bytes,
+        },
         hot_soft_max: config.cache.capacity.div_ceil(count),
         bulk_hot_max: BULK_HOT_MAX,
         mailbox_capacity: MAILBOX_CAPACITY,
@@ -191,6 +197,7 @@ impl Opening<'_> {
         let opened = self.open_shards(cores, &manifest).await?;
         let mut manifest = manifest;
         let before = std::mem::take(&mut manifest.segments);
+        manifest.snapshots.clear();
         let was_sealed =
             |segment: &Segment| before.iter().any(|b| b.file == segment.file && b.sealed.is_some());
         let (mut unused, mut records) = (Vec::new(), 0);
@@ -204,6 +211,7 @@ impl Opening<'_> {
             records += shard.records;
             unused.extend(shard.unused);
             manifest.segments.extend(shard.segments);
+            manifest.snapshots.extend(shard.snapshots);
         }
         let (dimension, shards) = (manifest.dimension as usize, manifest.shards);
         let is_new = |segment: &&Segment| segment.sealed.is_some() && !was_sealed(segment);
@@ -215,6 +223,9 @@ impl Opening<'_> {
             .collect();
         publish(first, manifest).await?;
         ask(first, |reply| Request::Tidy { unused, complete, reply }).await?;
+        for core in &cores.handles {
+            send(core, Request::DirectoryIsOpen)?;
+        }
         self.wait_for_linking(cores).await;
         let mailboxes = cores.handles.iter().map(|core| core.mailbox.clone()).collect();
         let timeouts = &self.config.timeouts;
@@ -303,6 +314,7 @@ impl Opening<'_> {
             let core = &cores.handles[shard.0 as usize % cores.handles.len()];
             let open = Open {
                 shard,
+                snapshots: manifest.snapshots.clone(),
                 segments: manifest.segments.clone(),
                 params: params.clone(),
                 epoch: manifest.epoch,

@@ -18,10 +18,11 @@ use super::load::LoadTicket;
 use super::open::unix_ms;
 use super::reply::Reply;
 use super::serve::cut;
+use super::snapshot::QUIET;
 use super::spare;
 use crate::disk::direct::DirectDisk;
 use crate::disk::{DiskError, Kind};
-use crate::engine::{Outcome, Write};
+use crate::engine::{Engine, Outcome, Write};
 use crate::error::{Error, Result};
 use crate::manifest::Sealed;
 use crate::types::ShardId;
@@ -87,6 +88,9 @@ impl Shard {
             }
             match &mut *self.engine.borrow_mut() {
                 Some(engine) => engine.stage(write),
+                None if matches!(write, Write::Put { .. }) => {
+                    Err(Error::Internal("a document came before its dimension".into()))
+                }
                 None => Ok(crate::engine::Staged::nothing()),
             }
         });
@@ -183,7 +187,7 @@ impl Committer {
         let wait = match self.sync {
             _ if self.writer.has_unsynced() && self.writer.is_broken() => MEND_RETRY,
             _ if self.is_sealed || self.writer.is_broken() => {
-                return self.shard.staged_event.wait().await;
+                return self.wait_while_sealed().await;
             }
             SyncPolicy::Periodic(period) => period.saturating_sub(self.synced.elapsed()),
             _ => SEAL_AFTER,
@@ -232,6 +236,22 @@ impl Committer {
         }
     }
 
+    /// Waits for something to do, and has upkeep look whether a quiet shard wants a snapshot.
+    async fn wait_while_sealed(&self) {
+        let shard = &self.shard;
+        let waits = |engine: &Engine| shard.snapshots.waits_for_quiet(engine);
+        if !shard.engine.borrow().as_ref().is_some_and(waits) {
+            return shard.staged_event.wait().await;
+        }
+        let event = async {
+            shard.staged_event.wait().await;
+            Ok(())
+        };
+        if glommio::timer::timeout(QUIET, event).await.is_err() {
+            self.core.upkeep.raise();
+        }
+    }
+
     /// The farther linking is behind, the longer a group gathers, and linking has the core. Where
     /// writes come faster than they can be linked for long, this is what slows them down, long
     /// before the hot tier is full.
@@ -258,7 +278,7 @@ impl Committer {
         while !records.is_empty() {
             let rest = records.split_off(Writer::<DirectDisk>::group_len(&records));
             let group = std::mem::replace(&mut records, rest);
-            let count = group.len();
+            let (count, before) = (group.len(), self.writer.stats().bytes);
             // The breaker may have opened since the group was staged.
             if let Err(error) = self.shard.check_log() {
                 acks.for_each(|(_, _, ack)| ack.settle(Err(error.clone())));
@@ -268,7 +288,10 @@ impl Committer {
                 return self.fail(acks.map(|(_, _, ack)| ack).collect(), &error).await;
             }
             self.shard.log_succeeded();
+            let bytes = self.writer.stats().bytes - before;
             self.apply(group).await;
+            self.shard.snapshots.note_group(self.writer.position(), count, bytes);
+            self.core.upkeep.raise();
             done += count;
             while let Some((_, outcome, ack)) = acks.next_if(|(end, _, _)| *end <= done) {
                 ack.settle(Ok(outcome));
@@ -323,6 +346,7 @@ impl Committer {
         let prepared = spare::take(&self.core, &self.shard, number).await?;
         let (number, sealed) = self.writer.rotate(prepared, unix_ms()).await?;
         self.shard.segment.set(self.writer.segment());
+        self.shard.snapshots.note_sealed(number, sealed);
         let (core, id) = (self.core.clone(), self.shard.id);
         spawn(self.core.queues.upkeep, async move {
             keep_end(&core, id, number, sealed).await;
@@ -351,6 +375,7 @@ impl Committer {
             "the log goes on in a new segment"
         );
         for (number, sealed) in given_up {
+            self.shard.snapshots.note_sealed(number, sealed);
             let (core, id) = (self.core.clone(), self.shard.id);
             spawn(self.core.queues.upkeep, async move {
                 // Nothing will be read behind its end, so nothing need be kept there.
@@ -408,7 +433,6 @@ impl Committer {
             glommio::executor().yield_if_needed().await;
         }
         self.shard.pump_loads(self.core.settings.bulk_hot_max);
-        self.core.upkeep.raise();
     }
 
     /// The log could not be written: refuses the writes that wait for it.

@@ -17,13 +17,14 @@ use glommio::{
 
 use super::breaker::{self, Breaker};
 use super::commit::StagedWrite;
-use super::event::Event;
+use super::event::{Event, Waiters};
 use super::keeper::{Change, Keeper};
 use super::load::PendingLoad;
 use super::mailbox::Mailbox;
 use super::pulse::Heart;
 use super::reply::{self, Reply};
 use super::request::Request;
+use super::snapshot::{Due, Snapshots};
 use super::spare::Spare;
 use crate::disk::direct::DirectDisk;
 use crate::engine::{self, Engine};
@@ -66,6 +67,8 @@ pub struct Settings {
     pub sync: SyncPolicy,
     /// Length of a log segment.
     pub segment_bytes: u64,
+    /// When a snapshot of a shard is due.
+    pub snapshots: Due,
     /// From this many hot documents on, linking gets as much of the processor as searches.
     pub hot_soft_max: usize,
     /// A bulk load pauses at this many hot documents.
@@ -168,14 +171,16 @@ pub(super) struct Core {
     pub(super) queues: Queues,
     pub(super) observed: Arc<Observed>,
     pub(super) shards: RefCell<BTreeMap<ShardId, Rc<Shard>>>,
+    /// All shards of all cores are in service, and MANIFEST says so.
+    pub(super) is_open: Cell<bool>,
     /// There is something to link or to clean up.
     pub(super) upkeep: Event,
     /// Documents in the hot tiers of this core.
     pub(super) hot: Rc<HotShares>,
     /// Groups of the log being written or synced.
     writes_in_flight: Cell<usize>,
-    /// None is.
-    pub(super) log_at_rest: Event,
+    /// Who waits until none is.
+    log_at_rest: Waiters,
     keeper: Option<Arc<Mailbox<Request>>>,
     own_keeper: Rc<Keeper>,
     commits: RefCell<Vec<glommio::task::JoinHandle<()>>>,
@@ -204,6 +209,7 @@ pub(super) struct Shard {
     pub(super) is_load_paused: Cell<bool>,
     pub(super) flushes: RefCell<Vec<Flush>>,
     pub(super) spare: Spare,
+    pub(super) snapshots: Snapshots,
     pub(super) breaker: RefCell<Breaker>,
     /// Number of the segment being written.
     pub(super) segment: Cell<u64>,
@@ -224,6 +230,7 @@ impl Shard {
         params: engine::Params,
         engine: Option<Engine>,
         counters: Arc<ShardCounters>,
+        snapshots: Snapshots,
     ) -> Self {
         let shard = Self {
             id,
@@ -236,6 +243,7 @@ impl Shard {
             is_load_paused: Cell::new(false),
             flushes: RefCell::default(),
             spare: Spare::default(),
+            snapshots,
             breaker: RefCell::new(Breaker::new(breaker::Params::default())),
             segment: Cell::new(0),
             is_segment_gone: Cell::new(false),
@@ -342,10 +350,11 @@ impl Core {
             queues,
             observed,
             shards: RefCell::default(),
+            is_open: Cell::new(false),
             upkeep: Event::default(),
             hot,
             writes_in_flight: Cell::new(0),
-            log_at_rest: Event::default(),
+            log_at_rest: Waiters::default(),
             keeper,
             own_keeper: Rc::default(),
             commits: RefCell::default(),
@@ -380,9 +389,14 @@ impl Core {
         self.upkeep.raise();
     }
 
-    /// True while a group of the log is being written or synced.
-    pub(super) fn is_writing(&self) -> bool {
+    fn is_writing(&self) -> bool {
         self.writes_in_flight.get() > 0
+    }
+
+    /// Waits until no group of the log is being written or synced: background work in between
+    /// would keep the executor from seeing that it is done.
+    pub(super) async fn log_rests(&self) {
+        self.log_at_rest.until(|| !self.is_writing()).await;
     }
 
     /// Marks a write to the log, until the guard is dropped.
@@ -418,9 +432,13 @@ impl Core {
 
     /// Waits until everything staged is durable and the logs are sealed.
     async fn close(&self) {
-        for shard in self.shards.borrow().values() {
+        let shards: Vec<Rc<Shard>> = self.shards.borrow().values().cloned().collect();
+        for shard in &shards {
             shard.is_closing.set(true);
             shard.staged_event.raise();
+        }
+        for shard in &shards {
+            shard.end_snapshots().await;
         }
         for commit in self.commits.take() {
             commit.await;
@@ -435,7 +453,7 @@ impl Drop for WriteInFlight<'_> {
     fn drop(&mut self) {
         self.0.writes_in_flight.set(self.0.writes_in_flight.get() - 1);
         if !self.0.is_writing() {
-            self.0.log_at_rest.raise();
+            self.0.log_at_rest.wake();
         }
     }
 }

@@ -1,4 +1,4 @@
-//! A flag that one task of a core waits for and others of the same core raise.
+//! What tasks of one core wait for and others of the same core bring about.
 
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
@@ -27,6 +27,29 @@ impl Event {
                 return Poll::Ready(());
             }
             self.waiter.replace(Some(context.waker().clone()));
+            Poll::Pending
+        })
+        .await;
+    }
+}
+
+/// Tasks that wait until something is so, any number of them.
+#[derive(Default)]
+pub(super) struct Waiters(RefCell<Vec<Waker>>);
+
+impl Waiters {
+    /// It may be so now.
+    pub(super) fn wake(&self) {
+        self.0.take().into_iter().for_each(Waker::wake);
+    }
+
+    /// Waits until `is_so`.
+    pub(super) async fn until(&self, is_so: impl Fn() -> bool) {
+        poll_fn(|context| {
+            if is_so() {
+                return Poll::Ready(());
+            }
+            self.0.borrow_mut().push(context.waker().clone());
             Poll::Pending
         })
         .await;

@@ -15,6 +15,7 @@ use super::open::Open;
 use super::pulse::{Activity, Pulse};
 use super::reply::{Reply, single};
 use super::request::Request;
+use super::snapshot::Due;
 use crate::disk::Kind;
 use crate::disk::faults::Faults;
 use crate::engine::{self, Capacity, Outcome, Write};
@@ -70,6 +71,7 @@ impl Server {
     fn open(&mut self) {
         static EPOCH: AtomicU64 = AtomicU64::new(1);
         let settings = Settings {
+            snapshots: Due { mutations: 0, log_bytes: u64::MAX },
             directory: self.directory.path().into(),
             sync: self.sync,
             segment_bytes: SEGMENT_BYTES,
@@ -100,6 +102,7 @@ impl Server {
         let keep = |manifest| |reply| Request::Keep(Change::Replace(manifest), reply);
         self.ask(&core, keep(manifest.clone())).unwrap();
         let open = Open {
+            snapshots: manifest.snapshots.clone(),
             shard: SHARD,
             segments: manifest.segments.clone(),
             params: engine::Params {
@@ -113,8 +116,10 @@ impl Server {
             counters: self.counters(),
         };
         let opened = self.ask(&core, |reply| Request::Open(Box::new(open), reply));
-        manifest.segments = opened.unwrap_or_else(|why| panic!("{}", why.what)).segments;
+        let opened = opened.unwrap_or_else(|why| panic!("{}", why.what));
+        (manifest.segments, manifest.snapshots) = (opened.segments, opened.snapshots);
         self.ask(&core, keep(manifest)).unwrap();
+        assert!(core.mailbox.push(Request::DirectoryIsOpen).is_ok());
         let limits = Limits { searches_max: 10, hot_budget: Duration::from_secs(1) };
         let mailboxes = vec![core.mailbox.clone()];
         let router = Router::new(mailboxes, 1, limits, activity, self.observed.clone());

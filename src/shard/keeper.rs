@@ -8,7 +8,7 @@ use std::rc::Rc;
 use super::event::Event;
 use super::reply::Reply;
 use crate::disk::Disk;
-use crate::manifest::{Manifest, Sealed, Segment};
+use crate::manifest::{Manifest, Sealed, Segment, Snapshot};
 use crate::types::ShardId;
 use crate::wal::segment_name;
 
@@ -23,6 +23,15 @@ pub enum Change {
     Sealed(ShardId, u64, Sealed),
     /// The first document has decided the dimension.
     Dimension(u32),
+    /// A snapshot is durable; what it makes dispensable goes.
+    Snapshotted {
+        /// The new one.
+        snapshot: Snapshot,
+        /// Numbers of snapshots of the shard that are not needed any more.
+        dropped_snapshots: Vec<u64>,
+        /// Numbers of segments of the shard that are not needed any more.
+        dropped_segments: Vec<u64>,
+    },
 }
 
 impl Change {
@@ -49,6 +58,17 @@ impl Change {
                 }
             }
             Self::Dimension(dimension) => manifest.dimension = dimension,
+            Self::Snapshotted { snapshot, dropped_snapshots, dropped_segments } => {
+                let shard = snapshot.shard;
+                manifest.snapshots.retain(|s| {
+                    s.shard != shard
+                        || s.number != snapshot.number && !dropped_snapshots.contains(&s.number)
+                });
+                manifest.snapshots.push(snapshot);
+                manifest
+                    .segments
+                    .retain(|s| s.shard != shard || !dropped_segments.contains(&s.number));
+            }
         }
     }
 }

@@ -33,6 +33,7 @@ pub mod pulse;
 pub mod reply;
 pub mod request;
 mod serve;
+pub mod snapshot;
 mod spare;
 #[cfg(test)]
 mod tests;

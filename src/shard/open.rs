@@ -1,19 +1,18 @@
-//! Taking a shard into service: read its log, rebuild its state, begin a new segment.
+//! Taking a shard into service: bring its state back, begin a new segment.
 
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use super::core::{Core, Shard};
+use super::snapshot::{Known, Snapshots};
 use crate::disk::DiskError;
 use crate::engine::filter::Filter;
+use crate::engine::recover::{Listed, RecoverError, Recovered, recover};
 use crate::engine::{self, Engine, Query};
-use crate::manifest::{LoadError, Segment};
+use crate::manifest::{self, LoadError, Segment};
 use crate::observe::counters::ShardCounters;
 use crate::types::ShardId;
-use crate::wal::reader::ReadError;
-use crate::wal::record::Record;
-use crate::wal::recover::recover;
 use crate::wal::{Prepared, Writer, segment_name};
 
 /// Documents that the scan is measured on.
@@ -23,6 +22,8 @@ const MEASURED_DOCUMENTS: u64 = 4_096;
 pub struct Open {
     /// Which shard.
     pub shard: ShardId,
+    /// The snapshots that MANIFEST names.
+    pub snapshots: Vec<manifest::Snapshot>,
     /// The segments that MANIFEST names.
     pub segments: Vec<Segment>,
     /// What shapes it; a dimension of 0 is taken from the log, if that knows one.
@@ -37,6 +38,8 @@ pub struct Open {
 pub struct Opened {
     /// Which shard.
     pub shard: ShardId,
+    /// Its snapshots: those that are good.
+    pub snapshots: Vec<manifest::Snapshot>,
     /// Its segments: those with records, and the one to be written.
     pub segments: Vec<Segment>,
     /// Files to be removed once MANIFEST does not name them.
@@ -71,9 +74,9 @@ impl Refusal {
     }
 }
 
-impl From<ReadError> for Refusal {
-    fn from(error: ReadError) -> Self {
-        let is_damage = matches!(error, ReadError::Corrupt { .. });
+impl From<RecoverError> for Refusal {
+    fn from(error: RecoverError) -> Self {
+        let is_damage = matches!(error, RecoverError::Damage(_));
         Self { what: error.to_string(), is_damage }
     }
 }
@@ -93,85 +96,53 @@ impl From<DiskError> for Refusal {
 
 /// Opens a shard on this core.
 pub(super) async fn open(core: &Rc<Core>, open: Open) -> Result<Opened, Refusal> {
-    let Open { shard: id, segments, params, epoch, counters } = open;
-    let engine = (params.dimension > 0).then(|| Engine::new(params.clone()));
-    let counted = counters.clone();
-    let mut replay = Replay { params: params.clone(), engine, problem: None, counters: counted };
+    let Open { shard: id, snapshots, segments, params, epoch, counters } = open;
     let disk = core.disk.clone();
-    let recovered = recover(&*disk, id, &segments, |lsn, record| replay.apply(lsn, record)).await?;
-    if let Some(problem) = replay.problem {
-        return Err(Refusal::damage(problem));
-    }
-    let mut engine = replay.engine;
+    let listed = Listed { shard: id, snapshots: &snapshots, segments: &segments };
+    let counted = counters.clone();
+    let recovered =
+        recover(&*disk, listed, params.clone(), || counted.replayed_records.add(1)).await?;
+    let Recovered { mut engine, log, snapshots, extents, damaged, unused, next_snapshot } =
+        recovered;
     if let Some(engine) = &mut engine {
-        engine.finish_replay();
         counters.scan_ns.set(measure_scan(engine));
     }
-    for torn in &recovered.torn {
+    for why in &damaged {
+        tracing::error!(
+            shard = id.0,
+            "a snapshot can't be used, an older one and the log were: {why}"
+        );
+        counters.damaged_snapshots.add(1);
+    }
+    for torn in &log.torn {
         tracing::warn!(shard = id.0, "the last write of the log was cut off: {torn}");
         counters.torn_writes.add(1);
     }
-    let number = recovered.next_number;
+    let number = log.next_number;
     let bytes = core.settings.segment_bytes;
     let prepared = Prepared::create(&*disk, id, number, bytes).await?;
-    let position = recovered.position;
+    let position = log.position;
     let writer = Writer::begin(disk, id, epoch, prepared, position, unix_ms()).await?;
-    let mut segments = recovered.segments;
+    let mut segments = log.segments;
     let file = segment_name(id, number);
     // A file of that name may have been left by a start that got no further.
-    let unused = recovered.unused.into_iter().filter(|name| *name != file).collect();
+    let unused = log.unused.into_iter().chain(unused).filter(|name| *name != file).collect();
+    let known =
+        Known { snapshots, extents, next_snapshot, segments: segments.clone(), position, epoch };
     segments.push(Segment { shard: id.0, number, file, sealed: None });
     let dimension = engine.as_ref().map_or(0, |engine| engine.params().dimension);
-    let shard = Rc::new(Shard::new(id, params, engine, counters));
+    let snapshots = known.snapshots.clone();
+    let shard = Rc::new(Shard::new(id, params, engine, counters, Snapshots::new(known)));
     core.adopt(shard, writer);
     Ok(Opened {
         shard: id,
+        snapshots,
         segments,
         unused,
-        torn: recovered.torn,
-        records: recovered.records,
+        torn: log.torn,
+        records: log.records,
         dimension,
     })
-}
-
-/// The state being rebuilt from the log.
-struct Replay {
-    params: engine::Params,
-    engine: Option<Engine>,
-    problem: Option<String>,
-    counters: Arc<ShardCounters>,
-}
-
-impl Replay {
-    fn apply(&mut self, lsn: crate::types::Lsn, record: Record) {
-        if let Record::Put { vector, .. } = &record {
-            let params = &self.params;
-            let fresh =
-                || Engine::new(engine::Params { dimension: vector.len(), ..params.clone() });
-            let engine = self.engine.get_or_insert_with(fresh);
-            let dimension = engine.params().dimension;
-            if vector.len() != dimension && self.problem.is_none() {
-                self.problem = Some(format!(
-                    "the record with LSN {} has a vector of {} values in a collection of {dimension}",
-                    lsn.0,
-                    vector.len()
-                ));
-            }
-        }
-        if self.problem.is_some() {
-            return;
-        }
-        let Some(engine) = &mut self.engine else {
-            self.problem = Some(format!("the log begins with LSN {} before any document", lsn.0));
-            return;
-        };
-        let mut done = engine.apply(lsn, record);
-        while !done {
-            done = engine.apply_more();
-        }
-        engine.drop_dead();
-        self.counters.replayed_records.add(1);
-    }
 }
 
 /// Nanoseconds that looking at one document takes; 0 if there are none.

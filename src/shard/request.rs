@@ -7,6 +7,7 @@ use super::breaker::{Command, Report};
 use super::keeper::Change;
 use super::open::{Open, Opened, Refusal};
 use super::reply::Reply;
+use super::snapshot::Taken;
 use crate::engine::filter::Filter;
 use crate::engine::{Document, Outcome, Query, SearchOutcome, Write};
 use crate::error::{Error, Result};
@@ -70,6 +71,13 @@ pub enum Request {
         /// Told how many documents there were, once they are linked.
         reply: Reply<Result<u64>>,
     },
+    /// Take a snapshot of what is there now.
+    Snapshot {
+        /// The shard.
+        shard: ShardId,
+        /// Told when it is durable and in MANIFEST.
+        reply: Reply<Result<Taken>>,
+    },
     /// Read a shard's log and take it into service.
     Open(Box<Open>, Reply<Result<Opened, Refusal>>),
     /// Take vectors of this many values from now on. Before the first document only.
@@ -103,6 +111,8 @@ pub enum Request {
         /// Told when it is done, or has failed, which loses nothing but space.
         reply: Reply<()>,
     },
+    /// All shards of all cores are in service, and MANIFEST says so.
+    DirectoryIsOpen,
     /// Finish what was begun, seal the logs, and end.
     Stop,
 }

@@ -65,6 +65,15 @@ impl Core {
                 }
             }
             Request::Flush { shard, only_count, reply } => self.flush(shard, only_count, reply),
+            Request::Snapshot { shard, reply } => {
+                if let Some(shard) = self.shard(shard) {
+                    match shard.check_readable() {
+                        Ok(()) => shard.snapshots.ask(reply),
+                        Err(error) => reply.send(Err(error)),
+                    }
+                    self.upkeep.raise();
+                }
+            }
             Request::Open(request, reply) => {
                 let core = self.clone();
                 spawn(self.queues.commit, async move {
@@ -98,6 +107,10 @@ impl Core {
                     tidy(&*disk, unused, complete).await;
                     reply.send(());
                 });
+            }
+            Request::DirectoryIsOpen => {
+                self.is_open.set(true);
+                self.upkeep.raise();
             }
             Request::Stop => unreachable!("handled by the loop"),
         }

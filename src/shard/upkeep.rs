@@ -25,11 +25,11 @@ pub(super) async fn run(core: Rc<Core>) {
                     LinkProgress::Idle => break,
                     LinkProgress::More => is_idle = false,
                 }
+                shard.try_snapshot(&core);
                 glommio::executor().yield_if_needed().await;
-                while core.is_writing() {
-                    core.log_at_rest.wait().await;
-                }
+                core.log_rests().await;
             }
+            shard.try_snapshot(&core);
             shard.after_upkeep(core.settings.bulk_hot_max);
         }
         core.hot.hot.set(core.hot_count());

@@ -228,6 +228,16 @@ fn shards(text: &mut Text, observed: &Observed) {
     by_shard("kyrodb_shard_link_distances_total", "counter", "Distances of linking.", |s| {
         s.link_distances.get()
     });
+    by_shard("kyrodb_snapshots_total", "counter", "Snapshots written.", |s| s.snapshots.get());
+    by_shard("kyrodb_snapshot_failures_total", "counter", "Snapshots not written.", |s| {
+        s.snapshot_failures.get()
+    });
+    by_shard("kyrodb_snapshot_bytes_total", "counter", "Bytes of snapshots written.", |s| {
+        s.snapshot_bytes.get()
+    });
+    by_shard("kyrodb_snapshots_damaged_total", "counter", "Found damaged at start.", |s| {
+        s.damaged_snapshots.get()
+    });
     by_shard("kyrodb_shard_wal_circuit_breaker_state", "gauge", "As that of all.", |s| {
         s.breaker() as u64
     });

@@ -16,14 +16,17 @@
 pub mod arena;
 mod ids;
 pub mod payload;
+mod saved;
 mod vectors;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use self::arena::{Arena, SLOTS_MAX};
-use self::ids::Ids;
+pub use self::ids::Index;
+use self::ids::{Ids, Slots};
 use self::payload::Payload;
+pub use self::saved::Changed;
 pub use self::vectors::{LINE_VALUES, Vectors};
 use crate::types::{DocId, Lsn, Slot};
 
@@ -81,6 +84,23 @@ pub struct Store {
     replaced: Replaced,
     /// The LSN of each running search.
     snapshots: Vec<Lsn>,
+    /// Since the last snapshot on disk.
+    changed: Changed,
+}
+
+/// What the id index asks of the slots.
+struct Lookup<'a>(&'a Arena<AtomicU64>, &'a Arena<Life>);
+
+impl Slots for Lookup<'_> {
+    #[inline]
+    fn id(&self, slot: Slot) -> DocId {
+        DocId(self.0.get(slot.index()).load(Ordering::Relaxed))
+    }
+
+    #[inline]
+    fn is_live(&self, slot: Slot) -> bool {
+        self.1.get(slot.index())[1].load(Ordering::Relaxed) == ALIVE
+    }
 }
 
 impl Store {
@@ -97,6 +117,7 @@ impl Store {
             retired: VecDeque::new(),
             replaced: Replaced::default(),
             snapshots: Vec::new(),
+            changed: Changed::default(),
         }
     }
 
@@ -142,7 +163,7 @@ impl Store {
     /// Where `id` is alive.
     #[must_use]
     pub fn find(&self, id: DocId) -> Option<Slot> {
-        self.ids.get(id, |slot| self.doc_id(slot))
+        self.ids.get(id, &Lookup(&self.doc_ids, &self.lives))
     }
 
     /// True if the version in `slot` is alive now.
@@ -197,9 +218,7 @@ impl Store {
                 let slot = self.vectors.append(vector);
                 self.doc_ids.reserve(slot.index());
                 self.lives.reserve(slot.index());
-                if slot.index() / PAYLOAD_CHUNK == self.payloads.len() {
-                    self.payloads.push((0..PAYLOAD_CHUNK).map(|_| None).collect());
-                }
+                self.reserve_payload(slot);
                 slot
             }
         };
@@ -208,8 +227,10 @@ impl Store {
         let life = self.lives.get(slot.index());
         life[0].store(lsn.0, Ordering::Release);
         life[1].store(ALIVE, Ordering::Release);
-        let Self { ids, doc_ids, .. } = self;
-        ids.insert(id, slot, |s| DocId(doc_ids.get(s.index()).load(Ordering::Relaxed)));
+        let Self { ids, doc_ids, lives, .. } = self;
+        ids.insert(id, slot, &Lookup(doc_ids, lives));
+        self.changed.note_vector(slot, self.vectors.row_bytes());
+        self.changed.note_payload(slot);
         (slot, former)
     }
 
@@ -223,6 +244,7 @@ impl Store {
         let Some(slot) = self.find(id) else {
             return false;
         };
+        self.changed.note_payload(slot);
         let before = self.payload_cell_mut(slot).replace(payload);
         if !self.snapshots.is_empty() {
             let payload = before.expect("a live version has metadata");
@@ -285,7 +307,7 @@ impl Store {
 
     fn retire(&mut self, lsn: Lsn, id: DocId) -> Option<Slot> {
         let Self { ids, doc_ids, lives, retired, .. } = self;
-        let slot = ids.remove(id, |s| DocId(doc_ids.get(s.index()).load(Ordering::Relaxed)))?;
+        let slot = ids.remove(id, &Lookup(doc_ids, lives))?;
         lives.get(slot.index())[1].store(lsn.0, Ordering::Release);
         retired.push_back((lsn, slot));
         Some(slot)

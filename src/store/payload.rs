@@ -46,8 +46,28 @@ pub enum PayloadError {
 }
 
 /// Immutable metadata of one document. Cloning counts a reference.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Payload(Arc<[u8]>);
+///
+/// A part of a block of memory: its own, or, after a restart, one that it shares with others.
+#[derive(Clone)]
+pub struct Payload {
+    block: Arc<[u8]>,
+    start: u32,
+    end: u32,
+}
+
+impl PartialEq for Payload {
+    fn eq(&self, other: &Self) -> bool {
+        self.bytes() == other.bytes()
+    }
+}
+
+impl Eq for Payload {}
+
+impl std::fmt::Debug for Payload {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_map().entries(self.pairs()).finish()
+    }
+}
 
 impl Payload {
     /// Encodes `pairs`, without the reserved ones among them, and `namespace`.
@@ -113,19 +133,37 @@ impl Payload {
         if !rest.is_empty() {
             return Err(Malformed("bytes after the last pair"));
         }
-        Ok(Self(bytes.into()))
+        Ok(Self::whole(bytes.into()))
+    }
+
+    /// The part of `block` that holds one payload as [`Payload::bytes`] gave it, which a checksum
+    /// has vouched for.
+    ///
+    /// # Panics
+    /// If the block does not reach that far, or holds fewer bytes than any payload has.
+    #[must_use]
+    pub fn part(block: &Arc<[u8]>, range: std::ops::Range<u32>) -> Self {
+        let bytes = &block[range.start as usize..range.end as usize];
+        assert!(bytes.len() >= size_of::<u16>(), "a payload begins with a count");
+        Self { block: block.clone(), start: range.start, end: range.end }
+    }
+
+    fn whole(block: Arc<[u8]>) -> Self {
+        let end = u32::try_from(block.len()).expect("within PAYLOAD_BYTES_MAX");
+        Self { block, start: 0, end }
     }
 
     /// The encoded form.
+    #[inline]
     #[must_use]
     pub fn bytes(&self) -> &[u8] {
-        &self.0
+        &self.block[self.start as usize..self.end as usize]
     }
 
     /// The value of `key`, reserved or not.
     #[must_use]
     pub fn get(&self, key: &str) -> Option<&str> {
-        let mut rest = &self.0[2..];
+        let mut rest = &self.bytes()[2..];
         while let Some((candidate, value, after)) = split_pair(rest) {
             match candidate.cmp(key.as_bytes()) {
                 std::cmp::Ordering::Less => rest = after,
@@ -144,13 +182,16 @@ impl Payload {
 
     /// The pairs that a client may see, by key.
     pub fn user_pairs(&self) -> impl Iterator<Item = (&str, &str)> {
-        let mut rest = &self.0[2..];
+        self.pairs().filter(|(key, _)| !RESERVED_KEYS.contains(key))
+    }
+
+    fn pairs(&self) -> impl Iterator<Item = (&str, &str)> {
+        let mut rest = &self.bytes()[2..];
         std::iter::from_fn(move || {
             let (key, value, after) = split_pair(rest)?;
             rest = after;
             Some((text(key), text(value)))
         })
-        .filter(|(key, _)| !RESERVED_KEYS.contains(key))
     }
 
     fn encode(sorted: &BTreeMap<&str, &str>) -> Self {
@@ -167,7 +208,7 @@ impl Payload {
             encoded.extend_from_slice(key.as_bytes());
             encoded.extend_from_slice(value.as_bytes());
         }
-        Self(encoded.into())
+        Self::whole(encoded.into())
     }
 }
 

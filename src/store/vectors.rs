@@ -62,6 +62,12 @@ impl Vectors {
         self.dimension
     }
 
+    /// Bytes of a row, padding included.
+    #[must_use]
+    pub fn row_bytes(&self) -> usize {
+        self.row_values * size_of::<f32>()
+    }
+
     /// Rows that exist.
     #[inline]
     #[must_use]
@@ -128,6 +134,25 @@ impl Vectors {
         self.count.store(slot.0 + 1, Ordering::Release);
         self.appending.store(false, Ordering::Release);
         slot
+    }
+
+    /// Puts rows back, padding included, from `start` on. They count as existing from now on, and
+    /// so do all before them.
+    ///
+    /// # Panics
+    /// If `values` are not whole rows.
+    pub fn restore(&mut self, start: u32, values: &[f32]) {
+        assert_eq!(values.len() % self.row_values, 0);
+        let mut index = start as usize;
+        for row in values.chunks(self.row_values) {
+            self.lines.reserve(index);
+            let (lines, _) = row.as_chunks();
+            for (cell, line) in self.lines.row_mut(index).iter_mut().zip(lines) {
+                cell.0.get_mut().0 = *line;
+            }
+            index += 1;
+        }
+        *self.count.get_mut() = (*self.count.get_mut()).max(index as u32);
     }
 
     /// Replaces row `slot`, whose former document nobody can reach any more.

@@ -11,6 +11,8 @@
 //! | anything else | nothing | torn: the log ends, and that is said |
 //! | anything but a good group | a later group, the end recorded in MANIFEST, a next segment | corrupt |
 
+use std::ops::Range;
+
 use super::group::{self, GROUP_HEADER_BYTES, GroupHeader};
 use super::record::Record;
 use super::segment::SegmentHeader;
@@ -64,6 +66,8 @@ pub struct Scan {
     pub records: u64,
     /// A write that was cut off, and what was found of it.
     pub torn: Option<String>,
+    /// The position of the snapshot was in it.
+    pub is_met: bool,
 }
 
 /// What the first block of a segment file holds.
@@ -108,7 +112,53 @@ pub async fn has_groups<F: File>(file: &F, shard: ShardId) -> Result<bool, DiskE
     Ok(false)
 }
 
-/// Reads the groups of a segment, and hands their records to `apply` in order.
+/// Where in a segment reading begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// Offset of a group.
+    pub offset: u64,
+    /// What that group continues.
+    pub position: Position,
+    /// The generation of its writer.
+    pub epoch: u64,
+}
+
+/// Finds the first group, whole and good in itself, of `shard` (and of `epoch`, where that is
+/// known) that begins in `range`, and not before `lsn`: what is left behind damage.
+///
+/// # Errors
+/// If the disk fails.
+pub async fn next_good<F: File>(
+    file: &F,
+    shard: ShardId,
+    epoch: Option<u64>,
+    lsn: Lsn,
+    range: Range<u64>,
+) -> Result<Option<Place>, DiskError> {
+    let mut window = Window::new(file);
+    let mut offset = range.start;
+    while offset < range.end {
+        let Some(block) = window.get(offset, BLOCK).await? else {
+            return Ok(None);
+        };
+        let group = GroupHeader::decode(block).filter(|group| {
+            group.shard == shard
+                && epoch.is_none_or(|epoch| epoch == group.epoch)
+                && group.start.next_lsn >= lsn
+        });
+        if let Some((group, bytes)) = group.and_then(|group| Some((group, group.disk_bytes()?)))
+            && let Some(content) = window.get(offset, bytes).await?
+            && group::decode(&group, content).is_ok()
+        {
+            return Ok(Some(Place { offset, position: group.start, epoch: group.epoch }));
+        }
+        offset += BLOCK as u64;
+    }
+    Ok(None)
+}
+
+/// Reads the groups of a segment, and hands their records to `apply` in order. If it reaches
+/// `from`, where a snapshot was made, it has to be the log of that snapshot.
 ///
 /// # Errors
 /// [`ReadError::Corrupt`] as the table of this module has it; records handed over before stay
@@ -117,10 +167,28 @@ pub async fn read<F: File>(
     file: &F,
     header: &SegmentHeader,
     tail: Tail,
+    from: Option<Position>,
     mut apply: impl FnMut(Lsn, Record),
 ) -> Result<Scan, ReadError> {
-    let mut reader = Reader { window: Window::new(file), header, position: header.start };
-    let mut offset = BLOCK as u64;
+    read_from(file, header, tail, header.first(), from, |_, lsn, record| apply(lsn, record)).await
+}
+
+/// The same from a group in the middle on; `apply` gets the offset of the group as well.
+///
+/// # Errors
+/// As [`read`].
+pub async fn read_from<F: File>(
+    file: &F,
+    header: &SegmentHeader,
+    tail: Tail,
+    place: Place,
+    from: Option<Position>,
+    mut apply: impl FnMut(u64, Lsn, Record),
+) -> Result<Scan, ReadError> {
+    let (window, position, is_met) =
+        (Window::new(file), place.position, from == Some(place.position));
+    let mut reader = Reader { window, header, position, is_met };
+    let mut offset = place.offset;
     let mut records = 0;
     let torn = loop {
         let is_end = match tail {
@@ -133,19 +201,21 @@ pub async fn read<F: File>(
         }
         match reader.next(offset).await? {
             Next::Group { bytes, records: group, chain } => {
-                for record in group {
-                    apply(reader.position.next_lsn, record);
-                    reader.position.next_lsn = reader.position.next_lsn.next();
-                    records += 1;
+                let after = Lsn(reader.position.next_lsn.0 + group.len() as u64);
+                if let Some(why) = reader.contradicts(from, Position { next_lsn: after, chain }) {
+                    return Err(reader.corrupt(offset, why));
                 }
-                reader.position.chain = chain;
+                records += group.len() as u64;
+                for (lsn, record) in (reader.position.next_lsn.0..).zip(group) {
+                    apply(offset, Lsn(lsn), record);
+                }
+                reader.advance(Position { next_lsn: after, chain }, from);
                 offset += bytes;
             }
             Next::Broken(why) => return Err(reader.corrupt(offset, why)),
-            Next::Nothing => match reader.vouched(offset, tail).await? {
+            Next::Nothing(found) => match reader.vouched(offset, tail).await? {
                 Some(witness) => {
-                    let why = format!("a group is missing here, {witness}");
-                    return Err(reader.corrupt(offset, why));
+                    return Err(reader.corrupt(offset, format!("{found}, {witness}")));
                 }
                 None => break None,
             },
@@ -162,14 +232,18 @@ pub async fn read<F: File>(
         let why = format!("MANIFEST says that it ends with LSN {}", sealed.last_lsn);
         return Err(reader.corrupt(offset, why));
     }
-    Ok(Scan { end, end_bytes: offset, records, torn })
+    let is_there = from.filter(|from| from.next_lsn == end.next_lsn);
+    if let Some(from) = is_there.filter(|_| !reader.is_met) {
+        return Err(reader.corrupt(offset, other_log(from)));
+    }
+    Ok(Scan { end, end_bytes: offset, records, torn, is_met: reader.is_met })
 }
 
 enum Next {
     /// A good group.
     Group { bytes: u64, records: Vec<Record>, chain: u32 },
-    /// Nothing was written here in this epoch.
-    Nothing,
+    /// Nothing was written here in this epoch; what is there instead of a group.
+    Nothing(String),
     /// Something was written here, but not, or no longer, whole.
     Bad(String),
     /// A whole group that can't be the next one.
@@ -180,24 +254,32 @@ struct Reader<'a, F> {
     window: Window<'a, F>,
     header: &'a SegmentHeader,
     position: Position,
+    /// The log has been at the position of the snapshot.
+    is_met: bool,
+}
+
+fn other_log(from: Position) -> String {
+    format!("the snapshot at LSN {} was made from another log", from.next_lsn.0 - 1)
 }
 
 impl<F: File> Reader<'_, F> {
     async fn next(&mut self, offset: u64) -> Result<Next, DiskError> {
         let Some(block) = self.window.get(offset, BLOCK).await? else {
-            return Ok(Next::Nothing);
+            return Ok(Next::Nothing("the file ends here".into()));
         };
         let Some(group) = GroupHeader::decode(block) else {
             let is_zero = block[..GROUP_HEADER_BYTES].iter().all(|&byte| byte == 0);
-            let why = || Next::Bad("bad checksum of a group header".into());
-            return Ok(if is_zero { Next::Nothing } else { why() });
+            return Ok(if is_zero {
+                Next::Nothing("a group is missing here".into())
+            } else {
+                Next::Bad("bad checksum of a group header".into())
+            });
         };
         if group.shard != self.header.shard {
             return Ok(Next::Broken(format!("a group of shard {}", group.shard.0)));
         }
-        match group.epoch.cmp(&self.header.epoch) {
-            std::cmp::Ordering::Equal => {}
-            _ => return Ok(Next::Nothing),
+        if group.epoch != self.header.epoch {
+            return Ok(Next::Nothing(format!("a group of another epoch, {:016x}", group.epoch)));
         }
         if group.start != self.position {
             let lsn = group.start.next_lsn.0;
@@ -213,6 +295,20 @@ impl<F: File> Reader<'_, F> {
             Ok(records) => Next::Group { bytes: bytes as u64, records, chain: group.chain_after },
             Err((lsn, why)) => Next::Bad(format!("{why} in the record with LSN {}", lsn.0)),
         })
+    }
+
+    /// Why the group that leads to `after` can't be of the log from which, at `from`, a snapshot
+    /// was made. Groups without records may follow at the same LSN.
+    fn contradicts(&self, from: Option<Position>, after: Position) -> Option<String> {
+        let from = from.filter(|from| self.position.next_lsn <= from.next_lsn)?;
+        let is_past = after.next_lsn > from.next_lsn && !self.is_met;
+        is_past.then(|| other_log(from))
+    }
+
+    /// Goes on to `position`.
+    fn advance(&mut self, position: Position, from: Option<Position>) {
+        self.position = position;
+        self.is_met |= from == Some(position);
     }
 
     /// What says that the group at `offset` had been durable; `None` if nothing does.

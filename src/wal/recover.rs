@@ -27,7 +27,8 @@ pub struct Recovered {
 }
 
 /// Reads the log of `shard` and hands its records to `apply` in order. `segments` are those
-/// that MANIFEST names.
+/// that MANIFEST names. With `from`, only what comes after that position is handed over; what came
+/// before may be missing.
 ///
 /// # Errors
 /// If anything is missing, damaged, or of another log.
@@ -35,16 +36,17 @@ pub async fn recover<D: Disk>(
     disk: &D,
     shard: ShardId,
     segments: &[Segment],
+    from: Option<Position>,
     mut apply: impl FnMut(Lsn, Record),
 ) -> Result<Recovered, ReadError> {
     let mut listed: Vec<Segment> =
         segments.iter().filter(|s| s.shard == shard.0).cloned().collect();
     listed.sort_by_key(|segment| segment.number);
     let mut recovered = Recovered {
-        position: Position::START,
+        position: from.unwrap_or(Position::START),
         next_number: listed.last().map_or(1, |last| last.number + 1),
         segments: Vec::new(),
-        unused: unlisted(disk, shard, &listed).await?,
+        unused: unlisted(disk, shard, &listed, from).await?,
         records: 0,
         torn: Vec::new(),
     };
@@ -52,6 +54,8 @@ pub async fn recover<D: Disk>(
     for segment in listed {
         open.push(open_listed(disk, shard, segment).await?);
     }
+    // Where the log stands, once it is known, and where it has yet to meet the snapshot.
+    let (mut reached, mut unmet) = (None, from);
     for index in 0..open.len() {
         // A later segment that was taken into use proves that this one was complete.
         let next = open[index + 1..].iter().find_map(|(_, _, head)| head.as_ref());
@@ -63,21 +67,27 @@ pub async fn recover<D: Disk>(
             recovered.unused.push(segment.file.clone());
             continue;
         };
-        if header.start != recovered.position {
-            let why = format!(
-                "the segment begins with LSN {}; the log before it ends otherwise",
-                header.start.next_lsn.0
-            );
-            return Err(corrupt(&segment.file, 0, recovered.position.next_lsn, &why));
+        if is_covered(segment, from) {
+            recovered.segments.push(segment.clone());
+            continue;
         }
+        check_start(segment, header, reached, from)?;
         let tail = match (segment.sealed, next) {
             (Some(sealed), _) => Tail::Sealed(sealed),
             (None, Some(next)) => Tail::Followed(next),
             (None, None) => Tail::Open,
         };
-        let scan = read(file, header, tail, &mut apply).await?;
-        recovered.position = scan.end;
-        recovered.records += scan.records;
+        let mut records = 0;
+        let scan = read(file, header, tail, unmet, |lsn, record| {
+            if from.is_none_or(|from| lsn >= from.next_lsn) {
+                records += 1;
+                apply(lsn, record);
+            }
+        })
+        .await?;
+        reached = Some(scan.end);
+        unmet = unmet.filter(|_| !scan.is_met);
+        recovered.records += records;
         recovered.torn.extend(scan.torn.map(|torn| format!("{}: {torn}", segment.file)));
         if scan.records == 0 && next.is_none() && segment.sealed.is_none() {
             recovered.unused.push(segment.file.clone());
@@ -94,7 +104,41 @@ pub async fn recover<D: Disk>(
     for (_, file, _) in open {
         file.close().await?;
     }
+    // Where syncs were not waited for, a snapshot may be durable that knows more than the log.
+    let is_further = |end: &Position| end.next_lsn >= recovered.position.next_lsn;
+    recovered.position = reached.filter(is_further).unwrap_or(recovered.position);
     Ok(recovered)
+}
+
+/// True if all records of a segment come before `from`.
+fn is_covered(segment: &Segment, from: Option<Position>) -> bool {
+    let is_before = |sealed: Sealed, from: Position| Lsn(sealed.last_lsn).next() < from.next_lsn;
+    segment.sealed.zip(from).is_some_and(|(sealed, from)| is_before(sealed, from))
+}
+
+/// Checks that a segment begins where the log before it ends; the first one that is read, where
+/// the log begins, or not behind what comes before it.
+fn check_start(
+    segment: &Segment,
+    header: &SegmentHeader,
+    reached: Option<Position>,
+    from: Option<Position>,
+) -> Result<(), ReadError> {
+    let (expected, is_right) = match (reached, from) {
+        // A snapshot may know more than the segments before: they do not matter.
+        (_, Some(from)) if header.start == from => return Ok(()),
+        (Some(reached), _) => (reached, header.start == reached),
+        (None, Some(from)) => (from, header.start.next_lsn < from.next_lsn),
+        (None, None) => (Position::START, header.start == Position::START),
+    };
+    if is_right {
+        return Ok(());
+    }
+    let why = format!(
+        "the segment begins with LSN {}; the log before it ends otherwise",
+        header.start.next_lsn.0
+    );
+    Err(corrupt(&segment.file, 0, expected.next_lsn, &why))
 }
 
 /// Opens a segment that MANIFEST names. The header is `None` if it was never taken into use.
@@ -148,16 +192,23 @@ async fn is_shorter<F: File>(file: &F, bytes: u64) -> Result<bool, ReadError> {
 }
 
 /// Files of this shard that MANIFEST does not name. They were being made when the process died,
-/// and hold nothing; if one does hold records, MANIFEST is not of this directory.
+/// and hold nothing, or come before all others, and were about to be removed because a snapshot
+/// has what they hold; else MANIFEST is not of this directory.
 async fn unlisted<D: Disk>(
     disk: &D,
     shard: ShardId,
     listed: &[Segment],
+    from: Option<Position>,
 ) -> Result<Vec<String>, ReadError> {
     let mut unused = Vec::new();
     for name in disk.list().await? {
-        let is_ours = parse_segment_name(&name).is_some_and(|(owner, _)| owner == shard);
-        if !is_ours || listed.iter().any(|segment| segment.file == name) {
+        let ours = parse_segment_name(&name).filter(|(owner, _)| *owner == shard);
+        let Some((_, number)) = ours else { continue };
+        if listed.iter().any(|segment| segment.file == name) {
+            continue;
+        }
+        if from.is_some() && listed.first().is_some_and(|first| number < first.number) {
+            unused.push(name);
             continue;
         }
         let file = disk.open(&name).await?;

@@ -73,7 +73,7 @@ pub(super) fn read_back(
     segments: &[Segment],
 ) -> Result<(Recovered, Vec<Record>), ReadError> {
     let mut records = Vec::new();
-    let recovered = run(recover(disk, SHARD, segments, |lsn, record| {
+    let recovered = run(recover(disk, SHARD, segments, None, |lsn, record| {
         records.push(record);
         assert_eq!(lsn.0, records.len() as u64);
     }))?;

@@ -136,6 +136,12 @@ impl<D: Disk> Writer<D> {
         self.position.next_lsn
     }
 
+    /// Where the next record goes.
+    #[must_use]
+    pub fn position(&self) -> Position {
+        self.position
+    }
+
     /// All records up to here are known to be durable.
     #[must_use]
     pub fn durable(&self) -> Lsn {

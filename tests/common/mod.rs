@@ -249,6 +249,9 @@ impl Process {
 
 impl Drop for Process {
     fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("what the server said:\n{}", self.log());
+        }
         if matches!(self.child.try_wait(), Ok(None)) {
             let ended = self.child.kill().and_then(|()| self.child.wait());
             assert!(ended.is_ok() || std::thread::panicking());

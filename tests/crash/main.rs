@@ -21,8 +21,12 @@ use common::{Client, Process, Settings, directory, get, ids, metric, metric_sum,
 use worker::{Journal, Kind, ids_of, work};
 
 /// Vectors are kept as they are sent; documents are spread over several logs, on as many cores
-/// as there are.
-const SETTINGS: Settings<'static> = &[("hnsw.distance", "euclidean"), ("runtime.shards", "3")];
+/// as there are; snapshots are taken again and again.
+const SETTINGS: Settings<'static> = &[
+    ("hnsw.distance", "euclidean"),
+    ("runtime.shards", "3"),
+    ("persistence.snapshot_interval_mutations", "100"),
+];
 
 /// What the clients do, each to documents of its own.
 const WORKERS: [Kind; 5] =
@@ -33,6 +37,16 @@ const LIFE_MS_MAX: u64 = 600;
 
 /// Once in so many rounds a start is killed as well, before it is ready.
 const KILLED_START_EVERY: u64 = 3;
+
+/// Files of the snapshots of a shard: two, those that these share parts with, and one that is
+/// being made or removed.
+const SNAPSHOT_FILES_MAX: usize = 8;
+
+/// Files of the data directory whose names begin so.
+fn files(data_dir: &std::path::Path, prefix: &str) -> usize {
+    let names = std::fs::read_dir(data_dir).unwrap().map(|entry| entry.unwrap().file_name());
+    names.filter(|name| name.to_string_lossy().starts_with(prefix)).count()
+}
 
 fn setting(name: &str) -> Option<u64> {
     Some(std::env::var(name).ok()?.parse().expect("a number"))
@@ -47,7 +61,7 @@ fn every_acknowledged_change_survives_a_kill_at_any_moment() {
     let data_dir = directory.path().join("data");
     let mut random = Random::new(seed, 0);
     let mut contents = vec![Contents::new(); WORKERS.len()];
-    let (mut acknowledged, mut torn) = (0, 0.0);
+    let (mut acknowledged, mut torn, mut snapshots) = (0, 0.0, 0);
     for round in 0..rounds {
         let process = Process::start(&data_dir, SETTINGS);
         let life = Duration::from_millis(random.below(LIFE_MS_MAX));
@@ -60,6 +74,8 @@ fn every_acknowledged_change_survives_a_kill_at_any_moment() {
         }
         let process = Process::start(&data_dir, SETTINGS);
         contents = runtime().block_on(check(&process, &journals));
+        snapshots = snapshots.max(files(&data_dir, "snapshot_"));
+        assert!(files(&data_dir, "snapshot_") <= 3 * SNAPSHOT_FILES_MAX, "old snapshots stay");
         let metrics = get(process.http, "/metrics").unwrap().1;
         let stored: usize = contents.iter().map(Contents::len).sum();
         assert_eq!(metric(&metrics, "kyrodb_hnsw_vector_count"), Some(stored as f64));
@@ -70,8 +86,9 @@ fn every_acknowledged_change_survives_a_kill_at_any_moment() {
     let stored: usize = contents.iter().map(Contents::len).sum();
     println!(
         "{rounds} kills: {acknowledged} changes acknowledged and found again, {torn} writes \
-         torn, {stored} documents at the end"
+         torn, {stored} documents and {snapshots} snapshot files at the end"
     );
+    assert!(snapshots >= 3, "snapshots were not taken");
     assert!(acknowledged > rounds * 10, "the clients hardly did anything");
 }
 

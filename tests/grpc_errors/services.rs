@@ -92,8 +92,9 @@ fn what_is_not_served_says_so() {
         let mut client = server.client().await;
         let status = client.metrics(MetricsRequest::default()).await.unwrap_err();
         assert_eq!(status.code(), Code::Unimplemented, "{status:?}");
-        let status = client.create_snapshot(SnapshotRequest::default()).await.unwrap_err();
-        assert_eq!(status.code(), Code::Unimplemented, "{status:?}");
+        let elsewhere = SnapshotRequest { path: "/elsewhere".into() };
+        let status = client.create_snapshot(elsewhere).await.unwrap_err();
+        assert_eq!(super::common::bad_field(&status), "path");
     });
 }
 

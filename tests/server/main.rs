@@ -11,6 +11,8 @@ mod demo;
 mod pages;
 mod refusals;
 mod shutdown;
+mod snapshots;
+mod verify;
 
 use std::path::{Path, PathBuf};
 

@@ -1,0 +1,199 @@
+//! The shard as it was at one LSN, given away piece by piece while it goes on changing.
+//!
+//! Documents are seen as a search sees them, by their lifetimes; the graph keeps copies of what
+//! is written over ([`crate::graph::frozen`]). A piece is some tens of microseconds of work.
+
+use std::collections::{BTreeSet, VecDeque};
+use std::ops::Range;
+
+use super::Engine;
+use crate::snapshot::{
+    Extent, INDEX_IN_BLOCK, PAYLOADS_IN_BLOCK, Part, SLOTS_IN_BLOCK, Shape, links_in_block,
+    vectors_in_block,
+};
+use crate::store::{Changed, Index};
+use crate::types::Lsn;
+
+/// Some rows of a part.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Piece {
+    /// What it holds.
+    pub part: Part,
+    /// Which of the part's blocks.
+    pub block: u32,
+    /// The rows.
+    pub bytes: Vec<u8>,
+}
+
+/// A snapshot on its way. [`Engine::end_checkpoint`] or [`Engine::abandon_checkpoint`] must
+/// follow.
+pub struct Checkpoint {
+    snapshot: Lsn,
+    shape: Shape,
+    changed: Changed,
+    /// Extents of the snapshot before that stay as they are.
+    carried: Vec<Extent>,
+    todo: VecDeque<(Part, u32)>,
+    index: Index,
+}
+
+impl Checkpoint {
+    /// LSN of the last record that it has seen.
+    #[must_use]
+    pub fn snapshot(&self) -> Lsn {
+        self.snapshot
+    }
+
+    /// What it holds.
+    #[must_use]
+    pub fn shape(&self) -> Shape {
+        self.shape
+    }
+
+    /// Extents of the snapshot before that stay as they are.
+    #[must_use]
+    pub fn carried(&self) -> &[Extent] {
+        &self.carried
+    }
+
+    /// The next piece; `None` when all have been given.
+    pub fn next(&mut self, engine: &Engine) -> Option<Piece> {
+        let (part, block) = self.todo.pop_front()?;
+        let slots = |in_block: u32| rows(block, in_block, self.shape.slots);
+        let store = &engine.store;
+        let bytes = match part {
+            Part::Vectors => {
+                store.saved_vectors(slots(vectors_in_block(store.vectors().row_bytes())))
+            }
+            Part::Payloads => store.saved_payloads(slots(PAYLOADS_IN_BLOCK), self.snapshot),
+            Part::Lives => store.saved_lives(slots(SLOTS_IN_BLOCK), self.snapshot),
+            Part::Ids => store.saved_ids(slots(SLOTS_IN_BLOCK), self.snapshot, &mut self.index),
+            Part::Levels => {
+                let mut levels = Vec::new();
+                engine.graph.frozen_nodes(slots(SLOTS_IN_BLOCK), |level, _| levels.push(level));
+                levels
+            }
+            Part::UpperStarts => {
+                let mut starts = Vec::new();
+                engine.graph.frozen_nodes(slots(SLOTS_IN_BLOCK), |_, start| starts.push(start));
+                bytemuck::cast_slice(&starts).to_vec()
+            }
+            Part::Links => bytemuck::cast_slice(&engine.graph.frozen_links(block)).to_vec(),
+            Part::UpperLinks => {
+                bytemuck::cast_slice(&engine.graph.frozen_upper_links(block)).to_vec()
+            }
+            Part::Index => {
+                let entries = self.index.entries();
+                let entries = rows(block, INDEX_IN_BLOCK, entries.len() as u32);
+                let entries = entries.start as usize..entries.end as usize;
+                bytemuck::cast_slice(&self.index.entries()[entries]).to_vec()
+            }
+        };
+        Some(Piece { part, block, bytes })
+    }
+}
+
+/// Rows of a block of which there are `count` in all.
+fn rows(block: u32, in_block: u32, count: u32) -> Range<u32> {
+    let start = block * in_block;
+    start..count.min(start.saturating_add(in_block))
+}
+
+impl Engine {
+    /// Rows in a block of links.
+    pub(super) fn links_in_block(&self) -> u32 {
+        links_in_block(self.graph.list_values() * size_of::<u32>())
+    }
+
+    /// True if a snapshot may begin now: no node is half linked and no batch half applied.
+    #[must_use]
+    pub fn may_checkpoint(&self) -> bool {
+        self.linker.is_none() && self.batch.is_empty() && self.draining.1.is_empty()
+    }
+
+    /// Begins a snapshot of the shard as it is now. `before` are the extents of the newest
+    /// snapshot on disk; blocks for which `stays` says so stay where it has them, if they
+    /// have not changed since.
+    ///
+    /// # Panics
+    /// If it may not begin now, or another one is on its way.
+    pub fn begin_checkpoint(
+        &mut self,
+        before: &[Extent],
+        stays: impl Fn(&Extent) -> bool,
+    ) -> Checkpoint {
+        assert!(self.may_checkpoint());
+        let snapshot = self.applied;
+        self.store.open_snapshot(snapshot);
+        let slots = self.store.slot_count();
+        let frame = self.graph.freeze(slots, self.links_in_block());
+        let changed = self.store.take_changed();
+        let (live, graph) = (self.store.live_count(), self.graph.params());
+        let shape = Shape {
+            metric: self.params.metric,
+            dimension: self.params.dimension as u32,
+            m: graph.m as u32,
+            slots,
+            live: live as u32,
+            linked: frame.linked,
+            dead_linked: self.dead_linked as u32,
+            upper_lists: frame.upper_lists,
+            entry: frame.entry,
+        };
+        let is_same = |extent: &&Extent| {
+            let changed = match extent.part {
+                Part::Vectors => changed.vectors.contains(&extent.block),
+                Part::Payloads => changed.payloads.contains(&extent.block),
+                _ => true,
+            };
+            !changed && stays(extent)
+        };
+        let carried: Vec<Extent> = before.iter().filter(is_same).copied().collect();
+        let index = Index::with_room(live);
+        let mut checkpoint =
+            Checkpoint { snapshot, shape, changed, carried, todo: VecDeque::new(), index };
+        self.plan_pieces(&mut checkpoint);
+        checkpoint
+    }
+
+    /// Lists what has to be written.
+    fn plan_pieces(&self, checkpoint: &mut Checkpoint) {
+        let is_carried: BTreeSet<(Part, u32)> =
+            checkpoint.carried.iter().map(|extent| (extent.part, extent.block)).collect();
+        let entries = checkpoint.index.entries().len() as u32;
+        for (part, rows, in_block) in self.parts(&checkpoint.shape, entries) {
+            let blocks = (0..rows.div_ceil(in_block)).map(|block| (part, block));
+            checkpoint.todo.extend(blocks.filter(|key| !is_carried.contains(key)));
+        }
+    }
+
+    /// All parts, how many rows each has, and how many of them are in a block. In the order of
+    /// writing: ids come before the index, which is made of them.
+    pub(super) fn parts(&self, shape: &Shape, index_entries: u32) -> [(Part, u32, u32); 9] {
+        let slots = shape.slots;
+        let links = self.links_in_block();
+        [
+            (Part::Lives, slots, SLOTS_IN_BLOCK),
+            (Part::Ids, slots, SLOTS_IN_BLOCK),
+            (Part::Levels, slots, SLOTS_IN_BLOCK),
+            (Part::UpperStarts, slots, SLOTS_IN_BLOCK),
+            (Part::Links, slots, links),
+            (Part::UpperLinks, shape.upper_lists, links),
+            (Part::Payloads, slots, PAYLOADS_IN_BLOCK),
+            (Part::Vectors, slots, vectors_in_block(self.store.vectors().row_bytes())),
+            (Part::Index, index_entries, INDEX_IN_BLOCK),
+        ]
+    }
+
+    /// Ends a snapshot that is durable.
+    pub fn end_checkpoint(&mut self, checkpoint: Checkpoint) {
+        self.store.close_snapshot(checkpoint.snapshot);
+        self.graph.thaw();
+    }
+
+    /// Ends a snapshot that has failed: the next one has to write what this one should have.
+    pub fn abandon_checkpoint(&mut self, checkpoint: Checkpoint) {
+        self.store.give_back(&checkpoint.changed);
+        self.end_checkpoint(checkpoint);
+    }
+}

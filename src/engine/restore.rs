@@ -1,0 +1,195 @@
+//! Puts a shard back together from the pieces of a snapshot, in any order.
+
+use std::collections::BTreeMap;
+
+use super::{Engine, Params};
+use crate::graph::frozen::Frame;
+use crate::snapshot::{
+    Extent, INDEX_IN_BLOCK, PAYLOADS_IN_BLOCK, Part, SLOTS_IN_BLOCK, Shape, vectors_in_block,
+};
+use crate::store::Index;
+use crate::types::{Lsn, Slot};
+
+/// A shard on its way back.
+pub struct Restore {
+    engine: Engine,
+    shape: Shape,
+    frame: Frame,
+    index: Vec<u32>,
+    /// The snapshot's graph can be used: it was made with the same number of links.
+    has_graph: bool,
+    applied: Lsn,
+}
+
+impl Restore {
+    /// Begins with a snapshot of this shape, whose last record was `applied`, and which has these
+    /// extents.
+    ///
+    /// # Errors
+    /// If it is of another kind than asked for.
+    pub fn begin(
+        params: Params,
+        shape: Shape,
+        applied: Lsn,
+        extents: &[Extent],
+    ) -> Result<Self, String> {
+        if shape.metric != params.metric || shape.dimension as usize != params.dimension {
+            return Err(format!(
+                "a snapshot of {} vectors of {} values in a collection of {} vectors of {}",
+                shape.metric.word(),
+                shape.dimension,
+                params.metric.word(),
+                params.dimension
+            ));
+        }
+        let has_graph = shape.m as usize == params.graph.m;
+        let Shape { slots, linked, upper_lists, entry, .. } = shape;
+        let entries = extents.iter().filter(|extent| extent.part == Part::Index);
+        let entries: u64 = entries.map(|extent| u64::from(extent.bytes) / 4).sum();
+        if entries > 4 * (u64::from(shape.live) + 1) {
+            return Err(format!("an index of {entries} entries for {} documents", shape.live));
+        }
+        let engine = Engine::new(params);
+        let mut parts = engine.parts(&shape, entries as u32).to_vec();
+        // With another number of links, they lie in other blocks, which nobody reads.
+        parts.retain(|(part, ..)| has_graph || !matches!(part, Part::Links | Part::UpperLinks));
+        check_table(&parts, extents)?;
+        Ok(Self {
+            engine,
+            shape,
+            frame: Frame { slots, linked, upper_lists, entry },
+            index: vec![0; entries as usize],
+            has_graph,
+            applied,
+        })
+    }
+
+    /// Puts a piece back.
+    ///
+    /// # Errors
+    /// If it is none.
+    pub fn put(&mut self, part: Part, block: u32, bytes: &[u8]) -> Result<(), String> {
+        let Self { engine, frame, index, has_graph, shape, .. } = self;
+        let links_in_block = engine.links_in_block();
+        let Engine { store, graph, .. } = engine;
+        let in_block = match part {
+            Part::Vectors => vectors_in_block(store.vectors().row_bytes()),
+            Part::Payloads => PAYLOADS_IN_BLOCK,
+            Part::Lives | Part::Ids | Part::Levels | Part::UpperStarts => SLOTS_IN_BLOCK,
+            Part::Links | Part::UpperLinks => links_in_block,
+            Part::Index => INDEX_IN_BLOCK,
+        };
+        let start = block.checked_mul(in_block).ok_or("a block far beyond the last slot")?;
+        check_rows(part, start, in_block, bytes.len(), shape, store.vectors().row_bytes())?;
+        match part {
+            Part::Vectors => store.restore_vectors(start, bytes),
+            Part::Payloads => store.restore_payloads(start, bytes),
+            Part::Lives => store.restore_lives(start, bytes),
+            Part::Ids => {
+                store.restore_ids(start, bytes);
+                Ok(())
+            }
+            Part::Levels if *has_graph => (start..)
+                .zip(bytes)
+                .try_for_each(|(slot, &level)| graph.restore_level(Slot(slot), level)),
+            Part::UpperStarts if *has_graph => {
+                for (slot, start) in (start..).zip(words(bytes)) {
+                    graph.restore_upper_start(Slot(slot), start);
+                }
+                Ok(())
+            }
+            Part::Links if *has_graph => graph.restore_links(frame, start, &words(bytes)),
+            Part::UpperLinks if *has_graph => {
+                graph.restore_upper_links(frame, start, &words(bytes))
+            }
+            Part::Index => {
+                let words = words(bytes);
+                let end = start as usize + words.len();
+                let target = index.get_mut(start as usize..end).ok_or("an index that is longer")?;
+                target.copy_from_slice(&words);
+                Ok(())
+            }
+            Part::Levels | Part::UpperStarts | Part::Links | Part::UpperLinks => Ok(()),
+        }
+    }
+
+    /// All pieces are back.
+    ///
+    /// # Errors
+    /// If they do not fit together, or some are missing.
+    pub fn finish(self) -> Result<Engine, String> {
+        let Self { mut engine, shape, frame, index, has_graph, applied } = self;
+        if engine.store.slot_count() != shape.slots {
+            let found = engine.store.slot_count();
+            return Err(format!("vectors for {found} slots; the header says {}", shape.slots));
+        }
+        if has_graph {
+            engine.graph.finish_restore(&frame)?;
+            engine.dead_linked = shape.dead_linked as usize;
+        } else {
+            tracing::warn!(
+                found = shape.m,
+                asked = engine.params.graph.m,
+                "the graph was made with another hnsw.m: all documents are linked anew"
+            );
+            (0..shape.slots).for_each(|slot| engine.graph.reserve(Slot(slot)));
+        }
+        let index = Index::restore(index, shape.live as usize, shape.slots)?;
+        let Engine { store, graph, hot, .. } = &mut engine;
+        let is_linked = |slot| graph.level(slot).is_some();
+        let unlinked = store.finish_restore(index, shape.live as usize, is_linked)?;
+        for slot in unlinked {
+            hot.push(slot, store.born(slot));
+        }
+        engine.applied = applied;
+        engine.set_live_after_staged(engine.store.live_count());
+        Ok(engine)
+    }
+}
+
+/// Checks that each block of each part is there once.
+fn check_table(parts: &[(Part, u32, u32)], extents: &[Extent]) -> Result<(), String> {
+    let mut blocks: BTreeMap<Part, Vec<u32>> = BTreeMap::new();
+    for extent in extents {
+        blocks.entry(extent.part).or_default().push(extent.block);
+    }
+    for &(part, rows, in_block) in parts {
+        let mut found = blocks.remove(&part).unwrap_or_default();
+        found.sort_unstable();
+        if !found.into_iter().eq(0..rows.div_ceil(in_block)) {
+            return Err(format!("the table does not have each block of {part:?} once"));
+        }
+    }
+    Ok(())
+}
+
+/// Checks that a block has as many rows as it should: to its end, or to that of the part.
+fn check_rows(
+    part: Part,
+    start: u32,
+    in_block: u32,
+    bytes: usize,
+    shape: &Shape,
+    vector_bytes: usize,
+) -> Result<(), String> {
+    let (count, row_bytes) = match part {
+        Part::Vectors => (shape.slots, vector_bytes),
+        Part::Lives => (shape.slots, 16),
+        Part::Ids => (shape.slots, 8),
+        Part::Levels => (shape.slots, 1),
+        Part::UpperStarts => (shape.slots, 4),
+        // Checked where their row is known, or where their own table is.
+        Part::Payloads if start < shape.slots => return Ok(()),
+        Part::Payloads => (0, 1),
+        Part::Links | Part::UpperLinks | Part::Index => return Ok(()),
+    };
+    let rows = count.saturating_sub(start).min(in_block) as usize;
+    if rows == 0 || bytes != rows * row_bytes {
+        return Err(format!("a block of {part:?} with {bytes} bytes for {rows} rows"));
+    }
+    Ok(())
+}
+
+fn words(bytes: &[u8]) -> Vec<u32> {
+    bytes.as_chunks().0.iter().map(|word| u32::from_le_bytes(*word)).collect()
+}

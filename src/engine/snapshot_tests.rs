@@ -1,0 +1,380 @@
+//! Snapshots of an engine that goes on changing, and engines brought back from them.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::rc::Rc;
+
+use super::checkpoint::{Checkpoint, Piece};
+use super::recover::{Listed, RecoverError, Recovered, recover};
+use super::restore::Restore;
+use super::tests::{Model, Pair, engine};
+use super::*;
+use crate::disk::sim::{SimDisk, run};
+use crate::disk::{BLOCK, Disk};
+use crate::engine::filter::Filter;
+use crate::graph::check::check;
+use crate::manifest::{Segment, Snapshot};
+use crate::snapshot::writer::{Identity, Writer as SnapshotWriter};
+use crate::snapshot::{Extent, Part, snapshot_name};
+use crate::types::{ShardId, Slot};
+use crate::wal::{Position, Prepared, Writer, segment_name};
+
+const SHARD: ShardId = ShardId(2);
+
+/// Every list of the graph, and where walks begin.
+type Lists = (BTreeMap<(u32, u8), Vec<Slot>>, Option<(Slot, u8)>);
+
+fn lists(engine: &Engine) -> Lists {
+    let mut lists = BTreeMap::new();
+    for slot in (0..engine.store.slot_count()).map(Slot) {
+        for level in engine.graph.level(slot).map_or(0..0, |top| 0..top + 1) {
+            lists.insert((slot.0, level), engine.graph.neighbours(slot, level));
+        }
+    }
+    (lists, engine.graph.entry())
+}
+
+/// Works on the engine between two pieces of a snapshot, as a server would.
+fn disturb(pair: &mut Pair, writes: u64, steps: u64) {
+    for _ in 0..pair.random.below(writes + 1) {
+        pair.random_write(900);
+    }
+    let steps = pair.random.below(steps + 1) as usize;
+    pair.link(steps);
+}
+
+fn begin(pair: &mut Pair, before: &[Extent]) -> (Checkpoint, Model, Lists) {
+    while !pair.engine.may_checkpoint() {
+        pair.link(1);
+    }
+    let moment = (pair.model.clone(), lists(&pair.engine));
+    let checkpoint = pair.engine.begin_checkpoint(before, |_| true);
+    (checkpoint, moment.0, moment.1)
+}
+
+fn as_extent(piece: &Piece, file: u64) -> Extent {
+    let bytes = piece.bytes.len() as u32;
+    Extent { part: piece.part, block: piece.block, file, offset: 0, bytes, crc: 0 }
+}
+
+/// Takes a snapshot while the engine is disturbed; its pieces, in the order of writing.
+fn take(pair: &mut Pair, before: &[Extent], writes: u64) -> (Vec<Piece>, Checkpoint, Model, Lists) {
+    let (mut checkpoint, model, lists) = begin(pair, before);
+    let mut pieces = Vec::new();
+    while let Some(piece) = checkpoint.next(&pair.engine) {
+        pieces.push(piece);
+        disturb(pair, writes, 400);
+    }
+    (pieces, checkpoint, model, lists)
+}
+
+fn restore(checkpoint: &Checkpoint, pieces: &[&Piece]) -> Engine {
+    let extents: Vec<Extent> = pieces.iter().map(|piece| as_extent(piece, 1)).collect();
+    let params = engine().params;
+    let (shape, applied) = (checkpoint.shape(), checkpoint.snapshot());
+    let mut restore = Restore::begin(params, shape, applied, &extents).unwrap();
+    for piece in pieces {
+        restore.put(piece.part, piece.block, &piece.bytes).unwrap();
+    }
+    restore.finish().unwrap()
+}
+
+fn assert_same(engine: &Engine, model: &Model, ids: u64) {
+    assert_eq!(engine.live_count(), model.0.len());
+    for id in (1..=ids).map(DocId) {
+        let found = engine.get(id, "", true).map(|d| (d.embedding.unwrap(), d.payload));
+        assert_eq!(found, model.0.get(&id).cloned(), "document {}", id.0);
+    }
+}
+
+/// A restored engine is the one of that moment, in every document and every list, whatever was
+/// written while it was taken; and it goes on as any other.
+#[test]
+fn an_engine_comes_back_as_it_was_when_the_snapshot_began() {
+    for seed in 0..12 {
+        let mut pair = Pair::new(500 + seed);
+        for _ in 0..1_500 {
+            disturb(&mut pair, 1, 12);
+        }
+        let (mut pieces, checkpoint, model, before) = take(&mut pair, &[], 3);
+        pair.random.shuffle(&mut pieces);
+        let restored = restore(&checkpoint, &pieces.iter().collect::<Vec<_>>());
+        pair.engine.end_checkpoint(checkpoint);
+        assert_same(&restored, &model, 900);
+        assert_eq!(lists(&restored), before, "seed {seed}");
+        assert_eq!(restored.dead_linked, dead_linked(&restored));
+        let random = super::tests::Random(seed << 40);
+        let mut again = Pair { engine: restored, model, random, records: VecDeque::new() };
+        for _ in 0..1_000 {
+            disturb(&mut again, 1, 30);
+        }
+        assert_same(&again.engine, &again.model, 900);
+        again.link_all();
+        let report = check(again.engine.graph(), again.engine.store().slot_count()).unwrap();
+        assert_eq!(report.unreachable, []);
+        let query = again.query(20, Some(Filter::Exact("colour".into(), "2".into())));
+        let mut search = again.engine.begin_search(query.clone()).unwrap();
+        while !search.step(&again.engine) {}
+        let outcome = again.engine.finish_search(search);
+        let found: Vec<DocId> = outcome.hits.iter().map(|hit| hit.id).collect();
+        let nearest = again.model.nearest(&query);
+        assert_eq!(found, nearest.iter().map(|(id, _)| *id).collect::<Vec<_>>());
+    }
+}
+
+fn dead_linked(engine: &Engine) -> usize {
+    let slots = (0..engine.store.slot_count()).map(Slot);
+    slots.filter(|&s| engine.graph.level(s).is_some() && !engine.store.is_live(s)).count()
+}
+
+/// What a second snapshot writes follows what has changed since the first.
+#[test]
+fn blocks_that_have_not_changed_are_not_written_again() {
+    let mut pair = Pair::new(9);
+    (1..=40_000).for_each(|id| pair.put(id));
+    pair.link(20_000);
+    let (first, checkpoint, ..) = take(&mut pair, &[], 0);
+    pair.engine.end_checkpoint(checkpoint);
+    let before: Vec<Extent> = first.iter().map(|piece| as_extent(piece, 1)).collect();
+    (1..=400).for_each(|id| pair.put(id * 97));
+    pair.update(5);
+    let (second, checkpoint, ..) = take(&mut pair, &before, 0);
+    let bytes = |pieces: &[Piece], parts: &[Part]| -> usize {
+        pieces.iter().filter(|p| parts.contains(&p.part)).map(|p| p.bytes.len()).sum()
+    };
+    for part in [Part::Vectors, Part::Payloads] {
+        let (all, again) = (bytes(&first, &[part]), bytes(&second, &[part]));
+        assert!(again > 0 && again * 5 < all, "{part:?}: {again} of {all} bytes");
+    }
+    let key = |extent: &Extent| (extent.part, extent.block);
+    let carried: Vec<_> = checkpoint.carried().iter().map(key).collect();
+    let both: Vec<&Piece> = first
+        .iter()
+        .filter(|piece| carried.contains(&(piece.part, piece.block)))
+        .chain(&second)
+        .collect();
+    let restored = restore(&checkpoint, &both);
+    assert_same(&restored, &pair.model, 40_000);
+    // A snapshot that fails leaves what it should have written to the next one.
+    pair.engine.abandon_checkpoint(checkpoint);
+    let (third, checkpoint, ..) = take(&mut pair, &before, 0);
+    assert_eq!(bytes(&third, &[Part::Vectors]), bytes(&second, &[Part::Vectors]));
+    pair.engine.end_checkpoint(checkpoint);
+}
+
+/// A shard on a simulated disk: its log and snapshots, and what MANIFEST would name.
+struct Shard {
+    disk: Rc<SimDisk>,
+    pair: Pair,
+    log: Writer<SimDisk>,
+    segments: Vec<Segment>,
+    snapshots: Vec<Snapshot>,
+    extents: Vec<Extent>,
+}
+
+impl Shard {
+    fn new(seed: u64) -> Self {
+        let disk = Rc::new(SimDisk::default());
+        let bytes = 64 * BLOCK as u64;
+        let log = run(async {
+            let first = Prepared::create(&*disk, SHARD, 1, bytes).await.unwrap();
+            Writer::begin(disk.clone(), SHARD, 7, first, Position::START, 0).await.unwrap()
+        });
+        let file = segment_name(SHARD, 1);
+        let segments = vec![Segment { shard: SHARD.0, number: 1, file, sealed: None }];
+        let pair = Pair::new(seed);
+        Self { disk, pair, log, segments, snapshots: Vec::new(), extents: Vec::new() }
+    }
+
+    fn write(&mut self, writes: usize) {
+        for _ in 0..writes {
+            self.pair.random_write(200);
+            let records: VecDeque<_> = std::mem::take(&mut self.pair.records);
+            for record in records {
+                if !self.log.fits(std::slice::from_ref(&record)) {
+                    self.rotate();
+                }
+                run(self.log.append(&[record], 0, true)).unwrap();
+            }
+            if self.pair.random.below(6) == 0 {
+                run(self.log.seal(0)).unwrap();
+            }
+            self.pair.link(5);
+        }
+    }
+
+    fn rotate(&mut self) {
+        let number = self.log.segment() + 1;
+        let bytes = 64 * BLOCK as u64;
+        let next = run(Prepared::create(&*self.disk, SHARD, number, bytes)).unwrap();
+        let (_, sealed) = run(self.log.rotate(next, 0)).unwrap();
+        self.segments.last_mut().unwrap().sealed = Some(sealed);
+        let file = segment_name(SHARD, number);
+        self.segments.push(Segment { shard: SHARD.0, number, file, sealed: None });
+    }
+
+    fn snapshot(&mut self) {
+        let (mut checkpoint, ..) = begin(&mut self.pair, &self.extents);
+        let number = self.snapshots.len() as u64 + 1;
+        let position = self.log.position();
+        // What follows at the same LSN is no other log.
+        run(self.log.seal(0)).unwrap();
+        let identity = Identity { shard: SHARD, number, epoch: 7, position, unix_ms: 0 };
+        let disk = &*self.disk;
+        let written = run(async {
+            let mut writer = SnapshotWriter::begin(disk, identity).await.unwrap();
+            while let Some(piece) = checkpoint.next(&self.pair.engine) {
+                writer.put(disk, piece.part, piece.block, &piece.bytes).await.unwrap();
+            }
+            writer.finish(disk, checkpoint.shape(), checkpoint.carried()).await.unwrap()
+        });
+        self.pair.engine.end_checkpoint(checkpoint);
+        let mut files: Vec<u64> = written.extents.iter().map(|extent| extent.file).collect();
+        files.sort_unstable();
+        files.dedup();
+        self.extents = written.extents;
+        self.snapshots.push(Snapshot {
+            shard: SHARD.0,
+            number,
+            file: snapshot_name(SHARD, number),
+            next_lsn: position.next_lsn.0,
+            chain: position.chain,
+            file_bytes: written.file_bytes,
+            files,
+        });
+    }
+
+    fn recover(&self) -> Result<Recovered, RecoverError> {
+        let (snapshots, segments) = (&*self.snapshots, &*self.segments);
+        let listed = Listed { shard: SHARD, snapshots, segments };
+        run(recover(&*self.disk, listed, engine().params, || {}))
+    }
+
+    fn recovered(&self) -> Engine {
+        let recovered = self.recover().unwrap_or_else(|why| panic!("{why}"));
+        let engine = recovered.engine.expect("something was stored");
+        assert_same(&engine, &self.pair.model, 200);
+        assert_eq!(recovered.log.position, self.log.position());
+        engine
+    }
+}
+
+/// A shard with a log of several segments and two snapshots, the second of which shares parts
+/// with the first, and writes after both.
+fn shard() -> Shard {
+    let mut shard = Shard::new(31);
+    shard.write(150);
+    shard.snapshot();
+    shard.write(60);
+    shard.snapshot();
+    shard.write(40);
+    shard
+}
+
+#[test]
+fn a_shard_is_its_newest_snapshot_and_the_log_after_it() {
+    let mut shard = shard();
+    let recovered = shard.recover().unwrap();
+    assert_eq!((recovered.damaged.len(), recovered.unused.len()), (0, 0));
+    assert!(recovered.log.records < 100, "{} records were read", recovered.log.records);
+    shard.recovered();
+    // The log before the older snapshot is not needed.
+    let older = shard.snapshots[0].next_lsn;
+    let is_needed =
+        |segment: &Segment| segment.sealed.is_none_or(|sealed| sealed.last_lsn + 1 >= older);
+    let before = shard.segments.len();
+    shard.segments.retain(is_needed);
+    assert!(shard.segments.len() < before);
+    shard.recovered();
+    let unused = shard.recover().unwrap().log.unused;
+    assert_eq!(unused.len(), before - shard.segments.len(), "what was to be removed is");
+}
+
+#[test]
+fn where_the_newest_snapshot_is_damaged_the_older_one_and_the_log_stand_in() {
+    let mut shard = shard();
+    let name = shard.snapshots[1].file.clone();
+    let mut bytes = shard.disk.content(&name);
+    bytes[5 * BLOCK] ^= 4;
+    shard.disk.set_content(&name, bytes);
+    let recovered = shard.recover().unwrap();
+    assert_eq!(recovered.snapshots.len(), 1);
+    assert!(recovered.damaged[0].contains(&name), "{:?}", recovered.damaged);
+    shard.recovered();
+    // Without the log between the two there would be a loss: that is refused, with both reasons.
+    let newest = shard.snapshots[1].next_lsn;
+    shard.segments.retain(|s| s.sealed.is_none_or(|sealed| sealed.last_lsn + 1 >= newest));
+    let Err(RecoverError::Damage(why)) = shard.recover() else { panic!("not refused") };
+    assert!(why.contains(&name) && why.contains("LSN"), "{why}");
+}
+
+#[test]
+fn files_that_are_missing_foreign_or_of_another_log_are_not_taken() {
+    let shard = shard();
+    let refused = |change: &dyn Fn(&SimDisk, &mut Vec<Snapshot>)| {
+        let disk = shard.disk.after(crate::disk::sim::Crash::Everything);
+        let mut snapshots = shard.snapshots.clone();
+        change(&disk, &mut snapshots);
+        // Only the newest segment: the log alone does not have everything.
+        let segments = shard.segments[shard.segments.len() - 1..].to_vec();
+        let listed = Listed { shard: SHARD, snapshots: &snapshots, segments: &segments };
+        match run(recover(&disk, listed, engine().params, || {})) {
+            Err(RecoverError::Damage(why)) => why,
+            Err(other) => panic!("{other}"),
+            Ok(_) => panic!("not refused"),
+        }
+    };
+    let names: Vec<String> = shard.snapshots.iter().map(|s| s.file.clone()).collect();
+    let both = |disk: &SimDisk, change: &dyn Fn(Vec<u8>) -> Vec<u8>| {
+        names.iter().for_each(|name| disk.set_content(name, change(disk.content(name))));
+    };
+    let missing = refused(&|disk, _| {
+        names.iter().for_each(|name| run(disk.remove(name)).unwrap());
+    });
+    assert!(missing.contains("the file is missing"), "{missing}");
+    let short = refused(&|disk, _| both(disk, &|bytes| bytes[..bytes.len() - BLOCK].to_vec()));
+    assert!(short.contains("does not have"), "{short}");
+    let swapped = refused(&|disk, _| {
+        let contents = [disk.content(&names[1]), disk.content(&names[0])];
+        names.iter().zip(contents).for_each(|(name, bytes)| disk.set_content(name, bytes));
+    });
+    assert!(swapped.contains("it is snapshot 2 of shard 2"), "{swapped}");
+    let zeros = refused(&|disk, _| both(disk, &|bytes| vec![0; bytes.len()]));
+    assert!(zeros.contains("not a snapshot"), "{zeros}");
+    let moved = refused(&|_, snapshots| snapshots.iter_mut().for_each(|s| s.next_lsn -= 1));
+    assert!(moved.contains("another LSN"), "{moved}");
+    let other_log = refused(&|_, snapshots| {
+        snapshots.remove(0);
+        snapshots[0].chain ^= 1;
+    });
+    assert!(other_log.contains("another LSN than MANIFEST"), "{other_log}");
+}
+
+/// Every flipped bit of the snapshot files is found; one in so many where there are many.
+#[test]
+fn a_flipped_bit_is_found_and_never_served() {
+    let shard = shard();
+    let newest = shard.snapshots[1].clone();
+    for number in newest.files.clone() {
+        let name = snapshot_name(SHARD, number);
+        let whole = shard.disk.content(&name);
+        let bits = whole.len() * 8;
+        // All of the header, and the rest in steps that meet every bit of a byte.
+        let tried = (0..1_200).chain((1_200..bits).step_by(1_201));
+        for bit in tried {
+            let mut bytes = whole.clone();
+            bytes[bit / 8] ^= 1 << (bit % 8);
+            shard.disk.set_content(&name, bytes);
+            let recovered = shard.recover().unwrap_or_else(|why| panic!("bit {bit}: {why}"));
+            let in_newest = !recovered.damaged.is_empty();
+            // What only the older snapshot refers to is not read while the newer one is good.
+            let is_read = shard.extents.iter().any(|extent| {
+                let start = extent.offset as usize * 8;
+                let end = start + extent.bytes.next_multiple_of(BLOCK as u32) as usize * 8;
+                extent.file == number && (start..end).contains(&bit)
+            });
+            assert!(in_newest || number != newest.number && !is_read, "bit {bit} of {name}");
+            assert_same(&recovered.engine.unwrap(), &shard.pair.model, 200);
+        }
+        shard.disk.set_content(&name, whole);
+    }
+}

@@ -1,0 +1,373 @@
+//! Snapshots of a shard, taken while it serves: when one is due, how it is written, and what it
+//! makes dispensable.
+//!
+//! A snapshot begins between two steps of upkeep, where the state in memory is that of a whole
+//! number of groups of the log and no node is half linked. Then a task of its own writes it in
+//! the background queue, piece by piece, while everything else goes on. Two are kept, and as much
+//! of the log as the older of them needs: if the newer one is found damaged, nothing is lost.
+
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::panic::AssertUnwindSafe;
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use futures_util::FutureExt;
+
+use super::core::{Core, Shard, spawn};
+use super::event::Event;
+use super::keeper::Change;
+use super::open::unix_ms;
+use super::reply::Reply;
+use crate::disk::{Disk, blocks};
+use crate::engine::Engine;
+use crate::engine::checkpoint::Checkpoint;
+use crate::error::{Error, Result};
+use crate::manifest::{Sealed, Segment, Snapshot};
+use crate::snapshot::writer::{Identity, Writer, Written, discard};
+use crate::snapshot::{Extent, snapshot_name};
+use crate::wal::{Position, segment_name};
+
+/// Snapshots that are kept.
+const KEPT: usize = 2;
+
+/// However small the configured interval, a snapshot is not due before this share of the
+/// documents has changed: adjacency is written whole each time.
+const CHANGED_SHARE: f64 = 0.1;
+
+/// The same where nothing has been written for [`QUIET`]: a restart should have little to link.
+const QUIET_SHARE: f64 = 0.02;
+const QUIET_MUTATIONS_MIN: u64 = 500;
+
+/// How long nothing has to be written for a shard to be quiet.
+pub(super) const QUIET: Duration = Duration::from_secs(3);
+
+/// After a failure, so long until another try that nobody has asked for.
+const RETRY: Duration = Duration::from_secs(30);
+
+/// A file of which less than this is still in use has the rest of it written anew.
+const USED_SHARE_MIN: f64 = 0.5;
+
+/// When a snapshot is due.
+#[derive(Clone, Copy, Debug)]
+pub struct Due {
+    /// After so many changes.
+    pub mutations: u64,
+    /// After so many bytes of log.
+    pub log_bytes: u64,
+}
+
+/// What became of a snapshot that was asked for.
+#[derive(Clone, Debug)]
+pub struct Taken {
+    /// File name.
+    pub file: String,
+    /// Documents in it.
+    pub documents: u64,
+    /// Length of its file.
+    pub bytes: u64,
+}
+
+/// What a shard knows of its files when it is opened.
+pub(super) struct Known {
+    pub(super) snapshots: Vec<Snapshot>,
+    /// Of the newest snapshot.
+    pub(super) extents: Vec<Extent>,
+    /// Number of the next snapshot.
+    pub(super) next_snapshot: u64,
+    /// Complete segments.
+    pub(super) segments: Vec<Segment>,
+    pub(super) position: Position,
+    pub(super) epoch: u64,
+}
+
+/// The snapshots of a shard.
+pub(super) struct Snapshots {
+    epoch: u64,
+    /// Changes, and bytes of log, since the last one began.
+    mutations: Cell<u64>,
+    log_bytes: Cell<u64>,
+    /// Where the log stood when memory last was what it says.
+    position: Cell<Position>,
+    /// When the log was last written.
+    written: Cell<Instant>,
+    next_number: Cell<u64>,
+    is_running: Cell<bool>,
+    ended: Event,
+    failed: Cell<Option<Instant>>,
+    asked: RefCell<Vec<Reply<Result<Taken>>>>,
+    live: RefCell<Vec<Snapshot>>,
+    extents: RefCell<Vec<Extent>>,
+    sealed: RefCell<BTreeMap<u64, Sealed>>,
+}
+
+impl Snapshots {
+    pub(super) fn new(known: Known) -> Self {
+        let Known { snapshots, extents, next_snapshot, segments, position, epoch } = known;
+        let sealed = segments.into_iter().filter_map(|s| Some((s.number, s.sealed?))).collect();
+        let replayed = snapshots.last().map_or(1, |newest| newest.next_lsn);
+        Self {
+            epoch,
+            mutations: Cell::new(position.next_lsn.0 - replayed),
+            log_bytes: Cell::new(0),
+            position: Cell::new(position),
+            written: Cell::new(Instant::now()),
+            next_number: Cell::new(next_snapshot),
+            is_running: Cell::new(false),
+            ended: Event::default(),
+            failed: Cell::new(None),
+            asked: RefCell::default(),
+            live: RefCell::new(snapshots),
+            extents: RefCell::new(extents),
+            sealed: RefCell::new(sealed),
+        }
+    }
+
+    /// Memory has what the log has up to `position`, after a group of so many records and bytes.
+    pub(super) fn note_group(&self, position: Position, records: usize, bytes: u64) {
+        self.position.set(position);
+        self.mutations.set(self.mutations.get() + records as u64);
+        self.log_bytes.set(self.log_bytes.get() + bytes);
+        self.written.set(Instant::now());
+    }
+
+    /// A segment is complete.
+    pub(super) fn note_sealed(&self, number: u64, sealed: Sealed) {
+        self.sealed.borrow_mut().insert(number, sealed);
+    }
+
+    /// Asks for a snapshot of what is there now.
+    pub(super) fn ask(&self, reply: Reply<Result<Taken>>) {
+        self.asked.borrow_mut().push(reply);
+    }
+
+    /// True if a snapshot will be due once the shard has been quiet for a while.
+    pub(super) fn waits_for_quiet(&self, engine: &Engine) -> bool {
+        let share = (engine.live_count() as f64 * QUIET_SHARE) as u64;
+        self.mutations.get() >= share.max(QUIET_MUTATIONS_MIN)
+    }
+
+    fn is_due(&self, due: Due, engine: &Engine) -> bool {
+        if !self.asked.borrow().is_empty() {
+            return true;
+        }
+        if self.failed.get().is_some_and(|failed| failed.elapsed() < RETRY) {
+            return false;
+        }
+        let share = (engine.live_count() as f64 * CHANGED_SHARE) as u64;
+        let kept = self.live.borrow().last().map_or(0, |newest| newest.file_bytes);
+        let is_quiet = self.written.get().elapsed() >= QUIET && self.waits_for_quiet(engine);
+        due.mutations > 0
+            && (is_quiet
+                || self.mutations.get() >= due.mutations.max(share)
+                || self.log_bytes.get() >= due.log_bytes.max(kept / 2))
+    }
+}
+
+impl Shard {
+    /// Begins a snapshot if one is due and this is a moment for it.
+    pub(super) fn try_snapshot(self: &Rc<Self>, core: &Rc<Core>) {
+        let snapshots = &self.snapshots;
+        // Until the directory is open, MANIFEST is yet to be written as it was found.
+        let may_begin = core.is_open.get() && !snapshots.is_running.get();
+        if !may_begin || self.is_closing.get() || self.check_readable().is_err() {
+            return;
+        }
+        let mut engine = self.engine.borrow_mut();
+        let Some(engine) = &mut *engine else {
+            for reply in snapshots.asked.take() {
+                reply.send(Ok(Taken { file: String::new(), documents: 0, bytes: 0 }));
+            }
+            return;
+        };
+        let is_whole = engine.applied().next() == snapshots.position.get().next_lsn;
+        let due = core.settings.snapshots;
+        if !is_whole || !engine.may_checkpoint() || !snapshots.is_due(due, engine) {
+            return;
+        }
+        let before = snapshots.extents.borrow();
+        let used = used_shares(&before);
+        let stays = |extent: &Extent| used[&extent.file] >= USED_SHARE_MIN;
+        let checkpoint = engine.begin_checkpoint(&before, stays);
+        let number = snapshots.next_number.get();
+        let identity = Identity {
+            shard: self.id,
+            number,
+            epoch: snapshots.epoch,
+            position: snapshots.position.get(),
+            unix_ms: unix_ms(),
+        };
+        snapshots.next_number.set(number + 1);
+        let (mutations, log_bytes) = (snapshots.mutations.take(), snapshots.log_bytes.take());
+        snapshots.is_running.set(true);
+        let asked = snapshots.asked.take();
+        let (core, shard) = (core.clone(), self.clone());
+        spawn(core.queues.upkeep, async move {
+            let taking = take(&core, &shard, identity, checkpoint);
+            let taken = AssertUnwindSafe(taking).catch_unwind().await.unwrap_or_else(|_| {
+                shard.fence("a snapshot panicked");
+                Err(Error::Internal("internal server panic".into()))
+            });
+            if taken.is_err() {
+                let snapshots = &shard.snapshots;
+                snapshots.mutations.set(snapshots.mutations.get() + mutations);
+                snapshots.log_bytes.set(snapshots.log_bytes.get() + log_bytes);
+            }
+            shard.snapshots.is_running.set(false);
+            shard.snapshots.ended.raise();
+            for reply in asked {
+                reply.send(taken.clone());
+            }
+        });
+    }
+
+    /// Waits until no snapshot is being written.
+    pub(super) async fn end_snapshots(&self) {
+        while self.snapshots.is_running.get() {
+            self.snapshots.ended.wait().await;
+        }
+    }
+}
+
+/// How much of each file the extents use.
+fn used_shares(extents: &[Extent]) -> BTreeMap<u64, f64> {
+    let mut files: BTreeMap<u64, (u64, u64)> = BTreeMap::new();
+    for extent in extents {
+        let bytes = blocks(extent.bytes as usize) as u64;
+        let (used, end) = files.entry(extent.file).or_default();
+        *end = (*end).max(extent.offset + bytes);
+        *used += if extent.part.is_carried() { bytes } else { 0 };
+    }
+    files.into_iter().map(|(file, (used, end))| (file, used as f64 / end as f64)).collect()
+}
+
+/// Takes a snapshot, and drops what it makes dispensable.
+async fn take(
+    core: &Rc<Core>,
+    shard: &Rc<Shard>,
+    identity: Identity,
+    mut checkpoint: Checkpoint,
+) -> Result<Taken> {
+    let begun = Instant::now();
+    let written = write(core, shard, identity, &mut checkpoint).await;
+    let shape = checkpoint.shape();
+    let kept = match written {
+        Ok(written) => publish(core, shard, identity, written).await,
+        Err(why) => Err(why),
+    };
+    let mut engine = shard.engine.borrow_mut();
+    let engine = engine.as_mut().expect("a snapshot began in it");
+    match kept {
+        Ok(bytes) => {
+            engine.end_checkpoint(checkpoint);
+            shard.snapshots.failed.set(None);
+            shard.counters.snapshots.add(1);
+            shard.counters.snapshot_bytes.add(bytes);
+            let took_ms = begun.elapsed().as_millis() as u64;
+            let (shard, lsn) = (shard.id.0, identity.position.next_lsn.0 - 1);
+            tracing::info!(shard, lsn, documents = shape.live, bytes, took_ms, "a snapshot");
+            let file = snapshot_name(identity.shard, identity.number);
+            Ok(Taken { file, documents: shape.live.into(), bytes })
+        }
+        Err(why) => {
+            engine.abandon_checkpoint(checkpoint);
+            shard.snapshots.failed.set(Some(Instant::now()));
+            if shard.is_closing.get() {
+                return Err(Error::unavailable("the server is shutting down"));
+            }
+            shard.counters.snapshot_failures.add(1);
+            tracing::warn!(shard = shard.id.0, "no snapshot: {why}");
+            Err(Error::unavailable(format!("shard {}: no snapshot: {why}", shard.id.0)))
+        }
+    }
+}
+
+/// Writes the file, durable under its name; nothing names it yet.
+async fn write(
+    core: &Rc<Core>,
+    shard: &Shard,
+    identity: Identity,
+    checkpoint: &mut Checkpoint,
+) -> Result<Written, String> {
+    let disk = &*core.disk;
+    let written = async {
+        let mut writer = Writer::begin(disk, identity).await.map_err(|e| e.to_string())?;
+        loop {
+            if shard.is_closing.get() || shard.check_readable().is_err() {
+                return Err("the shard is closing".to_owned());
+            }
+            let piece = checkpoint.next(shard.engine.borrow().as_ref().expect("it began in it"));
+            let Some(piece) = piece else { break };
+            let put = writer.put(disk, piece.part, piece.block, &piece.bytes).await;
+            put.map_err(|error| error.to_string())?;
+            glommio::executor().yield_if_needed().await;
+            core.log_rests().await;
+        }
+        let finished = writer.finish(disk, checkpoint.shape(), checkpoint.carried()).await;
+        finished.map_err(|error| error.to_string())
+    }
+    .await;
+    if written.is_err() {
+        discard(disk, identity).await;
+    }
+    written
+}
+
+/// Has MANIFEST name the snapshot, then removes what is not needed any more. Returns the length
+/// of its file.
+async fn publish(
+    core: &Rc<Core>,
+    shard: &Shard,
+    identity: Identity,
+    written: Written,
+) -> Result<u64, String> {
+    let snapshots = &shard.snapshots;
+    let mut files: Vec<u64> = written.extents.iter().map(|extent| extent.file).collect();
+    files.push(identity.number);
+    files.sort_unstable();
+    files.dedup();
+    let snapshot = Snapshot {
+        shard: shard.id.0,
+        number: identity.number,
+        file: snapshot_name(shard.id, identity.number),
+        next_lsn: identity.position.next_lsn.0,
+        chain: identity.position.chain,
+        file_bytes: written.file_bytes,
+        files,
+    };
+    let mut live = snapshots.live.borrow().clone();
+    live.push(snapshot.clone());
+    let dropped = live.drain(..live.len().saturating_sub(KEPT)).collect::<Vec<_>>();
+    // With one snapshot alone, the log has to be able to stand in for it.
+    let needed_from = if live.len() == KEPT { live[0].next_lsn } else { 1 };
+    let is_dropped = |(_, sealed): &(&u64, &Sealed)| sealed.last_lsn + 1 < needed_from;
+    let dropped_segments: Vec<u64> =
+        snapshots.sealed.borrow().iter().filter(is_dropped).map(|(number, _)| *number).collect();
+    let change = Change::Snapshotted {
+        snapshot,
+        dropped_snapshots: dropped.iter().map(|snapshot| snapshot.number).collect(),
+        dropped_segments: dropped_segments.clone(),
+    };
+    core.keep(change).await?;
+    let is_needed = |number: &u64| live.iter().any(|snapshot| snapshot.files.contains(number));
+    let mut unneeded: Vec<u64> = dropped.into_iter().flat_map(|snapshot| snapshot.files).collect();
+    unneeded.retain(|number| !is_needed(number));
+    unneeded.sort_unstable();
+    unneeded.dedup();
+    snapshots.live.replace(live);
+    snapshots.extents.replace(written.extents);
+    snapshots.sealed.borrow_mut().retain(|number, _| !dropped_segments.contains(number));
+    let names = unneeded.into_iter().map(|number| snapshot_name(shard.id, number));
+    let segments = dropped_segments.into_iter().map(|number| segment_name(shard.id, number));
+    remove(&*core.disk, names.chain(segments)).await;
+    Ok(written.file_bytes)
+}
+
+/// Removes files that nothing names. What fails costs space, until the next start.
+async fn remove<D: Disk>(disk: &D, names: impl Iterator<Item = String>) {
+    for name in names {
+        if let Err(error) = disk.remove(&name).await {
+            tracing::warn!("space could not be given back: {error}");
+        }
+    }
+}

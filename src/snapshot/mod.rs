@@ -1,0 +1,354 @@
+//! A shard's state in files, so that a start reads what changed since and not all that ever was.
+//!
+//! A snapshot is what the shard was after one record of its log: vectors, ids, lifetimes,
+//! metadata and the graph, in *extents* of whole blocks, each with its checksum. Its file holds
+//! the extents that have changed since the snapshot before, and a table of all of them, also of
+//! those that lie in files of earlier snapshots: what is written follows what has changed. Vectors
+//! and metadata are carried over like that; adjacency, ids and lifetimes are small, change often
+//! and are written whole.
+//!
+//! ```text
+//! header, one block                        table of extents, 32 bytes each, at the table offset
+//!   0 magic "KYSN"      u32                 0 part             u32
+//!   4 format version    u16                 4 block            u32
+//!   6 metric            u16                 8 file number      u64
+//!   8 shard             u32                16 offset           u64
+//!  12 chain             u32                24 bytes            u32
+//!  16 number            u64                28 crc              u32
+//!  24 epoch             u64
+//!  32 next LSN          u64                part    rows of                       a block has
+//!  40 made, Unix ms     u64                1  vectors, padded to 64 bytes        256 KiB of rows
+//!  48 dimension         u32                2  payloads: 257 ends u32, the bytes  256 slots
+//!  52 m                 u32                3  born u64, died u64                 4,096 slots
+//!  56 slots             u32                4  document id u64                    4,096 slots
+//!  60 live documents    u32                5  level + 1 u8, 0: not linked        4,096 slots
+//!  64 linked nodes      u32                6  first upper list + 1 u32           4,096 slots
+//!  68 dead linked nodes u32                7  links u32, slot + 1, 0: none       64 KiB of rows
+//!  72 upper lists       u32                8  links above level 0                64 KiB of rows
+//!  76 extents           u32                9  index: slot + 1 u32 by hash of id  16,384 entries
+//!  80 entry             u64
+//!  88 table offset      u64
+//!  96 file bytes        u64
+//! 104 table crc         u32
+//! 108 crc of 0..108     u32
+//! 112 zeros to the end of the block
+//! ```
+//!
+//! Integers are little-endian, checksums CRC-32C over whole blocks, padding included. The position
+//! (next LSN, chain) is where the log goes on, and proves that it is the log of this snapshot.
+//! The file is written under a temporary name, synced, read back and compared, renamed, and only
+//! then named in MANIFEST ([`writer`]); it is never changed afterwards. Everything is read through
+//! the same door as the log ([`reader`]), past the page cache and straight to where it is used, so
+//! that no search ever waits for a page.
+
+pub mod reader;
+pub mod writer;
+
+use crate::disk::BLOCK;
+use crate::kernels::Metric;
+use crate::types::{Lsn, ShardId};
+use crate::wal::Position;
+
+/// Version of the format.
+pub const FORMAT_VERSION: u16 = 1;
+
+const MAGIC: &[u8; 4] = b"KYSN";
+const CHECKED_BYTES: usize = 108;
+const EXTENT_BYTES: usize = 32;
+
+/// Most extents of a snapshot: those of the most slots a shard can have, and some more.
+const EXTENTS_MAX: u32 = 1 << 22;
+
+/// Longest extent: a block of payloads, each of the largest size.
+pub const EXTENT_BYTES_MAX: usize = 32 << 20;
+
+/// Slots in a block of the parts that have a small row for each.
+pub const SLOTS_IN_BLOCK: u32 = 4_096;
+
+/// Slots in a block of payloads.
+pub const PAYLOADS_IN_BLOCK: u32 = 256;
+
+/// Entries in a block of the index.
+pub const INDEX_IN_BLOCK: u32 = 16_384;
+
+/// Rows in a block of vectors, each of `row_bytes`.
+#[must_use]
+pub const fn vectors_in_block(row_bytes: usize) -> u32 {
+    power_of_two(256 << 10, row_bytes)
+}
+
+/// Rows in a block of links, each of `row_bytes`.
+#[must_use]
+pub const fn links_in_block(row_bytes: usize) -> u32 {
+    power_of_two(64 << 10, row_bytes)
+}
+
+/// The largest power of two of rows that fits, at least one.
+const fn power_of_two(bytes: usize, row_bytes: usize) -> u32 {
+    let rows = bytes / row_bytes;
+    if rows == 0 { 1 } else { 1 << rows.ilog2() }
+}
+
+/// What an extent holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[repr(u32)]
+pub enum Part {
+    /// Rows of vectors.
+    Vectors = 1,
+    /// Metadata.
+    Payloads = 2,
+    /// When versions were born and died.
+    Lives = 3,
+    /// Document ids.
+    Ids = 4,
+    /// Levels of nodes.
+    Levels = 5,
+    /// Where the lists above level 0 of a node are.
+    UpperStarts = 6,
+    /// Adjacency on level 0.
+    Links = 7,
+    /// Adjacency above.
+    UpperLinks = 8,
+    /// Document id to slot.
+    Index = 9,
+}
+
+impl Part {
+    const ALL: [Self; 9] = [
+        Self::Vectors,
+        Self::Payloads,
+        Self::Lives,
+        Self::Ids,
+        Self::Levels,
+        Self::UpperStarts,
+        Self::Links,
+        Self::UpperLinks,
+        Self::Index,
+    ];
+
+    /// True if blocks that have not changed stay where an earlier snapshot has put them.
+    #[must_use]
+    pub fn is_carried(self) -> bool {
+        matches!(self, Self::Vectors | Self::Payloads)
+    }
+}
+
+/// Some rows of a part, in a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Extent {
+    /// What it holds.
+    pub part: Part,
+    /// Which of the part's blocks.
+    pub block: u32,
+    /// Number of the snapshot in whose file it lies.
+    pub file: u64,
+    /// Where in the file.
+    pub offset: u64,
+    /// Its length without padding.
+    pub bytes: u32,
+    /// Checksum of its whole blocks.
+    pub crc: u32,
+}
+
+impl Extent {
+    fn encode(&self, target: &mut Vec<u8>) {
+        target.extend_from_slice(&(self.part as u32).to_le_bytes());
+        target.extend_from_slice(&self.block.to_le_bytes());
+        target.extend_from_slice(&self.file.to_le_bytes());
+        target.extend_from_slice(&self.offset.to_le_bytes());
+        target.extend_from_slice(&self.bytes.to_le_bytes());
+        target.extend_from_slice(&self.crc.to_le_bytes());
+    }
+
+    fn decode(bytes: &[u8; EXTENT_BYTES]) -> Result<Self, String> {
+        let part = read_u32(bytes, 0);
+        let part = Part::ALL.into_iter().find(|known| *known as u32 == part);
+        let extent = Self {
+            part: part.ok_or("an extent of an unknown part")?,
+            block: read_u32(bytes, 4),
+            file: read_u64(bytes, 8),
+            offset: read_u64(bytes, 16),
+            bytes: read_u32(bytes, 24),
+            crc: read_u32(bytes, 28),
+        };
+        if extent.bytes as usize > EXTENT_BYTES_MAX || !extent.offset.is_multiple_of(BLOCK as u64) {
+            return Err("an extent that is too long, or not at a block".into());
+        }
+        Ok(extent)
+    }
+}
+
+/// What kind of state it is, and how much.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Shape {
+    /// How vectors are compared.
+    pub metric: Metric,
+    /// Values in a vector.
+    pub dimension: u32,
+    /// Links of a node, as in the graph's parameters.
+    pub m: u32,
+    /// Slots.
+    pub slots: u32,
+    /// Documents alive.
+    pub live: u32,
+    /// Nodes in the graph.
+    pub linked: u32,
+    /// Those of them that are dead.
+    pub dead_linked: u32,
+    /// Lists above level 0.
+    pub upper_lists: u32,
+    /// Where walks begin, as the graph keeps it.
+    pub entry: u64,
+}
+
+/// The first block of a snapshot file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Header {
+    /// Whose state it is.
+    pub shard: ShardId,
+    /// Which snapshot, counted from 1.
+    pub number: u64,
+    /// Generation of the log's writer when it was made.
+    pub epoch: u64,
+    /// Where the log goes on.
+    pub position: Position,
+    /// When it was made, Unix milliseconds.
+    pub unix_ms: u64,
+    /// What it holds.
+    pub shape: Shape,
+    /// Extents in its table.
+    pub extents: u32,
+    /// Where the table is.
+    pub table_offset: u64,
+    /// Checksum of the table's whole blocks.
+    pub table_crc: u32,
+    /// Length of the file.
+    pub file_bytes: u64,
+}
+
+impl Header {
+    /// Writes the header to a zeroed block.
+    pub fn encode(&self, block: &mut [u8]) {
+        assert_eq!(block.len(), BLOCK);
+        let shape = &self.shape;
+        block[..4].copy_from_slice(MAGIC);
+        block[4..6].copy_from_slice(&FORMAT_VERSION.to_le_bytes());
+        block[6..8].copy_from_slice(&metric_code(shape.metric).to_le_bytes());
+        let words: [(usize, u32); 11] = [
+            (8, self.shard.0),
+            (12, self.position.chain),
+            (48, shape.dimension),
+            (52, shape.m),
+            (56, shape.slots),
+            (60, shape.live),
+            (64, shape.linked),
+            (68, shape.dead_linked),
+            (72, shape.upper_lists),
+            (76, self.extents),
+            (104, self.table_crc),
+        ];
+        let longs: [(usize, u64); 7] = [
+            (16, self.number),
+            (24, self.epoch),
+            (32, self.position.next_lsn.0),
+            (40, self.unix_ms),
+            (80, shape.entry),
+            (88, self.table_offset),
+            (96, self.file_bytes),
+        ];
+        for (offset, value) in words {
+            block[offset..offset + 4].copy_from_slice(&value.to_le_bytes());
+        }
+        for (offset, value) in longs {
+            block[offset..offset + 8].copy_from_slice(&value.to_le_bytes());
+        }
+        let crc = crc32c::crc32c(&block[..CHECKED_BYTES]);
+        block[CHECKED_BYTES..CHECKED_BYTES + 4].copy_from_slice(&crc.to_le_bytes());
+    }
+
+    /// Reads a header, trusting nothing.
+    ///
+    /// # Errors
+    /// What is wrong with the block.
+    pub fn decode(block: &[u8]) -> Result<Self, String> {
+        if block.len() != BLOCK || &block[..4] != MAGIC {
+            return Err("not a snapshot".into());
+        }
+        if crc32c::crc32c(&block[..CHECKED_BYTES]) != read_u32(block, CHECKED_BYTES) {
+            return Err("bad checksum of the snapshot header".into());
+        }
+        let version = u16::from_le_bytes([block[4], block[5]]);
+        if version != FORMAT_VERSION {
+            return Err(format!(
+                "snapshot format version {version}; this program reads version {FORMAT_VERSION}"
+            ));
+        }
+        if block[CHECKED_BYTES + 4..].iter().any(|&byte| byte != 0) {
+            return Err("bytes after the snapshot header that nobody wrote".into());
+        }
+        let metric = u16::from_le_bytes([block[6], block[7]]);
+        let shape = Shape {
+            metric: metric_of(metric).ok_or("an unknown metric")?,
+            dimension: read_u32(block, 48),
+            m: read_u32(block, 52),
+            slots: read_u32(block, 56),
+            live: read_u32(block, 60),
+            linked: read_u32(block, 64),
+            dead_linked: read_u32(block, 68),
+            upper_lists: read_u32(block, 72),
+            entry: read_u64(block, 80),
+        };
+        let next_lsn = Lsn(read_u64(block, 32));
+        let header = Self {
+            shard: ShardId(read_u32(block, 8)),
+            number: read_u64(block, 16),
+            epoch: read_u64(block, 24),
+            position: Position { next_lsn, chain: read_u32(block, 12) },
+            unix_ms: read_u64(block, 40),
+            shape,
+            extents: read_u32(block, 76),
+            table_offset: read_u64(block, 88),
+            table_crc: read_u32(block, 104),
+            file_bytes: read_u64(block, 96),
+        };
+        if header.extents > EXTENTS_MAX || !header.table_offset.is_multiple_of(BLOCK as u64) {
+            return Err("a table of extents that can't be".into());
+        }
+        Ok(header)
+    }
+}
+
+const METRICS: [(u16, Metric); 3] =
+    [(0, Metric::Cosine), (1, Metric::InnerProduct), (2, Metric::Euclidean)];
+
+fn metric_code(metric: Metric) -> u16 {
+    METRICS.iter().find(|(_, known)| *known == metric).map_or(0, |(code, _)| *code)
+}
+
+fn metric_of(code: u16) -> Option<Metric> {
+    METRICS.iter().find(|(known, _)| *known == code).map(|(_, metric)| *metric)
+}
+
+/// File name of a snapshot.
+#[must_use]
+pub fn snapshot_name(shard: ShardId, number: u64) -> String {
+    format!("snapshot_{:04}_{number:08}.snap", shard.0)
+}
+
+/// Shard and number of a snapshot from its file name, temporary names included.
+#[must_use]
+pub fn parse_snapshot_name(name: &str) -> Option<(ShardId, u64)> {
+    let whole = name.strip_suffix(".tmp").unwrap_or(name);
+    let (shard, number) =
+        whole.strip_prefix("snapshot_")?.strip_suffix(".snap")?.split_once('_')?;
+    let parsed = (ShardId(shard.parse().ok()?), number.parse().ok()?);
+    (snapshot_name(parsed.0, parsed.1) == whole).then_some(parsed)
+}
+
+fn read_u32(bytes: &[u8], offset: usize) -> u32 {
+    u32::from_le_bytes(bytes[offset..offset + 4].try_into().expect("four bytes"))
+}
+
+fn read_u64(bytes: &[u8], offset: usize) -> u64 {
+    u64::from_le_bytes(bytes[offset..offset + 8].try_into().expect("eight bytes"))
+}

@@ -1,0 +1,196 @@
+//! Reads snapshots back, trusting nothing: each byte is checked before it is used.
+
+use super::{EXTENT_BYTES, Extent, Header, snapshot_name};
+use crate::disk::{BLOCK, Disk, DiskError, File, Kind, blocks};
+use crate::types::ShardId;
+
+/// Bytes read ahead at once: what is done with them between two reads takes a core some tens of
+/// microseconds.
+const WINDOW_BYTES: usize = 1 << 20;
+
+/// Why a snapshot can't be read.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum ReadError {
+    /// The disk failed.
+    #[error(transparent)]
+    Disk(#[from] DiskError),
+    /// What is there can't be what was written.
+    #[error("{file} is damaged at byte {offset}: {why}")]
+    Damaged {
+        /// The file, by name.
+        file: String,
+        /// Where in it.
+        offset: u64,
+        /// What is wrong.
+        why: String,
+    },
+}
+
+impl ReadError {
+    /// What is there can't be what was written.
+    pub fn damaged(file: &str, offset: u64, why: impl Into<String>) -> Self {
+        Self::Damaged { file: file.into(), offset, why: why.into() }
+    }
+}
+
+/// What a snapshot says of itself.
+#[derive(Clone, Debug)]
+pub struct Contents {
+    /// The header.
+    pub header: Header,
+    /// Its table.
+    pub extents: Vec<Extent>,
+}
+
+/// Reads header and table of the snapshot `number` of `shard`.
+///
+/// # Errors
+/// If the file is missing, damaged, or another one.
+pub async fn contents<D: Disk>(
+    disk: &D,
+    shard: ShardId,
+    number: u64,
+) -> Result<Contents, ReadError> {
+    read_contents(disk, &snapshot_name(shard, number), shard, number).await
+}
+
+async fn read_contents<D: Disk>(
+    disk: &D,
+    name: &str,
+    shard: ShardId,
+    number: u64,
+) -> Result<Contents, ReadError> {
+    let file = open(disk, name).await?;
+    let mut block = Vec::new();
+    file.read_at(0, BLOCK, &mut block).await?;
+    let bad = |offset: u64, why: String| ReadError::damaged(name, offset, why);
+    let header = Header::decode(&block).map_err(|why| bad(0, why))?;
+    if (header.shard, header.number) != (shard, number) {
+        let found = format!("it is snapshot {} of shard {}", header.number, header.shard.0);
+        return Err(bad(0, found));
+    }
+    let offset = header.table_offset;
+    let bytes = blocks(header.extents as usize * EXTENT_BYTES);
+    if offset.checked_add(bytes as u64) != Some(header.file_bytes) {
+        return Err(bad(offset, "the table of extents does not end the file".into()));
+    }
+    // One block more than there may be: the file has to end where it says.
+    let mut table = Vec::new();
+    file.read_at(offset, bytes + BLOCK, &mut table).await?;
+    file.close().await?;
+    if table.len() != bytes {
+        return Err(bad(offset, format!("the file does not have {} bytes", header.file_bytes)));
+    }
+    if crc32c::crc32c(&table) != header.table_crc {
+        return Err(bad(offset, "bad checksum of the table of extents".into()));
+    }
+    let (rows, _) = table[..header.extents as usize * EXTENT_BYTES].as_chunks();
+    let extents: Result<Vec<Extent>, String> = rows.iter().map(Extent::decode).collect();
+    let extents = extents.map_err(|why| bad(offset, why))?;
+    let is_later = |extent: &&Extent| extent.file > number;
+    if extents.iter().any(|e| is_later(&e)) {
+        return Err(bad(offset, "an extent in the file of a later snapshot".into()));
+    }
+    Ok(Contents { header, extents })
+}
+
+async fn open<D: Disk>(disk: &D, name: &str) -> Result<D::File, ReadError> {
+    match disk.open(name).await {
+        Ok(file) => Ok(file),
+        Err(error) if error.kind == Kind::NotFound => {
+            Err(ReadError::damaged(name, 0, "the file is missing"))
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Reads `extents`, in the order in which they lie in their files, and hands each with its bytes
+/// to `take`, which may find them wrong.
+///
+/// # Errors
+/// If a file is missing or damaged, or what `take` finds.
+pub async fn read<D: Disk>(
+    disk: &D,
+    shard: ShardId,
+    extents: &[Extent],
+    mut take: impl FnMut(&Extent, &[u8]) -> Result<(), String>,
+) -> Result<(), ReadError> {
+    let mut sorted: Vec<&Extent> = extents.iter().collect();
+    sorted.sort_by_key(|extent| (extent.file, extent.offset));
+    for extents in sorted.chunk_by(|a, b| a.file == b.file) {
+        let name = snapshot_name(shard, extents[0].file);
+        read_file(disk, &name, extents, &mut take).await?;
+    }
+    Ok(())
+}
+
+async fn read_file<D: Disk>(
+    disk: &D,
+    name: &str,
+    extents: &[&Extent],
+    take: &mut impl FnMut(&Extent, &[u8]) -> Result<(), String>,
+) -> Result<(), ReadError> {
+    let file = open(disk, name).await?;
+    let (mut window, mut start) = (Vec::new(), 0);
+    for (index, extent) in extents.iter().enumerate() {
+        let bytes = blocks(extent.bytes as usize);
+        let end = extent.offset + bytes as u64;
+        if extent.offset < start || end > start + window.len() as u64 {
+            start = extent.offset;
+            window.clear();
+            file.read_at(start, window_bytes(&extents[index..]), &mut window).await?;
+        }
+        let from = (extent.offset - start) as usize;
+        let why = |why: &str| ReadError::damaged(name, extent.offset, why);
+        let content = window.get(from..from + bytes).ok_or_else(|| why("the file ends there"))?;
+        if crc32c::crc32c(content) != extent.crc {
+            return Err(why("bad checksum of an extent"));
+        }
+        take(extent, &content[..extent.bytes as usize]).map_err(|found| why(&found))?;
+    }
+    file.close().await?;
+    Ok(())
+}
+
+/// How much to read for the first of `extents`: as many of them as follow one another, up to a
+/// window.
+fn window_bytes(extents: &[&Extent]) -> usize {
+    let start = extents[0].offset;
+    let mut end = start + blocks(extents[0].bytes as usize) as u64;
+    for extent in &extents[1..] {
+        let next = extent.offset + blocks(extent.bytes as usize) as u64;
+        if extent.offset != end || next - start > WINDOW_BYTES as u64 {
+            break;
+        }
+        end = next;
+    }
+    (end - start) as usize
+}
+
+/// Reads all that lies in one snapshot's own file, under this name, and checks it.
+///
+/// # Errors
+/// If anything is not as it was written.
+pub async fn verify<D: Disk>(
+    disk: &D,
+    name: &str,
+    shard: ShardId,
+    number: u64,
+) -> Result<Contents, ReadError> {
+    let contents = read_contents(disk, name, shard, number).await?;
+    let mut own: Vec<&Extent> = contents.extents.iter().filter(|e| e.file == number).collect();
+    own.sort_by_key(|extent| extent.offset);
+    // Extents lie side by side from the header to the table: every block is somebody's.
+    let mut end = BLOCK as u64;
+    for extent in &own {
+        if extent.offset != end {
+            return Err(ReadError::damaged(name, end, "a gap between extents"));
+        }
+        end += blocks(extent.bytes as usize) as u64;
+    }
+    if end != contents.header.table_offset {
+        return Err(ReadError::damaged(name, end, "a gap before the table of extents"));
+    }
+    read_file(disk, name, &own, &mut |_, _| Ok(())).await?;
+    Ok(contents)
+}

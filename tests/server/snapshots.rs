@@ -1,0 +1,183 @@
+//! Snapshots on real files: asked for or due, what a start reads with them, and damage to them.
+
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use kyrodb::proto::{SnapshotRequest, SnapshotResponse};
+
+use crate::common::documents::{Change, Contents, Random, read};
+use crate::common::{
+    Client, PATIENCE, Process, Settings, directory, eventually, get, metric_sum, runtime,
+};
+use crate::{assert_says, segments};
+
+/// Two shards, whose snapshots are taken only when they are asked for.
+const SETTINGS: Settings<'static> = &[
+    ("runtime.shards", "2"),
+    ("hnsw.distance", "euclidean"),
+    ("persistence.snapshot_interval_mutations", "1000000"),
+];
+
+const COUNT: u64 = 400;
+
+async fn change(client: &mut Client, random: &mut Random, contents: &mut Contents, count: usize) {
+    for _ in 0..count {
+        let change = Change::random(random, 1, COUNT);
+        change.send(client, contents).await.unwrap();
+        change.apply(contents);
+    }
+}
+
+async fn snapshot(client: &mut Client) -> SnapshotResponse {
+    let answer = client.create_snapshot(SnapshotRequest::default()).await.unwrap().into_inner();
+    assert!(answer.success && answer.snapshot_size_bytes > 0, "{answer:?}");
+    answer
+}
+
+async fn assert_contents(client: &mut Client, contents: &Contents) {
+    let all: Vec<u64> = (1..=COUNT).collect();
+    let found = read(client, &all).await;
+    for id in &all {
+        assert_eq!(found.get(id), contents.get(id), "document {id}");
+    }
+}
+
+/// Records that the last start has read from the log.
+fn replayed(process: &Process) -> u64 {
+    let begun = Instant::now();
+    loop {
+        // The line follows the moment from which `/ready` says so.
+        let log = process.log();
+        let number = log.split("records_read=").nth(1).and_then(|rest| rest.split(' ').next());
+        if let Some(number) = number {
+            return number.parse().unwrap();
+        }
+        assert!(begun.elapsed() < PATIENCE, "{log}");
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}
+
+fn snapshots(data_dir: &Path) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(data_dir).unwrap().map(|entry| entry.unwrap().path());
+    let mut files: Vec<PathBuf> =
+        entries.filter(|path| path.to_string_lossy().contains("/snapshot_")).collect();
+    files.sort();
+    files
+}
+
+#[test]
+fn a_start_reads_the_newest_snapshot_and_the_log_after_it() {
+    let directory = directory();
+    let data_dir = directory.path().join("data");
+    let (mut random, mut contents) = (Random::new(5, 0), Contents::new());
+    let runtime = runtime();
+    let mut process = Process::start(&data_dir, SETTINGS);
+    for round in 0..4 {
+        runtime.block_on(async {
+            let mut client = process.client().await;
+            change(&mut client, &mut random, &mut contents, 600).await;
+            let answer = snapshot(&mut client).await;
+            assert_eq!(answer.documents_snapshotted, contents.len() as u64);
+            change(&mut client, &mut random, &mut contents, 30).await;
+        });
+        if round % 2 == 0 {
+            process.kill()
+        } else {
+            process.stop()
+        }
+        process = Process::start(&data_dir, SETTINGS);
+        // A change that finds nothing to do has no record.
+        assert!((1..=30).contains(&replayed(&process)), "{}", replayed(&process));
+        runtime.block_on(async { assert_contents(&mut process.client().await, &contents).await });
+    }
+    // Two of each shard are kept, with what they share, and the log from the older one on.
+    assert!(snapshots(&data_dir).len() <= 2 * 4, "{:?}", snapshots(&data_dir));
+    assert!(segments(&data_dir).len() <= 2 * 5, "{:?}", segments(&data_dir));
+    process.stop();
+}
+
+#[test]
+fn a_damaged_snapshot_costs_nothing_while_the_older_one_and_the_log_are_good() {
+    let directory = directory();
+    let data_dir = directory.path().join("data");
+    let (mut random, mut contents) = (Random::new(6, 0), Contents::new());
+    let runtime = runtime();
+    let process = Process::start(&data_dir, SETTINGS);
+    runtime.block_on(async {
+        let mut client = process.client().await;
+        for _ in 0..3 {
+            change(&mut client, &mut random, &mut contents, 500).await;
+            snapshot(&mut client).await;
+        }
+    });
+    process.kill();
+    let files = snapshots(&data_dir);
+    let newest: Vec<&PathBuf> = files.iter().filter(|f| f.ends_with_number(3)).collect();
+    assert_eq!(newest.len(), 2, "{files:?}");
+    for file in &newest {
+        let mut bytes = std::fs::read(file).unwrap();
+        let middle = bytes.len() / 2;
+        bytes[middle] ^= 1;
+        std::fs::write(file, bytes).unwrap();
+    }
+    let process = Process::start(&data_dir, SETTINGS);
+    let metrics = get(process.http, "/metrics").unwrap().1;
+    assert_eq!(metric_sum(&metrics, "kyrodb_snapshots_damaged_total"), 2.0);
+    assert_says(&process.log(), &["00000003.snap is damaged at byte", "bad checksum"]);
+    runtime.block_on(async { assert_contents(&mut process.client().await, &contents).await });
+    process.kill();
+    // The older ones too: here, the log still has everything.
+    for file in files.iter().filter(|file| file.ends_with_number(2)) {
+        std::fs::remove_file(file).unwrap();
+    }
+    let process = Process::start(&data_dir, SETTINGS);
+    assert_says(&process.log(), &["00000002.snap is damaged", "the file is missing"]);
+    runtime.block_on(async { assert_contents(&mut process.client().await, &contents).await });
+    process.stop();
+}
+
+trait Numbered {
+    fn ends_with_number(&self, number: u64) -> bool;
+}
+
+impl Numbered for PathBuf {
+    fn ends_with_number(&self, number: u64) -> bool {
+        self.to_string_lossy().ends_with(&format!("_{number:08}.snap"))
+    }
+}
+
+/// Without being asked: after so many changes, and where a shard has become quiet.
+#[test]
+fn snapshots_are_taken_when_they_are_due() {
+    let directory = directory();
+    let data_dir = directory.path().join("data");
+    let settings = [SETTINGS[0], SETTINGS[1], ("persistence.snapshot_interval_mutations", "200")];
+    let (mut random, mut contents) = (Random::new(7, 0), Contents::new());
+    let process = Process::start(&data_dir, &settings);
+    let taken = || {
+        let metrics = get(process.http, "/metrics").unwrap().1;
+        metric_sum(&metrics, "kyrodb_snapshots_total")
+    };
+    runtime().block_on(async {
+        let mut client = process.client().await;
+        change(&mut client, &mut random, &mut contents, 1_200).await;
+        eventually("both shards have taken a snapshot", async || taken() >= 2.0).await;
+        assert_contents(&mut client, &contents).await;
+    });
+    process.stop();
+    let quiet = Process::start(&data_dir, SETTINGS);
+    runtime().block_on(async {
+        let mut client = quiet.client().await;
+        change(&mut client, &mut random, &mut contents, 2_500).await;
+        eventually("the quiet shards have taken a snapshot", async || {
+            let metrics = get(quiet.http, "/metrics").unwrap().1;
+            metric_sum(&metrics, "kyrodb_snapshots_total") >= 2.0
+        })
+        .await;
+    });
+    quiet.kill();
+    let process = Process::start(&data_dir, SETTINGS);
+    assert_eq!(replayed(&process), 0);
+    runtime().block_on(async { assert_contents(&mut process.client().await, &contents).await });
+    process.stop();
+}
