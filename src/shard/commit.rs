@@ -152,9 +152,15 @@ pub(super) async fn run(core: Rc<Core>, shard: Rc<Shard>, writer: Writer<DirectD
         synced: Instant::now(),
     };
     committer.shard.segment.set(committer.writer.segment());
+    committer.note_durable();
     loop {
         if committer.shard.is_segment_gone.take() {
             committer.restore().await;
+        }
+        if committer.shard.wants_sync.take()
+            && let Err(error) = committer.sync_now().await
+        {
+            committer.fail(Vec::new(), &error).await;
         }
         if committer.shard.staged.borrow().is_empty() {
             if committer.shard.is_closing.get() {
@@ -207,7 +213,10 @@ impl Committer {
             _ => self.writer.seal(unix_ms()).await,
         };
         match rested {
-            Ok(()) => self.is_sealed = true,
+            Ok(()) => {
+                self.is_sealed = true;
+                self.note_durable();
+            }
             Err(error) => self.fail(Vec::new(), &error).await,
         }
         self.synced = Instant::now();
@@ -288,6 +297,7 @@ impl Committer {
                 return self.fail(acks.map(|(_, _, ack)| ack).collect(), &error).await;
             }
             self.shard.log_succeeded();
+            self.note_durable();
             let bytes = self.writer.stats().bytes - before;
             self.apply(group).await;
             self.shard.snapshots.note_group(self.writer.position(), count, bytes);
@@ -334,11 +344,23 @@ impl Committer {
             SyncPolicy::Periodic(period) => self.synced.elapsed() >= period,
             _ => false,
         };
-        if is_late || self.writer.unsynced_bytes() > UNSYNCED_BYTES_MAX {
+        let is_due = is_late || self.writer.unsynced_bytes() > UNSYNCED_BYTES_MAX;
+        if is_due { self.sync_now().await } else { Ok(()) }
+    }
+
+    /// Syncs what was acknowledged without, unless that waits to be written again.
+    async fn sync_now(&mut self) -> Result<(), DiskError> {
+        if self.writer.has_unsynced() && !self.writer.is_broken() {
             self.writer.sync().await?;
-            self.synced = Instant::now();
+            self.note_durable();
         }
+        self.synced = Instant::now();
         Ok(())
+    }
+
+    fn note_durable(&self) {
+        self.shard.durable.set(self.writer.durable());
+        self.shard.log_moved.wake();
     }
 
     async fn rotate(&mut self) -> Result<(), DiskError> {
@@ -359,9 +381,15 @@ impl Committer {
         self.shard.counters.wal_retries.add(1);
         let number = self.writer.next_number();
         let prepared = spare::take(&self.core, &self.shard, number).await?;
+        let is_rewrite = self.writer.has_unsynced();
         let given_up = self.writer.replace(prepared, unix_ms()).await?;
         self.shard.segment.set(self.writer.segment());
         self.synced = Instant::now();
+        if is_rewrite {
+            self.shard.rewrites.set(self.shard.rewrites.get() + 1);
+            self.shard.snapshots.note_group(self.writer.position(), 0, 0);
+        }
+        self.note_durable();
         if let Some(engine) = &*self.shard.engine.borrow() {
             assert_eq!(
                 self.writer.next_lsn(),

@@ -202,8 +202,9 @@ impl Shard {
         snapshots.is_running.set(true);
         let asked = snapshots.asked.take();
         let (core, shard) = (core.clone(), self.clone());
+        let rewrites = self.rewrites.get();
         spawn(core.queues.upkeep, async move {
-            let taking = take(&core, &shard, identity, checkpoint);
+            let taking = take(&core, &shard, identity, rewrites, checkpoint);
             let taken = AssertUnwindSafe(taking).catch_unwind().await.unwrap_or_else(|_| {
                 shard.fence("a snapshot panicked");
                 Err(Error::Internal("internal server panic".into()))
@@ -246,10 +247,17 @@ async fn take(
     core: &Rc<Core>,
     shard: &Rc<Shard>,
     identity: Identity,
+    rewrites: u64,
     mut checkpoint: Checkpoint,
 ) -> Result<Taken> {
     let begun = Instant::now();
-    let written = write(core, shard, identity, &mut checkpoint).await;
+    let mut written = write(core, shard, identity, &mut checkpoint).await;
+    if written.is_ok()
+        && let Err(why) = shard.wait_durable(identity.position, rewrites).await
+    {
+        discard(&*core.disk, identity).await;
+        written = Err(why.into());
+    }
     let shape = checkpoint.shape();
     let kept = match written {
         Ok(written) => publish(core, shard, identity, written).await,
