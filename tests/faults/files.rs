@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::Duration;
 
 use rustix::fs::{IFlags, ioctl_getflags, ioctl_setflags};
@@ -66,6 +67,10 @@ fn a_log_that_can_not_be_written_goes_on_in_another_file() {
     assert_eq!(metric(&text, "kyrodb_wal_circuit_breaker_state"), Some(0.0));
     drop(frozen);
     process.kill();
+    let mut verify = Command::new(env!("CARGO_BIN_EXE_kyrodb_server"));
+    let verified = verify.arg("--data-dir").arg(&data_dir).arg("--verify-wal").output().unwrap();
+    let said = String::from_utf8_lossy(&verified.stdout);
+    assert_eq!(verified.status.code(), Some(0), "{said}");
     let process = Process::start(&data_dir, ONE_SHARD);
     assert_healthy(&process);
     runtime.block_on(async {
