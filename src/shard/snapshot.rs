@@ -82,7 +82,7 @@ pub(super) struct Snapshots {
     /// Changes, and bytes of log, since the last one began.
     mutations: Cell<u64>,
     log_bytes: Cell<u64>,
-    /// Where the log stood when memory last was what it says, durably.
+    /// Where the log stood when memory last was what it says.
     position: Cell<Position>,
     /// When the log was last written.
     written: Cell<Instant>,
@@ -118,8 +118,7 @@ impl Snapshots {
         }
     }
 
-    /// Memory has what the log has up to `position`, all of which is durable: a log that failed
-    /// before might be written again in another way.
+    /// Memory has what the log has up to `position`.
     pub(super) fn note_position(&self, position: Position) {
         self.position.set(position);
     }
@@ -202,8 +201,9 @@ impl Shard {
         snapshots.is_running.set(true);
         let asked = snapshots.asked.take();
         let (core, shard) = (core.clone(), self.clone());
+        let rewrites = self.rewrites.get();
         spawn(core.queues.upkeep, async move {
-            let taking = take(&core, &shard, identity, checkpoint);
+            let taking = take(&core, &shard, identity, rewrites, checkpoint);
             let taken = AssertUnwindSafe(taking).catch_unwind().await.unwrap_or_else(|_| {
                 shard.fence("a snapshot panicked");
                 Err(Error::Internal("internal server panic".into()))
@@ -234,10 +234,17 @@ async fn take(
     core: &Rc<Core>,
     shard: &Rc<Shard>,
     identity: Identity,
+    rewrites: u64,
     mut checkpoint: Checkpoint,
 ) -> Result<Taken> {
     let begun = Instant::now();
-    let written = write(core, shard, identity, &mut checkpoint).await;
+    let mut written = write(core, shard, identity, &mut checkpoint).await;
+    if written.is_ok()
+        && let Err(why) = shard.wait_durable(identity.position, rewrites).await
+    {
+        remove(&*core.disk, [snapshot_name(identity.shard, identity.number)].into_iter()).await;
+        written = Err(why.into());
+    }
     let shape = checkpoint.shape();
     let kept = match written {
         Ok(written) => publish(core, shard, identity, written).await,

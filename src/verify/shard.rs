@@ -91,18 +91,22 @@ impl<'a, D: Disk> Walk<'a, D> {
             let name = segment_name(self.shard, candidate.number);
             before_each(&name);
             let later = candidates[index + 1..].iter().zip(&found[index + 1..]);
-            let next = later.clone().find_map(|(candidate, found)| match found {
-                Found::Used(header) => Some((candidate.number, header.start)),
-                _ => None,
-            });
+            // One whose header could not be written is given up, and the next number is taken.
+            let next = later
+                .clone()
+                .zip(candidate.number + 1..)
+                .take_while(|((later, _), number)| later.number == *number)
+                .find(|((_, found), _)| !matches!(found, Found::Unused))
+                .and_then(|((_, found), _)| match found {
+                    Found::Used(header) => Some(header.start),
+                    _ => None,
+                });
             let is_last = later.clone().all(|(_, found)| matches!(found, Found::Unused));
             let tail = match (candidate.named.as_ref().and_then(|named| named.sealed), next) {
                 (Some(sealed), _) => Tail::Sealed(sealed),
                 // One further on may follow as well, but then there may be others between.
-                (None, Some((number, start))) if number == candidate.number + 1 => {
-                    Tail::Followed(start)
-                }
-                (None, _) => Tail::Open,
+                (None, Some(start)) => Tail::Followed(start),
+                (None, None) => Tail::Open,
             };
             let entry = Entry { name, candidate, tail, is_last };
             self.enter(&entry, &found[index]).await;
@@ -163,11 +167,7 @@ impl<'a, D: Disk> Walk<'a, D> {
                 let what = format!("the file can't be read: {}", error.reason);
                 self.lose(entry, State::Damaged, what);
             }
-            Found::Unused if entry.candidate.named.is_some() && !entry.is_last => {
-                let what = "the segment was never used, but a later one was";
-                self.fault(entry, Fault { what: what.into(), ..Fault::default() });
-                self.row(entry, State::Damaged, None, None);
-            }
+            // Whether the log goes on behind it is seen at the next one.
             Found::Unused => {
                 if entry.candidate.named.is_none() && self.manifest.is_some() {
                     let note = "MANIFEST does not name it, and it holds no record";
