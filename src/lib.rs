@@ -43,8 +43,11 @@ pub mod manifest;
 pub mod observe;
 pub mod proto;
 pub mod router;
+mod sabotage;
 pub mod server;
 pub mod shard;
+#[cfg(test)]
+mod simulation;
 pub mod snapshot;
 pub mod status;
 pub mod store;

@@ -131,7 +131,8 @@ impl<'a, D: Disk> Walk<'a, D> {
 
     async fn look_into(&self, file: &D::File, candidate: &Candidate) -> Result<Found, DiskError> {
         let is_named = candidate.named.is_some() || self.manifest.is_none();
-        let why = match read_head(file).await? {
+        let head = read_head(file).await?;
+        let why = match head.clone() {
             Head::Good(header) => {
                 // One that nobody names was being made, unless there are records in it.
                 return Ok(if !is_named && !has_groups(file, header.shard).await? {
@@ -143,11 +144,12 @@ impl<'a, D: Disk> Walk<'a, D> {
                 });
             }
             Head::Unused => "the segment header is gone".to_owned(),
+            // All of a header is in one sector: no torn write makes anything else of it.
             Head::Bad(why) => why,
         };
+        let is_unused = head == Head::Unused || candidate.named.is_none();
         let is_sealed = candidate.sealed_end().is_some();
-        // What was never sealed may have been torn while its header was written.
-        if !is_sealed && !has_groups(file, self.shard).await? {
+        if is_unused && !is_sealed && !has_groups(file, self.shard).await? {
             return Ok(Found::Unused);
         }
         let end = candidate.named.as_ref().and_then(|named| named.sealed);
