@@ -17,6 +17,7 @@ pub mod sim;
 pub mod space;
 #[cfg(test)]
 mod tests;
+pub mod view;
 
 /// The unit of reads and writes, in bytes: the largest sector of common devices.
 pub const BLOCK: usize = 4096;

@@ -66,6 +66,9 @@ pub struct Scan {
     pub torn: Option<String>,
     /// The position of the snapshot was in it.
     pub is_met: bool,
+    /// When the first group was written that is later than was asked for, Unix milliseconds; it
+    /// was not read, and nothing behind it.
+    pub later_ms: Option<u64>,
 }
 
 /// What the first block of a segment file holds.
@@ -121,12 +124,28 @@ pub async fn read<F: File>(
     header: &SegmentHeader,
     tail: Tail,
     from: Option<Position>,
+    apply: impl FnMut(Lsn, Record),
+) -> Result<Scan, ReadError> {
+    read_until(file, header, tail, from, u64::MAX, apply).await
+}
+
+/// Reads as [`read`] does, up to the first group that was written after `until_ms`, Unix
+/// milliseconds: the segment as it was then.
+///
+/// # Errors
+/// As [`read`].
+pub async fn read_until<F: File>(
+    file: &F,
+    header: &SegmentHeader,
+    tail: Tail,
+    from: Option<Position>,
+    until_ms: u64,
     mut apply: impl FnMut(Lsn, Record),
 ) -> Result<Scan, ReadError> {
     let (window, position, is_met) = (Window::new(file), header.start, from == Some(header.start));
     let mut reader = Reader { window, header, position, is_met };
     let mut offset = BLOCK as u64;
-    let mut records = 0;
+    let (mut records, mut later_ms) = (0, None);
     let torn = loop {
         let is_end = match tail {
             Tail::Sealed(sealed) => sealed.end_bytes == offset,
@@ -137,7 +156,11 @@ pub async fn read<F: File>(
             break None;
         }
         match reader.next(offset).await? {
-            Next::Group { bytes, records: group, chain } => {
+            Next::Group { unix_ms, .. } if unix_ms > until_ms => {
+                later_ms = Some(unix_ms);
+                break None;
+            }
+            Next::Group { bytes, records: group, chain, unix_ms: _ } => {
                 let after = Lsn(reader.position.next_lsn.0 + group.len() as u64);
                 if let Some(why) = reader.contradicts(from, Position { next_lsn: after, chain }) {
                     return Err(reader.corrupt(offset, why));
@@ -165,6 +188,7 @@ pub async fn read<F: File>(
     };
     let end = reader.position;
     if let Tail::Sealed(sealed) = tail
+        && later_ms.is_none()
         && (sealed.last_lsn + 1, sealed.chain) != (end.next_lsn.0, end.chain)
     {
         let why = format!("MANIFEST says that it ends with LSN {}", sealed.last_lsn);
@@ -174,12 +198,12 @@ pub async fn read<F: File>(
     if let Some(from) = is_there.filter(|_| !reader.is_met) {
         return Err(reader.corrupt(offset, other_log(from)));
     }
-    Ok(Scan { end, end_bytes: offset, records, torn, is_met: reader.is_met })
+    Ok(Scan { end, end_bytes: offset, records, torn, is_met: reader.is_met, later_ms })
 }
 
 enum Next {
     /// A good group.
-    Group { bytes: u64, records: Vec<Record>, chain: u32 },
+    Group { bytes: u64, records: Vec<Record>, chain: u32, unix_ms: u64 },
     /// Nothing was written here in this epoch.
     Nothing,
     /// Something was written here, but not, or no longer, whole.
@@ -228,7 +252,10 @@ impl<F: File> Reader<'_, F> {
             return Ok(Next::Bad("a group that runs over the end of the file".into()));
         };
         Ok(match group::decode(&group, content) {
-            Ok(records) => Next::Group { bytes: bytes as u64, records, chain: group.chain_after },
+            Ok(records) => {
+                let (chain, unix_ms) = (group.chain_after, group.unix_ms);
+                Next::Group { bytes: bytes as u64, records, chain, unix_ms }
+            }
             Err((lsn, why)) => Next::Bad(format!("{why} in the record with LSN {}", lsn.0)),
         })
     }

@@ -1,0 +1,121 @@
+//! A shard's log as it was at a moment: its segments up to the last whole group of then.
+
+use std::time::Duration;
+
+use super::Result;
+use crate::disk::Disk;
+use crate::disk::view::{View, Viewed, run};
+use crate::manifest::{Sealed, Segment};
+use crate::types::ShardId;
+use crate::wal::reader::{Head, ReadError, Scan, Tail, read_head, read_until};
+use crate::wal::segment::SegmentHeader;
+
+/// A server may write a group just where it is read: it is whole a moment later, where one that
+/// is damaged stays so.
+const ATTEMPTS: usize = 5;
+const PAUSE: Duration = Duration::from_millis(50);
+
+/// A log up to a moment.
+pub struct Cut {
+    /// The segments with what was written by then, all complete.
+    pub segments: Vec<Segment>,
+    /// LSN that the next record had then; `None` if there is no segment.
+    pub next_lsn: Option<u64>,
+    /// Header of the first segment.
+    pub first: Option<SegmentHeader>,
+    /// The first group that was written after the moment, Unix milliseconds.
+    pub later_ms: Option<u64>,
+}
+
+/// Cuts the log of `shard`, of which `segments` are listed, after what was written up to
+/// `until_ms`. Segments that `is_known` has seen before are taken as they are recorded.
+///
+/// # Errors
+/// If a file is missing or damaged.
+pub fn cut(
+    view: &View,
+    shard: ShardId,
+    segments: &[Segment],
+    until_ms: u64,
+    is_known: impl Fn(&Segment, &Viewed) -> bool,
+) -> Result<Cut> {
+    let mut cut = Cut { segments: Vec::new(), next_lsn: None, first: None, later_ms: None };
+    let open = open(view, shard, segments)?;
+    for (index, (segment, file, header)) in open.iter().enumerate() {
+        cut.first.get_or_insert(*header);
+        cut.next_lsn.get_or_insert(header.start.next_lsn.0);
+        if let Some(sealed) = segment.sealed.filter(|_| is_known(segment, file)) {
+            cut.next_lsn = Some(sealed.last_lsn + 1);
+            cut.segments.push(segment.clone());
+            continue;
+        }
+        let next = open.get(index + 1).map(|(_, _, header)| header.start);
+        let tail = match (segment.sealed, next) {
+            (Some(sealed), _) => Tail::Sealed(sealed),
+            (None, Some(next)) => Tail::Followed(next),
+            (None, None) => Tail::Open,
+        };
+        let scan = scan(file, header, tail, until_ms).map_err(|error| error.to_string())?;
+        let is_last = scan.later_ms.is_some() || next.is_none();
+        if scan.records > 0 || !is_last {
+            let sealed = Sealed {
+                first_lsn: header.start.next_lsn.0,
+                last_lsn: scan.end.next_lsn.0 - 1,
+                end_bytes: scan.end_bytes,
+                chain: scan.end.chain,
+            };
+            cut.segments.push(Segment { sealed: Some(sealed), ..segment.clone() });
+        }
+        cut.next_lsn = Some(scan.end.next_lsn.0);
+        cut.later_ms = scan.later_ms;
+        if cut.later_ms.is_some() {
+            break;
+        }
+    }
+    Ok(cut)
+}
+
+fn scan(
+    file: &Viewed,
+    header: &SegmentHeader,
+    tail: Tail,
+    until_ms: u64,
+) -> std::result::Result<Scan, ReadError> {
+    let scan = || run(read_until(file, header, tail, None, until_ms, |_, _| {}));
+    for _ in 1..ATTEMPTS {
+        match scan() {
+            Err(ReadError::Corrupt { .. }) if !matches!(tail, Tail::Sealed(_)) => {
+                std::thread::sleep(PAUSE);
+            }
+            scan => return scan,
+        }
+    }
+    scan()
+}
+
+/// The segments that have been taken into use, in their order.
+fn open(
+    view: &View,
+    shard: ShardId,
+    segments: &[Segment],
+) -> Result<Vec<(Segment, Viewed, SegmentHeader)>> {
+    let mut listed: Vec<&Segment> = segments.iter().filter(|s| s.shard == shard.0).collect();
+    listed.sort_by_key(|segment| segment.number);
+    let mut open = Vec::new();
+    for segment in listed {
+        let file = run(view.open(&segment.file)).map_err(|error| error.to_string())?;
+        let bad = |why: &str| format!("{} is damaged at byte 0: {why}", segment.file);
+        match run(read_head(&file)).map_err(|error| error.to_string())? {
+            Head::Good(header) if (header.shard, header.number) == (shard, segment.number) => {
+                open.push((segment.clone(), file, header));
+            }
+            Head::Good(_) => return Err(bad("it is another segment than MANIFEST says")),
+            Head::Bad(why) if segment.sealed.is_some() => return Err(bad(&why)),
+            Head::Unused if segment.sealed.is_some() => return Err(bad("it has no header")),
+            // Made ahead, given up, or just being taken into use. The next one tells whether
+            // anything is missing.
+            Head::Unused | Head::Bad(_) => {}
+        }
+    }
+    Ok(open)
+}
