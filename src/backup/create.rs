@@ -39,11 +39,12 @@ pub struct Created {
 /// If the directory or the reference can't be used, or the backup can't be written. Nothing is
 /// left of it then.
 pub fn create(storage: &Storage, data_dir: &Path, create: Create) -> Result<Created> {
+    let source = source::open(data_dir)?;
+    let _claim = storage.claim(false)?;
     let parents = match &create.reference {
         Some(id) => chain(storage, id)?,
         None => Vec::new(),
     };
-    let source = source::open(data_dir)?;
     let parent = parents.first();
     if let Some(parent) = parent {
         check_parent(parent, &source.manifest)?;

@@ -32,6 +32,8 @@ pub struct Pruned {
     pub kept: usize,
     /// Those that stay only because one that is kept needs them.
     pub needed: Vec<String>,
+    /// What backups had left that were killed; it is gone.
+    pub unfinished: Vec<String>,
     /// Those that can't be read; they stay.
     pub damaged: Vec<String>,
 }
@@ -42,6 +44,8 @@ pub struct Pruned {
 /// If one can't be removed; those before it are gone.
 pub fn prune(storage: &Storage, rules: &Rules, now: u64, is_dry_run: bool) -> Result<Pruned> {
     let listed = storage.list()?;
+    let is_empty = listed.backups.is_empty() && listed.damaged.is_empty();
+    let claim = (!is_dry_run && !is_empty).then(|| storage.claim(true)).transpose()?;
     let chosen = choose(&listed.backups, rules, now);
     let kept = with_parents(&listed.backups, chosen.clone());
     let (stay, mut removed): (Vec<Backup>, Vec<Backup>) =
@@ -53,7 +57,9 @@ pub fn prune(storage: &Storage, rules: &Rules, now: u64, is_dry_run: bool) -> Re
         storage.remove(&backup.id)?;
     }
     removed.reverse();
-    Ok(Pruned { removed, kept: stay.len(), needed, damaged: listed.damaged })
+    let unfinished = claim.map(|_claim| storage.remove_unfinished()).transpose()?;
+    let unfinished = unfinished.unwrap_or_default();
+    Ok(Pruned { removed, kept: stay.len(), needed, unfinished, damaged: listed.damaged })
 }
 
 /// The backups, newest first, that the rules keep; the newest in any case.

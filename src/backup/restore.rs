@@ -65,7 +65,7 @@ pub struct Restored {
 pub fn restore(storage: &Storage, target: &Path, restore: &Restore) -> Result<Restored> {
     let backup = choose(storage, &restore.point)?;
     chain(storage, &backup.id)?;
-    let lock = lock(target, restore.is_dry_run)?;
+    check_unused(target)?;
     let is_replaced = check_target(target, restore.may_clear)?;
     let manifest = match restore.point {
         Point::Backup(_) => backup.manifest.clone(),
@@ -84,6 +84,7 @@ pub fn restore(storage: &Storage, target: &Path, restore: &Restore) -> Result<Re
         restored.vectors = count(&cut_view(storage, &files)?, &manifest)?;
         return Ok(restored);
     }
+    let lock = target.is_dir().then(|| Lock::acquire(target)).transpose()?;
     let staged = Staged::begin(target, &backup.id)?;
     write(storage, staged.path(), &files, &manifest)?;
     let mut written = View::default();
@@ -97,23 +98,16 @@ pub fn restore(storage: &Storage, target: &Path, restore: &Restore) -> Result<Re
     Ok(restored)
 }
 
-/// Takes the target for this process, or only looks whether another one has it.
-fn lock(target: &Path, is_dry_run: bool) -> Result<Option<Lock>> {
-    if !target.is_dir() {
-        return Ok(None);
-    }
-    if !is_dry_run {
-        let lock = Lock::acquire(target).map_err(|why| format!("nothing was restored: {why}"))?;
-        return Ok(Some(lock));
-    }
-    let held = std::fs::File::open(target.join(LOCK_NAME)).ok();
-    match held.map(|file| file.try_lock()) {
+/// Looks whether a server has the target, and leaves no trace of that.
+fn check_unused(target: &Path) -> Result<()> {
+    let file = std::fs::File::open(target.join(LOCK_NAME)).ok();
+    match file.map(|file| file.try_lock()) {
         Some(Err(TryLockError::WouldBlock)) => Err(format!(
             "the data directory {} is in use by another server. Stop that one, or choose another \
              directory with --data-dir PATH.",
             target.display()
         )),
-        _ => Ok(None),
+        _ => Ok(()),
     }
 }
 

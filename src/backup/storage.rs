@@ -1,13 +1,17 @@
 //! Where backups are: a directory. The only file that knows, so that another kind of place can
 //! stand beside it.
 
-use std::fs;
+use std::fs::{self, TryLockError};
 use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use super::record::{Backup, RECORD_NAME, Stored, is_plain};
 use super::{Result, verify};
 use crate::disk::view::Viewed;
+
+/// A backup to whose directory nothing was added for so long is not being written any more.
+const UNFINISHED_AGE: Duration = Duration::from_secs(86_400);
 
 /// A directory of backups.
 pub struct Storage {
@@ -101,6 +105,52 @@ impl Storage {
         Ok(opened)
     }
 
+    /// The right to add backups, which many may have at once, or to remove some, which one has
+    /// alone: a reference must not go while a backup is made on it. Given back when dropped.
+    ///
+    /// # Errors
+    /// If others are at work.
+    pub fn claim(&self, to_remove: bool) -> Result<Claim> {
+        let shown = self.shown();
+        let failed = |error: std::io::Error| format!("{shown} can't be used: {error}");
+        let file = match fs::File::open(&self.directory) {
+            Err(error) if error.kind() == ErrorKind::NotFound && !to_remove => {
+                fs::create_dir_all(&self.directory).map_err(failed)?;
+                fs::File::open(&self.directory)
+            }
+            file => file,
+        };
+        let file = file.map_err(failed)?;
+        match if to_remove { file.try_lock() } else { file.try_lock_shared() } {
+            Err(TryLockError::WouldBlock) => Err(format!(
+                "another kyrodb_backup is at work in {shown}. Try again when it is done."
+            )),
+            // Where there are no locks, nobody else is expected.
+            _ => Ok(Claim { _file: file }),
+        }
+    }
+
+    /// Removes what backups have left that were killed a day ago or earlier; their names.
+    ///
+    /// # Errors
+    /// If they can't be removed.
+    pub fn remove_unfinished(&self) -> Result<Vec<String>> {
+        let failed = |error: std::io::Error| format!("{}: {error}", self.shown());
+        let mut removed = Vec::new();
+        for entry in fs::read_dir(&self.directory).map_err(failed)? {
+            let entry = entry.map_err(failed)?;
+            let name = entry.file_name().to_string_lossy().into_owned();
+            let changed = entry.metadata().and_then(|metadata| metadata.modified());
+            let age = changed.map_err(failed)?.elapsed().unwrap_or_default();
+            let id = name.strip_prefix('.').and_then(|name| name.strip_suffix(".tmp"));
+            if id.is_some_and(is_plain) && entry.path().is_dir() && age >= UNFINISHED_AGE {
+                fs::remove_dir_all(entry.path()).map_err(failed)?;
+                removed.push(name);
+            }
+        }
+        Ok(removed)
+    }
+
     /// Begins a backup.
     ///
     /// # Errors
@@ -125,6 +175,11 @@ impl Storage {
             .and_then(|()| fs::remove_dir_all(&hidden))
             .map_err(|error| format!("backup {id} can't be removed: {error}"))
     }
+}
+
+/// See [`Storage::claim`].
+pub struct Claim {
+    _file: fs::File,
 }
 
 /// A backup being written. It is removed when it is dropped before it was published.

@@ -201,10 +201,11 @@ pub fn trial(view: &View, manifest: &Manifest) -> Result<u64> {
     let _progress = Progress::wait("opening it for a trial");
     let mut vectors = 0;
     for shard in shards(manifest) {
+        let m = links(view, manifest, shard);
         let params = Params {
             metric,
             dimension: manifest.dimension as usize,
-            graph: graph::Params { m: links(view, manifest, shard), ef_construction: 1, seed: 0 },
+            graph: graph::Params { m, ef_construction: m, seed: 0 },
             hot_documents_max: usize::MAX,
             capacity: Arc::new(Capacity::new(usize::MAX)),
         };
@@ -225,5 +226,5 @@ fn links(view: &View, manifest: &Manifest, shard: ShardId) -> usize {
     let ours = manifest.snapshots.iter().filter(|snapshot| snapshot.shard == shard.0);
     let newest = ours.max_by_key(|snapshot| snapshot.number);
     let found = newest.and_then(|newest| run(contents(view, shard, newest.number)).ok());
-    found.map_or(M_DEFAULT, |contents| contents.header.shape.m as usize)
+    found.map_or(M_DEFAULT, |contents| contents.header.shape.m.max(2) as usize)
 }
