@@ -15,7 +15,8 @@
 //! | [`engine`] | one shard as a state machine: stage, apply, search, link, in bounded steps |
 //! | [`graph`], [`store`], [`kernels`] | HNSW, documents by slot, distances |
 //! | [`wal`], [`snapshot`], [`manifest`] | the log, what it came to, and which files are the state |
-//! | [`disk`] | the only door to storage: O_DIRECT, or simulated |
+//! | [`verify`] | checks the log of a directory that no server uses, and tells all that is wrong |
+//! | [`disk`] | the only door to storage: O_DIRECT, read-only, or simulated |
 //! | [`observe`], [`status`] | counters that take no lock; health, metrics and HTTP made of them |
 //! | [`types`], [`error`] | ids and positions; errors by what the caller must do |
 //! | [`backup`] | copies of a data directory, whole or of what is new, and the way back from them |
@@ -50,4 +51,5 @@ pub mod snapshot;
 pub mod status;
 pub mod store;
 pub mod types;
+pub mod verify;
 pub mod wal;

@@ -81,7 +81,7 @@ fn scan(
     tail: Tail,
     until_ms: u64,
 ) -> std::result::Result<Scan, ReadError> {
-    let scan = || run(read_until(file, header, tail, None, until_ms, |_, _| {}));
+    let scan = || run(read_until(file, header, tail, until_ms));
     for _ in 1..ATTEMPTS {
         match scan() {
             Err(ReadError::Corrupt { .. }) if !matches!(tail, Tail::Sealed(_)) => {

@@ -12,6 +12,7 @@
 pub mod direct;
 #[cfg(test)]
 pub mod faults;
+pub mod read_only;
 #[cfg(test)]
 pub mod sim;
 pub mod space;

@@ -137,8 +137,11 @@ impl SimDisk {
     pub fn set_content(&self, name: &str, bytes: Vec<u8>) {
         let mut state = self.0.borrow_mut();
         let content = Content { live: bytes.clone(), durable: bytes, unsynced: vec![] };
-        let index = state.contents.len();
-        state.contents.push(content);
+        let index = state.names.get(name).copied().unwrap_or(state.contents.len());
+        match state.contents.get_mut(index) {
+            Some(former) => *former = content,
+            None => state.contents.push(content),
+        }
         state.names.insert(name.into(), index);
         state.durable_names.insert(name.into(), index);
     }

@@ -1,24 +1,20 @@
 //! Files to be read, wherever they are, as one directory: for whoever looks at a state that is
 //! not, or not yet, the data directory of a server. Nothing can be written through it.
 //!
-//! Needs no executor and no io_uring: its futures never wait, and [`run`] runs them. Reads go
-//! past the page cache where the file system can do that, since a server writes past it too, and
-//! what the cache holds of a file may be older than the file.
+//! As with [`super::read_only`], reads go past the page cache, since a server writes past it too,
+//! and need neither io_uring nor an executor: they never wait, and [`run`] runs them.
 
-use std::cell::RefCell;
 use std::collections::BTreeMap;
-use std::fs::OpenOptions;
-use std::io::{Error, ErrorKind};
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
 use std::rc::Rc;
 
 use futures_util::FutureExt;
 
-use super::{BLOCK, Disk, DiskError, File, Kind, Result};
+use super::read_only::ReadOnlyFile;
+use super::{Disk, DiskError, File, Kind, Result, blocks};
 
-/// Most bytes of one read.
-const READ_BYTES_MAX: usize = 1 << 20;
+/// Most bytes handed over at once.
+const PIECE_BYTES: usize = 1 << 20;
 
 /// Files by name.
 #[derive(Clone, Default)]
@@ -29,9 +25,7 @@ pub struct View {
 /// An open file of a view. It stays readable when its name goes.
 #[derive(Clone)]
 pub struct Viewed {
-    file: Rc<std::fs::File>,
-    /// Memory for reads, aligned by hand.
-    scratch: Rc<RefCell<Vec<u8>>>,
+    file: Rc<ReadOnlyFile>,
     name: Rc<str>,
     bytes: u64,
 }
@@ -68,15 +62,9 @@ impl Viewed {
     /// # Errors
     /// If it can't be opened.
     pub fn open(path: &Path, name: &str) -> Result<Self> {
-        let direct = rustix::fs::OFlags::DIRECT.bits().cast_signed();
-        let opened = OpenOptions::new().read(true).custom_flags(direct).open(path);
-        let opened = match opened {
-            Err(error) if error.kind() == ErrorKind::InvalidInput => std::fs::File::open(path),
-            opened => opened,
-        };
-        let file = opened.map_err(|error| failed("open", name, &error))?;
-        let length = file.metadata().map_err(|error| failed("examine", name, &error))?.len();
-        Ok(Self { file: Rc::new(file), scratch: Rc::default(), name: name.into(), bytes: length })
+        let file = ReadOnlyFile::open(path, name)?;
+        let bytes = file.bytes()?;
+        Ok(Self { file: Rc::new(file), name: name.into(), bytes })
     }
 
     /// Its name.
@@ -105,41 +93,15 @@ impl Viewed {
         &self,
         mut take: impl FnMut(&[u8]) -> std::result::Result<(), E>,
     ) -> std::result::Result<(), E> {
-        let (mut offset, mut piece) = (0, Vec::with_capacity(READ_BYTES_MAX));
+        let (mut offset, mut piece) = (0, Vec::with_capacity(PIECE_BYTES));
         while offset < self.bytes {
             piece.clear();
-            self.read(offset, READ_BYTES_MAX, &mut piece)?;
+            run(self.read_at(offset, PIECE_BYTES, &mut piece))?;
             if piece.is_empty() {
-                let error = Error::new(ErrorKind::UnexpectedEof, "the file has become shorter");
-                return Err(failed("read", &self.name, &error).into());
+                return Err(failed("read", &self.name, "it has become shorter").into());
             }
             take(&piece)?;
             offset += piece.len() as u64;
-        }
-        Ok(())
-    }
-
-    fn read(&self, offset: u64, bytes: usize, target: &mut Vec<u8>) -> Result<()> {
-        let bytes = bytes.min(self.bytes.saturating_sub(offset) as usize);
-        let mut scratch = self.scratch.borrow_mut();
-        let mut done = 0;
-        while done < bytes {
-            let length = (bytes - done).next_multiple_of(BLOCK).min(READ_BYTES_MAX);
-            if scratch.len() < length + BLOCK {
-                scratch.resize(length + BLOCK, 0);
-            }
-            let start = scratch.as_ptr().align_offset(BLOCK);
-            let aligned = &mut scratch[start..start + length];
-            let read = match self.file.read_at(aligned, offset + done as u64) {
-                Err(error) if error.kind() == ErrorKind::Interrupted => continue,
-                read => read.map_err(|error| failed("read", &self.name, &error))?,
-            };
-            let wanted = read.min(bytes - done);
-            target.extend_from_slice(&aligned[..wanted]);
-            done += wanted;
-            if read < length {
-                break;
-            }
         }
         Ok(())
     }
@@ -153,7 +115,11 @@ impl File for Viewed {
     }
 
     async fn read_at(&self, offset: u64, bytes: usize, target: &mut Vec<u8>) -> Result<()> {
-        self.read(offset, bytes, target)
+        let bytes = bytes.min(self.bytes.saturating_sub(offset) as usize);
+        let start = target.len();
+        self.file.read_at(offset, blocks(bytes), target).await?;
+        target.truncate(start + bytes);
+        Ok(())
     }
 
     async fn sync_data(&self) -> Result<()> {
@@ -186,8 +152,8 @@ impl Disk for View {
     }
 
     async fn open(&self, name: &str) -> Result<Viewed> {
-        let missing = || Error::new(ErrorKind::NotFound, "there is no such file");
-        self.get(name).cloned().ok_or_else(|| failed("open", name, &missing()))
+        let missing = || failed("open", name, "there is no such file");
+        self.get(name).cloned().ok_or_else(|| DiskError { kind: Kind::NotFound, ..missing() })
     }
 
     async fn rename(&self, source: &str, _: &str) -> Result<()> {
@@ -208,16 +174,11 @@ impl Disk for View {
 }
 
 fn read_only(operation: &'static str, file: &str) -> DiskError {
-    failed(operation, file, &Error::new(ErrorKind::PermissionDenied, "files are only looked at"))
+    failed(operation, file, "files are only looked at")
 }
 
-fn failed(operation: &'static str, file: &str, error: &Error) -> DiskError {
-    let kind = match error.kind() {
-        ErrorKind::StorageFull | ErrorKind::QuotaExceeded => Kind::NoSpace,
-        ErrorKind::NotFound => Kind::NotFound,
-        _ => Kind::Failed,
-    };
-    DiskError { kind, operation, file: file.into(), reason: error.to_string() }
+fn failed(operation: &'static str, file: &str, reason: &str) -> DiskError {
+    DiskError { kind: Kind::Failed, operation, file: file.into(), reason: reason.into() }
 }
 
 #[cfg(test)]
@@ -229,12 +190,12 @@ mod tests {
         let binary = std::env::current_exe().unwrap();
         let directory = tempfile::tempdir_in(binary.parent().unwrap()).unwrap();
         let path = directory.path().join("file");
-        let content: Vec<u8> = (0..3 * READ_BYTES_MAX + 77).map(|i| (i / 13) as u8).collect();
+        let content: Vec<u8> = (0..3 * PIECE_BYTES + 77).map(|i| (i / 13) as u8).collect();
         std::fs::write(&path, &content).unwrap();
         let file = Viewed::open(&path, "name").unwrap();
         // It stays readable without its name.
         std::fs::remove_file(&path).unwrap();
-        for end in [content.len(), 2 * READ_BYTES_MAX, READ_BYTES_MAX - BLOCK, 100, 0] {
+        for end in [content.len(), 2 * PIECE_BYTES, PIECE_BYTES - crate::disk::BLOCK, 100, 0] {
             let cut = file.cut(end as u64);
             let mut found = Vec::new();
             cut.read_all(|piece| -> Result<()> {
@@ -243,8 +204,8 @@ mod tests {
             })
             .unwrap();
             assert!(found == content[..end], "{end}");
-            let (mut tail, from) = (Vec::new(), end / 2 / BLOCK * BLOCK);
-            run(cut.read_at(from as u64, 4 * READ_BYTES_MAX, &mut tail)).unwrap();
+            let (mut tail, from) = (Vec::new(), end / 2 / crate::disk::BLOCK * crate::disk::BLOCK);
+            run(cut.read_at(from as u64, 4 * PIECE_BYTES, &mut tail)).unwrap();
             assert!(tail == content[from..end], "{end}");
         }
         let mut view = View::default();

@@ -34,7 +34,7 @@ impl From<ReadError> for RecoverError {
 
 /// A shard as it was, and what it was made of.
 pub struct Recovered {
-    /// `None` if nothing has ever been stored.
+    /// `None` while the dimension is not known.
     pub engine: Option<Engine>,
     /// What the log came to.
     pub log: wal::recover::Recovered,
@@ -93,6 +93,9 @@ pub async fn recover<D: Disk>(
     }
     let (from, restored) = found.unzip();
     let (engine, extents) = restored.unzip();
+    // Where the dimension is known there is a shard, with documents or without.
+    let fresh = || (params.dimension > 0).then(|| Engine::new(params.clone()));
+    let engine = engine.or_else(fresh);
     let mut replay = Replay { params, engine, problem: None, on_record };
     let log = read_log(disk, shard, segments, from, |lsn, record| replay.apply(lsn, record)).await;
     let log = log.map_err(|error| explain(error.into(), &damaged))?;

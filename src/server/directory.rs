@@ -61,11 +61,11 @@ impl Lock {
         match file.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => {
-                let holder = std::fs::read_to_string(&path).unwrap_or_default();
-                let holder = holder.trim();
+                let holder = holder(&path);
                 return Err(format!(
-                    "the data directory {shown} is in use by another server (process {holder}). \
-                     Stop that one, or choose another directory with --data-dir PATH."
+                    "the data directory {shown} is in use by another server (process {holder}), \
+                     or being checked with --verify-wal. Stop that one, or choose another \
+                     directory with --data-dir PATH."
                 ));
             }
             Err(TryLockError::Error(error)) => {
@@ -76,6 +76,57 @@ impl Lock {
         let written = file.set_len(0).and_then(|()| writeln!(file, "{}", std::process::id()));
         written.map_err(|error| format!("{} can't be written: {error}", path.display()))?;
         Ok(Self { _file: file })
+    }
+}
+
+/// The process that took the lock last, as it wrote itself.
+fn holder(lock: &Path) -> String {
+    std::fs::read_to_string(lock).unwrap_or_default().trim().to_owned()
+}
+
+/// Keeps servers away from a directory that is only looked at, without writing to it: others may
+/// look at the same time. A directory that no server has locked yet, such as a copy, has no lock
+/// to take.
+pub(super) struct Look {
+    path: PathBuf,
+    lock: Option<File>,
+}
+
+impl Look {
+    /// Takes the directory, if it is there and no server uses it.
+    pub(super) fn take(directory: &Path) -> Result<Self, String> {
+        let shown = directory.display();
+        let read = std::fs::read_dir(directory);
+        read.map_err(|error| format!("the data directory {shown} can't be read: {error}"))?;
+        let path = directory.join(LOCK_NAME);
+        let lock = match File::open(&path) {
+            Ok(file) => Some(file),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
+            Err(error) => return Err(format!("{} can't be opened: {error}", path.display())),
+        };
+        match lock.as_ref().map_or(Ok(()), File::try_lock_shared) {
+            Ok(()) => Ok(Self { path, lock }),
+            Err(TryLockError::WouldBlock) => Err(format!(
+                "the data directory {shown} is in use by a server (process {}). What it is \
+                 writing would be taken for damage: stop it first, or check a copy that was made \
+                 while it was stopped.",
+                holder(&path)
+            )),
+            Err(TryLockError::Error(error)) => {
+                Err(format!("the data directory {shown} can't be locked: {error}"))
+            }
+        }
+    }
+
+    /// Gives the directory back.
+    ///
+    /// # Errors
+    /// If a server may have come meanwhile.
+    pub(super) fn end(self) -> Result<(), String> {
+        if self.lock.is_none() && self.path.exists() {
+            return Err("a server has started in the directory meanwhile: check again".into());
+        }
+        Ok(())
     }
 }
 

@@ -8,6 +8,9 @@
 
 pub(crate) mod directory;
 mod open;
+mod verify;
+
+pub use self::verify::verify;
 
 use std::net::{TcpListener, ToSocketAddrs};
 use std::sync::atomic::{AtomicUsize, Ordering};

@@ -86,6 +86,9 @@ impl Shard {
             }
             match &mut *self.engine.borrow_mut() {
                 Some(engine) => engine.stage(write),
+                None if matches!(write, Write::Put { .. }) => {
+                    Err(Error::Internal("a document came before its dimension".into()))
+                }
                 None => Ok(crate::engine::Staged::nothing()),
             }
         });

@@ -52,9 +52,13 @@ fn the_pulse_and_nothing_else_saves_a_request_whose_wake_was_lost() {
     assert!(core.mailbox.push(first).is_ok());
     assert!(wait(answers, Duration::from_secs(30)).is_ok());
 
-    let (answers, stranded) = request();
-    core.mailbox.push_silently(stranded);
-    assert!(wait(answers, Duration::from_millis(300)).is_err(), "nobody woke the core");
+    // A core that has just answered may look once more before it sleeps.
+    let is_stranded = (0..10).any(|_| {
+        let (answers, stranded) = request();
+        core.mailbox.push_silently(stranded);
+        wait(answers, Duration::from_millis(300)).is_err()
+    });
+    assert!(is_stranded, "somebody woke the core");
 
     let activity = Arc::new(Activity::default());
     let pulse = Pulse::start(vec![core.heart.clone()], activity.clone()).unwrap();

@@ -47,10 +47,14 @@
 
 #[cfg(test)]
 mod failure_tests;
+#[cfg(test)]
+mod flips;
 mod group;
 pub mod reader;
 pub mod record;
 pub mod recover;
+#[cfg(test)]
+pub(crate) mod sample;
 pub mod segment;
 #[cfg(test)]
 mod tests;

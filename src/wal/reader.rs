@@ -11,6 +11,8 @@
 //! | anything else | nothing | torn: the log ends, and that is said |
 //! | anything but a good group | a later group, the end recorded in MANIFEST, a next segment | corrupt |
 
+use std::ops::Range;
+
 use super::group::{self, GROUP_HEADER_BYTES, GroupHeader};
 use super::record::Record;
 use super::segment::SegmentHeader;
@@ -113,6 +115,51 @@ pub async fn has_groups<F: File>(file: &F, shard: ShardId) -> Result<bool, DiskE
     Ok(false)
 }
 
+/// Where in a segment reading begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// Offset of a group.
+    pub offset: u64,
+    /// What that group continues.
+    pub position: Position,
+    /// The generation of its writer.
+    pub epoch: u64,
+}
+
+/// Finds the first group, whole and good in itself, of `shard` (and of `epoch`, where that is
+/// known) that begins in `range`, and not before `lsn`: what is left behind damage.
+///
+/// # Errors
+/// If the disk fails.
+pub async fn next_good<F: File>(
+    file: &F,
+    shard: ShardId,
+    epoch: Option<u64>,
+    lsn: Lsn,
+    range: Range<u64>,
+) -> Result<Option<Place>, DiskError> {
+    let mut window = Window::new(file);
+    let mut offset = range.start;
+    while offset < range.end {
+        let Some(block) = window.get(offset, BLOCK).await? else {
+            return Ok(None);
+        };
+        let group = GroupHeader::decode(block).filter(|group| {
+            group.shard == shard
+                && epoch.is_none_or(|epoch| epoch == group.epoch)
+                && group.start.next_lsn >= lsn
+        });
+        if let Some((group, bytes)) = group.and_then(|group| Some((group, group.disk_bytes()?)))
+            && let Some(content) = window.get(offset, bytes).await?
+            && group::decode(&group, content).is_ok()
+        {
+            return Ok(Some(Place { offset, position: group.start, epoch: group.epoch }));
+        }
+        offset += BLOCK as u64;
+    }
+    Ok(None)
+}
+
 /// Reads the groups of a segment, and hands their records to `apply` in order. If it reaches
 /// `from`, where a snapshot was made, it has to be the log of that snapshot.
 ///
@@ -124,13 +171,28 @@ pub async fn read<F: File>(
     header: &SegmentHeader,
     tail: Tail,
     from: Option<Position>,
-    apply: impl FnMut(Lsn, Record),
+    mut apply: impl FnMut(Lsn, Record),
 ) -> Result<Scan, ReadError> {
-    read_until(file, header, tail, from, u64::MAX, apply).await
+    read_from(file, header, tail, header.first(), from, |_, lsn, record| apply(lsn, record)).await
 }
 
-/// Reads as [`read`] does, up to the first group that was written after `until_ms`, Unix
-/// milliseconds: the segment as it was then.
+/// The same from a group in the middle on; `apply` gets the offset of the group as well.
+///
+/// # Errors
+/// As [`read`].
+pub async fn read_from<F: File>(
+    file: &F,
+    header: &SegmentHeader,
+    tail: Tail,
+    place: Place,
+    from: Option<Position>,
+    apply: impl FnMut(u64, Lsn, Record),
+) -> Result<Scan, ReadError> {
+    read_between(file, header, tail, (place, u64::MAX), from, apply).await
+}
+
+/// Reads a segment up to the first group that was written after `until_ms`, Unix milliseconds:
+/// what it came to by then.
 ///
 /// # Errors
 /// As [`read`].
@@ -138,13 +200,23 @@ pub async fn read_until<F: File>(
     file: &F,
     header: &SegmentHeader,
     tail: Tail,
-    from: Option<Position>,
     until_ms: u64,
-    mut apply: impl FnMut(Lsn, Record),
 ) -> Result<Scan, ReadError> {
-    let (window, position, is_met) = (Window::new(file), header.start, from == Some(header.start));
+    read_between(file, header, tail, (header.first(), until_ms), None, |_, _, _| {}).await
+}
+
+async fn read_between<F: File>(
+    file: &F,
+    header: &SegmentHeader,
+    tail: Tail,
+    (place, until_ms): (Place, u64),
+    from: Option<Position>,
+    mut apply: impl FnMut(u64, Lsn, Record),
+) -> Result<Scan, ReadError> {
+    let (window, position, is_met) =
+        (Window::new(file), place.position, from == Some(place.position));
     let mut reader = Reader { window, header, position, is_met };
-    let mut offset = BLOCK as u64;
+    let mut offset = place.offset;
     let (mut records, mut later_ms) = (0, None);
     let torn = loop {
         let is_end = match tail {
@@ -167,16 +239,15 @@ pub async fn read_until<F: File>(
                 }
                 records += group.len() as u64;
                 for (lsn, record) in (reader.position.next_lsn.0..).zip(group) {
-                    apply(Lsn(lsn), record);
+                    apply(offset, Lsn(lsn), record);
                 }
                 reader.advance(Position { next_lsn: after, chain }, from);
                 offset += bytes;
             }
             Next::Broken(why) => return Err(reader.corrupt(offset, why)),
-            Next::Nothing => match reader.vouched(offset, tail).await? {
+            Next::Nothing(found) => match reader.vouched(offset, tail).await? {
                 Some(witness) => {
-                    let why = format!("a group is missing here, {witness}");
-                    return Err(reader.corrupt(offset, why));
+                    return Err(reader.corrupt(offset, format!("{found}, {witness}")));
                 }
                 None => break None,
             },
@@ -204,8 +275,8 @@ pub async fn read_until<F: File>(
 enum Next {
     /// A good group.
     Group { bytes: u64, records: Vec<Record>, chain: u32, unix_ms: u64 },
-    /// Nothing was written here in this epoch.
-    Nothing,
+    /// Nothing was written here in this epoch; what is there instead of a group.
+    Nothing(String),
     /// Something was written here, but not, or no longer, whole.
     Bad(String),
     /// A whole group that can't be the next one.
@@ -227,19 +298,21 @@ fn other_log(from: Position) -> String {
 impl<F: File> Reader<'_, F> {
     async fn next(&mut self, offset: u64) -> Result<Next, DiskError> {
         let Some(block) = self.window.get(offset, BLOCK).await? else {
-            return Ok(Next::Nothing);
+            return Ok(Next::Nothing("the file ends here".into()));
         };
         let Some(group) = GroupHeader::decode(block) else {
             let is_zero = block[..GROUP_HEADER_BYTES].iter().all(|&byte| byte == 0);
-            let why = || Next::Bad("bad checksum of a group header".into());
-            return Ok(if is_zero { Next::Nothing } else { why() });
+            return Ok(if is_zero {
+                Next::Nothing("a group is missing here".into())
+            } else {
+                Next::Bad("bad checksum of a group header".into())
+            });
         };
         if group.shard != self.header.shard {
             return Ok(Next::Broken(format!("a group of shard {}", group.shard.0)));
         }
-        match group.epoch.cmp(&self.header.epoch) {
-            std::cmp::Ordering::Equal => {}
-            _ => return Ok(Next::Nothing),
+        if group.epoch != self.header.epoch {
+            return Ok(Next::Nothing(format!("a group of another epoch, {:016x}", group.epoch)));
         }
         if group.start != self.position {
             let lsn = group.start.next_lsn.0;

@@ -1,5 +1,6 @@
 //! The header block of a segment.
 
+use super::reader::Place;
 use super::{FORMAT_VERSION, Position, read_u32, read_u64};
 use crate::disk::BLOCK;
 use crate::types::{Lsn, ShardId};
@@ -25,6 +26,12 @@ pub struct SegmentHeader {
 }
 
 impl SegmentHeader {
+    /// Where its first group is.
+    #[must_use]
+    pub fn first(&self) -> Place {
+        Place { offset: BLOCK as u64, position: self.start, epoch: self.epoch }
+    }
+
     /// Writes the header to a zeroed block.
     pub fn encode(&self, block: &mut [u8]) {
         assert_eq!(block.len(), BLOCK);

@@ -12,6 +12,7 @@ mod pages;
 mod refusals;
 mod shutdown;
 mod snapshots;
+mod verify;
 
 use std::path::{Path, PathBuf};
 

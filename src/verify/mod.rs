@@ -1,0 +1,154 @@
+//! Checks the logs of a data directory without opening it, and changes nothing.
+//!
+//! Recovery stops at the first fault, because it must not go on; this tells all of them. What is
+//! good and what is not is decided by the same code, [`wal::reader`](crate::wal::reader); what is
+//! here is which files there should be, where reading goes on behind damage, and what to say.
+//!
+//! Nobody may write to the directory meanwhile: half of a write would be taken for damage. Memory
+//! holds one window of one segment, and a line for each segment and fault.
+//!
+//! Snapshots are not checked here; where there are some, a log may begin after LSN 1.
+
+mod report;
+mod segment;
+mod shard;
+#[cfg(test)]
+mod tests;
+mod text;
+
+use std::collections::BTreeMap;
+
+pub use self::report::{Fault, Made, Report, SegmentReport, ShardReport, State};
+pub use self::segment::FAULTS_MAX;
+
+use self::segment::Expected;
+use self::shard::{Candidate, Walk};
+use crate::disk::{Disk, DiskError};
+use crate::manifest::{MANIFEST_NAME, Manifest};
+use crate::types::ShardId;
+use crate::wal::{parse_segment_name, segment_name};
+
+/// Files of a data directory that are neither log, snapshot nor MANIFEST.
+const OTHER_NAMES: [&str; 3] = ["LOCK", "access_log.bin", "tenants.json"];
+
+/// Most notes about files that nobody names.
+const NOTES_MAX: usize = 50;
+
+/// Before a segment is read: its name, how many were read before it, and how many there are.
+pub type Progress<'a> = &'a mut dyn FnMut(&str, usize, usize);
+
+/// Checks the logs in `disk`; `None` if there is nothing of a database.
+///
+/// # Errors
+/// If the directory can't be listed. Files that can't be read are in the report.
+pub async fn verify<D: Disk>(
+    disk: &D,
+    progress: Progress<'_>,
+) -> Result<Option<Report>, DiskError> {
+    let names = disk.list().await?;
+    let is_ours = |name: &String| name.starts_with("wal_") || name.starts_with("snapshot_");
+    let mut report = Report::default();
+    let manifest = match Manifest::load(disk).await {
+        Ok(None) if !names.iter().any(is_ours) => return Ok(None),
+        Ok(None) => {
+            report.faults.push(about_manifest("it is missing, but there are files that it names"));
+            None
+        }
+        Ok(Some(manifest)) => Some(manifest),
+        Err(error) => {
+            report.faults.push(about_manifest(&error.to_string()));
+            None
+        }
+    };
+    report.manifest = manifest.as_ref().map(made);
+    let shards = candidates(&names, manifest.as_ref(), &mut report);
+    let total = shards.values().map(Vec::len).sum();
+    let mut expected = Expected::by(manifest.as_ref());
+    let mut done = 0;
+    for (shard, candidates) in shards {
+        let mut each = |file: &str| {
+            progress(file, done, total);
+            done += 1;
+        };
+        let walk = Walk::new(disk, shard, manifest.as_ref(), &mut expected, &mut report);
+        walk.check(candidates, &mut each).await;
+    }
+    note_others(&names, &mut report);
+    report.is_clean = report.faults.is_empty();
+    Ok(Some(report))
+}
+
+fn made(manifest: &Manifest) -> Made {
+    Made {
+        shards: manifest.shards,
+        dimension: manifest.dimension,
+        distance: manifest.distance.clone(),
+        epoch: hex(manifest.epoch),
+        segments: manifest.segments.len(),
+    }
+}
+
+fn hex(epoch: u64) -> String {
+    format!("{epoch:016x}")
+}
+
+fn about_manifest(what: &str) -> Fault {
+    Fault { file: MANIFEST_NAME.into(), what: what.into(), ..Fault::default() }
+}
+
+/// The segments that are there and those that MANIFEST names, by shard and number.
+fn candidates(
+    names: &[String],
+    manifest: Option<&Manifest>,
+    report: &mut Report,
+) -> BTreeMap<ShardId, Vec<Candidate>> {
+    let mut candidates = BTreeMap::new();
+    for name in names {
+        if let Some(place) = parse_segment_name(name) {
+            candidates.insert(place, Candidate { number: place.1, is_there: true, named: None });
+        }
+    }
+    for segment in manifest.iter().flat_map(|manifest| &manifest.segments) {
+        let place = (ShardId(segment.shard), segment.number);
+        if segment.file != segment_name(place.0, place.1) {
+            let what = format!("it gives {} another shard or number", segment.file);
+            report.faults.push(about_manifest(&what));
+            continue;
+        }
+        let fresh = Candidate { number: place.1, is_there: false, named: None };
+        let named = &mut candidates.entry(place).or_insert(fresh).named;
+        if named.replace(segment.clone()).is_some() {
+            report.faults.push(about_manifest(&format!("it names {} twice", segment.file)));
+        }
+    }
+    let mut shards: BTreeMap<ShardId, Vec<Candidate>> = BTreeMap::new();
+    for shard in 0..manifest.map_or(0, |manifest| manifest.shards.min(u32::from(u16::MAX))) {
+        shards.insert(ShardId(shard), Vec::new());
+    }
+    for ((shard, _), candidate) in candidates {
+        shards.entry(shard).or_default().push(candidate);
+    }
+    shards
+}
+
+/// Notes the files that are no part of a database, or were left by a write that was cut off.
+fn note_others(names: &[String], report: &mut Report) {
+    let is_known = |name: &&String| {
+        *name == MANIFEST_NAME
+            || OTHER_NAMES.contains(&name.as_str())
+            || parse_segment_name(name).is_some()
+            || name.starts_with("snapshot_") && name.ends_with(".snap")
+    };
+    let others: Vec<&String> = names.iter().filter(|name| !is_known(name)).collect();
+    for name in others.iter().take(NOTES_MAX) {
+        let what = if name.ends_with(".tmp") {
+            "left by a write that was cut off; nobody reads it"
+        } else {
+            "no file of a database; nobody names it"
+        };
+        report.notes.push(format!("{name}: {what}"));
+    }
+    if others.len() > NOTES_MAX {
+        report.notes.push(format!("and {} more such files", others.len() - NOTES_MAX));
+    }
+}

@@ -1,0 +1,220 @@
+//! One segment, read to its end whatever is in between.
+//!
+//! The verdicts are those of [`reader`](crate::wal::reader), which recovery uses as well. Where
+//! that one stops, this looks for the next good group and reads on from there.
+
+use super::report::{Fault, State};
+use crate::disk::{BLOCK, DiskError, File};
+use crate::manifest::Manifest;
+use crate::types::{DocId, Lsn, ShardId};
+use crate::wal::Position;
+use crate::wal::reader::{Place, ReadError, Tail, next_good, read_from};
+use crate::wal::record::Record;
+use crate::wal::segment::SegmentHeader;
+
+/// Most faults that are told of one segment. One with more is beyond mending, and memory and
+/// time have to stay bounded.
+pub const FAULTS_MAX: usize = 100;
+
+/// What reading a segment came to.
+#[derive(Debug)]
+pub(super) struct Checked {
+    pub(super) records: u64,
+    pub(super) first_lsn: Option<u64>,
+    pub(super) last_lsn: Option<u64>,
+    pub(super) good_bytes: u64,
+    pub(super) end_bytes: u64,
+    pub(super) torn: Option<String>,
+    pub(super) faults: Vec<Fault>,
+    /// Where the log stands after it, as far as anything says so.
+    pub(super) end: Option<Position>,
+}
+
+impl Checked {
+    fn new(begin: u64) -> Self {
+        Self {
+            records: 0,
+            first_lsn: None,
+            last_lsn: None,
+            good_bytes: begin,
+            end_bytes: begin,
+            torn: None,
+            faults: Vec::new(),
+            end: None,
+        }
+    }
+
+    /// The state of a segment with nothing but good groups, as its tail has it.
+    pub(super) fn state(&self, tail: Tail) -> State {
+        match tail {
+            _ if !self.faults.is_empty() => State::Damaged,
+            Tail::Sealed(_) => State::Sealed,
+            Tail::Followed(_) => State::Followed,
+            Tail::Open if self.torn.is_some() => State::TornTail,
+            Tail::Open => State::Open,
+        }
+    }
+
+    fn count(&mut self, lsn: Lsn) {
+        self.records += 1;
+        self.first_lsn.get_or_insert(lsn.0);
+        self.last_lsn = Some(lsn.0);
+    }
+}
+
+/// Reads the segment in `file` from `place` on, to its end.
+///
+/// # Errors
+/// If the disk fails.
+pub(super) async fn check<F: File>(
+    file: &F,
+    header: &SegmentHeader,
+    tail: Tail,
+    mut place: Place,
+    expected: &mut Expected,
+) -> Result<Checked, DiskError> {
+    let mut checked = Checked::new(place.offset);
+    let mut misfit = None;
+    loop {
+        let apply = |offset, lsn: Lsn, record: Record| {
+            checked.count(lsn);
+            // One of them says it all.
+            if misfit.is_none()
+                && let Some(what) = expected.misfit(header.shard, &record)
+            {
+                let (offset, lsn) = (Some(offset), Some(lsn.0));
+                misfit = Some(Fault { offset, lsn, what, ..Fault::default() });
+            }
+        };
+        let (offset, lsn, mut why) = match read_from(file, header, tail, place, None, apply).await {
+            Ok(scan) => {
+                checked.end_bytes = scan.end_bytes;
+                checked.torn = scan.torn;
+                checked.end = Some(scan.end);
+                break;
+            }
+            Err(ReadError::Disk(error)) => return Err(error),
+            Err(ReadError::Corrupt { offset, lsn, why, .. }) => (offset, lsn, why),
+        };
+        checked.end_bytes = offset;
+        if checked.faults.is_empty() {
+            checked.good_bytes = offset;
+        }
+        let range = offset..end_bytes(tail);
+        let next = if checked.faults.len() + 1 < FAULTS_MAX {
+            next_good(file, header.shard, Some(header.epoch), lsn, range).await?
+        } else {
+            why.push_str(", and so much else that the rest of the segment was not looked at");
+            None
+        };
+        checked.faults.push(fault(offset, lsn, why, tail, next));
+        match next {
+            Some(next) => place = next,
+            None => {
+                checked.end = end_of(tail).filter(|end| end.next_lsn >= lsn);
+                break;
+            }
+        }
+    }
+    if checked.faults.is_empty() {
+        checked.good_bytes = checked.end_bytes;
+    }
+    checked.faults.extend(misfit);
+    checked.faults.sort_by_key(|fault| fault.offset);
+    Ok(checked)
+}
+
+/// Where the segment ends by what is known from outside.
+pub(super) fn end_of(tail: Tail) -> Option<Position> {
+    match tail {
+        Tail::Sealed(sealed) => {
+            Some(Position { next_lsn: Lsn(sealed.last_lsn).next(), chain: sealed.chain })
+        }
+        Tail::Followed(next) => Some(next),
+        Tail::Open => None,
+    }
+}
+
+/// The offset from which on nobody reads.
+fn end_bytes(tail: Tail) -> u64 {
+    match tail {
+        Tail::Sealed(sealed) => sealed.end_bytes,
+        Tail::Followed(_) | Tail::Open => u64::MAX,
+    }
+}
+
+fn fault(offset: u64, lsn: Lsn, what: String, tail: Tail, next: Option<Place>) -> Fault {
+    let after = next.map(|next| next.position).or_else(|| end_of(tail));
+    let lost = after.and_then(|after| lost(lsn.0, after.next_lsn.0));
+    let goes_on = next.map(|next| (next.offset, next.position.next_lsn.0));
+    Fault { offset: Some(offset), lsn: Some(lsn.0), what, lost, goes_on, ..Fault::default() }
+}
+
+/// The LSNs from `first` on that are before `end`.
+pub(super) fn lost(first: u64, end: u64) -> Option<(u64, u64)> {
+    (first < end).then(|| (first, end - 1))
+}
+
+/// The length of a file, or `bytes_max` if it is longer. Whole blocks are told apart from the
+/// end by reading, which is all that a file can do.
+pub(super) async fn length<F: File>(file: &F, bytes_max: u64) -> Result<u64, DiskError> {
+    let block = BLOCK as u64;
+    // Block `low` is there, at least in part, or it is the first; block `high` is not.
+    let (mut low, mut high) = (0, bytes_max.div_ceil(block));
+    let mut content = Vec::new();
+    while low < high {
+        let middle = low.midpoint(high);
+        content.clear();
+        file.read_at(middle * block, BLOCK, &mut content).await?;
+        match content.len() {
+            BLOCK => low = middle + 1,
+            0 => high = middle,
+            part => return Ok((middle * block + part as u64).min(bytes_max)),
+        }
+    }
+    Ok((low * block).min(bytes_max))
+}
+
+/// What records have to fit to.
+#[derive(Debug, Default)]
+pub(super) struct Expected {
+    /// Values in a vector; `None` until anything says so.
+    dimension: Option<usize>,
+    /// Number of shards, if it is known.
+    shards: Option<u32>,
+}
+
+impl Expected {
+    pub(super) fn by(manifest: Option<&Manifest>) -> Self {
+        let dimension = manifest.map(|manifest| manifest.dimension as usize);
+        Self { dimension, shards: manifest.map(|manifest| manifest.shards) }
+    }
+
+    /// What does not fit.
+    fn misfit(&mut self, shard: ShardId, record: &Record) -> Option<String> {
+        self.dimension_misfit(record).or_else(|| self.place_misfit(shard, record))
+    }
+
+    fn dimension_misfit(&mut self, record: &Record) -> Option<String> {
+        let Record::Put { vector, .. } = record else {
+            return None;
+        };
+        let dimension = *self.dimension.get_or_insert(vector.len());
+        let values = vector.len();
+        (values != dimension).then(|| {
+            format!("a vector of {values} values in a directory for vectors of {dimension}")
+        })
+    }
+
+    fn place_misfit(&self, shard: ShardId, record: &Record) -> Option<String> {
+        let shards = self.shards.filter(|&shards| shards > 0)?;
+        let is_elsewhere = |id: &&DocId| id.shard(shards) != shard;
+        let stray = match record {
+            Record::Put { id, .. } | Record::Delete { id } | Record::SetPayload { id, .. } => {
+                Some(id).filter(is_elsewhere)
+            }
+            Record::DeleteBatch { ids, .. } => ids.iter().find(is_elsewhere),
+        };
+        stray.map(|id| format!("document {} belongs to shard {}", id.0, id.shard(shards).0))
+    }
+}

@@ -1,0 +1,386 @@
+//! The log of one shard: whether its segments are there, are its own, and follow one another.
+
+use super::hex;
+use super::report::{Fault, Report, SegmentReport, ShardReport, State};
+use super::segment::{Checked, Expected, check, end_of, length, lost};
+use crate::disk::{Disk, DiskError, File};
+use crate::manifest::{Manifest, Segment};
+use crate::types::{Lsn, ShardId};
+use crate::wal::reader::{Head, Place, Tail, has_groups, next_good, read_head};
+use crate::wal::segment::SegmentHeader;
+use crate::wal::{Position, segment_name};
+
+/// A segment that is there, or should be.
+#[derive(Debug)]
+pub(super) struct Candidate {
+    pub(super) number: u64,
+    pub(super) is_there: bool,
+    pub(super) named: Option<Segment>,
+}
+
+impl Candidate {
+    fn sealed_end(&self) -> Option<Position> {
+        self.named.as_ref()?.sealed.and_then(|sealed| end_of(Tail::Sealed(sealed)))
+    }
+}
+
+/// What the beginning of a candidate's file shows.
+enum Found {
+    Missing,
+    Unreadable(DiskError),
+    /// Nothing was written to it.
+    Unused,
+    /// A segment of this log, with its header.
+    Used(SegmentHeader),
+    /// A segment, but not the one that its name says.
+    Foreign(SegmentHeader),
+    /// Its header is damaged, for a reason; the first good group, if there is one.
+    Headless(String, Option<Place>),
+}
+
+/// How a segment's file begins.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Good,
+    Headless,
+    Foreign,
+}
+
+/// The way through the segments of one log.
+pub(super) struct Walk<'a, D> {
+    disk: &'a D,
+    shard: ShardId,
+    manifest: Option<&'a Manifest>,
+    fits: &'a mut Expected,
+    report: &'a mut Report,
+    /// Where the next segment has to go on; `None` after damage that leaves it open.
+    position: Option<Position>,
+    /// The last fault, by index, if what it lost will show at the next segment.
+    open_fault: Option<usize>,
+    epoch_before: Option<u64>,
+}
+
+impl<'a, D: Disk> Walk<'a, D> {
+    pub(super) fn new(
+        disk: &'a D,
+        shard: ShardId,
+        manifest: Option<&'a Manifest>,
+        fits: &'a mut Expected,
+        report: &'a mut Report,
+    ) -> Self {
+        let position = manifest.filter(|m| m.snapshots.is_empty()).map(|_| Position::START);
+        let (open_fault, epoch_before) = (None, None);
+        Self { disk, shard, manifest, fits, report, position, open_fault, epoch_before }
+    }
+
+    /// Checks the segments, which are in order of their numbers.
+    pub(super) async fn check(
+        mut self,
+        candidates: Vec<Candidate>,
+        before_each: &mut dyn FnMut(&str),
+    ) {
+        let (rows, faults) = (self.report.segments.len(), self.report.faults.len());
+        let mut found = Vec::with_capacity(candidates.len());
+        for candidate in &candidates {
+            found.push(self.look(candidate).await);
+        }
+        if self.manifest.is_none() && candidates.first().is_some_and(|c| c.number == 1) {
+            self.position = Some(Position::START);
+        }
+        for (index, candidate) in candidates.iter().enumerate() {
+            let name = segment_name(self.shard, candidate.number);
+            before_each(&name);
+            let later = candidates[index + 1..].iter().zip(&found[index + 1..]);
+            let next = later.clone().find_map(|(candidate, found)| match found {
+                Found::Used(header) => Some((candidate.number, header.start)),
+                _ => None,
+            });
+            let is_last = later.clone().all(|(_, found)| matches!(found, Found::Unused));
+            let tail = match (candidate.named.as_ref().and_then(|named| named.sealed), next) {
+                (Some(sealed), _) => Tail::Sealed(sealed),
+                // One further on may follow as well, but then there may be others between.
+                (None, Some((number, start))) if number == candidate.number + 1 => {
+                    Tail::Followed(start)
+                }
+                (None, _) => Tail::Open,
+            };
+            let entry = Entry { name, candidate, tail, is_last };
+            self.enter(&entry, &found[index]).await;
+        }
+        let shard = self.sum(rows, faults);
+        self.report.shards.push(shard);
+    }
+
+    async fn look(&self, candidate: &Candidate) -> Found {
+        if !candidate.is_there {
+            return Found::Missing;
+        }
+        let name = segment_name(self.shard, candidate.number);
+        let looked = async {
+            let file = self.disk.open(&name).await?;
+            let found = self.look_into(&file, candidate).await;
+            file.close().await?;
+            found
+        };
+        looked.await.unwrap_or_else(Found::Unreadable)
+    }
+
+    async fn look_into(&self, file: &D::File, candidate: &Candidate) -> Result<Found, DiskError> {
+        let is_named = candidate.named.is_some() || self.manifest.is_none();
+        let why = match read_head(file).await? {
+            Head::Good(header) => {
+                // One that nobody names was being made, unless there are records in it.
+                return Ok(if !is_named && !has_groups(file, header.shard).await? {
+                    Found::Unused
+                } else if (header.shard, header.number) == (self.shard, candidate.number) {
+                    Found::Used(header)
+                } else {
+                    Found::Foreign(header)
+                });
+            }
+            Head::Unused => "the segment header is gone".to_owned(),
+            Head::Bad(why) => why,
+        };
+        let is_sealed = candidate.sealed_end().is_some();
+        // What was never sealed may have been torn while its header was written.
+        if !is_sealed && !has_groups(file, self.shard).await? {
+            return Ok(Found::Unused);
+        }
+        let end = candidate.named.as_ref().and_then(|named| named.sealed);
+        let range = 0..end.map_or(u64::MAX, |sealed| sealed.end_bytes);
+        Ok(Found::Headless(why, next_good(file, self.shard, None, Lsn(0), range).await?))
+    }
+
+    async fn enter(&mut self, entry: &Entry<'_>, found: &Found) {
+        match found {
+            Found::Missing => {
+                let what = "the file is missing, but MANIFEST names it";
+                self.lose(entry, State::Missing, what.into());
+            }
+            Found::Unreadable(error) => {
+                let what = format!("the file can't be read: {}", error.reason);
+                self.lose(entry, State::Damaged, what);
+            }
+            Found::Unused if entry.candidate.named.is_some() && !entry.is_last => {
+                let what = "the segment was never used, but a later one was";
+                self.fault(entry, Fault { what: what.into(), ..Fault::default() });
+                self.row(entry, State::Damaged, None, None);
+            }
+            Found::Unused => {
+                if entry.candidate.named.is_none() && self.manifest.is_some() {
+                    let note = "MANIFEST does not name it, and it holds no record";
+                    self.report.notes.push(format!("{}: {note}", entry.name));
+                }
+                self.row(entry, State::Unused, None, None);
+            }
+            Found::Headless(why, first) => self.headless(entry, why, *first).await,
+            Found::Foreign(header) => self.foreign(entry, header).await,
+            Found::Used(header) => {
+                if entry.candidate.named.is_none() && self.manifest.is_some() {
+                    let what = "the segment holds records, but MANIFEST does not name it";
+                    self.fault(entry, Fault { what: what.into(), ..Fault::default() });
+                }
+                self.follow(entry, header);
+                self.read(entry, header, header.first(), Kind::Good).await;
+            }
+        }
+    }
+
+    /// Nothing of a segment can be had.
+    fn lose(&mut self, entry: &Entry<'_>, state: State, what: String) {
+        let sealed = entry.candidate.named.as_ref().and_then(|named| named.sealed);
+        let lsn = sealed.map(|s| s.first_lsn).or_else(|| self.position.map(|p| p.next_lsn.0));
+        let lost = sealed.and_then(|sealed| lost(sealed.first_lsn, sealed.last_lsn + 1));
+        self.fault(entry, Fault { lsn, what, lost, is_gap: true, ..Fault::default() });
+        self.position = entry.candidate.sealed_end();
+        self.open_fault = lost.is_none().then(|| self.report.faults.len() - 1);
+        self.row(entry, state, None, None);
+    }
+
+    async fn headless(&mut self, entry: &Entry<'_>, why: &str, first: Option<Place>) {
+        let Some(first) = first else {
+            return self.lose(entry, State::Damaged, format!("{why}, and no group can be read"));
+        };
+        let sealed = entry.candidate.named.as_ref().and_then(|named| named.sealed);
+        let lsn = sealed.map(|s| s.first_lsn).or_else(|| self.position.map(|p| p.next_lsn.0));
+        let start = first.position.next_lsn.0;
+        let lost = lsn.and_then(|lsn| lost(lsn, start));
+        let (offset, goes_on) = (Some(0), Some((first.offset, start)));
+        let what = why.to_owned();
+        self.fault(entry, Fault { offset, lsn, what, lost, goes_on, ..Fault::default() });
+        let header = SegmentHeader {
+            shard: self.shard,
+            number: entry.candidate.number,
+            epoch: first.epoch,
+            start: first.position,
+            unix_ms: 0,
+            segment_bytes: 0,
+        };
+        self.read(entry, &header, first, Kind::Headless).await;
+    }
+
+    /// A segment under a wrong name says nothing of this log; what is in it is read as its own.
+    async fn foreign(&mut self, entry: &Entry<'_>, header: &SegmentHeader) {
+        let what = format!(
+            "the file is segment {} of shard {} under another name",
+            header.number, header.shard.0
+        );
+        let lsn = self.position.map(|position| position.next_lsn.0);
+        let fault = Fault { offset: Some(0), lsn, what, is_gap: true, ..Fault::default() };
+        self.fault(entry, fault);
+        let fault = self.report.faults.len() - 1;
+        let alone = Entry { tail: Tail::Open, is_last: true, name: entry.name.clone(), ..*entry };
+        self.read(&alone, header, header.first(), Kind::Foreign).await;
+        self.position = entry.candidate.sealed_end();
+        self.open_fault = Some(fault);
+    }
+
+    /// Whether a segment goes on from those before it.
+    fn follow(&mut self, entry: &Entry<'_>, header: &SegmentHeader) {
+        let start = header.start.next_lsn.0;
+        if let Some(index) = self.open_fault.take() {
+            let fault = &mut self.report.faults[index];
+            fault.lost = fault.lost.or_else(|| lost(fault.lsn?, start));
+        }
+        if let Some(position) = self.position.filter(|&position| position != header.start) {
+            let next = position.next_lsn.0;
+            let what = match start.cmp(&next) {
+                std::cmp::Ordering::Greater => format!("the segment begins with LSN {start}"),
+                std::cmp::Ordering::Less => {
+                    format!("the segment begins with LSN {start}, which is in the log already")
+                }
+                std::cmp::Ordering::Equal => "the segment goes on from another log".into(),
+            };
+            let (offset, lsn) = (Some(0), Some(next));
+            let lost = lost(next, start);
+            let fault = Fault { offset, lsn, what, lost, is_gap: true, ..Fault::default() };
+            self.fault(entry, fault);
+        }
+        self.compare_epochs(entry, header);
+    }
+
+    /// The lower half of an epoch counts the starts: it never goes back, and MANIFEST knows it
+    /// before any segment does.
+    fn compare_epochs(&mut self, entry: &Entry<'_>, header: &SegmentHeader) {
+        let count = |epoch: u64| epoch as u32;
+        let what = match (self.epoch_before, self.manifest) {
+            (Some(before), _) if count(header.epoch) < count(before) => {
+                format!(
+                    "its epoch {} is older than that of the segment before it",
+                    hex(header.epoch)
+                )
+            }
+            (_, Some(manifest)) if count(header.epoch) > count(manifest.epoch) => {
+                format!("its epoch {} is newer than MANIFEST", hex(header.epoch))
+            }
+            _ => return self.epoch_before = Some(header.epoch),
+        };
+        let lsn = Some(header.start.next_lsn.0);
+        self.fault(entry, Fault { offset: Some(0), lsn, what, ..Fault::default() });
+    }
+
+    /// Reads a segment and enters what is in it.
+    async fn read(&mut self, entry: &Entry<'_>, header: &SegmentHeader, place: Place, kind: Kind) {
+        let checked = match self.read_file(entry, header, place).await {
+            Ok(checked) => checked,
+            Err(error) => {
+                let what = format!("the file can't be read: {}", error.reason);
+                return self.lose(entry, State::Damaged, what);
+            }
+        };
+        for fault in &checked.faults {
+            self.fault(entry, fault.clone());
+        }
+        if kind != Kind::Foreign {
+            self.position = checked.end;
+            if checked.end.is_none() && !checked.faults.is_empty() {
+                self.open_fault = Some(self.report.faults.len() - 1);
+            }
+        }
+        let state = match checked.state(entry.tail) {
+            _ if kind != Kind::Good => State::Damaged,
+            State::Open if !entry.is_last => State::Followed,
+            state => state,
+        };
+        let header = (kind != Kind::Headless).then_some(header);
+        self.row(entry, state, header, Some(&checked));
+    }
+
+    async fn read_file(
+        &mut self,
+        entry: &Entry<'_>,
+        header: &SegmentHeader,
+        place: Place,
+    ) -> Result<Checked, DiskError> {
+        let file = self.disk.open(&entry.name).await?;
+        let mut checked = check(&file, header, entry.tail, place, self.fits).await?;
+        // Only complete segments are cut to their length, and MANIFEST knows those.
+        if checked.faults.is_empty() && !matches!(entry.tail, Tail::Sealed(_)) {
+            let bytes = length(&file, header.segment_bytes).await?;
+            let lsn = checked.end.map(|end| end.next_lsn.0);
+            let mut damage = |offset, what| {
+                checked.faults.push(Fault { offset: Some(offset), lsn, what, ..Fault::default() });
+            };
+            if bytes < header.segment_bytes {
+                damage(
+                    bytes,
+                    format!("the file ends here; it was made with {} bytes", header.segment_bytes),
+                );
+            } else if let Some(torn) = checked.torn.take_if(|_| !entry.is_last) {
+                damage(checked.end_bytes, format!("{torn}, and another segment follows"));
+            }
+        }
+        file.close().await?;
+        Ok(checked)
+    }
+
+    fn fault(&mut self, entry: &Entry<'_>, fault: Fault) {
+        self.report.faults.push(Fault { file: entry.name.clone(), ..fault });
+    }
+
+    fn row(
+        &mut self,
+        entry: &Entry<'_>,
+        state: State,
+        header: Option<&SegmentHeader>,
+        checked: Option<&Checked>,
+    ) {
+        self.report.segments.push(SegmentReport {
+            file: entry.name.clone(),
+            shard: self.shard.0,
+            number: entry.candidate.number,
+            state,
+            is_named: entry.candidate.named.is_some(),
+            epoch: header.map(|header| hex(header.epoch)),
+            records: checked.map_or(0, |checked| checked.records),
+            first_lsn: checked.and_then(|checked| checked.first_lsn),
+            last_lsn: checked.and_then(|checked| checked.last_lsn),
+            good_bytes: header.and(checked).map_or(0, |checked| checked.good_bytes),
+            end_bytes: checked.map_or(0, |checked| checked.end_bytes),
+            torn: checked.and_then(|checked| checked.torn.clone()),
+        });
+    }
+
+    /// Sums up the rows and faults since the walk began.
+    fn sum(&self, rows: usize, faults: usize) -> ShardReport {
+        let rows = &self.report.segments[rows..];
+        let faults = &self.report.faults[faults..];
+        ShardReport {
+            shard: self.shard.0,
+            segments: rows.iter().filter(|row| row.records > 0).count(),
+            records: rows.iter().map(|row| row.records).sum(),
+            first_lsn: rows.iter().find_map(|row| row.first_lsn),
+            last_lsn: rows.iter().rev().find_map(|row| row.last_lsn),
+            is_continuous: !faults.iter().any(|fault| fault.is_gap || fault.lost.is_some()),
+        }
+    }
+}
+
+/// A segment on the way, and what is known of its end.
+struct Entry<'a> {
+    name: String,
+    candidate: &'a Candidate,
+    tail: Tail,
+    /// Nothing that was used comes after it.
+    is_last: bool,
+}

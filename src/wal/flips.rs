@@ -1,0 +1,242 @@
+//! Every bit of a small data directory, flipped, one at a time, and read back by the code that
+//! reads a directory at a start: refused, or harmless, and it is known beforehand which.
+//!
+//! | the bit is in | and so |
+//! |---|---|
+//! | MANIFEST | it is damaged |
+//! | a segment that MANIFEST has sealed, before its end | refused, and the file is named |
+//! | the same, behind its end | nobody reads it: nothing changes |
+//! | the last segment: its header, or a group that a later one vouches for | refused |
+//! | the group without records that the end of a process left | a torn tail, nothing is lost |
+//! | the last group with records, after `kill -9` | a torn tail without that group |
+//! | where the next group would begin, 64 bytes | a torn tail, nothing is lost |
+//! | anywhere behind | nobody reads it: nothing changes |
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use super::group::GROUP_HEADER_BYTES;
+use super::reader::ReadError;
+use super::record::Record;
+use super::recover::{Recovered, recover};
+use super::sample::Sample;
+use crate::disk::BLOCK;
+use crate::disk::sim::{SimDisk, run};
+use crate::manifest::{LoadError, MANIFEST_NAME, Manifest, Segment};
+use crate::types::ShardId;
+use crate::verify::{State, verify};
+
+/// The shard whose bits are flipped. Its number is not 0, so that a lost one shows.
+const SHARD: u32 = 1;
+
+/// A segment that was full, one that the end of a life left, and one that is open.
+fn stopped() -> Sample {
+    let mut sample = Sample::new();
+    for groups in [5, 2] {
+        sample.start();
+        sample.fill(groups);
+        sample.stop();
+    }
+    assert_eq!(sample.segments(SHARD).len(), 3);
+    sample
+}
+
+/// The same, but `kill -9` came before the end.
+fn killed() -> Sample {
+    let mut sample = stopped();
+    sample.start();
+    sample.fill(2);
+    sample
+}
+
+/// What a start reads of the log.
+fn start(disk: &SimDisk, manifest: &Manifest) -> Result<(Recovered, Vec<Record>), ReadError> {
+    let mut records = Vec::new();
+    let recovered = run(recover(disk, ShardId(SHARD), &manifest.segments, None, |_, record| {
+        records.push(record);
+    }))?;
+    Ok((recovered, records))
+}
+
+/// What has to come of a flipped bit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Verdict {
+    Refused,
+    /// Torn, and so many records are read.
+    Torn(usize),
+    Same,
+}
+
+/// What the table of this module says about the bytes of a segment.
+struct Map {
+    /// Everything before this offset is vouched for.
+    vouched: usize,
+    /// The last group ends here.
+    end: usize,
+    records_vouched: usize,
+    records: usize,
+    is_open: bool,
+}
+
+impl Map {
+    fn of(sample: &Sample, segment: &Segment) -> Self {
+        let records = sample.records[SHARD as usize].len();
+        if let Some(sealed) = segment.sealed {
+            let end = sealed.end_bytes as usize;
+            return Self { vouched: end, end, records_vouched: records, records, is_open: false };
+        }
+        let content = sample.disk.content(&segment.file);
+        let is_used = |block: &[u8]| block.iter().any(|&byte| byte != 0);
+        let last = content.chunks(BLOCK).rposition(is_used).unwrap();
+        let in_last = content[last * BLOCK + 12..][..4].try_into().unwrap();
+        let in_last = u32::from_le_bytes(in_last) as usize;
+        let (vouched, end) = (last * BLOCK, (last + 1) * BLOCK);
+        Self { vouched, end, records_vouched: records - in_last, records, is_open: true }
+    }
+
+    fn verdict(&self, byte: usize) -> Verdict {
+        if byte < self.vouched {
+            Verdict::Refused
+        } else if byte < self.end {
+            Verdict::Torn(self.records_vouched)
+        } else if self.is_open && byte < self.end + GROUP_HEADER_BYTES {
+            Verdict::Torn(self.records)
+        } else {
+            Verdict::Same
+        }
+    }
+}
+
+/// Flips the bits of a segment from the one at `first` on, `step` apart; returns how many came to
+/// which verdict.
+fn flip(sample: &Sample, segment: &Segment, first: usize, step: usize) -> [u64; 3] {
+    let map = Map::of(sample, segment);
+    let (disk, manifest) = (sample.copy(), &sample.manifest);
+    let good = disk.content(&segment.file);
+    let (undamaged, all) = start(&disk, manifest).unwrap();
+    assert_eq!(all, sample.records[SHARD as usize]);
+    let mut counts = [0; 3];
+    let mut bad = good.clone();
+    for bit in (first..good.len() * 8).step_by(step) {
+        bad[bit / 8] ^= 1 << (bit % 8);
+        disk.set_content(&segment.file, bad.clone());
+        bad[bit / 8] = good[bit / 8];
+        let verdict = map.verdict(bit / 8);
+        match (start(&disk, manifest), verdict) {
+            (Err(ReadError::Corrupt { file, .. }), Verdict::Refused) if file == segment.file => {
+                counts[0] += 1;
+            }
+            (Ok((recovered, read)), Verdict::Torn(count))
+                if read == all[..count]
+                    && recovered.torn.len() == 1
+                    && recovered.torn[0].starts_with(&segment.file) =>
+            {
+                counts[1] += 1;
+            }
+            (Ok((recovered, read)), Verdict::Same) if recovered == undamaged && read == all => {
+                counts[2] += 1;
+            }
+            (came, _) => {
+                let came = came.map(|(recovered, read)| (recovered, read.len()));
+                panic!("{}, bit {bit}: {verdict:?} was to come, not {came:?}", segment.file)
+            }
+        }
+    }
+    counts
+}
+
+/// Flips every bit of these segments of the shard.
+fn flip_all(make: fn() -> Sample, segments: std::ops::RangeFrom<usize>) -> [u64; 3] {
+    let counts = [const { AtomicU64::new(0) }; 3];
+    let threads = std::thread::available_parallelism().map_or(1, |threads| threads.get().min(8));
+    std::thread::scope(|scope| {
+        for thread in 0..threads {
+            let (counts, segments) = (&counts, segments.clone());
+            scope.spawn(move || {
+                // A simulated disk belongs to one thread: each writes its own, all the same.
+                let sample = make();
+                for segment in &sample.segments(SHARD)[segments] {
+                    let counted = flip(&sample, segment, thread, threads);
+                    for (count, counted) in counts.iter().zip(counted) {
+                        count.fetch_add(counted, Ordering::Relaxed);
+                    }
+                }
+            });
+        }
+    });
+    counts.map(AtomicU64::into_inner)
+}
+
+const BLOCK_BITS: u64 = 8 * BLOCK as u64;
+const HEADER_BITS: u64 = 8 * GROUP_HEADER_BYTES as u64;
+
+#[test]
+fn every_flipped_bit_after_an_orderly_end_is_refused_or_harmless() {
+    let [refused, torn, same] = flip_all(stopped, 0..);
+    // Three headers and seven groups, and the seal that ended the first life.
+    assert_eq!(refused, (3 + 7 + 1) * BLOCK_BITS);
+    assert_eq!(torn, BLOCK_BITS + HEADER_BITS);
+    assert_eq!(refused + torn + same, 15 * BLOCK_BITS);
+}
+
+#[test]
+fn every_flipped_bit_after_a_kill_costs_at_most_what_nothing_vouches_for() {
+    let [refused, torn, same] = flip_all(killed, 3..);
+    // A header and the first of two groups.
+    assert_eq!(refused, 2 * BLOCK_BITS);
+    assert_eq!(torn, BLOCK_BITS + HEADER_BITS);
+    assert_eq!(refused + torn + same, 5 * BLOCK_BITS);
+}
+
+#[test]
+fn every_flipped_bit_of_manifest_is_damage_and_no_failure_of_the_disk() {
+    let sample = stopped();
+    let disk = sample.copy();
+    let good = disk.content(MANIFEST_NAME);
+    for bit in 0..good.len() * 8 {
+        let mut bad = good.clone();
+        bad[bit / 8] ^= 1 << (bit % 8);
+        disk.set_content(MANIFEST_NAME, bad);
+        let loaded = run(Manifest::load(&disk));
+        assert!(matches!(loaded, Err(LoadError::Damaged(_))), "bit {bit}: {loaded:?}");
+    }
+}
+
+/// `--verify-wal` finds damage where a start does, and only there.
+#[test]
+fn a_check_and_a_start_agree_on_flipped_bits() {
+    // Prime, so that all bits of a byte and all places in a block get their turn.
+    const STEP: usize = 211;
+    let sample = killed();
+    let disk = sample.copy();
+    let (mut clean, mut torn, mut damaged) = (0, 0, 0);
+    for segment in sample.segments(SHARD) {
+        let good = disk.content(&segment.file);
+        for bit in (0..good.len() * 8).step_by(STEP) {
+            let mut bad = good.clone();
+            bad[bit / 8] ^= 1 << (bit % 8);
+            disk.set_content(&segment.file, bad);
+            let report = run(verify(&disk, &mut |_, _, _| {})).unwrap().unwrap();
+            let is_torn = report.segments.iter().any(|row| row.state == State::TornTail);
+            let at = || format!("{}, bit {bit}: {report}", segment.file);
+            match start(&disk, &sample.manifest) {
+                Ok((recovered, read)) => {
+                    assert!(report.is_clean, "{}", at());
+                    assert_eq!(is_torn, !recovered.torn.is_empty(), "{}", at());
+                    assert_eq!(report.shards[SHARD as usize].records, read.len() as u64);
+                    *if is_torn { &mut torn } else { &mut clean } += 1;
+                }
+                Err(ReadError::Corrupt { file, offset, lsn, .. }) => {
+                    assert!(!report.is_clean, "{}", at());
+                    let fault = &report.faults[0];
+                    assert_eq!((&fault.file, fault.offset), (&file, Some(offset)), "{}", at());
+                    // A start that finds a header damaged does not look for the LSN behind it.
+                    assert!(lsn.0 == 0 || fault.lsn == Some(lsn.0), "{}", at());
+                    damaged += 1;
+                }
+                Err(error) => panic!("{error}"),
+            }
+        }
+        disk.set_content(&segment.file, good);
+    }
+    assert!(clean > 100 && torn > 100 && damaged > 1_000, "{clean} {torn} {damaged}");
+}
