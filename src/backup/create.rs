@@ -110,32 +110,32 @@ struct State {
 
 impl State {
     fn find(source: &Source, parent: Option<&Backup>) -> Result<Self> {
-        match Self::up_to(source, parent, source.at_ms)? {
-            Some(state) => Ok(state),
-            // What is on the disk was written, whatever the clock says.
-            None => Self::up_to(source, parent, u64::MAX)?.ok_or_else(|| "no state".to_owned()),
+        let state = Self::up_to(source, parent, source.at_ms)?;
+        if !state.is_clock_back {
+            return Ok(state);
         }
+        // What is on the disk was written, whatever the clock says.
+        Ok(Self { is_clock_back: true, ..Self::up_to(source, parent, u64::MAX)? })
     }
 
-    /// The state at a moment; `None` if the clock was set back, so that there is no such moment.
-    fn up_to(source: &Source, parent: Option<&Backup>, until_ms: u64) -> Result<Option<Self>> {
+    /// The state at a moment. Where the clock was set back, there is no such moment.
+    fn up_to(source: &Source, parent: Option<&Backup>, until_ms: u64) -> Result<Self> {
         let (view, listed) = (&source.view, &source.manifest);
         let mut manifest = Manifest { segments: Vec::new(), ..listed.clone() };
-        let mut logs = Vec::new();
+        let (mut logs, mut is_clock_back) = (Vec::new(), false);
         for shard in shards(listed) {
             let is_known = |segment: &Segment, file: &Viewed| is_in(parent, segment, file);
             let log = cut(view, shard, &listed.segments, until_ms, is_known);
             let log = log.map_err(|why| explain(why, until_ms))?;
             // One that is later than now, or is in a segment that was complete before the moment.
-            let is_odd = log.later_ms.is_some_and(|later| later > unix_ms());
-            if is_odd || log.later_ms.is_some() && lost_sealed(listed, &log) {
-                return Ok(None);
-            }
+            is_clock_back |= log
+                .later_ms
+                .is_some_and(|later_ms| later_ms > unix_ms() || lost_sealed(listed, &log));
             manifest.segments.extend(log.segments.iter().cloned());
             logs.push(log);
         }
         let earliest_ms = earliest_ms(view, listed, &logs)?;
-        Ok(Some(Self { manifest, earliest_ms, is_clock_back: until_ms == u64::MAX }))
+        Ok(Self { manifest, earliest_ms, is_clock_back })
     }
 }
 

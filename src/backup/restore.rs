@@ -11,7 +11,7 @@ use super::progress::Progress;
 use super::record::{Backup, Stored};
 use super::storage::{Storage, write_file};
 use super::swap::Staged;
-use super::time::{show, show_bytes};
+use super::time::show;
 use super::verify::{Failed, Sums, chain, check_files, trial, view};
 use super::{Result, count::count, shards};
 use crate::disk::blocks;
@@ -261,15 +261,9 @@ fn write(
                 })
                 .map_err(String::from)?;
             sums.check(file)
-        })
-        .map_err(|why| space(&why, files))?;
+        })?;
     }
     let mut bytes = manifest.encode();
     bytes.resize(blocks(bytes.len()), b' ');
     write_file(directory, MANIFEST_NAME, |put| put(&bytes))
-}
-
-fn space(why: &str, files: &[(&Stored, u64)]) -> String {
-    let bytes: u64 = files.iter().map(|(_, bytes)| bytes).sum();
-    format!("{why} (a restore writes {} beside what is there)", show_bytes(bytes))
 }
