@@ -26,7 +26,7 @@
 //! - [`engine`] and everything below it name no executor, clock, thread, file or random state: the
 //!   code that serves is the code that a simulation replays.
 //! - No lock is on the way of a search, and no other thread writes what a core owns.
-//! - Nothing that failed to become durable is tried again: a shard whose log failed is read-only.
+//! - No file whose write or sync failed is written again: the log goes on in a fresh one.
 //! - No input is checked twice: [`gateway`] validates, inside bad input is a bug.
 //!
 //! The crate is made for its programs, and its API may change with any version; clients use gRPC.
@@ -45,8 +45,11 @@ pub mod manifest;
 pub mod observe;
 pub mod proto;
 pub mod router;
+mod sabotage;
 pub mod server;
 pub mod shard;
+#[cfg(test)]
+mod simulation;
 pub mod snapshot;
 pub mod status;
 pub mod store;

@@ -114,3 +114,29 @@ impl Ids {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::types::DocId;
+
+    #[test]
+    fn a_batch_counts_once_it_is_complete() {
+        let mut ids = Ids { live: (1..=9).collect(), batch: Vec::new() };
+        let part = |first: u64, part, more| Record::DeleteBatch {
+            ids: vec![DocId(first), DocId(first + 1)],
+            part,
+            more,
+        };
+        ids.apply(&part(1, 0, true));
+        assert_eq!(ids.live.len(), 9);
+        // Cut off: another record follows.
+        ids.apply(&Record::Delete { id: DocId(9) });
+        assert_eq!(ids.live.len(), 8);
+        ids.apply(&part(3, 1, false));
+        assert_eq!(ids.live.len(), 6, "only what came after the cut");
+        ids.apply(&part(1, 0, true));
+        ids.apply(&part(5, 1, false));
+        assert_eq!(ids.live.into_iter().collect::<std::collections::BTreeSet<_>>(), [7, 8].into());
+    }
+}

@@ -100,16 +100,16 @@ fn check_parent(parent: &Backup, manifest: &Manifest) -> Result<()> {
 }
 
 /// The state that is backed up.
-struct State {
+pub(super) struct State {
     /// All segments complete.
-    manifest: Manifest,
+    pub(super) manifest: Manifest,
     /// From when on its log can be cut at any moment.
     earliest_ms: u64,
-    is_clock_back: bool,
+    pub(super) is_clock_back: bool,
 }
 
 impl State {
-    fn find(source: &Source, parent: Option<&Backup>) -> Result<Self> {
+    pub(super) fn find(source: &Source, parent: Option<&Backup>) -> Result<Self> {
         let state = Self::up_to(source, parent, source.at_ms)?;
         if !state.is_clock_back {
             return Ok(state);

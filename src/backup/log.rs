@@ -6,8 +6,9 @@ use super::Result;
 use crate::disk::Disk;
 use crate::disk::view::{View, Viewed, run};
 use crate::manifest::{Sealed, Segment};
-use crate::types::ShardId;
-use crate::wal::reader::{Head, ReadError, Scan, Tail, read_head, read_until};
+use crate::types::{Lsn, ShardId};
+use crate::wal::Position;
+use crate::wal::reader::{Head, ReadError, Scan, Tail, has_groups, read_head, read_until};
 use crate::wal::segment::SegmentHeader;
 
 /// A server may write a group just where it is read: it is whole a moment later, where one that
@@ -15,12 +16,15 @@ use crate::wal::segment::SegmentHeader;
 const ATTEMPTS: usize = 5;
 const PAUSE: Duration = Duration::from_millis(50);
 
+/// Where the groups of a segment whose header is gone would begin.
+const BEGIN_BYTES: u64 = 1 << 20;
+
 /// A log up to a moment.
 pub struct Cut {
     /// The segments with what was written by then, all complete.
     pub segments: Vec<Segment>,
-    /// LSN that the next record had then; `None` if there is no segment.
-    pub next_lsn: Option<u64>,
+    /// Where it stood then; `None` if there is no segment.
+    pub end: Option<Position>,
     /// Header of the first segment.
     pub first: Option<SegmentHeader>,
     /// The first group that was written after the moment, Unix milliseconds.
@@ -39,13 +43,14 @@ pub fn cut(
     until_ms: u64,
     is_known: impl Fn(&Segment, &Viewed) -> bool,
 ) -> Result<Cut> {
-    let mut cut = Cut { segments: Vec::new(), next_lsn: None, first: None, later_ms: None };
+    let mut cut = Cut { segments: Vec::new(), end: None, first: None, later_ms: None };
     let open = open(view, shard, segments)?;
     for (index, (segment, file, header)) in open.iter().enumerate() {
         cut.first.get_or_insert(*header);
-        cut.next_lsn.get_or_insert(header.start.next_lsn.0);
+        cut.end.get_or_insert(header.start);
         if let Some(sealed) = segment.sealed.filter(|_| is_known(segment, file)) {
-            cut.next_lsn = Some(sealed.last_lsn + 1);
+            let next_lsn = Lsn(sealed.last_lsn).next();
+            cut.end = Some(Position { next_lsn, chain: sealed.chain });
             cut.segments.push(segment.clone());
             continue;
         }
@@ -57,7 +62,8 @@ pub fn cut(
         };
         let scan = scan(file, header, tail, until_ms).map_err(|error| error.to_string())?;
         let is_last = scan.later_ms.is_some() || next.is_none();
-        if scan.records > 0 || !is_last {
+        // A group without records is a part of the chain as well.
+        if scan.end != header.start || !is_last {
             let sealed = Sealed {
                 first_lsn: header.start.next_lsn.0,
                 last_lsn: scan.end.next_lsn.0 - 1,
@@ -66,7 +72,7 @@ pub fn cut(
             };
             cut.segments.push(Segment { sealed: Some(sealed), ..segment.clone() });
         }
-        cut.next_lsn = Some(scan.end.next_lsn.0);
+        cut.end = Some(scan.end);
         cut.later_ms = scan.later_ms;
         if cut.later_ms.is_some() {
             break;
@@ -104,18 +110,37 @@ fn open(
     let mut open = Vec::new();
     for segment in listed {
         let file = run(view.open(&segment.file)).map_err(|error| error.to_string())?;
-        let bad = |why: &str| format!("{} is damaged at byte 0: {why}", segment.file);
-        match run(read_head(&file)).map_err(|error| error.to_string())? {
-            Head::Good(header) if (header.shard, header.number) == (shard, segment.number) => {
-                open.push((segment.clone(), file, header));
+        let found = (0..ATTEMPTS).find_map(|attempt| match head(&file, shard, segment) {
+            Err(_) if attempt + 1 < ATTEMPTS => {
+                std::thread::sleep(PAUSE);
+                None
             }
-            Head::Good(_) => return Err(bad("it is another segment than MANIFEST says")),
-            Head::Bad(why) if segment.sealed.is_some() => return Err(bad(&why)),
-            Head::Unused if segment.sealed.is_some() => return Err(bad("it has no header")),
-            // Made ahead, given up, or just being taken into use. The next one tells whether
-            // anything is missing.
-            Head::Unused | Head::Bad(_) => {}
+            found => Some(found),
+        });
+        // Others were made ahead, or given up. The next one tells whether anything is missing.
+        if let Some(header) = found.transpose()?.flatten() {
+            open.push((segment.clone(), file, header));
         }
     }
     Ok(open)
+}
+
+/// The header of a segment; `None` if it was not taken into use.
+fn head(file: &Viewed, shard: ShardId, segment: &Segment) -> Result<Option<SegmentHeader>> {
+    let bad = |why: &str| Err(format!("{} is damaged at byte 0: {why}", segment.file));
+    match run(read_head(file)).map_err(|error| error.to_string())? {
+        Head::Good(header) if (header.shard, header.number) == (shard, segment.number) => {
+            Ok(Some(header))
+        }
+        Head::Good(_) => bad("it is another segment than MANIFEST says"),
+        Head::Bad(why) => bad(&why),
+        Head::Unused if segment.sealed.is_some() => bad("it has no header"),
+        Head::Unused => {
+            let begin = file.cut(BEGIN_BYTES);
+            match run(has_groups(&begin, shard)).map_err(|error| error.to_string())? {
+                true => bad("it has no header, and groups follow"),
+                false => Ok(None),
+            }
+        }
+    }
 }

@@ -40,6 +40,8 @@ pub mod restore;
 pub mod source;
 pub mod storage;
 mod swap;
+#[cfg(test)]
+mod tests;
 pub mod time;
 pub mod verify;
 

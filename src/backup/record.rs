@@ -184,6 +184,13 @@ pub fn is_plain(name: &str) -> bool {
     !name.is_empty() && name.len() <= 128 && !name.starts_with('.') && name.bytes().all(is_good)
 }
 
+/// True if a name looks like that of a backup: `20260301-040506-0a1b`.
+#[must_use]
+pub fn is_id(name: &str) -> bool {
+    let lengths: Vec<usize> = name.split('-').map(str::len).collect();
+    lengths == [8, 6, 4] && name.bytes().all(|byte| byte.is_ascii_hexdigit() || byte == b'-')
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

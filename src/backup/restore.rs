@@ -3,7 +3,9 @@
 //! Nothing in the target is touched before everything is written beside it, durable, its checksums
 //! compared and every shard opened for a trial. Then one takes the place of the other at once.
 
+use std::ffi::OsString;
 use std::fs::TryLockError;
+use std::io::ErrorKind;
 use std::path::Path;
 
 use super::log::cut;
@@ -67,6 +69,13 @@ pub fn restore(storage: &Storage, target: &Path, restore: &Restore) -> Result<Re
     chain(storage, &backup.id)?;
     check_unused(target)?;
     let is_replaced = check_target(target, restore.may_clear)?;
+    if is_replaced && storage.is_in(target) {
+        return Err(format!(
+            "the backups are in {0}, which a restore would replace. Move them elsewhere, or \
+             restore to another directory with --data-dir PATH.",
+            target.display()
+        ));
+    }
     let manifest = match restore.point {
         Point::Backup(_) => backup.manifest.clone(),
         Point::Second(second) => at(&view(storage, &backup)?, &backup, second)?,
@@ -117,9 +126,13 @@ fn check_target(target: &Path, may_clear: bool) -> Result<bool> {
     if target.exists() && !target.is_dir() {
         return Err(format!("{shown} is no directory. Choose another one with --data-dir PATH."));
     }
-    let entries = std::fs::read_dir(target).into_iter().flatten().flatten();
-    let names = entries.map(|entry| entry.file_name()).filter(|name| name != LOCK_NAME);
-    let count = names.count();
+    let names: Vec<OsString> = match std::fs::read_dir(target) {
+        Err(error) if error.kind() == ErrorKind::NotFound => Vec::new(),
+        entries => entries
+            .and_then(|entries| entries.map(|entry| Ok(entry?.file_name())).collect())
+            .map_err(|error| format!("{shown} can't be listed: {error}"))?,
+    };
+    let count = names.iter().filter(|name| *name != LOCK_NAME).count();
     if count > 0 && !may_clear {
         return Err(format!(
             "{shown} is not empty: it has {count} entries, which a restore would remove. Restore \
@@ -180,10 +193,14 @@ fn at(view: &View, backup: &Backup, second: u64) -> Result<Manifest> {
         let mut snapshots = Vec::new();
         let log = cut(view, shard, &backup.manifest.segments, end_ms(second), |_, _| false)?;
         for snapshot in ours {
-            // Where nothing was written by then, the log does not say when what comes before it was.
-            let is_covered = log.next_lsn.is_none_or(|next_lsn| snapshot.next_lsn <= next_lsn);
-            let is_early = is_covered
-                && (!log.segments.is_empty() || is_made_by(view, shard, snapshot, second)?);
+            let is_early = match log.end {
+                Some(end) if snapshot.next_lsn != end.next_lsn.0 => {
+                    snapshot.next_lsn < end.next_lsn.0 && !log.segments.is_empty()
+                }
+                // A group without records may be between the snapshot and the end of the log, or
+                // between that and the snapshot, and the log may not say when it was written.
+                _ => is_made_by(view, shard, snapshot, second)?,
+            };
             if is_early {
                 snapshots.push(snapshot.clone());
             }

@@ -6,7 +6,7 @@ use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::record::{Backup, RECORD_NAME, Stored, is_plain};
+use super::record::{Backup, RECORD_NAME, Stored, is_id, is_plain};
 use super::{Result, verify};
 use crate::disk::view::Viewed;
 
@@ -37,6 +37,13 @@ impl Storage {
     #[must_use]
     pub fn shown(&self) -> String {
         self.directory.display().to_string()
+    }
+
+    /// True if the backups are in this directory, or below it.
+    #[must_use]
+    pub fn is_in(&self, directory: &Path) -> bool {
+        let own = fs::canonicalize(&self.directory);
+        own.is_ok_and(|own| fs::canonicalize(directory).is_ok_and(|outer| own.starts_with(outer)))
     }
 
     /// What a backup says of itself.
@@ -79,7 +86,9 @@ impl Storage {
         for entry in entries {
             let entry = entry.map_err(failed)?;
             let id = entry.file_name().to_string_lossy().into_owned();
-            if !is_plain(&id) || !entry.path().is_dir() {
+            // Others may keep something here as well; a backup without its record is damaged.
+            let is_backup = entry.path().join(RECORD_NAME).exists() || is_id(&id);
+            if !is_plain(&id) || !is_backup || !entry.path().is_dir() {
                 continue;
             }
             match self.load(&id) {

@@ -122,7 +122,7 @@ struct PointArguments {
     #[arg(long, value_name = "ID")]
     backup_id: Option<String>,
 
-    /// To the end of this Unix second: everything acknowledged by then, nothing else
+    /// To the end of this Unix second: all acknowledged by then, nothing asked for later
     #[arg(long, value_name = "UNIX")]
     point_in_time: Option<u64>,
 }

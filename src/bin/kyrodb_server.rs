@@ -225,6 +225,9 @@ fn start_log(config: &Config, is_demo: bool) -> Result<(), String> {
     let log = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(writer)
+        // They are printed to standard error, and where that can't be written either, as on a
+        // full disk, printing panics: a line that is lost must not cost a core.
+        .log_internal_errors(false)
         .with_ansi(logging.file.is_none() && std::io::IsTerminal::is_terminal(&std::io::stdout()));
     match logging.format {
         LogFormat::Text => log.init(),

@@ -20,6 +20,8 @@ pub mod space;
 mod tests;
 pub mod view;
 
+use crate::sabotage::{Pillar, is_off};
+
 /// The unit of reads and writes, in bytes: the largest sector of common devices.
 pub const BLOCK: usize = 4096;
 
@@ -168,7 +170,9 @@ pub async fn replace<D: Disk>(disk: &D, name: &str, content: &[u8]) -> Result<()
     target[content.len()..].fill(b' ');
     let file = disk.create(&temporary, bytes as u64).await?;
     file.write_at(buffer, 0).await?;
-    file.sync_data().await?;
+    if !is_off(Pillar::SyncBeforeRename) {
+        file.sync_data().await?;
+    }
     file.close().await?;
     disk.rename(&temporary, name).await?;
     disk.sync_dir().await

@@ -91,6 +91,18 @@ impl SimDisk {
         self.0.borrow_mut().sync_lies = true;
     }
 
+    /// The same disk under another process: what was written is there, synced or not, and nothing
+    /// fails any more.
+    pub fn restarted(&self) -> Self {
+        let state = self.0.borrow();
+        Self(Rc::new(RefCell::new(State {
+            contents: state.contents.clone(),
+            names: state.names.clone(),
+            durable_names: state.durable_names.clone(),
+            ..State::default()
+        })))
+    }
+
     /// Sectors that a crash now would have to decide about.
     pub fn unsynced_sectors(&self) -> usize {
         let state = self.0.borrow();

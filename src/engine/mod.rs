@@ -23,7 +23,7 @@ pub mod restore;
 #[cfg(test)]
 mod snapshot_tests;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod top;
 pub mod write;
 

@@ -15,15 +15,15 @@ use crate::wal::record::{Record, delete_batch};
 const DIMENSION: usize = 12;
 
 /// A reproducible stream of numbers.
-pub(super) struct Random(pub(super) u64);
+pub(crate) struct Random(pub(crate) u64);
 
 impl Random {
-    pub(super) fn below(&mut self, bound: u64) -> u64 {
+    pub(crate) fn below(&mut self, bound: u64) -> u64 {
         self.0 += 1;
         mix(self.0) % bound
     }
 
-    pub(super) fn shuffle<T>(&mut self, items: &mut [T]) {
+    pub(crate) fn shuffle<T>(&mut self, items: &mut [T]) {
         for index in (1..items.len()).rev() {
             items.swap(index, self.below(index as u64 + 1) as usize);
         }
@@ -38,7 +38,7 @@ impl Random {
     }
 }
 
-pub(super) fn engine() -> Engine {
+pub(crate) fn engine() -> Engine {
     Engine::new(Params {
         metric: Metric::Cosine,
         dimension: DIMENSION,
@@ -55,10 +55,10 @@ fn payload(colour: u64, namespace: &str) -> Payload {
 
 /// The shard as a map, with the same writes.
 #[derive(Clone, Default)]
-pub(super) struct Model(pub(super) BTreeMap<DocId, (Box<[f32]>, Payload)>);
+pub(crate) struct Model(pub(crate) BTreeMap<DocId, (Box<[f32]>, Payload)>);
 
 impl Model {
-    pub(super) fn nearest(&self, query: &Query) -> Vec<(DocId, Payload)> {
+    pub(crate) fn nearest(&self, query: &Query) -> Vec<(DocId, Payload)> {
         let mut scored: Vec<_> = self
             .0
             .iter()
@@ -71,16 +71,16 @@ impl Model {
 }
 
 /// An engine and its model, written to in step.
-pub(super) struct Pair {
-    pub(super) engine: Engine,
-    pub(super) model: Model,
-    pub(super) random: Random,
+pub(crate) struct Pair {
+    pub(crate) engine: Engine,
+    pub(crate) model: Model,
+    pub(crate) random: Random,
     /// What was applied.
-    pub(super) records: VecDeque<Record>,
+    pub(crate) records: VecDeque<Record>,
 }
 
 impl Pair {
-    pub(super) fn new(seed: u64) -> Self {
+    pub(crate) fn new(seed: u64) -> Self {
         let (model, records) = (Model::default(), VecDeque::new());
         Self { engine: engine(), model, random: Random(seed << 32), records }
     }
@@ -102,7 +102,7 @@ impl Pair {
         staged.outcome
     }
 
-    pub(super) fn put(&mut self, id: u64) {
+    pub(crate) fn put(&mut self, id: u64) {
         let (vector, colour) = (self.random.vector(), self.random.below(5));
         let namespace = ["", "a", "b"][self.random.below(3) as usize];
         let payload = payload(colour, namespace);
@@ -122,7 +122,7 @@ impl Pair {
         assert_eq!(outcome.existed, u64::from(existed));
     }
 
-    pub(super) fn update(&mut self, id: u64) {
+    pub(crate) fn update(&mut self, id: u64) {
         let id = DocId(id);
         let update = payload(self.random.below(5), "ignored");
         if let Some((_, payload)) = self.model.0.get_mut(&id) {
@@ -137,7 +137,7 @@ impl Pair {
         assert_eq!(outcome.existed, u64::from(self.model.0.contains_key(&id)));
     }
 
-    pub(super) fn random_write(&mut self, ids: u64) {
+    pub(crate) fn random_write(&mut self, ids: u64) {
         let id = 1 + self.random.below(ids);
         match self.random.below(10) {
             0..5 => self.put(id),
@@ -158,18 +158,18 @@ impl Pair {
         }
     }
 
-    pub(super) fn query(&mut self, k: usize, filter: Option<Filter>) -> Arc<Query> {
+    pub(crate) fn query(&mut self, k: usize, filter: Option<Filter>) -> Arc<Query> {
         let vector = self.random.vector().into();
         Arc::new(Query { vector, k, ef: 40, min_score: 0.0, filter, include_embeddings: true })
     }
 
-    pub(super) fn link(&mut self, steps: usize) {
+    pub(crate) fn link(&mut self, steps: usize) {
         for _ in 0..steps {
             self.engine.link_step();
         }
     }
 
-    pub(super) fn link_all(&mut self) {
+    pub(crate) fn link_all(&mut self) {
         while self.engine.link_step() == LinkProgress::More {}
     }
 }

@@ -17,6 +17,7 @@ use super::keeper::Change;
 use super::load::LoadTicket;
 use super::open::unix_ms;
 use super::reply::Reply;
+use super::serve::cut;
 use super::snapshot::QUIET;
 use super::spare;
 use crate::disk::direct::DirectDisk;
@@ -24,8 +25,9 @@ use crate::disk::{DiskError, Kind};
 use crate::engine::{Engine, Outcome, Write};
 use crate::error::{Error, Result};
 use crate::manifest::Sealed;
+use crate::types::ShardId;
 use crate::wal::record::Record;
-use crate::wal::{GROUP_BYTES_MAX, RestoreError, Writer};
+use crate::wal::{GROUP_BYTES_MAX, RestoreError, Writer, segment_name};
 
 /// An idle log vouches for its last group after so long.
 const SEAL_AFTER: Duration = Duration::from_millis(50);
@@ -150,9 +152,15 @@ pub(super) async fn run(core: Rc<Core>, shard: Rc<Shard>, writer: Writer<DirectD
         synced: Instant::now(),
     };
     committer.shard.segment.set(committer.writer.segment());
+    committer.note_durable();
     loop {
         if committer.shard.is_segment_gone.take() {
             committer.restore().await;
+        }
+        if committer.shard.wants_sync.take()
+            && let Err(error) = committer.sync_now().await
+        {
+            committer.fail(Vec::new(), &error).await;
         }
         if committer.shard.staged.borrow().is_empty() {
             if committer.shard.is_closing.get() {
@@ -205,7 +213,11 @@ impl Committer {
             _ => self.writer.seal(unix_ms()).await,
         };
         match rested {
-            Ok(()) => self.is_sealed = true,
+            Ok(()) => {
+                self.is_sealed = true;
+                self.note_durable();
+                self.core.upkeep.raise();
+            }
             Err(error) => self.fail(Vec::new(), &error).await,
         }
         self.synced = Instant::now();
@@ -286,9 +298,11 @@ impl Committer {
                 return self.fail(acks.map(|(_, _, ack)| ack).collect(), &error).await;
             }
             self.shard.log_succeeded();
+            self.note_durable();
             let bytes = self.writer.stats().bytes - before;
             self.apply(group).await;
-            self.shard.snapshots.note_group(self.writer.position(), count, bytes);
+            self.shard.snapshots.note_group(count, bytes);
+            self.shard.snapshots.note_position(self.writer.position());
             self.core.upkeep.raise();
             done += count;
             while let Some((_, outcome, ack)) = acks.next_if(|(end, _, _)| *end <= done) {
@@ -332,11 +346,23 @@ impl Committer {
             SyncPolicy::Periodic(period) => self.synced.elapsed() >= period,
             _ => false,
         };
-        if is_late || self.writer.unsynced_bytes() > UNSYNCED_BYTES_MAX {
+        let is_due = is_late || self.writer.unsynced_bytes() > UNSYNCED_BYTES_MAX;
+        if is_due { self.sync_now().await } else { Ok(()) }
+    }
+
+    /// Syncs what was acknowledged without, unless that waits to be written again.
+    async fn sync_now(&mut self) -> Result<(), DiskError> {
+        if self.writer.has_unsynced() && !self.writer.is_broken() {
             self.writer.sync().await?;
-            self.synced = Instant::now();
+            self.note_durable();
         }
+        self.synced = Instant::now();
         Ok(())
+    }
+
+    fn note_durable(&self) {
+        self.shard.durable.set(self.writer.durable());
+        self.shard.log_moved.wake();
     }
 
     async fn rotate(&mut self) -> Result<(), DiskError> {
@@ -344,7 +370,11 @@ impl Committer {
         let prepared = spare::take(&self.core, &self.shard, number).await?;
         let (number, sealed) = self.writer.rotate(prepared, unix_ms()).await?;
         self.shard.segment.set(self.writer.segment());
-        self.keep_end(number, sealed);
+        self.shard.snapshots.note_sealed(number, sealed);
+        let (core, id) = (self.core.clone(), self.shard.id);
+        spawn(self.core.queues.upkeep, async move {
+            keep_end(&core, id, number, sealed).await;
+        });
         Ok(())
     }
 
@@ -353,9 +383,15 @@ impl Committer {
         self.shard.counters.wal_retries.add(1);
         let number = self.writer.next_number();
         let prepared = spare::take(&self.core, &self.shard, number).await?;
+        let is_rewrite = self.writer.has_unsynced();
         let given_up = self.writer.replace(prepared, unix_ms()).await?;
         self.shard.segment.set(self.writer.segment());
         self.synced = Instant::now();
+        if is_rewrite {
+            self.shard.rewrites.set(self.shard.rewrites.get() + 1);
+            self.shard.snapshots.note_position(self.writer.position());
+        }
+        self.note_durable();
         if let Some(engine) = &*self.shard.engine.borrow() {
             assert_eq!(
                 self.writer.next_lsn(),
@@ -369,21 +405,20 @@ impl Committer {
             "the log goes on in a new segment"
         );
         for (number, sealed) in given_up {
-            self.keep_end(number, sealed);
+            self.shard.snapshots.note_sealed(number, sealed);
+            let (core, id) = (self.core.clone(), self.shard.id);
+            spawn(self.core.queues.upkeep, async move {
+                // Nothing will be read behind its end, so nothing need be kept there.
+                let is_kept = keep_end(&core, id, number, sealed).await;
+                if is_kept
+                    && let Err(error) =
+                        cut(&*core.disk, &segment_name(id, number), sealed.end_bytes).await
+                {
+                    tracing::warn!(shard = id.0, "space could not be given back: {error}");
+                }
+            });
         }
         Ok(())
-    }
-
-    /// Has MANIFEST say where a segment ends.
-    fn keep_end(&self, number: u64, sealed: Sealed) {
-        self.shard.snapshots.note_sealed(number, sealed);
-        let (core, id) = (self.core.clone(), self.shard.id);
-        spawn(self.core.queues.upkeep, async move {
-            // Until it is recorded, the next segment's header vouches for this one.
-            if let Err(error) = core.keep(Change::Sealed(id, number, sealed)).await {
-                tracing::warn!(shard = id.0, "MANIFEST could not be updated: {error}");
-            }
-        });
     }
 
     /// Makes the active segment's file anew, which somebody has removed.
@@ -438,10 +473,9 @@ impl Committer {
         // A refused group may be on disk, whole. Before its client hears, MANIFEST says that it
         // does not count, so that it does not come back after a crash; if the disk lets us.
         if let Some((number, sealed)) = self.writer.broken_end() {
-            let keep = async { Ok(self.core.keep(Change::Sealed(shard.id, number, sealed)).await) };
-            let kept = glommio::timer::timeout(KEEP_PATIENCE, keep).await;
-            if !matches!(kept, Ok(Ok(()))) {
-                tracing::error!(shard = shard.id.0, "MANIFEST could not be updated either");
+            let keep = async { Ok(keep_end(&self.core, shard.id, number, sealed).await) };
+            if !glommio::timer::timeout(KEEP_PATIENCE, keep).await.unwrap_or(false) {
+                tracing::error!(shard = shard.id.0, "a refused write may come back after a crash");
             }
         }
         let error = shard.check_log().err().unwrap_or_else(|| {
@@ -460,4 +494,14 @@ impl Committer {
         counters.wal_syncs.set(stats.syncs);
         self.shard.publish();
     }
+}
+
+/// Has MANIFEST say where a segment ends; true if it does. Until then the header of the next
+/// segment says so.
+async fn keep_end(core: &Core, id: ShardId, number: u64, sealed: Sealed) -> bool {
+    let kept = core.keep(Change::Sealed(id, number, sealed)).await;
+    if let Err(error) = &kept {
+        tracing::warn!(shard = id.0, "MANIFEST could not be updated: {error}");
+    }
+    kept.is_ok()
 }

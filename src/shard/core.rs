@@ -31,7 +31,7 @@ use crate::engine::{self, Engine};
 use crate::error::{Error, Result};
 use crate::observe::Observed;
 use crate::observe::counters::ShardCounters;
-use crate::types::ShardId;
+use crate::types::{Lsn, ShardId};
 use crate::wal::Writer;
 
 /// Share of the processor that linking and upkeep get beside searches and commits, of 1000.
@@ -215,6 +215,14 @@ pub(super) struct Shard {
     pub(super) segment: Cell<u64>,
     /// Its file has been removed.
     pub(super) is_segment_gone: Cell<bool>,
+    /// The log is durable up to here.
+    pub(super) durable: Cell<Lsn>,
+    /// How often groups were written again that had been acknowledged before their sync.
+    pub(super) rewrites: Cell<u64>,
+    /// Somebody waits for a sync.
+    pub(super) wants_sync: Cell<bool>,
+    /// Who waits for the log to be durable.
+    pub(super) log_moved: Waiters,
     /// A batch delete is being staged, in slices. Nothing else may be staged until it is whole.
     pub(super) is_staging_batch: Cell<bool>,
     /// How often everything staged has been given up.
@@ -247,6 +255,10 @@ impl Shard {
             breaker: RefCell::new(Breaker::new(breaker::Params::default())),
             segment: Cell::new(0),
             is_segment_gone: Cell::new(false),
+            durable: Cell::new(Lsn(0)),
+            rewrites: Cell::new(0),
+            wants_sync: Cell::new(false),
+            log_moved: Waiters::default(),
             is_staging_batch: Cell::new(false),
             abandoned: Cell::new(0),
             deferred: RefCell::default(),
@@ -291,6 +303,7 @@ impl Shard {
         let error = Error::Internal("internal server panic".into());
         self.fail_writes(&error);
         self.is_staging_batch.set(false);
+        self.log_moved.wake();
         for request in self.deferred.take() {
             request.refuse(&error);
         }
@@ -436,6 +449,7 @@ impl Core {
         for shard in &shards {
             shard.is_closing.set(true);
             shard.staged_event.raise();
+            shard.log_moved.wake();
         }
         for shard in &shards {
             shard.end_snapshots().await;

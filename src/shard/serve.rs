@@ -465,7 +465,8 @@ async fn tidy<D: Disk>(disk: &D, unused: Vec<String>, complete: Vec<(String, u64
     }
 }
 
-async fn cut<D: Disk>(disk: &D, name: &str, bytes: u64) -> crate::disk::Result<()> {
+/// Cuts a file to its length.
+pub(super) async fn cut<D: Disk>(disk: &D, name: &str, bytes: u64) -> crate::disk::Result<()> {
     let file = disk.open(name).await?;
     file.truncate(bytes).await?;
     file.close().await

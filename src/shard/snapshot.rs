@@ -19,17 +19,15 @@ use super::event::Event;
 use super::keeper::Change;
 use super::open::unix_ms;
 use super::reply::Reply;
-use crate::disk::{Disk, blocks};
+use crate::disk::Disk;
 use crate::engine::Engine;
 use crate::engine::checkpoint::Checkpoint;
 use crate::error::{Error, Result};
 use crate::manifest::{Sealed, Segment, Snapshot};
+use crate::snapshot::retain::{self, Retained};
 use crate::snapshot::writer::{Identity, Writer, Written, discard};
 use crate::snapshot::{Extent, snapshot_name};
 use crate::wal::{Position, segment_name};
-
-/// Snapshots that are kept.
-const KEPT: usize = 2;
 
 /// However small the configured interval, a snapshot is not due before this share of the
 /// documents has changed: adjacency is written whole each time.
@@ -44,9 +42,6 @@ pub(super) const QUIET: Duration = Duration::from_secs(3);
 
 /// After a failure, so long until another try that nobody has asked for.
 const RETRY: Duration = Duration::from_secs(30);
-
-/// A file of which less than this is still in use has the rest of it written anew.
-const USED_SHARE_MIN: f64 = 0.5;
 
 /// When a snapshot is due.
 #[derive(Clone, Copy, Debug)]
@@ -123,9 +118,13 @@ impl Snapshots {
         }
     }
 
-    /// Memory has what the log has up to `position`, after a group of so many records and bytes.
-    pub(super) fn note_group(&self, position: Position, records: usize, bytes: u64) {
+    /// Memory has what the log has up to `position`.
+    pub(super) fn note_position(&self, position: Position) {
         self.position.set(position);
+    }
+
+    /// A group of so many records and bytes was written.
+    pub(super) fn note_group(&self, records: usize, bytes: u64) {
         self.mutations.set(self.mutations.get() + records as u64);
         self.log_bytes.set(self.log_bytes.get() + bytes);
         self.written.set(Instant::now());
@@ -186,8 +185,8 @@ impl Shard {
             return;
         }
         let before = snapshots.extents.borrow();
-        let used = used_shares(&before);
-        let stays = |extent: &Extent| used[&extent.file] >= USED_SHARE_MIN;
+        let worn = retain::worn_files(&before);
+        let stays = |extent: &Extent| !worn.contains(&extent.file);
         let checkpoint = engine.begin_checkpoint(&before, stays);
         let number = snapshots.next_number.get();
         let identity = Identity {
@@ -202,8 +201,9 @@ impl Shard {
         snapshots.is_running.set(true);
         let asked = snapshots.asked.take();
         let (core, shard) = (core.clone(), self.clone());
+        let rewrites = self.rewrites.get();
         spawn(core.queues.upkeep, async move {
-            let taking = take(&core, &shard, identity, checkpoint);
+            let taking = take(&core, &shard, identity, rewrites, checkpoint);
             let taken = AssertUnwindSafe(taking).catch_unwind().await.unwrap_or_else(|_| {
                 shard.fence("a snapshot panicked");
                 Err(Error::Internal("internal server panic".into()))
@@ -229,27 +229,22 @@ impl Shard {
     }
 }
 
-/// How much of each file the extents use.
-fn used_shares(extents: &[Extent]) -> BTreeMap<u64, f64> {
-    let mut files: BTreeMap<u64, (u64, u64)> = BTreeMap::new();
-    for extent in extents {
-        let bytes = blocks(extent.bytes as usize) as u64;
-        let (used, end) = files.entry(extent.file).or_default();
-        *end = (*end).max(extent.offset + bytes);
-        *used += if extent.part.is_carried() { bytes } else { 0 };
-    }
-    files.into_iter().map(|(file, (used, end))| (file, used as f64 / end as f64)).collect()
-}
-
 /// Takes a snapshot, and drops what it makes dispensable.
 async fn take(
     core: &Rc<Core>,
     shard: &Rc<Shard>,
     identity: Identity,
+    rewrites: u64,
     mut checkpoint: Checkpoint,
 ) -> Result<Taken> {
     let begun = Instant::now();
-    let written = write(core, shard, identity, &mut checkpoint).await;
+    let mut written = write(core, shard, identity, &mut checkpoint).await;
+    if written.is_ok()
+        && let Err(why) = shard.wait_durable(identity.position, rewrites).await
+    {
+        remove(&*core.disk, [snapshot_name(identity.shard, identity.number)].into_iter()).await;
+        written = Err(why.into());
+    }
     let shape = checkpoint.shape();
     let kept = match written {
         Ok(written) => publish(core, shard, identity, written).await,
@@ -322,43 +317,31 @@ async fn publish(
     written: Written,
 ) -> Result<u64, String> {
     let snapshots = &shard.snapshots;
-    let mut files: Vec<u64> = written.extents.iter().map(|extent| extent.file).collect();
-    files.push(identity.number);
-    files.sort_unstable();
-    files.dedup();
+    let Identity { shard: id, number, position, .. } = identity;
     let snapshot = Snapshot {
-        shard: shard.id.0,
-        number: identity.number,
-        file: snapshot_name(shard.id, identity.number),
-        next_lsn: identity.position.next_lsn.0,
-        chain: identity.position.chain,
+        shard: id.0,
+        number,
+        file: snapshot_name(id, number),
+        next_lsn: position.next_lsn.0,
+        chain: position.chain,
         file_bytes: written.file_bytes,
-        files,
+        files: retain::files(&written.extents, number),
     };
-    let mut live = snapshots.live.borrow().clone();
-    live.push(snapshot.clone());
-    let dropped = live.drain(..live.len().saturating_sub(KEPT)).collect::<Vec<_>>();
-    // With one snapshot alone, the log has to be able to stand in for it.
-    let needed_from = if live.len() == KEPT { live[0].next_lsn } else { 1 };
-    let is_dropped = |(_, sealed): &(&u64, &Sealed)| sealed.last_lsn + 1 < needed_from;
-    let dropped_segments: Vec<u64> =
-        snapshots.sealed.borrow().iter().filter(is_dropped).map(|(number, _)| *number).collect();
+    let before = snapshots.live.borrow().clone();
+    let retained = retain::retain(before, snapshot.clone(), &snapshots.sealed.borrow());
+    let Retained { live, snapshots: dropped_snapshots, segments: dropped_segments, files } =
+        retained;
     let change = Change::Snapshotted {
         snapshot,
-        dropped_snapshots: dropped.iter().map(|snapshot| snapshot.number).collect(),
+        dropped_snapshots,
         dropped_segments: dropped_segments.clone(),
     };
     core.keep(change).await?;
-    let is_needed = |number: &u64| live.iter().any(|snapshot| snapshot.files.contains(number));
-    let mut unneeded: Vec<u64> = dropped.into_iter().flat_map(|snapshot| snapshot.files).collect();
-    unneeded.retain(|number| !is_needed(number));
-    unneeded.sort_unstable();
-    unneeded.dedup();
     snapshots.live.replace(live);
     snapshots.extents.replace(written.extents);
     snapshots.sealed.borrow_mut().retain(|number, _| !dropped_segments.contains(number));
-    let names = unneeded.into_iter().map(|number| snapshot_name(shard.id, number));
-    let segments = dropped_segments.into_iter().map(|number| segment_name(shard.id, number));
+    let names = files.into_iter().map(|number| snapshot_name(id, number));
+    let segments = dropped_segments.into_iter().map(|number| segment_name(id, number));
     remove(&*core.disk, names.chain(segments)).await;
     Ok(written.file_bytes)
 }

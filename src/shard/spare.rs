@@ -11,7 +11,7 @@ use crate::disk::direct::DirectFile;
 use crate::disk::{Disk, DiskError, Kind};
 use crate::wal::{Prepared, segment_name};
 
-/// After a failure to make a segment, so long until another try.
+/// After a failure to make a segment, so long until another try that nobody waits for.
 pub(super) const RETRY: Duration = Duration::from_secs(1);
 
 /// The next segment of a shard's log.
@@ -29,13 +29,21 @@ enum SpareState {
     Ready(Prepared<DirectFile>),
     Failed {
         error: DiskError,
-        at: Instant,
+        /// When another try may be worth it.
+        again: Instant,
         /// The file is there, but it is not known whether MANIFEST names it.
         unnamed: Option<Prepared<DirectFile>>,
     },
 }
 
 impl Spare {
+    /// Forgets that the last try has failed.
+    fn retry_now(&self) {
+        if let SpareState::Failed { again, .. } = &mut *self.state.borrow_mut() {
+            *again = Instant::now();
+        }
+    }
+
     /// The segment if it is ready, or why it could not be made; `None` while it is being made.
     fn take(&self) -> Option<Result<Prepared<DirectFile>, DiskError>> {
         match self.state.take() {
@@ -52,12 +60,14 @@ impl Spare {
     }
 }
 
-/// Takes the segment `number`, waiting until it is made.
+/// Takes the segment `number`, waiting until it is made. A failure is that of a try made now:
+/// how often there is one, is for the breaker to say.
 pub(super) async fn take(
     core: &Rc<Core>,
     shard: &Rc<Shard>,
     number: u64,
 ) -> Result<Prepared<DirectFile>, DiskError> {
+    shard.spare.retry_now();
     loop {
         want(core, shard, number);
         match shard.spare.take() {
@@ -73,7 +83,7 @@ pub(super) fn want(core: &Rc<Core>, shard: &Rc<Shard>, number: u64) {
     let mut state = shard.spare.state.borrow_mut();
     let unnamed = match &mut *state {
         SpareState::None => None,
-        SpareState::Failed { at, unnamed, .. } if at.elapsed() >= RETRY => unnamed.take(),
+        SpareState::Failed { again, unnamed, .. } if *again <= Instant::now() => unnamed.take(),
         _ => return,
     };
     *state = SpareState::Preparing;
@@ -104,14 +114,14 @@ async fn make_segment(
             Prepared::create(&*core.disk, shard.id, number, bytes).await
         }
     };
-    let at = Instant::now();
+    let again = Instant::now() + RETRY;
     let prepared = match prepared {
         Ok(prepared) => prepared,
         Err(error) => {
             // A part of a file would keep what little space there is.
             let removed = core.disk.remove(&name).await;
             tracing::debug!(?removed, "removed {name}");
-            return SpareState::Failed { error, at, unnamed: None };
+            return SpareState::Failed { error, again, unnamed: None };
         }
     };
     match core.keep(Change::Added(shard.id, number)).await {
@@ -121,7 +131,7 @@ async fn make_segment(
             let kind = if core.is_disk_full() { Kind::NoSpace } else { Kind::Failed };
             let operation = "record in MANIFEST";
             let error = DiskError { kind, operation, file: name, reason };
-            SpareState::Failed { error, at, unnamed: Some(prepared) }
+            SpareState::Failed { error, again, unnamed: Some(prepared) }
         }
     }
 }

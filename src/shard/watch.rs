@@ -9,7 +9,7 @@ use super::core::{Core, Shard};
 use crate::disk::Kind;
 use crate::error::{Error, Result};
 use crate::observe::counters::BreakerState;
-use crate::wal::segment_name;
+use crate::wal::{Position, segment_name};
 
 /// Room that files other than a segment need, such as MANIFEST.
 const SMALL_FILES_BYTES: u64 = 1 << 20;
@@ -74,6 +74,28 @@ impl Shard {
                 retry_after: report.open_for,
             }),
             _ => Ok(()),
+        }
+    }
+
+    /// Waits until the log is durable up to `position`, where it has been written again so often:
+    /// what a failure has it write again gets another chain, and is not the same position.
+    pub(super) async fn wait_durable(
+        &self,
+        position: Position,
+        rewrites: u64,
+    ) -> Result<(), &'static str> {
+        let is_durable = || self.durable.get().next() >= position.next_lsn;
+        let is_rewritten = || self.rewrites.get() != rewrites;
+        let is_over = || self.is_closing.get() || self.check_readable().is_err();
+        if !is_durable() {
+            self.wants_sync.set(true);
+            self.staged_event.raise();
+            self.log_moved.until(|| is_durable() || is_rewritten() || is_over()).await;
+        }
+        match () {
+            () if is_rewritten() => Err("the log was written again meanwhile"),
+            () if is_durable() => Ok(()),
+            () => Err("the shard is closing"),
         }
     }
 

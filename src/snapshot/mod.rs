@@ -42,6 +42,7 @@
 //! that no search ever waits for a page.
 
 pub mod reader;
+pub mod retain;
 pub mod writer;
 
 use crate::disk::BLOCK;

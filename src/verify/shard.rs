@@ -91,18 +91,22 @@ impl<'a, D: Disk> Walk<'a, D> {
             let name = segment_name(self.shard, candidate.number);
             before_each(&name);
             let later = candidates[index + 1..].iter().zip(&found[index + 1..]);
-            let next = later.clone().find_map(|(candidate, found)| match found {
-                Found::Used(header) => Some((candidate.number, header.start)),
-                _ => None,
-            });
+            // One whose header could not be written is given up, and the next number is taken.
+            let next = later
+                .clone()
+                .zip(candidate.number + 1..)
+                .take_while(|((later, _), number)| later.number == *number)
+                .find(|((_, found), _)| !matches!(found, Found::Unused))
+                .and_then(|((_, found), _)| match found {
+                    Found::Used(header) => Some(header.start),
+                    _ => None,
+                });
             let is_last = later.clone().all(|(_, found)| matches!(found, Found::Unused));
             let tail = match (candidate.named.as_ref().and_then(|named| named.sealed), next) {
                 (Some(sealed), _) => Tail::Sealed(sealed),
                 // One further on may follow as well, but then there may be others between.
-                (None, Some((number, start))) if number == candidate.number + 1 => {
-                    Tail::Followed(start)
-                }
-                (None, _) => Tail::Open,
+                (None, Some(start)) => Tail::Followed(start),
+                (None, None) => Tail::Open,
             };
             let entry = Entry { name, candidate, tail, is_last };
             self.enter(&entry, &found[index]).await;
@@ -127,7 +131,8 @@ impl<'a, D: Disk> Walk<'a, D> {
 
     async fn look_into(&self, file: &D::File, candidate: &Candidate) -> Result<Found, DiskError> {
         let is_named = candidate.named.is_some() || self.manifest.is_none();
-        let why = match read_head(file).await? {
+        let head = read_head(file).await?;
+        let why = match head.clone() {
             Head::Good(header) => {
                 // One that nobody names was being made, unless there are records in it.
                 return Ok(if !is_named && !has_groups(file, header.shard).await? {
@@ -139,11 +144,12 @@ impl<'a, D: Disk> Walk<'a, D> {
                 });
             }
             Head::Unused => "the segment header is gone".to_owned(),
+            // All of a header is in one sector: no torn write makes anything else of it.
             Head::Bad(why) => why,
         };
+        let is_unused = head == Head::Unused || candidate.named.is_none();
         let is_sealed = candidate.sealed_end().is_some();
-        // What was never sealed may have been torn while its header was written.
-        if !is_sealed && !has_groups(file, self.shard).await? {
+        if is_unused && !is_sealed && !has_groups(file, self.shard).await? {
             return Ok(Found::Unused);
         }
         let end = candidate.named.as_ref().and_then(|named| named.sealed);
@@ -161,11 +167,7 @@ impl<'a, D: Disk> Walk<'a, D> {
                 let what = format!("the file can't be read: {}", error.reason);
                 self.lose(entry, State::Damaged, what);
             }
-            Found::Unused if entry.candidate.named.is_some() && !entry.is_last => {
-                let what = "the segment was never used, but a later one was";
-                self.fault(entry, Fault { what: what.into(), ..Fault::default() });
-                self.row(entry, State::Damaged, None, None);
-            }
+            // Whether the log goes on behind it is seen at the next one.
             Found::Unused => {
                 if entry.candidate.named.is_none() && self.manifest.is_some() {
                     let note = "MANIFEST does not name it, and it holds no record";

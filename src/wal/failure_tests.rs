@@ -2,16 +2,37 @@
 //! that was refused comes back once something else was acknowledged in its place.
 
 use super::record::Record;
-use super::tests::{Log, SHARD, put, read_back, segment};
+use super::tests::{EPOCH, Log, SHARD, put, read_back, segment};
 use super::*;
 use crate::disk::sim::{Crash, Fault, SimDisk, run};
-use crate::disk::{BLOCK, Disk, DiskError, Kind};
-use crate::manifest::{Sealed, Segment};
+use crate::disk::{BLOCK, Disk, DiskError, Kind, blocks};
+use crate::manifest::{MANIFEST_NAME, MANIFEST_VERSION, Manifest, Sealed, Segment};
+use crate::verify::verify;
 
 fn crashes(seeds: u64) -> impl Iterator<Item = Crash> {
     let fixed = [Crash::Nothing, Crash::Everything, Crash::Prefix(1), Crash::Without(0)];
     let only = (0..8).map(Crash::Only);
     fixed.into_iter().chain(only).chain((0..seeds).map(Crash::Random))
+}
+
+/// The check of a data directory sees nothing wrong either.
+fn assert_verified(disk: &SimDisk, segments: Vec<Segment>) {
+    let manifest = Manifest {
+        version: MANIFEST_VERSION,
+        shards: SHARD.0 + 1,
+        dimension: 0,
+        distance: "cosine".into(),
+        epoch: EPOCH,
+        snapshots: Vec::new(),
+        segments,
+    };
+    let mut bytes = manifest.encode();
+    bytes.resize(blocks(bytes.len()), b' ');
+    disk.set_content(MANIFEST_NAME, bytes);
+    let report = run(verify(disk, &mut |_, _, _| {})).unwrap().unwrap();
+    // The vectors of these tests are of any length.
+    let is_fault = |what: &str| !what.starts_with("a vector of");
+    assert!(!report.faults.iter().any(|fault| is_fault(&fault.what)), "{report}");
 }
 
 impl Log {
@@ -47,6 +68,7 @@ impl Log {
                 // And once more from what recovery has made of it.
                 let (again, records) = read_back(&disk, &recovered.segments).unwrap();
                 assert_eq!((again.position, records), (recovered.position, self.records.clone()));
+                assert_verified(&disk, segments);
             }
         }
     }

@@ -49,6 +49,8 @@
 mod failure_tests;
 #[cfg(test)]
 mod flips;
+#[cfg(test)]
+pub(crate) mod forge;
 mod group;
 pub mod reader;
 pub mod record;
@@ -62,6 +64,7 @@ mod writer;
 
 pub use self::writer::{Prepared, RestoreError, Stats, Writer};
 
+use crate::sabotage::{Pillar, is_off};
 use crate::types::{Lsn, ShardId};
 
 /// Version of all that this module writes.
@@ -83,6 +86,12 @@ pub struct Position {
 impl Position {
     /// Of a log that has no record.
     pub const START: Self = Self { next_lsn: Lsn(1), chain: 0 };
+
+    /// True if what continues `other` continues this.
+    #[must_use]
+    pub fn is(&self, other: &Self) -> bool {
+        self.next_lsn == other.next_lsn && (self.chain == other.chain || is_off(Pillar::Chain))
+    }
 }
 
 /// File name of a segment.

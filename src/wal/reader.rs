@@ -214,14 +214,14 @@ async fn read_between<F: File>(
     mut apply: impl FnMut(u64, Lsn, Record),
 ) -> Result<Scan, ReadError> {
     let (window, position, is_met) =
-        (Window::new(file), place.position, from == Some(place.position));
+        (Window::new(file), place.position, from.is_some_and(|from| from.is(&place.position)));
     let mut reader = Reader { window, header, position, is_met };
     let mut offset = place.offset;
     let (mut records, mut later_ms) = (0, None);
     let torn = loop {
         let is_end = match tail {
             Tail::Sealed(sealed) => sealed.end_bytes == offset,
-            Tail::Followed(next) => next == reader.position,
+            Tail::Followed(next) => next.is(&reader.position),
             Tail::Open => false,
         };
         if is_end {
@@ -260,14 +260,10 @@ async fn read_between<F: File>(
     let end = reader.position;
     if let Tail::Sealed(sealed) = tail
         && later_ms.is_none()
-        && (sealed.last_lsn + 1, sealed.chain) != (end.next_lsn.0, end.chain)
+        && !end.is(&Position { next_lsn: Lsn(sealed.last_lsn).next(), chain: sealed.chain })
     {
         let why = format!("MANIFEST says that it ends with LSN {}", sealed.last_lsn);
         return Err(reader.corrupt(offset, why));
-    }
-    let is_there = from.filter(|from| from.next_lsn == end.next_lsn);
-    if let Some(from) = is_there.filter(|_| !reader.is_met) {
-        return Err(reader.corrupt(offset, other_log(from)));
     }
     Ok(Scan { end, end_bytes: offset, records, torn, is_met: reader.is_met, later_ms })
 }
@@ -291,7 +287,8 @@ struct Reader<'a, F> {
     is_met: bool,
 }
 
-fn other_log(from: Position) -> String {
+/// What is wrong with a log that has not been at `from`, where a snapshot was made.
+pub(super) fn other_log(from: Position) -> String {
     format!("the snapshot at LSN {} was made from another log", from.next_lsn.0 - 1)
 }
 
@@ -314,7 +311,7 @@ impl<F: File> Reader<'_, F> {
         if group.epoch != self.header.epoch {
             return Ok(Next::Nothing(format!("a group of another epoch, {:016x}", group.epoch)));
         }
-        if group.start != self.position {
+        if !group.start.is(&self.position) {
             let lsn = group.start.next_lsn.0;
             return Ok(Next::Broken(format!("a group that begins with LSN {lsn}, or another log")));
         }
@@ -344,7 +341,7 @@ impl<F: File> Reader<'_, F> {
     /// Goes on to `position`.
     fn advance(&mut self, position: Position, from: Option<Position>) {
         self.position = position;
-        self.is_met |= from == Some(position);
+        self.is_met |= from.is_some_and(|from| from.is(&position));
     }
 
     /// What says that the group at `offset` had been durable; `None` if nothing does.

@@ -1,12 +1,13 @@
 //! Reads a shard's whole log back: every live segment in order, checked against MANIFEST, against
 //! each other and against the files that are there.
 
-use super::reader::{Head, ReadError, Tail, has_groups, read, read_head};
+use super::reader::{Head, ReadError, Tail, has_groups, other_log, read, read_head};
 use super::record::Record;
 use super::segment::SegmentHeader;
 use super::{Position, parse_segment_name, segment_name};
 use crate::disk::{BLOCK, Disk, File, Kind};
 use crate::manifest::{Sealed, Segment};
+use crate::sabotage::{Pillar, is_off};
 use crate::types::{Lsn, ShardId};
 
 /// What a log came to.
@@ -89,7 +90,8 @@ pub async fn recover<D: Disk>(
         unmet = unmet.filter(|_| !scan.is_met);
         recovered.records += records;
         recovered.torn.extend(scan.torn.map(|torn| format!("{}: {torn}", segment.file)));
-        if scan.records == 0 && next.is_none() && segment.sealed.is_none() {
+        // A group without records is a part of the chain as well.
+        if scan.end == header.start && next.is_none() && segment.sealed.is_none() {
             recovered.unused.push(segment.file.clone());
             continue;
         }
@@ -100,6 +102,13 @@ pub async fn recover<D: Disk>(
             chain: scan.end.chain,
         };
         recovered.segments.push(Segment { sealed: Some(sealed), ..segment.clone() });
+    }
+    // Groups without records may have followed at the same LSN, but not replaced it.
+    if let (Some(from), Some(end)) = (unmet, reached)
+        && from.next_lsn == end.next_lsn
+        && let Some((segment, ..)) = open.last()
+    {
+        return Err(corrupt(&segment.file, 0, from.next_lsn, &other_log(from)));
     }
     for (_, file, _) in open {
         file.close().await?;
@@ -126,12 +135,12 @@ fn check_start(
 ) -> Result<(), ReadError> {
     let (expected, is_right) = match (reached, from) {
         // A snapshot may know more than the segments before: they do not matter.
-        (_, Some(from)) if header.start == from => return Ok(()),
-        (Some(reached), _) => (reached, header.start == reached),
-        (None, Some(from)) => (from, header.start.next_lsn < from.next_lsn),
-        (None, None) => (Position::START, header.start == Position::START),
+        (_, Some(from)) if header.start.is(&from) => return Ok(()),
+        (Some(reached), _) => (reached, header.start.is(&reached)),
+        (None, Some(from)) => (from, header.start.next_lsn <= from.next_lsn),
+        (None, None) => (Position::START, header.start.is(&Position::START)),
     };
-    if is_right {
+    if is_right || is_off(Pillar::LsnGap) {
         return Ok(());
     }
     let why = format!(
@@ -159,16 +168,21 @@ async fn open_listed<D: Disk>(
         }
         Err(error) => return Err(error.into()),
     };
+    // What is read decides what MANIFEST will say: nothing of it may go away again.
+    if segment.sealed.is_none() {
+        file.sync_data().await?;
+    }
     let header = match read_head(&file).await? {
         Head::Good(header) => Some(header),
-        // What was never sealed may have been torn while its header was written.
-        Head::Unused | Head::Bad(_) if segment.sealed.is_some() => {
+        // All of a header is in one sector: no torn write makes anything else of it.
+        Head::Bad(why) => return Err(bad(&format!("the segment header is damaged: {why}"))),
+        Head::Unused if segment.sealed.is_some() => {
             return Err(bad("the segment header is damaged"));
         }
-        Head::Unused | Head::Bad(_) if has_groups(&file, shard).await? => {
+        Head::Unused if has_groups(&file, shard).await? => {
             return Err(bad("the segment header is damaged, and groups follow"));
         }
-        Head::Unused | Head::Bad(_) => None,
+        Head::Unused => None,
     };
     if let Some(header) = header {
         if (header.shard, header.number) != (shard, segment.number) {

@@ -13,7 +13,7 @@ use crate::store::payload::Payload;
 use crate::types::{DocId, ShardId, mix};
 
 pub(super) const SHARD: ShardId = ShardId(3);
-const EPOCH: u64 = 0xabcd_0000_0001;
+pub(super) const EPOCH: u64 = 0xabcd_0000_0001;
 
 pub(super) fn put(id: u64, values: usize) -> Record {
     let vector = (0..values).map(|i| (mix(id * 1_000 + i as u64) >> 50) as f32 + 1.0).collect();

@@ -66,6 +66,15 @@ fn an_empty_directory_needs_no_permission() {
     let process = place.restored("target", &["--backup-id", &id]);
     assert_contents(&process, &place.contents);
     process.stop();
+    // A restore would take the backups away that it restores from.
+    let inside = place.path("inside");
+    std::fs::create_dir(&inside).unwrap();
+    std::fs::rename(place.backup_dir(), inside.join("backups")).unwrap();
+    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_kyrodb_backup"));
+    command.args(["restore", "--allow-clear", "--backup-id", &id, "--data-dir"]).arg(&inside);
+    let said = crate::fails(command.arg("--backup-dir").arg(inside.join("backups")));
+    assert_says(&said, &["the backups are in", "Move them elsewhere"]);
+    std::fs::rename(inside.join("backups"), place.backup_dir()).unwrap();
     std::fs::write(place.path("file"), "").unwrap();
     let restore = ["restore", "--backup-id", &id];
     let said = crate::fails(&mut place.command_on(&place.path("file"), &restore));

@@ -42,6 +42,10 @@ fn no_backups_are_an_empty_list() {
     assert_says(&place.fails(&["restore", "--point-in-time", "1"]), &["there are no backups in"]);
     assert_says(&place.fails(&["create"]), &["no backup was made", "no MANIFEST", "--data-dir"]);
     assert!(!place.backup_dir().exists());
+    std::fs::create_dir_all(place.backup_dir().join("lost+found")).unwrap();
+    std::fs::create_dir_all(place.backup_dir().join("other")).unwrap();
+    let output = place.command(&["list", "--json"]).output().unwrap();
+    assert_eq!(said(&output), "[]\n", "whatever else is there is nobody's business");
 }
 
 #[test]

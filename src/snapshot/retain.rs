@@ -1,0 +1,74 @@
+//! What is kept: two snapshots, the files that they have parts in, and as much of the log as the
+//! older of them needs. If the newer one is found damaged, nothing is lost.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::Extent;
+use crate::disk::blocks;
+use crate::manifest::{Sealed, Snapshot};
+
+/// Snapshots that are kept.
+const KEPT: usize = 2;
+
+/// A file of which less than this is still in use has the rest of it written anew.
+const USED_SHARE_MIN: f64 = 0.5;
+
+/// What a new snapshot leaves, and what it makes dispensable.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Retained {
+    /// Snapshots that are kept, oldest first.
+    pub live: Vec<Snapshot>,
+    /// Numbers of snapshots that MANIFEST names no longer.
+    pub snapshots: Vec<u64>,
+    /// Numbers of segments that are not needed any more.
+    pub segments: Vec<u64>,
+    /// Numbers of snapshots whose files are not needed any more.
+    pub files: Vec<u64>,
+}
+
+/// What is kept of the snapshots `live`, oldest first, and of the complete segments `sealed`, now
+/// that there is `newest`.
+#[must_use]
+pub fn retain(
+    mut live: Vec<Snapshot>,
+    newest: Snapshot,
+    sealed: &BTreeMap<u64, Sealed>,
+) -> Retained {
+    live.push(newest);
+    let dropped: Vec<Snapshot> = live.drain(..live.len().saturating_sub(KEPT)).collect();
+    // With one snapshot alone, the log has to be able to stand in for it.
+    let needed_from = if live.len() == KEPT { live[0].next_lsn } else { 1 };
+    let is_covered = |(_, sealed): &(&u64, &Sealed)| sealed.last_lsn + 1 < needed_from;
+    let segments = sealed.iter().filter(is_covered).map(|(number, _)| *number).collect();
+    let needed: BTreeSet<u64> = live.iter().flat_map(|snapshot| snapshot.files.clone()).collect();
+    let files: BTreeSet<u64> = dropped.iter().flat_map(|s| s.files.clone()).collect();
+    Retained {
+        live,
+        snapshots: dropped.iter().map(|snapshot| snapshot.number).collect(),
+        segments,
+        files: files.difference(&needed).copied().collect(),
+    }
+}
+
+/// Numbers of the snapshots in whose files these extents are, and that of the snapshot itself.
+#[must_use]
+pub fn files(extents: &[Extent], number: u64) -> Vec<u64> {
+    let files: BTreeSet<u64> = extents.iter().map(|extent| extent.file).chain([number]).collect();
+    files.into_iter().collect()
+}
+
+/// Files so little of which the extents still use that it is better to write that again than to
+/// keep them.
+#[must_use]
+pub fn worn_files(extents: &[Extent]) -> BTreeSet<u64> {
+    let mut files: BTreeMap<u64, (u64, u64)> = BTreeMap::new();
+    for extent in extents {
+        let bytes = blocks(extent.bytes as usize) as u64;
+        let (used, end) = files.entry(extent.file).or_default();
+        *end = (*end).max(extent.offset + bytes);
+        *used += if extent.part.is_carried() { bytes } else { 0 };
+    }
+    let is_worn =
+        |(_, (used, end)): &(u64, (u64, u64))| (*used as f64) < *end as f64 * USED_SHARE_MIN;
+    files.into_iter().filter(is_worn).map(|(file, _)| file).collect()
+}

@@ -1,0 +1,137 @@
+//! Files of the log that can't be written any more, or are gone.
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use rustix::fs::{IFlags, ioctl_getflags, ioctl_setflags};
+use tonic::Code;
+
+use crate::common::{Process, directory, eventually, http, metric, runtime};
+use crate::{ONE_SHARD, assert_degraded, assert_healthy, metrics, put, refused, store, stored};
+
+/// A file, or a directory, that nobody may change, however privileged and whatever is open.
+struct Frozen(PathBuf);
+
+impl Frozen {
+    /// `None`, and why, where the system does not let us.
+    fn new(path: &Path) -> Option<Self> {
+        let frozen = Self(path.to_owned());
+        match frozen.set(true) {
+            Ok(()) => Some(frozen),
+            Err(error) => {
+                println!("skipped: {} can't be made immutable: {error}", path.display());
+                None
+            }
+        }
+    }
+
+    fn set(&self, is_frozen: bool) -> std::io::Result<()> {
+        let file = File::open(&self.0)?;
+        let mut flags = ioctl_getflags(&file)?;
+        flags.set(IFlags::IMMUTABLE, is_frozen);
+        Ok(ioctl_setflags(&file, flags)?)
+    }
+}
+
+impl Drop for Frozen {
+    fn drop(&mut self) {
+        let thawed = self.set(false);
+        assert!(thawed.is_ok() || std::thread::panicking(), "{thawed:?}");
+    }
+}
+
+fn segment(data_dir: &Path, number: u64) -> PathBuf {
+    data_dir.join(format!("wal_0000_{number:08}.wal"))
+}
+
+#[test]
+fn a_log_that_can_not_be_written_goes_on_in_another_file() {
+    let directory = directory();
+    let data_dir = directory.path().join("data");
+    let process = Process::start(&data_dir, ONE_SHARD);
+    let runtime = runtime();
+    runtime.block_on(async { store(&mut process.client().await, 5).await });
+    let Some(frozen) = Frozen::new(&segment(&data_dir, 1)) else { return };
+    runtime.block_on(async {
+        let mut client = process.client().await;
+        refused(put(&mut client, 6).await, Code::Unavailable);
+        assert_degraded(&process, "have failed within the last minute");
+        put(&mut client, 7).await.unwrap();
+        assert_eq!(stored(&mut client, 7).await, [1, 2, 3, 4, 5, 7]);
+    });
+    let text = metrics(&process);
+    assert_eq!(metric(&text, "kyrodb_wal_writes_failed"), Some(1.0));
+    assert_eq!(metric(&text, "kyrodb_wal_retries_total"), Some(1.0));
+    assert_eq!(metric(&text, "kyrodb_wal_circuit_breaker_state"), Some(0.0));
+    drop(frozen);
+    process.kill();
+    let mut verify = Command::new(env!("CARGO_BIN_EXE_kyrodb_server"));
+    let verified = verify.arg("--data-dir").arg(&data_dir).arg("--verify-wal").output().unwrap();
+    let said = String::from_utf8_lossy(&verified.stdout);
+    assert_eq!(verified.status.code(), Some(0), "{said}");
+    let process = Process::start(&data_dir, ONE_SHARD);
+    assert_healthy(&process);
+    runtime.block_on(async {
+        assert_eq!(stored(&mut process.client().await, 7).await, [1, 2, 3, 4, 5, 7]);
+    });
+    process.stop();
+}
+
+#[test]
+fn a_directory_that_can_not_be_written_opens_the_breaker() {
+    let directory = directory();
+    let data_dir = directory.path().join("data");
+    let process = Process::start(&data_dir, ONE_SHARD);
+    let runtime = runtime();
+    runtime.block_on(async { store(&mut process.client().await, 5).await });
+    let Some(file) = Frozen::new(&segment(&data_dir, 1)) else { return };
+    let Some(whole) = Frozen::new(&data_dir) else { return };
+    runtime.block_on(async {
+        let mut client = process.client().await;
+        for id in 6..9 {
+            refused(put(&mut client, id).await, Code::Unavailable);
+        }
+        assert_degraded(&process, "breaker is open");
+        let left = refused(put(&mut client, 9).await, Code::Unavailable);
+        assert!(left > Duration::from_secs(30), "{left:?}");
+        assert_eq!(metric(&metrics(&process), "kyrodb_wal_writes_failed"), Some(3.0));
+        assert_eq!(stored(&mut client, 9).await, [1, 2, 3, 4, 5]);
+        drop((file, whole));
+        let reset = http(process.http, "POST", "/admin/circuit-breaker/reset").unwrap();
+        assert_eq!(reset.code, 200);
+        put(&mut client, 9).await.unwrap();
+    });
+    process.kill();
+    let process = Process::start(&data_dir, ONE_SHARD);
+    runtime.block_on(async {
+        assert_eq!(stored(&mut process.client().await, 9).await, [1, 2, 3, 4, 5, 9]);
+    });
+    process.stop();
+}
+
+#[test]
+fn a_removed_file_of_the_log_comes_back_with_all_that_was_in_it() {
+    let directory = directory();
+    let data_dir = directory.path().join("data");
+    let process = Process::start(&data_dir, ONE_SHARD);
+    let runtime = runtime();
+    runtime.block_on(async { store(&mut process.client().await, 5).await });
+    let path = segment(&data_dir, 1);
+    std::fs::remove_file(&path).unwrap();
+    runtime.block_on(async {
+        eventually("the file", async || path.exists()).await;
+        eventually("the failure", async || {
+            metric(&metrics(&process), "kyrodb_wal_writes_failed") == Some(1.0)
+        })
+        .await;
+        put(&mut process.client().await, 6).await.unwrap();
+    });
+    process.kill();
+    let process = Process::start(&data_dir, ONE_SHARD);
+    runtime.block_on(async {
+        assert_eq!(stored(&mut process.client().await, 6).await, [1, 2, 3, 4, 5, 6]);
+    });
+    process.stop();
+}
