@@ -1,6 +1,7 @@
 //! Lays file, environment and command line over the defaults.
 
 use std::ffi::OsStr;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
@@ -30,6 +31,10 @@ pub struct Overrides {
     /// `--data-dir`.
     pub data_dir: Option<PathBuf>,
 }
+
+/// Most bytes of a config file: thirty times what all keys take. Time to parse YAML can grow with
+/// the square of its length.
+const FILE_BYTES_MAX: usize = 64 << 10;
 
 /// Loads the configuration. `environment` are the variables of the process.
 ///
@@ -69,6 +74,22 @@ pub fn load(
     if let Some(directory) = &overrides.data_dir {
         merged["persistence"]["data_dir"] = directory.to_string_lossy().into();
     }
+    finish(merged, faults)
+}
+
+/// Reads the content of a config file, `toml` or `yaml`, as [`load`] does that of `--config`.
+///
+/// # Errors
+/// All faults found, one a line.
+pub fn from_bytes(bytes: &[u8], format: &str) -> Result<Config, Vec<String>> {
+    let mut merged = tree(&Config::default());
+    let layer = parse_file(bytes, format).map_err(|fault| vec![fault])?;
+    let mut faults = Vec::new();
+    lay_over(&mut merged, layer, &mut Layer { origin: "the file", faults: &mut faults });
+    finish(merged, faults)
+}
+
+fn finish(merged: Value, mut faults: Vec<String>) -> Result<Config, Vec<String>> {
     match serde_path_to_error::deserialize::<_, Config>(merged) {
         Ok(config) => {
             faults.extend(config.validate());
@@ -100,17 +121,25 @@ fn tree(config: &Config) -> Value {
 
 fn read_file(path: &Path) -> Result<Value, String> {
     let shown = path.display();
-    let text = std::fs::read_to_string(path)
-        .map_err(|error| format!("the config file {shown} can't be read: {error}"))?;
+    let unread = |error: std::io::Error| format!("the config file {shown} can't be read: {error}");
+    let mut bytes = Vec::new();
+    let file = std::fs::File::open(path).map_err(unread)?;
+    file.take(FILE_BYTES_MAX as u64 + 1).read_to_end(&mut bytes).map_err(unread)?;
     let extension = path.extension().and_then(|extension| extension.to_str()).unwrap_or("");
-    let parsed = match extension.to_ascii_lowercase().as_str() {
-        "toml" => toml::from_str(&text).map_err(|error| error.to_string()),
-        "yaml" | "yml" => serde_norway::from_str(&text).map_err(|error| error.to_string()),
-        other => {
-            return Err(format!("{shown}: the extension `{other}` is neither toml nor yaml"));
-        }
+    parse_file(&bytes, &extension.to_ascii_lowercase()).map_err(|why| format!("{shown}: {why}"))
+}
+
+fn parse_file(bytes: &[u8], extension: &str) -> Result<Value, String> {
+    if bytes.len() > FILE_BYTES_MAX {
+        return Err(format!("more than the {FILE_BYTES_MAX} bytes that a config file may have"));
+    }
+    let text = std::str::from_utf8(bytes).map_err(|error| error.to_string())?;
+    let parsed = match extension {
+        "toml" => toml::from_str(text).map_err(|error| error.to_string()),
+        "yaml" | "yml" => serde_norway::from_str(text).map_err(|error| error.to_string()),
+        other => return Err(format!("the extension `{other}` is neither toml nor yaml")),
     };
-    match parsed.map_err(|error| format!("{shown}: {}", error.trim_end()))? {
+    match parsed.map_err(|error| error.trim_end().to_owned())? {
         // An empty YAML file.
         Value::Null => Ok(Value::Object(Map::new())),
         value => Ok(value),

@@ -86,6 +86,11 @@ fn wrong_types_and_words_name_their_key() {
     assert!(fault.contains("server has to be a section"), "{fault}");
     assert!(with_file("c.ini", "", &[]).unwrap_err().contains("neither toml nor yaml"));
     assert!(with_file("c.toml", "= =", &[]).unwrap_err().contains("c.toml"));
+    let long = "#".repeat((64 << 10) + 1);
+    assert!(with_file("c.toml", &long, &[]).unwrap_err().contains("c.toml: more than the 65536"));
+    assert_eq!(with_file("c.toml", &long[1..], &[]).unwrap(), Config::default());
+    let fault = from_bytes(b"# \xff\n", "toml").unwrap_err();
+    assert!(fault[0].contains("utf-8"), "{fault:?}");
     let missing = Overrides { file: Some("/nowhere/c.toml".into()), ..Overrides::default() };
     assert!(load(&missing, variables(&[])).unwrap_err()[0].contains("/nowhere/c.toml"));
 }

@@ -73,7 +73,7 @@ impl Disk for ReadOnlyDisk {
     }
 
     async fn begin(&self, name: &str) -> Result<ReadOnlyFile> {
-        Err(refused("create", name))
+        Err(refused("begin", name))
     }
 
     async fn open(&self, name: &str) -> Result<ReadOnlyFile> {
@@ -195,6 +195,7 @@ mod tests {
         // Whatever would change something is refused, and nothing has changed.
         let errors = [
             run(disk.create("d", 0)).err(),
+            run(disk.begin("d")).err(),
             run(disk.rename("a", "e")).err(),
             run(disk.remove("a")).err(),
             run(disk.sync_dir()).err(),

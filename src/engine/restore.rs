@@ -16,7 +16,7 @@ pub struct Restore {
     shape: Shape,
     frame: Frame,
     index: Vec<u32>,
-    /// The snapshot's graph can be used: it was made with the same number of links.
+    /// The snapshot's graph is used.
     has_graph: bool,
     applied: Lsn,
 }
@@ -42,7 +42,9 @@ impl Restore {
                 params.dimension
             ));
         }
-        let has_graph = shape.m as usize == params.graph.m;
+        // Dead nodes are never taken out of a graph: one that has more of them than it is worth is
+        // linked anew, and their slots are used again.
+        let has_graph = shape.m as usize == params.graph.m && shape.dead_linked <= shape.live;
         let Shape { slots, linked, upper_lists, entry, .. } = shape;
         let entries = extents.iter().filter(|extent| extent.part == Part::Index);
         let entries: u64 = entries.map(|extent| u64::from(extent.bytes) / 4).sum();
@@ -128,9 +130,11 @@ impl Restore {
             engine.dead_linked = shape.dead_linked as usize;
         } else {
             tracing::warn!(
-                found = shape.m,
-                asked = engine.params.graph.m,
-                "the graph was made with another hnsw.m: all documents are linked anew"
+                m_found = shape.m,
+                m_asked = engine.params.graph.m,
+                dead = shape.dead_linked,
+                "the graph was made with another hnsw.m, or is mostly dead: all documents are \
+                 linked anew"
             );
             (0..shape.slots).for_each(|slot| engine.graph.reserve(Slot(slot)));
         }

@@ -216,6 +216,7 @@ impl Committer {
             Ok(()) => {
                 self.is_sealed = true;
                 self.note_durable();
+                self.note_position();
                 self.core.upkeep.raise();
             }
             Err(error) => self.fail(Vec::new(), &error).await,
@@ -244,6 +245,12 @@ impl Committer {
         if let Err(error) = self.writer.seal(unix_ms()).await {
             tracing::error!(shard, "the log could not be sealed: {error}");
         }
+    }
+
+    /// Everything logged is in memory: tells where that is. A snapshot of it is not published
+    /// before it is durable.
+    fn note_position(&self) {
+        self.shard.snapshots.note_position(self.writer.position());
     }
 
     /// Waits for something to do, and has upkeep look whether a quiet shard wants a snapshot.
@@ -302,7 +309,7 @@ impl Committer {
             let bytes = self.writer.stats().bytes - before;
             self.apply(group).await;
             self.shard.snapshots.note_group(count, bytes);
-            self.shard.snapshots.note_position(self.writer.position());
+            self.note_position();
             self.core.upkeep.raise();
             done += count;
             while let Some((_, outcome, ack)) = acks.next_if(|(end, _, _)| *end <= done) {
@@ -389,7 +396,7 @@ impl Committer {
         self.synced = Instant::now();
         if is_rewrite {
             self.shard.rewrites.set(self.shard.rewrites.get() + 1);
-            self.shard.snapshots.note_position(self.writer.position());
+            self.note_position();
         }
         self.note_durable();
         if let Some(engine) = &*self.shard.engine.borrow() {

@@ -1,30 +1,35 @@
-//! Checks the logs of a data directory without opening it, and changes nothing.
+//! Checks the logs and snapshots of a data directory without opening it, and changes nothing.
 //!
 //! Recovery stops at the first fault, because it must not go on; this tells all of them. What is
 //! good and what is not is decided by the same code, [`wal::reader`](crate::wal::reader); what is
 //! here is which files there should be, where reading goes on behind damage, and what to say.
 //!
-//! Nobody may write to the directory meanwhile: half of a write would be taken for damage. Memory
-//! holds one window of one segment, and a line for each segment and fault.
+//! The snapshots that MANIFEST names are read as well; where there are some, a log may begin after
+//! LSN 1.
 //!
-//! Snapshots are not checked here; where there are some, a log may begin after LSN 1.
+//! Nobody may write to the directory meanwhile: half of a write would be taken for damage. Memory
+//! holds one window of one file, and a line for each segment and fault.
 
+#[cfg(test)]
+mod order_tests;
 mod report;
 mod segment;
 mod shard;
+mod snapshot;
 #[cfg(test)]
 mod tests;
 mod text;
 
 use std::collections::BTreeMap;
 
-pub use self::report::{Fault, Made, Report, SegmentReport, ShardReport, State};
+pub use self::report::{Fault, Made, Report, SegmentReport, ShardReport, SnapshotReport, State};
 pub use self::segment::FAULTS_MAX;
 
 use self::segment::Expected;
 use self::shard::{Candidate, Walk};
 use crate::disk::{Disk, DiskError};
 use crate::manifest::{MANIFEST_NAME, Manifest};
+use crate::snapshot::parse_snapshot_name;
 use crate::types::ShardId;
 use crate::wal::{parse_segment_name, segment_name};
 
@@ -72,6 +77,9 @@ pub async fn verify<D: Disk>(
         };
         let walk = Walk::new(disk, shard, manifest.as_ref(), &mut expected, &mut report);
         walk.check(candidates, &mut each).await;
+    }
+    if let Some(manifest) = &manifest {
+        snapshot::check(disk, &names, manifest, &mut report).await;
     }
     note_others(&names, &mut report);
     report.is_clean = report.faults.is_empty();
@@ -137,7 +145,7 @@ fn note_others(names: &[String], report: &mut Report) {
         *name == MANIFEST_NAME
             || OTHER_NAMES.contains(&name.as_str())
             || parse_segment_name(name).is_some()
-            || name.starts_with("snapshot_") && name.ends_with(".snap")
+            || parse_snapshot_name(name).is_some() && name.ends_with(".snap")
     };
     let others: Vec<&String> = names.iter().filter(|name| !is_known(name)).collect();
     for name in others.iter().take(NOTES_MAX) {

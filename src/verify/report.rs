@@ -13,6 +13,8 @@ pub struct Report {
     pub segments: Vec<SegmentReport>,
     /// The logs.
     pub shards: Vec<ShardReport>,
+    /// The snapshots that MANIFEST names.
+    pub snapshots: Vec<SnapshotReport>,
     /// All damage, in the order of the segments.
     pub faults: Vec<Fault>,
     /// What is no damage and yet worth knowing.
@@ -98,6 +100,21 @@ pub struct ShardReport {
     pub last_lsn: Option<u64>,
     /// The segments follow one another, and LSNs run on without a gap.
     pub is_continuous: bool,
+}
+
+/// One snapshot.
+#[derive(Debug, Serialize)]
+pub struct SnapshotReport {
+    /// File name.
+    pub file: String,
+    /// Whose state it is.
+    pub shard: u32,
+    /// Which one, counted from 1.
+    pub number: u64,
+    /// The last record of the log that is in it.
+    pub last_lsn: u64,
+    /// All files that hold parts of it are as they were written.
+    pub is_good: bool,
 }
 
 /// One damage.

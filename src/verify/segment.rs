@@ -28,6 +28,8 @@ pub(super) struct Checked {
     pub(super) faults: Vec<Fault>,
     /// Where the log stands after it, as far as anything says so.
     pub(super) end: Option<Position>,
+    /// The log has been where the snapshot was made.
+    pub(super) is_met: bool,
 }
 
 impl Checked {
@@ -41,6 +43,7 @@ impl Checked {
             torn: None,
             faults: Vec::new(),
             end: None,
+            is_met: false,
         }
     }
 
@@ -86,10 +89,11 @@ pub(super) async fn check<F: File>(
                 misfit = Some(Fault { offset, lsn, what, ..Fault::default() });
             }
         };
-        let (offset, lsn, mut why) = match read_from(file, header, tail, place, None, apply).await {
+        let (offset, lsn, mut why) = match read_from(file, header, tail, place, apply).await {
             Ok(scan) => {
                 checked.end_bytes = scan.end_bytes;
                 checked.torn = scan.torn;
+                checked.is_met = scan.is_met;
                 checked.end = Some(scan.end);
                 break;
             }
@@ -102,7 +106,8 @@ pub(super) async fn check<F: File>(
         }
         let range = offset..end_bytes(tail);
         let next = if checked.faults.len() + 1 < FAULTS_MAX {
-            next_good(file, header.shard, Some(header.epoch), lsn, range).await?
+            let next = next_good(file, header.shard, Some(header.epoch), lsn, range).await?;
+            next.filter(|next| end_of(tail).is_none_or(|end| is_before(next, end)))
         } else {
             why.push_str(", and so much else that the rest of the segment was not looked at");
             None
@@ -133,6 +138,11 @@ pub(super) fn end_of(tail: Tail) -> Option<Position> {
         Tail::Followed(next) => Some(next),
         Tail::Open => None,
     }
+}
+
+/// What follows the end of a segment was refused, whole or not.
+fn is_before(place: &Place, end: Position) -> bool {
+    place.position.next_lsn <= end.next_lsn
 }
 
 /// The offset from which on nobody reads.

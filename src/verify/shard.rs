@@ -28,7 +28,7 @@ impl Candidate {
 enum Found {
     Missing,
     Unreadable(DiskError),
-    /// Nothing was written to it.
+    /// Nothing was written to it, or nothing in it is needed.
     Unused,
     /// A segment of this log, with its header.
     Used(SegmentHeader),
@@ -51,6 +51,14 @@ pub(super) struct Walk<'a, D> {
     disk: &'a D,
     shard: ShardId,
     manifest: Option<&'a Manifest>,
+    /// Where the shard's snapshots were made, by LSN.
+    snapshots: Vec<Position>,
+    /// The newest of them, until the log has been there.
+    unmet: Option<Position>,
+    /// No segment has been read yet.
+    is_first: bool,
+    /// The number of the first segment that MANIFEST names.
+    first_number: Option<u64>,
     fits: &'a mut Expected,
     report: &'a mut Report,
     /// Where the next segment has to go on; `None` after damage that leaves it open.
@@ -68,9 +76,26 @@ impl<'a, D: Disk> Walk<'a, D> {
         fits: &'a mut Expected,
         report: &'a mut Report,
     ) -> Self {
-        let position = manifest.filter(|m| m.snapshots.is_empty()).map(|_| Position::START);
-        let (open_fault, epoch_before) = (None, None);
-        Self { disk, shard, manifest, fits, report, position, open_fault, epoch_before }
+        let snapshots = manifest.map_or(&[][..], |manifest| &manifest.snapshots);
+        let snapshots = snapshots.iter().filter(|snapshot| snapshot.shard == shard.0);
+        let mut snapshots: Vec<Position> = snapshots
+            .map(|made| Position { next_lsn: Lsn(made.next_lsn), chain: made.chain })
+            .collect();
+        snapshots.sort_by_key(|made| made.next_lsn);
+        Self {
+            disk,
+            shard,
+            manifest,
+            position: (manifest.is_some() && snapshots.is_empty()).then_some(Position::START),
+            unmet: snapshots.last().copied(),
+            snapshots,
+            is_first: true,
+            first_number: None,
+            fits,
+            report,
+            open_fault: None,
+            epoch_before: None,
+        }
     }
 
     /// Checks the segments, which are in order of their numbers.
@@ -80,6 +105,7 @@ impl<'a, D: Disk> Walk<'a, D> {
         before_each: &mut dyn FnMut(&str),
     ) {
         let (rows, faults) = (self.report.segments.len(), self.report.faults.len());
+        self.first_number = candidates.iter().find(|c| c.named.is_some()).map(|c| c.number);
         let mut found = Vec::with_capacity(candidates.len());
         for candidate in &candidates {
             found.push(self.look(candidate).await);
@@ -90,29 +116,34 @@ impl<'a, D: Disk> Walk<'a, D> {
         for (index, candidate) in candidates.iter().enumerate() {
             let name = segment_name(self.shard, candidate.number);
             before_each(&name);
-            let later = candidates[index + 1..].iter().zip(&found[index + 1..]);
-            // One whose header could not be written is given up, and the next number is taken.
-            let next = later
-                .clone()
-                .zip(candidate.number + 1..)
-                .take_while(|((later, _), number)| later.number == *number)
-                .find(|((_, found), _)| !matches!(found, Found::Unused))
-                .and_then(|((_, found), _)| match found {
-                    Found::Used(header) => Some(header.start),
-                    _ => None,
-                });
-            let is_last = later.clone().all(|(_, found)| matches!(found, Found::Unused));
+            // One that was never used is given up; the next one continues the log all the same.
+            let next = found[index + 1..].iter().find(|found| !matches!(found, Found::Unused));
             let tail = match (candidate.named.as_ref().and_then(|named| named.sealed), next) {
                 (Some(sealed), _) => Tail::Sealed(sealed),
-                // One further on may follow as well, but then there may be others between.
-                (None, Some(start)) => Tail::Followed(start),
-                (None, None) => Tail::Open,
+                (None, Some(Found::Used(header))) => Tail::Followed(header.start),
+                (None, _) => Tail::Open,
             };
+            let is_last = next.is_none();
             let entry = Entry { name, candidate, tail, is_last };
             self.enter(&entry, &found[index]).await;
         }
+        self.meet_snapshot();
         let shard = self.sum(rows, faults);
         self.report.shards.push(shard);
+    }
+
+    /// A log that ends where a snapshot was made has to be the log of that snapshot.
+    fn meet_snapshot(&mut self) {
+        let ends_there = |from: &Position| {
+            self.position.is_some_and(|position| position.next_lsn == from.next_lsn)
+        };
+        if let Some(from) = self.unmet.filter(ends_there)
+            && let Some(last) = self.report.segments.last()
+        {
+            let (file, lsn) = (last.file.clone(), Some(from.next_lsn.0));
+            let what = format!("the snapshot at LSN {} is of another log", from.next_lsn.0 - 1);
+            self.report.faults.push(Fault { file, lsn, what, ..Fault::default() });
+        }
     }
 
     async fn look(&self, candidate: &Candidate) -> Found {
@@ -131,6 +162,10 @@ impl<'a, D: Disk> Walk<'a, D> {
 
     async fn look_into(&self, file: &D::File, candidate: &Candidate) -> Result<Found, DiskError> {
         let is_named = candidate.named.is_some() || self.manifest.is_none();
+        let is_older = self.first_number.is_some_and(|first| candidate.number < first);
+        if !is_named && is_older && !self.snapshots.is_empty() {
+            return Ok(Found::Unused);
+        }
         let head = read_head(file).await?;
         let why = match head.clone() {
             Head::Good(header) => {
@@ -170,7 +205,7 @@ impl<'a, D: Disk> Walk<'a, D> {
             // Whether the log goes on behind it is seen at the next one.
             Found::Unused => {
                 if entry.candidate.named.is_none() && self.manifest.is_some() {
-                    let note = "MANIFEST does not name it, and it holds no record";
+                    let note = "MANIFEST does not name it, and nothing in it is needed";
                     self.report.notes.push(format!("{}: {note}", entry.name));
                 }
                 self.row(entry, State::Unused, None, None);
@@ -244,7 +279,14 @@ impl<'a, D: Disk> Walk<'a, D> {
             let fault = &mut self.report.faults[index];
             fault.lost = fault.lost.or_else(|| lost(fault.lsn?, start));
         }
-        if let Some(position) = self.position.filter(|&position| position != header.start) {
+        // A snapshot may know more than the segments before it: they do not matter.
+        let is_covered = self.snapshots.contains(&header.start);
+        // The first one must not begin behind what comes before it.
+        let newest = self.snapshots.last().copied();
+        let gap = newest.filter(|newest| self.is_first && newest.next_lsn < header.start.next_lsn);
+        self.is_first = false;
+        let expected = self.position.filter(|&position| position != header.start).or(gap);
+        if let Some(position) = expected.filter(|_| !is_covered) {
             let next = position.next_lsn.0;
             let what = match start.cmp(&next) {
                 std::cmp::Ordering::Greater => format!("the segment begins with LSN {start}"),
@@ -283,6 +325,10 @@ impl<'a, D: Disk> Walk<'a, D> {
 
     /// Reads a segment and enters what is in it.
     async fn read(&mut self, entry: &Entry<'_>, header: &SegmentHeader, place: Place, kind: Kind) {
+        let is_of_this_log = kind != Kind::Foreign;
+        let from =
+            self.unmet.filter(|from| is_of_this_log && place.position.next_lsn <= from.next_lsn);
+        let place = Place { from, ..place };
         let checked = match self.read_file(entry, header, place).await {
             Ok(checked) => checked,
             Err(error) => {
@@ -293,7 +339,11 @@ impl<'a, D: Disk> Walk<'a, D> {
         for fault in &checked.faults {
             self.fault(entry, fault.clone());
         }
-        if kind != Kind::Foreign {
+        if is_of_this_log {
+            let is_behind = |end: Position, from: Position| end.next_lsn <= from.next_lsn;
+            self.unmet = self.unmet.filter(|&from| {
+                !checked.is_met && checked.end.is_none_or(|end| is_behind(end, from))
+            });
             self.position = checked.end;
             if checked.end.is_none() && !checked.faults.is_empty() {
                 self.open_fault = Some(self.report.faults.len() - 1);

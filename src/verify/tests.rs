@@ -7,12 +7,12 @@ use crate::manifest::Segment;
 use crate::wal::recover::recover;
 use crate::wal::sample::{SHARDS, Sample};
 
-fn report(disk: &SimDisk) -> Report {
+pub(super) fn report(disk: &SimDisk) -> Report {
     run(verify(disk, &mut |_, _, _| {})).unwrap().unwrap()
 }
 
 /// A disk with one file changed.
-fn with(sample: &Sample, name: &str, change: impl FnOnce(&mut Vec<u8>)) -> SimDisk {
+pub(super) fn with(sample: &Sample, name: &str, change: impl FnOnce(&mut Vec<u8>)) -> SimDisk {
     let disk = sample.copy();
     let mut content = disk.content(name);
     change(&mut content);
@@ -38,11 +38,11 @@ fn only_fault(report: &Report) -> (&Fault, &SegmentReport) {
     (fault, row(report, &fault.file))
 }
 
-fn row<'a>(report: &'a Report, file: &str) -> &'a SegmentReport {
+pub(super) fn row<'a>(report: &'a Report, file: &str) -> &'a SegmentReport {
     report.segments.iter().find(|row| row.file == file).unwrap()
 }
 
-fn states(report: &Report, shard: u32) -> Vec<State> {
+pub(super) fn states(report: &Report, shard: u32) -> Vec<State> {
     report.segments.iter().filter(|row| row.shard == shard).map(|row| row.state).collect()
 }
 

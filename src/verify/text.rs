@@ -30,6 +30,11 @@ impl Display for Report {
         for shard in &self.shards {
             writeln!(f, "{}", Line(shard))?;
         }
+        for snapshot in &self.snapshots {
+            let state = if snapshot.is_good { "good" } else { "DAMAGED" };
+            let (shard, lsn) = (snapshot.shard, snapshot.last_lsn);
+            writeln!(f, "{}: shard {shard} up to LSN {lsn}, {state}", snapshot.file)?;
+        }
         list(f, "Torn tails", &self.torn_tails())?;
         list(f, "Also there", &self.notes)?;
         let faults: Vec<String> = self.faults.iter().map(ToString::to_string).collect();
@@ -55,6 +60,10 @@ impl Report {
     fn summary(&self) -> String {
         let (segments, records) = (self.segments.len(), self.records());
         let of = format!("{}, {}", count(segments, "segment"), count(records as usize, "record"));
+        let of = match self.snapshots.len() {
+            0 => of,
+            snapshots => format!("{of}, {}", count(snapshots, "snapshot")),
+        };
         if self.is_clean {
             let torn = self.segments.iter().filter(|segment| segment.torn.is_some()).count();
             let torn =

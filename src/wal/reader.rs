@@ -124,6 +124,8 @@ pub struct Place {
     pub position: Position,
     /// The generation of its writer.
     pub epoch: u64,
+    /// Where a snapshot was made: a log that reaches it has to be the log of that snapshot.
+    pub from: Option<Position>,
 }
 
 /// Finds the first group, whole and good in itself, of `shard` (and of `epoch`, where that is
@@ -153,7 +155,8 @@ pub async fn next_good<F: File>(
             && let Some(content) = window.get(offset, bytes).await?
             && group::decode(&group, content).is_ok()
         {
-            return Ok(Some(Place { offset, position: group.start, epoch: group.epoch }));
+            let (position, epoch) = (group.start, group.epoch);
+            return Ok(Some(Place { offset, position, epoch, from: None }));
         }
         offset += BLOCK as u64;
     }
@@ -173,7 +176,8 @@ pub async fn read<F: File>(
     from: Option<Position>,
     mut apply: impl FnMut(Lsn, Record),
 ) -> Result<Scan, ReadError> {
-    read_from(file, header, tail, header.first(), from, |_, lsn, record| apply(lsn, record)).await
+    let place = Place { from, ..header.first() };
+    read_from(file, header, tail, place, |_, lsn, record| apply(lsn, record)).await
 }
 
 /// The same from a group in the middle on; `apply` gets the offset of the group as well.
@@ -185,10 +189,9 @@ pub async fn read_from<F: File>(
     header: &SegmentHeader,
     tail: Tail,
     place: Place,
-    from: Option<Position>,
     apply: impl FnMut(u64, Lsn, Record),
 ) -> Result<Scan, ReadError> {
-    read_between(file, header, tail, (place, u64::MAX), from, apply).await
+    read_between(file, header, tail, place, u64::MAX, apply).await
 }
 
 /// Reads a segment up to the first group that was written after `until_ms`, Unix milliseconds:
@@ -202,21 +205,20 @@ pub async fn read_until<F: File>(
     tail: Tail,
     until_ms: u64,
 ) -> Result<Scan, ReadError> {
-    read_between(file, header, tail, (header.first(), until_ms), None, |_, _, _| {}).await
+    read_between(file, header, tail, header.first(), until_ms, |_, _, _| {}).await
 }
 
 async fn read_between<F: File>(
     file: &F,
     header: &SegmentHeader,
     tail: Tail,
-    (place, until_ms): (Place, u64),
-    from: Option<Position>,
+    place: Place,
+    until_ms: u64,
     mut apply: impl FnMut(u64, Lsn, Record),
 ) -> Result<Scan, ReadError> {
-    let (window, position, is_met) =
-        (Window::new(file), place.position, from.is_some_and(|from| from.is(&place.position)));
-    let mut reader = Reader { window, header, position, is_met };
-    let mut offset = place.offset;
+    let Place { mut offset, position, from, .. } = place;
+    let is_met = from.is_some_and(|from| from.is(&position));
+    let mut reader = Reader { window: Window::new(file), header, position, is_met };
     let (mut records, mut later_ms) = (0, None);
     let torn = loop {
         let is_end = match tail {

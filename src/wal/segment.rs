@@ -29,7 +29,8 @@ impl SegmentHeader {
     /// Where its first group is.
     #[must_use]
     pub fn first(&self) -> Place {
-        Place { offset: BLOCK as u64, position: self.start, epoch: self.epoch }
+        let (offset, position, epoch) = (BLOCK as u64, self.start, self.epoch);
+        Place { offset, position, epoch, from: None }
     }
 
     /// Writes the header to a zeroed block.

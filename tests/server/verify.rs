@@ -196,3 +196,43 @@ fn a_copy_can_be_checked_anywhere() {
     assert_eq!(code, 0, "{said}");
     assert_says(&said, &["20 records"]);
 }
+
+/// A log whose beginning only snapshots have, and what can happen to them.
+#[test]
+fn snapshots_are_checked_and_what_they_hold_is_not_missed() {
+    let directory = directory();
+    let data_dir = directory.path().join("data");
+    for life in 0..4 {
+        let process = Process::start(&data_dir, ONE_SHARD);
+        runtime().block_on(async {
+            let mut client = process.client().await;
+            store(&mut client, COUNT + life).await;
+            let request = kyrodb::proto::SnapshotRequest::default();
+            assert!(client.create_snapshot(request).await.unwrap().into_inner().success);
+        });
+        process.stop();
+    }
+    let (code, json, _) = verify(&data_dir, &["--json"]);
+    assert_eq!(code, 0, "{json}");
+    let report: serde_json::Value = serde_json::from_str(&json).unwrap();
+    assert!(report["shards"][0]["first_lsn"].as_u64().unwrap() > 1, "{json}");
+    assert_eq!(report["shards"][0]["last_lsn"].as_u64().unwrap(), 4 * COUNT + 1 + 2 + 3);
+    let snapshots = report["snapshots"].as_array().unwrap();
+    assert!(snapshots.len() == 2 && snapshots.iter().all(|snapshot| snapshot["is_good"] == true));
+    let newest = data_dir.join(snapshots[1]["file"].as_str().unwrap());
+    flip(&newest, BLOCK + 9);
+    let (code, said, _) = verify(&data_dir, &[]);
+    assert_eq!(code, 1, "{said}");
+    assert_says(&said, &[&name(&newest), "DAMAGED: 1 fault in 1 file", "without a gap"]);
+    flip(&newest, BLOCK + 9);
+    let aside = directory.path().join("aside");
+    std::fs::rename(&newest, &aside).unwrap();
+    let (code, said, _) = verify(&data_dir, &[]);
+    assert_eq!(code, 1, "{said}");
+    assert_says(&said, &[&name(&newest), "missing, but MANIFEST names it"]);
+    std::fs::rename(&aside, &newest).unwrap();
+    std::fs::copy(&newest, data_dir.join("snapshot_0000_00000099.snap")).unwrap();
+    let (code, said, _) = verify(&data_dir, &[]);
+    assert_eq!(code, 0, "{said}");
+    assert_says(&said, &["snapshot_0000_00000099.snap: no snapshot that MANIFEST names needs it"]);
+}

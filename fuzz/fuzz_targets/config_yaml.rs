@@ -1,0 +1,10 @@
+//! A config file in YAML.
+
+#![no_main]
+
+#[path = "../../tests/decoders/targets.rs"]
+mod targets;
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| {
+    targets::config_yaml(data);
+});

@@ -1,0 +1,10 @@
+//! The metadata of a document.
+
+#![no_main]
+
+#[path = "../../tests/decoders/targets.rs"]
+mod targets;
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| {
+    targets::payload(data);
+});

@@ -1,0 +1,10 @@
+//! The first block of a log segment.
+
+#![no_main]
+
+#[path = "../../tests/decoders/targets.rs"]
+mod targets;
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| {
+    targets::segment_header(data);
+});
