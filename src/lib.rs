@@ -19,6 +19,7 @@
 //! | [`disk`] | the only door to storage: O_DIRECT, read-only, or simulated |
 //! | [`observe`], [`status`] | counters that take no lock; health, metrics and HTTP made of them |
 //! | [`types`], [`error`] | ids and positions; errors by what the caller must do |
+//! | [`backup`] | copies of a data directory, whole or of what is new, and the way back from them |
 //! | [`demo`], [`dataset`], [`proto`] | the sample, vector files, the generated wire format |
 //!
 //! What is deliberately absent:
@@ -30,6 +31,7 @@
 //!
 //! The crate is made for its programs, and its API may change with any version; clients use gRPC.
 
+pub mod backup;
 pub mod config;
 pub mod dataset;
 pub mod demo;

@@ -18,6 +18,7 @@ pub mod sim;
 pub mod space;
 #[cfg(test)]
 mod tests;
+pub mod view;
 
 use crate::sabotage::{Pillar, is_off};
 

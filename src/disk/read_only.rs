@@ -27,10 +27,37 @@ impl ReadOnlyDisk {
     }
 }
 
-/// A file of a [`ReadOnlyDisk`].
+/// A file of a [`ReadOnlyDisk`], or one anywhere.
 pub struct ReadOnlyFile {
     file: std::fs::File,
     name: String,
+}
+
+impl ReadOnlyFile {
+    /// Opens the file at this path under a name of its own.
+    ///
+    /// # Errors
+    /// [`Kind::NotFound`], or another failure.
+    pub fn open(path: &Path, name: &str) -> Result<Self> {
+        let flags = rustix::fs::OFlags::DIRECT.bits().cast_signed();
+        let direct = OpenOptions::new().read(true).custom_flags(flags).open(path);
+        let opened = match direct {
+            // Not every file system has O_DIRECT, and a copy may be anywhere.
+            Err(error) if error.kind() == ErrorKind::InvalidInput => std::fs::File::open(path),
+            opened => opened,
+        };
+        let file = opened.map_err(|error| failed("open", name, &error))?;
+        Ok(Self { file, name: name.into() })
+    }
+
+    /// Its length.
+    ///
+    /// # Errors
+    /// If the system fails.
+    pub fn bytes(&self) -> Result<u64> {
+        let metadata = self.file.metadata();
+        Ok(metadata.map_err(|error| failed("examine", &self.name, &error))?.len())
+    }
 }
 
 impl Disk for ReadOnlyDisk {
@@ -50,16 +77,7 @@ impl Disk for ReadOnlyDisk {
     }
 
     async fn open(&self, name: &str) -> Result<ReadOnlyFile> {
-        let path = self.directory.join(name);
-        let flags = rustix::fs::OFlags::DIRECT.bits().cast_signed();
-        let direct = OpenOptions::new().read(true).custom_flags(flags).open(&path);
-        let opened = match direct {
-            // Not every file system has O_DIRECT, and a copy may be anywhere.
-            Err(error) if error.kind() == ErrorKind::InvalidInput => std::fs::File::open(&path),
-            opened => opened,
-        };
-        let file = opened.map_err(|error| failed("open", name, &error))?;
-        Ok(ReadOnlyFile { file, name: name.into() })
+        ReadOnlyFile::open(&self.directory.join(name), name)
     }
 
     async fn rename(&self, source: &str, _: &str) -> Result<()> {

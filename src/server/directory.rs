@@ -10,11 +10,11 @@ use crate::manifest::MANIFEST_NAME;
 use crate::shard::preflight;
 
 /// File name of the lock.
-const LOCK_NAME: &str = "LOCK";
+pub(crate) const LOCK_NAME: &str = "LOCK";
 
 /// The right to use a data directory; given back when dropped, or when the process ends however
 /// it does.
-pub(super) struct Lock {
+pub(crate) struct Lock {
     _file: File,
 }
 
@@ -45,7 +45,8 @@ impl Lock {
         Ok((Self::acquire(directory)?, aside))
     }
 
-    fn acquire(directory: &Path) -> Result<Self, String> {
+    /// Takes a directory that is there for this process.
+    pub(crate) fn acquire(directory: &Path) -> Result<Self, String> {
         let path = directory.join(LOCK_NAME);
         let shown = directory.display();
         let failed = |error: std::io::Error| format!("{} can't be opened: {error}", path.display());

@@ -6,7 +6,7 @@
 //!
 //! HTTP answers from the first step on, gRPC says UNAVAILABLE until the last.
 
-mod directory;
+pub(crate) mod directory;
 mod open;
 mod verify;
 

@@ -68,6 +68,9 @@ pub struct Scan {
     pub torn: Option<String>,
     /// The position of the snapshot was in it.
     pub is_met: bool,
+    /// When the first group was written that is later than was asked for, Unix milliseconds; it
+    /// was not read, and nothing behind it.
+    pub later_ms: Option<u64>,
 }
 
 /// What the first block of a segment file holds.
@@ -186,12 +189,37 @@ pub async fn read_from<F: File>(
     header: &SegmentHeader,
     tail: Tail,
     place: Place,
+    apply: impl FnMut(u64, Lsn, Record),
+) -> Result<Scan, ReadError> {
+    read_between(file, header, tail, place, u64::MAX, apply).await
+}
+
+/// Reads a segment up to the first group that was written after `until_ms`, Unix milliseconds:
+/// what it came to by then.
+///
+/// # Errors
+/// As [`read`].
+pub async fn read_until<F: File>(
+    file: &F,
+    header: &SegmentHeader,
+    tail: Tail,
+    until_ms: u64,
+) -> Result<Scan, ReadError> {
+    read_between(file, header, tail, header.first(), until_ms, |_, _, _| {}).await
+}
+
+async fn read_between<F: File>(
+    file: &F,
+    header: &SegmentHeader,
+    tail: Tail,
+    place: Place,
+    until_ms: u64,
     mut apply: impl FnMut(u64, Lsn, Record),
 ) -> Result<Scan, ReadError> {
     let Place { mut offset, position, from, .. } = place;
     let is_met = from.is_some_and(|from| from.is(&position));
     let mut reader = Reader { window: Window::new(file), header, position, is_met };
-    let mut records = 0;
+    let (mut records, mut later_ms) = (0, None);
     let torn = loop {
         let is_end = match tail {
             Tail::Sealed(sealed) => sealed.end_bytes == offset,
@@ -202,7 +230,11 @@ pub async fn read_from<F: File>(
             break None;
         }
         match reader.next(offset).await? {
-            Next::Group { bytes, records: group, chain } => {
+            Next::Group { unix_ms, .. } if unix_ms > until_ms => {
+                later_ms = Some(unix_ms);
+                break None;
+            }
+            Next::Group { bytes, records: group, chain, unix_ms: _ } => {
                 let after = Lsn(reader.position.next_lsn.0 + group.len() as u64);
                 if let Some(why) = reader.contradicts(from, Position { next_lsn: after, chain }) {
                     return Err(reader.corrupt(offset, why));
@@ -229,17 +261,18 @@ pub async fn read_from<F: File>(
     };
     let end = reader.position;
     if let Tail::Sealed(sealed) = tail
+        && later_ms.is_none()
         && !end.is(&Position { next_lsn: Lsn(sealed.last_lsn).next(), chain: sealed.chain })
     {
         let why = format!("MANIFEST says that it ends with LSN {}", sealed.last_lsn);
         return Err(reader.corrupt(offset, why));
     }
-    Ok(Scan { end, end_bytes: offset, records, torn, is_met: reader.is_met })
+    Ok(Scan { end, end_bytes: offset, records, torn, is_met: reader.is_met, later_ms })
 }
 
 enum Next {
     /// A good group.
-    Group { bytes: u64, records: Vec<Record>, chain: u32 },
+    Group { bytes: u64, records: Vec<Record>, chain: u32, unix_ms: u64 },
     /// Nothing was written here in this epoch; what is there instead of a group.
     Nothing(String),
     /// Something was written here, but not, or no longer, whole.
@@ -291,7 +324,10 @@ impl<F: File> Reader<'_, F> {
             return Ok(Next::Bad("a group that runs over the end of the file".into()));
         };
         Ok(match group::decode(&group, content) {
-            Ok(records) => Next::Group { bytes: bytes as u64, records, chain: group.chain_after },
+            Ok(records) => {
+                let (chain, unix_ms) = (group.chain_after, group.unix_ms);
+                Next::Group { bytes: bytes as u64, records, chain, unix_ms }
+            }
             Err((lsn, why)) => Next::Bad(format!("{why} in the record with LSN {}", lsn.0)),
         })
     }

@@ -1,0 +1,254 @@
+//! `backup.json`: what a backup is, and where each of its files lies.
+//!
+//! ```json
+//! {"crc32c": "1c2f9a03", "backup": { … }}
+//! ```
+//!
+//! The checksum covers the text of the inner object, byte for byte, as that of MANIFEST does.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+
+use super::Result;
+use crate::manifest::{MANIFEST_VERSION, Manifest};
+use crate::snapshot::parse_snapshot_name;
+use crate::wal::parse_segment_name;
+
+/// File name.
+pub const RECORD_NAME: &str = "backup.json";
+
+/// Version of the format.
+pub const VERSION: u32 = 1;
+
+/// What kind of backup it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Type {
+    /// It has all its files.
+    Full,
+    /// It needs its parent, and that one's parents.
+    Incremental,
+}
+
+impl fmt::Display for Type {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.pad(match self {
+            Self::Full => "Full",
+            Self::Incremental => "Incremental",
+        })
+    }
+}
+
+/// A file of a backup.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Stored {
+    /// Its name in the data directory.
+    pub name: String,
+    /// Its length.
+    pub bytes: u64,
+    /// Checksum of all of it.
+    pub crc32c: u32,
+    /// Checksum of its first block.
+    pub head_crc32c: u32,
+    /// The backup of the chain in whose directory it lies.
+    pub backup: String,
+}
+
+/// A backup.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Backup {
+    /// [`VERSION`].
+    pub version: u32,
+    /// Its name, and that of its directory.
+    pub id: String,
+    /// When it was made, Unix seconds.
+    pub timestamp: u64,
+    /// What kind.
+    pub backup_type: Type,
+    /// The backup that it adds to.
+    pub parent_id: Option<String>,
+    /// What its maker wanted to say.
+    pub description: String,
+    /// Bytes of the files that it adds.
+    pub size_bytes: u64,
+    /// Documents in it.
+    pub vector_count: u64,
+    /// Over the names, lengths and checksums of all its files, in hexadecimal.
+    pub checksum: String,
+    /// The state is that of this moment, Unix milliseconds.
+    pub cut_unix_ms: u64,
+    /// From this moment on its log can be cut at any other, Unix milliseconds.
+    pub earliest_unix_ms: u64,
+    /// MANIFEST of the state: every segment is complete.
+    pub manifest: Manifest,
+    /// All files of the state, MANIFEST excepted, by name.
+    pub files: Vec<Stored>,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Envelope {
+    crc32c: String,
+    backup: Box<RawValue>,
+}
+
+impl Backup {
+    /// The bytes of the file.
+    #[must_use]
+    pub fn encode(&self) -> Vec<u8> {
+        let text = serde_json::to_string_pretty(self).expect("plain data serializes");
+        let crc32c = format!("{:08x}", crc32c::crc32c(text.as_bytes()));
+        let backup = RawValue::from_string(text).expect("it was just serialized");
+        let mut bytes =
+            serde_json::to_vec(&Envelope { crc32c, backup }).expect("plain data serializes");
+        bytes.push(b'\n');
+        bytes
+    }
+
+    /// Reads the bytes of the file, trusting nothing.
+    ///
+    /// # Errors
+    /// What is wrong with them.
+    pub fn decode(bytes: &[u8]) -> Result<Self> {
+        let damaged = |why: &dyn fmt::Display| format!("{RECORD_NAME} is damaged: {why}");
+        let envelope: Envelope = serde_json::from_slice(bytes).map_err(|why| damaged(&why))?;
+        let text = envelope.backup.get();
+        if envelope.crc32c != format!("{:08x}", crc32c::crc32c(text.as_bytes())) {
+            return Err(damaged(&"bad checksum"));
+        }
+        #[derive(Deserialize)]
+        struct Version {
+            version: u32,
+        }
+        let Version { version } = serde_json::from_str(text).map_err(|why| damaged(&why))?;
+        if version != VERSION {
+            return Err(format!(
+                "the backup has format version {version}; this program reads version {VERSION}"
+            ));
+        }
+        let backup: Self = serde_json::from_str(text).map_err(|why| damaged(&why))?;
+        if backup.manifest.version != MANIFEST_VERSION {
+            return Err(format!(
+                "the backup is of a data directory of format version {}; this program reads \
+                 version {MANIFEST_VERSION}",
+                backup.manifest.version
+            ));
+        }
+        // Names become paths.
+        let ids = backup.files.iter().map(|file| &file.backup).chain(&backup.parent_id);
+        let is_bad = |name: &str| !name.split('/').all(is_plain) || name.split('/').count() > 2;
+        let bad = backup.files.iter().map(|file| &file.name).find(|name| is_bad(name));
+        match bad.or_else(|| ids.chain([&backup.id]).find(|id| !is_plain(id))) {
+            Some(name) => Err(damaged(&format_args!("`{name}` is no name"))),
+            None => Ok(backup),
+        }
+    }
+
+    /// The checksum over all files.
+    #[must_use]
+    pub fn checksum_of(files: &[Stored]) -> String {
+        let crc = files.iter().fold(0, |crc, file| {
+            let line = format!("{} {} {:08x}\n", file.name, file.bytes, file.crc32c);
+            crc32c::crc32c_append(crc, line.as_bytes())
+        });
+        format!("{crc:08x}")
+    }
+
+    /// The file of this name.
+    #[must_use]
+    pub fn file(&self, name: &str) -> Option<&Stored> {
+        self.files.iter().find(|file| file.name == name)
+    }
+
+    /// The files that lie in its own directory.
+    pub fn own_files(&self) -> impl Iterator<Item = &Stored> {
+        self.files.iter().filter(|file| file.backup == self.id)
+    }
+}
+
+impl Stored {
+    /// True if it belongs to the log or to a snapshot.
+    #[must_use]
+    pub fn is_of_a_shard(&self) -> bool {
+        parse_segment_name(&self.name).is_some() || parse_snapshot_name(&self.name).is_some()
+    }
+}
+
+/// True if a name can be that of a file or a backup, wherever it came from.
+#[must_use]
+pub fn is_plain(name: &str) -> bool {
+    let is_good = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-' | b'.');
+    !name.is_empty() && name.len() <= 128 && !name.starts_with('.') && name.bytes().all(is_good)
+}
+
+/// True if a name looks like that of a backup: `20260301-040506-0a1b`.
+#[must_use]
+pub fn is_id(name: &str) -> bool {
+    let lengths: Vec<usize> = name.split('-').map(str::len).collect();
+    lengths == [8, 6, 4] && name.bytes().all(|byte| byte.is_ascii_hexdigit() || byte == b'-')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn backup() -> Backup {
+        let stored = |name: &str| Stored {
+            name: name.into(),
+            bytes: 4096,
+            crc32c: 7,
+            head_crc32c: 8,
+            backup: "20260301-040506-0a1b".into(),
+        };
+        Backup {
+            version: VERSION,
+            id: "20260301-040506-0a1b".into(),
+            timestamp: 1_772_337_906,
+            backup_type: Type::Incremental,
+            parent_id: Some("20260301-030506-0a1c".into()),
+            description: "before \"it\"".into(),
+            size_bytes: 4096,
+            vector_count: 1,
+            checksum: "00000000".into(),
+            cut_unix_ms: 1_772_337_906_123,
+            earliest_unix_ms: 0,
+            manifest: Manifest {
+                version: MANIFEST_VERSION,
+                shards: 2,
+                dimension: 384,
+                distance: "cosine".into(),
+                epoch: u64::MAX,
+                snapshots: Vec::new(),
+                segments: Vec::new(),
+            },
+            files: vec![stored("wal_0000_00000001.wal"), stored("usage/state.snap")],
+        }
+    }
+
+    #[test]
+    fn decode_reverses_encode_and_every_flipped_bit_is_detected() {
+        let mut bytes = backup().encode();
+        assert_eq!(Backup::decode(&bytes), Ok(backup()));
+        let text = bytes.len() - 1;
+        for bit in 0..text * 8 {
+            bytes[bit / 8] ^= 1 << (bit % 8);
+            assert!(Backup::decode(&bytes).is_err(), "bit {bit}");
+            bytes[bit / 8] ^= 1 << (bit % 8);
+        }
+    }
+
+    #[test]
+    fn names_that_lead_elsewhere_are_refused() {
+        for name in ["../etc/passwd", "/etc/passwd", "a/b/c", "a//b", "", ".hidden", "usage/.."] {
+            let mut bad = backup();
+            bad.files[0].name = name.into();
+            assert!(Backup::decode(&bad.encode()).unwrap_err().contains("no name"), "{name}");
+        }
+        let mut bad = backup();
+        bad.parent_id = Some("..".into());
+        assert!(Backup::decode(&bad.encode()).is_err());
+    }
+}

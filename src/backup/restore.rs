@@ -1,0 +1,286 @@
+//! From a backup to a data directory, as the backup is or as it was at an earlier moment.
+//!
+//! Nothing in the target is touched before everything is written beside it, durable, its checksums
+//! compared and every shard opened for a trial. Then one takes the place of the other at once.
+
+use std::ffi::OsString;
+use std::fs::TryLockError;
+use std::io::ErrorKind;
+use std::path::Path;
+
+use super::log::cut;
+use super::progress::Progress;
+use super::record::{Backup, Stored};
+use super::storage::{Storage, write_file};
+use super::swap::Staged;
+use super::time::show;
+use super::verify::{Failed, Sums, chain, check_files, trial, view};
+use super::{Result, count::count, shards};
+use crate::disk::blocks;
+use crate::disk::view::{View, Viewed, run};
+use crate::manifest::{MANIFEST_NAME, Manifest, Snapshot};
+use crate::server::directory::{LOCK_NAME, Lock};
+use crate::snapshot::reader::contents;
+use crate::snapshot::{parse_snapshot_name, snapshot_name};
+use crate::types::ShardId;
+
+/// Which state.
+#[derive(Clone, Debug)]
+pub enum Point {
+    /// That of a backup.
+    Backup(String),
+    /// That of the end of this Unix second.
+    Second(u64),
+}
+
+/// What is asked for.
+#[derive(Clone, Debug)]
+pub struct Restore {
+    /// Which state.
+    pub point: Point,
+    /// Change nothing.
+    pub is_dry_run: bool,
+    /// What is in the target may go.
+    pub may_clear: bool,
+}
+
+/// What was restored, or would be.
+#[derive(Clone, Debug)]
+pub struct Restored {
+    /// From which backup.
+    pub id: String,
+    /// Documents.
+    pub vectors: u64,
+    /// Files.
+    pub files: usize,
+    /// Their bytes.
+    pub bytes: u64,
+    /// The target held other data, which is gone now, or would be.
+    pub is_replaced: bool,
+}
+
+/// Restores a data directory.
+///
+/// # Errors
+/// If there is no such backup or state, it is damaged, or the target is in use, not empty, or
+/// can't be written. The target is as it was then.
+pub fn restore(storage: &Storage, target: &Path, restore: &Restore) -> Result<Restored> {
+    let backup = choose(storage, &restore.point)?;
+    chain(storage, &backup.id)?;
+    check_unused(target)?;
+    let is_replaced = check_target(target, restore.may_clear)?;
+    if is_replaced && storage.is_in(target) {
+        return Err(format!(
+            "the backups are in {0}, which a restore would replace. Move them elsewhere, or \
+             restore to another directory with --data-dir PATH.",
+            target.display()
+        ));
+    }
+    let manifest = match restore.point {
+        Point::Backup(_) => backup.manifest.clone(),
+        Point::Second(second) => at(&view(storage, &backup)?, &backup, second)?,
+    };
+    let files = needed(&backup, &manifest);
+    let mut restored = Restored {
+        id: backup.id.clone(),
+        vectors: 0,
+        files: files.len(),
+        bytes: files.iter().map(|(_, bytes)| bytes).sum(),
+        is_replaced,
+    };
+    if restore.is_dry_run {
+        check_files(storage, files.iter().map(|(file, _)| *file))?;
+        restored.vectors = count(&cut_view(storage, &files)?, &manifest)?;
+        return Ok(restored);
+    }
+    let lock = target.is_dir().then(|| Lock::acquire(target)).transpose()?;
+    let staged = Staged::begin(target, &backup.id)?;
+    write(storage, staged.path(), &files, &manifest)?;
+    let mut written = View::default();
+    for (file, _) in files.iter().filter(|(file, _)| file.is_of_a_shard()) {
+        let opened = Viewed::open(&staged.path().join(&file.name), &file.name);
+        written.put(opened.map_err(|error| error.to_string())?);
+    }
+    restored.vectors = trial(&written, &manifest)?;
+    staged.finish()?;
+    drop(lock);
+    Ok(restored)
+}
+
+/// Looks whether a server has the target, and leaves no trace of that.
+fn check_unused(target: &Path) -> Result<()> {
+    let file = std::fs::File::open(target.join(LOCK_NAME)).ok();
+    match file.map(|file| file.try_lock()) {
+        Some(Err(TryLockError::WouldBlock)) => Err(format!(
+            "the data directory {} is in use by another server. Stop that one, or choose another \
+             directory with --data-dir PATH.",
+            target.display()
+        )),
+        _ => Ok(()),
+    }
+}
+
+/// True if there is data in the target that may be replaced.
+fn check_target(target: &Path, may_clear: bool) -> Result<bool> {
+    let shown = target.display();
+    if target.exists() && !target.is_dir() {
+        return Err(format!("{shown} is no directory. Choose another one with --data-dir PATH."));
+    }
+    let names: Vec<OsString> = match std::fs::read_dir(target) {
+        Err(error) if error.kind() == ErrorKind::NotFound => Vec::new(),
+        entries => entries
+            .and_then(|entries| entries.map(|entry| Ok(entry?.file_name())).collect())
+            .map_err(|error| format!("{shown} can't be listed: {error}"))?,
+    };
+    let count = names.iter().filter(|name| *name != LOCK_NAME).count();
+    if count > 0 && !may_clear {
+        return Err(format!(
+            "{shown} is not empty: it has {count} entries, which a restore would remove. Restore \
+             to another directory with --data-dir PATH; or, if they may go, say --allow-clear or \
+             set BACKUP_ALLOW_CLEAR=true."
+        ));
+    }
+    Ok(count > 0)
+}
+
+/// The backup to restore from.
+fn choose(storage: &Storage, point: &Point) -> Result<Backup> {
+    let second = match point {
+        Point::Backup(id) => return storage.load(id),
+        Point::Second(second) => *second,
+    };
+    let listed = storage.list()?;
+    for why in &listed.damaged {
+        tracing::warn!("{why}");
+    }
+    let end_ms = end_ms(second);
+    let has = |b: &&Backup| b.earliest_unix_ms <= end_ms && end_ms <= b.cut_unix_ms;
+    // The oldest of them has the least to read.
+    if let Some(backup) = listed.backups.iter().rev().find(has) {
+        return Ok(backup.clone());
+    }
+    let asked = show(second);
+    let shown = storage.shown();
+    if listed.backups.is_empty() {
+        return Err(format!("there are no backups in {shown}: say where with --backup-dir PATH."));
+    }
+    let range = |backup: &Backup| {
+        // Whole seconds.
+        let (from, to) = (backup.earliest_unix_ms / 1000, (backup.cut_unix_ms + 1) / 1000);
+        let to = to.saturating_sub(1).max(from);
+        format!("{} to {} ({from} to {to}), backup {}", show(from), show(to), backup.id)
+    };
+    let ranges: Vec<String> = listed.backups.iter().map(range).collect();
+    Err(format!(
+        "no backup in {shown} has the state of {asked} ({second}). What they have:\n  {}\nTake one \
+         of these moments, or a whole backup with --backup-id ID.",
+        ranges.join("\n  ")
+    ))
+}
+
+/// The last millisecond of a second.
+fn end_ms(second: u64) -> u64 {
+    second.saturating_mul(1000).saturating_add(999)
+}
+
+/// MANIFEST of the state at the end of a second: the logs are cut there, and the snapshots that
+/// know more are left out.
+fn at(view: &View, backup: &Backup, second: u64) -> Result<Manifest> {
+    let mut manifest =
+        Manifest { segments: Vec::new(), snapshots: Vec::new(), ..backup.manifest.clone() };
+    for shard in shards(&backup.manifest) {
+        let ours = backup.manifest.snapshots.iter().filter(|s| s.shard == shard.0);
+        let mut snapshots = Vec::new();
+        let log = cut(view, shard, &backup.manifest.segments, end_ms(second), |_, _| false)?;
+        for snapshot in ours {
+            let is_early = match log.end {
+                Some(end) if snapshot.next_lsn != end.next_lsn.0 => {
+                    snapshot.next_lsn < end.next_lsn.0 && !log.segments.is_empty()
+                }
+                // A group without records may be between the snapshot and the end of the log, or
+                // between that and the snapshot, and the log may not say when it was written.
+                _ => is_made_by(view, shard, snapshot, second)?,
+            };
+            if is_early {
+                snapshots.push(snapshot.clone());
+            }
+        }
+        let from_start = log.first.is_none_or(|first| first.start == crate::wal::Position::START);
+        let had_snapshots = backup.manifest.snapshots.iter().any(|s| s.shard == shard.0);
+        if snapshots.is_empty() && (!from_start || log.first.is_none() && had_snapshots) {
+            return Err(format!(
+                "backup {}: the log of shard {} does not go back to {}",
+                backup.id,
+                shard.0,
+                show(second)
+            ));
+        }
+        manifest.snapshots.extend(snapshots);
+        manifest.segments.extend(log.segments);
+    }
+    Ok(manifest)
+}
+
+fn is_made_by(view: &View, shard: ShardId, snapshot: &Snapshot, second: u64) -> Result<bool> {
+    let contents = run(contents(view, shard, snapshot.number));
+    let contents = contents.map_err(|error| error.to_string())?;
+    Ok(contents.header.unix_ms <= end_ms(second))
+}
+
+/// The files that a state needs, and how much of each.
+fn needed<'a>(backup: &'a Backup, manifest: &Manifest) -> Vec<(&'a Stored, u64)> {
+    let is_needed_snapshot = |name: &str| {
+        manifest.snapshots.iter().any(|snapshot| {
+            let shard = ShardId(snapshot.shard);
+            snapshot.files.iter().any(|&number| snapshot_name(shard, number) == name)
+        })
+    };
+    let needed = |file: &'a Stored| {
+        let segment = manifest.segments.iter().find(|segment| segment.file == file.name);
+        if let Some(sealed) = segment.and_then(|segment| segment.sealed) {
+            return Some((file, sealed.end_bytes.min(file.bytes)));
+        }
+        let is_snapshot = parse_snapshot_name(&file.name).is_some();
+        let is_needed = !file.is_of_a_shard() || is_snapshot && is_needed_snapshot(&file.name);
+        is_needed.then_some((file, file.bytes))
+    };
+    backup.files.iter().filter_map(needed).collect()
+}
+
+/// The files of the shards, as far as they are needed.
+fn cut_view(storage: &Storage, files: &[(&Stored, u64)]) -> Result<View> {
+    let mut view = View::default();
+    for (file, bytes) in files.iter().filter(|(file, _)| file.is_of_a_shard()) {
+        view.put(storage.open(file)?.cut(*bytes));
+    }
+    Ok(view)
+}
+
+/// Writes the files and MANIFEST, comparing checksums.
+fn write(
+    storage: &Storage,
+    directory: &Path,
+    files: &[(&Stored, u64)],
+    manifest: &Manifest,
+) -> Result<()> {
+    let progress = Progress::begin("restoring", files.iter().map(|(file, _)| file.bytes).sum());
+    for (file, bytes) in files {
+        let opened = storage.open(file)?;
+        write_file(directory, &file.name, |put| {
+            let (mut sums, mut rest) = (Sums::default(), *bytes);
+            opened
+                .read_all(|piece| -> std::result::Result<(), Failed> {
+                    sums.add(piece);
+                    progress.add(piece.len());
+                    let kept = rest.min(piece.len() as u64);
+                    rest -= kept;
+                    Ok(put(&piece[..kept as usize])?)
+                })
+                .map_err(String::from)?;
+            sums.check(file)
+        })?;
+    }
+    let mut bytes = manifest.encode();
+    bytes.resize(blocks(bytes.len()), b' ');
+    write_file(directory, MANIFEST_NAME, |put| put(&bytes))
+}

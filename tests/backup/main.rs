@@ -1,0 +1,201 @@
+//! The backup program on real files and real servers: what a backup holds, what a restore makes
+//! of it, and what is refused.
+
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test")]
+
+#[path = "../common/mod.rs"]
+mod common;
+
+mod chain;
+mod damage;
+mod hot;
+mod point;
+mod refusals;
+mod usage;
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use common::documents::{Change, Contents, Random, read};
+use common::{Client, Process, Settings, directory, runtime};
+use kyrodb::proto::SnapshotRequest;
+use tempfile::TempDir;
+
+/// Two shards, whose snapshots are taken only when they are asked for.
+const SETTINGS: Settings<'static> = &[
+    ("runtime.shards", "2"),
+    ("hnsw.distance", "euclidean"),
+    ("persistence.snapshot_interval_mutations", "1000000"),
+];
+
+/// Documents that random changes are about.
+const COUNT: u64 = 200;
+
+/// A data directory, backups of it, and room for what is restored.
+struct Place {
+    directory: TempDir,
+    random: Random,
+    contents: Contents,
+}
+
+impl Place {
+    fn new(seed: u64) -> Self {
+        let (random, contents) = (Random::new(seed, 0), Contents::new());
+        Self { directory: directory(), random, contents }
+    }
+
+    /// One whose data directory a server has made and left.
+    fn made(seed: u64, changes: usize) -> Self {
+        let mut place = Self::new(seed);
+        let process = Process::start(&place.data_dir(), SETTINGS);
+        place.change(&process, changes);
+        process.stop();
+        place
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.directory.path().join(name)
+    }
+
+    fn data_dir(&self) -> PathBuf {
+        self.path("data")
+    }
+
+    fn backup_dir(&self) -> PathBuf {
+        self.path("backups")
+    }
+
+    /// Makes random changes, each acknowledged.
+    fn change(&mut self, process: &Process, count: usize) {
+        runtime().block_on(async {
+            let mut client = process.client().await;
+            for _ in 0..count {
+                let change = Change::random(&mut self.random, 1, COUNT);
+                change.send(&mut client, &self.contents).await.unwrap();
+                change.apply(&mut self.contents);
+            }
+        });
+    }
+
+    /// The program, on the data directory and its backups.
+    fn command(&self, arguments: &[&str]) -> Command {
+        self.command_on(&self.data_dir(), arguments)
+    }
+
+    fn command_on(&self, data_dir: &Path, arguments: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_kyrodb_backup"));
+        command.arg("--backup-dir").arg(self.backup_dir());
+        command.args(arguments).arg("--data-dir").arg(data_dir);
+        command.env_remove("BACKUP_ALLOW_CLEAR").env_remove("KYRODB_DATA_DIR");
+        command
+    }
+
+    /// What it prints where it has to succeed.
+    fn run(&self, arguments: &[&str]) -> String {
+        succeeds(&mut self.command(arguments))
+    }
+
+    /// What it says where it has to fail.
+    fn fails(&self, arguments: &[&str]) -> String {
+        fails(&mut self.command(arguments))
+    }
+
+    /// Makes a backup; its id.
+    fn create(&self, arguments: &[&str]) -> String {
+        let printed = self.run(&[&["create"], arguments].concat());
+        let id = printed.lines().find_map(|line| line.strip_prefix("Backup ID: "));
+        id.unwrap_or_else(|| panic!("{printed}")).to_owned()
+    }
+
+    fn create_on(&self, parent: &str) -> String {
+        self.create(&["--incremental", "--reference", parent])
+    }
+
+    /// Restores to a new directory, and starts a server there.
+    fn restored(&self, name: &str, arguments: &[&str]) -> Process {
+        let target = self.path(name);
+        succeeds(&mut self.command_on(&target, &[&["restore"], arguments].concat()));
+        Process::start(&target, SETTINGS)
+    }
+
+    /// The backups as JSON, newest first.
+    fn list(&self) -> Vec<serde_json::Value> {
+        serde_json::from_str(&self.run(&["list", "--json"])).unwrap()
+    }
+
+    /// Where a file of a backup is.
+    fn file(&self, id: &str, prefix: &str) -> PathBuf {
+        let entries = std::fs::read_dir(self.backup_dir().join(id)).unwrap();
+        let mut paths: Vec<PathBuf> = entries.map(|entry| entry.unwrap().path()).collect();
+        paths.sort();
+        let is_it =
+            |path: &PathBuf| path.file_name().unwrap().to_string_lossy().starts_with(prefix);
+        paths.into_iter().find(is_it).unwrap_or_else(|| panic!("no {prefix}* in {id}"))
+    }
+}
+
+fn succeeds(command: &mut Command) -> String {
+    let output = command.output().unwrap();
+    assert_eq!(output.status.code(), Some(0), "{}", said(&output));
+    String::from_utf8(output.stdout).unwrap()
+}
+
+fn fails(command: &mut Command) -> String {
+    let output = command.output().unwrap();
+    assert_eq!(output.status.code(), Some(1), "{}", said(&output));
+    said(&output)
+}
+
+fn said(output: &Output) -> String {
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    text(&output.stderr) + &text(&output.stdout)
+}
+
+async fn snapshot(client: &mut Client) {
+    let answer = client.create_snapshot(SnapshotRequest::default()).await.unwrap().into_inner();
+    assert!(answer.success, "{answer:?}");
+}
+
+/// The documents that are stored under these ids.
+async fn bulk(client: &mut Client, ids: &[u64]) -> Contents {
+    let mut found = Contents::new();
+    for ids in ids.chunks(1_000) {
+        found.extend(read(client, ids).await);
+    }
+    found
+}
+
+/// A server has exactly these documents.
+fn assert_contents(process: &Process, contents: &Contents) {
+    let all: Vec<u64> = (1..=COUNT).collect();
+    let found = runtime().block_on(async { read(&mut process.client().await, &all).await });
+    for id in &all {
+        assert_eq!(found.get(id), contents.get(id), "document {id}");
+    }
+}
+
+fn assert_says(text: &str, parts: &[&str]) {
+    for part in parts {
+        assert!(text.contains(part), "does not say {part:?}:\n{text}");
+    }
+}
+
+/// All files below a directory, with what is in them.
+fn files(directory: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
+    let (mut open, mut files) = (vec![directory.to_owned()], BTreeMap::new());
+    while let Some(path) = open.pop() {
+        if path.is_dir() {
+            open.extend(std::fs::read_dir(&path).unwrap().map(|entry| entry.unwrap().path()));
+        } else {
+            files.insert(path.clone(), std::fs::read(&path).unwrap());
+        }
+    }
+    files
+}
+
+fn flip(path: &Path, offset: usize) {
+    let mut bytes = std::fs::read(path).unwrap();
+    bytes[offset] ^= 0x10;
+    std::fs::write(path, bytes).unwrap();
+}

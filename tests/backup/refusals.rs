@@ -1,0 +1,102 @@
+//! What a restore may not do: take a directory from a running server, or data that nobody has
+//! given up; and what a dry run does, which is nothing.
+
+use crate::common::{Process, runtime};
+use crate::{Place, SETTINGS, assert_contents, assert_says, files, snapshot, succeeds};
+
+#[test]
+fn a_directory_in_use_is_not_restored_to() {
+    let mut place = Place::made(12, 50);
+    let id = place.create(&[]);
+    let process = Process::start(&place.data_dir(), SETTINGS);
+    for more in [&[][..], &["--allow-clear"], &["--allow-clear", "--dry-run"]] {
+        let said = place.fails(&[&["restore", "--backup-id", &id], more].concat());
+        assert_says(&said, &["in use by another server", "Stop that one"]);
+    }
+    place.change(&process, 50);
+    process.stop();
+    let process = Process::start(&place.data_dir(), SETTINGS);
+    assert_contents(&process, &place.contents);
+    process.stop();
+}
+
+#[test]
+fn data_is_replaced_only_where_that_is_allowed() {
+    let mut place = Place::made(13, 100);
+    let id = place.create(&[]);
+    let contents = place.contents.clone();
+    let process = Process::start(&place.data_dir(), SETTINGS);
+    place.change(&process, 100);
+    runtime().block_on(async { snapshot(&mut process.client().await).await });
+    process.stop();
+    std::fs::write(place.data_dir().join("mine"), "a file of somebody's").unwrap();
+    let said = place.fails(&["restore", "--backup-id", &id]);
+    assert_says(&said, &["not empty", "--allow-clear", "BACKUP_ALLOW_CLEAR=true", "--data-dir"]);
+    let mut command = place.command(&["restore", "--backup-id", &id]);
+    crate::fails(command.env("BACKUP_ALLOW_CLEAR", "yes"));
+    let process = Process::start(&place.data_dir(), SETTINGS);
+    assert_contents(&process, &place.contents);
+    process.stop();
+
+    let printed = place.run(&["restore", "--backup-id", &id, "--allow-clear"]);
+    assert_says(&printed, &["Restored", &id, "held before is removed"]);
+    assert!(!place.data_dir().join("mine").exists());
+    let process = Process::start(&place.data_dir(), SETTINGS);
+    assert_contents(&process, &contents);
+    process.stop();
+    let mut command = place.command(&["restore", "--backup-id", &id]);
+    succeeds(command.env("BACKUP_ALLOW_CLEAR", "true"));
+    let process = Process::start(&place.data_dir(), SETTINGS);
+    assert_contents(&process, &contents);
+    process.stop();
+    // Directory, backups, and two logs of each server.
+    let names = std::fs::read_dir(place.directory.path()).unwrap();
+    let names: Vec<_> = names.map(|entry| entry.unwrap().file_name()).collect();
+    assert!(names.iter().all(|name| !name.to_string_lossy().starts_with('.')), "{names:?}");
+}
+
+#[test]
+fn an_empty_directory_needs_no_permission() {
+    let place = Place::made(14, 30);
+    let id = place.create(&[]);
+    let target = place.path("target");
+    std::fs::create_dir(&target).unwrap();
+    // As a server leaves it that has refused to start.
+    std::fs::write(target.join("LOCK"), "77\n").unwrap();
+    let process = place.restored("target", &["--backup-id", &id]);
+    assert_contents(&process, &place.contents);
+    process.stop();
+    // A restore would take the backups away that it restores from.
+    let inside = place.path("inside");
+    std::fs::create_dir(&inside).unwrap();
+    std::fs::rename(place.backup_dir(), inside.join("backups")).unwrap();
+    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_kyrodb_backup"));
+    command.args(["restore", "--allow-clear", "--backup-id", &id, "--data-dir"]).arg(&inside);
+    let said = crate::fails(command.arg("--backup-dir").arg(inside.join("backups")));
+    assert_says(&said, &["the backups are in", "Move them elsewhere"]);
+    std::fs::rename(inside.join("backups"), place.backup_dir()).unwrap();
+    std::fs::write(place.path("file"), "").unwrap();
+    let restore = ["restore", "--backup-id", &id];
+    let said = crate::fails(&mut place.command_on(&place.path("file"), &restore));
+    assert_says(&said, &["is no directory"]);
+}
+
+#[test]
+fn a_dry_run_changes_nothing_and_sees_what_a_restore_would() {
+    let place = Place::made(15, 80);
+    let id = place.create(&[]);
+    let before = files(place.directory.path());
+    let arguments = ["restore", "--backup-id", &id, "--dry-run"];
+    assert_says(&place.fails(&arguments), &["not empty"]);
+    let printed = place.run(&[&arguments[..], &["--allow-clear"]].concat());
+    let vectors = format!("{} vectors", place.contents.len());
+    let parts = ["Would restore", &id, &vectors, "would be removed", "Nothing was changed"];
+    assert_says(&printed, &parts);
+    let target = place.path("target");
+    succeeds(&mut place.command_on(&target, &arguments));
+    assert!(!target.exists());
+    assert!(files(place.directory.path()) == before);
+    crate::flip(&place.file(&id, "wal_0000"), 4_200);
+    let said = crate::fails(&mut place.command_on(&target, &arguments));
+    assert_says(&said, &["wal_0000", "bad checksum"]);
+}
