@@ -2,25 +2,11 @@
 //! else stops the start, and nothing is dropped in silence.
 
 use std::os::unix::fs::FileExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use crate::common::documents::query;
 use crate::common::{Process, directory, get, metric_sum, runtime};
-use crate::{SETTINGS, assert_says, made, segments};
-
-const BLOCK: u64 = 4_096;
-
-/// Documents in a directory, and the one shard they are in: every insert is a group of its own.
-const COUNT: u64 = 20;
-const ONE_SHARD: &[(&str, &str)] = &[("runtime.shards", "1")];
-
-fn flip(path: &Path, offset: u64) {
-    let file = std::fs::OpenOptions::new().read(true).write(true).open(path).unwrap();
-    let mut byte = [0];
-    file.read_exact_at(&mut byte, offset).unwrap();
-    file.write_all_at(&[byte[0] ^ 0x10], offset).unwrap();
-    file.sync_all().unwrap();
-}
+use crate::{BLOCK, COUNT, ONE_SHARD, SETTINGS, assert_says, flip, made, name, segments};
 
 /// Documents that a server on this directory has, of 1 to [`COUNT`].
 fn stored(process: &Process) -> Vec<u64> {
@@ -34,10 +20,6 @@ fn stored(process: &Process) -> Vec<u64> {
         }
         stored
     })
-}
-
-fn name(path: &Path) -> String {
-    path.file_name().unwrap().to_string_lossy().into_owned()
 }
 
 #[test]

@@ -14,6 +14,7 @@ mod shutdown;
 mod snapshots;
 mod verify;
 
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use common::{Client, Process, Settings, insert, runtime, vector};
@@ -22,6 +23,13 @@ use common::{Client, Process, Settings, insert, runtime, vector};
 const SETTINGS: Settings<'static> = &[("runtime.shards", "2")];
 
 const DIMENSION: usize = 8;
+
+/// Bytes in a block of the log.
+const BLOCK: u64 = 4_096;
+
+/// Documents in a directory, and the one shard they are in: every insert is a group of its own.
+const COUNT: u64 = 20;
+const ONE_SHARD: Settings<'static> = &[("runtime.shards", "1")];
 
 /// Stores the documents 1 to `count`, each acknowledged.
 async fn store(client: &mut Client, count: u64) {
@@ -47,6 +55,20 @@ fn segments(data_dir: &Path) -> Vec<PathBuf> {
     let mut segments: Vec<PathBuf> = entries.filter(is_segment).collect();
     segments.sort();
     segments
+}
+
+/// Flips a bit of a file.
+fn flip(path: &Path, offset: u64) {
+    let file = std::fs::OpenOptions::new().read(true).write(true).open(path).unwrap();
+    let mut byte = [0];
+    file.read_exact_at(&mut byte, offset).unwrap();
+    file.write_all_at(&[byte[0] ^ 0x10], offset).unwrap();
+    file.sync_all().unwrap();
+}
+
+/// The name of a file in its directory.
+fn name(path: &Path) -> String {
+    path.file_name().unwrap().to_string_lossy().into_owned()
 }
 
 fn assert_says(text: &str, parts: &[&str]) {

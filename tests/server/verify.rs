@@ -8,11 +8,7 @@ use std::process::Command;
 use std::time::SystemTime;
 
 use crate::common::{Process, directory, runtime};
-use crate::{SETTINGS, assert_says, made, segments, store};
-
-const BLOCK: u64 = 4_096;
-const COUNT: u64 = 20;
-const ONE_SHARD: &[(&str, &str)] = &[("runtime.shards", "1")];
+use crate::{BLOCK, COUNT, ONE_SHARD, SETTINGS, assert_says, flip, made, name, segments, store};
 
 /// Runs it: exit code, standard output, standard error.
 fn run(data_dir: &Path, more: &[&str]) -> (i32, String, String) {
@@ -43,18 +39,6 @@ fn state(data_dir: &Path) -> State {
         state.insert(name, (std::fs::read(&path).unwrap(), changed(&path)));
     }
     state
-}
-
-fn flip(path: &Path, offset: u64) {
-    let file = std::fs::OpenOptions::new().read(true).write(true).open(path).unwrap();
-    let mut byte = [0];
-    file.read_exact_at(&mut byte, offset).unwrap();
-    file.write_all_at(&[byte[0] ^ 0x10], offset).unwrap();
-    file.sync_all().unwrap();
-}
-
-fn name(path: &Path) -> String {
-    path.file_name().unwrap().to_string_lossy().into_owned()
 }
 
 /// The words of the table's line for a file.
