@@ -302,6 +302,7 @@ impl Shard {
         self.counters.is_fenced.store(true, Ordering::Relaxed);
         let error = Error::Internal("internal server panic".into());
         self.fail_writes(&error);
+        self.snapshots.refuse(&error);
         self.is_staging_batch.set(false);
         self.log_moved.wake();
         for request in self.deferred.take() {

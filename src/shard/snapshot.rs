@@ -140,6 +140,13 @@ impl Snapshots {
         self.asked.borrow_mut().push(reply);
     }
 
+    /// Refuses the snapshots that were asked for and have not begun.
+    pub(super) fn refuse(&self, error: &Error) {
+        for reply in self.asked.take() {
+            reply.send(Err(error.clone()));
+        }
+    }
+
     /// True if a snapshot will be due once the shard has been quiet for a while.
     pub(super) fn waits_for_quiet(&self, engine: &Engine) -> bool {
         let share = (engine.live_count() as f64 * QUIET_SHARE) as u64;
@@ -215,6 +222,8 @@ impl Shard {
             }
             shard.snapshots.is_running.set(false);
             shard.snapshots.ended.raise();
+            // Another one may have been asked for meanwhile.
+            core.upkeep.raise();
             for reply in asked {
                 reply.send(taken.clone());
             }
