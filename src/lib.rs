@@ -16,6 +16,7 @@
 //! | [`graph`], [`store`], [`kernels`] | HNSW, documents by slot, distances |
 //! | [`wal`], [`snapshot`], [`manifest`] | the log, what it came to, and which files are the state |
 //! | [`verify`] | checks the log of a directory that no server uses, and tells all that is wrong |
+//! | [`repair`] | inspects such a directory as a whole, repairs it, gives it other shards |
 //! | [`disk`] | the only door to storage: O_DIRECT, read-only, or simulated |
 //! | [`observe`], [`status`] | counters that take no lock; health, metrics and HTTP made of them |
 //! | [`types`], [`error`] | ids and positions; errors by what the caller must do |
@@ -44,6 +45,7 @@ pub mod kernels;
 pub mod manifest;
 pub mod observe;
 pub mod proto;
+pub mod repair;
 pub mod router;
 mod sabotage;
 pub mod server;

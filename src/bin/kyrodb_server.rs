@@ -1,19 +1,20 @@
 //! The server program: arguments → configuration → server → exit code.
 
-use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, mpsc};
 
 use clap::Parser;
-use indicatif::{ProgressBar, ProgressStyle};
 use kyrodb::config::{self, Config, LogFormat, Overrides};
 use kyrodb::demo;
-use kyrodb::server::{self, Listeners, Server};
+use kyrodb::server::{Listeners, Server};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::writer::BoxMakeWriter;
+
+#[path = "kyrodb_server/check.rs"]
+mod check;
 
 /// A vector database for people who answer for the 99th percentile.
 #[derive(Parser)]
@@ -48,18 +49,33 @@ struct Arguments {
     #[arg(long, conflicts_with_all = ["demo", "generate_config"])]
     verify_wal: bool,
 
-    /// With --verify-wal: print the report as JSON
-    #[arg(long, requires = "verify_wal")]
+    /// Check the whole data directory: its files as --verify-wal does, then every shard's graph
+    /// and documents. Changes nothing; exit codes as for --verify-wal
+    #[arg(long, conflicts_with_all = ["demo", "generate_config", "verify_wal"])]
+    verify: bool,
+
+    /// With --verify: make the directory usable again, say exactly what is lost, and put the files
+    /// of before into `quarantine/` there. Exit codes: 0 nothing was lost, 1 something was, 2 not
+    /// repaired
+    #[arg(long, requires = "verify")]
+    repair: bool,
+
+    /// With --verify-wal or --verify: print the report as JSON
+    #[arg(long)]
     json: bool,
 }
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    if arguments.verify_wal {
-        return verify_wal(arguments).unwrap_or_else(|message| {
+    if arguments.verify_wal || arguments.verify {
+        return check::run(arguments).unwrap_or_else(|message| {
             eprintln!("kyrodb_server: {message}");
             ExitCode::from(2)
         });
+    }
+    if arguments.json {
+        eprintln!("kyrodb_server: --json goes with --verify-wal or --verify");
+        return ExitCode::from(2);
     }
     match run(arguments) {
         Ok(code) => code,
@@ -107,44 +123,6 @@ fn run(arguments: Arguments) -> Result<ExitCode, String> {
     let signal = signals.wait();
     tracing::info!("{signal}: shutting down");
     Ok(if server.shut_down() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
-}
-
-/// Checks the log of a data directory, and prints what was found.
-fn verify_wal(arguments: Arguments) -> Result<ExitCode, String> {
-    // A configuration that a server would refuse is no reason to check nothing.
-    let directory = match arguments.data_dir {
-        Some(directory) => directory,
-        None => {
-            let overrides = Overrides { file: arguments.config, ..Overrides::default() };
-            let config = config::load(&overrides, std::env::vars_os());
-            config.map_err(|faults| faults.join("\n  "))?.persistence.data_dir
-        }
-    };
-    // It draws nothing where standard error is no terminal.
-    let bar = ProgressBar::no_length();
-    let style = ProgressStyle::with_template("checking {bar:40} {pos}/{len} {msg}");
-    bar.set_style(style.map_err(|error| error.to_string())?);
-    let report = server::verify(&directory, &mut |file, done, total| {
-        bar.set_length(total as u64);
-        bar.set_position(done as u64);
-        bar.set_message(file.to_owned());
-    });
-    bar.finish_and_clear();
-    let report = report?;
-    let text = if arguments.json {
-        let json = serde_json::to_string_pretty(&report).map_err(|error| error.to_string())?;
-        format!("{json}\n")
-    } else {
-        report.to_string()
-    };
-    // Who reads only the first lines, as with `| head`, has seen enough.
-    match std::io::stdout().write_all(text.as_bytes()) {
-        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
-            return Err(format!("the report can't be written: {error}"));
-        }
-        _ => {}
-    }
-    Ok(if report.is_clean { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 /// SIGTERM and SIGINT, from the first moment on.

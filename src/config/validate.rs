@@ -272,10 +272,6 @@ impl Config {
             (self.auth.enabled, "auth.enabled: API keys"),
             (self.rate_limit.enabled, "rate_limit.enabled: rate limits"),
             (self.server.tls.enabled, "server.tls.enabled: TLS"),
-            (
-                self.persistence.recovery_mode == RecoveryMode::BestEffort,
-                "persistence.recovery_mode: best_effort recovery",
-            ),
         ];
         for (is_set, what) in missing {
             faults.unless(!is_set, || format!("{what} can't be switched on in this version yet"));

@@ -9,6 +9,7 @@
 //!
 //! A disk is one flat directory. All offsets and lengths are whole blocks.
 
+pub mod blocking;
 pub mod direct;
 #[cfg(test)]
 pub mod faults;

@@ -1,5 +1,6 @@
 //! One suite for both disks: what the log builds on must hold on the real one and the simulated.
 
+use super::blocking::BlockingDisk;
 use super::direct::DirectDisk;
 use super::sim::{Crash, SimDisk, run};
 use super::*;
@@ -66,6 +67,13 @@ async fn conformance<D: Disk>(disk: D) {
 #[test]
 fn the_simulated_disk_conforms() {
     run(conformance(SimDisk::default()));
+}
+
+#[test]
+fn the_blocking_disk_conforms() {
+    let binary = std::env::current_exe().unwrap();
+    let directory = tempfile::tempdir_in(binary.parent().unwrap()).unwrap();
+    run(conformance(BlockingDisk::new(directory.path())));
 }
 
 #[test]

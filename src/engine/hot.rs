@@ -51,6 +51,11 @@ impl HotTier {
         self.queue.push_back(Entry { slot, born });
     }
 
+    /// Where its documents are, and when they were written.
+    pub(super) fn entries(&self) -> impl Iterator<Item = (Slot, Lsn)> {
+        self.queue.iter().map(|entry| (entry.slot, entry.born))
+    }
+
     pub(super) fn front(&self) -> Option<Entry> {
         self.queue.front().copied()
     }

@@ -20,6 +20,7 @@ mod hot;
 pub mod read;
 pub mod recover;
 pub mod restore;
+pub mod salvage;
 #[cfg(test)]
 mod snapshot_tests;
 #[cfg(test)]

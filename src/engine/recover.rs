@@ -126,7 +126,10 @@ fn position(snapshot: &Snapshot) -> Position {
 }
 
 /// Brings back what a snapshot holds.
-async fn restore<D: Disk>(
+///
+/// # Errors
+/// If the disk fails, or the snapshot is not as it was written.
+pub async fn restore<D: Disk>(
     disk: &D,
     shard: ShardId,
     snapshot: &Snapshot,
@@ -204,11 +207,7 @@ impl<F: FnMut()> Replay<F> {
             self.problem = Some(format!("the log begins with LSN {} before any document", lsn.0));
             return;
         };
-        let mut done = engine.apply(lsn, record);
-        while !done {
-            done = engine.apply_more();
-        }
-        engine.drop_dead();
+        engine.apply_all(lsn, record);
         (self.on_record)();
     }
 }

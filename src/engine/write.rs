@@ -284,7 +284,7 @@ impl Engine {
         }
     }
 
-    fn count_dead(&mut self, former: Option<crate::types::Slot>) {
+    pub(super) fn count_dead(&mut self, former: Option<crate::types::Slot>) {
         let linked = former.is_some_and(|slot| self.graph.level(slot).is_some());
         self.dead_linked += usize::from(linked);
     }

@@ -37,6 +37,12 @@ impl Metric {
         }
     }
 
+    /// The metric of a config word.
+    #[must_use]
+    pub fn of_word(word: &str) -> Option<Self> {
+        [Self::Cosine, Self::InnerProduct, Self::Euclidean].into_iter().find(|m| m.word() == word)
+    }
+
     /// What a client sees for this distance; larger is nearer.
     #[must_use]
     pub fn score(self, distance: f32) -> f32 {

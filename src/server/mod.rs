@@ -8,8 +8,10 @@
 
 pub(crate) mod directory;
 mod open;
+mod repair;
 mod verify;
 
+pub use self::repair::{Whole, repair_directory, verify_whole};
 pub use self::verify::verify;
 
 use std::net::{TcpListener, ToSocketAddrs};

@@ -6,7 +6,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::directory::Lock;
-use crate::config::{Config, FsyncPolicy};
+use super::repair::{repair_locked, reshard_as_asked};
+use crate::config::{Config, FsyncPolicy, RecoveryMode};
 use crate::disk::space::Room;
 use crate::engine::{self, Capacity};
 use crate::graph;
@@ -22,8 +23,10 @@ use crate::shard::pulse::{Activity, Heart, Pulse};
 use crate::shard::reply::{Reply, single};
 use crate::shard::request::Request;
 use crate::shard::snapshot::Due;
+use crate::snapshot::parse_snapshot_name;
 use crate::status::health::Health;
 use crate::types::ShardId;
+use crate::wal::parse_segment_name;
 
 /// Messages that a core may have waiting.
 const MAILBOX_CAPACITY: usize = 8_192;
@@ -91,32 +94,55 @@ pub(super) fn bring_up(
     let room = Room::of(&persistence.data_dir).map_err(|error| error.to_string())?;
     observed.space.set_reserve(room.reserve(persistence.disk_reserve_bytes));
     observed.space.set_available(room.available);
-    let opening = Opening { config, observed, health, cores: placement.cores.len() };
-    let (cores, activity) = start_cores(config, placement, io_memory_bytes, observed)?;
-    match runtime.block_on(opening.open(&cores, &activity)) {
-        Ok(started) => {
-            health.watch(cores.hearts());
-            Ok((cores, started, lock))
-        }
-        Err(why) if why.is_damage && persistence.allow_fresh_start_on_recovery_failure => {
-            cores.stop();
-            let (lock, aside) = lock.start_afresh(&persistence.data_dir)?;
-            tracing::error!(
-                "the data directory could not be opened and was moved to {}: {}",
-                aside.display(),
-                why.what
+    let attempt = || -> Result<(Cores, Started), Refusal> {
+        if let Some(done) = reshard_as_asked(config)? {
+            let (before, documents) = (done.before, done.documents);
+            tracing::info!(
+                before,
+                after = config.runtime.shards,
+                documents,
+                "shards were made anew"
             );
-            let (cores, activity) = start_cores(config, placement, io_memory_bytes, observed)?;
-            let started = runtime.block_on(opening.open(&cores, &activity));
-            let started = started.map_err(|why| why.what)?;
-            health.watch(cores.hearts());
-            Ok((cores, started, lock))
         }
-        Err(why) => {
-            cores.stop();
-            Err(if why.is_damage { way_out(&why.what, &persistence.data_dir) } else { why.what })
+        let opening = Opening { config, observed, health, cores: placement.cores.len() };
+        let (cores, activity) =
+            start_cores(config, placement, io_memory_bytes, observed).map_err(Refusal::other)?;
+        match runtime.block_on(opening.open(&cores, &activity)) {
+            Ok(started) => {
+                health.watch(cores.hearts());
+                Ok((cores, started))
+            }
+            Err(why) => {
+                cores.stop();
+                Err(why)
+            }
         }
-    }
+    };
+    let directory = &persistence.data_dir;
+    let why = match attempt() {
+        Ok((cores, started)) => return Ok((cores, started, lock)),
+        Err(why) if why.is_damage => why.what,
+        Err(why) => return Err(why.what),
+    };
+    let lock = if persistence.recovery_mode == RecoveryMode::BestEffort {
+        tracing::error!("the data directory could not be opened and is repaired: {why}");
+        match repair_locked(directory, config)? {
+            Some(repaired) => {
+                repaired.to_string().lines().for_each(|line| tracing::error!("{line}"))
+            }
+            None => return Err(way_out(&why, directory)),
+        }
+        lock
+    } else if persistence.allow_fresh_start_on_recovery_failure {
+        let (lock, aside) = lock.start_afresh(directory)?;
+        let aside = aside.display();
+        tracing::error!("the data directory could not be opened and was moved to {aside}: {why}");
+        lock
+    } else {
+        return Err(way_out(&why, directory));
+    };
+    let (cores, started) = attempt().map_err(|why| why.what)?;
+    Ok((cores, started, lock))
 }
 
 fn way_out(what: &str, directory: &Path) -> String {
@@ -124,7 +150,8 @@ fn way_out(what: &str, directory: &Path) -> String {
     format!(
         "the data directory {shown} can't be opened; nothing in it is lost:\n  {what}\n\
          Ways out: see all that is damaged with `kyrodb_server --data-dir {shown} --verify-wal`; \
-         restore the directory with `kyrodb_backup restore`; or start with an empty one and keep this one beside \
+         restore the directory with `kyrodb_backup restore`; make it usable again, and be told what \
+         is lost, with `kyrodb_server --data-dir {shown} --verify --repair`; or start with an empty one and keep this one beside \
          it, with persistence.allow_fresh_start_on_recovery_failure = true.",
     )
 }
@@ -214,6 +241,7 @@ impl Opening<'_> {
             manifest.snapshots.extend(shard.snapshots);
         }
         let (dimension, shards) = (manifest.dimension as usize, manifest.shards);
+        unused.extend(self.of_no_shard(shards)?);
         let is_new = |segment: &&Segment| segment.sealed.is_some() && !was_sealed(segment);
         let complete: Vec<(String, u64)> = manifest
             .segments
@@ -258,13 +286,6 @@ impl Opening<'_> {
                  directory."
             )));
         }
-        let (found, asked) = (manifest.shards as usize, config.runtime.shards);
-        if asked != 0 && found != asked {
-            return Err(Refusal::other(format!(
-                "the data directory {directory} was made with {found} shards; runtime.shards asks \
-                 for {asked}. Set it to {found} or 0, or choose another directory."
-            )));
-        }
         if manifest.shards == 0 {
             return Err(Refusal::damage("MANIFEST says that there are no shards"));
         }
@@ -303,12 +324,26 @@ impl Opening<'_> {
         })
     }
 
+    /// Files of shards that the directory no longer has: it was given fewer, and the process died
+    /// before they were removed.
+    fn of_no_shard(&self, shards: u32) -> Result<Vec<String>, Refusal> {
+        let entries = std::fs::read_dir(&self.config.persistence.data_dir)
+            .map_err(|error| Refusal::other(error.to_string()))?;
+        let names = entries.flatten().map(|entry| entry.file_name().to_string_lossy().into_owned());
+        let is_left = |name: &String| {
+            let place = parse_segment_name(name).or_else(|| parse_snapshot_name(name));
+            place.is_some_and(|(shard, _)| shard.0 >= shards)
+        };
+        Ok(names.filter(is_left).collect())
+    }
+
     async fn open_shards(
         &self,
         cores: &Cores,
         manifest: &Manifest,
     ) -> Result<Vec<Opened>, Refusal> {
-        let params = self.engine_params(manifest);
+        let params =
+            engine_params(self.config, manifest.dimension as usize, manifest.shards as usize);
         let mut waiting = Vec::new();
         for shard in (0..manifest.shards).map(ShardId) {
             let core = &cores.handles[shard.0 as usize % cores.handles.len()];
@@ -330,23 +365,6 @@ impl Opening<'_> {
             opened.push(answer?);
         }
         Ok(opened)
-    }
-
-    fn engine_params(&self, manifest: &Manifest) -> engine::Params {
-        let config = self.config;
-        let hnsw = &config.hnsw;
-        let documents_max = if hnsw.max_elements == 0 { usize::MAX } else { hnsw.max_elements };
-        engine::Params {
-            metric: hnsw.distance.into(),
-            dimension: manifest.dimension as usize,
-            graph: graph::Params {
-                m: hnsw.m,
-                ef_construction: hnsw.ef_construction,
-                seed: hnsw.seed,
-            },
-            hot_documents_max: (2 * config.cache.capacity).div_ceil(manifest.shards as usize),
-            capacity: Arc::new(Capacity::new(documents_max)),
-        }
     }
 
     /// What was read from the log is found by scanning it, until it is linked. Waits until the
@@ -374,8 +392,21 @@ impl Opening<'_> {
     }
 }
 
+/// What shapes a shard, where there are so many.
+pub(super) fn engine_params(config: &Config, dimension: usize, shards: usize) -> engine::Params {
+    let hnsw = &config.hnsw;
+    let documents_max = if hnsw.max_elements == 0 { usize::MAX } else { hnsw.max_elements };
+    engine::Params {
+        metric: hnsw.distance.into(),
+        dimension,
+        graph: graph::Params { m: hnsw.m, ef_construction: hnsw.ef_construction, seed: hnsw.seed },
+        hot_documents_max: (2 * config.cache.capacity).div_ceil(shards),
+        capacity: Arc::new(Capacity::new(documents_max)),
+    }
+}
+
 /// Another generation of the writer: the upper half can't be guessed, the lower one counts.
-fn next_epoch(epoch: u64) -> u64 {
+pub(super) fn next_epoch(epoch: u64) -> u64 {
     let random = RandomState::new().hash_one(std::process::id()) >> 32;
     random << 32 | u64::from((epoch as u32).wrapping_add(1))
 }

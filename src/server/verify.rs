@@ -2,10 +2,9 @@
 
 use std::path::Path;
 
-use futures_util::FutureExt;
-
 use super::directory::Look;
 use crate::disk::read_only::ReadOnlyDisk;
+use crate::disk::view::run;
 use crate::verify::{self, Progress, Report};
 
 /// Checks the logs in `directory`, and changes nothing there. No server can start in it meanwhile.
@@ -14,13 +13,22 @@ use crate::verify::{self, Progress, Report};
 /// If nothing could be checked, and why: no such directory, nothing in it, a server that uses it.
 pub fn verify(directory: &Path, progress: Progress<'_>) -> Result<Report, String> {
     let look = Look::take(directory)?;
-    let disk = ReadOnlyDisk::new(directory);
-    let verified = verify::verify(&disk, progress).now_or_never();
-    let verified = verified.expect("reads of this disk block and never wait");
-    let report = verified.map_err(|error| error.to_string())?.ok_or_else(|| {
-        let shown = directory.display();
-        format!("{shown} is no data directory: there is no MANIFEST, log segment or snapshot")
-    })?;
+    let report = check_files(directory, progress)?;
     look.end()?;
     Ok(report)
+}
+
+/// The same where nobody else comes in between.
+pub(super) fn check_files(directory: &Path, progress: Progress<'_>) -> Result<Report, String> {
+    let disk = ReadOnlyDisk::new(directory);
+    let verified = run(verify::verify(&disk, progress));
+    verified.map_err(|error| error.to_string())?.ok_or_else(|| {
+        let shown = directory.display();
+        format!("{shown} is no data directory: there is no MANIFEST, log segment or snapshot")
+    })
+}
+
+/// Makes the names in a directory durable.
+pub(super) fn sync_directory(directory: &Path) -> std::io::Result<()> {
+    std::fs::File::open(directory)?.sync_all()
 }

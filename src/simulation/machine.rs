@@ -20,8 +20,8 @@ use crate::wal::{Prepared, Writer, segment_name};
 
 pub(super) const SHARDS: u32 = 2;
 
-/// Ids of documents in each shard.
-const IDS: u64 = 60;
+/// Ids of documents.
+const IDS: u64 = 120;
 
 /// Short segments are left often.
 const SEGMENT_BYTES: u64 = 24 * BLOCK as u64;
@@ -286,7 +286,8 @@ impl Node {
         segments.push(Segment { shard: id.0, number, file, sealed: None });
         let seed = epoch ^ u64::from(id.0) << 20;
         let known = Known { acknowledged: model.clone(), under_way: None };
-        let pair = Pair { engine, model, random: Random(seed), records: [].into() };
+        let home = (id, SHARDS);
+        let pair = Pair { engine, model, random: Random(seed), records: [].into(), home };
         let node = Self {
             id,
             pair,

@@ -13,6 +13,7 @@
 
 mod damage;
 mod machine;
+mod repair_tests;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;

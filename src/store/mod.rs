@@ -26,7 +26,7 @@ use self::arena::{Arena, SLOTS_MAX};
 pub use self::ids::Index;
 use self::ids::{Ids, Slots};
 use self::payload::Payload;
-pub use self::saved::Changed;
+pub use self::saved::{Changed, payloads, values};
 pub use self::vectors::{LINE_VALUES, Vectors};
 use crate::types::{DocId, Lsn, Slot};
 

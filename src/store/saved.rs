@@ -121,23 +121,11 @@ impl Store {
     /// # Errors
     /// If the bytes are no block of metadata.
     pub fn restore_payloads(&mut self, start: u32, bytes: &[u8]) -> Result<(), String> {
-        let ends_bytes = PAYLOADS_IN_BLOCK as usize * size_of::<u32>();
-        let (ends, bytes) = bytes.split_at_checked(ends_bytes).ok_or("a block that is cut off")?;
-        let ends: Vec<u32> = values(ends);
-        if !ends.is_sorted() || ends.last().copied() != Some(bytes.len() as u32) {
-            return Err("a block of metadata whose ends are not in order".into());
-        }
-        let block: Arc<[u8]> = bytes.into();
-        let mut from = 0;
-        for (slot, end) in (start..).map(Slot).zip(ends) {
-            if end > from {
-                if end - from < size_of::<u16>() as u32 {
-                    return Err(format!("the metadata of slot {} is too short", slot.0));
-                }
+        for (slot, payload) in (start..).map(Slot).zip(payloads(bytes)?) {
+            if payload.is_some() {
                 self.reserve_payload(slot);
-                *self.payload_cell_mut(slot) = Some(Payload::part(&block, from..end));
+                *self.payload_cell_mut(slot) = payload;
             }
-            from = end;
         }
         Ok(())
     }
@@ -212,7 +200,28 @@ impl Store {
     }
 }
 
+/// The metadata in a block of [`Store::saved_payloads`], slot by slot.
+///
+/// # Errors
+/// If the bytes are no such block.
+pub fn payloads(bytes: &[u8]) -> Result<Vec<Option<Payload>>, String> {
+    let ends_bytes = PAYLOADS_IN_BLOCK as usize * size_of::<u32>();
+    let (ends, bytes) = bytes.split_at_checked(ends_bytes).ok_or("a block that is cut off")?;
+    let ends: Vec<u32> = values(ends);
+    if !ends.is_sorted() || ends.last().copied() != Some(bytes.len() as u32) {
+        return Err("a block of metadata whose ends are not in order".into());
+    }
+    let block: Arc<[u8]> = bytes.into();
+    let starts = std::iter::once(0).chain(ends.iter().copied());
+    let part = |(index, (start, end)): (usize, (u32, u32))| match end - start {
+        0 => Ok(None),
+        1 => Err(format!("metadata number {index} of a block is too short")),
+        _ => Ok(Some(Payload::part(&block, start..end))),
+    };
+    starts.zip(ends.iter().copied()).enumerate().map(part).collect()
+}
+
 /// Bytes as values, wherever they lie in memory.
-fn values<T: bytemuck::AnyBitPattern>(bytes: &[u8]) -> Vec<T> {
+pub fn values<T: bytemuck::AnyBitPattern>(bytes: &[u8]) -> Vec<T> {
     bytes.chunks_exact(size_of::<T>()).map(bytemuck::pod_read_unaligned).collect()
 }

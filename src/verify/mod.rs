@@ -30,7 +30,8 @@ use self::shard::{Candidate, Walk};
 use crate::disk::{Disk, DiskError};
 use crate::manifest::{MANIFEST_NAME, Manifest};
 use crate::snapshot::parse_snapshot_name;
-use crate::types::ShardId;
+use crate::types::{Lsn, ShardId};
+use crate::wal::record::Record;
 use crate::wal::{parse_segment_name, segment_name};
 
 /// Files of a data directory that are neither log, snapshot nor MANIFEST.
@@ -41,6 +42,9 @@ const NOTES_MAX: usize = 50;
 
 /// Before a segment is read: its name, how many were read before it, and how many there are.
 pub type Progress<'a> = &'a mut dyn FnMut(&str, usize, usize);
+
+/// Gets records with their LSNs.
+pub type OnRecord<'a> = &'a mut dyn FnMut(Lsn, Record);
 
 /// Checks the logs in `disk`; `None` if there is nothing of a database.
 ///
@@ -75,7 +79,8 @@ pub async fn verify<D: Disk>(
             progress(file, done, total);
             done += 1;
         };
-        let walk = Walk::new(disk, shard, manifest.as_ref(), &mut expected, &mut report);
+        let manifest = manifest.as_ref();
+        let walk = Walk::new(disk, shard, manifest, &mut expected, &mut report, None);
         walk.check(candidates, &mut each).await;
     }
     if let Some(manifest) = &manifest {
@@ -84,6 +89,26 @@ pub async fn verify<D: Disk>(
     note_others(&names, &mut report);
     report.is_clean = report.faults.is_empty();
     Ok(Some(report))
+}
+
+/// Reads all that can be read of the log of `shard`, and hands it over in the order in which it
+/// lies there. What can't be read is in the report; LSNs tell where it should be.
+///
+/// # Errors
+/// If the directory can't be listed.
+pub async fn read_log<D: Disk>(
+    disk: &D,
+    manifest: Option<&Manifest>,
+    shard: ShardId,
+    on_record: OnRecord<'_>,
+) -> Result<Report, DiskError> {
+    let names = disk.list().await?;
+    let mut report = Report::default();
+    let candidates = candidates(&names, manifest, &mut report).remove(&shard).unwrap_or_default();
+    let mut expected = Expected::by(manifest);
+    let walk = Walk::new(disk, shard, manifest, &mut expected, &mut report, Some(on_record));
+    walk.check(candidates, &mut |_| {}).await;
+    Ok(report)
 }
 
 fn made(manifest: &Manifest) -> Made {

@@ -8,7 +8,7 @@ use crate::disk::{BLOCK, DiskError, File};
 use crate::manifest::Manifest;
 use crate::types::{DocId, Lsn, ShardId};
 use crate::wal::Position;
-use crate::wal::reader::{Place, ReadError, Tail, next_good, read_from};
+use crate::wal::reader::{Place, ReadError, Tail, next_good, other_log, read_from};
 use crate::wal::record::Record;
 use crate::wal::segment::SegmentHeader;
 
@@ -65,7 +65,7 @@ impl Checked {
     }
 }
 
-/// Reads the segment in `file` from `place` on, to its end.
+/// Reads the segment in `file` from `place` on, to its end, and adds its records to `kept`.
 ///
 /// # Errors
 /// If the disk fails.
@@ -75,6 +75,7 @@ pub(super) async fn check<F: File>(
     tail: Tail,
     mut place: Place,
     expected: &mut Expected,
+    mut kept: Option<&mut Vec<(Lsn, Record)>>,
 ) -> Result<Checked, DiskError> {
     let mut checked = Checked::new(place.offset);
     let mut misfit = None;
@@ -88,6 +89,9 @@ pub(super) async fn check<F: File>(
                 let (offset, lsn) = (Some(offset), Some(lsn.0));
                 misfit = Some(Fault { offset, lsn, what, ..Fault::default() });
             }
+            if let Some(kept) = &mut kept {
+                kept.push((lsn, record));
+            }
         };
         let (offset, lsn, mut why) = match read_from(file, header, tail, place, apply).await {
             Ok(scan) => {
@@ -100,6 +104,12 @@ pub(super) async fn check<F: File>(
             Err(ReadError::Disk(error)) => return Err(error),
             Err(ReadError::Corrupt { offset, lsn, why, .. }) => (offset, lsn, why),
         };
+        // All LSNs were there, and yet it does not end as it should, or is not at the snapshot
+        // what it should be: it is another log, also where nothing else says so.
+        let is_other = is_end(tail, lsn) || place.from.is_some_and(|from| why == other_log(from));
+        if let Some(kept) = kept.as_mut().filter(|_| is_other) {
+            kept.clear();
+        }
         checked.end_bytes = offset;
         if checked.faults.is_empty() {
             checked.good_bytes = offset;
@@ -138,6 +148,11 @@ pub(super) fn end_of(tail: Tail) -> Option<Position> {
         Tail::Followed(next) => Some(next),
         Tail::Open => None,
     }
+}
+
+/// True if the record with this LSN is the first after the segment.
+fn is_end(tail: Tail, lsn: Lsn) -> bool {
+    end_of(tail).is_some_and(|end| end.next_lsn == lsn)
 }
 
 /// What follows the end of a segment was refused, whole or not.

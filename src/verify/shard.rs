@@ -1,8 +1,8 @@
 //! The log of one shard: whether its segments are there, are its own, and follow one another.
 
-use super::hex;
 use super::report::{Fault, Report, SegmentReport, ShardReport, State};
 use super::segment::{Checked, Expected, check, end_of, length, lost};
+use super::{OnRecord, hex};
 use crate::disk::{Disk, DiskError, File};
 use crate::manifest::{Manifest, Segment};
 use crate::types::{Lsn, ShardId};
@@ -61,6 +61,8 @@ pub(super) struct Walk<'a, D> {
     first_number: Option<u64>,
     fits: &'a mut Expected,
     report: &'a mut Report,
+    /// Gets all records of this log that can be read.
+    on_record: Option<OnRecord<'a>>,
     /// Where the next segment has to go on; `None` after damage that leaves it open.
     position: Option<Position>,
     /// The last fault, by index, if what it lost will show at the next segment.
@@ -75,6 +77,7 @@ impl<'a, D: Disk> Walk<'a, D> {
         manifest: Option<&'a Manifest>,
         fits: &'a mut Expected,
         report: &'a mut Report,
+        on_record: Option<OnRecord<'a>>,
     ) -> Self {
         let snapshots = manifest.map_or(&[][..], |manifest| &manifest.snapshots);
         let snapshots = snapshots.iter().filter(|snapshot| snapshot.shard == shard.0);
@@ -93,6 +96,7 @@ impl<'a, D: Disk> Walk<'a, D> {
             first_number: None,
             fits,
             report,
+            on_record,
             open_fault: None,
             epoch_before: None,
         }
@@ -163,7 +167,9 @@ impl<'a, D: Disk> Walk<'a, D> {
     async fn look_into(&self, file: &D::File, candidate: &Candidate) -> Result<Found, DiskError> {
         let is_named = candidate.named.is_some() || self.manifest.is_none();
         let is_older = self.first_number.is_some_and(|first| candidate.number < first);
-        if !is_named && is_older && !self.snapshots.is_empty() {
+        // What the directory had before it was given fewer shards, and was about to be removed.
+        let is_no_shard = self.manifest.is_some_and(|manifest| self.shard.0 >= manifest.shards);
+        if !is_named && (is_no_shard || is_older && !self.snapshots.is_empty()) {
             return Ok(Found::Unused);
         }
         let head = read_head(file).await?;
@@ -329,7 +335,7 @@ impl<'a, D: Disk> Walk<'a, D> {
         let from =
             self.unmet.filter(|from| is_of_this_log && place.position.next_lsn <= from.next_lsn);
         let place = Place { from, ..place };
-        let checked = match self.read_file(entry, header, place).await {
+        let checked = match self.read_file(entry, header, place, is_of_this_log).await {
             Ok(checked) => checked,
             Err(error) => {
                 let what = format!("the file can't be read: {}", error.reason);
@@ -363,23 +369,31 @@ impl<'a, D: Disk> Walk<'a, D> {
         entry: &Entry<'_>,
         header: &SegmentHeader,
         place: Place,
+        is_of_this_log: bool,
     ) -> Result<Checked, DiskError> {
         let file = self.disk.open(&entry.name).await?;
-        let mut checked = check(&file, header, entry.tail, place, self.fits).await?;
+        let mut kept = self.on_record.as_ref().filter(|_| is_of_this_log).map(|_| Vec::new());
+        let kept_records = kept.as_mut();
+        let mut checked = check(&file, header, entry.tail, place, self.fits, kept_records).await?;
+        if let Some(on_record) = &mut self.on_record {
+            kept.into_iter().flatten().for_each(|(lsn, record)| on_record(lsn, record));
+        }
         // Only complete segments are cut to their length, and MANIFEST knows those.
-        if checked.faults.is_empty() && !matches!(entry.tail, Tail::Sealed(_)) {
+        let was_good = checked.faults.is_empty();
+        if !matches!(entry.tail, Tail::Sealed(_)) {
             let bytes = length(&file, header.segment_bytes).await?;
             let lsn = checked.end.map(|end| end.next_lsn.0);
-            let mut damage = |offset, what| {
-                checked.faults.push(Fault { offset: Some(offset), lsn, what, ..Fault::default() });
+            let mut damage = |offset, what, is_gap| {
+                let offset = Some(offset);
+                checked.faults.push(Fault { offset, lsn, what, is_gap, ..Fault::default() });
             };
             if bytes < header.segment_bytes {
-                damage(
-                    bytes,
-                    format!("the file ends here; it was made with {} bytes", header.segment_bytes),
-                );
-            } else if let Some(torn) = checked.torn.take_if(|_| !entry.is_last) {
-                damage(checked.end_bytes, format!("{torn}, and another segment follows"));
+                // Nothing tells what has been behind it, if no other segment goes on from here.
+                let what =
+                    format!("the file ends here; it was made with {} bytes", header.segment_bytes);
+                damage(bytes, what, entry.is_last);
+            } else if let Some(torn) = checked.torn.take_if(|_| was_good && !entry.is_last) {
+                damage(checked.end_bytes, format!("{torn}, and another segment follows"), false);
             }
         }
         file.close().await?;

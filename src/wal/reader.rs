@@ -290,7 +290,7 @@ struct Reader<'a, F> {
 }
 
 /// What is wrong with a log that has not been at `from`, where a snapshot was made.
-pub(super) fn other_log(from: Position) -> String {
+pub(crate) fn other_log(from: Position) -> String {
     format!("the snapshot at LSN {} was made from another log", from.next_lsn.0 - 1)
 }
 

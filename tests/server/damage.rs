@@ -77,8 +77,8 @@ fn a_damaged_directory_is_moved_aside_where_that_is_allowed() {
     assert_eq!(aside.len(), 1, "{aside:?}");
     assert_eq!(segments(&aside[0]).len(), before, "everything is still there");
     // A setting that does not fit the directory is no damage.
-    let settings = [settings[0], ("runtime.shards", "5")];
-    assert_says(&Process::refused(&data_dir, &settings), &["made with 2 shards"]);
+    let settings = [settings[0], ("hnsw.distance", "euclidean")];
+    assert_says(&Process::refused(&data_dir, &settings), &["made with hnsw.distance cosine"]);
 }
 
 /// What a power loss leaves of the last write, which was not acknowledged: a part of it.

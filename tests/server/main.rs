@@ -10,6 +10,8 @@ mod damage;
 mod demo;
 mod pages;
 mod refusals;
+mod repair;
+mod shards;
 mod shutdown;
 mod snapshots;
 mod verify;

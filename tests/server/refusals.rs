@@ -124,7 +124,6 @@ fn a_directory_made_for_something_else_is_refused() {
     let data_dir = made(directory.path(), SETTINGS, 5);
     let refused = |setting: (&str, &str)| Process::refused(&data_dir, &[setting]);
     assert_says(&refused(("hnsw.dimension", "16")), &["vectors of 8 values", "16", "Set it to 8"]);
-    assert_says(&refused(("runtime.shards", "3")), &["made with 2 shards", "3", "Set it to 2"]);
     let said = refused(("hnsw.distance", "euclidean"));
     assert_says(&said, &["made with hnsw.distance cosine", "euclidean"]);
     // What it was made with, said or not, is taken.

@@ -1,0 +1,132 @@
+//! A directory that a program changes which serves nobody meanwhile: a repair, or a start before
+//! its cores run.
+//!
+//! It needs neither io_uring nor an executor: every call blocks, and no future of it ever waits
+//! ([`super::view::run`] runs them). Reads are those of [`super::read_only`]; writes go through
+//! the page cache, and a sync makes them durable before anything relies on them.
+
+use std::fs::{self, OpenOptions};
+use std::io::ErrorKind;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+
+use super::read_only::{ReadOnlyDisk, ReadOnlyFile};
+use super::{Disk, DiskError, File, Kind, Result};
+
+/// Zeros written at once.
+const ZEROS_BYTES: usize = 1 << 20;
+
+/// A directory on a real file system.
+pub struct BlockingDisk {
+    directory: PathBuf,
+    reads: ReadOnlyDisk,
+}
+
+/// A file of a [`BlockingDisk`].
+pub struct BlockingFile {
+    writes: fs::File,
+    reads: ReadOnlyFile,
+    name: String,
+}
+
+impl BlockingDisk {
+    /// The directory at this path.
+    #[must_use]
+    pub fn new(directory: &Path) -> Self {
+        Self { directory: directory.to_owned(), reads: ReadOnlyDisk::new(directory) }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.directory.join(name)
+    }
+
+    fn open_with(&self, name: &str, options: &OpenOptions) -> Result<BlockingFile> {
+        let path = self.path(name);
+        let writes = options.open(&path).map_err(|error| failed("open", name, &error))?;
+        Ok(BlockingFile { writes, reads: ReadOnlyFile::open(&path, name)?, name: name.into() })
+    }
+}
+
+impl Disk for BlockingDisk {
+    type File = BlockingFile;
+    type Buffer = Vec<u8>;
+
+    fn buffer(&self, bytes: usize) -> Vec<u8> {
+        vec![0; bytes]
+    }
+
+    async fn create(&self, name: &str, bytes: u64) -> Result<BlockingFile> {
+        let file = self.begin(name).await?;
+        let zeros = vec![0; ZEROS_BYTES.min(bytes as usize)];
+        let mut offset = 0;
+        while offset < bytes {
+            let length = zeros.len().min((bytes - offset) as usize);
+            let written = file.writes.write_all_at(&zeros[..length], offset);
+            written.map_err(|error| failed("write", name, &error))?;
+            offset += length as u64;
+        }
+        file.writes.sync_all().map_err(|error| failed("fsync", name, &error))?;
+        Ok(file)
+    }
+
+    async fn begin(&self, name: &str) -> Result<BlockingFile> {
+        self.open_with(name, OpenOptions::new().write(true).create(true).truncate(true))
+    }
+
+    async fn open(&self, name: &str) -> Result<BlockingFile> {
+        self.open_with(name, OpenOptions::new().write(true))
+    }
+
+    async fn rename(&self, source: &str, target: &str) -> Result<()> {
+        let renamed = fs::rename(self.path(source), self.path(target));
+        renamed.map_err(|error| failed("rename", source, &error))
+    }
+
+    async fn remove(&self, name: &str) -> Result<()> {
+        fs::remove_file(self.path(name)).map_err(|error| failed("remove", name, &error))
+    }
+
+    async fn list(&self) -> Result<Vec<String>> {
+        self.reads.list().await
+    }
+
+    async fn sync_dir(&self) -> Result<()> {
+        let synced = fs::File::open(&self.directory).and_then(|directory| directory.sync_all());
+        synced.map_err(|error| failed("fsync", &self.directory.display().to_string(), &error))
+    }
+}
+
+impl File for BlockingFile {
+    type Buffer = Vec<u8>;
+
+    async fn write_at(&self, source: Vec<u8>, offset: u64) -> Result<()> {
+        let written = self.writes.write_all_at(&source, offset);
+        written.map_err(|error| failed("write", &self.name, &error))
+    }
+
+    async fn read_at(&self, offset: u64, bytes: usize, target: &mut Vec<u8>) -> Result<()> {
+        self.reads.read_at(offset, bytes, target).await
+    }
+
+    async fn sync_data(&self) -> Result<()> {
+        // Lengths change here, and a reader needs them.
+        self.writes.sync_all().map_err(|error| failed("fsync", &self.name, &error))
+    }
+
+    async fn truncate(&self, bytes: u64) -> Result<()> {
+        self.writes.set_len(bytes).map_err(|error| failed("truncate", &self.name, &error))
+    }
+
+    async fn close(self) -> Result<()> {
+        Ok(())
+    }
+}
+
+fn failed(operation: &'static str, file: &str, error: &std::io::Error) -> DiskError {
+    let kind = match error.kind() {
+        ErrorKind::NotFound => Kind::NotFound,
+        ErrorKind::StorageFull | ErrorKind::QuotaExceeded => Kind::NoSpace,
+        _ => Kind::Failed,
+    };
+    DiskError { kind, operation, file: file.into(), reason: error.to_string() }
+}

@@ -1,0 +1,98 @@
+//! What a repair does with a shard that recovery must not: leaving out records that are lost,
+//! putting documents in that were found elsewhere, giving all of them away.
+
+use std::collections::BTreeSet;
+
+use super::Engine;
+use crate::store::payload::Payload;
+use crate::types::{DocId, Lsn, Slot};
+use crate::wal::record::Record;
+
+/// A document, wherever it is.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Version<'a> {
+    /// Whose it is.
+    pub id: DocId,
+    /// The LSN of the write that made it.
+    pub born: Lsn,
+    /// As many values as the shard's dimension.
+    pub vector: &'a [f32],
+    /// Its metadata.
+    pub payload: &'a Payload,
+}
+
+impl Engine {
+    /// Applies one record to its end.
+    pub fn apply_all(&mut self, lsn: Lsn, record: Record) {
+        let mut done = self.apply(lsn, record);
+        while !done {
+            done = self.apply_more();
+        }
+        self.drop_dead();
+    }
+
+    /// Goes on as if everything before `next` had been applied. A batch that is not complete is
+    /// forgotten, as at the end of a log.
+    ///
+    /// # Panics
+    /// If that is in the past.
+    pub fn skip_to(&mut self, next: Lsn) {
+        assert!(next >= self.applied.next());
+        if next > self.applied.next() {
+            self.batch.clear();
+            self.applied = Lsn(next.0 - 1);
+        }
+    }
+
+    /// All documents, by slot.
+    pub fn versions(&self) -> impl Iterator<Item = Version<'_>> {
+        let store = &self.store;
+        (0..store.slot_count()).map(Slot).filter(|&slot| store.is_live(slot)).map(|slot| Version {
+            id: store.doc_id(slot),
+            born: store.born(slot),
+            vector: store.vectors().values(slot),
+            payload: store.payload(slot),
+        })
+    }
+
+    /// The document `id`.
+    #[must_use]
+    pub fn version(&self, id: DocId) -> Option<Version<'_>> {
+        let (store, slot) = (&self.store, self.store.find(id)?);
+        let (born, vector) = (store.born(slot), store.vectors().values(slot));
+        Some(Version { id, born, vector, payload: store.payload(slot) })
+    }
+
+    /// Documents that no search can find: neither linked nor scanned.
+    pub fn unfound(&self) -> impl Iterator<Item = DocId> {
+        let scanned: BTreeSet<(Slot, Lsn)> = self.hot.entries().collect();
+        let is_found = move |&slot: &Slot| {
+            self.graph.level(slot).is_some() || scanned.contains(&(slot, self.store.born(slot)))
+        };
+        let live = (0..self.store.slot_count()).map(Slot).filter(|&slot| self.store.is_live(slot));
+        live.filter(move |slot| !is_found(slot)).map(|slot| self.store.doc_id(slot))
+    }
+
+    /// Puts a document in, whatever there is under its id. It must have been born before the next
+    /// record.
+    ///
+    /// # Panics
+    /// If it was not, or there is no room for it.
+    pub fn adopt(&mut self, version: Version<'_>) {
+        let Version { id, born, vector, payload } = version;
+        assert!(born <= self.applied && self.store.room() > 0);
+        let (slot, former) = self.store.put(born, id, vector, payload.clone());
+        self.graph.reserve(slot);
+        self.hot.push(slot, born);
+        self.count_dead(former);
+        self.drop_dead();
+    }
+
+    /// Takes a document out. False if there is none.
+    pub fn evict(&mut self, id: DocId) -> bool {
+        let former = self.store.delete(self.applied, id);
+        self.count_dead(former);
+        self.drop_dead();
+        former.is_some()
+    }
+}

@@ -1,0 +1,125 @@
+//! A shard brought back as a start does it, and looked at as a whole: whether its graph is sound,
+//! and every document is found.
+
+use std::sync::Arc;
+
+use serde::Serialize;
+
+use crate::disk::Disk;
+use crate::engine::recover::{Listed, RecoverError, recover};
+use crate::engine::salvage::Version;
+use crate::engine::{Engine, Params, Query};
+use crate::graph::check::check;
+use crate::kernels::Metric;
+use crate::types::Slot;
+
+/// Documents that are sought by their own vectors.
+const SOUGHT: usize = 1_000;
+
+/// Most faults of one kind that are named.
+const NAMED_MAX: usize = 10;
+
+/// How a shard is.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Inspected {
+    /// Which.
+    pub shard: u32,
+    /// Documents.
+    pub documents: usize,
+    /// Nodes of the graph.
+    pub linked: u32,
+    /// Documents that a start has yet to link.
+    pub unlinked: usize,
+    /// Documents that were sought by their own vectors, evenly chosen.
+    pub sought: usize,
+    /// How many of them were the first answer, or as near as the first.
+    pub found: usize,
+    /// What is wrong; nothing if a start takes the shard as it is.
+    pub faults: Vec<String>,
+}
+
+/// Inspects a shard. What a start would refuse is among the faults.
+///
+/// # Errors
+/// If the disk fails.
+pub async fn inspect<D: Disk>(
+    disk: &D,
+    listed: Listed<'_>,
+    params: Params,
+) -> Result<Inspected, crate::disk::DiskError> {
+    let mut inspected = Inspected { shard: listed.shard.0, ..Inspected::default() };
+    let recovered = match recover(disk, listed, params, || {}).await {
+        Ok(recovered) => recovered,
+        Err(RecoverError::Disk(error)) => return Err(error),
+        Err(RecoverError::Damage(why)) => {
+            inspected.faults.push(why);
+            return Ok(inspected);
+        }
+    };
+    inspected.faults.extend(recovered.damaged);
+    let Some(mut engine) = recovered.engine else { return Ok(inspected) };
+    inspected.documents = engine.live_count();
+    inspected.linked = engine.graph().linked_count();
+    inspected.unlinked = engine.hot_count();
+    inspected.faults.extend(graph_faults(&engine));
+    inspected.faults.extend(document_faults(&engine));
+    if inspected.faults.is_empty() {
+        (inspected.sought, inspected.found) = seek(&mut engine);
+    }
+    Ok(inspected)
+}
+
+fn graph_faults(engine: &Engine) -> Vec<String> {
+    let report = match check(engine.graph(), engine.store().slot_count()) {
+        Ok(report) => report,
+        Err(why) => return vec![format!("the graph is not sound: {why}")],
+    };
+    let is_live = |slot: &&Slot| engine.store().is_live(**slot);
+    let unreachable = report.unreachable.iter().filter(is_live);
+    named("no walk of the graph reaches document", unreachable.map(|&s| engine.store().doc_id(s).0))
+}
+
+/// Documents that are not found by their id, or are neither linked nor scanned.
+fn document_faults(engine: &Engine) -> Vec<String> {
+    let is_same = |a: Version<'_>, b: Version<'_>| a.vector.as_ptr() == b.vector.as_ptr();
+    let lost = engine.versions().filter(|&v| !engine.version(v.id).is_some_and(|f| is_same(v, f)));
+    let mut faults = named("the index does not lead to document", lost.map(|v| v.id.0));
+    let broken = engine.versions().filter(|v| !v.vector.iter().all(|value| value.is_finite()));
+    faults.extend(named("a vector that is no vector has document", broken.map(|v| v.id.0)));
+    let unfound = engine.unfound().map(|id| id.0);
+    faults.extend(named("neither the graph nor the hot tier has document", unfound));
+    faults
+}
+
+fn named(what: &str, ids: impl Iterator<Item = u64>) -> Vec<String> {
+    let ids: Vec<u64> = ids.collect();
+    let mut faults: Vec<String> =
+        ids.iter().take(NAMED_MAX).map(|id| format!("{what} {id}")).collect();
+    if ids.len() > NAMED_MAX {
+        faults.push(format!("{what} … and {} more", ids.len() - NAMED_MAX));
+    }
+    faults
+}
+
+/// Seeks documents by their own vectors; how many, and how many were found.
+fn seek(engine: &mut Engine) -> (usize, usize) {
+    // By the inner product a longer vector may be nearer to a vector than it is itself.
+    if engine.params().metric == Metric::InnerProduct {
+        return (0, 0);
+    }
+    let step = engine.live_count().div_ceil(SOUGHT).max(1);
+    let sought: Vec<_> =
+        engine.versions().step_by(step).map(|v| (v.id, v.vector.to_vec())).collect();
+    let mut found = 0;
+    for (id, vector) in &sought {
+        let (k, ef, filter) = (10, 100, None);
+        let vector = vector.clone();
+        let query = Query { vector, k, ef, min_score: 0.0, filter, include_embeddings: false };
+        let Ok(mut search) = engine.begin_search(Arc::new(query)) else { continue };
+        while !search.step(engine) {}
+        let hits = engine.finish_search(search).hits;
+        let first = hits.first().map(|hit| hit.score);
+        found += usize::from(hits.iter().any(|hit| hit.id == *id && Some(hit.score) == first));
+    }
+    (sought.len(), found)
+}

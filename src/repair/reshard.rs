@@ -1,0 +1,81 @@
+//! Another number of shards for a directory: every document moves to the shard that its id has
+//! among the new ones.
+//!
+//! The shards are brought back one after the other as a start would do it, with all that this
+//! refuses, and their documents go into new ones, which become snapshots. The graphs are not
+//! kept: documents of one go into several others. They are linked anew after the start.
+
+use std::sync::Arc;
+
+use super::rebuild::{Stamp, superseded, write_shard};
+use super::{RebuildError, blank};
+use crate::disk::Disk;
+use crate::engine::recover::{Listed, recover};
+use crate::engine::{Capacity, Engine, Params};
+use crate::manifest::Manifest;
+use crate::types::{Lsn, ShardId};
+use crate::wal::record::Record;
+
+/// What it came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Resharded {
+    /// Shards before.
+    pub before: u32,
+    /// Documents, none more and none fewer.
+    pub documents: usize,
+}
+
+/// Makes `shards` out of the shards of the directory whose state is `manifest`. Memory holds all
+/// documents, and one old shard beside them.
+///
+/// # Errors
+/// If a shard can't be brought back without loss, or the disk fails or is full: the directory is
+/// what it was.
+pub async fn reshard<D: Disk>(
+    disk: &D,
+    manifest: &Manifest,
+    params: Params,
+    shards: u32,
+    stamp: Stamp,
+) -> Result<Resharded, RebuildError> {
+    let params = Params { capacity: Arc::new(Capacity::new(usize::MAX)), ..params };
+    let (mut made, mut next_lsn) = (Vec::<Engine>::new(), Lsn(1));
+    let mut documents = 0;
+    for shard in (0..manifest.shards).map(ShardId) {
+        let listed = Listed { shard, snapshots: &manifest.snapshots, segments: &manifest.segments };
+        let recovered = recover(disk, listed, blank(&params), || {}).await?;
+        next_lsn = next_lsn.max(recovered.log.position.next_lsn);
+        let Some(engine) = recovered.engine else { continue };
+        if made.is_empty() {
+            let params = Params { dimension: engine.params().dimension, ..params.clone() };
+            made.extend((0..shards).map(|_| Engine::new(params.clone())));
+        }
+        for version in engine.versions() {
+            let engine = &mut made[version.id.shard(shards).0 as usize];
+            let (id, vector, payload) = (version.id, version.vector.into(), version.payload);
+            let record = Record::Put { id, vector, payload: payload.clone() };
+            engine.apply_all(engine.applied().next(), record);
+            documents += 1;
+        }
+    }
+    let mut after = Manifest {
+        shards,
+        epoch: stamp.epoch,
+        snapshots: Vec::new(),
+        segments: Vec::new(),
+        ..manifest.clone()
+    };
+    for (shard, mut engine) in (0..).map(ShardId).zip(made) {
+        // The log goes on behind every LSN that was given, and behind all that are given here.
+        let next_lsn = next_lsn.max(engine.applied().next());
+        let (snapshot, segment) = write_shard(disk, shard, &mut engine, next_lsn, stamp).await?;
+        after.snapshots.push(snapshot);
+        after.segments.push(segment);
+    }
+    after.publish(disk).await?;
+    for name in superseded(&disk.list().await?, &after) {
+        disk.remove(&name).await?;
+    }
+    disk.sync_dir().await?;
+    Ok(Resharded { before: manifest.shards, documents })
+}
