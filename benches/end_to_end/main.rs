@@ -36,8 +36,12 @@ struct Arguments {
     /// Beam widths to search with
     #[arg(long, value_delimiter = ',', default_value = "10,20,30,50,100,200")]
     ef: Vec<u32>,
-    /// Figures to take: load, search, filter, insert, mixed, restart
-    #[arg(long, value_delimiter = ',', default_value = "load,search,filter,insert,mixed,restart")]
+    /// Figures to take
+    #[arg(
+        long,
+        value_delimiter = ',',
+        default_value = "load,search,filter,insert,mixed,snapshot,backup,restart,disk"
+    )]
     only: Vec<String>,
     /// Given by `cargo bench`
     #[arg(long, hide = true)]

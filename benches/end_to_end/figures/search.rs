@@ -1,0 +1,80 @@
+//! Searches: what they find, and how long they take.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Instant;
+
+use hdrhistogram::Histogram;
+use kyrodb::proto::SearchRequest;
+
+use super::stages::Stages;
+use super::{latencies, micros, shown};
+use crate::common::{Process, search};
+use crate::data::Data;
+
+pub(super) async fn searches(process: &Process, data: &Data, widths: &[u32]) {
+    for &ef_search in widths {
+        let mut client = process.client().await;
+        let (mut hits, mut considered) = (0, 0);
+        let mut alone = latencies();
+        let stages = Stages::now(process);
+        for (index, query) in data.queries.iter().enumerate() {
+            let request = SearchRequest { ef_search, ..search(query, 10) };
+            let begun = Instant::now();
+            let found = client.search(request).await.expect("a search").into_inner();
+            alone.saturating_record(micros(begun));
+            considered += found.documents_considered;
+            if let Some(truth) = &data.truth {
+                let wanted = &truth.row(index)[..10];
+                hits += found
+                    .results
+                    .iter()
+                    .filter(|r| wanted.contains(&(r.doc_id as i32 - 1)))
+                    .count();
+            }
+        }
+        let count = data.queries.count();
+        let stages = stages.since(process);
+        let (rate, together) = many_clients(process, data, ef_search, 4).await;
+        println!(
+            "search ef {ef_search}: recall@10 {:.4}, {} distances; 1 client {}; 4 clients {rate:.0} a second, {}",
+            hits as f64 / (10 * count) as f64,
+            considered / count as u64,
+            shown(&alone),
+            shown(&together)
+        );
+        println!("  in the server, 1 client: {stages}");
+    }
+}
+
+async fn many_clients(
+    process: &Process,
+    data: &Data,
+    ef_search: u32,
+    clients: usize,
+) -> (f64, Histogram<u64>) {
+    let requests: Arc<Vec<SearchRequest>> = Arc::new(
+        data.queries.iter().map(|query| SearchRequest { ef_search, ..search(query, 10) }).collect(),
+    );
+    let next = Arc::new(AtomicUsize::new(0));
+    let begun = Instant::now();
+    let mut tasks = Vec::new();
+    for _ in 0..clients {
+        let (requests, next) = (requests.clone(), next.clone());
+        let mut client = process.client().await;
+        tasks.push(tokio::spawn(async move {
+            let mut latencies = latencies();
+            while let Some(request) = requests.get(next.fetch_add(1, Ordering::Relaxed)) {
+                let begun = Instant::now();
+                client.search(request.clone()).await.expect("a search");
+                latencies.saturating_record(micros(begun));
+            }
+            latencies
+        }));
+    }
+    let mut all = latencies();
+    for task in tasks {
+        all.add(task.await.expect("no panic")).expect("same bounds");
+    }
+    (requests.len() as f64 / begun.elapsed().as_secs_f64(), all)
+}

@@ -1,0 +1,44 @@
+//! Where the server's own counters say that time goes.
+
+use crate::common::{Process, get, metric};
+
+/// Sum in seconds and count of a stage or method so far.
+pub(super) fn timed(process: &Process, family: &str, labels: &str) -> (f64, f64) {
+    let text = get(process.http, "/metrics").expect("metrics").1;
+    let value = |kind: &str| {
+        metric(&text, &format!("kyrodb_{family}_seconds_{kind}{{{labels}}}")).unwrap_or(0.0)
+    };
+    (value("sum"), value("count"))
+}
+
+/// Where the server's time went since `before`: the mean of each stage.
+pub(super) struct Stages(Vec<(&'static str, &'static str, (f64, f64))>);
+
+impl Stages {
+    const ALL: [(&'static str, &'static str); 6] = [
+        ("request", "method=\"search\""),
+        ("stage", "stage=\"queue\""),
+        ("stage", "stage=\"walk\""),
+        ("stage", "stage=\"merge\""),
+        ("request", "method=\"insert\""),
+        ("stage", "stage=\"commit\""),
+    ];
+
+    pub(super) fn now(process: &Process) -> Self {
+        Self(
+            Self::ALL
+                .map(|(family, labels)| (family, labels, timed(process, family, labels)))
+                .into(),
+        )
+    }
+
+    pub(super) fn since(&self, process: &Process) -> String {
+        let mean = |&(family, labels, before): &(&str, &'static str, (f64, f64))| {
+            let (sum, count) = timed(process, family, labels);
+            let name = labels.split('"').nth(1)?;
+            (count > before.1)
+                .then(|| format!("{name} {:.0} µs", (sum - before.0) / (count - before.1) * 1e6))
+        };
+        self.0.iter().filter_map(mean).collect::<Vec<_>>().join(", ")
+    }
+}
