@@ -177,6 +177,11 @@ pub(super) struct Core {
     pub(super) upkeep: Event,
     /// Documents in the hot tiers of this core.
     pub(super) hot: Rc<HotShares>,
+    mailbox: Arc<Mailbox<Request>>,
+    /// Background work has seen that something is in the mailbox.
+    pub(super) mail: Event,
+    /// Searches that take more than a slice.
+    pub(super) long_searches: Cell<usize>,
     /// Groups of the log being written or synced.
     writes_in_flight: Cell<usize>,
     /// Who waits until none is.
@@ -367,6 +372,9 @@ impl Core {
             is_open: Cell::new(false),
             upkeep: Event::default(),
             hot,
+            mailbox: mailbox.clone(),
+            mail: Event::default(),
+            long_searches: Cell::new(0),
             writes_in_flight: Cell::new(0),
             log_at_rest: Waiters::default(),
             keeper,
@@ -407,9 +415,19 @@ impl Core {
         self.writes_in_flight.get() > 0
     }
 
-    /// Waits until no group of the log is being written or synced: background work in between
-    /// would keep the executor from seeing that it is done.
-    pub(super) async fn log_rests(&self) {
+    /// Lets others run, between two pieces of background work.
+    ///
+    /// First whoever asks for something: the executor looks after wakes from other threads only
+    /// once a round, of [`PREEMPT_PERIOD`], is over, so background work looks at the mailbox
+    /// itself. Then the log: background work would keep the executor from seeing that a write is
+    /// done. How much of the core it gets is for the shares of its queue to say.
+    pub(super) async fn give_way(&self) {
+        if !self.mailbox.is_empty() || self.long_searches.get() > 0 {
+            self.mail.raise();
+            glommio::executor().yield_task_queue_now().await;
+        } else {
+            glommio::executor().yield_if_needed().await;
+        }
         self.log_at_rest.until(|| !self.is_writing()).await;
     }
 

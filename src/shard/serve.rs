@@ -5,11 +5,13 @@
 //! its deadline, or when nobody waits for it any more, it stops.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures_util::FutureExt;
+use futures_util::future::select;
 
 use super::commit::{Ack, STAGED_MAX};
 use super::core::{Core, Flush, Shard, spawn};
@@ -37,7 +39,8 @@ const DELETE_SLICE: usize = 128;
 pub(super) async fn run(core: Rc<Core>, mailbox: Arc<Mailbox<Request>>) {
     let mut batch = Vec::new();
     loop {
-        mailbox.receive(&mut batch).await;
+        // Whichever says so first: the sender's wake, or background work that makes room.
+        select(pin!(mailbox.receive(&mut batch)), pin!(core.mail.wait())).await;
         for request in batch.drain(..) {
             if matches!(request, Request::Stop) {
                 return;
@@ -155,7 +158,9 @@ impl Core {
         let running = Running { shard, request, search, begun, worked: Duration::ZERO };
         if let Some(running) = running.slice(self) {
             let core = self.clone();
+            let counted = LongSearch::begin(&core);
             spawn(self.queues.serve, async move {
+                let _counted = counted;
                 let mut next = Some(running);
                 while let Some(running) = next {
                     glommio::executor().yield_now().await;
@@ -255,6 +260,22 @@ fn contained<T>(shard: &Shard, what: &str, work: impl FnOnce() -> T) -> Result<T
         shard.counters.panics.add(1);
         Error::Internal("internal server panic".into())
     })
+}
+
+/// Counts a search that goes on as a task, until it is dropped.
+struct LongSearch(Rc<Core>);
+
+impl LongSearch {
+    fn begin(core: &Rc<Core>) -> Self {
+        core.long_searches.set(core.long_searches.get() + 1);
+        Self(core.clone())
+    }
+}
+
+impl Drop for LongSearch {
+    fn drop(&mut self) {
+        self.0.long_searches.set(self.0.long_searches.get() - 1);
+    }
 }
 
 /// A search on its way.

@@ -304,8 +304,7 @@ async fn write(
             let Some(piece) = piece else { break };
             let put = writer.put(disk, piece.part, piece.block, &piece.bytes).await;
             put.map_err(|error| error.to_string())?;
-            glommio::executor().yield_if_needed().await;
-            core.log_rests().await;
+            core.give_way().await;
         }
         let finished = writer.finish(disk, checkpoint.shape(), checkpoint.carried()).await;
         finished.map_err(|error| error.to_string())

@@ -1,7 +1,7 @@
 //! Work that can wait: linking documents into the graph, and dropping what nobody can see.
 //!
-//! One task a core, in the queue with the small share. It looks after every step, of some tens
-//! of microseconds, whether anybody else wants to run. And it rests while the log is written:
+//! One task a core, in the queue with the small share. After every step, of some tens of
+//! microseconds, it looks into the mailbox, and lets searches go first. And it rests while the log is written:
 //! the executor submits I/O, and sees that it is done, only when no task is running, so a busy
 //! upkeep would make every commit wait for the preemption timer, four times over.
 
@@ -26,8 +26,7 @@ pub(super) async fn run(core: Rc<Core>) {
                     LinkProgress::More => is_idle = false,
                 }
                 shard.try_snapshot(&core);
-                glommio::executor().yield_if_needed().await;
-                core.log_rests().await;
+                core.give_way().await;
             }
             shard.try_snapshot(&core);
             shard.after_upkeep(core.settings.bulk_hot_max);
