@@ -62,6 +62,14 @@ fn shards(manifest: &Manifest) -> impl Iterator<Item = ShardId> + use<> {
     (0..manifest.shards).map(ShardId)
 }
 
+/// Has this process run when others have no use for the processor: what backs up a directory
+/// should not be felt by those whom its server answers.
+pub fn give_way() {
+    const NICE_MAX: i32 = 19;
+    let set = rustix::process::setpriority_process(None, NICE_MAX);
+    tracing::debug!(?set, "priority");
+}
+
 /// Lets this process hold as many files open as the system allows: a log may have thousands of
 /// segments.
 pub fn raise_file_limit() {

@@ -10,7 +10,7 @@ use kyrodb::backup::prune::Rules;
 use kyrodb::backup::restore::{Point, Restore};
 use kyrodb::backup::time::{show, show_bytes, unix_ms};
 use kyrodb::backup::verify::verify;
-use kyrodb::backup::{Backup, Storage, create, prune, raise_file_limit, restore};
+use kyrodb::backup::{Backup, Storage, create, give_way, prune, raise_file_limit, restore};
 use serde::Serialize;
 
 /// Backs up a KyroDB data directory, beside a running server or a stopped one, and restores it.
@@ -198,6 +198,7 @@ fn run_create(
     storage: &Storage,
     asked: &CreateArguments,
 ) -> Result<(), String> {
+    give_way();
     let (description, reference) = (asked.description.clone(), asked.reference.clone());
     let created = create(storage, &arguments.data_dir, Create { description, reference })
         .map_err(|why| format!("no backup was made: {why}"))?;

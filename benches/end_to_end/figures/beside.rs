@@ -20,7 +20,7 @@ const PHASE: Duration = Duration::from_secs(5);
 const RATE: u32 = 500;
 
 /// Rounds of a figure, each with its own ratio, and how long the searches of one are alone.
-const ROUNDS: usize = 7;
+const ROUNDS: usize = 5;
 const PHASE_ALONE: Duration = Duration::from_secs(4);
 
 /// Documents changed before each round of snapshots.
