@@ -40,6 +40,11 @@ const SCAN_SHARE: f64 = 0.8;
 /// Between two looks of a core at the disk.
 const WATCH_PERIOD: Duration = Duration::from_secs(1);
 
+/// So long after its beginning a start no longer waits for the rest to be linked. Before it is
+/// ready, linking has the cores to itself; after that it takes its share of them beside searches,
+/// which scan what it has not come to.
+const LINK_PATIENCE: Duration = Duration::from_secs(2);
+
 /// Between two looks at how far linking is.
 const READY_PERIOD: Duration = Duration::from_millis(20);
 
@@ -367,24 +372,27 @@ impl Opening<'_> {
         Ok(opened)
     }
 
-    /// What was read from the log is found by scanning it, until it is linked. Waits until the
-    /// scan takes well less than what a search may spend on it: then every answer is whole.
+    /// What was read from the log is found by scanning it, until it is linked. Waits until all
+    /// is linked, or for [`LINK_PATIENCE`]; and in any case until the scan takes well less than
+    /// what a search may spend on it: then every answer is whole.
     async fn wait_for_linking(&self, cores: &Cores) {
         self.health.set_linking();
         let budget = Duration::from_millis(self.config.timeouts.hot_tier_ms).mul_f64(SCAN_SHARE);
         let begun = Instant::now();
         loop {
             let mut scans = vec![Duration::ZERO; cores.handles.len()];
+            let mut hot = 0;
             let shards = self.observed.shards();
             // A shard that is fenced links nothing, and answers nothing either.
             for (index, shard) in shards.iter().enumerate().filter(|(_, shard)| !shard.is_fenced())
             {
+                hot += shard.hot_documents.get();
                 let scan_ns = shard.hot_documents.get() * shard.scan_ns.get();
                 scans[index % cores.handles.len()] += Duration::from_nanos(scan_ns);
             }
             let longest = scans.into_iter().max().unwrap_or_default();
-            if longest <= budget {
-                tracing::debug!(waited = ?begun.elapsed(), scan = ?longest, "linked enough");
+            if hot == 0 || longest <= budget && self.health.uptime() >= LINK_PATIENCE {
+                tracing::debug!(waited = ?begun.elapsed(), hot, scan = ?longest, "linked enough");
                 return;
             }
             tokio::time::sleep(READY_PERIOD).await;
