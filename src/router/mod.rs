@@ -308,6 +308,26 @@ impl Router {
         Ok(taken)
     }
 
+    /// Leaves little to do to the next start: has every shard link what is not linked and take a
+    /// snapshot, if it has changed since the last one. What has failed is only logged.
+    pub async fn settle(&self) {
+        let mut waiting = Vec::new();
+        for shard in (0..self.shards).map(ShardId) {
+            let (answers, reply) = single();
+            let sent = self.send(shard, Request::Settle { shard, reply });
+            waiting.push((shard, sent.map(|()| answers)));
+        }
+        for (shard, answers) in waiting {
+            let settled = match answers {
+                Ok(answers) => answers.one().await.unwrap_or_else(|| Err(gone(shard))),
+                Err(error) => Err(error),
+            };
+            if let Err(error) = settled {
+                tracing::warn!(shard = shard.0, "the next start has more to do: {error}");
+            }
+        }
+    }
+
     /// Searches all shards until the deadline.
     ///
     /// # Errors

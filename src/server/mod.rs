@@ -1,7 +1,7 @@
 //! A whole server in one process: puts the parts together, brings them up, takes them down.
 //!
 //! ```text
-//! ports → directory and lock → cores → MANIFEST → logs → ready ⇄ serving → drain → seal → end
+//! ports → directory and lock → cores → MANIFEST → logs → ready ⇄ serving → drain → settle → seal → end
 //! ```
 //!
 //! HTTP answers from the first step on, gRPC says UNAVAILABLE until the last.
@@ -204,12 +204,13 @@ impl Server {
         self.runtime.block_on(future)
     }
 
-    /// Takes the server down: stops accepting, finishes what is in flight within
-    /// `server.shutdown_timeout_secs`, seals the logs. False if requests were cut off or a core
+    /// Takes the server down: stops accepting, finishes what is in flight and takes a last snapshot
+    /// of what has changed, within `server.shutdown_timeout_secs`, and seals the logs. False if requests were cut off or a core
     /// had panicked.
     #[must_use]
     pub fn shut_down(self) -> bool {
         let patience = Duration::from_secs(self.config.server.shutdown_timeout_secs);
+        let begun = Instant::now();
         self.health.set_phase(Phase::Draining);
         self.drain.send_replace(true);
         let drained = self
@@ -217,6 +218,12 @@ impl Server {
             .block_on(async { tokio::time::timeout(patience, self.serving).await.is_ok() });
         if !drained {
             tracing::warn!("requests were cut off after {patience:?} of shutting down");
+        }
+        let left = patience.saturating_sub(begun.elapsed());
+        let settle = self.started.router.settle();
+        let settled = async { tokio::time::timeout(left, settle).await.is_ok() };
+        if !self.runtime.block_on(settled) {
+            tracing::warn!("no time was left for a last snapshot: the next start has more to do");
         }
         // Handlers that are still running lose their clients, not their writes.
         self.runtime.shutdown_background();

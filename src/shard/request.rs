@@ -78,6 +78,14 @@ pub enum Request {
         /// Told when it is durable and in MANIFEST.
         reply: Reply<Result<Taken>>,
     },
+    /// Leave little to do to the next start: link what is not linked and take a snapshot, if
+    /// there is enough that is in neither.
+    Settle {
+        /// The shard.
+        shard: ShardId,
+        /// Told when that is done, or was not worth it.
+        reply: Reply<Result<()>>,
+    },
     /// Read a shard's log and take it into service.
     Open(Box<Open>, Reply<Result<Opened, Refusal>>),
     /// Take vectors of this many values from now on. Before the first document only.

@@ -77,6 +77,14 @@ impl Core {
                     self.upkeep.raise();
                 }
             }
+            Request::Settle { shard, reply } => {
+                if let Some(shard) = self.shard(shard) {
+                    let core = self.clone();
+                    spawn(self.queues.upkeep, async move {
+                        reply.send(shard.settle(&core).await);
+                    });
+                }
+            }
             Request::Open(request, reply) => {
                 let core = self.clone();
                 spawn(self.queues.commit, async move {
@@ -224,7 +232,7 @@ impl Core {
         }
     }
 
-    fn flush(&self, id: ShardId, only_count: bool, reply: Reply<Result<u64>>) {
+    pub(super) fn flush(&self, id: ShardId, only_count: bool, reply: Reply<Result<u64>>) {
         let Some(shard) = self.shard(id) else {
             return;
         };

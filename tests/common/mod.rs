@@ -242,6 +242,11 @@ impl Process {
         std::fs::read_to_string(&self.log).unwrap_or_default()
     }
 
+    /// Where that is, also after its end.
+    pub fn log_path(&self) -> PathBuf {
+        self.log.clone()
+    }
+
     pub async fn client(&self) -> Client {
         connect(self.grpc).await
     }

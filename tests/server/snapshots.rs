@@ -7,7 +7,7 @@ use kyrodb::proto::{SnapshotRequest, SnapshotResponse};
 
 use crate::common::documents::{Change, Contents, Random, read};
 use crate::common::{
-    Client, PATIENCE, Process, Settings, directory, eventually, get, metric_sum, runtime,
+    Client, PATIENCE, Process, Settings, directory, eventually, get, metric, metric_sum, runtime,
 };
 use crate::{assert_says, segments};
 
@@ -183,5 +183,87 @@ fn snapshots_are_taken_when_they_are_due() {
     let process = Process::start(&data_dir, SETTINGS);
     assert_eq!(replayed(&process), 0);
     runtime().block_on(async { assert_contents(&mut process.client().await, &contents).await });
+    process.stop();
+}
+
+/// Documents that no search finds but by scanning them.
+fn hot(process: &Process) -> f64 {
+    metric_sum(&get(process.http, "/metrics").unwrap().1, "kyrodb_shard_hot_documents")
+}
+
+#[test]
+fn a_clean_stop_leaves_nothing_to_read_and_nothing_to_link() {
+    let directory = directory();
+    let data_dir = directory.path().join("data");
+    let (mut random, mut contents) = (Random::new(8, 0), Contents::new());
+    let runtime = runtime();
+    let process = Process::start(&data_dir, SETTINGS);
+    runtime.block_on(async {
+        change(&mut process.client().await, &mut random, &mut contents, 2_500).await;
+    });
+    process.stop();
+    let process = Process::start(&data_dir, SETTINGS);
+    assert_eq!(replayed(&process), 0);
+    assert_eq!(hot(&process), 0.0);
+    runtime.block_on(async {
+        let mut client = process.client().await;
+        assert_contents(&mut client, &contents).await;
+        change(&mut client, &mut random, &mut contents, 30).await;
+    });
+    let files = snapshots(&data_dir);
+    process.stop();
+    // So few changes are not worth a snapshot.
+    assert_eq!(snapshots(&data_dir), files);
+    let process = Process::start(&data_dir, SETTINGS);
+    assert!((1..=30).contains(&replayed(&process)), "{}", replayed(&process));
+    runtime.block_on(async { assert_contents(&mut process.client().await, &contents).await });
+    process.stop();
+}
+
+#[test]
+fn a_last_snapshot_that_fails_does_not_keep_the_server_from_ending_well() {
+    let directory = directory();
+    let data_dir = directory.path().join("data");
+    let (mut random, mut contents) = (Random::new(9, 0), Contents::new());
+    let runtime = runtime();
+    let process = Process::start(&data_dir, SETTINGS);
+    runtime.block_on(async {
+        change(&mut process.client().await, &mut random, &mut contents, 2_500).await;
+    });
+    // In the way of a file of that name.
+    let blocks: Vec<PathBuf> = ["0000", "0001"]
+        .map(|shard| data_dir.join(format!("snapshot_{shard}_00000001.snap.tmp")))
+        .into();
+    blocks.iter().for_each(|path| std::fs::create_dir(path).unwrap());
+    process.signal("TERM");
+    let log = process.log_path();
+    assert_eq!(process.wait(), Some(0));
+    let log = std::fs::read_to_string(log).unwrap();
+    assert_says(&log, &["the next start has more to do", "no snapshot", "good-bye"]);
+    blocks.iter().for_each(|path| std::fs::remove_dir(path).unwrap());
+    assert!(snapshots(&data_dir).is_empty(), "{:?}", snapshots(&data_dir));
+    let process = Process::start(&data_dir, SETTINGS);
+    assert!(replayed(&process) > 1_000, "{}", replayed(&process));
+    runtime.block_on(async { assert_contents(&mut process.client().await, &contents).await });
+    process.stop();
+}
+
+/// Whoever is sent there finds linked what there was time to link.
+#[test]
+fn a_start_is_ready_when_all_is_linked_or_it_has_waited_long_enough() {
+    let directory = directory();
+    let data_dir = directory.path().join("data");
+    let (mut random, mut contents) = (Random::new(10, 0), Contents::new());
+    let process = Process::start(&data_dir, SETTINGS);
+    runtime().block_on(async {
+        change(&mut process.client().await, &mut random, &mut contents, 1_500).await;
+    });
+    process.kill();
+    let process = Process::start(&data_dir, SETTINGS);
+    assert!(replayed(&process) > 0);
+    let metrics = get(process.http, "/metrics").unwrap().1;
+    let hot = metric_sum(&metrics, "kyrodb_shard_hot_documents");
+    let uptime_s = metric(&metrics, "kyrodb_uptime_seconds").unwrap();
+    assert!(hot == 0.0 || uptime_s >= 2.0, "{hot} documents after {uptime_s} s");
     process.stop();
 }
