@@ -129,9 +129,8 @@ impl Phases {
     }
 
     fn shown(&self) -> String {
-        let at = |phase: fn(&(Histogram<u64>, Histogram<u64>)) -> &Histogram<u64>, quantile| {
-            median(self.0.iter().map(|phases| at_ms(phase(phases), quantile)).collect())
-        };
+        let alone = |quantile| median(self.0.iter().map(|(q, _)| at_ms(q, quantile)).collect());
+        let beside = |quantile| median(self.0.iter().map(|(_, b)| at_ms(b, quantile)).collect());
         let ratio = |quantile| {
             let ratio = |(quiet, busy): &(_, _)| at_ms(busy, quantile) / at_ms(quiet, quantile);
             median(self.0.iter().map(ratio).collect())
@@ -141,10 +140,10 @@ impl Phases {
             "search at {RATE} a second, medians of {} rounds: alone p50 {:.3} ms, p99 {:.3} ms; \
              beside p50 {:.3} ms, p99 {:.3} ms ({count} searches); ratio p50 {:.2}, p99 {:.2}",
             self.0.len(),
-            at(|phases| &phases.0, 0.5),
-            at(|phases| &phases.0, 0.99),
-            at(|phases| &phases.1, 0.5),
-            at(|phases| &phases.1, 0.99),
+            alone(0.5),
+            alone(0.99),
+            beside(0.5),
+            beside(0.99),
             ratio(0.5),
             ratio(0.99),
         )
