@@ -247,7 +247,9 @@ impl Shard {
     /// If there is no snapshot.
     pub(super) async fn settle(self: &Rc<Self>, core: &Rc<Core>) -> Result<()> {
         self.end_snapshots().await;
-        let is_worth_it = self.snapshots.mutations.get() >= LAST_MUTATIONS_MIN;
+        // A snapshot may have begun when much of what it holds was not linked.
+        let hot = self.engine.borrow().as_ref().map_or(0, Engine::hot_count) as u64;
+        let is_worth_it = self.snapshots.mutations.get().max(hot) >= LAST_MUTATIONS_MIN;
         if core.settings.snapshots.mutations == 0 || !is_worth_it {
             return Ok(());
         }
