@@ -94,6 +94,7 @@ fn each_part_keeps_its_library_to_itself() {
         ("axum::", &["src/status/http.rs"]),
         ("simsimd::", &["src/kernels/simd.rs", "src/dataset.rs"]),
         ("memmap2::", &["src/store/arena.rs"]),
+        ("object_store::", &["src/backup/storage/"]),
         (
             "Instant::now",
             &[

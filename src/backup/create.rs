@@ -51,7 +51,7 @@ pub fn create(storage: &Storage, data_dir: &Path, create: Create) -> Result<Crea
     }
     let state = State::find(&source, parent)?;
     let id = new_id(source.at_ms);
-    let draft = storage.begin(&id)?;
+    let draft = storage.begin(&id, &parents)?;
     let files = copy(storage, &draft, &id, &source, &state, parent)?;
     let vector_count = check(storage, &draft, &id, &files, &state.manifest)?;
     let own = files.iter().filter(|file| file.backup == id);
@@ -212,7 +212,7 @@ fn copy(
     let progress = Progress::begin("copying", missing.iter().map(Viewed::bytes).sum());
     for file in missing {
         let mut sums = Sums::default();
-        draft.write(file.name(), |put| {
+        draft.write(file.name(), file.bytes(), |put| {
             file.read_all(|piece| -> std::result::Result<(), Failed> {
                 sums.add(piece);
                 progress.add(piece.len());
@@ -225,7 +225,7 @@ fn copy(
     for (name, bytes) in &source.extras {
         let mut sums = Sums::default();
         sums.add(bytes);
-        draft.write(name, |put| put(bytes))?;
+        draft.write(name, bytes.len() as u64, |put| put(bytes))?;
         files.push(entry(id, name, &sums));
     }
     files.sort_by(|a, b| a.name.cmp(&b.name));

@@ -26,7 +26,7 @@
 //! first record; and both headers have the random epoch of the server that wrote them. So an
 //! incremental backup reads only what is new.
 //!
-//! [`storage`] alone knows where backups are, and [`crate::disk::view`] alone how their files are
+//! [`storage`] alone knows where backups are, a directory as above or a bucket, and [`crate::disk::view`] alone how their files are
 //! read. Nothing here needs io_uring, or the memory of a database; [`verify`] and [`restore()`]
 //! open a shard at a time for a trial, which takes the memory of that shard.
 

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use super::Result;
 use super::record::Backup;
-use super::storage::Storage;
+use super::storage::{Storage, UNFINISHED_AGE};
 use super::time::{DAY, date};
 
 /// Which to keep.
@@ -43,11 +43,17 @@ pub struct Pruned {
 /// # Errors
 /// If one can't be removed; those before it are gone.
 pub fn prune(storage: &Storage, rules: &Rules, now: u64, is_dry_run: bool) -> Result<Pruned> {
+    // Before anything is listed: what is added later may need what is chosen here.
+    let claim = (!is_dry_run).then(|| storage.claim(true)).transpose()?;
     let listed = storage.list()?;
-    let is_empty = listed.backups.is_empty() && listed.damaged.is_empty();
-    let claim = (!is_dry_run && !is_empty).then(|| storage.claim(true)).transpose()?;
-    let chosen = choose(&listed.backups, rules, now);
-    let kept = with_parents(&listed.backups, chosen.clone());
+    let mut chosen = choose(&listed.backups, rules, now);
+    let mut kept = with_parents(&listed.backups, chosen.clone());
+    let ids = listed.backups.iter().map(|backup| backup.id.clone());
+    let retired: Vec<String> = ids.filter(|id| !is_dry_run && !kept.contains(id)).collect();
+    let is_known = |id: &str| listed.backups.iter().any(|backup| backup.id == id);
+    let retired = storage.retire(&retired, is_known)?;
+    kept.extend(with_parents(&listed.backups, retired.needed.clone()));
+    chosen.retain(|id| !retired.needed.contains(id));
     let (stay, mut removed): (Vec<Backup>, Vec<Backup>) =
         listed.backups.into_iter().partition(|backup| kept.contains(&backup.id));
     let needed: Vec<String> =
@@ -57,7 +63,8 @@ pub fn prune(storage: &Storage, rules: &Rules, now: u64, is_dry_run: bool) -> Re
         storage.remove(&backup.id)?;
     }
     removed.reverse();
-    let unfinished = claim.map(|_claim| storage.remove_unfinished()).transpose()?;
+    drop(retired);
+    let unfinished = claim.map(|_claim| storage.remove_unfinished(UNFINISHED_AGE)).transpose()?;
     let unfinished = unfinished.unwrap_or_default();
     Ok(Pruned { removed, kept: stay.len(), needed, unfinished, damaged: listed.damaged })
 }

@@ -29,8 +29,9 @@ struct Arguments {
     )]
     data_dir: PathBuf,
 
-    /// Where backups are
-    #[arg(long, value_name = "PATH", default_value = "./backups", global = true)]
+    /// Where backups are: a directory, or s3://BUCKET/PREFIX with the AWS_ variables for endpoint
+    /// (AWS_ENDPOINT_URL), region (AWS_REGION) and credentials (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY)
+    #[arg(long, value_name = "PLACE", default_value = "./backups", global = true)]
     backup_dir: PathBuf,
 
     #[command(subcommand)]
@@ -183,7 +184,7 @@ fn say(line: &str) {
 }
 
 fn run(arguments: &Arguments) -> Result<(), String> {
-    let storage = Storage::new(&arguments.backup_dir);
+    let storage = Storage::at(&arguments.backup_dir)?;
     match &arguments.command {
         Command::Create(create) => run_create(arguments, &storage, create),
         Command::List(list) => run_list(&storage, list),

@@ -25,9 +25,29 @@ pub struct View {
 /// An open file of a view. It stays readable when its name goes.
 #[derive(Clone)]
 pub struct Viewed {
-    file: Rc<ReadOnlyFile>,
+    source: Source,
     name: Rc<str>,
     bytes: u64,
+}
+
+#[derive(Clone)]
+enum Source {
+    Local(Rc<ReadOnlyFile>),
+    Remote(Rc<dyn Remote>),
+}
+
+/// Bytes that are on no disk of this host.
+pub trait Remote {
+    /// Appends `bytes` from `offset` on, which are there, to `target`.
+    ///
+    /// # Errors
+    /// Why they can't be had, in words.
+    fn read(
+        &self,
+        offset: u64,
+        bytes: usize,
+        target: &mut Vec<u8>,
+    ) -> std::result::Result<(), String>;
 }
 
 /// Runs what only reads a view.
@@ -64,7 +84,13 @@ impl Viewed {
     pub fn open(path: &Path, name: &str) -> Result<Self> {
         let file = ReadOnlyFile::open(path, name)?;
         let bytes = file.bytes()?;
-        Ok(Self { file: Rc::new(file), name: name.into(), bytes })
+        Ok(Self { source: Source::Local(Rc::new(file)), name: name.into(), bytes })
+    }
+
+    /// A file of this length that is elsewhere.
+    #[must_use]
+    pub fn remote(remote: Rc<dyn Remote>, name: &str, bytes: u64) -> Self {
+        Self { source: Source::Remote(remote), name: name.into(), bytes }
     }
 
     /// Its name.
@@ -117,7 +143,14 @@ impl File for Viewed {
     async fn read_at(&self, offset: u64, bytes: usize, target: &mut Vec<u8>) -> Result<()> {
         let bytes = bytes.min(self.bytes.saturating_sub(offset) as usize);
         let start = target.len();
-        self.file.read_at(offset, blocks(bytes), target).await?;
+        match &self.source {
+            Source::Local(file) => file.read_at(offset, blocks(bytes), target).await?,
+            Source::Remote(_) if bytes == 0 => {}
+            Source::Remote(remote) => {
+                let read = remote.read(offset, bytes, target);
+                read.map_err(|why| failed("read", &self.name, &why))?;
+            }
+        }
         target.truncate(start + bytes);
         Ok(())
     }
