@@ -2,6 +2,7 @@
 
 use std::process::Command;
 
+use crate::common::volume::Volume;
 use crate::{Place, assert_says, files, flip};
 
 #[test]
@@ -126,4 +127,34 @@ fn what_could_not_be_written_whole_is_no_backup() {
     assert_eq!((left(), place.list().len()), (1, 0));
     let id = place.create(&[]);
     place.run(&["verify", &id]);
+}
+
+/// A file system that has no room for the second file.
+#[test]
+fn a_backup_directory_that_fills_up_half_way_has_no_backup() {
+    let place = Place::made(20, 300);
+    let Some(volume) = Volume::mount(place.directory.path(), 16 << 20) else { return };
+    let large = place.data_dir().join("usage/usage_state.snap");
+    std::fs::create_dir(place.data_dir().join("usage")).unwrap();
+    std::fs::write(&large, vec![7; 24 << 20]).unwrap();
+    let create = |arguments: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_kyrodb_backup"));
+        command.arg("create").args(arguments).arg("--data-dir").arg(place.data_dir());
+        command.arg("--backup-dir").arg(volume.path("backups"));
+        command
+    };
+    let said = crate::fails(&mut create(&[]));
+    assert_says(&said, &["no backup was made", "usage_state.snap can't be written", "No space"]);
+    let left = || std::fs::read_dir(volume.path("backups")).unwrap().count();
+    assert_eq!(left(), 0, "what was written before is taken away");
+    std::fs::remove_file(&large).unwrap();
+    let printed = crate::succeeds(&mut create(&[]));
+    let first = printed.lines().next().unwrap().strip_prefix("Backup ID: ").unwrap();
+    std::fs::write(&large, vec![7; 24 << 20]).unwrap();
+    let said = crate::fails(&mut create(&["--incremental", "--reference", first]));
+    assert_says(&said, &["no backup was made", "No space"]);
+    assert_eq!(left(), 1, "the one before it");
+    let mut verify = Command::new(env!("CARGO_BIN_EXE_kyrodb_backup"));
+    verify.args(["verify", first, "--backup-dir"]).arg(volume.path("backups"));
+    assert_says(&crate::succeeds(&mut verify), &[first, "is good"]);
 }

@@ -1,6 +1,8 @@
 //! What a restore may not do: take a directory from a running server, or data that nobody has
 //! given up; and what a dry run does, which is nothing.
 
+use std::path::Path;
+
 use crate::common::{Process, runtime};
 use crate::{Place, SETTINGS, assert_contents, assert_says, files, snapshot, succeeds};
 
@@ -99,4 +101,58 @@ fn a_dry_run_changes_nothing_and_sees_what_a_restore_would() {
     crate::flip(&place.file(&id, "wal_0000"), 4_200);
     let said = crate::fails(&mut place.command_on(&target, &arguments));
     assert_says(&said, &["wal_0000", "bad checksum"]);
+}
+
+/// Changes what is below `key` in a file as another version of the program might have written it.
+fn rewrite(path: &Path, key: &str, from: &str, to: &str) {
+    let text = std::fs::read_to_string(path).unwrap();
+    let (_, inner) = text.split_once(&format!("\"{key}\":")).unwrap();
+    let inner = inner.trim().strip_suffix('}').unwrap();
+    assert!(inner.contains(from), "{inner}");
+    let inner = inner.replacen(from, to, 1);
+    let crc = crc32c::crc32c(inner.as_bytes());
+    std::fs::write(path, format!("{{\"crc32c\":\"{crc:08x}\",\"{key}\":{inner}}}\n")).unwrap();
+}
+
+#[test]
+fn what_a_later_version_has_made_is_not_touched() {
+    let place = Place::made(21, 30);
+    let first = place.create(&[]);
+    let second = place.create_on(&first);
+    let record = place.file(&second, "backup.json");
+    let good = std::fs::read(&record).unwrap();
+    let target = place.path("target");
+    // The record itself, and the data directory that it is of.
+    for (from, to, why) in [
+        ("\"version\": 1", "\"version\": 2", "format version 2; this program reads version 1"),
+        (
+            "\"manifest\": {\n    \"version\": 1",
+            "\"manifest\": {\n    \"version\": 9",
+            "data directory of format version 9; this program reads version 1",
+        ),
+    ] {
+        rewrite(&record, "backup", from, to);
+        let restore = ["restore", "--backup-id", &second, "--allow-clear"];
+        for said in [
+            place.fails(&["verify", &second]),
+            place.fails(&["create", "--incremental", "--reference", &second]),
+            place.fails(&restore),
+            crate::fails(&mut place.command_on(&target, &restore)),
+        ] {
+            assert_says(&said, &[&second, why]);
+        }
+        assert!(!target.exists());
+        let output = place.command(&["list"]).output().unwrap();
+        assert_eq!(output.status.code(), Some(0));
+        assert_says(&crate::said(&output), &["warning", why, &first]);
+        let output = place.command(&["prune"]).output().unwrap();
+        assert_says(&crate::said(&output), &["can't be read stays", why, "0 removed, 1 kept"]);
+        std::fs::write(&record, &good).unwrap();
+    }
+    place.run(&["verify", &second]);
+    // And the directory that is to be backed up.
+    let manifest = place.data_dir().join("MANIFEST");
+    rewrite(&manifest, "manifest", "\"version\": 1", "\"version\": 9");
+    let said = place.fails(&["create"]);
+    assert_says(&said, &["no backup was made", "format version 9; this program reads version 1"]);
 }

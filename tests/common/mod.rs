@@ -5,6 +5,7 @@
 
 pub mod documents;
 pub mod filters;
+pub mod volume;
 
 use std::collections::HashMap;
 use std::io::{Read, Write};

@@ -1,80 +1,14 @@
 //! A file system that fills up to the last block under a server, and is emptied again.
 
-use std::fs::File;
-use std::io::Write;
-use std::path::{Path, PathBuf};
-use std::process::Command;
-
 use kyrodb::proto::UpdateMetadataRequest;
 use tonic::{Code, Status};
 
+use crate::common::volume::Volume;
 use crate::common::{Client, Process, directory, eventually, metric, runtime};
 use crate::{assert_degraded, assert_healthy, metrics, put, refused, store, stored};
 
 const SETTINGS: &[(&str, &str)] =
     &[("runtime.shards", "1"), ("persistence.disk_reserve_bytes", "8388608")];
-
-/// A small file system in a file.
-struct Volume {
-    mounted_at: PathBuf,
-}
-
-impl Volume {
-    /// `None`, and why, where the system does not let us.
-    fn mount(directory: &Path) -> Option<Self> {
-        let (image, mounted_at) = (directory.join("image"), directory.join("volume"));
-        File::create(&image).unwrap().set_len(64 << 20).unwrap();
-        std::fs::create_dir(&mounted_at).unwrap();
-        let run = |program: &str, arguments: &[&str], paths: &[&Path]| {
-            let output = Command::new(program).args(arguments).args(paths).output();
-            match output {
-                Ok(output) if output.status.success() => true,
-                Ok(output) => {
-                    let said = String::from_utf8_lossy(&output.stderr);
-                    println!("skipped: {program} failed: {}", said.trim());
-                    false
-                }
-                Err(error) => {
-                    println!("skipped: {program} can't be run: {error}");
-                    false
-                }
-            }
-        };
-        let is_mounted = run("mkfs.ext4", &["-q", "-m", "0"], &[&image])
-            && run("mount", &["-o", "loop"], &[&image, &mounted_at]);
-        is_mounted.then_some(Self { mounted_at })
-    }
-
-    /// What the server prints goes to a file beside it, so to this volume as well.
-    fn data_dir(&self) -> PathBuf {
-        self.mounted_at.join("data")
-    }
-
-    fn ballast(&self) -> PathBuf {
-        self.mounted_at.join("ballast")
-    }
-
-    /// Writes to a file until nothing more fits.
-    fn fill(&self) {
-        let mut file = File::options().create(true).append(true).open(self.ballast()).unwrap();
-        for bytes in [1 << 20, 4096, 1] {
-            while file.write_all(&vec![7; bytes]).is_ok() {}
-        }
-        assert!(file.sync_all().is_ok());
-    }
-
-    fn empty(&self) {
-        std::fs::remove_file(self.ballast()).unwrap();
-    }
-}
-
-impl Drop for Volume {
-    fn drop(&mut self) {
-        let unmounted = Command::new("umount").arg(&self.mounted_at).status();
-        let is_unmounted = unmounted.is_ok_and(|status| status.success());
-        assert!(is_unmounted || std::thread::panicking());
-    }
-}
 
 async fn update(client: &mut Client, id: u64, n: u64) -> Result<(), Status> {
     let metadata = [("n".to_owned(), n.to_string())].into();
@@ -85,8 +19,8 @@ async fn update(client: &mut Client, id: u64, n: u64) -> Result<(), Status> {
 #[test]
 fn a_disk_filled_to_the_brim_loses_nothing_and_inserts_come_back() {
     let directory = directory();
-    let Some(volume) = Volume::mount(directory.path()) else { return };
-    let process = Process::start(&volume.data_dir(), SETTINGS);
+    let Some(volume) = Volume::mount(directory.path(), 64 << 20) else { return };
+    let process = Process::start(&volume.path("data"), SETTINGS);
     let runtime = runtime();
     runtime.block_on(async { store(&mut process.client().await, 20).await });
     assert_healthy(&process);
@@ -124,7 +58,7 @@ fn a_disk_filled_to_the_brim_loses_nothing_and_inserts_come_back() {
     let text = metrics(&process);
     assert_eq!(metric(&text, "kyrodb_wal_circuit_breaker_state"), Some(0.0));
     process.kill();
-    let process = Process::start(&volume.data_dir(), SETTINGS);
+    let process = Process::start(&volume.path("data"), SETTINGS);
     assert_healthy(&process);
     runtime.block_on(async {
         let mut client = process.client().await;
