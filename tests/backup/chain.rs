@@ -11,7 +11,10 @@ fn size(place: &Place, id: &str) -> u64 {
 
 #[test]
 fn a_chain_with_a_snapshot_in_between_is_restored_at_each_of_its_backups() {
-    let mut place = Place::new(3);
+    restores(Place::new(3));
+}
+
+pub(crate) fn restores(mut place: Place) {
     let mut process = Process::start(&place.data_dir(), SETTINGS);
     let mut made = Vec::new();
     place.change(&process, 400);
@@ -79,6 +82,10 @@ fn small_files_beside_the_shards_are_in_it_and_keys_are_not() {
 
 #[test]
 fn prune_keeps_what_a_kept_backup_needs() {
+    prunes(Place::new(5));
+}
+
+pub(crate) fn prunes(place: Place) {
     const NOTHING: [&str; 9] = [
         "prune",
         "--keep-hourly",
@@ -90,7 +97,7 @@ fn prune_keeps_what_a_kept_backup_needs() {
         "--keep-monthly",
         "0",
     ];
-    let place = Place::made(5, 50);
+    let place = place.filled(50);
     let first = place.create(&[]);
     let second = place.create_on(&first);
     assert_says(&place.run(&NOTHING), &[&first, "needs it", "0 removed, 2 kept"]);
@@ -105,7 +112,6 @@ fn prune_keeps_what_a_kept_backup_needs() {
     assert_says(&said, &[&format!("Removed {first}"), &format!("Removed {second}")]);
     assert_says(&said, &["2 removed, 1 kept"]);
     assert_eq!(place.list().len(), 1);
-    let left: Vec<_> = std::fs::read_dir(place.backup_dir()).unwrap().collect();
-    assert_eq!(left.len(), 1, "{left:?}");
+    assert_eq!(place.left(), [third.clone()].into());
     place.run(&["verify", &third]);
 }

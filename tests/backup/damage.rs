@@ -7,7 +7,10 @@ use crate::{Place, assert_says, files, flip};
 
 #[test]
 fn a_flipped_bit_in_any_file_of_the_chain_is_found() {
-    let mut place = Place::new(7);
+    is_found(Place::new(7));
+}
+
+pub(crate) fn is_found(mut place: Place) {
     let process = crate::common::Process::start(&place.data_dir(), crate::SETTINGS);
     place.change(&process, 200);
     crate::common::runtime().block_on(async { crate::snapshot(&mut process.client().await).await });
@@ -65,7 +68,11 @@ fn a_damaged_restore_leaves_the_target_as_it_was() {
 
 #[test]
 fn a_missing_parent_is_named() {
-    let place = Place::made(9, 50);
+    names_parent(Place::new(9));
+}
+
+pub(crate) fn names_parent(place: Place) {
+    let place = place.filled(50);
     let first = place.create(&[]);
     let second = place.create_on(&first);
     std::fs::rename(place.backup_dir().join(&first), place.path("aside")).unwrap();

@@ -83,7 +83,10 @@ fn assert_existed(found: &Found, before: [u64; CLIENTS], after: [u64; CLIENTS]) 
 
 #[test]
 fn a_backup_under_writes_is_a_state_that_existed() {
-    let place = Place::new(1);
+    exists(&Place::new(1));
+}
+
+pub(crate) fn exists(place: &Place) {
     let process = Process::start(&place.data_dir(), SETTINGS);
     let acknowledged: Acknowledged = Arc::default();
     let stop = Arc::new(AtomicBool::new(false));

@@ -6,14 +6,16 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+mod bucket;
 mod chain;
 mod damage;
 mod hot;
 mod point;
 mod refusals;
+mod s3;
 mod usage;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
@@ -21,6 +23,8 @@ use common::documents::{Change, Contents, Random, read};
 use common::{Client, Process, Settings, directory, runtime};
 use kyrodb::proto::SnapshotRequest;
 use tempfile::TempDir;
+
+use crate::s3::S3;
 
 /// Two shards, whose snapshots are taken only when they are asked for.
 const SETTINGS: Settings<'static> = &[
@@ -37,21 +41,38 @@ struct Place {
     directory: TempDir,
     random: Random,
     contents: Contents,
+    /// Where the backups are, if not in a directory.
+    s3: Option<S3>,
 }
 
 impl Place {
     fn new(seed: u64) -> Self {
         let (random, contents) = (Random::new(seed, 0), Contents::new());
-        Self { directory: directory(), random, contents }
+        Self { directory: directory(), random, contents, s3: None }
+    }
+
+    /// One whose backups are in a bucket.
+    fn in_bucket(seed: u64) -> Self {
+        let place = Self::new(seed);
+        let s3 = S3::start(&place.path("s3"));
+        Self { s3: Some(s3), ..place }
+    }
+
+    fn s3(&self) -> &S3 {
+        self.s3.as_ref().expect("the backups are in a bucket")
     }
 
     /// One whose data directory a server has made and left.
     fn made(seed: u64, changes: usize) -> Self {
-        let mut place = Self::new(seed);
-        let process = Process::start(&place.data_dir(), SETTINGS);
-        place.change(&process, changes);
+        Self::new(seed).filled(changes)
+    }
+
+    /// Fills the data directory with the help of a server.
+    fn filled(mut self, changes: usize) -> Self {
+        let process = Process::start(&self.data_dir(), SETTINGS);
+        self.change(&process, changes);
         process.stop();
-        place
+        self
     }
 
     fn path(&self, name: &str) -> PathBuf {
@@ -63,7 +84,17 @@ impl Place {
     }
 
     fn backup_dir(&self) -> PathBuf {
-        self.path("backups")
+        self.s3.as_ref().map_or_else(|| self.path("backups"), S3::directory)
+    }
+
+    /// The names where the backups are, of whatever has a file.
+    fn left(&self) -> BTreeSet<String> {
+        let backups = self.backup_dir();
+        let name = |path: PathBuf| {
+            let name = path.strip_prefix(&backups).unwrap().iter().next().unwrap();
+            name.to_string_lossy().into_owned()
+        };
+        files(&backups).into_keys().map(name).collect()
     }
 
     /// Makes random changes, each acknowledged.
@@ -85,7 +116,15 @@ impl Place {
 
     fn command_on(&self, data_dir: &Path, arguments: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_kyrodb_backup"));
-        command.arg("--backup-dir").arg(self.backup_dir());
+        match &self.s3 {
+            Some(s3) => {
+                command.args(["--backup-dir", &s3.url()]);
+                s3.allow(&mut command);
+            }
+            None => {
+                command.arg("--backup-dir").arg(self.backup_dir());
+            }
+        }
         command.args(arguments).arg("--data-dir").arg(data_dir);
         command.env_remove("BACKUP_ALLOW_CLEAR").env_remove("KYRODB_DATA_DIR");
         command
@@ -187,7 +226,7 @@ fn files(directory: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
     while let Some(path) = open.pop() {
         if path.is_dir() {
             open.extend(std::fs::read_dir(&path).unwrap().map(|entry| entry.unwrap().path()));
-        } else {
+        } else if path.exists() {
             files.insert(path.clone(), std::fs::read(&path).unwrap());
         }
     }

@@ -21,7 +21,10 @@ fn ended_second() -> u64 {
 
 #[test]
 fn a_restore_has_exactly_what_was_acknowledged_by_then() {
-    let mut place = Place::new(6);
+    restores(Place::new(6));
+}
+
+pub(crate) fn restores(mut place: Place) {
     let early = now() - 1_000;
     let mut process = Process::start(&place.data_dir(), SETTINGS);
     let mut moments: Vec<(u64, Contents)> = Vec::new();
