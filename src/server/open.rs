@@ -156,8 +156,9 @@ fn way_out(what: &str, directory: &Path) -> String {
         "the data directory {shown} can't be opened; nothing in it is lost:\n  {what}\n\
          Ways out: see all that is damaged with `kyrodb_server --data-dir {shown} --verify-wal`; \
          restore the directory with `kyrodb_backup restore`; make it usable again, and be told what \
-         is lost, with `kyrodb_server --data-dir {shown} --verify --repair`; or start with an empty one and keep this one beside \
-         it, with persistence.allow_fresh_start_on_recovery_failure = true.",
+         is lost, with `kyrodb_server --data-dir {shown} --verify --repair`; or start with an \
+         empty one and keep this one beside it, with \
+         persistence.allow_fresh_start_on_recovery_failure = true.",
     )
 }
 
