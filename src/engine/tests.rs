@@ -29,7 +29,7 @@ impl Random {
         }
     }
 
-    fn vector(&mut self) -> Box<[f32]> {
+    pub(crate) fn vector(&mut self) -> Box<[f32]> {
         let mut vector: Box<[f32]> =
             (0..DIMENSION).map(|_| self.below(2_001) as f32 / 1_000.0 - 1.0).collect();
         vector[0] += 1e-3;
@@ -48,7 +48,7 @@ pub(crate) fn engine() -> Engine {
     })
 }
 
-fn payload(colour: u64, namespace: &str) -> Payload {
+pub(crate) fn payload(colour: u64, namespace: &str) -> Payload {
     let colour = colour.to_string();
     Payload::new([("colour", colour.as_str())], namespace).unwrap()
 }
