@@ -82,6 +82,8 @@ pub(super) struct Node {
     /// Files that are not needed any more, once MANIFEST says so.
     pub(super) dispensable: Vec<String>,
     pub(super) known: Known,
+    /// Groups of this life: when each was written, and how many documents there were after it.
+    pub(super) history: Vec<(u64, usize)>,
 }
 
 /// A machine that is up.
@@ -233,6 +235,7 @@ impl Node {
             running: None,
             dispensable: Vec::new(),
             known: Known { acknowledged: model, under_way: Vec::new() },
+            history: Vec::new(),
         };
         Ok((node, segments, unused))
     }

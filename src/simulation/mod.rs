@@ -160,32 +160,8 @@ impl Run {
         is_whole
     }
 
-    /// Does one thing.
     fn step(&mut self, machine: &mut Machine) -> Result<(), DiskError> {
-        let (random, report) = (&mut self.random, &mut self.report);
-        let shard = random.below(u64::from(SHARDS)) as usize;
-        let what = random.below(20);
-        report.note(what << 8 | shard as u64);
-        match what {
-            0..10 => {
-                report.writes += 1;
-                let ids = &machine.nodes[shard].ids;
-                let count = 1 + random.below(4);
-                let changes = (0..count).map(|_| Change::random(random, ids)).collect();
-                machine.write(shard, changes)
-            }
-            10..13 => {
-                machine.link(shard, random.below(60));
-                Ok(())
-            }
-            13 => machine.seal(shard),
-            14 => machine.rotate(shard),
-            _ => {
-                let is_done = machine.snapshot(shard, 1 + random.below(6))?;
-                report.snapshots += u64::from(is_done);
-                Ok(())
-            }
-        }
+        step(machine, &mut self.random, &mut self.report)
     }
 
     /// Something fails, or the power, at one of the next calls.
@@ -240,6 +216,33 @@ impl Run {
         }
         // Mended from a copy.
         self.disk = Rc::new(whole.restarted());
+    }
+}
+
+/// Does one thing.
+fn step(machine: &mut Machine, random: &mut Random, report: &mut Report) -> Result<(), DiskError> {
+    let shard = random.below(u64::from(SHARDS)) as usize;
+    let what = random.below(20);
+    report.note(what << 8 | shard as u64);
+    match what {
+        0..10 => {
+            report.writes += 1;
+            let ids = &machine.nodes[shard].ids;
+            let count = 1 + random.below(4);
+            let changes = (0..count).map(|_| Change::random(random, ids)).collect();
+            machine.write(shard, changes)
+        }
+        10..13 => {
+            machine.link(shard, random.below(60));
+            Ok(())
+        }
+        13 => machine.seal(shard),
+        14 => machine.rotate(shard),
+        _ => {
+            let is_done = machine.snapshot(shard, 1 + random.below(6))?;
+            report.snapshots += u64::from(is_done);
+            Ok(())
+        }
     }
 }
 

@@ -55,7 +55,9 @@ impl Machine {
         }
         let node = &mut self.nodes[shard];
         node.known.under_way.push(after.clone());
-        run(node.log.append(records, self.clock.now(), true))?;
+        let now_ms = self.clock.now();
+        run(node.log.append(records, now_ms, true))?;
+        node.history.push((now_ms, after.0.len()));
         let file = segment_name(node.id, node.log.segment());
         self.disk.assert_durable(&file, "an acknowledgement");
         node.known.under_way.clear();
@@ -141,9 +143,14 @@ impl Machine {
         if node.log.is_broken() {
             return Ok(());
         }
-        if let Err(error) = run(node.log.seal(self.clock.now())) {
+        let now_ms = self.clock.now();
+        let is_group = node.log.fits(&[]);
+        if let Err(error) = run(node.log.seal(now_ms)) {
             self.refuse(shard);
             return Err(error);
+        }
+        if is_group {
+            node.history.push((now_ms, node.engine.live_count()));
         }
         node.position = node.log.position();
         Ok(())

@@ -91,7 +91,7 @@ pub async fn recover<D: Disk>(
             }
         })
         .await?;
-        if tail == Tail::Open && scan.end != header.start {
+        if tail == Tail::Open && scan.end != header.start && !is_off(Pillar::WriteAgain) {
             write_again(disk, &segment.file, file, scan.vouched_bytes..scan.end_bytes).await?;
         }
         reached = Some(scan.end);

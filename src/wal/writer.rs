@@ -34,7 +34,9 @@ impl<F> Prepared<F> {
         bytes: u64,
     ) -> Result<Self> {
         let file = disk.create(&segment_name(shard, number), bytes).await?;
-        disk.sync_dir().await?;
+        if !is_off(Pillar::NameBeforeManifest) {
+            disk.sync_dir().await?;
+        }
         Ok(Self { file, number, bytes })
     }
 
