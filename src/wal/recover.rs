@@ -98,10 +98,12 @@ pub async fn recover<D: Disk>(
         unmet = unmet.filter(|_| !scan.is_met);
         recovered.records += records;
         recovered.torn.extend(scan.torn.map(|torn| format!("{}: {torn}", segment.file)));
-        // A group without records is a part of the chain as well. Where there is none, another
-        // segment begins at the same position, or will; of the header it is not known whether it
-        // is durable.
-        if scan.end == header.start && segment.sealed.is_none() {
+        // A group without records is a part of the chain as well. Where there is none, nobody needs
+        // the segment, and of its header it is not known whether it is durable. But one with a
+        // group that was cut off or refused stays named: if its file outlived its name, it would
+        // be taken for one that MANIFEST has lost.
+        let is_empty = scan.end == header.start && segment.sealed.is_none();
+        if is_empty && !has_groups(file, shard).await? {
             recovered.unused.push(segment.file.clone());
             continue;
         }
