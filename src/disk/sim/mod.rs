@@ -19,6 +19,7 @@
 //!   still pending.
 //! - *Failed writes.* They did nothing, or a part, from the front.
 
+mod content;
 mod crash;
 mod order;
 #[cfg(test)]
@@ -28,6 +29,7 @@ use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
+use self::content::{Change, Content, NameChange, PendingName};
 pub use self::crash::{Crash, MODES};
 pub use self::order::{Claim, Claims};
 
@@ -53,145 +55,6 @@ struct Planned {
     /// Later calls of the same operation fail as well.
     is_sticky: bool,
     operation: Option<&'static str>,
-}
-
-/// A change of a file that is not known to be durable.
-#[derive(Clone)]
-struct Pending {
-    /// When, counted over the whole disk.
-    at: u64,
-    change: Change,
-    /// The sync that should have made it durable has failed: no other one will.
-    is_forgotten: bool,
-}
-
-#[derive(Clone)]
-enum Change {
-    Bytes { offset: usize, bytes: Rc<[u8]> },
-    Length(usize),
-}
-
-/// A change of the directory that is not known to be durable.
-#[derive(Clone)]
-struct PendingName {
-    at: u64,
-    change: NameChange,
-}
-
-#[derive(Clone)]
-enum NameChange {
-    Made(String, usize),
-    Renamed { source: String, target: String, content: usize },
-    Removed(String),
-}
-
-impl NameChange {
-    fn names(&self) -> [&str; 2] {
-        match self {
-            Self::Made(name, _) | Self::Removed(name) => [name, name],
-            Self::Renamed { source, target, .. } => [source, target],
-        }
-    }
-
-    fn apply(&self, names: &mut BTreeMap<String, usize>) {
-        match self {
-            Self::Made(name, content) => {
-                names.insert(name.clone(), *content);
-            }
-            Self::Renamed { source, target, content } => {
-                names.remove(source);
-                names.insert(target.clone(), *content);
-            }
-            Self::Removed(name) => {
-                names.remove(name);
-            }
-        }
-    }
-}
-
-#[derive(Clone, Default)]
-struct Content {
-    live: Vec<u8>,
-    durable: Vec<u8>,
-    /// In the order of writing.
-    pending: Vec<Pending>,
-}
-
-impl Content {
-    fn durable(bytes: Vec<u8>) -> Self {
-        Self { live: bytes.clone(), durable: bytes, pending: Vec::new() }
-    }
-
-    fn write(&mut self, at: u64, offset: usize, bytes: &[u8]) {
-        let end = offset + bytes.len();
-        let is_forgotten = false;
-        let change = Change::Bytes { offset, bytes: bytes.into() };
-        self.pending.push(Pending { at, change, is_forgotten });
-        if self.live.len() < end {
-            self.live.resize(end, 0);
-            self.pending.push(Pending { at, change: Change::Length(end), is_forgotten });
-        }
-        self.live[offset..end].copy_from_slice(bytes);
-    }
-
-    fn set_length(&mut self, at: u64, bytes: usize) {
-        self.live.resize(bytes, 0);
-        let change = Change::Length(bytes);
-        self.pending.push(Pending { at, change, is_forgotten: false });
-    }
-
-    /// All that is not forgotten becomes durable; what is, where nothing has been written over.
-    fn sync(&mut self) {
-        let (forgotten, synced): (Vec<_>, Vec<_>) =
-            std::mem::take(&mut self.pending).into_iter().partition(|p| p.is_forgotten);
-        for Pending { change, .. } in &synced {
-            change.apply(&mut self.durable);
-        }
-        let is_older = |pending: &Pending| !synced.iter().any(|s| s.change.covers(&pending.change));
-        self.pending = forgotten.into_iter().filter(is_older).collect();
-    }
-
-    /// A sync has failed.
-    fn forget(&mut self) {
-        let mut forgotten = Vec::new();
-        for Pending { at, change, .. } in std::mem::take(&mut self.pending) {
-            match change {
-                Change::Bytes { offset, bytes } => {
-                    let sectors = bytes.chunks(SECTOR).zip((offset..).step_by(SECTOR));
-                    forgotten.extend(sectors.map(|(bytes, offset)| {
-                        let change = Change::Bytes { offset, bytes: bytes.into() };
-                        Pending { at, change, is_forgotten: true }
-                    }));
-                }
-                Change::Length(_) => forgotten.push(Pending { at, change, is_forgotten: true }),
-            }
-        }
-        self.pending = forgotten;
-    }
-}
-
-impl Change {
-    fn apply(&self, content: &mut Vec<u8>) {
-        match self {
-            Self::Bytes { offset, bytes } => {
-                let end = offset + bytes.len();
-                content.resize(content.len().max(end), 0);
-                content[*offset..end].copy_from_slice(bytes);
-            }
-            Self::Length(bytes) => content.resize(*bytes, 0),
-        }
-    }
-
-    /// True if nothing can be seen of the other one after this.
-    fn covers(&self, other: &Self) -> bool {
-        match (self, other) {
-            (Self::Bytes { offset, bytes }, Self::Bytes { offset: start, .. }) => {
-                (*offset..offset + bytes.len()).contains(start)
-            }
-            (Self::Length(_), Self::Length(_)) => true,
-            _ => false,
-        }
-    }
 }
 
 #[derive(Default)]
