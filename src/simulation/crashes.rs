@@ -94,7 +94,7 @@ fn a_crash_at_any_call_of_a_start_after_a_crash_loses_nothing() {
                 break;
             }
             // Where it has come up, what it has found is what there is.
-            let known = started.as_ref().map_or(known.clone(), Machine::known);
+            let known = started.as_ref().map_or_else(|_| known.clone(), Machine::known);
             drop(started);
             for mode in if is_wide() { 0..MODES } else { call % 3..call % 3 + 2 } {
                 let _told = Told(format!("crashes at {first} and {call}, mode {mode}"));

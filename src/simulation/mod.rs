@@ -228,7 +228,9 @@ fn step(machine: &mut Machine, random: &mut Random, report: &mut Report) -> Resu
         0..10 => {
             report.writes += 1;
             let ids = &machine.nodes[shard].ids;
-            let count = 1 + random.below(4);
+            // Groups of one sector, and of several.
+            let most = if random.below(4) == 0 { 24 } else { 4 };
+            let count = 1 + random.below(most);
             let changes = (0..count).map(|_| Change::random(random, ids)).collect();
             machine.write(shard, changes)
         }
