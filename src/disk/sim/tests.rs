@@ -1,3 +1,5 @@
+//! What is found after crashes and failures of the simulated disk, and what it notices by itself.
+
 use std::collections::BTreeSet;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
