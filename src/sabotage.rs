@@ -14,6 +14,12 @@ pub(crate) enum Pillar {
     LsnGap,
     /// A file is synced before it takes the name of another.
     SyncBeforeRename,
+    /// A segment's name is durable before MANIFEST has it.
+    NameBeforeManifest,
+    /// A snapshot is synced before it gets its name.
+    SyncBeforeSnapshot,
+    /// What nothing vouches for is written again before MANIFEST relies on it.
+    WriteAgain,
 }
 
 #[cfg(test)]

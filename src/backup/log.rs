@@ -1,4 +1,8 @@
 //! A shard's log as it was at a moment: its segments up to the last whole group of then.
+//!
+//! Where the clock was set back, stamps go back within a log. The log is cut before the first group
+//! that is later than the moment, and what follows that is left out, whatever its stamp: what is
+//! left is what the log once was.
 
 use std::time::Duration;
 

@@ -8,7 +8,7 @@ use std::fs::TryLockError;
 use std::io::ErrorKind;
 use std::path::Path;
 
-use super::log::cut;
+use super::log::{Cut, cut};
 use super::progress::Progress;
 use super::record::{Backup, Stored};
 use super::storage::{Storage, write_file};
@@ -22,7 +22,9 @@ use crate::manifest::{MANIFEST_NAME, Manifest, Snapshot};
 use crate::server::directory::{LOCK_NAME, Lock};
 use crate::snapshot::reader::contents;
 use crate::snapshot::{parse_snapshot_name, snapshot_name};
-use crate::types::ShardId;
+use crate::types::{Lsn, ShardId};
+use crate::wal::Position;
+use crate::wal::recover::recover;
 
 /// Which state.
 #[derive(Clone, Debug)]
@@ -198,14 +200,17 @@ fn at(view: &View, backup: &Backup, second: u64) -> Result<Manifest> {
                     snapshot.next_lsn < end.next_lsn.0 && !log.segments.is_empty()
                 }
                 // A group without records may be between the snapshot and the end of the log, or
-                // between that and the snapshot, and the log may not say when it was written.
+                // between that and the snapshot: whatever the clock of then has made of their
+                // stamps, the log has to have been where the snapshot was made.
+                Some(_) if !log.segments.is_empty() => leads_to(view, shard, &log, snapshot),
+                // The log may not say when it was written.
                 _ => is_made_by(view, shard, snapshot, second)?,
             };
             if is_early {
                 snapshots.push(snapshot.clone());
             }
         }
-        let from_start = log.first.is_none_or(|first| first.start == crate::wal::Position::START);
+        let from_start = log.first.is_none_or(|first| first.start == Position::START);
         let had_snapshots = backup.manifest.snapshots.iter().any(|s| s.shard == shard.0);
         if snapshots.is_empty() && (!from_start || log.first.is_none() && had_snapshots) {
             return Err(format!(
@@ -219,6 +224,16 @@ fn at(view: &View, backup: &Backup, second: u64) -> Result<Manifest> {
         manifest.segments.extend(log.segments);
     }
     Ok(manifest)
+}
+
+/// True if a log that ends at the LSN of a snapshot is the log of it. Where it is damaged, it is
+/// not, and what is restored without the snapshot will show that.
+fn leads_to(view: &View, shard: ShardId, log: &Cut, snapshot: &Snapshot) -> bool {
+    let from = Position { next_lsn: Lsn(snapshot.next_lsn), chain: snapshot.chain };
+    let mut files = View::default();
+    let opened = log.segments.iter().filter_map(|segment| view.get(&segment.file));
+    opened.for_each(|file| files.put(file.clone()));
+    run(recover(&files, shard, &log.segments, Some(from), |_, _| {})).is_ok()
 }
 
 fn is_made_by(view: &View, shard: ShardId, snapshot: &Snapshot, second: u64) -> Result<bool> {

@@ -103,8 +103,7 @@ fn an_engine_comes_back_as_it_was_when_the_snapshot_began() {
         assert_eq!(lists(&restored), before, "seed {seed}");
         assert_eq!(restored.dead_linked, dead_linked(&restored));
         let random = super::tests::Random(seed << 40);
-        let (records, home) = (VecDeque::new(), pair.home);
-        let mut again = Pair { engine: restored, model, random, records, home };
+        let mut again = Pair { engine: restored, model, random, records: VecDeque::new() };
         for _ in 0..1_000 {
             disturb(&mut again, 1, 30);
         }

@@ -9,7 +9,7 @@ use super::*;
 use crate::graph::check::check;
 use crate::kernels::{normalize, scalar};
 use crate::store::payload::Payload;
-use crate::types::{ShardId, mix};
+use crate::types::mix;
 use crate::wal::record::{Record, delete_batch};
 
 const DIMENSION: usize = 12;
@@ -29,7 +29,7 @@ impl Random {
         }
     }
 
-    fn vector(&mut self) -> Box<[f32]> {
+    pub(crate) fn vector(&mut self) -> Box<[f32]> {
         let mut vector: Box<[f32]> =
             (0..DIMENSION).map(|_| self.below(2_001) as f32 / 1_000.0 - 1.0).collect();
         vector[0] += 1e-3;
@@ -48,7 +48,7 @@ pub(crate) fn engine() -> Engine {
     })
 }
 
-fn payload(colour: u64, namespace: &str) -> Payload {
+pub(crate) fn payload(colour: u64, namespace: &str) -> Payload {
     let colour = colour.to_string();
     Payload::new([("colour", colour.as_str())], namespace).unwrap()
 }
@@ -77,15 +77,12 @@ pub(crate) struct Pair {
     pub(crate) random: Random,
     /// What was applied.
     pub(crate) records: VecDeque<Record>,
-    /// Which shard it is, of how many: it has only documents that belong there.
-    pub(crate) home: (ShardId, u32),
 }
 
 impl Pair {
     pub(crate) fn new(seed: u64) -> Self {
         let (model, records) = (Model::default(), VecDeque::new());
-        let home = (ShardId(0), 1);
-        Self { engine: engine(), model, random: Random(seed << 32), records, home }
+        Self { engine: engine(), model, random: Random(seed << 32), records }
     }
 
     fn apply(&mut self, records: Vec<Record>) {
@@ -140,25 +137,16 @@ impl Pair {
         assert_eq!(outcome.existed, u64::from(self.model.0.contains_key(&id)));
     }
 
-    /// One of so many ids, if it belongs here.
-    fn draw(&mut self, ids: u64) -> DocId {
-        let (home, shards) = self.home;
-        let mut id = DocId(0);
-        while id.0 == 0 || id.shard(shards) != home {
-            id = DocId(1 + self.random.below(ids));
-        }
-        id
-    }
-
     pub(crate) fn random_write(&mut self, ids: u64) {
-        let id = self.draw(ids).0;
+        let id = 1 + self.random.below(ids);
         match self.random.below(10) {
             0..5 => self.put(id),
             5..7 => self.update(id),
             7 => self.delete(id, ""),
             8 => self.delete(id, "a"),
             _ => {
-                let ids: Vec<DocId> = (0..self.random.below(20)).map(|_| self.draw(ids)).collect();
+                let ids: Vec<DocId> =
+                    (0..self.random.below(20)).map(|_| DocId(1 + self.random.below(ids))).collect();
                 let count = self.model.0.len();
                 ids.iter().for_each(|id| {
                     self.model.0.remove(id);

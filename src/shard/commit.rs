@@ -21,7 +21,7 @@ use super::serve::cut;
 use super::snapshot::QUIET;
 use super::spare;
 use crate::disk::direct::DirectDisk;
-use crate::disk::{DiskError, Kind};
+use crate::disk::{Disk, DiskError, Kind};
 use crate::engine::{Engine, Outcome, Write};
 use crate::error::{Error, Result};
 use crate::manifest::Sealed;
@@ -411,6 +411,7 @@ impl Committer {
             segment = number,
             "the log goes on in a new segment"
         );
+        self.drop_unused();
         for (number, sealed) in given_up {
             self.shard.snapshots.note_sealed(number, sealed);
             let (core, id) = (self.core.clone(), self.shard.id);
@@ -426,6 +427,23 @@ impl Committer {
             });
         }
         Ok(())
+    }
+
+    /// Has MANIFEST forget the segments that could not be begun, and removes them. What follows
+    /// them may be dropped once a snapshot has it: then they would seem to lead nowhere.
+    fn drop_unused(&mut self) {
+        for number in self.writer.take_unused() {
+            let (core, id) = (self.core.clone(), self.shard.id);
+            spawn(self.core.queues.upkeep, async move {
+                let kept = core.keep(Change::Unused(id, number)).await;
+                // The file is removed at the next start, if not now.
+                if kept.is_ok()
+                    && let Err(error) = core.disk.remove(&segment_name(id, number)).await
+                {
+                    tracing::warn!(shard = id.0, "space could not be given back: {error}");
+                }
+            });
+        }
     }
 
     /// Makes the active segment's file anew, which somebody has removed.

@@ -339,6 +339,32 @@ fn a_snapshot_waits_until_its_place_in_the_log_is_certain() {
     assert_eq!(server.stored(), [1, 2, 3, 4, 5]);
 }
 
+/// MANIFEST can't be written when a snapshot is done, and names it later, with what comes next: it
+/// has to go like any other, or the files that it needs go before it.
+#[test]
+fn a_snapshot_that_manifest_names_late_is_dropped_in_its_turn() {
+    let mut server = Server::start(SyncPolicy::DataOnly);
+    let snapshot = |server: &Server, id| {
+        server.put(id).unwrap();
+        server.runtime.block_on(server.router().snapshot())
+    };
+    (1..=2).for_each(|id| assert!(snapshot(&server, id).is_ok()));
+    server.faults.fail("create", "MANIFEST", Kind::Failed, 1);
+    assert!(matches!(snapshot(&server, 3), Err(Error::Unavailable { .. })));
+    for id in 4..=7 {
+        snapshot(&server, id).unwrap();
+        let directory = server.directory.path();
+        let manifest = Manifest::decode(&std::fs::read(directory.join("MANIFEST")).unwrap());
+        let snapshots = manifest.unwrap().snapshots;
+        assert_eq!(snapshots.len(), 2);
+        for number in snapshots.iter().flat_map(|snapshot| &snapshot.files) {
+            assert!(directory.join(crate::snapshot::snapshot_name(SHARD, *number)).exists());
+        }
+    }
+    server.restart();
+    assert_eq!(server.stored(), [1, 2, 3, 4, 5, 6, 7]);
+}
+
 #[test]
 fn an_operator_trips_and_resets_the_breaker() {
     let server = Server::start(SyncPolicy::DataOnly);

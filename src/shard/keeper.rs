@@ -21,6 +21,8 @@ pub enum Change {
     Added(ShardId, u64),
     /// A segment is complete.
     Sealed(ShardId, u64, Sealed),
+    /// A segment could not be begun: the log goes on in another one.
+    Unused(ShardId, u64),
     /// The first document has decided the dimension.
     Dimension(u32),
     /// A snapshot is durable; what it makes dispensable goes.
@@ -35,7 +37,7 @@ pub enum Change {
 }
 
 impl Change {
-    fn apply(self, manifest: &mut Option<Manifest>) {
+    pub(crate) fn apply(self, manifest: &mut Option<Manifest>) {
         if let Self::Replace(whole) = self {
             *manifest = Some(whole);
             return;
@@ -56,6 +58,9 @@ impl Change {
                 if let Some(segment) = manifest.segments.iter_mut().find(is_it) {
                     segment.sealed = Some(sealed);
                 }
+            }
+            Self::Unused(shard, number) => {
+                manifest.segments.retain(|s| (s.shard, s.number) != (shard.0, number));
             }
             Self::Dimension(dimension) => manifest.dimension = dimension,
             Self::Snapshotted { snapshot, dropped_snapshots, dropped_segments } => {

@@ -102,6 +102,8 @@ pub(super) struct Snapshots {
     live: RefCell<Vec<Snapshot>>,
     extents: RefCell<Vec<Extent>>,
     sealed: RefCell<BTreeMap<u64, Sealed>>,
+    /// Files that are not needed any more, once MANIFEST says so.
+    dispensable: RefCell<Vec<String>>,
 }
 
 impl Snapshots {
@@ -123,6 +125,7 @@ impl Snapshots {
             live: RefCell::new(snapshots),
             extents: RefCell::new(extents),
             sealed: RefCell::new(sealed),
+            dispensable: RefCell::default(),
         }
     }
 
@@ -383,13 +386,16 @@ async fn publish(
         dropped_snapshots,
         dropped_segments: dropped_segments.clone(),
     };
-    core.keep(change).await?;
+    // If MANIFEST can't be written, its next version names the snapshot: it is to be dropped in its
+    // turn, and until then nothing goes.
     snapshots.live.replace(live);
     snapshots.extents.replace(written.extents);
     snapshots.sealed.borrow_mut().retain(|number, _| !dropped_segments.contains(number));
     let names = files.into_iter().map(|number| snapshot_name(id, number));
     let segments = dropped_segments.into_iter().map(|number| segment_name(id, number));
-    remove(&*core.disk, names.chain(segments)).await;
+    snapshots.dispensable.borrow_mut().extend(names.chain(segments));
+    core.keep(change).await?;
+    remove(&*core.disk, snapshots.dispensable.take().into_iter()).await;
     Ok(written.file_bytes)
 }
 

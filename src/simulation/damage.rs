@@ -17,9 +17,16 @@ pub(super) fn inflict(disk: &SimDisk, random: &mut Random) -> Option<u64> {
     }
     let what = random.below(6);
     match what {
-        0 | 1 => {
+        0 => {
             let bit = random.below(bytes.len() as u64 * 8) as usize;
             bytes[bit / 8] ^= 1 << (bit % 8);
+            disk.set_content(&name, bytes);
+        }
+        1 => {
+            // Most of a segment is zeros.
+            let used: Vec<usize> = (0..bytes.len()).filter(|&byte| bytes[byte] != 0).collect();
+            let byte = *used.get(random.below(used.len().max(1) as u64) as usize)?;
+            bytes[byte] ^= 1 << random.below(8);
             disk.set_content(&name, bytes);
         }
         2 => {

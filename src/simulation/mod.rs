@@ -6,21 +6,37 @@
 //! MANIFEST, all over the disk's trait; only the executor is missing. A seed decides everything:
 //! one seed is one run, step by step.
 //!
+//! Beside the seeds there is a fixed piece of work ([`script`]) that is crashed at every call of
+//! the disk in every way ([`crashes`]), and of which every call fails ([`faults`]). Wherever
+//! crashes are not the point, the disk watches the order in which things become durable
+//! ([`order`]). Clocks go back and forth ([`clock`]).
+//!
 //! ```text
-//! KYRODB_SIM_SEEDS=10000 cargo test --release simulation      any number of seeds
-//! KYRODB_SIM_SEED=17 cargo test simulation                    one run again
+//! KYRODB_SIM_SEEDS=10000 cargo test --release --lib simulation    any number of seeds
+//! KYRODB_SIM_SEED=17 cargo test --lib simulation                  one run again
+//! KYRODB_SIM_WIDE=1 cargo test --release --lib simulation         more of the script: 20 seeds,
+//!                                                                 all faults at all calls
 //! ```
 
+mod change;
+mod clock;
+mod crashes;
 mod damage;
+mod faults;
 mod machine;
+mod order;
 mod repair_tests;
+mod script;
+mod work;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 
-use self::machine::{Machine, SHARDS};
+use self::change::Change;
+use self::machine::{Machine, Refusal, SHARDS, watched_disk};
 use crate::disk::Kind;
-use crate::disk::sim::{Crash, Fault, SimDisk};
+use crate::disk::sim::{Crash, Fault, MODES, SECTOR, SimDisk};
+use crate::disk::{BLOCK, DiskError};
 use crate::engine::tests::{Model, Random};
 use crate::sabotage::{Pillar, switch_off};
 use crate::types::mix;
@@ -37,7 +53,7 @@ const STEPS: u64 = 120;
 #[derive(Clone, Default)]
 struct Known {
     acknowledged: Model,
-    under_way: Option<Model>,
+    under_way: Vec<Model>,
 }
 
 /// What a run came to.
@@ -48,6 +64,8 @@ struct Report {
     writes: u64,
     crashes: u64,
     snapshots: u64,
+    /// Requests that failed for the disk.
+    failures: u64,
     damages: u64,
     refused: u64,
 }
@@ -67,9 +85,9 @@ struct Run {
 }
 
 impl Run {
-    fn new(seed: u64) -> Self {
+    fn new(seed: u64, disk: Rc<SimDisk>) -> Self {
         Self {
-            disk: Rc::new(SimDisk::default()),
+            disk,
             known: vec![Known::default(); SHARDS as usize],
             random: Random(mix(seed)),
             report: Report::default(),
@@ -82,49 +100,42 @@ impl Run {
         }
         // Whatever happened, it is all there in the end.
         let machine = self.boot();
+        machine.assert_sound();
         self.report.note(machine.documents());
         self.report
     }
 
-    /// Starts a machine that has to start.
+    /// Starts a machine that has to start. What is found is what there is from now on.
     fn boot(&mut self) -> Machine {
         match Machine::boot(&self.disk, &self.known) {
             Ok(machine) => {
-                self.settle(&machine);
+                self.known = machine.known();
                 machine
             }
-            Err(why) => panic!("refused without a reason: {why}"),
+            Err(why) => panic!("refused without a reason: {why:?}"),
         }
-    }
-
-    /// What was found is what there is from now on.
-    fn settle(&mut self, machine: &Machine) {
-        self.known = machine.known();
     }
 
     /// A start, work, and an end.
     fn live(&mut self) {
         // A start may be cut short as well, again and again.
         for _ in 0..self.random.below(3) {
-            let calls = self.disk.calls();
-            self.arm(calls, 60);
-            let started = Machine::boot(&self.disk, &self.known);
-            self.report.note(u64::from(started.is_ok()));
+            self.arm(60);
+            match Machine::boot(&self.disk, &self.known) {
+                Ok(machine) => self.known = machine.known(),
+                Err(Refusal::Disk(_)) => self.report.failures += 1,
+                Err(Refusal::Damage(why)) => panic!("nothing is damaged: {why}"),
+            }
             self.crash(false);
         }
         let mut machine = self.boot();
         if self.random.below(2) == 0 {
-            let calls = self.disk.calls();
-            self.arm(calls, 400);
+            self.arm(400);
         }
-        let mut is_whole = true;
-        for _ in 0..self.random.below(STEPS) {
-            if machine.step(&mut self.random, &mut self.report).is_err() {
-                is_whole = false;
-                break;
-            }
-        }
-        let is_sealed = is_whole && self.random.below(3) > 0 && machine.seal().is_ok();
+        let is_whole = self.work(&mut machine);
+        let is_sealed = is_whole
+            && self.random.below(3) > 0
+            && (0..SHARDS as usize).all(|shard| machine.seal(shard).is_ok());
         self.known = machine.known();
         drop(machine);
         self.crash(is_sealed);
@@ -133,42 +144,73 @@ impl Run {
         }
     }
 
+    /// Some steps, also after failures, unless that was the end; true if nothing has failed.
+    fn work(&mut self, machine: &mut Machine) -> bool {
+        let mut is_whole = true;
+        for _ in 0..self.random.below(STEPS) {
+            let has_failed = self.step(machine).is_err() || self.disk.is_off();
+            self.report.failures += u64::from(has_failed);
+            is_whole &= !has_failed;
+            if has_failed && (self.disk.is_off() || self.random.below(8) == 0) {
+                break;
+            }
+            if !is_whole && self.random.below(4) == 0 {
+                self.disk.mend();
+            }
+        }
+        is_whole
+    }
+
+    fn step(&mut self, machine: &mut Machine) -> Result<(), DiskError> {
+        step(machine, &mut self.random, &mut self.report)
+    }
+
     /// Something fails, or the power, at one of the next calls.
-    fn arm(&mut self, calls: u64, within: u64) {
-        let fault = match self.random.below(4) {
+    fn arm(&mut self, within: u64) {
+        let fault = match self.random.below(6) {
             0 => Fault::Fails(Kind::Failed),
             1 => Fault::Fails(Kind::NoSpace),
+            2 => Fault::Partly(Kind::Failed),
             _ => Fault::Crash,
         };
-        self.disk.fault_at(calls + 1 + self.random.below(within), fault);
+        let call = self.disk.calls() + 1 + self.random.below(within);
+        if self.random.below(3) == 0 {
+            self.disk.fault_from(call, fault);
+        } else {
+            self.disk.fault_at(call, fault);
+        }
     }
 
     /// The machine stops: the process alone, or the power goes.
     fn crash(&mut self, is_sealed: bool) {
         self.report.crashes += 1;
-        let seed = self.random.below(u64::MAX);
-        let disk = match self.random.below(if is_sealed { 6 } else { 8 }) {
-            0 => self.disk.restarted(),
-            1 => self.disk.after(Crash::Nothing),
-            2 => self.disk.after(Crash::Everything),
-            3 => self.disk.after(Crash::Prefix((seed % 40) as usize)),
-            4 => self.disk.after(Crash::Without((seed % 40) as usize)),
-            5 => self.disk.after(Crash::Only((seed % 40) as usize)),
-            _ => self.disk.after(Crash::Random(seed)),
+        let pick = self.random.below(u64::MAX);
+        let mode = self.random.below(MODES + 2);
+        let disk = match mode {
+            MODES => self.disk.restarted(),
+            // What is at rest is damaged as it is, afterwards.
+            2.. if !is_sealed && self.random.below(3) == 0 => self.torn(2, pick),
+            mode => self.torn(mode, pick),
         };
         self.disk = Rc::new(disk);
+    }
+
+    fn torn(&mut self, mode: u64, pick: u64) -> SimDisk {
+        let sector = if self.random.below(3) == 0 { BLOCK } else { SECTOR };
+        self.disk.after_torn(Crash::mode(mode, pick, self.disk.pending()), sector)
     }
 
     /// Files are damaged after a clean end: the start is refused, or finds everything.
     fn damage(&mut self) {
         let whole = self.disk.clone();
         let damaged = self.disk.restarted();
+        damaged.ignore_order();
         let Some(what) = damage::inflict(&damaged, &mut self.random) else { return };
         self.report.damages += 1;
         match Machine::boot(&Rc::new(damaged), &self.known) {
             Ok(machine) => self.report.note(machine.documents()),
             Err(why) => {
-                assert!(!why.is_empty());
+                assert!(matches!(why, Refusal::Damage(_)), "{why:?}");
                 self.report.refused += 1;
                 self.report.note(what);
             }
@@ -178,12 +220,57 @@ impl Run {
     }
 }
 
+/// Does one thing.
+fn step(machine: &mut Machine, random: &mut Random, report: &mut Report) -> Result<(), DiskError> {
+    let shard = random.below(u64::from(SHARDS)) as usize;
+    let what = random.below(20);
+    report.note(what << 8 | shard as u64);
+    match what {
+        0..10 => {
+            report.writes += 1;
+            let ids = &machine.nodes[shard].ids;
+            // Groups of one sector, and of several.
+            let most = if random.below(4) == 0 { 24 } else { 4 };
+            let count = 1 + random.below(most);
+            let changes = (0..count).map(|_| Change::random(random, ids)).collect();
+            machine.write(shard, changes)
+        }
+        10..13 => {
+            machine.link(shard, random.below(60));
+            Ok(())
+        }
+        13 => machine.seal(shard),
+        14 => machine.rotate(shard),
+        _ => {
+            let is_done = machine.snapshot(shard, 1 + random.below(6))?;
+            report.snapshots += u64::from(is_done);
+            Ok(())
+        }
+    }
+}
+
+/// Says where a run was when it panicked.
+struct Told(String);
+
+impl Drop for Told {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("{}", self.0);
+        }
+    }
+}
+
+/// True if more is asked for than an ordinary run has time for.
+fn is_wide() -> bool {
+    setting("KYRODB_SIM_WIDE").is_some_and(|wide| wide > 0)
+}
+
 fn setting(name: &str) -> Option<u64> {
     Some(std::env::var(name).ok()?.parse().expect("a number"))
 }
 
 fn run(seed: u64) -> Report {
-    let run = AssertUnwindSafe(|| Run::new(seed).run());
+    let run = AssertUnwindSafe(|| Run::new(seed, watched_disk()).run());
     catch_unwind(run).unwrap_or_else(|panic| {
         eprintln!("again with: KYRODB_SIM_SEED={seed} cargo test --lib simulation");
         std::panic::resume_unwind(panic)
@@ -205,16 +292,19 @@ fn nothing_acknowledged_is_lost_and_nothing_else_is_there() {
         all.writes += report.writes;
         all.crashes += report.crashes;
         all.snapshots += report.snapshots;
+        all.failures += report.failures;
         all.damages += report.damages;
         all.refused += report.refused;
     }
     println!("{seeds} seeds: {all:?}");
     // What is meant to happen does.
     assert!(all.writes > 20 * seeds && all.crashes > seeds && all.snapshots > seeds / 2);
+    assert!(all.failures > seeds / 2, "{all:?}");
     assert!(all.damages > all.refused && all.refused > all.damages / 5, "{all:?}");
 }
 
-/// The test of the test: each of these switched off is noticed within so many seeds.
+/// The test of the test: each of these switched off is noticed within so many seeds, by what is
+/// found after crashes alone.
 #[test]
 fn what_durability_rests_on_is_missed_where_it_is_switched_off() {
     const WITHIN: u64 = 1_000;
@@ -226,7 +316,8 @@ fn what_durability_rests_on_is_missed_where_it_is_switched_off() {
         Pillar::SyncBeforeRename,
     ] {
         switch_off(Some(pillar));
-        let is_noticed = |seed: &u64| catch_unwind(|| Run::new(*seed).run()).is_err();
+        let run = |seed: u64| Run::new(seed, Rc::new(SimDisk::default())).run();
+        let is_noticed = |seed: &u64| catch_unwind(|| run(*seed)).is_err();
         let noticed = (0..WITHIN).find(is_noticed);
         switch_off(None);
         println!("{pillar:?} off: noticed with seed {noticed:?}");

@@ -4,6 +4,7 @@
 use super::reader::{self, ReadError};
 use super::{BLOCK, EXTENT_BYTES, EXTENT_BYTES_MAX, Extent, Header, Part, Shape, snapshot_name};
 use crate::disk::{Disk, DiskError, File, blocks};
+use crate::sabotage::{Pillar, is_off};
 use crate::types::ShardId;
 use crate::wal::Position;
 
@@ -150,7 +151,9 @@ impl<F: File> Writer<F> {
         let mut block = disk.buffer(BLOCK);
         header.encode(block.as_mut());
         self.file.write_at(block, 0).await?;
-        self.file.sync_data().await?;
+        if !is_off(Pillar::SyncBeforeSnapshot) {
+            self.file.sync_data().await?;
+        }
         self.file.close().await?;
         let (temporary, name) = (temporary(self.identity), snapshot_name(shard, number));
         reader::verify(disk, &temporary, shard, number).await?;

@@ -108,8 +108,11 @@ impl<T: Zeroable> Chunk<T> {
         assert!(memory.as_ptr().cast::<T>().is_aligned(), "a page is aligned for anything");
         // A walk goes all over the arenas: with small pages every row costs a translation, and
         // in a virtual machine two. A kernel without huge ones refuses, which is slower only.
-        let advised = memory.advise(Advice::HugePage);
-        tracing::trace!(?advised, bytes = memory.len(), "a chunk");
+        // Tests make thousands of small engines, and would mostly wait for them to be cleared.
+        if cfg!(not(test)) {
+            let advised = memory.advise(Advice::HugePage);
+            tracing::trace!(?advised, bytes = memory.len(), "a chunk");
+        }
         Self { memory, items, of: PhantomData }
     }
 

@@ -59,6 +59,8 @@ pub mod recover;
 pub(crate) mod sample;
 pub mod segment;
 #[cfg(test)]
+mod tail_tests;
+#[cfg(test)]
 mod tests;
 mod writer;
 

@@ -62,6 +62,8 @@ pub struct Scan {
     pub end: Position,
     /// Offset after its last good group.
     pub end_bytes: u64,
+    /// Up to here one of its groups says that it was durable.
+    pub vouched_bytes: u64,
     /// Records read.
     pub records: u64,
     /// A write that was cut off, and what was found of it.
@@ -219,7 +221,7 @@ async fn read_between<F: File>(
     let Place { mut offset, position, from, .. } = place;
     let is_met = from.is_some_and(|from| from.is(&position));
     let mut reader = Reader { window: Window::new(file), header, position, is_met };
-    let (mut records, mut later_ms) = (0, None);
+    let (mut records, mut vouched_bytes, mut later_ms) = (0, 0, None);
     let torn = loop {
         let is_end = match tail {
             Tail::Sealed(sealed) => sealed.end_bytes == offset,
@@ -234,7 +236,7 @@ async fn read_between<F: File>(
                 later_ms = Some(unix_ms);
                 break None;
             }
-            Next::Group { bytes, records: group, chain, unix_ms: _ } => {
+            Next::Group { bytes, records: group, chain, durable_bytes, unix_ms: _ } => {
                 let after = Lsn(reader.position.next_lsn.0 + group.len() as u64);
                 if let Some(why) = reader.contradicts(from, Position { next_lsn: after, chain }) {
                     return Err(reader.corrupt(offset, why));
@@ -244,6 +246,7 @@ async fn read_between<F: File>(
                     apply(offset, Lsn(lsn), record);
                 }
                 reader.advance(Position { next_lsn: after, chain }, from);
+                vouched_bytes = durable_bytes.min(offset);
                 offset += bytes;
             }
             Next::Broken(why) => return Err(reader.corrupt(offset, why)),
@@ -267,12 +270,13 @@ async fn read_between<F: File>(
         let why = format!("MANIFEST says that it ends with LSN {}", sealed.last_lsn);
         return Err(reader.corrupt(offset, why));
     }
-    Ok(Scan { end, end_bytes: offset, records, torn, is_met: reader.is_met, later_ms })
+    let (end_bytes, is_met) = (offset, reader.is_met);
+    Ok(Scan { end, end_bytes, vouched_bytes, records, torn, is_met, later_ms })
 }
 
 enum Next {
     /// A good group.
-    Group { bytes: u64, records: Vec<Record>, chain: u32, unix_ms: u64 },
+    Group { bytes: u64, records: Vec<Record>, chain: u32, durable_bytes: u64, unix_ms: u64 },
     /// Nothing was written here in this epoch; what is there instead of a group.
     Nothing(String),
     /// Something was written here, but not, or no longer, whole.
@@ -325,8 +329,8 @@ impl<F: File> Reader<'_, F> {
         };
         Ok(match group::decode(&group, content) {
             Ok(records) => {
-                let (chain, unix_ms) = (group.chain_after, group.unix_ms);
-                Next::Group { bytes: bytes as u64, records, chain, unix_ms }
+                let GroupHeader { chain_after: chain, durable_bytes, unix_ms, .. } = group;
+                Next::Group { bytes: bytes as u64, records, chain, durable_bytes, unix_ms }
             }
             Err((lsn, why)) => Next::Bad(format!("{why} in the record with LSN {}", lsn.0)),
         })

@@ -1,6 +1,8 @@
 //! Reads a shard's whole log back: every live segment in order, checked against MANIFEST, against
 //! each other and against the files that are there.
 
+use std::ops::Range;
+
 use super::reader::{Head, ReadError, Tail, has_groups, other_log, read, read_head};
 use super::record::Record;
 use super::segment::SegmentHeader;
@@ -9,6 +11,9 @@ use crate::disk::{BLOCK, Disk, File, Kind};
 use crate::manifest::{Sealed, Segment};
 use crate::sabotage::{Pillar, is_off};
 use crate::types::{Lsn, ShardId};
+
+/// Bytes copied at once.
+const COPY_BYTES: u64 = 1 << 20;
 
 /// What a log came to.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -86,12 +91,19 @@ pub async fn recover<D: Disk>(
             }
         })
         .await?;
+        if tail == Tail::Open && scan.end != header.start && !is_off(Pillar::WriteAgain) {
+            write_again(disk, &segment.file, file, scan.vouched_bytes..scan.end_bytes).await?;
+        }
         reached = Some(scan.end);
         unmet = unmet.filter(|_| !scan.is_met);
         recovered.records += records;
         recovered.torn.extend(scan.torn.map(|torn| format!("{}: {torn}", segment.file)));
-        // A group without records is a part of the chain as well.
-        if scan.end == header.start && next.is_none() && segment.sealed.is_none() {
+        // A group without records is a part of the chain as well. Where there is none, nobody needs
+        // the segment, and of its header it is not known whether it is durable. But one with a
+        // group that was cut off or refused stays named: if its file outlived its name, it would
+        // be taken for one that MANIFEST has lost.
+        let is_empty = scan.end == header.start && segment.sealed.is_none();
+        if is_empty && !has_groups(file, shard).await? {
             recovered.unused.push(segment.file.clone());
             continue;
         }
@@ -168,7 +180,8 @@ async fn open_listed<D: Disk>(
         }
         Err(error) => return Err(error.into()),
     };
-    // What is read decides what MANIFEST will say: nothing of it may go away again.
+    // What is read decides what MANIFEST will say: nothing of it may go away again. What a sync
+    // of the last process failed to make durable, this one does not either: see `write_again`.
     if segment.sealed.is_none() {
         file.sync_data().await?;
     }
@@ -196,6 +209,30 @@ async fn open_listed<D: Disk>(
         }
     }
     Ok((segment, file, header))
+}
+
+/// Writes what has been read once more, durable. Nothing vouches for the end of the last segment:
+/// the process that wrote it may have died of a sync that failed, and then it is read as it was
+/// written, but no sync makes it durable. What is not new is the same, however it is torn.
+async fn write_again<D: Disk>(
+    disk: &D,
+    name: &str,
+    file: &D::File,
+    range: Range<u64>,
+) -> Result<(), ReadError> {
+    let mut offset = range.start;
+    while offset < range.end {
+        let mut content = Vec::new();
+        file.read_at(offset, (range.end - offset).min(COPY_BYTES) as usize, &mut content).await?;
+        if content.is_empty() {
+            return Err(corrupt(name, offset, Lsn(0), "the file has become shorter"));
+        }
+        let mut buffer = disk.buffer(content.len());
+        buffer.as_mut().copy_from_slice(&content);
+        file.write_at(buffer, offset).await?;
+        offset += content.len() as u64;
+    }
+    Ok(file.sync_data().await?)
 }
 
 /// True if the file ends before `bytes`.

@@ -256,7 +256,7 @@ fn stale_groups_of_a_former_life_are_not_read() {
 }
 
 impl Log {
-    fn begin_with_epoch(segment_blocks: u64, epoch: u64) -> Self {
+    pub(super) fn begin_with_epoch(segment_blocks: u64, epoch: u64) -> Self {
         let mut log = Self::begin(segment_blocks);
         let disk = log.disk.clone();
         log.writer = run(async {

@@ -34,7 +34,9 @@ impl<F> Prepared<F> {
         bytes: u64,
     ) -> Result<Self> {
         let file = disk.create(&segment_name(shard, number), bytes).await?;
-        disk.sync_dir().await?;
+        if !is_off(Pillar::NameBeforeManifest) {
+            disk.sync_dir().await?;
+        }
         Ok(Self { file, number, bytes })
     }
 
@@ -97,6 +99,8 @@ pub struct Writer<D: Disk> {
     next_number: u64,
     /// What segments came to that were given up, and are not yet replaced by a whole one.
     given_up: Vec<(u64, Sealed)>,
+    /// Numbers of segments that could not be begun.
+    unused: Vec<u64>,
     is_broken: bool,
     stats: Stats,
 }
@@ -126,6 +130,7 @@ impl<D: Disk> Writer<D> {
             unsynced: Vec::new(),
             next_number,
             given_up: Vec::new(),
+            unused: Vec::new(),
             is_broken: false,
             stats: Stats { syncs: 1, bytes: BLOCK as u64, ..Stats::default() },
         })
@@ -348,7 +353,9 @@ impl<D: Disk> Writer<D> {
         self.next_number = prepared.number + 1;
         self.is_broken = true;
         let (disk, position) = (&*self.disk, self.durable);
+        self.unused.push(prepared.number);
         let active = activate(disk, self.shard, self.epoch, prepared, position, unix_ms).await?;
+        self.unused.pop();
         self.is_broken = false;
         self.stats.syncs += 1;
         self.stats.bytes += BLOCK as u64;
@@ -356,6 +363,12 @@ impl<D: Disk> Writer<D> {
         self.active = active;
         self.position = position;
         Ok(end)
+    }
+
+    /// Numbers of segments that could not be begun, since this was last asked: MANIFEST must not
+    /// name them for longer than what follows them. Their headers may be there, or appear.
+    pub fn take_unused(&mut self) -> Vec<u64> {
+        std::mem::take(&mut self.unused)
     }
 
     /// What the active segment comes to, as far as it is known to be durable.

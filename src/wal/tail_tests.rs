@@ -1,0 +1,138 @@
+//! The end of a log that was being written: groups of which any sectors are there, in files that
+//! were new or held something else before, and blocks that went to the wrong place.
+
+use super::reader::ReadError;
+use super::record::Record;
+use super::segment_name;
+use super::tests::{EPOCH, Log, SHARD, put, read_back};
+use crate::disk::BLOCK;
+use crate::disk::sim::{Crash, SECTOR, run};
+use crate::types::mix;
+
+/// Every way to tear what is pending, and so many random ones, with sectors of both sizes.
+fn tears(pending: usize, seeds: u64) -> impl Iterator<Item = (Crash, usize)> {
+    let each = |crash: fn(usize) -> Crash| (0..=pending).map(crash);
+    let fixed = [Crash::Nothing, Crash::Everything, Crash::HalfBlocks];
+    let all = fixed.into_iter().chain(each(Crash::Prefix)).chain(each(Crash::Suffix));
+    let all = all.chain(each(Crash::Without)).chain(each(Crash::Only));
+    let all = all.chain((0..seeds).map(Crash::Random));
+    all.flat_map(|crash| [SECTOR, BLOCK].map(|sector| (crash, sector)))
+}
+
+/// Tears what is pending in every way: what is read is what was synced, and after it whole groups
+/// of `unsynced` in their order. Returns how often how many of them were there.
+fn tear(log: &Log, unsynced: &[Vec<Record>], seeds: u64) -> Vec<usize> {
+    let prefixes: Vec<Vec<Record>> = (0..=unsynced.len())
+        .map(|count| {
+            log.records.iter().chain(unsynced[..count].iter().flatten()).cloned().collect()
+        })
+        .collect();
+    let mut found = vec![0; prefixes.len()];
+    for (crash, sector) in tears(log.disk.pending(), seeds) {
+        let disk = log.disk.after_torn(crash, sector);
+        let (recovered, records) = read_back(&disk, &log.segments)
+            .unwrap_or_else(|error| panic!("{crash:?}, {sector}: {error}"));
+        // And once more from what recovery has made of it, the files being as they were.
+        let (_, again) = read_back(&disk, &recovered.segments)
+            .unwrap_or_else(|error| panic!("{crash:?}, {sector}, then: {error}"));
+        assert!(again == records, "{crash:?}, {sector}");
+        let count = prefixes.iter().position(|prefix| *prefix == records);
+        found[count.unwrap_or_else(|| panic!("{crash:?}, {sector}: {}", records.len()))] += 1;
+    }
+    found
+}
+
+/// Groups of several blocks each, appended without a sync.
+fn append_unsynced(log: &mut Log, groups: u64) -> Vec<Vec<Record>> {
+    let group = |number: u64| (1..3 + number).map(|id| put(900 + number * 10 + id, 700)).collect();
+    let unsynced: Vec<Vec<Record>> = (0..groups).map(group).collect();
+    let acknowledged = log.records.clone();
+    for group in &unsynced {
+        log.append(group.clone(), false).unwrap();
+    }
+    log.records = acknowledged;
+    unsynced
+}
+
+/// As under `fsync_policy: periodic`.
+#[test]
+fn of_groups_that_are_not_synced_a_prefix_is_left() {
+    for groups in [0, 3] {
+        let mut log = Log::begin(40);
+        log.fill(groups);
+        let unsynced = append_unsynced(&mut log, 3);
+        let found = tear(&log, &unsynced, 1_000);
+        assert!(found[0] > 1_000 && found[1..].iter().all(|&count| count > 0), "{found:?}");
+    }
+}
+
+/// The space of the segment holds the groups of another life of it, whole and where groups of this
+/// one go, or shifted. However the last write is torn over them, they are not read.
+#[test]
+fn what_a_segment_held_before_is_never_taken_for_live() {
+    for seed in 0..40 {
+        let random = |what: u64| mix(seed * 100 + what);
+        let mut old = Log::begin_with_epoch(40, EPOCH - 1 - random(1) % 3);
+        // Half of them are the very same groups, but for their epoch.
+        for group in 0..14 {
+            let next = old.records.len() as u64 + 1;
+            let count = if seed % 2 == 0 { 1 + next % 3 } else { 1 + random(group) % 6 };
+            old.append((next..next + count).map(|id| put(id, 40)).collect(), true).unwrap();
+        }
+        let name = segment_name(SHARD, 1);
+        let mut log = Log::begin(40);
+        let mut content = log.disk.content(&name);
+        content[BLOCK..].copy_from_slice(&old.disk.content(&name)[BLOCK..]);
+        let shift = (random(2) % 3) as usize * BLOCK * usize::from(seed % 4 > 1);
+        content[BLOCK..].rotate_right(shift);
+        log.disk.set_content(&name, content);
+        log.fill(1 + random(3) % 8);
+        assert_eq!(read_back(&log.disk, &log.segments).unwrap().1, log.records);
+        let unsynced = append_unsynced(&mut log, 1 + seed % 2);
+        tear(&log, &unsynced, 60);
+    }
+}
+
+/// Two blocks of a log change places; one is written over another; one was written to the place of
+/// another and not to its own, and the log went on. All of it is at rest in the end.
+#[test]
+fn blocks_that_went_to_the_wrong_place_are_noticed_or_do_not_matter() {
+    let mut log = Log::begin(6);
+    log.fill(11);
+    run(log.writer.seal(10)).unwrap();
+    assert!(log.segments.len() >= 2);
+    let names: Vec<String> = log.segments.iter().map(|segment| segment.file.clone()).collect();
+    let good: Vec<Vec<u8>> = names.iter().map(|name| log.disk.content(name)).collect();
+    let places: Vec<(usize, usize)> =
+        (0..names.len()).flat_map(|file| (0..6).map(move |block| (file, block))).collect();
+    let at = |(file, block): (usize, usize)| &good[file][block * BLOCK..(block + 1) * BLOCK];
+    let zeros = [0; BLOCK];
+    let (mut noticed, mut harmless) = (0, 0);
+    for (&source, &target) in places.iter().flat_map(|s| places.iter().map(move |t| (s, t))) {
+        let (from, over) = (at(source), at(target));
+        // Blocks are written in their order: a later one mends what a stray one has done to it.
+        let is_mended = target > source && over != zeros;
+        let stray = if is_mended { over } else { from };
+        for (left, put) in [(over, from), (from, from), (&zeros, stray)] {
+            let mut bad = good.clone();
+            bad[source.0][source.1 * BLOCK..][..BLOCK].copy_from_slice(left);
+            bad[target.0][target.1 * BLOCK..][..BLOCK].copy_from_slice(put);
+            if source == target || bad == good {
+                continue;
+            }
+            for (name, content) in names.iter().zip(bad) {
+                log.disk.set_content(name, content);
+            }
+            match read_back(&log.disk, &log.segments) {
+                Err(ReadError::Corrupt { .. }) => noticed += 1,
+                Err(error) => panic!("{source:?} to {target:?}: {error}"),
+                Ok((_, records)) => {
+                    assert!(records == log.records, "{source:?} to {target:?}");
+                    harmless += 1;
+                }
+            }
+        }
+    }
+    println!("{noticed} noticed, {harmless} harmless");
+    assert!(noticed > 5 * harmless && harmless > 0, "{noticed} noticed, {harmless} harmless");
+}
