@@ -146,12 +146,14 @@ fn a_repair_may_be_cut_off_anywhere() {
         let sample = sample(seed);
         let mut random = Random(seed << 40);
         damage::inflict(&sample.disk, &mut random);
-        let undisturbed = sample.disk.restarted();
+        // Damage is durable, a file that was removed included.
+        let damaged = sample.disk.after(Crash::Everything);
+        let undisturbed = damaged.restarted();
         let Some(expected) = repaired(&undisturbed) else { continue };
         let expected_documents = documents(&found(&undisturbed));
         lossless += usize::from(expected.is_lossless);
         for call in 1..=undisturbed.calls() {
-            let disk = sample.disk.restarted();
+            let disk = damaged.restarted();
             disk.fault_at(call, Fault::Crash);
             let params = engine().params().clone();
             let cut = run(repair(&disk, &params, 5, 9, &mut |_| Ok(())));
