@@ -63,6 +63,9 @@ pub type Result<T> = std::result::Result<T, DiskError>;
 /// A directory of files. One owner, one thread.
 #[expect(async_fn_in_trait, reason = "a disk belongs to one thread; its futures need no Send")]
 pub trait Disk: 'static {
+    /// Nothing can be written: who reads it decides nothing that has to last.
+    const IS_READ_ONLY: bool = false;
+
     /// An open file.
     type File: File<Buffer = Self::Buffer> + 'static;
     /// Memory that a file can be written from.

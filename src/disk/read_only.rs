@@ -1,5 +1,4 @@
 //! A directory that is only looked at: for checks that must change nothing, not even by a probe.
-//! Syncs alone are allowed: what is read must be what a later start will read.
 //!
 //! It needs neither io_uring nor the right to write. Reads go past the page cache where the file
 //! system can do that, so that they tell what the device holds. They block: this is for programs
@@ -62,6 +61,8 @@ impl ReadOnlyFile {
 }
 
 impl Disk for ReadOnlyDisk {
+    const IS_READ_ONLY: bool = true;
+
     type File = ReadOnlyFile;
     type Buffer = Vec<u8>;
 
@@ -141,9 +142,8 @@ impl File for ReadOnlyFile {
         Ok(())
     }
 
-    /// Changes nothing that can be read: what another process left unsynced becomes durable.
     async fn sync_data(&self) -> Result<()> {
-        self.file.sync_data().map_err(|error| failed("fdatasync", &self.name, &error))
+        Err(refused("sync", &self.name))
     }
 
     async fn truncate(&self, _: u64) -> Result<()> {
@@ -203,8 +203,8 @@ mod tests {
             run(disk.sync_dir()).err(),
             run(file.write_at(vec![0; BLOCK], 0)).err(),
             run(file.truncate(0)).err(),
+            run(file.sync_data()).err(),
         ];
-        run(file.sync_data()).unwrap();
         assert!(errors.iter().all(|error| error.as_ref().unwrap().reason.contains("only read")));
         assert_eq!(std::fs::read(directory.path().join("a")).unwrap(), content);
     }

@@ -169,6 +169,8 @@ impl File for Viewed {
 }
 
 impl Disk for View {
+    const IS_READ_ONLY: bool = true;
+
     type File = Viewed;
     type Buffer = Vec<u8>;
 

@@ -2,8 +2,8 @@
 //! brought back from damage, or made others in number.
 //!
 //! A start takes nothing for granted and refuses where anything is missing. A [`repair`] takes
-//! what there is: it reads over damage ([`salvage`]), takes documents out of snapshots that are
-//! damaged elsewhere ([`pieces`]), makes of it a state that a start accepts ([`rebuild`]), and says
+//! what there is: it reads over damage (`salvage`), takes documents out of snapshots that are
+//! damaged elsewhere (`pieces`), makes of it a state that a start accepts (`rebuild`), and says
 //! exactly what could not be had. The files of before go into quarantine; nothing is deleted.
 
 mod inspect;

@@ -91,7 +91,8 @@ pub async fn recover<D: Disk>(
             }
         })
         .await?;
-        if tail == Tail::Open && scan.end != header.start && !is_off(Pillar::WriteAgain) {
+        let is_relied_on = tail == Tail::Open && scan.end != header.start && !D::IS_READ_ONLY;
+        if is_relied_on && !is_off(Pillar::WriteAgain) {
             write_again(disk, &segment.file, file, scan.vouched_bytes..scan.end_bytes).await?;
         }
         reached = Some(scan.end);
@@ -182,7 +183,7 @@ async fn open_listed<D: Disk>(
     };
     // What is read decides what MANIFEST will say: nothing of it may go away again. What a sync
     // of the last process failed to make durable, this one does not either: see `write_again`.
-    if segment.sealed.is_none() {
+    if segment.sealed.is_none() && !D::IS_READ_ONLY {
         file.sync_data().await?;
     }
     let header = match read_head(&file).await? {
