@@ -98,6 +98,7 @@ fn each_part_keeps_its_library_to_itself() {
         (
             "Instant::now",
             &[
+                "src/backup/",
                 "src/shard/",
                 "src/gateway/",
                 "src/router/",

@@ -4,6 +4,7 @@ use std::hash::{BuildHasher, RandomState};
 use std::path::Path;
 
 use super::log::{Cut, cut};
+use super::pace::Pace;
 use super::progress::Progress;
 use super::record::{Backup, Stored, Type, VERSION};
 use super::source::{self, Source};
@@ -23,6 +24,8 @@ pub struct Create {
     pub description: String,
     /// The backup to add to; a full one without.
     pub reference: Option<String>,
+    /// Take no rests: no server that anybody waits for is beside it.
+    pub is_fast: bool,
 }
 
 /// A backup, and what its maker should know about it.
@@ -39,7 +42,9 @@ pub struct Created {
 /// If the directory or the reference can't be used, or the backup can't be written. Nothing is
 /// left of it then.
 pub fn create(storage: &Storage, data_dir: &Path, create: Create) -> Result<Created> {
+    let pace = if create.is_fast { Pace::default() } else { Pace::gentle() };
     let source = source::open(data_dir)?;
+    let source = Source { view: source.view.map(|file| pace.of(file)), ..source };
     let _claim = storage.claim(false)?;
     let parents = match &create.reference {
         Some(id) => chain(storage, id)?,
@@ -53,7 +58,7 @@ pub fn create(storage: &Storage, data_dir: &Path, create: Create) -> Result<Crea
     let id = new_id(source.at_ms);
     let draft = storage.begin(&id, &parents)?;
     let files = copy(storage, &draft, &id, &source, &state, parent)?;
-    let vector_count = check(storage, &draft, &id, &files, &state.manifest)?;
+    let vector_count = check(storage, &draft, &id, &files, &state.manifest, &pace)?;
     let own = files.iter().filter(|file| file.backup == id);
     let backup = Backup {
         version: VERSION,
@@ -279,6 +284,7 @@ fn check(
     id: &str,
     files: &[Stored],
     manifest: &Manifest,
+    pace: &Pace,
 ) -> Result<u64> {
     let _progress = Progress::wait("checking what was copied");
     let mut view = View::default();
@@ -286,7 +292,7 @@ fn check(
         let opened =
             if file.backup == id { draft.open(&file.name)? } else { storage.open(file)? };
         check_length(file, opened.bytes())?;
-        view.put(opened);
+        view.put(pace.of(opened));
     }
     for file in files.iter().filter(|file| file.backup == id) {
         if let Some((shard, number)) = parse_snapshot_name(&file.name) {

@@ -26,13 +26,14 @@
 //! first record; and both headers have the random epoch of the server that wrote them. So an
 //! incremental backup reads only what is new.
 //!
-//! [`storage`] alone knows where backups are, a directory as above or a bucket, and [`crate::disk::view`] alone how their files are
-//! read. Nothing here needs io_uring, or the memory of a database; [`verify`] and [`restore()`]
+//! [`storage`] alone knows where backups are, a directory as above or a bucket, and
+//! [`crate::disk::view`] alone how their files are read. Nothing here needs io_uring, or the memory of a database; [`verify`] and [`restore()`]
 //! open a shard at a time for a trial, which takes the memory of that shard.
 
 pub mod count;
 pub mod create;
 pub mod log;
+mod pace;
 pub mod progress;
 pub mod prune;
 pub mod record;
@@ -46,6 +47,7 @@ pub mod time;
 pub mod verify;
 
 pub use self::create::create;
+pub use self::pace::give_way;
 pub use self::prune::prune;
 pub use self::record::Backup;
 pub use self::restore::restore;
@@ -60,14 +62,6 @@ pub type Result<T> = std::result::Result<T, String>;
 /// All shards of a directory.
 fn shards(manifest: &Manifest) -> impl Iterator<Item = ShardId> + use<> {
     (0..manifest.shards).map(ShardId)
-}
-
-/// Has this process run when others have no use for the processor: what backs up a directory
-/// should not be felt by those whom its server answers.
-pub fn give_way() {
-    const NICE_MAX: i32 = 19;
-    let set = rustix::process::setpriority_process(None, NICE_MAX);
-    tracing::debug!(?set, "priority");
 }
 
 /// Lets this process hold as many files open as the system allows: a log may have thousands of

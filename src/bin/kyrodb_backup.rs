@@ -71,6 +71,10 @@ struct CreateArguments {
     /// The backup to add to
     #[arg(long, value_name = "ID", requires = "incremental")]
     reference: Option<String>,
+
+    /// Take no rests between pieces, which otherwise spare a server beside it
+    #[arg(long)]
+    fast: bool,
 }
 
 #[derive(Args)]
@@ -201,8 +205,12 @@ fn run_create(
 ) -> Result<(), String> {
     give_way();
     let (description, reference) = (asked.description.clone(), asked.reference.clone());
-    let created = create(storage, &arguments.data_dir, Create { description, reference })
-        .map_err(|why| format!("no backup was made: {why}"))?;
+    let created = create(
+        storage,
+        &arguments.data_dir,
+        Create { description, reference, is_fast: asked.fast },
+    )
+    .map_err(|why| format!("no backup was made: {why}"))?;
     if created.is_clock_back {
         eprintln!(
             "kyrodb_backup: warning: the log has writes that are later than now, so the clock of \

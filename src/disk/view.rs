@@ -14,7 +14,7 @@ use super::read_only::ReadOnlyFile;
 use super::{Disk, DiskError, File, Kind, Result, blocks};
 
 /// Most bytes handed over at once.
-const PIECE_BYTES: usize = 1 << 20;
+const PIECE_BYTES: usize = 256 << 10;
 
 /// Files by name.
 #[derive(Clone, Default)]
@@ -28,6 +28,8 @@ pub struct Viewed {
     source: Source,
     name: Rc<str>,
     bytes: u64,
+    /// Called after each read.
+    after_read: Option<Rc<dyn Fn()>>,
 }
 
 #[derive(Clone)]
@@ -64,6 +66,12 @@ impl View {
         self.files.insert(file.name.to_string(), file);
     }
 
+    /// The same files, each made another by `change`.
+    #[must_use]
+    pub fn map(self, change: impl Fn(Viewed) -> Viewed) -> Self {
+        Self { files: self.files.into_iter().map(|(name, file)| (name, change(file))).collect() }
+    }
+
     /// The file of this name.
     #[must_use]
     pub fn get(&self, name: &str) -> Option<&Viewed> {
@@ -84,13 +92,20 @@ impl Viewed {
     pub fn open(path: &Path, name: &str) -> Result<Self> {
         let file = ReadOnlyFile::open(path, name)?;
         let bytes = file.bytes()?;
-        Ok(Self { source: Source::Local(Rc::new(file)), name: name.into(), bytes })
+        let source = Source::Local(Rc::new(file));
+        Ok(Self { source, name: name.into(), bytes, after_read: None })
     }
 
     /// A file of this length that is elsewhere.
     #[must_use]
     pub fn remote(remote: Rc<dyn Remote>, name: &str, bytes: u64) -> Self {
-        Self { source: Source::Remote(remote), name: name.into(), bytes }
+        Self { source: Source::Remote(remote), name: name.into(), bytes, after_read: None }
+    }
+
+    /// The same file; `after_read` is called after each read.
+    #[must_use]
+    pub fn with(self, after_read: Rc<dyn Fn()>) -> Self {
+        Self { after_read: Some(after_read), ..self }
     }
 
     /// Its name.
@@ -152,6 +167,9 @@ impl File for Viewed {
             }
         }
         target.truncate(start + bytes);
+        if let Some(after_read) = &self.after_read {
+            after_read();
+        }
         Ok(())
     }
 

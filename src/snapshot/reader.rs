@@ -4,9 +4,12 @@ use super::{EXTENT_BYTES, Extent, Header, snapshot_name};
 use crate::disk::{BLOCK, Disk, DiskError, File, Kind, blocks};
 use crate::types::ShardId;
 
-/// Bytes read ahead at once: what is done with them between two reads takes a core some tens of
-/// microseconds.
+/// Bytes read ahead at once where nobody else wants the core.
 const WINDOW_BYTES: usize = 1 << 20;
+
+/// Bytes read at once beside searches: what is done with them between two reads takes a core some
+/// tens of microseconds.
+const VERIFY_WINDOW_BYTES: usize = 128 << 10;
 
 /// Why a snapshot can't be read.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -119,7 +122,7 @@ pub async fn read<D: Disk>(
     sorted.sort_by_key(|extent| (extent.file, extent.offset));
     for extents in sorted.chunk_by(|a, b| a.file == b.file) {
         let name = snapshot_name(shard, extents[0].file);
-        read_file(disk, &name, extents, &mut take).await?;
+        read_file(disk, &name, extents, WINDOW_BYTES, &mut take).await?;
     }
     Ok(())
 }
@@ -128,6 +131,7 @@ async fn read_file<D: Disk>(
     disk: &D,
     name: &str,
     extents: &[&Extent],
+    window_bytes: usize,
     take: &mut impl FnMut(&Extent, &[u8]) -> Result<(), String>,
 ) -> Result<(), ReadError> {
     let file = open(disk, name).await?;
@@ -138,7 +142,7 @@ async fn read_file<D: Disk>(
         if extent.offset < start || end > start + window.len() as u64 {
             start = extent.offset;
             window.clear();
-            file.read_at(start, window_bytes(&extents[index..]), &mut window).await?;
+            file.read_at(start, following(&extents[index..], window_bytes), &mut window).await?;
         }
         let from = (extent.offset - start) as usize;
         let why = |why: &str| ReadError::damaged(name, extent.offset, why);
@@ -152,14 +156,14 @@ async fn read_file<D: Disk>(
     Ok(())
 }
 
-/// How much to read for the first of `extents`: as many of them as follow one another, up to a
-/// window.
-fn window_bytes(extents: &[&Extent]) -> usize {
+/// How much to read for the first of `extents`: as many of them as follow one another, up to
+/// `bytes_max`.
+fn following(extents: &[&Extent], bytes_max: usize) -> usize {
     let start = extents[0].offset;
     let mut end = start + blocks(extents[0].bytes as usize) as u64;
     for extent in &extents[1..] {
         let next = extent.offset + blocks(extent.bytes as usize) as u64;
-        if extent.offset != end || next - start > WINDOW_BYTES as u64 {
+        if extent.offset != end || next - start > bytes_max as u64 {
             break;
         }
         end = next;
@@ -191,6 +195,6 @@ pub async fn verify<D: Disk>(
     if end != contents.header.table_offset {
         return Err(ReadError::damaged(name, end, "a gap before the table of extents"));
     }
-    read_file(disk, name, &own, &mut |_, _| Ok(())).await?;
+    read_file(disk, name, &own, VERIFY_WINDOW_BYTES, &mut |_, _| Ok(())).await?;
     Ok(contents)
 }

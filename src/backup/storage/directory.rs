@@ -175,10 +175,14 @@ impl Drop for Hidden {
     }
 }
 
+/// Bytes after which what was written goes to the device: many at once would keep it from others.
+const SYNC_BYTES: usize = 1 << 20;
+
 /// A file that goes with its directory if it is not finished.
 struct NewFile {
     path: PathBuf,
     file: fs::File,
+    unsynced_bytes: usize,
 }
 
 impl NewFile {
@@ -186,7 +190,7 @@ impl NewFile {
         let path = directory.join(name);
         let made = path.parent().map_or(Ok(()), fs::create_dir_all);
         let file = made.and_then(|()| fs::File::create_new(&path));
-        file.map(|file| Self { file, path: path.clone() })
+        file.map(|file| Self { file, path: path.clone(), unsynced_bytes: 0 })
             .map_err(|error| format!("{} can't be written: {error}", path.display()))
     }
 
@@ -197,7 +201,13 @@ impl NewFile {
 
 impl Sink for NewFile {
     fn put(&mut self, bytes: &[u8]) -> Result<()> {
-        self.file.write_all(bytes).map_err(|error| self.failed(&error))
+        self.unsynced_bytes += bytes.len();
+        let mut written = self.file.write_all(bytes);
+        if self.unsynced_bytes >= SYNC_BYTES {
+            written = written.and_then(|()| self.file.sync_data());
+            self.unsynced_bytes = 0;
+        }
+        written.map_err(|error| self.failed(&error))
     }
 
     fn finish(self: Box<Self>) -> Result<()> {
