@@ -1,10 +1,15 @@
 //! Reads vector files: the `.npy` format of NumPy, two-dimensional, little-endian, C order,
-//! of `float16`, `float32` or `int32`.
+//! of `float16`, `float32` or `int32`; and `.fvecs`, `.bvecs` and `.ivecs`, by the name's end.
 //!
 //! Source: <https://numpy.org/doc/stable/reference/generated/numpy.lib.format.html>.
 
+mod vecs;
+
 use std::io::{self, Read};
 use std::path::Path;
+
+/// Largest file: it is read into memory whole.
+const FILE_BYTES_MAX: u64 = 1 << 36;
 
 /// Rows of equal length.
 #[derive(Clone, Debug, PartialEq)]
@@ -34,11 +39,27 @@ impl<T> Rows<T> {
     }
 }
 
-/// Reads vectors of `float16` or `float32`.
+/// How the name of a file ends.
+fn extension(path: &Path) -> &str {
+    path.extension().and_then(|extension| extension.to_str()).unwrap_or("")
+}
+
+/// Whether a file's name is that of vectors.
+#[must_use]
+pub fn is_vectors_name(path: &Path) -> bool {
+    ["npy", "fvecs", "bvecs"].contains(&extension(path))
+}
+
+/// Reads vectors: `.fvecs`, `.bvecs`, or else `.npy` of `float16` or `float32`.
 ///
 /// # Errors
 /// If the file can't be read or holds something else; the message names the file.
 pub fn read_vectors(path: &Path) -> io::Result<Rows<f32>> {
+    match extension(path) {
+        "fvecs" => return read_vecs(path, f32::from_le_bytes),
+        "bvecs" => return read_vecs(path, |[byte]| f32::from(byte)),
+        _ => {}
+    }
     read(path, |descr, bytes| match descr {
         "<f2" => Some(bytes.as_chunks().0.iter().map(|b| half(u16::from_le_bytes(*b))).collect()),
         "<f4" => Some(bytes.as_chunks().0.iter().map(|b| f32::from_le_bytes(*b)).collect()),
@@ -46,22 +67,48 @@ pub fn read_vectors(path: &Path) -> io::Result<Rows<f32>> {
     })
 }
 
-/// Reads row numbers of `int32`.
+/// Reads row numbers: `.ivecs`, or else `.npy` of `int32`.
 ///
 /// # Errors
 /// If the file can't be read or holds something else; the message names the file.
 pub fn read_ids(path: &Path) -> io::Result<Rows<i32>> {
+    if extension(path) == "ivecs" {
+        return read_vecs(path, i32::from_le_bytes);
+    }
     read(path, |descr, bytes| match descr {
         "<i4" => Some(bytes.as_chunks().0.iter().map(|b| i32::from_le_bytes(*b)).collect()),
         _ => None,
     })
 }
 
+fn named(path: &Path, error: &io::Error) -> io::Error {
+    io::Error::new(error.kind(), format!("{}: {error}", path.display()))
+}
+
+fn read_bytes(path: &Path) -> io::Result<Vec<u8>> {
+    let read = || {
+        let file = std::fs::File::open(path)?;
+        let mut bytes = Vec::new();
+        file.take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes)?;
+        Ok(bytes)
+    };
+    let bytes = read().map_err(|error| named(path, &error))?;
+    if bytes.len() as u64 > FILE_BYTES_MAX {
+        let why = format!("more than {FILE_BYTES_MAX} bytes");
+        return Err(named(path, &io::Error::new(io::ErrorKind::FileTooLarge, why)));
+    }
+    Ok(bytes)
+}
+
+fn read_vecs<const BYTES: usize, T>(
+    path: &Path,
+    value: impl Fn([u8; BYTES]) -> T,
+) -> io::Result<Rows<T>> {
+    vecs::decode(&read_bytes(path)?, value).map_err(|error| named(path, &error))
+}
+
 fn read<T>(path: &Path, decode: impl Fn(&str, &[u8]) -> Option<Vec<T>>) -> io::Result<Rows<T>> {
-    let mut bytes = Vec::new();
-    std::fs::File::open(path)
-        .and_then(|mut file| file.read_to_end(&mut bytes))
-        .map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", path.display())))?;
+    let bytes = read_bytes(path)?;
     let invalid = |why: &str| {
         io::Error::new(io::ErrorKind::InvalidData, format!("{}: {why}", path.display()))
     };
