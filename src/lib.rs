@@ -21,6 +21,7 @@
 //! | [`observe`], [`status`] | counters that take no lock; health, metrics and HTTP made of them |
 //! | [`types`], [`error`] | ids and positions; errors by what the caller must do |
 //! | [`backup`] | copies of a data directory, whole or of what is new, and the way back from them |
+//! | [`load`] | the load tester: open and closed loops, recall, sweeps, reports |
 //! | [`demo`], [`dataset`], [`proto`] | the sample, vector files, the generated wire format |
 //!
 //! What is deliberately absent:
@@ -42,6 +43,7 @@ pub mod error;
 pub mod gateway;
 pub mod graph;
 pub mod kernels;
+pub mod load;
 pub mod manifest;
 pub mod observe;
 pub mod proto;

@@ -90,10 +90,11 @@ fn the_engine_names_no_executor_clock_thread_or_file() {
 fn each_part_keeps_its_library_to_itself() {
     let only = [
         ("glommio::", &["src/shard/", "src/disk/direct.rs"][..]),
-        ("tonic::", &["src/gateway/", "src/demo.rs", "src/proto.rs"]),
+        ("tonic::", &["src/gateway/", "src/load/", "src/demo.rs", "src/proto.rs"]),
         ("axum::", &["src/status/http.rs"]),
         ("simsimd::", &["src/kernels/simd.rs", "src/dataset.rs"]),
         ("memmap2::", &["src/store/arena.rs"]),
+        ("plotters::", &["src/load/chart.rs"]),
         ("object_store::", &["src/backup/storage/"]),
         (
             "Instant::now",
@@ -105,10 +106,11 @@ fn each_part_keeps_its_library_to_itself() {
                 "src/server/",
                 "src/status/",
                 "src/observe/",
+                "src/load/",
                 "src/demo.rs",
             ],
         ),
-        ("crate::proto", &["src/gateway/", "src/demo.rs"]),
+        ("crate::proto", &["src/gateway/", "src/load/", "src/demo.rs"]),
     ];
     for (name, text) in files("src").into_iter().filter(|(name, _)| !is_test(name)) {
         let code = code(&text);

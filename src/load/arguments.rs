@@ -1,0 +1,344 @@
+//! What is asked: the command line, and with the workload file, the settings of a run.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Parser, Subcommand};
+
+use super::Fault;
+use super::workload::{Weights, Workload};
+use crate::dataset::is_vectors_name;
+
+/// Most requests a second that one generator may be asked for.
+const RATE_MAX: f64 = 1_000_000.0;
+
+/// Longest run.
+const DURATION_SECONDS_MAX: f64 = 86_400.0;
+
+/// Most requests in flight, and most connections they go over.
+const CONCURRENCY_MAX: usize = 10_000;
+const CONNECTIONS_MAX: usize = 1_000;
+
+/// Most random vectors, and values in each.
+const DATASET_MAX: usize = 10_000_000;
+const DIMENSION_MAX: usize = 4_096;
+
+/// Most values in all of them: 8 GiB.
+const VALUES_MAX: usize = 1 << 31;
+
+/// Most results a search.
+const K_MAX: u32 = 1_000;
+
+/// Widest beam.
+const EF_MAX: u32 = 10_000;
+
+/// Without a word about it: requests a second, length of a run and of a point of a sweep.
+const RATE: f64 = 1_000.0;
+const DURATION_SECONDS: f64 = 30.0;
+const POINT_SECONDS: f64 = 5.0;
+
+/// Sends a KyroDB server a known load, and says how fast and how right it answers.
+///
+/// Without --data it first inserts --dataset random vectors under the ids from 1 on, and searches
+/// for them. Requests come at random moments at --qps, and their latency counts from the moment
+/// they were due. Exit codes: 0 done, 1 failed, 2 wrong usage.
+#[derive(Parser)]
+#[command(name = "kyrodb_load_tester", version)]
+pub struct Arguments {
+    /// The server
+    #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:50051", global = true)]
+    pub(super) server: String,
+
+    /// Requests a second [default: 1000]
+    #[arg(long, value_name = "N", global = true, conflicts_with = "closed")]
+    pub(super) qps: Option<f64>,
+
+    /// Seconds of a run, or of each point of a sweep [default: 30, of a sweep 5]
+    #[arg(long, value_name = "SECONDS", global = true)]
+    pub(super) duration: Option<f64>,
+
+    /// Most requests in flight; with --closed, as many all the time
+    #[arg(long, value_name = "N", default_value_t = 32, global = true)]
+    pub(super) concurrency: usize,
+
+    /// Random vectors to insert and search for
+    #[arg(long, value_name = "N", default_value_t = 2048, global = true)]
+    pub(super) dataset: usize,
+
+    /// Values in a random vector
+    #[arg(long, value_name = "N", default_value_t = 384, global = true)]
+    pub(super) dimension: usize,
+
+    /// Deadline of each request, which the server is told
+    #[arg(long, value_name = "MS", default_value_t = 5000, global = true)]
+    pub(super) request_timeout_ms: u64,
+
+    /// Exit with 1 when a larger part of the requests fails
+    #[arg(long, value_name = "RATIO", default_value_t = 1.0, global = true)]
+    pub(super) max_failure_ratio: f64,
+
+    /// Connections that the requests are spread over
+    #[arg(long, value_name = "N", default_value_t = 4, global = true)]
+    pub(super) connections: usize,
+
+    /// Seconds of the same load before anything is counted
+    #[arg(long, value_name = "SECONDS", default_value_t = 1.0, global = true)]
+    pub(super) warm_up: f64,
+
+    /// As fast as --concurrency allows, instead of at a rate
+    #[arg(long, global = true)]
+    pub(super) closed: bool,
+
+    /// Results a search [default: 10]
+    #[arg(long, value_name = "N", global = true)]
+    pub(super) k: Option<u32>,
+
+    /// Beam width of a search; 0 is the server's own [default: 0]
+    #[arg(long, value_name = "N", global = true)]
+    pub(super) ef: Option<u32>,
+
+    /// What decides vectors, arrivals and choices
+    #[arg(long, value_name = "N", default_value_t = 1, global = true)]
+    pub(super) seed: u64,
+
+    /// A TOML file: a mix of operations (weights), k, ef, filter, rate, duration
+    #[arg(long, value_name = "FILE", global = true)]
+    pub(super) workload: Option<PathBuf>,
+
+    /// A directory with base.npy, queries.npy and, for recall, gt_ids.npy
+    #[arg(long, value_name = "DIR", global = true, conflicts_with = "base")]
+    pub(super) data: Option<PathBuf>,
+
+    /// The vectors of the documents: .npy, .fvecs or .bvecs
+    #[arg(long, value_name = "FILE", global = true)]
+    pub(super) base: Option<PathBuf>,
+
+    /// The vectors to search with: .npy, .fvecs or .bvecs
+    #[arg(long, value_name = "FILE", global = true)]
+    pub(super) queries: Option<PathBuf>,
+
+    /// The exact neighbours of each query, as rows of the base: .npy or .ivecs
+    #[arg(long, value_name = "FILE", global = true)]
+    pub(super) truth: Option<PathBuf>,
+
+    /// Load what the server lacks of the base first, by BulkLoadHnsw
+    #[arg(long, global = true)]
+    pub(super) load: bool,
+
+    /// Write a line of JSON a second, and a summary of each run
+    #[arg(long, value_name = "FILE", global = true)]
+    pub(super) json: Option<PathBuf>,
+
+    /// Write pictures and tables as one page of HTML
+    #[arg(long, value_name = "FILE", global = true)]
+    pub(super) report: Option<PathBuf>,
+
+    /// Write the pictures to a directory
+    #[arg(long, value_name = "DIR", global = true)]
+    pub(super) svg: Option<PathBuf>,
+
+    #[command(subcommand)]
+    pub(super) command: Option<Command>,
+}
+
+#[derive(Subcommand)]
+pub(super) enum Command {
+    /// Measure one thing over a range of another
+    Sweep {
+        #[command(subcommand)]
+        what: Sweep,
+    },
+}
+
+#[derive(Subcommand)]
+pub(super) enum Sweep {
+    /// Recall, rate and latency at these beam widths, as fast as --concurrency allows
+    Ef {
+        /// Beam widths
+        #[arg(
+            value_delimiter = ',',
+            required = true,
+            value_parser = clap::value_parser!(u32).range(1..=10_000)
+        )]
+        widths: Vec<u32>,
+    },
+    /// The highest rate that keeps the promise, at the narrowest beam that has the recall
+    Rate {
+        /// Longest 99th percentile of the latency
+        #[arg(long, value_name = "MS")]
+        slo_p99_ms: f64,
+
+        /// Least recall
+        #[arg(long, value_name = "RATIO")]
+        recall: f64,
+
+        /// Runs of the bisection; each halves what is left between the highest rate that is
+        /// known to be good and the lowest that is not
+        #[arg(
+            long,
+            value_name = "N",
+            default_value_t = 7,
+            value_parser = clap::value_parser!(u32).range(1..=20)
+        )]
+        steps: u32,
+    },
+}
+
+/// The settings of all runs: arguments over workload file over defaults, checked.
+pub(super) struct Settings {
+    pub(super) server: String,
+    pub(super) rate: f64,
+    pub(super) duration: Duration,
+    pub(super) warm_up: Duration,
+    pub(super) timeout: Duration,
+    pub(super) concurrency: usize,
+    pub(super) connections: usize,
+    pub(super) failure_ratio_max: f64,
+    pub(super) seed: u64,
+    pub(super) k: u32,
+    pub(super) ef: u32,
+    pub(super) weights: Weights,
+    pub(super) filter: Option<crate::proto::MetadataFilter>,
+    pub(super) source: Source,
+    pub(super) may_load: bool,
+    pub(super) json: Option<PathBuf>,
+}
+
+/// Where the vectors come from.
+pub(super) enum Source {
+    /// Made here.
+    Random { count: usize, dimension: usize },
+    /// Read from files.
+    Files { base: PathBuf, queries: PathBuf, truth: Option<PathBuf> },
+}
+
+impl Arguments {
+    /// Checks what is asked.
+    ///
+    /// # Errors
+    /// If a value is out of its bounds, or two of them contradict each other.
+    pub(super) fn settle(&self) -> Result<Settings, Fault> {
+        let workload = match &self.workload {
+            Some(path) => Workload::read(path).map_err(Fault::Usage)?,
+            None => Workload::default(),
+        };
+        let is_sweep = self.command.is_some();
+        let usual = if is_sweep { POINT_SECONDS } else { DURATION_SECONDS };
+        let duration = self.duration.or(workload.duration).unwrap_or(usual);
+        let rate = self.qps.or(workload.rate).unwrap_or(RATE);
+        let k = self.k.or(workload.k).unwrap_or(10);
+        let ef = self.ef.or(workload.ef).unwrap_or(0);
+        check("--qps", rate, 0.001, RATE_MAX, "run several load testers for more")?;
+        check("--duration", duration, 0.1, DURATION_SECONDS_MAX, "seconds")?;
+        check("--warm-up", self.warm_up, 0.0, DURATION_SECONDS_MAX, "seconds")?;
+        check("--max-failure-ratio", self.max_failure_ratio, 0.0, 1.0, "a part of all")?;
+        let timeout_ms = self.request_timeout_ms;
+        check("--request-timeout-ms", timeout_ms as f64, 1.0, 3.6e6, "milliseconds")?;
+        check_count("--concurrency", self.concurrency, CONCURRENCY_MAX)?;
+        check_count("--connections", self.connections, CONNECTIONS_MAX)?;
+        check_count("--dataset", self.dataset, DATASET_MAX)?;
+        check_count("--dimension", self.dimension, DIMENSION_MAX)?;
+        let values = self.dataset.saturating_mul(self.dimension);
+        check_count("--dataset times --dimension", values, VALUES_MAX)?;
+        check_count("--k", k as usize, K_MAX as usize)?;
+        check("--ef", f64::from(ef), 0.0, f64::from(EF_MAX), "0 is the server's own")?;
+        let source = self.source()?;
+        if is_sweep {
+            self.check_sweep(&workload, &source)?;
+        }
+        Ok(Settings {
+            server: self.server.clone(),
+            rate,
+            duration: Duration::from_secs_f64(duration),
+            warm_up: Duration::from_secs_f64(self.warm_up),
+            timeout: Duration::from_millis(timeout_ms),
+            concurrency: self.concurrency,
+            connections: self.connections.min(self.concurrency),
+            failure_ratio_max: self.max_failure_ratio,
+            seed: self.seed,
+            k,
+            ef,
+            weights: workload.weights,
+            filter: workload.filter,
+            source,
+            may_load: self.load,
+            json: self.json.clone(),
+        })
+    }
+
+    fn source(&self) -> Result<Source, Fault> {
+        let usage = |why: &str| Err(Fault::Usage(why.into()));
+        if let Some(directory) = &self.data {
+            if self.queries.is_some() || self.truth.is_some() {
+                return usage("--data names all files; --queries and --truth go with --base");
+            }
+            if !directory.is_dir() {
+                let name = directory.display();
+                return usage(&format!("--data {name}: no such directory"));
+            }
+            let truth = directory.join("gt_ids.npy");
+            return Ok(Source::Files {
+                base: directory.join("base.npy"),
+                queries: directory.join("queries.npy"),
+                truth: truth.exists().then_some(truth),
+            });
+        }
+        match (&self.base, &self.queries) {
+            (Some(base), Some(queries)) => {
+                for path in [base, queries] {
+                    if !is_vectors_name(path) {
+                        let name = path.display();
+                        return usage(&format!("{name}: vectors are .npy, .fvecs or .bvecs"));
+                    }
+                }
+                let (base, queries) = (base.clone(), queries.clone());
+                Ok(Source::Files { base, queries, truth: self.truth.clone() })
+            }
+            (Some(_), None) => usage("--base needs --queries: what to search with"),
+            (None, Some(_)) => usage("--queries needs --base: the documents to search in"),
+            (None, None) if self.truth.is_some() => {
+                usage("--truth needs --base and --queries, whose neighbours it names")
+            }
+            (None, None) if self.load => usage(
+                "--load needs --data, or --base and --queries; without them random vectors \
+                       are inserted anyway",
+            ),
+            (None, None) => Ok(Source::Random { count: self.dataset, dimension: self.dimension }),
+        }
+    }
+
+    fn check_sweep(&self, workload: &Workload, source: &Source) -> Result<(), Fault> {
+        if !matches!(source, Source::Files { truth: Some(_), .. }) {
+            return Err(Fault::Usage(
+                "a sweep needs ground truth, for the recall: --data DIR with gt_ids.npy, or \
+                 --truth FILE (.npy or .ivecs)"
+                    .into(),
+            ));
+        }
+        if !workload.weights.is_search_alone() {
+            return Err(Fault::Usage(
+                "a sweep is of searches alone: leave other operations out of the workload".into(),
+            ));
+        }
+        if let Some(Command::Sweep { what: Sweep::Rate { slo_p99_ms, recall, .. } }) = &self.command
+        {
+            check("--slo-p99-ms", *slo_p99_ms, 0.001, 3.6e6, "milliseconds")?;
+            check("--recall", *recall, 0.0, 1.0, "a part of all")?;
+        }
+        Ok(())
+    }
+}
+
+fn check(name: &str, value: f64, min: f64, max: f64, hint: &str) -> Result<(), Fault> {
+    if (min..=max).contains(&value) {
+        return Ok(());
+    }
+    Err(Fault::Usage(format!("{name} is {value}; it has to be {min} to {max} ({hint})")))
+}
+
+fn check_count(name: &str, value: usize, max: usize) -> Result<(), Fault> {
+    if (1..=max).contains(&value) {
+        return Ok(());
+    }
+    Err(Fault::Usage(format!("{name} is {value}; it has to be 1 to {max}")))
+}

@@ -1,0 +1,229 @@
+//! What comes before a run: connections, and the documents that are searched for.
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::time::Duration;
+
+use indicatif::{ProgressBar, ProgressStyle};
+
+use super::Fault;
+use super::arguments::{Settings, Source};
+use super::client::{Client, Requests, connect};
+use super::data::{Data, metadata};
+use super::workload::Weights;
+use crate::proto::{
+    BulkQueryRequest, ConfigRequest, ConfigResponse, FlushRequest, InsertRequest, QueryRequest,
+};
+
+/// Documents that one BulkQuery asks for.
+const IDS_AT_ONCE: usize = 10_000;
+
+/// Documents whose vectors are compared with the base.
+const COMPARED: usize = 8;
+
+/// Least cosine between a row and what the server has stored of it.
+const COSINE_MIN: f64 = 0.999;
+
+/// How long setting up may wait for a connection.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How long it waits for what a server answers at once.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Everything that runs share.
+pub(super) struct Bench {
+    pub(super) clients: Vec<Client>,
+    pub(super) requests: Arc<Requests>,
+    pub(super) weights: Weights,
+    pub(super) concurrency: usize,
+    pub(super) warm_up: Duration,
+    pub(super) seed: u64,
+    pub(super) server: ConfigResponse,
+    /// Runs so far.
+    pub(super) runs: usize,
+}
+
+impl Bench {
+    /// Reads the data, connects, and sees that the server has the documents.
+    ///
+    /// # Errors
+    /// If the data is not of one piece or not that of the server, or the server fails.
+    pub(super) async fn set_up(settings: &Settings) -> Result<Self, Fault> {
+        let data = Arc::new(Data::get(&settings.source, settings.seed, settings.k)?);
+        let mut clients = Vec::with_capacity(settings.connections);
+        for _ in 0..settings.connections {
+            clients.push(connect(&settings.server, CONNECT_TIMEOUT).await?);
+        }
+        let client = &mut clients[0];
+        let server = client.get_config(soon(ConfigRequest {})).await;
+        let server = server.map_err(|status| failed("GetConfig", &status))?.into_inner();
+        check_dimension(&server, &data, &settings.source)?;
+        match settings.source {
+            Source::Random { .. } => seed(&clients, &data, settings).await?,
+            Source::Files { .. } => load(client, &data, settings.may_load).await?,
+        }
+        let requests = Requests {
+            data,
+            filter: settings.filter.clone(),
+            k: settings.k,
+            timeout: settings.timeout,
+            written: AtomicU64::new(0),
+            deleted: AtomicU64::new(0),
+        };
+        Ok(Self {
+            clients,
+            requests: Arc::new(requests),
+            weights: settings.weights.clone(),
+            concurrency: settings.concurrency,
+            warm_up: settings.warm_up,
+            seed: settings.seed,
+            server,
+            runs: 0,
+        })
+    }
+}
+
+/// A request that a server which does not answer can't hold up for ever.
+fn soon<T>(message: T) -> tonic::Request<T> {
+    let mut request = tonic::Request::new(message);
+    request.set_timeout(ANSWER_TIMEOUT);
+    request
+}
+
+fn failed(what: &str, status: &tonic::Status) -> Fault {
+    Fault::Failed(format!("{what}: {:?}: {}", status.code(), status.message()))
+}
+
+fn check_dimension(server: &ConfigResponse, data: &Data, source: &Source) -> Result<(), Fault> {
+    let (has, wants) = (server.embedding_dimension, data.base.width as u64);
+    // 0: the first document will decide.
+    if has == 0 || has == wants {
+        return Ok(());
+    }
+    let way_out = match source {
+        Source::Random { .. } => format!("give --dimension {has}"),
+        Source::Files { .. } => "give data of that dimension".to_owned(),
+    };
+    Err(Fault::Usage(format!(
+        "the server's vectors have {has} values, those of {} have {wants}: {way_out}, or a server \
+         with a data directory of its own",
+        data.name
+    )))
+}
+
+/// A bar for a person at a terminal.
+pub(super) fn progress(what: &'static str, count: u64) -> ProgressBar {
+    let template = "{msg} [{wide_bar}] {pos}/{len} {per_sec}, {eta} left";
+    let style = ProgressStyle::with_template(template).expect("the template is well-formed");
+    ProgressBar::new(count).with_style(style).with_message(what)
+}
+
+/// Inserts every row, one request each, as many at a time as a run has.
+async fn seed(clients: &[Client], data: &Arc<Data>, settings: &Settings) -> Result<(), Fault> {
+    let count = data.base.count();
+    let bar = progress("inserting", count as u64);
+    let mut workers = tokio::task::JoinSet::new();
+    let places = settings.concurrency.min(count);
+    for place in 0..places {
+        let mut client = clients[place % clients.len()].clone();
+        let (data, bar) = (data.clone(), bar.clone());
+        workers.spawn(async move {
+            for row in (place..count).step_by(places) {
+                client.insert(soon(document(&data, row))).await.map_err(|status| (row, status))?;
+                bar.inc(1);
+            }
+            Ok::<(), (usize, tonic::Status)>(())
+        });
+    }
+    while let Some(ended) = workers.join_next().await {
+        let ended = ended.map_err(|error| Fault::Failed(error.to_string()))?;
+        ended.map_err(|(row, status)| failed(&format!("inserting {}", row + 1), &status))?;
+    }
+    bar.finish_and_clear();
+    Ok(())
+}
+
+fn document(data: &Data, row: usize) -> InsertRequest {
+    InsertRequest {
+        doc_id: row as u64 + 1,
+        embedding: data.base.row(row).to_vec(),
+        metadata: metadata(row),
+        namespace: String::new(),
+    }
+}
+
+/// Sees that the server has every row, and loads what is missing if it may.
+async fn load(client: &mut Client, data: &Arc<Data>, may_load: bool) -> Result<(), Fault> {
+    let missing = missing(client, data.base.count()).await?;
+    if !missing.is_empty() {
+        if !may_load {
+            return Err(Fault::Usage(format!(
+                "the server lacks {} of the {} documents of {}: give --load to load them",
+                missing.len(),
+                data.base.count(),
+                data.name
+            )));
+        }
+        let bar = progress("loading", missing.len() as u64);
+        let (shown, source) = (bar.clone(), data.clone());
+        let stream = tokio_stream::iter(missing.into_iter().map(move |row| {
+            shown.inc(1);
+            document(&source, row)
+        }));
+        let loaded = client.bulk_load_hnsw(stream).await;
+        let loaded = loaded.map_err(|status| failed("loading", &status))?.into_inner();
+        bar.finish_and_clear();
+        if !loaded.success {
+            let (count, why) = (loaded.total_failed, loaded.error);
+            return Err(Fault::Failed(format!("{count} documents were refused: {why}")));
+        }
+    }
+    compare(client, data).await?;
+    // A search of what is not linked yet is another search.
+    let flush = client.flush_hot_tier(FlushRequest { force: true }).await;
+    flush.map(drop).map_err(|status| failed("FlushHotTier", &status))
+}
+
+/// Rows that the server has no document of.
+async fn missing(client: &mut Client, count: usize) -> Result<Vec<usize>, Fault> {
+    let mut missing = Vec::new();
+    let ids: Vec<u64> = (1..=count as u64).collect();
+    for doc_ids in ids.chunks(IDS_AT_ONCE) {
+        let request = BulkQueryRequest { doc_ids: doc_ids.to_vec(), ..Default::default() };
+        let found = client.bulk_query(soon(request)).await;
+        let results = found.map_err(|status| failed("BulkQuery", &status))?.into_inner().results;
+        let rows = results.iter().filter(|result| !result.found);
+        missing.extend(rows.map(|result| result.doc_id as usize - 1));
+    }
+    Ok(missing)
+}
+
+/// Sees that some documents of the server are rows of the base, not those of another set.
+async fn compare(client: &mut Client, data: &Data) -> Result<(), Fault> {
+    let count = data.base.count();
+    for row in (0..count).step_by(count.div_ceil(COMPARED)) {
+        let doc_id = row as u64 + 1;
+        let request = QueryRequest { doc_id, include_embedding: true, ..Default::default() };
+        let found = client.query(soon(request)).await.map_err(|status| failed("Query", &status))?;
+        let stored = found.into_inner().embedding;
+        let wanted = data.base.row(row);
+        if stored.len() != wanted.len() || cosine(&stored, wanted) < COSINE_MIN {
+            return Err(Fault::Usage(format!(
+                "document {doc_id} of the server is not row {row} of {}: it holds another set; \
+                 give its data, or a server with a data directory of its own",
+                data.name
+            )));
+        }
+    }
+    Ok(())
+}
+
+/// The cosine of the angle between two vectors; 1 for those that have no direction.
+fn cosine(a: &[f32], b: &[f32]) -> f64 {
+    let norms = (dot(a, a) * dot(b, b)).sqrt();
+    if norms == 0.0 { 1.0 } else { dot(a, b) / norms }
+}
+
+fn dot(a: &[f32], b: &[f32]) -> f64 {
+    a.iter().zip(b).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum()
+}
