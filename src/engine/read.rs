@@ -86,6 +86,8 @@ pub struct SearchOutcome {
     pub found: u64,
     /// What it cost.
     pub work: Work,
+    /// Documents of the hot tier that it has looked at; their distances are in `work`.
+    pub hot_scanned: u64,
     /// The scan of the hot tier was stopped by its budget.
     pub hot_cut: bool,
     /// The search ran to its end.
@@ -122,6 +124,7 @@ pub struct Search {
     seen: u64,
     found: u64,
     work: Work,
+    hot_scanned: u64,
     hot_cut: bool,
     /// What was considered: a scan after a walk does not look at it again.
     scanned: Visited,
@@ -174,6 +177,7 @@ impl Search {
             let is_same = engine.store.born(entry.slot) == entry.born;
             if is_same && engine.store.is_visible(entry.slot, self.snapshot) {
                 self.scanned.insert(entry.slot);
+                self.hot_scanned += 1;
                 self.consider::<D>(engine, entry.slot);
             }
         }
@@ -285,6 +289,7 @@ impl Engine {
             seen: 0,
             found: 0,
             work: Work::default(),
+            hot_scanned: 0,
             hot_cut: false,
             scanned,
             scratch,
@@ -306,7 +311,18 @@ impl Engine {
         if search.phase == Phase::Walk {
             search.collect_walk(self);
         }
-        let Search { query, snapshot, top, found, work, hot_cut, scanned, scratch, .. } = search;
+        let Search {
+            query,
+            snapshot,
+            top,
+            found,
+            work,
+            hot_scanned,
+            hot_cut,
+            scanned,
+            scratch,
+            ..
+        } = search;
         let hit = |candidate: Candidate| Hit {
             id: candidate.id,
             score: self.params.metric.score(candidate.distance()),
@@ -318,7 +334,7 @@ impl Engine {
         // Distances that differ may be equal as scores.
         hits.sort_by(|a, b| b.score.total_cmp(&a.score).then(a.id.cmp(&b.id)));
         self.end_search(snapshot, (scratch, scanned));
-        SearchOutcome { hits, found, work, hot_cut, complete }
+        SearchOutcome { hits, found, work, hot_scanned, hot_cut, complete }
     }
 
     /// Ends a search whose answer nobody wants.

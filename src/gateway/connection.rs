@@ -78,11 +78,11 @@ pub async fn serve<S>(
     let mut refused_logged: Option<Instant> = None;
     loop {
         let accepted = tokio::select! {
-            accepted = listener.accept() => accepted,
+            accepted = accept(&listener) => accepted,
             _ = drain.wait_for(|drain| *drain) => break,
         };
         let stream = match accepted {
-            Ok((stream, _)) => stream,
+            Ok(stream) => stream,
             Err(error) => {
                 tracing::warn!("a connection could not be accepted: {error}");
                 tokio::time::sleep(ACCEPT_RETRY).await;
@@ -98,16 +98,22 @@ pub async fn serve<S>(
             }
             continue;
         }
-        // Nagle's algorithm would hold back small answers for 40 ms.
-        if let Err(error) = stream.set_nodelay(true) {
-            tracing::debug!("TCP_NODELAY could not be set: {error}");
-        }
         let connection = Connection { limits, observed: observed.clone(), drain: drain.clone() };
         observed.gateway.connections.fetch_add(1, Ordering::Relaxed);
         tokio::spawn(connection.run(stream, service.clone(), alive.clone()));
     }
     drop((listener, alive));
     all_gone.recv().await;
+}
+
+/// Accepts a connection, and sets it up.
+async fn accept(listener: &TcpListener) -> io::Result<TcpStream> {
+    let (stream, _) = listener.accept().await?;
+    // Nagle's algorithm would hold back small answers for 40 ms.
+    if let Err(error) = stream.set_nodelay(true) {
+        tracing::debug!("TCP_NODELAY could not be set: {error}");
+    }
+    Ok(stream)
 }
 
 struct Connection {
@@ -311,5 +317,21 @@ impl AsyncWrite for Watched {
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.stream).poll_shutdown(context)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Both ends: the server's, and a client's that is made as the demo makes its own.
+    #[tokio::test(flavor = "current_thread")]
+    async fn small_messages_are_not_held_back() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (_client, accepted) = tokio::join!(TcpStream::connect(address), accept(&listener));
+        assert!(accepted.unwrap().nodelay().unwrap(), "TCP_NODELAY is not set on the server's end");
+        let client = tonic::transport::Endpoint::from_shared(format!("http://{address}")).unwrap();
+        assert!(client.get_tcp_nodelay(), "TCP_NODELAY is not set on the client's end");
     }
 }

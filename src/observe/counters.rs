@@ -139,6 +139,8 @@ pub struct ShardCounters {
     pub search_distances: Counter,
     /// Nodes whose neighbours searches have read.
     pub search_hops: Counter,
+    /// Documents of the hot tier that searches have looked at.
+    pub search_hot_documents: Counter,
     /// Documents linked into the graph.
     pub links: Counter,
     /// Distances computed to link them.
@@ -205,6 +207,17 @@ impl ShardCounters {
             _ => BreakerState::HalfOpen,
         }
     }
+}
+
+/// What passes between the gateway's threads and the cores.
+#[derive(Default)]
+pub struct Traffic {
+    /// Messages put into the mailboxes of cores.
+    pub messages: Counter,
+    /// Those that had to wake the core.
+    pub wakes: Counter,
+    /// Answers of shards to searches.
+    pub search_answers: Counter,
 }
 
 /// Why a request failed, as `kyrodb_errors_total` has it.

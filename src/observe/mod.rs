@@ -6,7 +6,7 @@ pub mod latency;
 
 use std::sync::{Arc, PoisonError, RwLock};
 
-use self::counters::{GatewayCounters, ShardCounters, Space};
+use self::counters::{GatewayCounters, ShardCounters, Space, Traffic};
 use self::latency::Latency;
 
 /// Where the time of a request goes.
@@ -44,6 +44,8 @@ pub struct Observed {
     pub methods: Methods,
     /// What the gateway does.
     pub gateway: GatewayCounters,
+    /// What passes between the gateway and the cores.
+    pub traffic: Arc<Traffic>,
     /// The room on the disk.
     pub space: Space,
     /// The shards, by number, once their number is known.

@@ -381,6 +381,7 @@ impl Router {
         let (mut is_anything_whole, mut first_error) = (false, None);
         while let Some(SearchAnswer { shard, outcome }) = answers.take() {
             missing[shard.0 as usize] = false;
+            self.observed.traffic.search_answers.add(1);
             match outcome {
                 Ok(outcome) => {
                     found.found += outcome.found;

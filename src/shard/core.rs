@@ -107,7 +107,7 @@ impl CoreHandle {
         keeper: Option<Arc<Mailbox<Request>>>,
         observed: Arc<Observed>,
     ) -> Result<Self> {
-        let mailbox = Arc::new(Mailbox::new(settings.mailbox_capacity));
+        let mailbox = Arc::new(Mailbox::new(settings.mailbox_capacity, observed.traffic.clone()));
         let heart = Arc::new(Heart::default());
         let spin = Duration::from_micros(if settings.is_dedicated { 50 } else { 0 });
         let pool = PoolPlacement::Unbound(1);

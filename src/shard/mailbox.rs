@@ -8,11 +8,14 @@
 //! [`Mailbox::nudge`] for a new one.
 
 use std::future::poll_fn;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::Poll;
 
 use crossbeam_queue::ArrayQueue;
 use futures_util::task::AtomicWaker;
+
+use crate::observe::counters::Traffic;
 
 /// Most messages taken at once.
 const DRAIN_MAX: usize = 128;
@@ -32,13 +35,15 @@ pub struct Mailbox<T> {
     receiver: AtomicWaker,
     signalled: AtomicBool,
     closed: AtomicBool,
+    traffic: Arc<Traffic>,
 }
 
 impl<T> Mailbox<T> {
-    /// An empty mailbox for at most `capacity` messages.
+    /// An empty mailbox for at most `capacity` messages, which are counted in `traffic`.
     #[must_use]
-    pub fn new(capacity: usize) -> Self {
+    pub fn new(capacity: usize, traffic: Arc<Traffic>) -> Self {
         Self {
+            traffic,
             queue: ArrayQueue::new(capacity),
             receiver: AtomicWaker::new(),
             signalled: AtomicBool::new(false),
@@ -55,6 +60,7 @@ impl<T> Mailbox<T> {
             return Err(Refused::Closed(message));
         }
         self.queue.push(message).map_err(Refused::Full)?;
+        self.traffic.messages.add(1);
         self.signal();
         // The receiver may have left between the check and the push.
         if self.closed.load(Ordering::Acquire) {
@@ -106,6 +112,7 @@ impl<T> Mailbox<T> {
 
     fn signal(&self) {
         if !self.signalled.swap(true, Ordering::AcqRel) {
+            self.traffic.wakes.add(1);
             self.receiver.wake();
         }
     }
@@ -125,7 +132,6 @@ impl<T> Mailbox<T> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::sync::Arc;
 
     fn runtime() -> tokio::runtime::Runtime {
         tokio::runtime::Builder::new_multi_thread().worker_threads(1).build().unwrap()
@@ -133,7 +139,7 @@ mod tests {
 
     #[test]
     fn is_bounded_and_says_so() {
-        let mailbox = Mailbox::new(2);
+        let mailbox = Mailbox::new(2, Arc::default());
         assert_eq!((mailbox.push(1), mailbox.push(2)), (Ok(()), Ok(())));
         assert_eq!(mailbox.push(3), Err(Refused::Full(3)));
         mailbox.close();
@@ -144,7 +150,7 @@ mod tests {
     #[test]
     fn messages_of_a_sender_arrive_once_and_in_order() {
         const MESSAGES: u64 = 100_000;
-        let mailbox = Arc::new(Mailbox::new(64));
+        let mailbox = Arc::new(Mailbox::new(64, Arc::default()));
         let senders: Vec<_> = (0..4_u64)
             .map(|sender| {
                 let mailbox = mailbox.clone();
@@ -177,7 +183,7 @@ mod tests {
 
     #[test]
     fn a_message_dropped_at_close_is_dropped_for_good() {
-        let mailbox = Mailbox::new(8);
+        let mailbox = Mailbox::new(8, Arc::default());
         let message = Arc::new(());
         mailbox.push(message.clone()).unwrap();
         mailbox.close();

@@ -363,6 +363,7 @@ impl Running {
         if let Ok(outcome) = &outcome {
             shard.counters.search_distances.add(outcome.work.distances);
             shard.counters.search_hops.add(outcome.work.hops);
+            shard.counters.search_hot_documents.add(outcome.hot_scanned);
             core.observed.stages.walk.record(worked);
         }
         request.reply.send(SearchAnswer { shard: request.shard, outcome });

@@ -191,6 +191,13 @@ fn server(text: &mut Text, observed: &Observed, health: &Health, data_dir: &Path
     let panics: u64 = observed.shards().iter().map(|shard| shard.panics.get()).sum();
     let panics = panics + observed.gateway.panics.get();
     text.counter("kyrodb_panics_total", "Requests and tasks that panicked.", panics);
+    let traffic = &observed.traffic;
+    let name = "kyrodb_core_messages_total";
+    text.counter(name, "Messages to cores.", traffic.messages.get());
+    let name = "kyrodb_core_wakes_total";
+    text.counter(name, "Messages that had to wake a core.", traffic.wakes.get());
+    let name = "kyrodb_search_answers_total";
+    text.counter(name, "Answers of shards to searches.", traffic.search_answers.get());
     let (beats, stalls) = ("kyrodb_core_heartbeats_total", "kyrodb_core_stalls_total");
     text.family(beats, "counter", "Heartbeats of each core.");
     for (core, heart) in health.hearts().iter().enumerate() {
@@ -224,6 +231,9 @@ fn shards(text: &mut Text, observed: &Observed) {
     });
     by_shard("kyrodb_shard_search_hops_total", "counter", "Hops of searches.", |s| {
         s.search_hops.get()
+    });
+    by_shard("kyrodb_shard_search_hot_documents_total", "counter", "Hot ones scanned.", |s| {
+        s.search_hot_documents.get()
     });
     by_shard("kyrodb_shard_link_distances_total", "counter", "Distances of linking.", |s| {
         s.link_distances.get()
