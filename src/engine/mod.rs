@@ -37,7 +37,6 @@ pub use self::read::{Document, Hit, Query, Search, SearchOutcome};
 pub use self::write::{Outcome, Staged, Write};
 use crate::graph::insert::Linker;
 use crate::graph::search::{Scratch, Work};
-use crate::graph::visited::Visited;
 use crate::graph::{self, Graph};
 use crate::kernels::Metric;
 use crate::store::Store;
@@ -117,7 +116,8 @@ pub struct Engine {
     draining: (Lsn, VecDeque<DocId>),
     linker: Option<Linker>,
     link_scratch: Scratch,
-    scratches: Vec<(Box<Scratch>, Visited)>,
+    #[expect(clippy::vec_box, reason = "a search is moved often, and its memory need not be")]
+    scratches: Vec<Box<read::Reused>>,
     /// Linked nodes that are dead: walks have to look.
     dead_linked: usize,
 }

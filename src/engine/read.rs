@@ -112,12 +112,9 @@ pub enum Phase {
 /// A search of one shard, on its way.
 pub struct Search {
     query: Arc<Query>,
-    /// The query vector, padded to the length of a row.
-    vector: Vec<f32>,
     /// The state of the shard that is searched.
     snapshot: Lsn,
     phase: Phase,
-    top: Top,
     /// Conditions of the filter.
     conditions: usize,
     /// Documents in scope that were seen, whatever their score, and those with the score asked.
@@ -126,9 +123,18 @@ pub struct Search {
     work: Work,
     hot_scanned: u64,
     hot_cut: bool,
+    reused: Box<Reused>,
+}
+
+/// The memory of a search, which the next one takes over.
+#[derive(Default)]
+pub(super) struct Reused {
+    /// The query vector, padded to the length of a row.
+    vector: Vec<f32>,
+    top: Top,
     /// What was considered: a scan after a walk does not look at it again.
     scanned: Visited,
-    scratch: Box<Scratch>,
+    scratch: Scratch,
 }
 
 impl Search {
@@ -176,7 +182,7 @@ impl Search {
             };
             let is_same = engine.store.born(entry.slot) == entry.born;
             if is_same && engine.store.is_visible(entry.slot, self.snapshot) {
-                self.scanned.insert(entry.slot);
+                self.reused.scanned.insert(entry.slot);
                 self.hot_scanned += 1;
                 self.consider::<D>(engine, entry.slot);
             }
@@ -189,7 +195,8 @@ impl Search {
             self.finish_walk(engine);
             return;
         };
-        let Self { query, vector, snapshot, scratch, .. } = self;
+        let Self { query, snapshot, reused, .. } = self;
+        let Reused { vector, scratch, .. } = &mut **reused;
         let beam = beam(engine, query, vector);
         scratch.work = Work::default();
         let entry = beam.descend::<D>(entry, top, &mut scratch.work);
@@ -198,7 +205,8 @@ impl Search {
     }
 
     fn walk<D: Distance>(&mut self, engine: &Engine) {
-        let Self { query, vector, snapshot, scratch, .. } = self;
+        let Self { query, snapshot, reused, .. } = self;
+        let Reused { vector, scratch, .. } = &mut **reused;
         let accept = |slot| engine.accepts(slot, *snapshot);
         if beam(engine, query, vector).advance::<D>(scratch, STEP_HOPS, accept) {
             self.collect_walk(engine);
@@ -208,13 +216,13 @@ impl Search {
 
     /// Takes over what the walk has found so far.
     fn collect_walk(&mut self, engine: &Engine) {
-        self.work.distances += self.scratch.work.distances;
-        self.work.hops += self.scratch.work.hops;
-        for index in 0..self.scratch.nearest().len() {
-            let key = self.scratch.nearest()[index];
+        self.work.distances += self.reused.scratch.work.distances;
+        self.work.hops += self.reused.scratch.work.hops;
+        for index in 0..self.reused.scratch.nearest().len() {
+            let key = self.reused.scratch.nearest()[index];
             let slot = key.slot();
             // A document of the hot tier may have been linked, in whole or in part, since.
-            if engine.store.is_visible(slot, self.snapshot) && self.scanned.insert(slot) {
+            if engine.store.is_visible(slot, self.snapshot) && self.reused.scanned.insert(slot) {
                 self.admit(engine, slot, key.distance());
             }
         }
@@ -230,7 +238,7 @@ impl Search {
         let query = self.query.clone();
         let mut budget = STEP_FILTER_BYTES;
         let end = scan_slots(engine, start, self.snapshot, |slot| {
-            if self.scanned.contains(slot) {
+            if self.reused.scanned.contains(slot) {
                 return true;
             }
             let passes = query.filter.as_ref().is_none_or(|filter| {
@@ -248,7 +256,7 @@ impl Search {
     }
 
     fn consider<D: Distance>(&mut self, engine: &Engine, slot: Slot) {
-        let distance = D::between(&self.vector, engine.store.vectors().row(slot));
+        let distance = D::between(&self.reused.vector, engine.store.vectors().row(slot));
         self.work.distances += 1;
         self.admit(engine, slot, distance);
     }
@@ -260,7 +268,7 @@ impl Search {
             return;
         }
         self.found += 1;
-        self.top.push(distance, engine.store.doc_id(slot), slot);
+        self.reused.top.push(distance, engine.store.doc_id(slot), slot);
     }
 }
 
@@ -278,21 +286,20 @@ impl Engine {
         } else {
             Phase::Hot(self.hot.first())
         };
-        let (scratch, mut scanned) = self.scratches.pop().unwrap_or_default();
-        scanned.reset(self.store.slot_count());
+        let mut reused = self.scratches.pop().unwrap_or_default();
+        reused.scanned.reset(self.store.slot_count());
+        reused.top.reset(query.k);
+        self.store.vectors().pad_into(&query.vector, &mut reused.vector);
         Ok(Search {
-            vector: self.store.vectors().pad(&query.vector),
             conditions: query.filter.as_ref().map_or(0, Filter::conditions),
             snapshot,
             phase,
-            top: Top::new(query.k),
             seen: 0,
             found: 0,
             work: Work::default(),
             hot_scanned: 0,
             hot_cut: false,
-            scanned,
-            scratch,
+            reused,
             query,
         })
     }
@@ -311,18 +318,7 @@ impl Engine {
         if search.phase == Phase::Walk {
             search.collect_walk(self);
         }
-        let Search {
-            query,
-            snapshot,
-            top,
-            found,
-            work,
-            hot_scanned,
-            hot_cut,
-            scanned,
-            scratch,
-            ..
-        } = search;
+        let Search { query, snapshot, found, work, hot_scanned, hot_cut, mut reused, .. } = search;
         let hit = |candidate: Candidate| Hit {
             id: candidate.id,
             score: self.params.metric.score(candidate.distance()),
@@ -330,22 +326,22 @@ impl Engine {
             embedding: query.include_embeddings.then(|| self.embedding(candidate.slot)),
             is_hot: self.is_hot(candidate.slot),
         };
-        let mut hits: Vec<Hit> = top.into_sorted().into_iter().map(hit).collect();
+        let mut hits: Vec<Hit> = reused.top.take_sorted(hit);
         // Distances that differ may be equal as scores.
         hits.sort_by(|a, b| b.score.total_cmp(&a.score).then(a.id.cmp(&b.id)));
-        self.end_search(snapshot, (scratch, scanned));
+        self.end_search(snapshot, reused);
         SearchOutcome { hits, found, work, hot_scanned, hot_cut, complete }
     }
 
     /// Ends a search whose answer nobody wants.
     pub fn abandon_search(&mut self, search: Search) {
-        self.end_search(search.snapshot, (search.scratch, search.scanned));
+        self.end_search(search.snapshot, search.reused);
     }
 
-    fn end_search(&mut self, snapshot: Lsn, scratch: (Box<Scratch>, Visited)) {
+    fn end_search(&mut self, snapshot: Lsn, reused: Box<Reused>) {
         self.store.close_snapshot(snapshot);
         if self.scratches.len() < SCRATCHES_MAX {
-            self.scratches.push(scratch);
+            self.scratches.push(reused);
         }
     }
 

@@ -19,15 +19,19 @@ impl Candidate {
     }
 }
 
-/// Keeps the best `capacity` candidates.
+/// Keeps the best `capacity` candidates. Reusable without allocation.
+#[derive(Default)]
 pub(super) struct Top {
     capacity: usize,
     heap: BinaryHeap<Candidate>,
 }
 
 impl Top {
-    pub(super) fn new(capacity: usize) -> Self {
-        Self { capacity, heap: BinaryHeap::with_capacity(capacity + 1) }
+    /// Forgets everything, and keeps the best `capacity` from now on.
+    pub(super) fn reset(&mut self, capacity: usize) {
+        self.capacity = capacity;
+        self.heap.clear();
+        self.heap.reserve(capacity);
     }
 
     pub(super) fn push(&mut self, distance: f32, id: DocId, slot: Slot) {
@@ -40,8 +44,11 @@ impl Top {
         }
     }
 
-    /// The candidates kept, best first.
-    pub(super) fn into_sorted(self) -> Vec<Candidate> {
-        self.heap.into_sorted_vec()
+    /// Takes the candidates kept, best first, as what `make` makes of them.
+    pub(super) fn take_sorted<T>(&mut self, make: impl FnMut(Candidate) -> T) -> Vec<T> {
+        let mut sorted = std::mem::take(&mut self.heap).into_sorted_vec();
+        let made = sorted.drain(..).map(make).collect();
+        self.heap = sorted.into();
+        made
     }
 }

@@ -78,11 +78,18 @@ impl Vectors {
     /// `vector` padded with zeros to the length of a row, which changes none of the distances.
     #[must_use]
     pub fn pad(&self, vector: &[f32]) -> Vec<f32> {
+        let mut padded = Vec::new();
+        self.pad_into(vector, &mut padded);
+        padded
+    }
+
+    /// The same, in the place of what `padded` holds.
+    pub fn pad_into(&self, vector: &[f32], padded: &mut Vec<f32>) {
         assert_eq!(vector.len(), self.dimension);
-        let mut padded = Vec::with_capacity(self.row_values);
+        padded.clear();
+        padded.reserve_exact(self.row_values);
         padded.extend_from_slice(vector);
         padded.resize(self.row_values, 0.0);
-        padded
     }
 
     /// Row `slot`, padding included.
