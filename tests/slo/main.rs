@@ -1,0 +1,56 @@
+//! What a search and an insert cost, held in a form that does not depend on the machine: work that
+//! is counted, and ratios of times inside one run. The bounds are in `perf/slo.toml`.
+//!
+//! `cargo test --test slo -- --nocapture` shows every figure beside its bound.
+
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test")]
+
+#[path = "../common/mod.rs"]
+mod common;
+
+mod allocations;
+mod beside;
+mod bounds;
+mod engine;
+mod searches;
+mod threads;
+mod writes;
+
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+
+use common::clustered::Data;
+use common::{Client, Settings, insert};
+use kyrodb::proto::FlushRequest;
+
+#[global_allocator]
+static ALLOCATOR: allocations::Counting = allocations::Counting;
+
+/// What all servers here are set to: one core, and no snapshot that nobody asks for.
+const SETTINGS: Settings<'static> = &[
+    ("runtime.cores", "1"),
+    // The only one in which snapshots may be left out.
+    ("environment.type", "benchmark"),
+    ("persistence.snapshot_interval_mutations", "0"),
+];
+
+/// What is measured here would be disturbed by another measurement.
+fn alone() -> MutexGuard<'static, ()> {
+    static ALONE: Mutex<()> = Mutex::new(());
+    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// 20,000 documents and 500 queries.
+fn data() -> &'static Data {
+    static DATA: OnceLock<Data> = OnceLock::new();
+    DATA.get_or_init(|| Data::new(20_000, 500))
+}
+
+/// Stores all documents, and has them linked.
+async fn load(client: &mut Client) {
+    let documents: Vec<_> =
+        (1..).zip(&data().documents).map(|(id, vector)| insert(id, vector, &[])).collect();
+    let count = documents.len() as u64;
+    let loaded = client.bulk_load_hnsw(tokio_stream::iter(documents)).await.unwrap().into_inner();
+    assert_eq!((loaded.total_loaded, loaded.total_failed), (count, 0));
+    client.flush_hot_tier(FlushRequest { force: true }).await.unwrap();
+}

@@ -1,0 +1,163 @@
+//! What a search costs: distances, hops, messages, allocations and sleeps.
+
+use kyrodb::observe::Observed;
+use kyrodb::observe::counters::ShardCounters;
+use kyrodb::proto::SearchRequest;
+
+use crate::bounds::Bounds;
+use crate::common::clustered::K;
+use crate::common::{Client, Inside, ids, runtime, search};
+use crate::{SETTINGS, allocations, alone, data, load, threads};
+
+/// Beam width of all searches here.
+const EF: u32 = 20;
+
+/// What has been counted so far.
+struct Counts {
+    distances: u64,
+    hops: u64,
+    messages: u64,
+    wakes: u64,
+    answers: u64,
+}
+
+impl Counts {
+    fn now(observed: &Observed) -> Self {
+        let traffic = &observed.traffic;
+        Self {
+            distances: sum(observed, |shard| shard.search_distances.get()),
+            hops: sum(observed, |shard| shard.search_hops.get()),
+            messages: traffic.messages.get(),
+            wakes: traffic.wakes.get(),
+            answers: traffic.search_answers.get(),
+        }
+    }
+}
+
+fn sum(observed: &Observed, value: fn(&ShardCounters) -> u64) -> u64 {
+    observed.shards().iter().map(|shard| value(shard)).sum()
+}
+
+fn start(shards: &str) -> Inside {
+    let mut settings = SETTINGS.to_vec();
+    settings.push(("runtime.shards", shards));
+    Inside::start(&settings)
+}
+
+/// Runs every query, one after the other; the ids that each found.
+async fn search_all(client: &mut Client) -> Vec<Vec<u64>> {
+    let mut found = Vec::new();
+    for query in &data().queries {
+        let request = SearchRequest { ef_search: EF, ..search(query, K as u32) };
+        found.push(ids(&client.search(request).await.unwrap().into_inner()));
+    }
+    found
+}
+
+/// One name for each figure of a search.
+struct Names {
+    recall: &'static str,
+    distances: &'static str,
+    hops: &'static str,
+    messages: &'static str,
+    wakes: &'static str,
+    answers: &'static str,
+}
+
+async fn hold_work(bounds: &mut Bounds, server: &Inside, client: &mut Client, names: Names) {
+    let observed = server.server().observed();
+    let before = Counts::now(observed);
+    let found = search_all(client).await;
+    let after = Counts::now(observed);
+    let each = |before: u64, after: u64| (after - before) as f64 / found.len() as f64;
+    bounds.hold(names.recall, data().recall(&found));
+    bounds.hold(names.distances, each(before.distances, after.distances));
+    bounds.hold(names.hops, each(before.hops, after.hops));
+    bounds.hold(names.messages, each(before.messages, after.messages));
+    bounds.hold(names.wakes, each(before.wakes, after.wakes));
+    bounds.hold(names.answers, each(before.answers, after.answers));
+}
+
+#[test]
+fn a_search_of_one_shard_costs_no_more_than_its_bounds() {
+    let _alone = alone();
+    let mut bounds = Bounds::read();
+    let server = start("1");
+    runtime().block_on(async {
+        let mut client = server.client().await;
+        load(&mut client).await;
+        let observed = server.server().observed();
+        let links = sum(observed, |shard| shard.links.get());
+        let distances = sum(observed, |shard| shard.link_distances.get());
+        assert_eq!(links, data().documents.len() as u64);
+        bounds.hold("link_distances", distances as f64 / links as f64);
+        let names = Names {
+            recall: "search_recall_1_shard",
+            distances: "search_distances_1_shard",
+            hops: "search_hops_1_shard",
+            messages: "search_messages_1_shard",
+            wakes: "search_wakes_1_shard",
+            answers: "search_answers_1_shard",
+        };
+        hold_work(&mut bounds, &server, &mut client, names).await;
+        hold_steady_state(&mut bounds, &server, &mut client).await;
+    });
+    drop(server);
+    bounds.end();
+}
+
+/// What searches ask of the allocator and the kernel, once all that is kept for reuse is there.
+async fn hold_steady_state(bounds: &mut Bounds, server: &Inside, client: &mut Client) {
+    let count = data().queries.len() as f64;
+    let hearts = server.server().health().hearts();
+    let now = || {
+        let beats: u64 = hearts.iter().map(|heart| heart.beats()).sum();
+        let counts = [allocations::of_threads("kyro-"), threads::sleeps("kyro-core"), beats];
+        counts.map(|count| count as f64)
+    };
+    let before = now();
+    search_all(client).await;
+    let after = now();
+    let [allocated, sleeps, beats] = std::array::from_fn(|figure| after[figure] - before[figure]);
+    bounds.hold("search_server_allocations", allocated / count);
+    // Whatever the pulse wakes a core for is no work of searches.
+    bounds.hold("search_core_sleeps", (sleeps - beats) / count);
+    // Many at once leave little of what the executor allocates in each of its rounds.
+    search_at_once(client).await;
+    let before = allocations::of_threads("kyro-core");
+    search_at_once(client).await;
+    let after = allocations::of_threads("kyro-core");
+    bounds.hold("search_core_allocations", (after - before) as f64 / count);
+}
+
+/// Runs every query, all at the same time, with the narrowest beam.
+async fn search_at_once(client: &Client) {
+    let searches = data().queries.iter().map(|query| {
+        let mut client = client.clone();
+        let request = SearchRequest { ef_search: K as u32, ..search(query, K as u32) };
+        async move { client.search(request).await.unwrap() }
+    });
+    futures_util::future::join_all(searches).await;
+}
+
+#[test]
+fn a_search_of_four_shards_costs_no_more_than_its_bounds() {
+    let _alone = alone();
+    let mut bounds = Bounds::read();
+    let server = start("4");
+    runtime().block_on(async {
+        let mut client = server.client().await;
+        load(&mut client).await;
+        let names = Names {
+            recall: "search_recall_4_shards",
+            distances: "search_distances_4_shards",
+            hops: "search_hops_4_shards",
+            messages: "search_messages_4_shards",
+            wakes: "search_wakes_4_shards",
+            answers: "search_answers_4_shards",
+        };
+        hold_work(&mut bounds, &server, &mut client, names).await;
+    });
+    drop(server);
+    bounds.end();
+}
