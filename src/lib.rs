@@ -20,6 +20,7 @@
 //! | [`disk`] | the only door to storage: O_DIRECT, read-only, or simulated |
 //! | [`observe`], [`status`] | counters that take no lock; health, metrics and HTTP made of them |
 //! | [`types`], [`error`] | ids and positions; errors by what the caller must do |
+//! | [`doctor`] | looks at a host and its disk, and says what to change there |
 //! | [`backup`] | copies of a data directory, whole or of what is new, and the way back from them |
 //! | [`load`] | the load tester: open and closed loops, recall, sweeps, reports |
 //! | [`demo`], [`dataset`], [`proto`] | the sample, vector files, the generated wire format |
@@ -38,6 +39,7 @@ pub mod config;
 pub mod dataset;
 pub mod demo;
 pub mod disk;
+pub mod doctor;
 pub mod engine;
 pub mod error;
 pub mod gateway;

@@ -108,6 +108,7 @@ fn each_part_keeps_its_library_to_itself() {
                 "src/observe/",
                 "src/load/",
                 "src/demo.rs",
+                "src/doctor/probes.rs",
             ],
         ),
         ("crate::proto", &["src/gateway/", "src/load/", "src/demo.rs"]),

@@ -15,6 +15,8 @@ use tracing_subscriber::fmt::writer::BoxMakeWriter;
 
 #[path = "kyrodb_server/check.rs"]
 mod check;
+#[path = "kyrodb_server/doctor.rs"]
+mod doctor;
 
 /// A vector database for people who answer for the 99th percentile.
 #[derive(Parser)]
@@ -60,21 +62,27 @@ struct Arguments {
     #[arg(long, requires = "verify")]
     repair: bool,
 
-    /// With --verify-wal or --verify: print the report as JSON
+    /// Look at this host and the data directory's file system, say what to change, and exit: 0 fit,
+    /// 1 something is bad, 2 it could not look. A sync of the disk is timed for some seconds
+    #[arg(long, conflicts_with_all = ["demo", "generate_config", "verify_wal", "verify"])]
+    doctor: bool,
+
+    /// With --verify-wal, --verify or --doctor: print the report as JSON
     #[arg(long)]
     json: bool,
 }
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    if arguments.verify_wal || arguments.verify {
-        return check::run(arguments).unwrap_or_else(|message| {
+    if arguments.verify_wal || arguments.verify || arguments.doctor {
+        let run = if arguments.doctor { doctor::run } else { check::run };
+        return run(arguments).unwrap_or_else(|message| {
             eprintln!("kyrodb_server: {message}");
             ExitCode::from(2)
         });
     }
     if arguments.json {
-        eprintln!("kyrodb_server: --json goes with --verify-wal or --verify");
+        eprintln!("kyrodb_server: --json goes with --verify-wal, --verify or --doctor");
         return ExitCode::from(2);
     }
     match run(arguments) {

@@ -11,13 +11,13 @@ use rustix::process::{Resource, getrlimit};
 use crate::disk::BLOCK;
 
 /// What glommio insists on.
-const MEMLOCK_BYTES_MIN: u64 = 512 << 10;
+pub(crate) const MEMLOCK_BYTES_MIN: u64 = 512 << 10;
 
 /// I/O memory registered for each core where the limit allows; log writes use it.
-const IO_MEMORY_BYTES_MAX: u64 = 4 << 20;
+pub(crate) const IO_MEMORY_BYTES_MAX: u64 = 4 << 20;
 
 /// Locked memory left alone for the rings themselves and for others.
-const MEMLOCK_SPARE_BYTES: u64 = 1 << 20;
+pub(crate) const MEMLOCK_SPARE_BYTES: u64 = 1 << 20;
 
 const SYSCTL: &str = "/proc/sys/kernel/io_uring_disabled";
 
@@ -32,7 +32,11 @@ pub fn check_system(cores: usize) -> Result<usize, String> {
     io_memory(limit, cores)
 }
 
-fn check_io_uring() -> Result<(), String> {
+/// Checks whether io_uring can be used.
+///
+/// # Errors
+/// Why it can't, and what to do.
+pub(crate) fn check_io_uring() -> Result<(), String> {
     let Err(error) = io_uring::IoUring::new(8) else {
         return Ok(());
     };

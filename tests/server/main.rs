@@ -8,6 +8,7 @@ mod common;
 
 mod damage;
 mod demo;
+mod doctor;
 mod pages;
 mod refusals;
 mod repair;

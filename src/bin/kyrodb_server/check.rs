@@ -54,13 +54,13 @@ pub(super) fn run(arguments: Arguments) -> Result<ExitCode, String> {
     }
 }
 
-fn code(is_good: bool) -> ExitCode {
+pub(super) fn code(is_good: bool) -> ExitCode {
     if is_good { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
 /// The configuration. One that a server would refuse is no reason to check nothing, where the
 /// directory is given.
-fn configuration(arguments: Arguments) -> Result<Config, String> {
+pub(super) fn configuration(arguments: Arguments) -> Result<Config, String> {
     let Arguments { config: file, data_dir, .. } = arguments;
     let is_asked_for = file.is_some();
     let overrides = Overrides { file, data_dir: data_dir.clone(), port: None };
@@ -76,7 +76,7 @@ fn configuration(arguments: Arguments) -> Result<Config, String> {
 }
 
 /// Prints a report for programs or for people.
-fn print<T: Serialize + Display>(report: &T, is_json: bool) -> Result<(), String> {
+pub(super) fn print<T: Serialize + Display>(report: &T, is_json: bool) -> Result<(), String> {
     let text = if is_json {
         let json = serde_json::to_string_pretty(report).map_err(|error| error.to_string())?;
         format!("{json}\n")

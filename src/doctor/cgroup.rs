@@ -1,0 +1,153 @@
+//! Limits of the control group that this process is in, of both versions.
+
+use super::Host;
+use super::report::{About, Check};
+use crate::shard::cpus;
+
+const MOUNT: &str = "sys/fs/cgroup";
+
+/// Levels of groups that are looked through.
+const LEVELS_MAX: usize = 32;
+
+/// What a controller says of a group and all above it.
+enum Found<T> {
+    /// The tightest of the limits.
+    Limit(T),
+    /// There is none.
+    None,
+    /// Nothing could be read.
+    Unknown,
+}
+
+pub(super) fn cpu(host: &Host<'_>) -> Check {
+    let about = About {
+        name: "cgroup_cpu",
+        why: "a group that has used up its quota stops for the rest of a period, up to 100 ms, \
+              and every search with it",
+    };
+    let quota = tightest(host, "cpu", |directory, is_unified| {
+        let (quota, period) = if is_unified {
+            let line = host.tree.line(&format!("{directory}/cpu.max"))?;
+            let (quota, period) = line.split_once(' ')?;
+            (quota.to_owned(), period.parse::<f64>().ok()?)
+        } else {
+            let quota = host.tree.line(&format!("{directory}/cpu.cfs_quota_us"))?;
+            (quota, host.tree.number(&format!("{directory}/cpu.cfs_period_us"))? as f64)
+        };
+        match quota.as_str() {
+            "max" | "-1" => Some(f64::INFINITY),
+            quota => Some(quota.parse::<f64>().ok()? / period.max(1.0)),
+        }
+    });
+    match quota {
+        Found::Unknown => about.unknown("the group's CPU controller can't be read"),
+        Found::None => about.ok("no quota"),
+        Found::Limit(cpus) if cpus.is_infinite() => about.ok("no quota"),
+        Found::Limit(quota) => {
+            let allowed = host.allowed.as_deref().unwrap_or_default();
+            let change = "in a systemd unit CPUQuota= (empty) and AllowedCPUs=LIST; docker run \
+                          --cpuset-cpus LIST in place of --cpus";
+            let found = format!("a quota of {quota:.2} CPUs on {} allowed ones", allowed.len());
+            let cores = cpus::place(allowed, host.config.runtime.cores);
+            match cores {
+                Ok(placement) if quota < placement.cores.len() as f64 => {
+                    about.bad(format!("{found}, less than there are cores"), change)
+                }
+                _ => about.warn(found, change),
+            }
+        }
+    }
+}
+
+/// Limits of version 1 from here on mean none: it counts in pages up to the largest number.
+const NO_LIMIT_BYTES: u64 = 1 << 62;
+
+pub(super) fn memory(host: &Host<'_>) -> Check {
+    let about = About {
+        name: "memory",
+        why: "vectors, graphs and metadata are in memory; at the limit the kernel ends the server",
+    };
+    let files = |directory: &str, is_unified: bool| {
+        let names: &[&str] =
+            if is_unified { &["memory.max", "memory.high"] } else { &["memory.limit_in_bytes"] };
+        let limits = names.iter().filter_map(|name| {
+            let line = host.tree.line(&format!("{directory}/{name}"))?;
+            if line == "max" { Some(u64::MAX) } else { line.parse().ok() }
+        });
+        limits.min().map(|bytes| bytes as f64)
+    };
+    let Some(total) = mem_total(host) else {
+        return about.unknown("/proc/meminfo does not tell");
+    };
+    let (limit, found) = match tightest(host, "memory", files) {
+        Found::Unknown => {
+            let total = total >> 20;
+            return about
+                .unknown(format!("the host has {total} MiB; the group's limit is unknown"));
+        }
+        Found::Limit(bytes) if (bytes as u64) < NO_LIMIT_BYTES && (bytes as u64) < total => {
+            let limit = bytes as u64;
+            (limit, format!("a limit of {} MiB on a host with {}", limit >> 20, total >> 20))
+        }
+        _ => (total, format!("{} MiB, and no lower limit", total >> 20)),
+    };
+    let found = format!("{found}; the data directory takes {} MiB", host.probes.data_bytes >> 20);
+    // What is in memory is about what its newest snapshots take, and what is kept is up to two.
+    if host.probes.data_bytes / 2 > limit / 10 * 8 {
+        let change = "raise it: MemoryMax= in a systemd unit, docker run --memory BYTES, or take a \
+                      host with more";
+        return about.warn(found, change);
+    }
+    about.ok(found)
+}
+
+fn mem_total(host: &Host<'_>) -> Option<u64> {
+    let text = host.tree.text("proc/meminfo")?;
+    let line = text.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
+    line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()?.checked_mul(1024)
+}
+
+/// The tightest limit on the way from this process's group to the top. `read` gets a directory,
+/// and whether it is of version 2.
+fn tightest(
+    host: &Host<'_>,
+    controller: &str,
+    read: impl Fn(&str, bool) -> Option<f64>,
+) -> Found<f64> {
+    let Some((mount, group, is_unified)) = group(host, controller) else {
+        return Found::Unknown;
+    };
+    // In a container the path may be the host's, which is not to be seen: its own is the top.
+    let is_seen = !group.contains("..") && host.tree.has_directory(&format!("{mount}{group}"));
+    let group = if is_seen { group.trim_end_matches('/') } else { "" };
+    let levels = group.split('/').count().min(LEVELS_MAX);
+    let directories = (1..=levels).map(|level| {
+        let parts: Vec<&str> = group.split('/').take(level).collect();
+        format!("{mount}{}", parts.join("/"))
+    });
+    let limit = directories.filter_map(|directory| read(&directory, is_unified)).reduce(f64::min);
+    match limit {
+        Some(limit) => Found::Limit(limit),
+        // The top has no limits, and in version 2 no files for them.
+        None if is_seen && group.is_empty() => Found::None,
+        None => Found::Unknown,
+    }
+}
+
+/// Where a controller is mounted, the group of this process there, and whether it is version 2.
+fn group(host: &Host<'_>, controller: &str) -> Option<(String, String, bool)> {
+    let text = host.tree.text("proc/self/cgroup")?;
+    let mut unified = None;
+    for line in text.lines() {
+        let mut parts = line.splitn(3, ':');
+        let (id, names, path) = (parts.next()?, parts.next()?, parts.next()?);
+        if id == "0" && names.is_empty() {
+            unified = Some(path.to_owned());
+        } else if names.split(',').any(|name| name == controller) {
+            let mounts = [format!("{MOUNT}/{names}"), format!("{MOUNT}/{controller}")];
+            let mount = mounts.into_iter().find(|mount| host.tree.has_directory(mount))?;
+            return Some((mount, path.to_owned(), false));
+        }
+    }
+    Some((MOUNT.into(), unified?, true))
+}

@@ -1,0 +1,177 @@
+//! What only calls of the system tell: io_uring, O_DIRECT, how long a sync takes, free room.
+
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use super::tree::Tree;
+use crate::disk::BLOCK;
+use crate::disk::space::Room;
+use crate::shard::preflight;
+use crate::status::process::disk_bytes;
+
+/// Writes that are measured, or as many as fit in the time.
+const SYNCS_MAX: usize = 400;
+const SYNCS_LENGTH_MAX: Duration = Duration::from_secs(4);
+
+/// The file that is written to, over and over.
+const FILE_BYTES: usize = 1 << 20;
+
+/// Answers of the system.
+pub struct Probes {
+    /// The data directory, or the nearest directory above it that is there; absolute, without
+    /// symbolic links.
+    pub directory: PathBuf,
+    /// Whether io_uring can be used, and if not, why.
+    pub io_uring: Result<(), String>,
+    /// Whether a file there can be opened with O_DIRECT and written.
+    pub direct_io: Result<(), String>,
+    /// How long a write of 4 KiB and its fdatasync take.
+    pub syncs: Result<Syncs, String>,
+    /// The room on the file system.
+    pub room: Result<Room, String>,
+    /// What the files of the data directory take, in bytes.
+    pub data_bytes: u64,
+    /// `/proc/stat` before all this.
+    pub stat_before: Option<String>,
+}
+
+/// Times of a write and its sync.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Syncs {
+    /// How many were measured.
+    pub count: usize,
+    /// The middle one.
+    pub p50: Duration,
+    /// The 99th percentile.
+    pub p99: Duration,
+}
+
+impl Probes {
+    /// Asks the system.
+    ///
+    /// # Errors
+    /// If there is no directory to look at.
+    pub fn take(tree: &Tree, data_dir: &Path) -> Result<Self, String> {
+        let shown = data_dir.display();
+        let absolute =
+            std::path::absolute(data_dir).map_err(|error| format!("{shown}: {error}"))?;
+        let nearest = absolute.ancestors().find(|path| path.symlink_metadata().is_ok());
+        let nearest = nearest.ok_or_else(|| format!("{shown}: there is nothing above it"))?;
+        let directory = nearest.canonicalize().map_err(|error| format!("{shown}: {error}"))?;
+        if !directory.is_dir() {
+            let nearest = nearest.display();
+            return Err(format!("{nearest} is no directory: choose another one with --data-dir"));
+        }
+        let stat_before = tree.text("proc/stat");
+        let opened = open(&directory);
+        let direct_io = opened.as_ref().map(drop).map_err(Clone::clone);
+        let syncs = opened.and_then(|file| {
+            measure(&file).map_err(|error| format!("a write or its fdatasync failed: {error}"))
+        });
+        Ok(Self {
+            io_uring: preflight::check_io_uring(),
+            direct_io,
+            syncs,
+            room: Room::of(&directory).map_err(|error| error.to_string()),
+            data_bytes: if nearest == absolute { disk_bytes(&directory) } else { 0 },
+            stat_before,
+            directory,
+        })
+    }
+}
+
+/// A file without a name, opened with O_DIRECT: whatever ends this process, nothing is left.
+fn open(directory: &Path) -> Result<File, String> {
+    let path = directory.join(format!("doctor.{}.tmp", std::process::id()));
+    let flags = rustix::fs::OFlags::DIRECT.bits().cast_signed();
+    let mut options = OpenOptions::new();
+    let opened = options.read(true).write(true).create_new(true).custom_flags(flags).open(&path);
+    if let Err(error) = &opened
+        && error.kind() == io::ErrorKind::InvalidInput
+    {
+        // The file system makes the file before it refuses the flag.
+        let _ = std::fs::remove_file(&path);
+        return Err("the file system has no O_DIRECT".into());
+    }
+    let file = opened.map_err(|error| format!("no file can be made there: {error}"))?;
+    std::fs::remove_file(&path).map_err(|error| format!("no file can be removed: {error}"))?;
+    let first = aligned(BLOCK, |block| file.write_all_at(block, 0));
+    first.map_err(|error| format!("it can't be written with O_DIRECT: {error}"))?;
+    Ok(file)
+}
+
+/// Times writes as the log makes them: a block into room that is there already, and its sync.
+fn measure(file: &File) -> io::Result<Syncs> {
+    aligned(FILE_BYTES, |zeros| file.write_all_at(zeros, 0))?;
+    file.sync_all()?;
+    let begun = Instant::now();
+    let mut times = Vec::with_capacity(SYNCS_MAX);
+    aligned(BLOCK, |block| {
+        while times.len() < SYNCS_MAX && begun.elapsed() < SYNCS_LENGTH_MAX {
+            let offset = times.len() * BLOCK % FILE_BYTES;
+            let started = Instant::now();
+            file.write_all_at(block, offset as u64)?;
+            file.sync_data()?;
+            times.push(started.elapsed());
+        }
+        io::Result::Ok(())
+    })?;
+    Ok(summary(times))
+}
+
+fn summary(mut times: Vec<Duration>) -> Syncs {
+    times.sort_unstable();
+    let count = times.len();
+    let at = |percent: usize| {
+        let index = (count * percent).div_ceil(100).saturating_sub(1);
+        times.get(index).copied().unwrap_or_default()
+    };
+    Syncs { count, p50: at(50), p99: at(99) }
+}
+
+/// Calls with so many zeros at an address that O_DIRECT takes.
+fn aligned<T>(bytes: usize, act: impl FnOnce(&[u8]) -> T) -> T {
+    let memory = vec![0; bytes + BLOCK];
+    let start = memory.as_ptr().align_offset(BLOCK);
+    act(&memory[start..start + bytes])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn percentiles_are_of_what_was_measured() {
+        let ms = Duration::from_millis;
+        let syncs = summary((1..=200).rev().map(ms).collect());
+        assert_eq!(syncs, Syncs { count: 200, p50: ms(100), p99: ms(198) });
+        assert_eq!(summary(vec![ms(7)]), Syncs { count: 1, p50: ms(7), p99: ms(7) });
+    }
+
+    #[test]
+    fn this_host_answers_and_nothing_is_left_behind() {
+        let binary = std::env::current_exe().unwrap();
+        let directory = tempfile::tempdir_in(binary.parent().unwrap()).unwrap();
+        let tree = Tree::new(Path::new("/"));
+        let probes = Probes::take(&tree, &directory.path().join("a/b")).unwrap();
+        assert_eq!(probes.directory, directory.path().canonicalize().unwrap());
+        assert_eq!((&probes.io_uring, &probes.direct_io), (&Ok(()), &Ok(())));
+        let syncs = probes.syncs.unwrap();
+        assert!(syncs.count > 0 && syncs.p50 > Duration::ZERO && syncs.p99 >= syncs.p50);
+        assert!(probes.room.unwrap().total > 0);
+        assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn a_file_is_no_directory() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("file");
+        std::fs::write(&file, "").unwrap();
+        let tree = Tree::new(Path::new("/"));
+        let message = Probes::take(&tree, &file).err().unwrap();
+        assert!(message.contains("file is no directory"), "{message}");
+    }
+}
