@@ -11,6 +11,7 @@ mod connection;
 mod convert;
 mod deadline;
 mod panics;
+mod search;
 mod service;
 mod status;
 mod stream;

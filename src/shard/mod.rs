@@ -32,6 +32,7 @@ pub mod preflight;
 pub mod pulse;
 pub mod reply;
 pub mod request;
+mod search;
 mod serve;
 pub mod snapshot;
 mod spare;
