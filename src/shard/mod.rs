@@ -21,6 +21,7 @@ pub mod breaker;
 mod commit;
 pub mod core;
 pub mod cpus;
+pub mod doing;
 mod event;
 #[cfg(test)]
 mod fault_tests;

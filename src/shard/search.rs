@@ -8,6 +8,7 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use super::core::{Core, Shard, spawn};
+use super::doing::Doing;
 use super::reply::Reply;
 use super::request::{SearchAnswer, SearchRequest};
 use super::serve::contained;
@@ -29,6 +30,7 @@ impl Core {
         let Some(shard) = self.shard(id) else {
             return;
         };
+        let _piece = self.heart.doing.begin(Doing::Search);
         let begun = shard.check_readable().and_then(|()| match Instant::now() {
             now if now >= request.deadline => Err(Error::Expired("in the queue of a core")),
             now => Ok(now),
@@ -65,6 +67,7 @@ impl Core {
                 while let Some(running) = next {
                     glommio::executor().yield_now().await;
                     glommio::executor().yield_if_needed().await;
+                    let _piece = core.heart.doing.begin(Doing::Search);
                     next = running.slice(&core);
                 }
             });

@@ -12,6 +12,7 @@ use futures_util::future::select;
 
 use super::commit::{Ack, STAGED_MAX};
 use super::core::{Core, Flush, Shard, spawn};
+use super::doing::Doing;
 use super::mailbox::Mailbox;
 use super::open::{Refusal, open};
 use super::reply::Reply;
@@ -57,6 +58,7 @@ impl Core {
             | Request::DeleteMany { shard: id, .. } => {
                 // A request for a shard that is not here is dropped, which answers it.
                 if let Some(shard) = self.shard(id) {
+                    let _piece = self.heart.doing.begin(Doing::Stage);
                     self.write(&shard, request);
                 }
             }
@@ -81,7 +83,8 @@ impl Core {
             Request::Open(request, reply) => {
                 let core = self.clone();
                 spawn(self.queues.commit, async move {
-                    let opened = AssertUnwindSafe(open(&core, *request)).catch_unwind().await;
+                    let opening = core.heart.doing.during(Doing::Open, open(&core, *request));
+                    let opened = AssertUnwindSafe(opening).catch_unwind().await;
                     reply.send(
                         opened.unwrap_or_else(|_| Err(Refusal::other("opening a shard panicked"))),
                     );
@@ -124,13 +127,18 @@ impl Core {
         let Some(shard) = self.shard(id) else {
             return;
         };
+        let core = self.clone();
         if get.ids.len() <= GET_SLICE {
+            let _piece = core.heart.doing.begin(Doing::Read);
             return reply.send(shard.check_readable().and_then(|()| get.slice(&shard, 0)));
         }
         spawn(self.queues.serve, async move {
             let mut found = Vec::new();
             for start in (0..get.ids.len()).step_by(GET_SLICE) {
-                match shard.check_readable().and_then(|()| get.slice(&shard, start)) {
+                let piece = core.heart.doing.begin(Doing::Read);
+                let slice = shard.check_readable().and_then(|()| get.slice(&shard, start));
+                drop(piece);
+                match slice {
                     Ok(slice) => found.extend(slice),
                     Err(error) => return reply.send(Err(error)),
                 }
@@ -164,6 +172,7 @@ impl Core {
                 let (core, shard) = (self.clone(), shard.clone());
                 spawn(self.queues.serve, async move {
                     let delete = delete_many(&core, &shard, ids, filter, deadline, reply);
+                    let delete = core.heart.doing.during(Doing::Stage, delete);
                     if AssertUnwindSafe(delete).catch_unwind().await.is_err() {
                         shard.fence("a batch delete panicked");
                     }
