@@ -86,6 +86,8 @@ pub struct SearchOutcome {
     pub found: u64,
     /// What it cost.
     pub work: Work,
+    /// Documents of the hot tier looked at.
+    pub hot_scanned: u64,
     /// The scan of the hot tier was stopped by its budget.
     pub hot_cut: bool,
     /// The search ran to its end.
@@ -122,6 +124,7 @@ pub struct Search {
     seen: u64,
     found: u64,
     work: Work,
+    hot_scanned: u64,
     hot_cut: bool,
     /// What was considered: a scan after a walk does not look at it again.
     scanned: Visited,
@@ -173,6 +176,7 @@ impl Search {
             };
             let is_same = engine.store.born(entry.slot) == entry.born;
             if is_same && engine.store.is_visible(entry.slot, self.snapshot) {
+                self.hot_scanned += 1;
                 self.scanned.insert(entry.slot);
                 self.consider::<D>(engine, entry.slot);
             }
@@ -285,6 +289,7 @@ impl Engine {
             seen: 0,
             found: 0,
             work: Work::default(),
+            hot_scanned: 0,
             hot_cut: false,
             scanned,
             scratch,
@@ -307,6 +312,7 @@ impl Engine {
             search.collect_walk(self);
         }
         let Search { query, snapshot, top, found, work, hot_cut, scanned, scratch, .. } = search;
+        let hot_scanned = search.hot_scanned;
         let hit = |candidate: Candidate| Hit {
             id: candidate.id,
             score: self.params.metric.score(candidate.distance()),
@@ -318,7 +324,7 @@ impl Engine {
         // Distances that differ may be equal as scores.
         hits.sort_by(|a, b| b.score.total_cmp(&a.score).then(a.id.cmp(&b.id)));
         self.end_search(snapshot, (scratch, scanned));
-        SearchOutcome { hits, found, work, hot_cut, complete }
+        SearchOutcome { hits, found, work, hot_scanned, hot_cut, complete }
     }
 
     /// Ends a search whose answer nobody wants.

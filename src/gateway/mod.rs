@@ -15,6 +15,7 @@ mod search;
 mod service;
 mod status;
 mod stream;
+mod timing;
 mod validate;
 
 use std::sync::Arc;

@@ -2,23 +2,75 @@
 
 use std::time::{Duration, Instant};
 
+use tonic::{Request, Response, Status};
+
 use super::convert::search_response;
-use super::deadline::search_deadline;
+use super::deadline::{client_timeout, search_deadline};
+use super::status::{count, status};
+use super::timing::{self, Unfinished};
 use super::{Gateway, validate};
 use crate::engine::Query;
 use crate::error::{Error, Result};
+use crate::observe::trace::{Stage, Trace};
 use crate::proto;
 use crate::router::{Found, Router};
 
 impl Gateway {
-    /// One search, of Search or BulkSearch: answered, measured and counted.
-    pub(super) async fn search(
+    /// A Search. Its record ends when its response is encoded, or with the error.
+    pub(super) async fn unary_search(
+        &self,
+        request: Request<proto::SearchRequest>,
+        begun: Instant,
+    ) -> Result<Response<proto::SearchResponse>, Status> {
+        let timeout = client_timeout(request.metadata());
+        let is_asked = timing::is_asked(request.metadata());
+        let mut trace = self.observed.begin(begun);
+        let found = self.search(request.into_inner(), timeout, begun, &mut trace).await;
+        let record = Unfinished { trace, observed: self.observed.clone(), is_asked };
+        match found {
+            Ok(found) => {
+                let mut response = Response::new(found);
+                if trace.is_on() {
+                    response.extensions_mut().insert(record);
+                }
+                Ok(response)
+            }
+            Err(error) => {
+                count(&self.observed, &error);
+                let mut status = status(&error);
+                if matches!(error, Error::Expired(_)) {
+                    record.fail(&mut status);
+                }
+                Err(status)
+            }
+        }
+    }
+
+    /// One search of a BulkSearch. Its answer is encoded in its turn, which is not its time.
+    pub(super) async fn streamed_search(
         &self,
         request: proto::SearchRequest,
         timeout: Option<Duration>,
         begun: Instant,
     ) -> Result<proto::SearchResponse> {
-        let found = self.search_shards(request, timeout, begun).await;
+        let mut trace = self.observed.begin(begun);
+        let found = self.search(request, timeout, begun, &mut trace).await;
+        if matches!(found, Ok(_) | Err(Error::Expired(_))) {
+            trace.mark(Stage::Encode, Instant::now());
+            self.observed.end(&trace);
+        }
+        found
+    }
+
+    /// One search, of Search or BulkSearch: answered, measured and counted.
+    async fn search(
+        &self,
+        request: proto::SearchRequest,
+        timeout: Option<Duration>,
+        begun: Instant,
+        trace: &mut Trace,
+    ) -> Result<proto::SearchResponse> {
+        let found = self.search_shards(request, timeout, begun, trace).await;
         let latency = begun.elapsed();
         let gateway = &self.observed.gateway;
         gateway.queries.add(1);
@@ -47,6 +99,7 @@ impl Gateway {
         request: proto::SearchRequest,
         timeout: Option<Duration>,
         begun: Instant,
+        trace: &mut Trace,
     ) -> Result<Found> {
         let router = self.router()?;
         let server_max = Duration::from_millis(self.config.timeouts.cold_tier_ms);
@@ -54,9 +107,12 @@ impl Gateway {
         let named = self.named_vector(router, &request);
         let vector = tokio::time::timeout_at(deadline.into(), named)
             .await
-            .unwrap_or(Err(Error::Expired("before the document searched from was read")))?;
-        let query: Query = validate::search(request, vector, self.rules(), &self.config)?;
-        router.search(query, deadline).await
+            .unwrap_or(Err(Error::Expired("before the document searched from was read")));
+        if vector.is_err() {
+            trace.mark(Stage::Admission, Instant::now());
+        }
+        let query: Query = validate::search(request, vector?, self.rules(), &self.config)?;
+        router.search(query, deadline, trace).await
     }
 
     /// The vector of the document that a search names instead of bringing one.

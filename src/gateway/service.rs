@@ -385,14 +385,7 @@ impl KyroDbService for Service {
         &self,
         request: Request<proto::SearchRequest>,
     ) -> Result<Response<proto::SearchResponse>, Status> {
-        let (gateway, begun) = (&self.0, Instant::now());
-        let timeout = client_timeout(request.metadata());
-        gateway.search(request.into_inner(), timeout, begun).await.map(Response::new).map_err(
-            |error| {
-                count(&gateway.observed, &error);
-                status(&error)
-            },
-        )
+        self.0.unary_search(request, Instant::now()).await
     }
 
     type BulkSearchStream = super::stream::SearchStream;

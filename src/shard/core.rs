@@ -413,6 +413,11 @@ impl Core {
         self.upkeep.raise();
     }
 
+    /// Requests in the mailbox.
+    pub(super) fn waiting(&self) -> usize {
+        self.mailbox.len()
+    }
+
     fn is_writing(&self) -> bool {
         self.writes_in_flight.get() > 0
     }

@@ -13,34 +13,33 @@ use super::reply::Reply;
 use super::request::{SearchAnswer, SearchRequest};
 use super::serve::contained;
 use crate::engine::read::{Phase, Search, SearchOutcome};
-use crate::error::Error;
+use crate::error::{Error, Result};
+use crate::observe::trace::{CoreState, Span, nanos};
 
 /// How long a search may keep its core before others get their turn.
 const SLICE: Duration = Duration::from_micros(250);
 
 impl Core {
-    /// Begins a search, and ends it if it is done within a slice.
-    pub(super) fn search(self: &Rc<Self>, request: SearchRequest) {
+    /// Begins a search, and ends it if it is done within a slice. `taken` is when it was taken
+    /// from the mailbox.
+    pub(super) fn search(self: &Rc<Self>, request: SearchRequest, taken: Instant) {
         if request.reply.is_cancelled() {
             return;
         }
-        let waited = request.sent.elapsed();
-        self.observed.stages.queue.record(waited);
-        let id = request.shard;
-        let Some(shard) = self.shard(id) else {
+        let now = Instant::now();
+        self.observed.stages.queue.record(now.saturating_duration_since(request.sent));
+        let Some(shard) = self.shard(request.shard) else {
             return;
         };
         let _piece = self.heart.doing.begin(Doing::Search);
-        let begun = shard.check_readable().and_then(|()| match Instant::now() {
-            now if now >= request.deadline => Err(Error::Expired("in the queue of a core")),
-            now => Ok(now),
+        let span = Span::new(taken, now);
+        let in_time = shard.check_readable().and_then(|()| match now >= request.deadline {
+            true => Err(Error::Expired("in the queue of a core")),
+            false => Ok(()),
         });
-        let begun = match begun {
-            Ok(begun) => begun,
-            Err(error) => {
-                return request.reply.send(SearchAnswer { shard: id, outcome: Err(error) });
-            }
-        };
+        if let Err(error) = in_time {
+            return request.answer(Err(error), span);
+        }
         shard.counters.searches.add(1);
         let search = contained(&shard, "beginning a search", || {
             let mut engine = shard.engine.borrow_mut();
@@ -51,13 +50,11 @@ impl Core {
             // Nothing has been stored yet.
             Ok(None) => {
                 let outcome = SearchOutcome { complete: true, ..SearchOutcome::default() };
-                return request.reply.send(SearchAnswer { shard: id, outcome: Ok(outcome) });
+                return request.answer(Ok(outcome), span);
             }
-            Err(error) => {
-                return request.reply.send(SearchAnswer { shard: id, outcome: Err(error) });
-            }
+            Err(error) => return request.answer(Err(error), span),
         };
-        let running = Running { shard, request, search, begun, worked: Duration::ZERO };
+        let running = Running { shard, request, search, begun: now, paused: now, span };
         if let Some(running) = running.slice(self) {
             let core = self.clone();
             let counted = LongSearch::begin(&core);
@@ -72,6 +69,13 @@ impl Core {
                 }
             });
         }
+    }
+}
+
+impl SearchRequest {
+    fn answer(self, outcome: Result<SearchOutcome>, span: Span) {
+        let span = self.is_traced.then_some(span);
+        self.reply.send(SearchAnswer { shard: self.shard, outcome, span });
     }
 }
 
@@ -97,8 +101,9 @@ struct Running {
     request: SearchRequest,
     search: Search,
     begun: Instant,
-    /// Time spent in its slices.
-    worked: Duration,
+    /// When its last slice ended.
+    paused: Instant,
+    span: Span,
 }
 
 /// How a slice ended.
@@ -128,7 +133,7 @@ impl Running {
             }
             Err(error) => {
                 let (shard, reply) = (self.request.shard, self.abandon());
-                reply.send(SearchAnswer { shard, outcome: Err(error) });
+                reply.send(SearchAnswer { shard, outcome: Err(error), span: None });
                 None
             }
         }
@@ -138,39 +143,62 @@ impl Running {
         let engine = self.shard.engine.borrow();
         let engine = engine.as_ref().expect("a search began in it");
         let begun = Instant::now();
+        if self.span.slices == 0 {
+            self.span.begun = begun;
+        }
+        self.span.slices += 1;
+        let mut before = begun;
         loop {
-            if self.search.step(engine) {
-                self.worked += begun.elapsed();
+            let phase = self.search.phase();
+            let is_done = self.search.step(engine);
+            let now = Instant::now();
+            let stage_ns = match phase {
+                Phase::Hot(_) => &mut self.span.hot_ns,
+                Phase::Enter | Phase::Walk | Phase::Done => &mut self.span.walk_ns,
+                Phase::Scan(_) => &mut self.span.scan_ns,
+            };
+            *stage_ns += nanos(now.duration_since(before));
+            (before, self.paused) = (now, now);
+            if is_done {
                 return Sliced::Done;
             }
-            let now = Instant::now();
             let is_hot = matches!(self.search.phase(), Phase::Hot(_));
             if is_hot && now.duration_since(self.begun) >= self.request.hot_budget {
                 self.search.cut_hot_scan();
             }
-            let worked = now.duration_since(begun);
-            let sliced = match () {
-                () if now >= self.request.deadline => Sliced::Stop,
-                () if worked >= SLICE => Sliced::More,
-                () => continue,
-            };
-            self.worked += worked;
-            return sliced;
+            match () {
+                () if now >= self.request.deadline => return Sliced::Stop,
+                () if now.duration_since(begun) >= SLICE => return Sliced::More,
+                () => {}
+            }
         }
     }
 
     fn finish(self, core: &Core) {
-        let Self { shard, request, search, worked, .. } = self;
+        let Self { shard, request, search, paused, mut span, .. } = self;
         let outcome = contained(&shard, "finishing a search", || {
             let mut engine = shard.engine.borrow_mut();
-            engine.as_mut().expect("a search began in it").finish_search(search)
+            let engine = engine.as_mut().expect("a search began in it");
+            if request.is_traced {
+                span.state = CoreState {
+                    hot_documents: engine.hot_count() as u64,
+                    mailbox_depth: core.waiting() as u64,
+                    is_snapshot_running: shard.snapshots.is_running(),
+                    is_linking: engine.is_linking(),
+                };
+            }
+            engine.finish_search(search)
         });
         if let Ok(outcome) = &outcome {
             shard.counters.search_distances.add(outcome.work.distances);
             shard.counters.search_hops.add(outcome.work.hops);
-            core.observed.stages.walk.record(worked);
+            core.observed.stages.walk.record(span.stepped());
         }
-        request.reply.send(SearchAnswer { shard: request.shard, outcome });
+        if request.is_traced {
+            span.answered = Instant::now();
+            span.collect_ns = nanos(span.answered.saturating_duration_since(paused));
+        }
+        request.answer(outcome, span);
     }
 
     fn abandon(self) -> Reply<SearchAnswer> {

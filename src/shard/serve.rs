@@ -35,20 +35,21 @@ pub(super) async fn run(core: Rc<Core>, mailbox: Arc<Mailbox<Request>>) {
     loop {
         // Whichever says so first: the sender's wake, or background work that makes room.
         select(pin!(mailbox.receive(&mut batch)), pin!(core.mail.wait())).await;
+        let taken = Instant::now();
         for request in batch.drain(..) {
             if matches!(request, Request::Stop) {
                 return;
             }
-            core.handle(request);
+            core.handle(request, taken);
             glommio::executor().yield_if_needed().await;
         }
     }
 }
 
 impl Core {
-    fn handle(self: &Rc<Self>, request: Request) {
+    fn handle(self: &Rc<Self>, request: Request, taken: Instant) {
         match request {
-            Request::Search(request) => self.search(request),
+            Request::Search(request) => self.search(request, taken),
             Request::Get { shard, ids, namespace, include_embeddings, reply } => {
                 let get = Get { ids, namespace, include_embeddings };
                 self.get(shard, get, reply);

@@ -159,6 +159,11 @@ impl Snapshots {
         }
     }
 
+    /// One is being written.
+    pub(super) fn is_running(&self) -> bool {
+        self.is_running.get()
+    }
+
     /// True if a snapshot will be due once the shard has been quiet for a while.
     pub(super) fn waits_for_quiet(&self, engine: &Engine) -> bool {
         let share = (engine.live_count() as f64 * QUIET_SHARE) as u64;

@@ -13,6 +13,7 @@ mod refusals;
 mod repair;
 mod shards;
 mod shutdown;
+mod slow;
 mod snapshots;
 mod verify;
 
