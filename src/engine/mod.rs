@@ -208,6 +208,12 @@ impl Engine {
         self.link_scratch.work
     }
 
+    /// A document is half linked.
+    #[must_use]
+    pub fn is_linking(&self) -> bool {
+        self.linker.is_some()
+    }
+
     /// Does one step of upkeep: links a part of one document, or drops dead versions. At most
     /// some 50 µs of work at a few hundred dimensions.
     pub fn link_step(&mut self) -> LinkProgress {

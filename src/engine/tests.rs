@@ -183,6 +183,19 @@ fn found(outcome: &SearchOutcome) -> Vec<(DocId, Payload)> {
     outcome.hits.iter().map(|hit| (hit.id, hit.payload.clone())).collect()
 }
 
+/// What a search looks at in the hot tier is counted: no more once it is linked.
+#[test]
+fn documents_of_the_hot_tier_are_counted_as_they_are_scanned() {
+    let mut pair = Pair::new(1);
+    (1..=2_000).for_each(|id| pair.put(id));
+    for expected in [2_000, 0] {
+        let query = pair.query(10, None);
+        let search = pair.engine.begin_search(query).unwrap();
+        assert_eq!(finish(&mut pair.engine, search).hot_scanned, expected);
+        pair.link_all();
+    }
+}
+
 #[test]
 fn exact_searches_equal_the_model_after_any_writes() {
     for seed in 0..6 {

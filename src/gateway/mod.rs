@@ -11,9 +11,11 @@ mod connection;
 mod convert;
 mod deadline;
 mod panics;
+mod search;
 mod service;
 mod status;
 mod stream;
+mod timing;
 mod validate;
 
 use std::sync::Arc;

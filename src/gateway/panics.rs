@@ -1,4 +1,5 @@
-//! A panic in a handler is an answer of INTERNAL to that request, and the server goes on.
+//! A panic in a handler is an answer of INTERNAL to that request, and the server goes on. What is
+//! not a panic passes, and has its record ended ([`super::timing`]).
 
 use std::convert::Infallible;
 use std::panic::AssertUnwindSafe;
@@ -11,6 +12,7 @@ use tonic::Status;
 use tonic::body::Body;
 use tower::Service;
 
+use super::timing::watched;
 use crate::observe::Observed;
 
 /// Wraps a service.
@@ -40,7 +42,7 @@ where
         let observed = self.observed.clone();
         Box::pin(async move {
             Ok(match answer.await {
-                Ok(Ok(response)) => response,
+                Ok(Ok(response)) => watched(response),
                 Ok(Err(error)) => {
                     tracing::error!("a request failed before its handler: {error}");
                     Status::internal("internal server error").into_http()

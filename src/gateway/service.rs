@@ -6,19 +6,18 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use tonic::{Request, Response, Status, Streaming};
 
-use super::convert::{query_response, search_response};
-use super::deadline::{client_timeout, search_deadline};
+use super::convert::query_response;
+use super::deadline::client_timeout;
 use super::status::{count, status};
 use super::{Gateway, validate};
 use crate::config::{Distance, FsyncPolicy};
+use crate::engine::Write;
 use crate::engine::filter::Filter;
-use crate::engine::{Query, Write};
 use crate::error::{Error, Result};
 use crate::observe::latency::Latency;
 use crate::proto;
 use crate::proto::batch_delete_request::DeleteCriteria;
 use crate::proto::kyro_db_service_server::KyroDbService;
-use crate::router::{Found, Router};
 use crate::status::health::Verdict;
 
 /// A delete by filter looks for its documents for at most so long, if the client sets no limit.
@@ -195,76 +194,6 @@ impl Gateway {
         let results = ids.iter().zip(found).map(|(id, found)| query_response(*id, found)).collect();
         let total_requested = ids.len() as u32;
         Ok(proto::BulkQueryResponse { results, total_found, total_requested, ..Default::default() })
-    }
-
-    /// One search, of Search or BulkSearch: answered, measured and counted.
-    pub(super) async fn search(
-        &self,
-        request: proto::SearchRequest,
-        timeout: Option<Duration>,
-        begun: Instant,
-    ) -> Result<proto::SearchResponse> {
-        let found = self.search_shards(request, timeout, begun).await;
-        let latency = begun.elapsed();
-        let gateway = &self.observed.gateway;
-        gateway.queries.add(1);
-        match found {
-            Ok(found) => {
-                self.observed.methods.search.record(latency);
-                let hot = found.hits.iter().filter(|hit| hit.is_hot).count() as u64;
-                gateway.hot_hits.add(hot);
-                gateway.cold_hits.add(found.hits.len() as u64 - hot);
-                gateway.partial_searches.add(u64::from(!found.reasons.is_empty()));
-                Ok(search_response(found, latency))
-            }
-            Err(error) => {
-                // A request that was refused says nothing about how long searches take.
-                if matches!(error, Error::Expired(_)) {
-                    self.observed.methods.search.record(latency);
-                }
-                gateway.queries_failed.add(1);
-                Err(error)
-            }
-        }
-    }
-
-    async fn search_shards(
-        &self,
-        request: proto::SearchRequest,
-        timeout: Option<Duration>,
-        begun: Instant,
-    ) -> Result<Found> {
-        let router = self.router()?;
-        let server_max = Duration::from_millis(self.config.timeouts.cold_tier_ms);
-        let deadline = search_deadline(begun, timeout, server_max);
-        let named = self.named_vector(router, &request);
-        let vector = tokio::time::timeout_at(deadline.into(), named)
-            .await
-            .unwrap_or(Err(Error::Expired("before the document searched from was read")))?;
-        let query: Query = validate::search(request, vector, self.rules(), &self.config)?;
-        router.search(query, deadline).await
-    }
-
-    /// The vector of the document that a search names instead of bringing one.
-    async fn named_vector(
-        &self,
-        router: &Router,
-        request: &proto::SearchRequest,
-    ) -> Result<Option<Vec<f32>>> {
-        if request.query_doc_id == 0 {
-            return Ok(None);
-        }
-        if !request.query_embedding.is_empty() {
-            let why = "is set beside query_embedding; send one of them";
-            return Err(Error::invalid("query_doc_id", why));
-        }
-        let id = validate::doc_id("query_doc_id", request.query_doc_id)?;
-        validate::namespace(&request.namespace)?;
-        let found = router.get(&[id], &request.namespace, true).await?;
-        let document = found.into_iter().next().flatten().ok_or_else(|| {
-            Error::invalid("query_doc_id", format!("there is no document {} in scope", id.0))
-        })?;
-        Ok(Some(document.embedding.expect("it was asked for").into()))
     }
 
     async fn create_snapshot(&self, path: &str) -> Result<proto::SnapshotResponse> {
@@ -456,14 +385,7 @@ impl KyroDbService for Service {
         &self,
         request: Request<proto::SearchRequest>,
     ) -> Result<Response<proto::SearchResponse>, Status> {
-        let (gateway, begun) = (&self.0, Instant::now());
-        let timeout = client_timeout(request.metadata());
-        gateway.search(request.into_inner(), timeout, begun).await.map(Response::new).map_err(
-            |error| {
-                count(&gateway.observed, &error);
-                status(&error)
-            },
-        )
+        self.0.unary_search(request, Instant::now()).await
     }
 
     type BulkSearchStream = super::stream::SearchStream;

@@ -329,7 +329,7 @@ impl Gateway {
                 }
                 let begun = Instant::now();
                 let left = timeout.map(|timeout| timeout.saturating_sub(opened.elapsed()));
-                let found = AssertUnwindSafe(gateway.search(request, left, begun));
+                let found = AssertUnwindSafe(gateway.streamed_search(request, left, begun));
                 let found = found.catch_unwind().await.unwrap_or_else(|_| {
                     gateway.observed.gateway.panics.add(1);
                     Err(Error::Internal("internal server panic".into()))

@@ -3,11 +3,17 @@
 
 pub mod counters;
 pub mod latency;
+pub mod slow;
+pub mod trace;
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Instant;
 
 use self::counters::{GatewayCounters, ShardCounters, Space, Traffic};
 use self::latency::Latency;
+use self::slow::Recorder;
+use self::trace::{Stage, Trace};
 
 /// Where the time of a request goes.
 #[derive(Default)]
@@ -20,6 +26,8 @@ pub struct Stages {
     pub commit: Latency,
     /// Merging the answers of shards.
     pub merge: Latency,
+    /// The stages of whole searches, by [`Stage`]: these add up.
+    pub search: [Latency; Stage::COUNT],
 }
 
 /// The latency of each method, from the decoded request to the answer.
@@ -48,6 +56,9 @@ pub struct Observed {
     pub traffic: Arc<Traffic>,
     /// The room on the disk.
     pub space: Space,
+    /// The slowest searches.
+    pub slow: Recorder,
+    is_recording_off: AtomicBool,
     /// The shards, by number, once their number is known.
     shards: RwLock<Arc<[Arc<ShardCounters>]>>,
 }
@@ -63,6 +74,29 @@ impl Observed {
     pub fn set_shards(&self, count: usize) {
         let shards = (0..count).map(|_| Arc::default()).collect();
         *self.shards.write().unwrap_or_else(PoisonError::into_inner) = shards;
+    }
+
+    /// The record of a search that arrived at this moment.
+    #[must_use]
+    pub fn begin(&self, arrived: Instant) -> Trace {
+        Trace::new(arrived, !self.is_recording_off.load(Ordering::Relaxed))
+    }
+
+    /// A search has ended: its stages are counted, and it is kept if it was slow.
+    pub fn end(&self, trace: &Trace) {
+        if !trace.is_on() {
+            return;
+        }
+        for stage in Stage::ALL {
+            self.stages.search[stage as usize].record(trace.spent(stage));
+        }
+        self.slow.offer(trace);
+    }
+
+    /// Has searches recorded or not, so that a bench can tell what that costs.
+    #[doc(hidden)]
+    pub fn set_recording(&self, is_on: bool) {
+        self.is_recording_off.store(!is_on, Ordering::Relaxed);
     }
 
     /// Moves the recent windows on. Called every ten seconds.

@@ -16,6 +16,7 @@ use crate::error::{Error, Result};
 use crate::graph::search::Work;
 use crate::observe::Observed;
 use crate::observe::counters::BreakerState;
+use crate::observe::trace::{Asked, Stage, Trace};
 use crate::shard::breaker::{Command, Report};
 use crate::shard::mailbox::{Mailbox, Refused};
 use crate::shard::pulse::Activity;
@@ -328,20 +329,28 @@ impl Router {
         }
     }
 
-    /// Searches all shards until the deadline.
+    /// Searches all shards until the deadline, and notes in `trace` where the time goes.
     ///
     /// # Errors
     /// If too many searches are in flight, or if no shard has anything to answer.
-    pub async fn search(&self, query: Query, deadline: Instant) -> Result<Found> {
+    pub async fn search(
+        &self,
+        query: Query,
+        deadline: Instant,
+        trace: &mut Trace,
+    ) -> Result<Found> {
         let _place = self.enter()?;
-        let k = query.k;
+        let (k, is_traced) = (query.k, trace.is_on());
+        trace.asked = Asked { k, ef: query.ef.max(k), is_filtered: query.filter.is_some() };
         let query = Arc::new(query);
         let (mut answers, replies) = gather(self.shards as usize);
         let sent = Instant::now();
+        trace.mark(Stage::Admission, sent);
         for (shard, reply) in (0..self.shards).map(ShardId).zip(replies) {
             let hot_budget = self.limits.hot_budget;
             let query = query.clone();
-            let request = SearchRequest { shard, query, deadline, hot_budget, sent, reply };
+            let request =
+                SearchRequest { shard, query, deadline, hot_budget, sent, is_traced, reply };
             match self.send(shard, Request::Search(request)) {
                 // A core that is gone does not answer; the others do.
                 Ok(()) | Err(Error::Unavailable { .. }) => {}
@@ -351,8 +360,11 @@ impl Router {
         let patience = tokio::time::Instant::from_std(deadline + GRACE);
         let in_time = tokio::time::timeout_at(patience, answers.all()).await.is_ok();
         let begun = Instant::now();
-        let found = self.collect(&mut answers, k, in_time);
-        self.observed.stages.merge.record(begun.elapsed());
+        let found = self.collect(&mut answers, k, in_time, trace);
+        let merged = Instant::now();
+        self.observed.stages.merge.record(merged.duration_since(begun));
+        trace.answered(begun);
+        trace.mark(Stage::Merge, merged);
         found
     }
 
@@ -374,19 +386,22 @@ impl Router {
         answers: &mut Answers<SearchAnswer>,
         k: usize,
         in_time: bool,
+        trace: &mut Trace,
     ) -> Result<Found> {
         let mut found = Found { shards_asked: self.shards, ..Found::default() };
         let mut missing: Vec<bool> = vec![true; self.shards as usize];
         let mut parts = Vec::with_capacity(missing.len());
         let (mut is_anything_whole, mut first_error) = (false, None);
-        while let Some(SearchAnswer { shard, outcome }) = answers.take() {
+        while let Some(SearchAnswer { shard, outcome, span }) = answers.take() {
             missing[shard.0 as usize] = false;
             self.observed.traffic.search_answers.add(1);
+            trace.note(span);
             match outcome {
                 Ok(outcome) => {
                     found.found += outcome.found;
                     found.work.distances += outcome.work.distances;
                     found.work.hops += outcome.work.hops;
+                    trace.counts.hot_scanned += outcome.hot_scanned;
                     is_anything_whole |= outcome.complete;
                     let is_whole = outcome.complete && !outcome.hot_cut;
                     found.shards_answered += u32::from(is_whole);
@@ -418,6 +433,10 @@ impl Router {
                 first_error.get_or_insert(Error::Expired("before any shard answered"));
             }
         }
+        trace.counts.distances = found.work.distances;
+        trace.counts.hops = found.work.hops;
+        trace.counts.shards_asked = found.shards_asked;
+        trace.counts.shards_answered = found.shards_answered;
         found.reasons.sort();
         found.hits = merge(parts, k);
         if found.hits.is_empty() && !is_anything_whole {

@@ -13,6 +13,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use super::core::{Core, Shard, SyncPolicy, spawn};
+use super::doing::Doing;
 use super::keeper::Change;
 use super::load::LoadTicket;
 use super::open::unix_ms;
@@ -337,7 +338,8 @@ impl Committer {
         let core = self.core.clone();
         let in_flight = core.begin_write();
         let sync = matches!(self.sync, SyncPolicy::DataOnly | SyncPolicy::Full);
-        self.writer.append(group, unix_ms(), sync).await?;
+        let append = self.writer.append(group, unix_ms(), sync);
+        core.heart.doing.during(Doing::Commit, append).await?;
         drop(in_flight);
         self.core.observed.stages.commit.record(begun.elapsed());
         self.is_sealed = false;
@@ -475,6 +477,7 @@ impl Committer {
         let first = self.writer.next_lsn().0 - group.len() as u64;
         for (lsn, record) in (first..).zip(group) {
             let apply = |record| {
+                let _piece = self.core.heart.doing.begin(Doing::Apply);
                 let mut engine = self.shard.engine.borrow_mut();
                 let engine = engine.as_mut().expect("nothing is staged before the dimension");
                 engine.apply(crate::types::Lsn(lsn), record)
@@ -482,6 +485,7 @@ impl Committer {
             let mut done = apply(record);
             while !done {
                 glommio::executor().yield_if_needed().await;
+                let _piece = self.core.heart.doing.begin(Doing::Apply);
                 let mut engine = self.shard.engine.borrow_mut();
                 done = engine.as_mut().expect("it was there").apply_more();
             }

@@ -177,6 +177,7 @@ pub(super) struct Core {
     pub(super) upkeep: Event,
     /// Documents in the hot tiers of this core.
     pub(super) hot: Rc<HotShares>,
+    pub(super) heart: Arc<Heart>,
     mailbox: Arc<Mailbox<Request>>,
     /// Background work has seen that something is in the mailbox.
     pub(super) mail: Event,
@@ -372,6 +373,7 @@ impl Core {
             is_open: Cell::new(false),
             upkeep: Event::default(),
             hot,
+            heart: heart.clone(),
             mailbox: mailbox.clone(),
             mail: Event::default(),
             long_searches: Cell::new(0),
@@ -409,6 +411,11 @@ impl Core {
         let task = glommio::spawn_local_into(guarded, self.queues.commit);
         self.commits.borrow_mut().push(task.expect("the queue exists").detach());
         self.upkeep.raise();
+    }
+
+    /// Requests in the mailbox.
+    pub(super) fn waiting(&self) -> usize {
+        self.mailbox.len()
     }
 
     fn is_writing(&self) -> bool {

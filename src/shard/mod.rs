@@ -21,6 +21,7 @@ pub mod breaker;
 mod commit;
 pub mod core;
 pub mod cpus;
+pub mod doing;
 mod event;
 #[cfg(test)]
 mod fault_tests;
@@ -32,6 +33,7 @@ pub mod preflight;
 pub mod pulse;
 pub mod reply;
 pub mod request;
+mod search;
 mod serve;
 pub mod snapshot;
 mod spare;

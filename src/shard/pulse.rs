@@ -12,6 +12,7 @@
 //! runs are counted: a core whose count stands still is stalled, and that is seen from outside
 //! the core, in logs, metrics and health.
 
+use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::pin::pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -19,6 +20,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Poll, Waker};
 use std::thread::{JoinHandle, Thread};
 use std::time::{Duration, Instant};
+
+use super::doing::{self, Doing};
+use super::open::unix_ms;
 
 /// Between two wakes while there are requests.
 pub const BUSY_PERIOD: Duration = Duration::from_millis(2);
@@ -43,6 +47,20 @@ const IDLE_AFTER_WAKES: u32 = 500;
 /// Least time between two lines in the log about one core.
 const LOG_PERIOD: Duration = Duration::from_secs(10);
 
+/// Stalls of a core that are kept.
+pub const STALLS_KEPT: usize = 16;
+
+/// A time that a core stood still.
+#[derive(Clone, Copy, Debug)]
+pub struct Stall {
+    /// When it was noticed, in Unix milliseconds.
+    pub unix_ms: u64,
+    /// How long it has lasted, to the period of the pulse.
+    pub lasted: Duration,
+    /// What the core was doing when it was noticed.
+    pub doing: Doing,
+}
+
 /// One core's side of the pulse, seen by the core, the pulse thread and health.
 #[derive(Debug, Default)]
 pub struct Heart {
@@ -57,6 +75,10 @@ pub struct Heart {
     /// A task of its own has taken over from the core's first one.
     is_beating: AtomicBool,
     stopped: AtomicBool,
+    /// What the core is doing.
+    pub doing: doing::Activity,
+    /// The last stalls, oldest first: for the pulse and for pages, never for the core.
+    last_stalls: Mutex<VecDeque<Stall>>,
 }
 
 impl Heart {
@@ -123,6 +145,29 @@ impl Heart {
     #[must_use]
     pub fn stalled(&self) -> Duration {
         Duration::from_millis(self.stalled_ms.load(Ordering::Relaxed))
+    }
+
+    /// The last stalls, oldest first; at most [`STALLS_KEPT`].
+    #[must_use]
+    pub fn last_stalls(&self) -> Vec<Stall> {
+        let stalls = self.last_stalls.lock().unwrap_or_else(PoisonError::into_inner);
+        stalls.iter().copied().collect()
+    }
+
+    /// The core has been standing still for so long.
+    fn note_stall(&self, lasted: Duration) {
+        let lasted_ms = lasted.as_millis() as u64;
+        let is_new = self.stalled_ms.swap(lasted_ms, Ordering::Relaxed) == 0;
+        let mut stalls = self.last_stalls.lock().unwrap_or_else(PoisonError::into_inner);
+        if is_new {
+            if stalls.len() == STALLS_KEPT {
+                stalls.pop_front();
+            }
+            stalls.push_back(Stall { unix_ms: unix_ms(), lasted, doing: self.doing.now() });
+            self.stalls.fetch_add(1, Ordering::Relaxed);
+        } else if let Some(stall) = stalls.back_mut() {
+            stall.lasted = lasted;
+        }
     }
 
     fn wake(&self) {
@@ -242,16 +287,63 @@ impl Watch {
         if stalled < if has_begun { STALL } else { DEAD } {
             return;
         }
-        if heart.stalled_ms.swap(stalled.as_millis() as u64, Ordering::Relaxed) == 0 {
-            heart.stalls.fetch_add(1, Ordering::Relaxed);
-        }
+        heart.note_stall(stalled);
         if self.logged.is_none_or(|logged| now.duration_since(logged) > LOG_PERIOD) {
             self.logged = Some(now);
-            tracing::warn!(core, stalled_ms = stalled.as_millis() as u64, "a core stands still");
+            let (stalled_ms, doing) = (stalled.as_millis() as u64, heart.doing.now().word());
+            tracing::warn!(core, stalled_ms, doing, "a core stands still");
         }
         if stalled > DEAD {
             tracing::error!(core, "a core has stood still for {DEAD:?}: aborting");
             std::process::abort();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A core that is held up in a step of linking until the stall has been noticed.
+    #[test]
+    fn a_stall_is_kept_with_what_the_core_was_doing() {
+        let heart = Arc::new(Heart::default());
+        let pulse = Pulse::start(vec![heart.clone()], Arc::default()).unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        runtime.block_on(async {
+            let beating = heart.clone();
+            tokio::spawn(async move { beating.beat(|| {}).await });
+            for doing in [Doing::Link, Doing::Search] {
+                // The machine may hold the core up before this does: then once more.
+                let is_kept = |stall: &Stall| stall.doing == doing;
+                while !heart.last_stalls().iter().any(is_kept) {
+                    tokio::task::yield_now().await;
+                    let _piece = heart.doing.begin(doing);
+                    while heart.beats() > 0 && heart.stalled().is_zero() {
+                        std::thread::sleep(Duration::from_millis(1));
+                    }
+                }
+            }
+        });
+        heart.stop();
+        drop(pulse);
+        let stalls = heart.last_stalls();
+        let seen: Vec<Doing> = stalls.iter().map(|stall| stall.doing).collect();
+        assert!(seen.contains(&Doing::Link) && seen.contains(&Doing::Search), "{seen:?}");
+        assert!(stalls.iter().all(|stall| stall.lasted >= STALL && stall.unix_ms > 0));
+    }
+
+    #[test]
+    fn the_last_stalls_are_kept_and_no_more() {
+        let heart = Heart::default();
+        for number in 1..=STALLS_KEPT as u64 + 3 {
+            heart.note_stall(Duration::from_millis(100 * number));
+            heart.note_stall(Duration::from_millis(100 * number + 50));
+            heart.stalled_ms.store(0, Ordering::Relaxed);
+        }
+        let lasted: Vec<u128> = heart.last_stalls().iter().map(|s| s.lasted.as_millis()).collect();
+        let expected: Vec<u128> = (4..=19).map(|number| 100 * number + 50).collect();
+        assert_eq!(lasted, expected);
+        assert_eq!(heart.stalls(), STALLS_KEPT as u64 + 3);
     }
 }

@@ -12,6 +12,7 @@ use crate::engine::filter::Filter;
 use crate::engine::{Document, Outcome, Query, SearchOutcome, Write};
 use crate::error::{Error, Result};
 use crate::manifest::{LoadError, Manifest};
+use crate::observe::trace::Span;
 use crate::types::{DocId, ShardId};
 
 /// A message to a core. The shard named in it is one of the core's own.
@@ -153,6 +154,8 @@ pub struct SearchRequest {
     pub hot_budget: Duration,
     /// When the gateway sent this.
     pub sent: Instant,
+    /// The gateway wants to know where the time goes.
+    pub is_traced: bool,
     /// Told what was found.
     pub reply: Reply<SearchAnswer>,
 }
@@ -163,4 +166,6 @@ pub struct SearchAnswer {
     pub shard: ShardId,
     /// What it found.
     pub outcome: Result<SearchOutcome, Error>,
+    /// Where its time went; `None` if nobody asked, or it panicked.
+    pub span: Option<Span>,
 }

@@ -1,35 +1,29 @@
-//! Answers requests: reads at once, searches in slices, writes by handing them to the commit.
-//!
-//! A search runs where it is received if it is done within [`SLICE`], which nearly all are;
-//! otherwise it goes on as a task of its own, and others get their turn between its slices. At
-//! its deadline, or when nobody waits for it any more, it stops.
+//! Answers requests: reads at once, searches in slices (see [`super::search`]), writes by handing
+//! them to the commit.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use futures_util::FutureExt;
 use futures_util::future::select;
 
 use super::commit::{Ack, STAGED_MAX};
 use super::core::{Core, Flush, Shard, spawn};
+use super::doing::Doing;
 use super::mailbox::Mailbox;
 use super::open::{Refusal, open};
 use super::reply::Reply;
-use super::request::{Request, SearchAnswer, SearchRequest};
+use super::request::Request;
 use crate::disk::{Disk, File};
 use crate::engine::filter::Filter;
-use crate::engine::read::{Phase, Search, SearchOutcome};
 use crate::engine::{Engine, Outcome};
 use crate::error::{Error, Result};
 use crate::manifest::Manifest;
 use crate::types::{DocId, ShardId};
 use crate::wal::record::delete_batch;
-
-/// How long a search may keep its core before others get their turn.
-const SLICE: Duration = Duration::from_micros(250);
 
 /// Documents read by id, or planned to be deleted, without a pause.
 const GET_SLICE: usize = 256;
@@ -41,20 +35,21 @@ pub(super) async fn run(core: Rc<Core>, mailbox: Arc<Mailbox<Request>>) {
     loop {
         // Whichever says so first: the sender's wake, or background work that makes room.
         select(pin!(mailbox.receive(&mut batch)), pin!(core.mail.wait())).await;
+        let taken = Instant::now();
         for request in batch.drain(..) {
             if matches!(request, Request::Stop) {
                 return;
             }
-            core.handle(request);
+            core.handle(request, taken);
             glommio::executor().yield_if_needed().await;
         }
     }
 }
 
 impl Core {
-    fn handle(self: &Rc<Self>, request: Request) {
+    fn handle(self: &Rc<Self>, request: Request, taken: Instant) {
         match request {
-            Request::Search(request) => self.search(request),
+            Request::Search(request) => self.search(request, taken),
             Request::Get { shard, ids, namespace, include_embeddings, reply } => {
                 let get = Get { ids, namespace, include_embeddings };
                 self.get(shard, get, reply);
@@ -64,6 +59,7 @@ impl Core {
             | Request::DeleteMany { shard: id, .. } => {
                 // A request for a shard that is not here is dropped, which answers it.
                 if let Some(shard) = self.shard(id) {
+                    let _piece = self.heart.doing.begin(Doing::Stage);
                     self.write(&shard, request);
                 }
             }
@@ -88,7 +84,8 @@ impl Core {
             Request::Open(request, reply) => {
                 let core = self.clone();
                 spawn(self.queues.commit, async move {
-                    let opened = AssertUnwindSafe(open(&core, *request)).catch_unwind().await;
+                    let opening = core.heart.doing.during(Doing::Open, open(&core, *request));
+                    let opened = AssertUnwindSafe(opening).catch_unwind().await;
                     reply.send(
                         opened.unwrap_or_else(|_| Err(Refusal::other("opening a shard panicked"))),
                     );
@@ -127,69 +124,22 @@ impl Core {
         }
     }
 
-    fn search(self: &Rc<Self>, request: SearchRequest) {
-        if request.reply.is_cancelled() {
-            return;
-        }
-        let waited = request.sent.elapsed();
-        self.observed.stages.queue.record(waited);
-        let id = request.shard;
-        let Some(shard) = self.shard(id) else {
-            return;
-        };
-        let begun = shard.check_readable().and_then(|()| match Instant::now() {
-            now if now >= request.deadline => Err(Error::Expired("in the queue of a core")),
-            now => Ok(now),
-        });
-        let begun = match begun {
-            Ok(begun) => begun,
-            Err(error) => {
-                return request.reply.send(SearchAnswer { shard: id, outcome: Err(error) });
-            }
-        };
-        shard.counters.searches.add(1);
-        let search = contained(&shard, "beginning a search", || {
-            let mut engine = shard.engine.borrow_mut();
-            engine.as_mut().map(|engine| engine.begin_search(request.query.clone())).transpose()
-        });
-        let search = match search.and_then(|search| search) {
-            Ok(Some(search)) => search,
-            // Nothing has been stored yet.
-            Ok(None) => {
-                let outcome = SearchOutcome { complete: true, ..SearchOutcome::default() };
-                return request.reply.send(SearchAnswer { shard: id, outcome: Ok(outcome) });
-            }
-            Err(error) => {
-                return request.reply.send(SearchAnswer { shard: id, outcome: Err(error) });
-            }
-        };
-        let running = Running { shard, request, search, begun, worked: Duration::ZERO };
-        if let Some(running) = running.slice(self) {
-            let core = self.clone();
-            let counted = LongSearch::begin(&core);
-            spawn(self.queues.serve, async move {
-                let _counted = counted;
-                let mut next = Some(running);
-                while let Some(running) = next {
-                    glommio::executor().yield_now().await;
-                    glommio::executor().yield_if_needed().await;
-                    next = running.slice(&core);
-                }
-            });
-        }
-    }
-
     fn get(self: &Rc<Self>, id: ShardId, get: Get, reply: Reply<Result<GetAnswer>>) {
         let Some(shard) = self.shard(id) else {
             return;
         };
+        let core = self.clone();
         if get.ids.len() <= GET_SLICE {
+            let _piece = core.heart.doing.begin(Doing::Read);
             return reply.send(shard.check_readable().and_then(|()| get.slice(&shard, 0)));
         }
         spawn(self.queues.serve, async move {
             let mut found = Vec::new();
             for start in (0..get.ids.len()).step_by(GET_SLICE) {
-                match shard.check_readable().and_then(|()| get.slice(&shard, start)) {
+                let piece = core.heart.doing.begin(Doing::Read);
+                let slice = shard.check_readable().and_then(|()| get.slice(&shard, start));
+                drop(piece);
+                match slice {
                     Ok(slice) => found.extend(slice),
                     Err(error) => return reply.send(Err(error)),
                 }
@@ -223,6 +173,7 @@ impl Core {
                 let (core, shard) = (self.clone(), shard.clone());
                 spawn(self.queues.serve, async move {
                     let delete = delete_many(&core, &shard, ids, filter, deadline, reply);
+                    let delete = core.heart.doing.during(Doing::Stage, delete);
                     if AssertUnwindSafe(delete).catch_unwind().await.is_err() {
                         shard.fence("a batch delete panicked");
                     }
@@ -262,119 +213,12 @@ impl Shard {
 
 /// Runs `work`, which changes nothing that others rest on: a panic in it is an error of this
 /// request alone.
-fn contained<T>(shard: &Shard, what: &str, work: impl FnOnce() -> T) -> Result<T> {
+pub(super) fn contained<T>(shard: &Shard, what: &str, work: impl FnOnce() -> T) -> Result<T> {
     catch_unwind(AssertUnwindSafe(work)).map_err(|_| {
         tracing::error!(shard = shard.id.0, "{what} panicked");
         shard.counters.panics.add(1);
         Error::Internal("internal server panic".into())
     })
-}
-
-/// Counts a search that goes on as a task, until it is dropped.
-struct LongSearch(Rc<Core>);
-
-impl LongSearch {
-    fn begin(core: &Rc<Core>) -> Self {
-        core.long_searches.set(core.long_searches.get() + 1);
-        Self(core.clone())
-    }
-}
-
-impl Drop for LongSearch {
-    fn drop(&mut self) {
-        self.0.long_searches.set(self.0.long_searches.get() - 1);
-    }
-}
-
-/// A search on its way.
-struct Running {
-    shard: Rc<Shard>,
-    request: SearchRequest,
-    search: Search,
-    begun: Instant,
-    /// Time spent in its slices.
-    worked: Duration,
-}
-
-/// How a slice ended.
-enum Sliced {
-    /// The search is complete.
-    Done,
-    /// It needs more slices.
-    More,
-    /// It has to answer with what it has.
-    Stop,
-}
-
-impl Running {
-    /// Works on the search for at most [`SLICE`]. Answers if it is done or must stop; gives the
-    /// search back if it needs more.
-    fn slice(mut self, core: &Core) -> Option<Self> {
-        if self.request.reply.is_cancelled() || self.shard.check_readable().is_err() {
-            self.abandon();
-            return None;
-        }
-        let shard = self.shard.clone();
-        match contained(&shard, "a search", || self.work()) {
-            Ok(Sliced::More) => Some(self),
-            Ok(Sliced::Done | Sliced::Stop) => {
-                self.finish(core);
-                None
-            }
-            Err(error) => {
-                let (shard, reply) = (self.request.shard, self.abandon());
-                reply.send(SearchAnswer { shard, outcome: Err(error) });
-                None
-            }
-        }
-    }
-
-    fn work(&mut self) -> Sliced {
-        let engine = self.shard.engine.borrow();
-        let engine = engine.as_ref().expect("a search began in it");
-        let begun = Instant::now();
-        loop {
-            if self.search.step(engine) {
-                self.worked += begun.elapsed();
-                return Sliced::Done;
-            }
-            let now = Instant::now();
-            let is_hot = matches!(self.search.phase(), Phase::Hot(_));
-            if is_hot && now.duration_since(self.begun) >= self.request.hot_budget {
-                self.search.cut_hot_scan();
-            }
-            let worked = now.duration_since(begun);
-            let sliced = match () {
-                () if now >= self.request.deadline => Sliced::Stop,
-                () if worked >= SLICE => Sliced::More,
-                () => continue,
-            };
-            self.worked += worked;
-            return sliced;
-        }
-    }
-
-    fn finish(self, core: &Core) {
-        let Self { shard, request, search, worked, .. } = self;
-        let outcome = contained(&shard, "finishing a search", || {
-            let mut engine = shard.engine.borrow_mut();
-            engine.as_mut().expect("a search began in it").finish_search(search)
-        });
-        if let Ok(outcome) = &outcome {
-            shard.counters.search_distances.add(outcome.work.distances);
-            shard.counters.search_hops.add(outcome.work.hops);
-            shard.counters.search_hot_documents.add(outcome.hot_scanned);
-            core.observed.stages.walk.record(worked);
-        }
-        request.reply.send(SearchAnswer { shard: request.shard, outcome });
-    }
-
-    fn abandon(self) -> Reply<SearchAnswer> {
-        if let Some(engine) = &mut *self.shard.engine.borrow_mut() {
-            engine.abandon_search(self.search);
-        }
-        self.request.reply
-    }
 }
 
 type GetAnswer = Vec<(usize, crate::engine::Document)>;

@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 use futures_util::FutureExt;
 
 use super::core::{Core, Shard, spawn};
+use super::doing::Doing;
 use super::event::Event;
 use super::keeper::Change;
 use super::open::unix_ms;
@@ -158,6 +159,11 @@ impl Snapshots {
         }
     }
 
+    /// One is being written.
+    pub(super) fn is_running(&self) -> bool {
+        self.is_running.get()
+    }
+
     /// True if a snapshot will be due once the shard has been quiet for a while.
     pub(super) fn waits_for_quiet(&self, engine: &Engine) -> bool {
         let share = (engine.live_count() as f64 * QUIET_SHARE) as u64;
@@ -207,7 +213,9 @@ impl Shard {
         let before = snapshots.extents.borrow();
         let worn = retain::worn_files(&before);
         let stays = |extent: &Extent| !worn.contains(&extent.file);
+        let piece = core.heart.doing.begin(Doing::Snapshot);
         let checkpoint = engine.begin_checkpoint(&before, stays);
+        drop(piece);
         let number = snapshots.next_number.get();
         let identity = Identity {
             shard: self.id,
@@ -224,6 +232,7 @@ impl Shard {
         let rewrites = self.rewrites.get();
         spawn(core.queues.upkeep, async move {
             let taking = take(&core, &shard, identity, rewrites, checkpoint);
+            let taking = core.heart.doing.during(Doing::Snapshot, taking);
             let taken = AssertUnwindSafe(taking).catch_unwind().await.unwrap_or_else(|_| {
                 shard.fence("a snapshot panicked");
                 Err(Error::Internal("internal server panic".into()))

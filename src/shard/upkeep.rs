@@ -9,6 +9,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 
 use super::core::{Core, Flush, Shard};
+use super::doing::Doing;
 use crate::engine::LinkProgress;
 
 /// Steps on one shard before the next gets its turn.
@@ -21,7 +22,10 @@ pub(super) async fn run(core: Rc<Core>) {
         let mut is_idle = true;
         for shard in shards {
             for _ in 0..STEPS {
-                match shard.upkeep_step() {
+                let piece = core.heart.doing.begin(Doing::Link);
+                let progress = shard.upkeep_step();
+                drop(piece);
+                match progress {
                     LinkProgress::Idle => break,
                     LinkProgress::More => is_idle = false,
                 }

@@ -1,5 +1,5 @@
-//! HTTP for operators: `/health`, `/ready`, `/metrics`, and `/admin/circuit-breaker`. On a thread
-//! of its own, so that it answers from the first moment and while the cores are busy.
+//! HTTP for operators: `/health`, `/ready`, `/metrics`, `/debug/slow`, and `/admin/circuit-breaker`.
+//! On a thread of its own, so that it answers from the first moment and while the cores are busy.
 
 use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
@@ -16,6 +16,7 @@ use tokio::sync::oneshot;
 
 use super::health::{Health, Verdict};
 use super::metrics::render;
+use super::slow::page;
 use crate::observe::Observed;
 use crate::observe::counters::BreakerState;
 use crate::router::Router as Shards;
@@ -93,6 +94,7 @@ fn router(pages: Arc<Pages>) -> Router {
         .route("/health", get(health))
         .route("/ready", get(ready))
         .route("/metrics", get(metrics))
+        .route("/debug/slow", get(slow))
         .route("/admin/circuit-breaker/status", get(|pages| breakers(pages, None)))
         .route("/admin/circuit-breaker/reset", post(|pages| breakers(pages, Some(Command::Reset))))
         .route("/admin/circuit-breaker/trip", post(|pages| breakers(pages, Some(Command::Trip))))
@@ -134,6 +136,10 @@ async fn ready(State(pages): State<Arc<Pages>>) -> Response {
 async fn metrics(State(pages): State<Arc<Pages>>) -> Response {
     let text = render(&pages.observed, &pages.health, &pages.data_dir);
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], text).into_response()
+}
+
+async fn slow(State(pages): State<Arc<Pages>>) -> Response {
+    Json(page(&pages.observed, &pages.health)).into_response()
 }
 
 /// How the breakers of the logs are, after doing to all of them as an operator says.

@@ -11,6 +11,7 @@ use super::process::{disk_bytes, memory_bytes};
 use crate::observe::Observed;
 use crate::observe::counters::{BreakerState, ErrorCategory, ShardCounters};
 use crate::observe::latency::Latency;
+use crate::observe::trace::Stage;
 
 /// Upper bounds of histogram buckets, in microseconds.
 const BUCKETS_US: [u64; 16] = [
@@ -284,6 +285,9 @@ fn latencies(text: &mut Text, observed: &Observed) {
             ("commit", &stages.commit),
         ],
     );
+    let search = Stage::ALL.map(|stage| (stage.word(), &stages.search[stage as usize]));
+    let help = "Where the time of whole searches goes; the stages add up.";
+    text.histograms("kyrodb_search_stage_seconds", help, "stage", &search);
 }
 
 #[cfg(test)]

@@ -4,3 +4,4 @@ pub mod health;
 pub mod http;
 mod metrics;
 pub mod process;
+mod slow;

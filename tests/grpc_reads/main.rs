@@ -10,6 +10,7 @@ mod query;
 mod scores;
 mod search;
 mod stream;
+mod timing;
 mod truth;
 
 use common::{Client, Settings};

@@ -14,6 +14,7 @@ mod refusals;
 mod repair;
 mod shards;
 mod shutdown;
+mod slow;
 mod snapshots;
 mod verify;
 

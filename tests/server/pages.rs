@@ -25,6 +25,9 @@ fn pages_answer_as_the_contract_has_it() {
     assert_eq!(metric(text, "kyrodb_ready"), Some(1.0));
     assert_eq!(metric(text, "kyrodb_wal_circuit_breaker_state"), Some(0.0));
     assert!(metric(text, "kyrodb_core_heartbeats_total{core=\"0\"}").is_some_and(|n| n > 0.0));
+    // A stage has its histogram before there is a search.
+    let count = "kyrodb_search_stage_seconds_count{stage=\"admission\"}";
+    assert_eq!(metric(text, count), Some(0.0));
     assert_eq!(get(process.http, "/elsewhere").unwrap().0, 404);
     assert_eq!(http(process.http, "POST", "/health").unwrap().code, 405);
     process.stop();

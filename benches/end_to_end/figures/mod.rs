@@ -5,6 +5,7 @@ mod disk;
 mod filter;
 mod insert;
 mod load;
+mod recording;
 mod restart;
 mod search;
 mod stages;
@@ -68,6 +69,11 @@ pub(crate) fn run(arguments: &Arguments, data: &Data) {
         process = restart::restarts(&runtime, process, data, &data_dir, &settings);
     }
     process.stop();
+    if wants("recording") {
+        for &ef_search in &arguments.ef {
+            recording::recording(&runtime, data, &settings, ef_search);
+        }
+    }
     if wants("disk") {
         disk::disk(&runtime, data, &settings);
     }

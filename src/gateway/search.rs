@@ -1,0 +1,139 @@
+//! Search and the searches of BulkSearch: from the message to the answer, measured and counted.
+
+use std::time::{Duration, Instant};
+
+use tonic::{Request, Response, Status};
+
+use super::convert::search_response;
+use super::deadline::{client_timeout, search_deadline};
+use super::status::{count, status};
+use super::timing::{self, Unfinished};
+use super::{Gateway, validate};
+use crate::engine::Query;
+use crate::error::{Error, Result};
+use crate::observe::trace::{Stage, Trace};
+use crate::proto;
+use crate::router::{Found, Router};
+
+impl Gateway {
+    /// A Search. Its record ends when its response is encoded, or with the error.
+    pub(super) async fn unary_search(
+        &self,
+        request: Request<proto::SearchRequest>,
+        begun: Instant,
+    ) -> Result<Response<proto::SearchResponse>, Status> {
+        let timeout = client_timeout(request.metadata());
+        let is_asked = timing::is_asked(request.metadata());
+        let mut trace = self.observed.begin(begun);
+        let found = self.search(request.into_inner(), timeout, begun, &mut trace).await;
+        let record = Unfinished { trace, observed: self.observed.clone(), is_asked };
+        match found {
+            Ok(found) => {
+                let mut response = Response::new(found);
+                if trace.is_on() {
+                    response.extensions_mut().insert(record);
+                }
+                Ok(response)
+            }
+            Err(error) => {
+                count(&self.observed, &error);
+                let mut status = status(&error);
+                if matches!(error, Error::Expired(_)) {
+                    record.fail(&mut status);
+                }
+                Err(status)
+            }
+        }
+    }
+
+    /// One search of a BulkSearch. Its answer is encoded in its turn, which is not its time.
+    pub(super) async fn streamed_search(
+        &self,
+        request: proto::SearchRequest,
+        timeout: Option<Duration>,
+        begun: Instant,
+    ) -> Result<proto::SearchResponse> {
+        let mut trace = self.observed.begin(begun);
+        let found = self.search(request, timeout, begun, &mut trace).await;
+        if matches!(found, Ok(_) | Err(Error::Expired(_))) {
+            trace.mark(Stage::Encode, Instant::now());
+            self.observed.end(&trace);
+        }
+        found
+    }
+
+    /// One search, of Search or BulkSearch: answered, measured and counted.
+    async fn search(
+        &self,
+        request: proto::SearchRequest,
+        timeout: Option<Duration>,
+        begun: Instant,
+        trace: &mut Trace,
+    ) -> Result<proto::SearchResponse> {
+        let found = self.search_shards(request, timeout, begun, trace).await;
+        let latency = begun.elapsed();
+        let gateway = &self.observed.gateway;
+        gateway.queries.add(1);
+        match found {
+            Ok(found) => {
+                self.observed.methods.search.record(latency);
+                let hot = found.hits.iter().filter(|hit| hit.is_hot).count() as u64;
+                gateway.hot_hits.add(hot);
+                gateway.cold_hits.add(found.hits.len() as u64 - hot);
+                gateway.partial_searches.add(u64::from(!found.reasons.is_empty()));
+                Ok(search_response(found, latency))
+            }
+            Err(error) => {
+                // A request that was refused says nothing about how long searches take.
+                if matches!(error, Error::Expired(_)) {
+                    self.observed.methods.search.record(latency);
+                }
+                gateway.queries_failed.add(1);
+                Err(error)
+            }
+        }
+    }
+
+    async fn search_shards(
+        &self,
+        request: proto::SearchRequest,
+        timeout: Option<Duration>,
+        begun: Instant,
+        trace: &mut Trace,
+    ) -> Result<Found> {
+        let router = self.router()?;
+        let server_max = Duration::from_millis(self.config.timeouts.cold_tier_ms);
+        let deadline = search_deadline(begun, timeout, server_max);
+        let named = self.named_vector(router, &request);
+        let vector = tokio::time::timeout_at(deadline.into(), named)
+            .await
+            .unwrap_or(Err(Error::Expired("before the document searched from was read")));
+        if vector.is_err() {
+            trace.mark(Stage::Admission, Instant::now());
+        }
+        let query: Query = validate::search(request, vector?, self.rules(), &self.config)?;
+        router.search(query, deadline, trace).await
+    }
+
+    /// The vector of the document that a search names instead of bringing one.
+    async fn named_vector(
+        &self,
+        router: &Router,
+        request: &proto::SearchRequest,
+    ) -> Result<Option<Vec<f32>>> {
+        if request.query_doc_id == 0 {
+            return Ok(None);
+        }
+        if !request.query_embedding.is_empty() {
+            let why = "is set beside query_embedding; send one of them";
+            return Err(Error::invalid("query_doc_id", why));
+        }
+        let id = validate::doc_id("query_doc_id", request.query_doc_id)?;
+        validate::namespace(&request.namespace)?;
+        let found = router.get(&[id], &request.namespace, true).await?;
+        let document = found.into_iter().next().flatten().ok_or_else(|| {
+            Error::invalid("query_doc_id", format!("there is no document {} in scope", id.0))
+        })?;
+        Ok(Some(document.embedding.expect("it was asked for").into()))
+    }
+}

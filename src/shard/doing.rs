@@ -1,0 +1,142 @@
+//! What a core is doing, for whoever finds it standing still: one word, written by the core
+//! around each piece of work, and read by others.
+
+use std::future::poll_fn;
+use std::pin::pin;
+use std::sync::atomic::{AtomicU8, Ordering};
+
+/// What a core is doing.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Doing {
+    /// None of the below: the executor itself, or the system does not let it run.
+    #[default]
+    Other,
+    /// Steps of a search, its beginning or its end.
+    Search,
+    /// Reading documents by id.
+    Read,
+    /// Checking and staging writes.
+    Stage,
+    /// Encoding and writing a group of the log.
+    Commit,
+    /// Changing memory as the log says.
+    Apply,
+    /// A step of linking.
+    Link,
+    /// A piece of a snapshot.
+    Snapshot,
+    /// Restoring a shard at start.
+    Open,
+}
+
+impl Doing {
+    const ALL: [Self; 9] = [
+        Self::Other,
+        Self::Search,
+        Self::Read,
+        Self::Stage,
+        Self::Commit,
+        Self::Apply,
+        Self::Link,
+        Self::Snapshot,
+        Self::Open,
+    ];
+
+    /// Its name in logs and answers.
+    #[must_use]
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Other => "other",
+            Self::Search => "search",
+            Self::Read => "read",
+            Self::Stage => "stage",
+            Self::Commit => "commit",
+            Self::Apply => "apply",
+            Self::Link => "link",
+            Self::Snapshot => "snapshot",
+            Self::Open => "open",
+        }
+    }
+}
+
+/// Where a core writes what it is doing.
+#[derive(Debug, Default)]
+pub struct Activity(AtomicU8);
+
+/// Ends a piece of work when dropped: the core is back at what it did before.
+pub struct Piece<'a>(&'a Activity, u8);
+
+impl Drop for Piece<'_> {
+    fn drop(&mut self) {
+        self.0.0.store(self.1, Ordering::Relaxed);
+    }
+}
+
+impl Activity {
+    /// Begins a piece of work. It must not be held over an `.await`: see [`Activity::during`].
+    #[inline]
+    #[must_use]
+    pub fn begin(&self, doing: Doing) -> Piece<'_> {
+        // The core alone writes.
+        let before = self.0.load(Ordering::Relaxed);
+        self.0.store(doing as u8, Ordering::Relaxed);
+        Piece(self, before)
+    }
+
+    /// Runs a future, each poll of which is such a piece.
+    pub async fn during<T>(&self, doing: Doing, work: impl Future<Output = T>) -> T {
+        let mut work = pin!(work);
+        poll_fn(|context| {
+            let _piece = self.begin(doing);
+            work.as_mut().poll(context)
+        })
+        .await
+    }
+
+    /// What the core is doing.
+    #[must_use]
+    pub fn now(&self) -> Doing {
+        Doing::ALL.get(usize::from(self.0.load(Ordering::Relaxed))).copied().unwrap_or_default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use futures_util::FutureExt;
+
+    #[test]
+    fn pieces_nest_and_end_also_by_a_panic() {
+        let activity = Activity::default();
+        let outer = activity.begin(Doing::Search);
+        let panicked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            let _inner = activity.begin(Doing::Apply);
+            assert_eq!(activity.now(), Doing::Search, "on purpose");
+        }));
+        assert!(panicked.is_err());
+        assert_eq!(activity.now(), Doing::Search);
+        drop(outer);
+        assert_eq!(activity.now(), Doing::Other);
+        for doing in Doing::ALL {
+            let _piece = activity.begin(doing);
+            assert_eq!(activity.now(), doing);
+        }
+    }
+
+    #[test]
+    fn a_future_that_waits_is_not_what_the_core_is_doing() {
+        let activity = Activity::default();
+        let (sender, receiver) = tokio::sync::oneshot::channel::<()>();
+        let mut seen = pin!(activity.during(Doing::Snapshot, async {
+            let first = activity.now();
+            assert!(receiver.await.is_ok());
+            [first, activity.now()]
+        }));
+        assert_eq!(seen.as_mut().now_or_never(), None);
+        assert_eq!(activity.now(), Doing::Other);
+        sender.send(()).unwrap();
+        assert_eq!(seen.now_or_never(), Some([Doing::Snapshot; 2]));
+        assert_eq!(activity.now(), Doing::Other);
+    }
+}

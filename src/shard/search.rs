@@ -1,0 +1,211 @@
+//! A search on its core, in slices.
+//!
+//! It runs where it is received if it is done within [`SLICE`], which nearly all are; otherwise
+//! it goes on as a task of its own, and others get their turn between its slices. At its
+//! deadline, or when nobody waits for it any more, it stops.
+
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use super::core::{Core, Shard, spawn};
+use super::doing::Doing;
+use super::reply::Reply;
+use super::request::{SearchAnswer, SearchRequest};
+use super::serve::contained;
+use crate::engine::read::{Phase, Search, SearchOutcome};
+use crate::error::{Error, Result};
+use crate::observe::trace::{CoreState, Span, nanos};
+
+/// How long a search may keep its core before others get their turn.
+const SLICE: Duration = Duration::from_micros(250);
+
+impl Core {
+    /// Begins a search, and ends it if it is done within a slice. `taken` is when it was taken
+    /// from the mailbox.
+    pub(super) fn search(self: &Rc<Self>, request: SearchRequest, taken: Instant) {
+        if request.reply.is_cancelled() {
+            return;
+        }
+        let now = Instant::now();
+        self.observed.stages.queue.record(now.saturating_duration_since(request.sent));
+        let Some(shard) = self.shard(request.shard) else {
+            return;
+        };
+        let _piece = self.heart.doing.begin(Doing::Search);
+        let span = Span::new(taken, now);
+        let in_time = shard.check_readable().and_then(|()| match now >= request.deadline {
+            true => Err(Error::Expired("in the queue of a core")),
+            false => Ok(()),
+        });
+        if let Err(error) = in_time {
+            return request.answer(Err(error), span);
+        }
+        shard.counters.searches.add(1);
+        let search = contained(&shard, "beginning a search", || {
+            let mut engine = shard.engine.borrow_mut();
+            engine.as_mut().map(|engine| engine.begin_search(request.query.clone())).transpose()
+        });
+        let search = match search.and_then(|search| search) {
+            Ok(Some(search)) => search,
+            // Nothing has been stored yet.
+            Ok(None) => {
+                let outcome = SearchOutcome { complete: true, ..SearchOutcome::default() };
+                return request.answer(Ok(outcome), span);
+            }
+            Err(error) => return request.answer(Err(error), span),
+        };
+        let running = Running { shard, request, search, begun: now, paused: now, span };
+        if let Some(running) = running.slice(self) {
+            let core = self.clone();
+            let counted = LongSearch::begin(&core);
+            spawn(self.queues.serve, async move {
+                let _counted = counted;
+                let mut next = Some(running);
+                while let Some(running) = next {
+                    glommio::executor().yield_now().await;
+                    glommio::executor().yield_if_needed().await;
+                    let _piece = core.heart.doing.begin(Doing::Search);
+                    next = running.slice(&core);
+                }
+            });
+        }
+    }
+}
+
+impl SearchRequest {
+    fn answer(self, outcome: Result<SearchOutcome>, span: Span) {
+        let span = self.is_traced.then_some(span);
+        self.reply.send(SearchAnswer { shard: self.shard, outcome, span });
+    }
+}
+
+/// Counts a search that goes on as a task, until it is dropped.
+struct LongSearch(Rc<Core>);
+
+impl LongSearch {
+    fn begin(core: &Rc<Core>) -> Self {
+        core.long_searches.set(core.long_searches.get() + 1);
+        Self(core.clone())
+    }
+}
+
+impl Drop for LongSearch {
+    fn drop(&mut self) {
+        self.0.long_searches.set(self.0.long_searches.get() - 1);
+    }
+}
+
+/// A search on its way.
+struct Running {
+    shard: Rc<Shard>,
+    request: SearchRequest,
+    search: Search,
+    begun: Instant,
+    /// When its last slice ended.
+    paused: Instant,
+    span: Span,
+}
+
+/// How a slice ended.
+enum Sliced {
+    /// The search is complete.
+    Done,
+    /// It needs more slices.
+    More,
+    /// It has to answer with what it has.
+    Stop,
+}
+
+impl Running {
+    /// Works on the search for at most [`SLICE`]. Answers if it is done or must stop; gives the
+    /// search back if it needs more.
+    fn slice(mut self, core: &Core) -> Option<Self> {
+        if self.request.reply.is_cancelled() || self.shard.check_readable().is_err() {
+            self.abandon();
+            return None;
+        }
+        let shard = self.shard.clone();
+        match contained(&shard, "a search", || self.work()) {
+            Ok(Sliced::More) => Some(self),
+            Ok(Sliced::Done | Sliced::Stop) => {
+                self.finish(core);
+                None
+            }
+            Err(error) => {
+                let (shard, reply) = (self.request.shard, self.abandon());
+                reply.send(SearchAnswer { shard, outcome: Err(error), span: None });
+                None
+            }
+        }
+    }
+
+    fn work(&mut self) -> Sliced {
+        let engine = self.shard.engine.borrow();
+        let engine = engine.as_ref().expect("a search began in it");
+        let begun = Instant::now();
+        if self.span.slices == 0 {
+            self.span.begun = begun;
+        }
+        self.span.slices += 1;
+        let mut before = begun;
+        loop {
+            let phase = self.search.phase();
+            let is_done = self.search.step(engine);
+            let now = Instant::now();
+            let stage_ns = match phase {
+                Phase::Hot(_) => &mut self.span.hot_ns,
+                Phase::Enter | Phase::Walk | Phase::Done => &mut self.span.walk_ns,
+                Phase::Scan(_) => &mut self.span.scan_ns,
+            };
+            *stage_ns += nanos(now.duration_since(before));
+            (before, self.paused) = (now, now);
+            if is_done {
+                return Sliced::Done;
+            }
+            let is_hot = matches!(self.search.phase(), Phase::Hot(_));
+            if is_hot && now.duration_since(self.begun) >= self.request.hot_budget {
+                self.search.cut_hot_scan();
+            }
+            match () {
+                () if now >= self.request.deadline => return Sliced::Stop,
+                () if now.duration_since(begun) >= SLICE => return Sliced::More,
+                () => {}
+            }
+        }
+    }
+
+    fn finish(self, core: &Core) {
+        let Self { shard, request, search, paused, mut span, .. } = self;
+        let outcome = contained(&shard, "finishing a search", || {
+            let mut engine = shard.engine.borrow_mut();
+            let engine = engine.as_mut().expect("a search began in it");
+            if request.is_traced {
+                span.state = CoreState {
+                    hot_documents: engine.hot_count() as u64,
+                    mailbox_depth: core.waiting() as u64,
+                    is_snapshot_running: shard.snapshots.is_running(),
+                    is_linking: engine.is_linking(),
+                };
+            }
+            engine.finish_search(search)
+        });
+        if let Ok(outcome) = &outcome {
+            shard.counters.search_distances.add(outcome.work.distances);
+            shard.counters.search_hops.add(outcome.work.hops);
+            shard.counters.search_hot_documents.add(outcome.hot_scanned);
+            core.observed.stages.walk.record(span.stepped());
+        }
+        if request.is_traced {
+            span.answered = Instant::now();
+            span.collect_ns = nanos(span.answered.saturating_duration_since(paused));
+        }
+        request.answer(outcome, span);
+    }
+
+    fn abandon(self) -> Reply<SearchAnswer> {
+        if let Some(engine) = &mut *self.shard.engine.borrow_mut() {
+            engine.abandon_search(self.search);
+        }
+        self.request.reply
+    }
+}
