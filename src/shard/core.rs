@@ -112,7 +112,8 @@ impl CoreHandle {
         let spin = Duration::from_micros(if settings.is_dedicated { 50 } else { 0 });
         let pool = PoolPlacement::Unbound(1);
         let builder = LocalExecutorBuilder::new(Placement::Fixed(cpu))
-            .name("kyro-core")
+            // Its blocking thread keeps this name; the core gives itself another one.
+            .name("kyro-block")
             .ring_depth(256)
             .io_memory(settings.io_memory_bytes)
             .preempt_timer(FIRST_ROUND)

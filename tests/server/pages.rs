@@ -79,3 +79,19 @@ fn watch(process: &Process) -> Option<(String, String)> {
     }
     None
 }
+
+/// Flame graphs and `top -H` tell threads apart by name: a core's name is nobody else's.
+#[test]
+fn threads_have_names_of_their_own() {
+    let directory = directory();
+    let settings = [("runtime.cores", "1"), ("runtime.shards", "1")];
+    let process = Process::start(&directory.path().join("data"), &settings);
+    let tasks = std::fs::read_dir(format!("/proc/{}/task", process.pid())).unwrap();
+    let name = |task: std::fs::DirEntry| std::fs::read_to_string(task.path().join("comm")).ok();
+    let names: Vec<String> = tasks.filter_map(|task| name(task.ok()?)).collect();
+    let cores: Vec<&str> =
+        names.iter().map(|name| name.trim()).filter(|name| name.starts_with("kyro-core")).collect();
+    assert_eq!(cores, ["kyro-core-0"], "{names:?}");
+    assert!(names.iter().any(|name| name.starts_with("kyro-block")), "{names:?}");
+    process.stop();
+}
