@@ -19,7 +19,7 @@
 //! | [`repair`] | inspects such a directory as a whole, repairs it, gives it other shards |
 //! | [`disk`] | the only door to storage: O_DIRECT, read-only, or simulated |
 //! | [`observe`], [`status`] | counters that take no lock; health, metrics and HTTP made of them |
-//! | [`types`], [`error`] | ids and positions; errors by what the caller must do |
+//! | [`types`], [`error`], [`clock`] | ids and positions; errors by what the caller must do; the wall clock |
 //! | [`doctor`] | looks at a host and its disk, and says what to change there |
 //! | [`backup`] | copies of a data directory, whole or of what is new, and the way back from them |
 //! | [`load`] | the load tester: open and closed loops, recall, sweeps, reports |
@@ -35,6 +35,7 @@
 //! The crate is made for its programs, and its API may change with any version; clients use gRPC.
 
 pub mod backup;
+pub mod clock;
 pub mod config;
 pub mod dataset;
 pub mod demo;

@@ -99,6 +99,9 @@ pub enum LoadError {
     /// What is in the file can't be used.
     #[error("{0}")]
     Damaged(String),
+    /// The file is whole, and of another version of the format.
+    #[error("MANIFEST has format version {0}; this program reads version {MANIFEST_VERSION}")]
+    OtherVersion(u32),
 }
 
 #[derive(Serialize, Deserialize)]
@@ -125,26 +128,24 @@ impl Manifest {
     ///
     /// # Errors
     /// What is wrong with them.
-    pub fn decode(bytes: &[u8]) -> Result<Self, String> {
-        let envelope: Envelope = serde_json::from_slice(bytes)
-            .map_err(|error| format!("MANIFEST is damaged: {error}"))?;
+    pub fn decode(bytes: &[u8]) -> Result<Self, LoadError> {
+        let damaged = |what: &str| LoadError::Damaged(format!("MANIFEST is damaged: {what}"));
+        let malformed = |error: serde_json::Error| LoadError::Damaged(format!("MANIFEST: {error}"));
+        let envelope: Envelope =
+            serde_json::from_slice(bytes).map_err(|error| damaged(&error.to_string()))?;
         let text = envelope.manifest.get();
         if envelope.crc32c != format!("{:08x}", crc32c::crc32c(text.as_bytes())) {
-            return Err("MANIFEST is damaged: bad checksum".into());
+            return Err(damaged("bad checksum"));
         }
         #[derive(Deserialize)]
         struct Version {
             version: u32,
         }
-        let version: Version =
-            serde_json::from_str(text).map_err(|error| format!("MANIFEST: {error}"))?;
+        let version: Version = serde_json::from_str(text).map_err(malformed)?;
         if version.version != MANIFEST_VERSION {
-            return Err(format!(
-                "MANIFEST has format version {}; this program reads version {MANIFEST_VERSION}",
-                version.version
-            ));
+            return Err(LoadError::OtherVersion(version.version));
         }
-        serde_json::from_str(text).map_err(|error| format!("MANIFEST: {error}"))
+        serde_json::from_str(text).map_err(malformed)
     }
 
     /// Makes this the state of the directory.
@@ -161,7 +162,7 @@ impl Manifest {
     /// If the disk fails, or what is wrong with the file.
     pub async fn load<D: Disk>(disk: &D) -> Result<Option<Self>, LoadError> {
         match disk::read_all(disk, MANIFEST_NAME, MANIFEST_BYTES_MAX).await {
-            Ok(bytes) => Self::decode(&bytes).map(Some).map_err(LoadError::Damaged),
+            Ok(bytes) => Self::decode(&bytes).map(Some),
             Err(DiskError { kind: disk::Kind::NotFound, .. }) => Ok(None),
             Err(error) => Err(error.into()),
         }
@@ -219,7 +220,7 @@ mod tests {
     #[test]
     fn another_version_is_named() {
         let other = Manifest { version: 9, ..manifest() };
-        let message = Manifest::decode(&other.encode()).unwrap_err();
+        let message = Manifest::decode(&other.encode()).unwrap_err().to_string();
         assert!(message.contains("version 9") && message.contains("version 1"), "{message}");
     }
 }

@@ -71,6 +71,7 @@ fn the_engine_names_no_executor_clock_thread_or_file() {
         "std::env",
         "RandomState",
         "std::collections::HashMap",
+        "crate::clock",
         "crate::proto",
         "crate::gateway",
         "crate::router",

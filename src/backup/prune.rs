@@ -120,34 +120,12 @@ fn with_parents(backups: &[Backup], mut kept: BTreeSet<String>) -> BTreeSet<Stri
 
 #[cfg(test)]
 mod tests {
-    use super::super::record::{Type, VERSION};
+    use super::super::record::sample;
     use super::*;
-    use crate::manifest::{MANIFEST_VERSION, Manifest};
 
     fn backup(second: u64, parent: Option<u64>) -> Backup {
-        Backup {
-            version: VERSION,
-            id: second.to_string(),
-            timestamp: second,
-            backup_type: if parent.is_some() { Type::Incremental } else { Type::Full },
-            parent_id: parent.map(|parent| parent.to_string()),
-            description: String::new(),
-            size_bytes: 0,
-            vector_count: 0,
-            checksum: String::new(),
-            cut_unix_ms: second * 1000,
-            earliest_unix_ms: 0,
-            manifest: Manifest {
-                version: MANIFEST_VERSION,
-                shards: 1,
-                dimension: 0,
-                distance: "cosine".into(),
-                epoch: 1,
-                snapshots: Vec::new(),
-                segments: Vec::new(),
-            },
-            files: Vec::new(),
-        }
+        let parent = parent.map(|parent| parent.to_string());
+        sample(&second.to_string(), parent.as_deref(), second, Vec::new())
     }
 
     const RULES: Rules = Rules {

@@ -191,6 +191,34 @@ pub fn is_id(name: &str) -> bool {
     lengths == [8, 6, 4] && name.bytes().all(|byte| byte.is_ascii_hexdigit() || byte == b'-')
 }
 
+/// A backup of one shard without documents, for tests.
+#[cfg(test)]
+pub(super) fn sample(id: &str, parent: Option<&str>, second: u64, files: Vec<Stored>) -> Backup {
+    Backup {
+        version: VERSION,
+        id: id.into(),
+        timestamp: second,
+        backup_type: if parent.is_some() { Type::Incremental } else { Type::Full },
+        parent_id: parent.map(str::to_owned),
+        description: String::new(),
+        size_bytes: files.iter().map(|file| file.bytes).sum(),
+        vector_count: 0,
+        checksum: String::new(),
+        cut_unix_ms: second * 1000,
+        earliest_unix_ms: 0,
+        manifest: Manifest {
+            version: crate::manifest::MANIFEST_VERSION,
+            shards: 1,
+            dimension: 0,
+            distance: "cosine".into(),
+            epoch: 1,
+            snapshots: Vec::new(),
+            segments: Vec::new(),
+        },
+        files,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

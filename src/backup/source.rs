@@ -6,7 +6,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::Result;
-use super::time::unix_ms;
+use crate::clock::unix_ms;
 use crate::disk::view::{View, Viewed};
 use crate::disk::{DiskError, Kind};
 use crate::manifest::{MANIFEST_NAME, Manifest};

@@ -1,16 +1,7 @@
 //! Moments as people read them, in UTC.
 
-use std::time::{SystemTime, UNIX_EPOCH};
-
 /// Seconds of a day.
 pub const DAY: u64 = 86_400;
-
-/// Now, in Unix milliseconds.
-#[must_use]
-pub fn unix_ms() -> u64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    since.as_millis() as u64
-}
 
 /// Year, month and day of a Unix day.
 ///

@@ -8,9 +8,10 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use kyrodb::backup::create::Create;
 use kyrodb::backup::prune::Rules;
 use kyrodb::backup::restore::{Point, Restore};
-use kyrodb::backup::time::{show, show_bytes, unix_ms};
+use kyrodb::backup::time::{show, show_bytes};
 use kyrodb::backup::verify::verify;
 use kyrodb::backup::{Backup, Storage, create, give_way, prune, raise_file_limit, restore};
+use kyrodb::clock::unix_ms;
 use serde::Serialize;
 
 /// Backs up a KyroDB data directory, beside a running server or a stopped one, and restores it.

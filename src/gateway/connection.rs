@@ -324,7 +324,7 @@ impl AsyncWrite for Watched {
 mod tests {
     use super::*;
 
-    /// Both ends: the server's, and a client's that is made as the demo makes its own.
+    /// The server's end; and the default of the clients that the programs make, which keep it.
     #[tokio::test(flavor = "current_thread")]
     async fn small_messages_are_not_held_back() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();

@@ -145,6 +145,7 @@ mod tests {
         drop(Watched { body: Body::empty(), record, is_sent: true });
         assert_eq!(observed.slow.slowest(Instant::now()).len(), 1);
     }
+
     #[test]
     fn an_error_carries_the_record_if_it_is_asked_for() {
         let observed = Arc::new(Observed::default());

@@ -9,6 +9,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use super::trace::nanos;
+
 /// Buckets to each doubling, as a power of two.
 const SUB_BITS: u32 = 6;
 const SUBS: usize = 1 << SUB_BITS;
@@ -49,7 +51,7 @@ impl Latency {
     /// Counts one.
     #[inline]
     pub fn record(&self, latency: Duration) {
-        let ns = u64::try_from(latency.as_nanos()).unwrap_or(u64::MAX);
+        let ns = nanos(latency);
         self.buckets[bucket(ns)].fetch_add(1, Ordering::Relaxed);
         self.sum_ns.fetch_add(ns, Ordering::Relaxed);
     }
@@ -94,7 +96,7 @@ impl Summary {
     /// How many were at most this long, to the precision of a bucket.
     #[must_use]
     pub fn count_up_to(&self, latency: Duration) -> u64 {
-        let ns = u64::try_from(latency.as_nanos()).unwrap_or(u64::MAX);
+        let ns = nanos(latency);
         self.buckets[..=bucket(ns)].iter().sum()
     }
 

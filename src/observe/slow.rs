@@ -6,9 +6,10 @@
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use super::trace::{Trace, nanos};
+use crate::clock::unix_ms;
 
 /// Searches that are kept of each window, and told of in all.
 pub const SLOWEST: usize = 32;
@@ -120,12 +121,6 @@ impl Window {
         let totals = self.slowest.iter().map(|slow| nanos(slow.trace.total()));
         totals.min().unwrap_or(0).min(NS_MAX)
     }
-}
-
-/// Now, in Unix milliseconds.
-fn unix_ms() -> u64 {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(now.as_millis()).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]

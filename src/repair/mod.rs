@@ -91,8 +91,8 @@ pub async fn repair<D: Disk>(
     let manifest = match Manifest::load(disk).await {
         Ok(manifest) => manifest,
         Err(LoadError::Disk(error)) => return Err(error.into()),
-        Err(LoadError::Damaged(why)) if why.contains("format version") => {
-            return Err(RebuildError::Other(why));
+        Err(other @ LoadError::OtherVersion(_)) => {
+            return Err(RebuildError::Other(other.to_string()));
         }
         Err(LoadError::Damaged(_)) => None,
     };
@@ -155,10 +155,7 @@ impl Directory {
             manifest,
         };
         if let Some(manifest) = &directory.manifest {
-            let metric = Metric::of_word(&manifest.distance);
-            let unknown = || format!("MANIFEST has an unknown distance, {}", manifest.distance);
-            directory.params.metric = metric.ok_or_else(|| RebuildError::Other(unknown()))?;
-            directory.params.dimension = manifest.dimension as usize;
+            directory.params = collection_of(manifest, params)?;
             for snapshot in manifest.snapshots.clone() {
                 directory.snapshots.entry(ShardId(snapshot.shard)).or_default().push(snapshot);
             }
@@ -343,15 +340,18 @@ pub async fn params_of<D: Disk>(
     shard: ShardId,
     params: &Params,
 ) -> Result<Params, RebuildError> {
-    let unknown = || format!("MANIFEST has an unknown distance, {}", manifest.distance);
-    let metric = Metric::of_word(&manifest.distance);
-    let metric = metric.ok_or_else(|| RebuildError::Other(unknown()))?;
-    let dimension = manifest.dimension as usize;
     let of_shard = manifest.snapshots.iter().filter(|snapshot| snapshot.shard == shard.0);
     let mut snapshots: Vec<Snapshot> = of_shard.cloned().collect();
     snapshots.sort_by_key(|snapshot| snapshot.number);
-    let params = Params { metric, dimension, ..params.clone() };
-    Ok(made_with(disk, shard, &snapshots, &params).await)
+    Ok(made_with(disk, shard, &snapshots, &collection_of(manifest, params)?).await)
+}
+
+/// The kind of collection that MANIFEST says; the rest is of `params`.
+fn collection_of(manifest: &Manifest, params: &Params) -> Result<Params, RebuildError> {
+    let unknown = || format!("MANIFEST has an unknown distance, {}", manifest.distance);
+    let metric = Metric::of_word(&manifest.distance);
+    let metric = metric.ok_or_else(|| RebuildError::Other(unknown()))?;
+    Ok(Params { metric, dimension: manifest.dimension as usize, ..blank(params) })
 }
 
 async fn write<D: Disk>(

@@ -4,14 +4,15 @@
 use std::fmt::{Display, Formatter};
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde::Serialize;
 
 use super::directory::{Lock, Look};
 use super::open::{engine_params, next_epoch};
-use super::verify::{check_files, sync_directory};
+use super::verify::check_files;
+use crate::clock::unix_ms;
 use crate::config::Config;
+use crate::disk::Disk;
 use crate::disk::blocking::BlockingDisk;
 use crate::disk::read_only::ReadOnlyDisk;
 use crate::disk::view::run;
@@ -122,8 +123,8 @@ fn quarantine(directory: &Path, names: &[String]) -> Result<(), String> {
         let path = directory.join(name);
         fs::hard_link(&path, inner.join(name)).map_err(|error| failed(&path, error))?;
     }
-    for made in [&inner, &outer, &directory.to_owned()] {
-        sync_directory(made).map_err(|error| failed(made, error))?;
+    for made in [inner.as_path(), &outer, directory] {
+        run(BlockingDisk::new(made).sync_dir()).map_err(|error| error.to_string())?;
     }
     Ok(())
 }
@@ -148,8 +149,8 @@ pub(super) fn reshard_as_asked(config: &Config) -> Result<Option<Resharded>, Ref
     let asked = config.runtime.shards as u32;
     let manifest = match run(Manifest::load(&disk)) {
         Ok(Some(manifest)) => manifest,
-        Ok(None) | Err(LoadError::Damaged(_)) => return Ok(None),
-        Err(error) => return Err(error.into()),
+        Err(error @ LoadError::Disk(_)) => return Err(error.into()),
+        Ok(None) | Err(_) => return Ok(None),
     };
     let hnsw = &config.hnsw;
     let is_other = manifest.distance != hnsw.distance.word()
@@ -172,9 +173,4 @@ pub(super) fn reshard_as_asked(config: &Config) -> Result<Option<Resharded>, Ref
             manifest.shards
         )),
     })
-}
-
-fn unix_ms() -> u64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    since.as_millis() as u64
 }

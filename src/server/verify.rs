@@ -27,8 +27,3 @@ pub(super) fn check_files(directory: &Path, progress: Progress<'_>) -> Result<Re
         format!("{shown} is no data directory: there is no MANIFEST, log segment or snapshot")
     })
 }
-
-/// Makes the names in a directory durable.
-pub(super) fn sync_directory(directory: &Path) -> std::io::Result<()> {
-    std::fs::File::open(directory)?.sync_all()
-}

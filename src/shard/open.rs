@@ -2,10 +2,11 @@
 
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::Instant;
 
 use super::core::{Core, Shard};
 use super::snapshot::{Known, Snapshots};
+use crate::clock::unix_ms;
 use crate::disk::DiskError;
 use crate::engine::filter::Filter;
 use crate::engine::recover::{Listed, RecoverError, Recovered, recover};
@@ -83,7 +84,7 @@ impl From<RecoverError> for Refusal {
 
 impl From<LoadError> for Refusal {
     fn from(error: LoadError) -> Self {
-        let is_damage = matches!(error, LoadError::Damaged(_));
+        let is_damage = !matches!(error, LoadError::Disk(_));
         Self { what: error.to_string(), is_damage }
     }
 }
@@ -159,10 +160,4 @@ fn measure_scan(engine: &mut Engine) -> u64 {
     let considered = search.considered().max(1);
     engine.abandon_search(search);
     begun.elapsed().as_nanos() as u64 / considered
-}
-
-/// Now, in Unix milliseconds.
-pub(super) fn unix_ms() -> u64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    since.as_millis() as u64
 }

@@ -22,7 +22,7 @@ use std::thread::{JoinHandle, Thread};
 use std::time::{Duration, Instant};
 
 use super::doing::{self, Doing};
-use super::open::unix_ms;
+use crate::clock::unix_ms;
 
 /// Between two wakes while there are requests.
 pub const BUSY_PERIOD: Duration = Duration::from_millis(2);

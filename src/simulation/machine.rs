@@ -45,7 +45,7 @@ impl From<LoadError> for Refusal {
     fn from(error: LoadError) -> Self {
         match error {
             LoadError::Disk(error) => Self::Disk(error),
-            LoadError::Damaged(why) => Self::Damage(why),
+            other => Self::Damage(other.to_string()),
         }
     }
 }

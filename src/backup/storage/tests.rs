@@ -15,9 +15,8 @@ use super::directory::Directory;
 use super::upload::PART_BYTES;
 use super::{Draft, Storage, UNFINISHED_AGE};
 use crate::backup::prune::{Rules, prune};
-use crate::backup::record::{Backup, Stored, Type, VERSION};
+use crate::backup::record::{Backup, Stored, sample};
 use crate::disk::DiskError;
-use crate::manifest::{MANIFEST_VERSION, Manifest};
 
 const FIRST: &str = "20260301-040506-0a1b";
 const SECOND: &str = "20260301-050607-1a2b";
@@ -59,29 +58,7 @@ fn backup(id: &str, parent: Option<&str>, bytes: u64) -> Backup {
         backup: parent.unwrap_or(id).into(),
     };
     let second = id.bytes().fold(0, |sum, byte| sum * 3 + u64::from(byte));
-    Backup {
-        version: VERSION,
-        id: id.into(),
-        timestamp: second,
-        backup_type: if parent.is_some() { Type::Incremental } else { Type::Full },
-        parent_id: parent.map(str::to_owned),
-        description: String::new(),
-        size_bytes: bytes,
-        vector_count: 0,
-        checksum: String::new(),
-        cut_unix_ms: second * 1000,
-        earliest_unix_ms: 0,
-        manifest: Manifest {
-            version: MANIFEST_VERSION,
-            shards: 1,
-            dimension: 0,
-            distance: "cosine".into(),
-            epoch: 1,
-            snapshots: Vec::new(),
-            segments: Vec::new(),
-        },
-        files: vec![file],
-    }
+    sample(id, parent, second, vec![file])
 }
 
 fn write(draft: &Draft, content: &[u8]) {
