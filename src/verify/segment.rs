@@ -180,6 +180,46 @@ pub(super) fn lost(first: u64, end: u64) -> Option<(u64, u64)> {
     (first < end).then(|| (first, end - 1))
 }
 
+/// The first LSN that is not in the segment, as far as anything tells.
+pub(super) fn next_lsn(checked: &Checked) -> Option<u64> {
+    checked.end.map(|end| end.next_lsn.0)
+}
+
+/// What is wrong with the length of a segment that is not complete: it was made with all its
+/// room, and only complete ones are cut to what is in them. Nothing tells what was behind a cut,
+/// unless another segment goes on from there.
+///
+/// # Errors
+/// If the disk fails.
+pub(super) async fn cut_off<F: File>(
+    file: &F,
+    header: &SegmentHeader,
+    checked: &Checked,
+    is_last: bool,
+) -> Result<Option<Fault>, DiskError> {
+    let made_bytes = header.segment_bytes;
+    let (offset, what) = if made_bytes > 0 {
+        let bytes = length(file, made_bytes).await?;
+        if bytes == made_bytes {
+            return Ok(None);
+        }
+        (bytes, format!("the file ends here; it was made with {made_bytes} bytes"))
+    } else {
+        // The header that would tell is damaged. Room behind the last group shows that nothing
+        // is gone.
+        let end = checked.end_bytes;
+        let room = end + BLOCK as u64;
+        if !is_last || checked.torn.is_none() && length(file, room).await? == room {
+            return Ok(None);
+        }
+        let what = "what was written last ends here, and there is no header to tell whether \
+                    the file was longer";
+        (end, what.to_owned())
+    };
+    let (offset, lsn) = (Some(offset), next_lsn(checked));
+    Ok(Some(Fault { offset, lsn, what, is_gap: is_last, ..Fault::default() }))
+}
+
 /// The length of a file, or `bytes_max` if it is longer. Whole blocks are told apart from the
 /// end by reading, which is all that a file can do.
 pub(super) async fn length<F: File>(file: &F, bytes_max: u64) -> Result<u64, DiskError> {

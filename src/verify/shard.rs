@@ -1,7 +1,7 @@
 //! The log of one shard: whether its segments are there, are its own, and follow one another.
 
 use super::report::{Fault, Report, SegmentReport, ShardReport, State};
-use super::segment::{Checked, Expected, check, end_of, length, lost};
+use super::segment::{Checked, Expected, check, cut_off, end_of, lost, next_lsn};
 use super::{OnRecord, hex};
 use crate::disk::{Disk, DiskError, File};
 use crate::manifest::{Manifest, Segment};
@@ -381,19 +381,12 @@ impl<'a, D: Disk> Walk<'a, D> {
         // Only complete segments are cut to their length, and MANIFEST knows those.
         let was_good = checked.faults.is_empty();
         if !matches!(entry.tail, Tail::Sealed(_)) {
-            let bytes = length(&file, header.segment_bytes).await?;
-            let lsn = checked.end.map(|end| end.next_lsn.0);
-            let mut damage = |offset, what, is_gap| {
-                let offset = Some(offset);
-                checked.faults.push(Fault { offset, lsn, what, is_gap, ..Fault::default() });
-            };
-            if bytes < header.segment_bytes {
-                // Nothing tells what has been behind it, if no other segment goes on from here.
-                let what =
-                    format!("the file ends here; it was made with {} bytes", header.segment_bytes);
-                damage(bytes, what, entry.is_last);
+            if let Some(fault) = cut_off(&file, header, &checked, entry.is_last).await? {
+                checked.faults.push(fault);
             } else if let Some(torn) = checked.torn.take_if(|_| was_good && !entry.is_last) {
-                damage(checked.end_bytes, format!("{torn}, and another segment follows"), false);
+                let what = format!("{torn}, and another segment follows");
+                let (offset, lsn) = (Some(checked.end_bytes), next_lsn(&checked));
+                checked.faults.push(Fault { offset, lsn, what, ..Fault::default() });
             }
         }
         file.close().await?;

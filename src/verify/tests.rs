@@ -240,6 +240,17 @@ fn a_segment_that_ends_too_early_is_named() {
         assert_eq!(fault.offset, Some(bytes as u64));
         assert!(fault.what.contains("it was made with"), "{}", fault.what);
     }
+    // Without its header only room behind the last group shows that none is missing.
+    let end = row(&self::report(&sample.disk), &last.file).end_bytes as usize;
+    for (bytes, is_told) in [(length, false), (end + BLOCK, false), (end, true)] {
+        let report = self::report(&with(&sample, &last.file, |content| {
+            content[17] ^= 1;
+            content.truncate(bytes);
+        }));
+        let cut = report.faults.iter().find(|fault| fault.what.contains("no header to tell"));
+        assert_eq!(cut.map(|fault| fault.offset), is_told.then_some(Some(end as u64)), "{report}");
+        assert_eq!(report.shards[0].is_continuous, !is_told);
+    }
 }
 
 #[test]
