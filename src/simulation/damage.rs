@@ -4,15 +4,37 @@ use crate::disk::sim::{SimDisk, run};
 use crate::disk::{BLOCK, Disk};
 use crate::engine::tests::Random;
 use crate::manifest::{MANIFEST_NAME, Manifest};
-use crate::wal::forge;
+use crate::types::ShardId;
+use crate::wal::{forge, parse_segment_name};
 
-/// Damages a file; `None` if there was nothing of the kind to be damaged.
-pub(super) fn inflict(disk: &SimDisk, random: &mut Random) -> Option<u64> {
+/// Damages files as often as it says; what each was. `None` where there was nothing of the kind to
+/// be damaged.
+///
+/// A segment of another log shows by its end, which MANIFEST and the next segment know. Without
+/// those, or its end, nothing can tell it from a damaged one of this log, and what is in it comes
+/// back. So where there is one, no other segment of its shard, nor MANIFEST, is damaged.
+pub(super) fn inflict(disk: &SimDisk, random: &mut Random, times: u64) -> Vec<Option<u64>> {
+    let (mut touched, mut foreign) = (Vec::new(), None);
+    (0..times).map(|_| once(disk, random, &mut touched, &mut foreign)).collect()
+}
+
+/// True for the files by which a segment of another log shows in `shard`.
+fn vouches(name: &str, shard: ShardId) -> bool {
+    name == MANIFEST_NAME || parse_segment_name(name).is_some_and(|(of, _)| of == shard)
+}
+
+fn once(
+    disk: &SimDisk,
+    random: &mut Random,
+    touched: &mut Vec<String>,
+    foreign: &mut Option<ShardId>,
+) -> Option<u64> {
     let names = run(disk.list()).expect("a disk that works");
     let mut name = || names[random.below(names.len() as u64) as usize].clone();
     let (name, other) = (name(), name());
     let mut bytes = disk.content(&name);
-    if bytes.is_empty() {
+    let is_spared = |name: &str| foreign.is_some_and(|shard| vouches(name, shard));
+    if bytes.is_empty() || is_spared(&name) || is_spared(&other) {
         return None;
     }
     let what = random.below(6);
@@ -39,14 +61,18 @@ pub(super) fn inflict(disk: &SimDisk, random: &mut Random) -> Option<u64> {
             disk.set_content(&other, bytes);
             disk.set_content(&name, others);
         }
-        4 => forget(disk, random)?,
-        _ => foreign(disk, random)?,
+        4 | 5 if foreign.is_some() => return None,
+        4 => touched.push(forget(disk, random)?),
+        _ => *foreign = Some(exchange(disk, random, touched)?),
+    }
+    if what < 4 {
+        touched.extend([name, other]);
     }
     Some(what)
 }
 
 /// A complete segment is gone, and MANIFEST does not know of it.
-fn forget(disk: &SimDisk, random: &mut Random) -> Option<()> {
+fn forget(disk: &SimDisk, random: &mut Random) -> Option<String> {
     let mut manifest = run(Manifest::load(disk)).ok()??;
     let sealed = |index: &usize| manifest.segments[*index].sealed.is_some();
     let candidates: Vec<usize> = (0..manifest.segments.len()).filter(sealed).collect();
@@ -54,18 +80,22 @@ fn forget(disk: &SimDisk, random: &mut Random) -> Option<()> {
     let gone = manifest.segments.remove(index);
     run(disk.remove(&gone.file)).ok()?;
     disk.set_content(MANIFEST_NAME, padded(manifest.encode()));
-    Some(())
+    Some(gone.file)
 }
 
 /// A complete segment is replaced by that of another log, which differs in one vector.
-fn foreign(disk: &SimDisk, random: &mut Random) -> Option<()> {
+fn exchange(disk: &SimDisk, random: &mut Random, touched: &[String]) -> Option<ShardId> {
     let manifest = run(Manifest::load(disk)).ok()??;
     let sealed = manifest.segments.iter().filter(|segment| segment.sealed.is_some());
     let candidates: Vec<_> = sealed.collect();
     let segment = candidates.get(random.below(candidates.len().max(1) as u64) as usize)?;
+    let shard = ShardId(segment.shard);
+    if touched.iter().any(|name| vouches(name, shard)) {
+        return None;
+    }
     let forged = forge::another_segment(&disk.content(&segment.file), random.below(u64::MAX))?;
     disk.set_content(&segment.file, forged);
-    Some(())
+    Some(shard)
 }
 
 fn padded(mut bytes: Vec<u8>) -> Vec<u8> {

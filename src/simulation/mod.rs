@@ -205,7 +205,7 @@ impl Run {
         let whole = self.disk.clone();
         let damaged = self.disk.restarted();
         damaged.ignore_order();
-        let Some(what) = damage::inflict(&damaged, &mut self.random) else { return };
+        let [Some(what)] = damage::inflict(&damaged, &mut self.random, 1)[..] else { return };
         self.report.damages += 1;
         match Machine::boot(&Rc::new(damaged), &self.known) {
             Ok(machine) => self.report.note(machine.documents()),

@@ -93,8 +93,8 @@ fn a_repair_keeps_what_can_be_had_and_says_what_not() {
     for seed in 0..seeds {
         let sample = sample(seed % 100);
         let mut random = Random(seed << 32);
-        let damages: Vec<Option<u64>> =
-            (0..1 + random.below(3)).map(|_| damage::inflict(&sample.disk, &mut random)).collect();
+        let times = 1 + random.below(3);
+        let damages = damage::inflict(&sample.disk, &mut random, times);
         let Some(repaired) = repaired(&sample.disk) else {
             whole += 1;
             assert_eq!(documents(&found(&sample.disk)), sample.now, "seed {seed}");
@@ -145,7 +145,7 @@ fn a_repair_may_be_cut_off_anywhere() {
     for seed in 0..6 {
         let sample = sample(seed);
         let mut random = Random(seed << 40);
-        damage::inflict(&sample.disk, &mut random);
+        damage::inflict(&sample.disk, &mut random, 1);
         // Damage is durable, a file that was removed included.
         let damaged = sample.disk.after(Crash::Everything);
         let undisturbed = damaged.restarted();
