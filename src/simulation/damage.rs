@@ -7,15 +7,23 @@ use crate::manifest::{MANIFEST_NAME, Manifest};
 use crate::types::ShardId;
 use crate::wal::{forge, parse_segment_name};
 
-/// Damages files as often as it says; what each was. `None` where there was nothing of the kind to
-/// be damaged.
-///
-/// A segment of another log shows by its end, which MANIFEST and the next segment know. Without
-/// those, or its end, nothing can tell it from a damaged one of this log, and what is in it comes
-/// back. So where there is one, no other segment of its shard, nor MANIFEST, is damaged.
+/// What has been damaged, and so must not be any more: what nothing can tell, no test can ask for.
+#[derive(Default)]
+struct Damaged {
+    files: Vec<String>,
+    /// The last group of a log is known by the one behind it: two flips may take both.
+    flipped: Vec<String>,
+    /// A segment of another log shows by its end, which MANIFEST and the next segment know. If
+    /// those or its end are gone, it passes for a damaged one of this log, and what is in it
+    /// comes back. So where there is one, no segment of its shard, nor MANIFEST, is damaged.
+    foreign: Option<ShardId>,
+}
+
+/// Damages files as often as it says; what each was. `None` where there was nothing of the kind
+/// to be damaged.
 pub(super) fn inflict(disk: &SimDisk, random: &mut Random, times: u64) -> Vec<Option<u64>> {
-    let (mut touched, mut foreign) = (Vec::new(), None);
-    (0..times).map(|_| once(disk, random, &mut touched, &mut foreign)).collect()
+    let mut damaged = Damaged::default();
+    (0..times).map(|_| once(disk, random, &mut damaged)).collect()
 }
 
 /// True for the files by which a segment of another log shows in `shard`.
@@ -23,22 +31,18 @@ fn vouches(name: &str, shard: ShardId) -> bool {
     name == MANIFEST_NAME || parse_segment_name(name).is_some_and(|(of, _)| of == shard)
 }
 
-fn once(
-    disk: &SimDisk,
-    random: &mut Random,
-    touched: &mut Vec<String>,
-    foreign: &mut Option<ShardId>,
-) -> Option<u64> {
+fn once(disk: &SimDisk, random: &mut Random, damaged: &mut Damaged) -> Option<u64> {
     let names = run(disk.list()).expect("a disk that works");
     let mut name = || names[random.below(names.len() as u64) as usize].clone();
     let (name, other) = (name(), name());
     let mut bytes = disk.content(&name);
-    let is_spared = |name: &str| foreign.is_some_and(|shard| vouches(name, shard));
+    let is_spared = |name: &str| damaged.foreign.is_some_and(|shard| vouches(name, shard));
     if bytes.is_empty() || is_spared(&name) || is_spared(&other) {
         return None;
     }
     let what = random.below(6);
     match what {
+        0 | 1 if damaged.flipped.contains(&name) => return None,
         0 => {
             let bit = random.below(bytes.len() as u64 * 8) as usize;
             bytes[bit / 8] ^= 1 << (bit % 8);
@@ -61,13 +65,16 @@ fn once(
             disk.set_content(&other, bytes);
             disk.set_content(&name, others);
         }
-        4 | 5 if foreign.is_some() => return None,
-        4 => touched.push(forget(disk, random)?),
-        _ => *foreign = Some(exchange(disk, random, touched)?),
+        4 | 5 if damaged.foreign.is_some() => return None,
+        4 => damaged.files.push(forget(disk, random)?),
+        _ => damaged.foreign = Some(exchange(disk, random, &damaged.files)?),
     }
-    if what < 4 {
-        touched.extend([name, other]);
+    match what {
+        0 | 1 => damaged.flipped.push(name.clone()),
+        3 => damaged.files.push(other),
+        _ => {}
     }
+    damaged.files.push(name);
     Some(what)
 }
 
@@ -84,13 +91,13 @@ fn forget(disk: &SimDisk, random: &mut Random) -> Option<String> {
 }
 
 /// A complete segment is replaced by that of another log, which differs in one vector.
-fn exchange(disk: &SimDisk, random: &mut Random, touched: &[String]) -> Option<ShardId> {
+fn exchange(disk: &SimDisk, random: &mut Random, damaged: &[String]) -> Option<ShardId> {
     let manifest = run(Manifest::load(disk)).ok()??;
     let sealed = manifest.segments.iter().filter(|segment| segment.sealed.is_some());
     let candidates: Vec<_> = sealed.collect();
     let segment = candidates.get(random.below(candidates.len().max(1) as u64) as usize)?;
     let shard = ShardId(segment.shard);
-    if touched.iter().any(|name| vouches(name, shard)) {
+    if damaged.iter().any(|name| vouches(name, shard)) {
         return None;
     }
     let forged = forge::another_segment(&disk.content(&segment.file), random.below(u64::MAX))?;

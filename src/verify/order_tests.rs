@@ -57,6 +57,14 @@ fn a_log_may_begin_where_a_snapshot_was_made() {
     assert_eq!(gap.len(), 1);
     let lost = (first.last_lsn + 1, segments[1].sealed.unwrap().last_lsn);
     assert_eq!((&gap[0].file, gap[0].lost), (&segments[2].file, Some(lost)));
+    // And so is the header that says where the third begins.
+    let mut content = disk.content(&segments[2].file);
+    content[17] ^= 1;
+    disk.set_content(&segments[2].file, content);
+    let gap = faults(&disk);
+    assert_eq!(gap.len(), 1);
+    assert!(gap[0].what.contains("bad checksum of the segment header"));
+    assert_eq!((&gap[0].file, gap[0].lost), (&segments[2].file, Some(lost)));
     // Made from another log: the right LSN, another chain.
     let disk = sample.copy();
     removed(&disk, 0, Snapshot { chain: !first.chain, ..made_at(first) });

@@ -245,8 +245,12 @@ impl<'a, D: Disk> Walk<'a, D> {
             return self.lose(entry, State::Damaged, format!("{why}, and no group can be read"));
         };
         let sealed = entry.candidate.named.as_ref().and_then(|named| named.sealed);
-        let lsn = sealed.map(|s| s.first_lsn).or_else(|| self.position.map(|p| p.next_lsn.0));
-        let start = first.position.next_lsn.0;
+        let start = first.position.next_lsn;
+        let expected = self.position.or_else(|| self.newest_before(start));
+        let lsn =
+            expected.map(|p| p.next_lsn.0).into_iter().chain(sealed.map(|s| s.first_lsn)).min();
+        let start = start.0;
+        self.is_first = false;
         let lost = lsn.and_then(|lsn| lost(lsn, start));
         let (offset, goes_on) = (Some(0), Some((first.offset, start)));
         let what = why.to_owned();
@@ -278,6 +282,12 @@ impl<'a, D: Disk> Walk<'a, D> {
         self.open_fault = Some(fault);
     }
 
+    /// Where the newest snapshot was made, if the first segment begins behind it.
+    fn newest_before(&self, start: Lsn) -> Option<Position> {
+        let newest = self.snapshots.last().copied();
+        newest.filter(|newest| self.is_first && newest.next_lsn < start)
+    }
+
     /// Whether a segment goes on from those before it.
     fn follow(&mut self, entry: &Entry<'_>, header: &SegmentHeader) {
         let start = header.start.next_lsn.0;
@@ -287,9 +297,7 @@ impl<'a, D: Disk> Walk<'a, D> {
         }
         // A snapshot may know more than the segments before it: they do not matter.
         let is_covered = self.snapshots.contains(&header.start);
-        // The first one must not begin behind what comes before it.
-        let newest = self.snapshots.last().copied();
-        let gap = newest.filter(|newest| self.is_first && newest.next_lsn < header.start.next_lsn);
+        let gap = self.newest_before(header.start.next_lsn);
         self.is_first = false;
         let expected = self.position.filter(|&position| position != header.start).or(gap);
         if let Some(position) = expected.filter(|_| !is_covered) {
