@@ -61,6 +61,8 @@ impl Output {
             "request_timeout_ms": settings.timeout.as_millis() as u64,
             "warm_up_seconds": settings.warm_up.as_secs_f64(),
             "seed": settings.seed,
+            "weights": settings.weights.by_word(),
+            "k": settings.k,
             "hnsw_m": bench.server.hnsw_m,
             "hnsw_ef_construction": bench.server.hnsw_ef_construction,
             "hnsw_ef_search": bench.server.hnsw_ef_search,
@@ -150,6 +152,12 @@ impl Output {
             summary.figures.failed,
             summary.failure_ratio
         ));
+        if let (Some(lag), Some(bound)) = (summary.lag_p99_ms, summary.lag_max_ms) {
+            self.say(&format!(
+                "the load tester sent 99 in 100 requests at most {lag:.2} ms late; above \
+                 {bound:.2} ms it would be the bottleneck"
+            ));
+        }
     }
 
     /// Writes the report and the pictures, of whatever was measured.

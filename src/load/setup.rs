@@ -10,6 +10,7 @@ use super::Fault;
 use super::arguments::{Settings, Source};
 use super::client::{Client, Requests, connect};
 use super::data::{Data, metadata};
+use super::record::LAG_MAX_MS;
 use super::workload::Weights;
 use crate::proto::{
     BulkQueryRequest, ConfigRequest, ConfigResponse, FlushRequest, InsertRequest, QueryRequest,
@@ -39,6 +40,8 @@ pub(super) struct Bench {
     pub(super) warm_up: Duration,
     pub(super) seed: u64,
     pub(super) server: ConfigResponse,
+    /// Lag above which the load tester is the bottleneck.
+    pub(super) lag_max_ms: f64,
     /// Runs so far.
     pub(super) runs: usize,
 }
@@ -78,6 +81,7 @@ impl Bench {
             warm_up: settings.warm_up,
             seed: settings.seed,
             server,
+            lag_max_ms: LAG_MAX_MS,
             runs: 0,
         })
     }

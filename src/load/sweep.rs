@@ -3,7 +3,7 @@
 use super::Fault;
 use super::arguments::{Settings, Sweep};
 use super::output::Output;
-use super::record::Summary;
+use super::record::{LAG_PART_OF_SLO, Summary};
 use super::setup::Bench;
 use super::work::{Mode, Plan, RunResult, run as run_once};
 
@@ -75,6 +75,7 @@ async fn sweep_rates(
     bench: &mut Bench,
     output: &mut Output,
 ) -> Result<(), Fault> {
+    bench.lag_max_ms = promise.p99_ms * LAG_PART_OF_SLO;
     let (ef, closed) = narrowest(promise.recall, settings, bench, output).await?;
     // More than in a closed loop can't be had for long.
     let mut bisection = Bisection::new(0.0, closed.figures.qps, steps);
@@ -120,9 +121,11 @@ async fn sweep_rates(
         best.figures.recall.unwrap_or(0.0)
     ));
     if limited {
-        output.say(
-            "At some rates the load tester was late itself; the server may be able to do more.",
-        );
+        output.say(&format!(
+            "At some rates the load tester was late itself, by more than {:.2} ms; the server may \
+             be able to do more.",
+            bench.lag_max_ms
+        ));
     }
     Ok(())
 }

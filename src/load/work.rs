@@ -167,7 +167,8 @@ pub(super) async fn run(
     let cpus = std::thread::available_parallelism().map_or(1, usize::from) as f64;
     let whole_seconds = run.pacer.began().elapsed().as_secs_f64().max(1e-9);
     let cpu_ratio = (cpu_seconds() - cpu_before) / whole_seconds / cpus;
-    let course = Course { target, planned: plan.duration, seconds, cpu_ratio };
+    let (planned, lag_max_ms) = (plan.duration, bench.lag_max_ms);
+    let course = Course { target, planned, seconds, cpu_ratio, lag_max_ms };
     let mut summary = run.record().summary(&course);
     (summary.run, summary.ef, summary.label) = (number, plan.ef, plan.label.clone());
     summary.partial = run.stopped.lock().unwrap_or_else(PoisonError::into_inner).take();

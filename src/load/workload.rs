@@ -15,6 +15,7 @@
 //! update = 2
 //! ```
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use serde::Deserialize;
@@ -63,6 +64,11 @@ pub(super) struct Weights([f64; 5]);
 impl Weights {
     pub(super) fn is_search_alone(&self) -> bool {
         self.0[1..].iter().all(|&weight| weight == 0.0)
+    }
+
+    /// The weight of each kind, by its word.
+    pub(super) fn by_word(&self) -> BTreeMap<&'static str, f64> {
+        Kind::ALL.iter().map(|&kind| (kind.word(), self.0[kind as usize])).collect()
     }
 
     pub(super) fn has(&self, kind: Kind) -> bool {

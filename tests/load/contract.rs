@@ -101,6 +101,7 @@ fn lines_of_json_have_their_keys() {
         "errors",
         "crowded_ratio",
         "lag_p99_ms",
+        "lag_max_ms",
         "cpu_ratio",
         "is_generator_limited",
         "is_rate_reached",
