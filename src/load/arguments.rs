@@ -3,9 +3,10 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::{Parser, Subcommand};
+use clap::{Args, Parser, Subcommand};
 
 use super::Fault;
+use super::peers::Target;
 use super::workload::{Weights, Workload};
 use crate::dataset::is_vectors_name;
 
@@ -148,6 +149,70 @@ pub(super) enum Command {
         #[command(subcommand)]
         what: Sweep,
     },
+    /// Measure KyroDB and other engines beside each other, at the same work
+    ///
+    /// Each engine searches at the narrowest width that has the recall, one request in flight and
+    /// then --concurrency; then stores documents, one a request. The engines take turns, and
+    /// figures are medians of the rounds. A peer gets a table `kyrodb_compare`, which is replaced
+    /// and at the end dropped, with KyroDB's distance, m and ef_construction. Peers: pgvector
+    /// (postgresql://USER@HOST:PORT/DATABASE, or HOST=DIRECTORY), chroma, qdrant, milvus
+    /// (http://HOST:PORT).
+    Compare(Compare),
+}
+
+#[derive(Args)]
+pub(super) struct Compare {
+    /// An engine and where it answers; may be given more than once
+    #[arg(long, value_name = "ENGINE=ADDRESS")]
+    peer: Vec<String>,
+
+    /// An engine that could not be started, and why: it stands in the table with the reason
+    #[arg(long, value_name = "ENGINE=REASON")]
+    absent: Vec<String>,
+
+    /// Least recall
+    #[arg(long, value_name = "RATIO", default_value_t = 0.95)]
+    recall: f64,
+
+    /// Rounds in which the engines take turns
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = 3,
+        value_parser = clap::value_parser!(u32).range(1..=99)
+    )]
+    rounds: u32,
+}
+
+/// A comparison, checked.
+pub(super) struct Comparison {
+    pub(super) targets: Vec<Target>,
+    pub(super) recall: f64,
+    pub(super) rounds: u32,
+}
+
+impl Compare {
+    fn settle(&self) -> Result<Comparison, Fault> {
+        check("--recall", self.recall, 0.0, 1.0, "a part of all")?;
+        let peers = self.peer.iter().map(|text| Target::peer(text));
+        let absent = self.absent.iter().map(|text| Target::absent(text));
+        let targets = peers.chain(absent).collect::<Result<Vec<Target>, Fault>>()?;
+        for (index, target) in targets.iter().enumerate() {
+            if targets[..index].iter().any(|other| other.kind == target.kind) {
+                let word = target.kind.word();
+                return Err(Fault::Usage(format!("{word} is named twice: give one of the two")));
+            }
+        }
+        Ok(Comparison { targets, recall: self.recall, rounds: self.rounds })
+    }
+}
+
+impl Comparison {
+    /// As lines of JSON have it; without addresses, which may hold passwords.
+    pub(super) fn shown(&self) -> serde_json::Value {
+        let peers: Vec<&str> = self.targets.iter().map(|target| target.kind.word()).collect();
+        serde_json::json!({"recall": self.recall, "rounds": self.rounds, "peers": peers})
+    }
 }
 
 #[derive(Subcommand)]
@@ -202,6 +267,7 @@ pub(super) struct Settings {
     pub(super) source: Source,
     pub(super) may_load: bool,
     pub(super) json: Option<PathBuf>,
+    pub(super) comparison: Option<Comparison>,
 }
 
 /// Where the vectors come from.
@@ -242,6 +308,10 @@ impl Arguments {
         check_count("--dataset times --dimension", values, VALUES_MAX)?;
         check_count("--k", k as usize, K_MAX as usize)?;
         check("--ef", f64::from(ef), 0.0, f64::from(EF_MAX), "0 is the server's own")?;
+        let comparison = match &self.command {
+            Some(Command::Compare(compare)) => Some(compare.settle()?),
+            _ => None,
+        };
         let source = self.source()?;
         if is_sweep {
             self.check_sweep(&workload, &source)?;
@@ -263,6 +333,7 @@ impl Arguments {
             source,
             may_load: self.load,
             json: self.json.clone(),
+            comparison,
         })
     }
 
@@ -308,17 +379,20 @@ impl Arguments {
     }
 
     fn check_sweep(&self, workload: &Workload, source: &Source) -> Result<(), Fault> {
+        let what = match &self.command {
+            Some(Command::Compare(_)) => "a comparison",
+            _ => "a sweep",
+        };
         if !matches!(source, Source::Files { truth: Some(_), .. }) {
-            return Err(Fault::Usage(
-                "a sweep needs ground truth, for the recall: --data DIR with gt_ids.npy, or \
+            return Err(Fault::Usage(format!(
+                "{what} needs ground truth, for the recall: --data DIR with gt_ids.npy, or \
                  --truth FILE (.npy or .ivecs)"
-                    .into(),
-            ));
+            )));
         }
         if !workload.weights.is_search_alone() {
-            return Err(Fault::Usage(
-                "a sweep is of searches alone: leave other operations out of the workload".into(),
-            ));
+            return Err(Fault::Usage(format!(
+                "{what} is of searches alone: leave other operations out of the workload"
+            )));
         }
         if let Some(Command::Sweep { what: Sweep::Rate { slo_p99_ms, recall, .. } }) = &self.command
         {

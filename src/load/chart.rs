@@ -12,8 +12,13 @@ const GRID: RGBColor = RGBColor(225, 228, 232);
 const INK: RGBColor = RGBColor(60, 66, 74);
 
 /// Colours that are told apart in grey and by the colour-blind as well.
-const COLOURS: [RGBColor; 4] =
-    [RGBColor(0, 114, 178), RGBColor(230, 159, 0), RGBColor(204, 51, 68), RGBColor(120, 120, 120)];
+const COLOURS: [RGBColor; 5] = [
+    RGBColor(0, 114, 178),
+    RGBColor(230, 159, 0),
+    RGBColor(204, 51, 68),
+    RGBColor(120, 120, 120),
+    RGBColor(0, 158, 115),
+];
 
 /// A line of a picture.
 pub(super) struct Line {

@@ -2,8 +2,8 @@
 //!
 //! `arguments` and `workload` say what is asked, `data` holds the vectors, `setup` puts them on
 //! the server, `pacing` decides when a request is due, `work` sends it (`client`), `record`
-//! counts what came of it, `sweep` repeats this over beam widths or rates, and `output`, `report`
-//! and `chart` tell.
+//! counts what came of it, `sweep` repeats this over beam widths or rates, `compare` measures other
+//! engines (`peers`) beside KyroDB, and `output`, `report` and `chart` tell.
 //!
 //! In an open loop a request is due at a time that was decided before, whatever became of those
 //! before it, and its latency counts from then: a server that stalls can't hide it.
@@ -11,10 +11,12 @@
 mod arguments;
 mod chart;
 mod client;
+mod compare;
 mod data;
 mod machine;
 mod output;
 mod pacing;
+mod peers;
 mod record;
 mod report;
 mod setup;
@@ -68,6 +70,7 @@ async fn measure(
 ) -> Result<(), Fault> {
     match &arguments.command {
         Some(Command::Sweep { what }) => sweep::run(what, settings, bench, output).await,
+        Some(Command::Compare(_)) => compare::run(settings, bench, output).await,
         None => {
             let mode = if arguments.closed { Mode::Closed } else { Mode::Open(settings.rate) };
             let label = if arguments.closed { "closed".to_owned() } else { "open".to_owned() };

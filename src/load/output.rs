@@ -11,7 +11,8 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::Fault;
-use super::arguments::Settings;
+use super::arguments::{Comparison, Settings};
+use super::chart::Chart;
 use super::machine::Machine;
 use super::record::{Figures, Interval, Summary};
 use super::report;
@@ -32,6 +33,23 @@ pub(super) struct Output {
     json: Option<(String, BufWriter<File>)>,
     bar: ProgressBar,
     results: Vec<(Summary, Vec<Interval>)>,
+    more: More,
+}
+
+/// What stands in the report beside runs.
+#[derive(Default)]
+pub(super) struct More {
+    pub(super) remarks: Vec<String>,
+    pub(super) charts: Vec<Chart>,
+    pub(super) tables: Vec<Table>,
+}
+
+/// Lines below their titles; the first cell of each says what the line is of.
+pub(super) struct Table {
+    pub(super) title: &'static str,
+    /// Words, aligned to the left; else numbers, to the right.
+    pub(super) is_text: bool,
+    pub(super) lines: Vec<Vec<String>>,
 }
 
 impl Output {
@@ -63,6 +81,7 @@ impl Output {
             "seed": settings.seed,
             "weights": settings.weights.by_word(),
             "k": settings.k,
+            "comparison": settings.comparison.as_ref().map(Comparison::shown),
             "hnsw_m": bench.server.hnsw_m,
             "hnsw_ef_construction": bench.server.hnsw_ef_construction,
             "hnsw_ef_search": bench.server.hnsw_ef_search,
@@ -70,7 +89,8 @@ impl Output {
             "fsync_policy": bench.server.fsync_policy,
         });
         let context = Context { versions, settings, machine: Machine::this() };
-        Ok(Self { context, json, bar: ProgressBar::hidden(), results: Vec::new() })
+        let bar = ProgressBar::hidden();
+        Ok(Self { context, json, bar, results: Vec::new(), more: More::default() })
     }
 
     /// Prints a line, above what shows the progress.
@@ -82,7 +102,41 @@ impl Output {
         });
     }
 
-    fn write_json(&mut self, line: &impl Serialize) -> Result<(), Fault> {
+    /// Shows on a terminal what goes on.
+    pub(super) fn begin(&mut self, what: String) {
+        let style = ProgressStyle::with_template("{prefix} [{elapsed}] {msg}");
+        let style = style.expect("the template is well-formed");
+        self.bar = ProgressBar::new_spinner().with_style(style).with_prefix(what);
+        self.bar.enable_steady_tick(Duration::from_millis(250));
+    }
+
+    /// It is over.
+    pub(super) fn end(&mut self) {
+        self.bar.finish_and_clear();
+        self.bar = ProgressBar::hidden();
+    }
+
+    /// Prints tables and remarks, and keeps them for the report.
+    pub(super) fn say_more(&mut self, more: More) {
+        for table in &more.tables {
+            self.say(&format!("\n{}", aligned(&table.lines, table.is_text)));
+        }
+        for remark in &more.remarks {
+            self.say(remark);
+        }
+        self.more = more;
+    }
+
+    /// Writes a line of JSON with what is the same for all runs.
+    pub(super) fn write_with_context(&mut self, line: Value) -> Result<(), Fault> {
+        let mut line = line;
+        if let (Value::Object(line), Value::Object(context)) = (&mut line, json!(self.context)) {
+            line.extend(context);
+        }
+        self.write_json(&line)
+    }
+
+    pub(super) fn write_json(&mut self, line: &impl Serialize) -> Result<(), Fault> {
         let Some((name, file)) = &mut self.json else { return Ok(()) };
         // Flushed at once: what is known stays known, whatever comes.
         let written = serde_json::to_string(line)
@@ -92,15 +146,11 @@ impl Output {
     }
 
     pub(super) fn begin_run(&mut self, plan: &Plan) {
-        let template = "{prefix} [{elapsed}] {msg}";
-        let style = ProgressStyle::with_template(template).expect("the template is well-formed");
         let rate = match plan.mode {
             Mode::Open(rate) => format!(", {rate:.0} a second"),
             Mode::Closed => String::new(),
         };
-        let prefix = format!("{}{rate}, {:.0?}", plan.label, plan.duration);
-        self.bar = ProgressBar::new_spinner().with_style(style).with_prefix(prefix);
-        self.bar.enable_steady_tick(Duration::from_millis(250));
+        self.begin(format!("{}{rate}, {:.0?}", plan.label, plan.duration));
     }
 
     pub(super) fn interval(&mut self, interval: &Interval) -> Result<(), Fault> {
@@ -114,14 +164,9 @@ impl Output {
     }
 
     pub(super) fn end_run(&mut self, result: &RunResult) -> Result<(), Fault> {
-        self.bar.finish_and_clear();
-        self.bar = ProgressBar::hidden();
+        self.end();
         self.results.push((result.summary.clone(), result.intervals.clone()));
-        let mut line = json!(result.summary);
-        if let (Value::Object(line), Value::Object(context)) = (&mut line, json!(self.context)) {
-            line.extend(context);
-        }
-        self.write_json(&line)
+        self.write_with_context(json!(result.summary))
     }
 
     /// A line for each run.
@@ -166,7 +211,7 @@ impl Output {
     /// If they can't be written.
     pub(super) fn finish(&mut self, html: Option<&Path>, svg: Option<&Path>) -> Result<(), Fault> {
         self.bar.finish_and_clear();
-        report::write(&self.context, &self.results, html, svg).map_err(Fault::Failed)
+        report::write(&self.context, &self.results, &self.more, html, svg).map_err(Fault::Failed)
     }
 }
 
@@ -199,12 +244,23 @@ fn table<'a>(first: &str, k: u32, rows: impl Iterator<Item = (&'a str, &'a Figur
         std::iter::once(label.to_owned()).chain(cells(figures)).collect::<Vec<String>>()
     });
     let lines: Vec<Vec<String>> = std::iter::once(head).chain(body).collect();
+    aligned(&lines, false)
+}
+
+/// Lines of cells as columns; the first is aligned to the left, the others if they are words.
+fn aligned(lines: &[Vec<String>], is_text: bool) -> String {
+    let columns = lines.first().map_or(0, Vec::len);
     let width = |column: usize| lines.iter().map(|line| line[column].chars().count()).max();
-    let widths: Vec<usize> = (0..lines[0].len()).map(|column| width(column).unwrap_or(0)).collect();
+    let widths: Vec<usize> = (0..columns).map(|column| width(column).unwrap_or(0)).collect();
     let shown = lines.iter().map(|line| {
-        let cells =
-            line.iter().zip(&widths).skip(1).map(|(cell, width)| format!("  {cell:>width$}"));
-        format!("{:<width$}{}", line[0], cells.collect::<String>(), width = widths[0])
+        let cells = line.iter().zip(&widths).enumerate().map(|(column, (cell, width))| {
+            if is_text || column == 0 {
+                format!("{cell:<width$}")
+            } else {
+                format!("{cell:>width$}")
+            }
+        });
+        cells.collect::<Vec<String>>().join("  ").trim_end().to_owned()
     });
     shown.collect::<Vec<String>>().join("\n")
 }

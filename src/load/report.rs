@@ -6,7 +6,7 @@ use std::path::Path;
 use serde_json::Value;
 
 use super::chart::{Chart, Line};
-use super::output::{Context, cells, titles};
+use super::output::{Context, More, Table, cells, titles};
 use super::record::{Figures, Interval, Summary};
 
 type Results = [(Summary, Vec<Interval>)];
@@ -21,6 +21,7 @@ type Shown = (&'static str, fn(&Figures) -> f64);
 pub(super) fn write(
     context: &Context,
     results: &Results,
+    more: &More,
     html: Option<&Path>,
     svg: Option<&Path>,
 ) -> Result<(), String> {
@@ -28,7 +29,8 @@ pub(super) fn write(
         return Ok(());
     }
     let mut pictures = Vec::new();
-    for chart in charts(results) {
+    let own = charts(results);
+    for chart in own.iter().chain(&more.charts) {
         pictures.push((chart.name, chart.draw()?));
     }
     if let Some(directory) = svg {
@@ -39,7 +41,7 @@ pub(super) fn write(
         }
     }
     if let Some(path) = html {
-        let page = page(context, results, &pictures);
+        let page = page(context, results, more, &pictures);
         let failed = |error: std::io::Error| format!("--report {}: {error}", path.display());
         std::fs::write(path, page).map_err(failed)?;
     }
@@ -136,10 +138,10 @@ const STYLE: &str = "body{font:15px/1.5 system-ui,sans-serif;max-width:64rem;mar
 padding:0 1rem;color:#22262b}table{border-collapse:collapse;margin:1rem 0;width:100%}\
 th,td{padding:.25rem .6rem;text-align:right;border-bottom:1px solid #e1e4e8;\
 font-variant-numeric:tabular-nums}th{font-weight:600}\
-th:first-child,td:first-child{text-align:left}.facts td{text-align:left}\
+th:first-child,td:first-child{text-align:left}.facts td,.facts th{text-align:left}\
 svg{max-width:100%;height:auto}.remark{color:#a3182b}";
 
-fn page(context: &Context, results: &Results, pictures: &[(&str, String)]) -> String {
+fn page(context: &Context, results: &Results, more: &More, pictures: &[(&str, String)]) -> String {
     let mut body = String::from("<h1>KyroDB under load</h1>\n");
     for (summary, _) in results {
         for remark in summary.remarks() {
@@ -147,17 +149,24 @@ fn page(context: &Context, results: &Results, pictures: &[(&str, String)]) -> St
             push(&mut body, format_args!("<p class=\"remark\">{text}</p>\n"));
         }
     }
+    for remark in &more.remarks {
+        push(&mut body, format_args!("<p class=\"remark\">{}</p>\n", escape(remark)));
+    }
     for (name, picture) in pictures {
         push(&mut body, format_args!("<figure id=\"{name}\">{picture}</figure>\n"));
     }
-    body.push_str("<h2>Runs</h2>\n");
-    let k = results.first().map_or(10, |(summary, _)| summary.k);
-    let runs = results.iter().map(|(summary, _)| (summary.label.clone(), &summary.figures));
-    push_table(&mut body, "RUN", k, runs);
+    for table in &more.tables {
+        push_lines(&mut body, table);
+    }
+    if let Some((summary, _)) = results.first() {
+        body.push_str("<h2>Runs</h2>\n");
+        let runs = results.iter().map(|(summary, _)| (summary.label.clone(), &summary.figures));
+        push_table(&mut body, "RUN", summary.k, runs);
+    }
     for (summary, _) in results.iter().filter(|(summary, _)| summary.operations.len() > 1) {
         push(&mut body, format_args!("<h2>Operations, {}</h2>\n", escape(&summary.label)));
         let rows = summary.operations.iter().map(|(word, figures)| ((*word).to_owned(), figures));
-        push_table(&mut body, "OPERATION", k, rows);
+        push_table(&mut body, "OPERATION", summary.k, rows);
     }
     body.push_str("<h2>What was measured where</h2>\n<table class=\"facts\">\n");
     let machine = serde_json::json!(context.machine);
@@ -188,6 +197,17 @@ fn push_table<'a>(
     for (label, figures) in rows {
         let cells = cells(figures).map(|cell| format!("<td>{cell}</td>")).concat();
         push(body, format_args!("<tr><td>{}</td>{cells}</tr>\n", escape(&label)));
+    }
+    body.push_str("</table>\n");
+}
+
+fn push_lines(body: &mut String, table: &Table) {
+    let class = if table.is_text { " class=\"facts\"" } else { "" };
+    push(body, format_args!("<h2>{}</h2>\n<table{class}>\n", table.title));
+    for (index, line) in table.lines.iter().enumerate() {
+        let tag = if index == 0 { "th" } else { "td" };
+        let cells = line.iter().map(|cell| format!("<{tag}>{}</{tag}>", escape(cell)));
+        push(body, format_args!("<tr>{}</tr>\n", cells.collect::<String>()));
     }
     body.push_str("</table>\n");
 }

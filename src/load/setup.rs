@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
 
@@ -31,6 +31,13 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long it waits for what a server answers at once.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
 
+/// A bulk load, until all of it is linked.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Loaded {
+    pub(super) documents: usize,
+    pub(super) seconds: f64,
+}
+
 /// Everything that runs share.
 pub(super) struct Bench {
     pub(super) clients: Vec<Client>,
@@ -42,6 +49,8 @@ pub(super) struct Bench {
     pub(super) server: ConfigResponse,
     /// Lag above which the load tester is the bottleneck.
     pub(super) lag_max_ms: f64,
+    /// The bulk load, if there was one.
+    pub(super) loaded: Option<Loaded>,
     /// Runs so far.
     pub(super) runs: usize,
 }
@@ -61,10 +70,13 @@ impl Bench {
         let server = client.get_config(soon(ConfigRequest {})).await;
         let server = server.map_err(|status| failed("GetConfig", &status))?.into_inner();
         check_dimension(&server, &data, &settings.source)?;
-        match settings.source {
-            Source::Random { .. } => seed(&clients, &data, settings).await?,
+        let loaded = match settings.source {
+            Source::Random { .. } => {
+                seed(&clients, &data, settings).await?;
+                None
+            }
             Source::Files { .. } => load(client, &data, settings.may_load).await?,
-        }
+        };
         let requests = Requests {
             data,
             filter: settings.filter.clone(),
@@ -82,6 +94,7 @@ impl Bench {
             seed: settings.seed,
             server,
             lag_max_ms: LAG_MAX_MS,
+            loaded,
             runs: 0,
         })
     }
@@ -157,8 +170,14 @@ fn document(data: &Data, row: usize) -> InsertRequest {
 }
 
 /// Sees that the server has every row, and loads what is missing if it may.
-async fn load(client: &mut Client, data: &Arc<Data>, may_load: bool) -> Result<(), Fault> {
+async fn load(
+    client: &mut Client,
+    data: &Arc<Data>,
+    may_load: bool,
+) -> Result<Option<Loaded>, Fault> {
     let missing = missing(client, data.base.count()).await?;
+    let documents = missing.len();
+    let begun = Instant::now();
     if !missing.is_empty() {
         if !may_load {
             return Err(Fault::Usage(format!(
@@ -182,10 +201,12 @@ async fn load(client: &mut Client, data: &Arc<Data>, may_load: bool) -> Result<(
             return Err(Fault::Failed(format!("{count} documents were refused: {why}")));
         }
     }
-    compare(client, data).await?;
     // A search of what is not linked yet is another search.
     let flush = client.flush_hot_tier(FlushRequest { force: true }).await;
-    flush.map(drop).map_err(|status| failed("FlushHotTier", &status))
+    flush.map_err(|status| failed("FlushHotTier", &status))?;
+    let seconds = begun.elapsed().as_secs_f64();
+    compare(client, data).await?;
+    Ok((documents > 0).then_some(Loaded { documents, seconds }))
 }
 
 /// Rows that the server has no document of.

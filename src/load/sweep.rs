@@ -130,6 +130,12 @@ async fn sweep_rates(
     Ok(())
 }
 
+/// Beam widths that are tried for `k` results, narrowest first.
+pub(super) fn widths(k: u32) -> Vec<u32> {
+    // No beam is narrower than what it has to find.
+    std::iter::once(k).chain(WIDTHS.into_iter().filter(|&ef| ef > k)).collect()
+}
+
 /// The narrowest beam that has the recall, and its run.
 async fn narrowest(
     recall: f64,
@@ -137,9 +143,7 @@ async fn narrowest(
     bench: &mut Bench,
     output: &mut Output,
 ) -> Result<(u32, Summary), Fault> {
-    let wide = WIDTHS.into_iter().filter(|&ef| ef > settings.k);
-    // No beam is narrower than what it has to find.
-    let widths: Vec<u32> = std::iter::once(settings.k).chain(wide).collect();
+    let widths = widths(settings.k);
     let (mut low, mut high) = (0, widths.len());
     let mut best = None;
     let mut highest = 0.0_f64;

@@ -207,18 +207,20 @@ fn filter(form: FilterForm) -> Result<MetadataFilter, String> {
     }
 }
 
+/// The name that somebody may have meant.
+pub(super) fn nearest_name<'a>(word: &str, known: &[&'a str]) -> Option<&'a str> {
+    let known = known.iter().map(|name| (strsim::normalized_damerau_levenshtein(word, name), name));
+    let nearest = known.max_by(|a, b| a.0.total_cmp(&b.0));
+    nearest.filter(|(similarity, _)| *similarity >= SIMILARITY_MIN).map(|(_, name)| *name)
+}
+
 /// Refuses a key that nobody would read.
 fn check_keys(table: &toml::Table, path: &str, known: &[&str]) -> Result<(), String> {
     let Some(key) = table.keys().find(|key| !known.contains(&key.as_str())) else {
         return Ok(());
     };
-    let nearest = known
-        .iter()
-        .map(|name| (strsim::normalized_damerau_levenshtein(key, name), name))
-        .max_by(|a, b| a.0.total_cmp(&b.0))
-        .filter(|(similarity, _)| *similarity >= SIMILARITY_MIN);
-    Err(match nearest {
-        Some((_, name)) => format!("unknown key `{path}{key}`; did you mean `{path}{name}`?"),
+    Err(match nearest_name(key, known) {
+        Some(name) => format!("unknown key `{path}{key}`; did you mean `{path}{name}`?"),
         None => format!("unknown key `{path}{key}`; known are {}", known.join(", ")),
     })
 }
