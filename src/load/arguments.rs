@@ -226,6 +226,16 @@ pub(super) enum Sweep {
             value_parser = clap::value_parser!(u32).range(1..=10_000)
         )]
         widths: Vec<u32>,
+
+        /// Rounds in which the widths take turns; of each width, the run with the median rate
+        /// counts
+        #[arg(
+            long,
+            value_name = "N",
+            default_value_t = 3,
+            value_parser = clap::value_parser!(u32).range(1..=99)
+        )]
+        rounds: u32,
     },
     /// The highest rate that keeps the promise, at the narrowest beam that has the recall
     Rate {

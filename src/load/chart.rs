@@ -65,7 +65,8 @@ impl Chart {
             .set_label_area_size(LabelAreaPosition::Bottom, 48);
         let (x, y) = (self.range_x(), self.range_y());
         if self.is_log {
-            let chart = builder.build_cartesian_2d(x, y.log_scale())?;
+            let marks = marks(&y);
+            let chart = builder.build_cartesian_2d(x, y.log_scale().with_key_points(marks))?;
             self.draw_lines(chart)
         } else {
             self.draw_lines(builder.build_cartesian_2d(x, y)?)
@@ -148,6 +149,17 @@ fn bounds(values: impl Iterator<Item = f64>) -> (f64, f64) {
     if min > max { (0.0, 1.0) } else { (min, max) }
 }
 
+/// Where an axis that grows by factors has its lines: at 1, 2 and 5 of each power of ten, or at the
+/// powers alone if it spans many.
+fn marks(range: &std::ops::Range<f64>) -> Vec<f64> {
+    const POWERS_MAX: f64 = 3.5;
+    let is_wide = (range.end / range.start).log10() > POWERS_MAX;
+    let steps: &[f64] = if is_wide { &[1.0] } else { &[1.0, 2.0, 5.0] };
+    let exponents = range.start.log10().floor() as i32..=range.end.log10().ceil() as i32;
+    let marks = exponents.flat_map(|exponent| steps.iter().map(move |s| s * 10_f64.powi(exponent)));
+    marks.filter(|mark| range.contains(mark)).collect()
+}
+
 /// A number as short as it can be told.
 fn shown(value: f64) -> String {
     let text = match value.abs() {
@@ -194,6 +206,13 @@ mod tests {
                 chart(points, is_log).draw().unwrap();
             }
         }
+    }
+
+    #[test]
+    fn an_axis_by_factors_has_marks_that_are_told_apart() {
+        assert_eq!(marks(&(0.7..24.0)), [1.0, 2.0, 5.0, 10.0, 20.0]);
+        assert_eq!(marks(&(3.0..4.0)), [0.0; 0]);
+        assert_eq!(marks(&(1.0..20_000.0)), [1.0, 10.0, 100.0, 1_000.0, 10_000.0]);
     }
 
     #[test]

@@ -8,6 +8,7 @@ use serde_json::Value;
 use super::chart::{Chart, Line};
 use super::output::{Context, More, Table, cells, titles};
 use super::record::{Figures, Interval, Summary};
+use super::sweep::typical;
 
 type Results = [(Summary, Vec<Interval>)];
 
@@ -52,10 +53,9 @@ pub(super) fn write(
 fn charts(results: &Results) -> Vec<Chart> {
     let summaries = || results.iter().map(|(summary, _)| summary);
     let mut charts = Vec::new();
-    let mut closed: Vec<&Summary> =
-        summaries().filter(|s| s.mode == "closed" && s.figures.recall.is_some()).collect();
+    let closed = summaries().filter(|s| s.mode == "closed" && s.figures.recall.is_some());
+    let closed = typical(closed);
     if closed.len() > 1 {
-        closed.sort_by_key(|summary| summary.ef);
         charts.push(recall_chart(&closed));
     }
     let mut open: Vec<&Summary> = summaries().filter(|s| s.target_qps.is_some()).collect();

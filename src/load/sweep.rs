@@ -24,7 +24,9 @@ pub(super) async fn run(
     output: &mut Output,
 ) -> Result<(), Fault> {
     match what {
-        Sweep::Ef { widths } => sweep_widths(widths, settings, bench, output).await,
+        Sweep::Ef { widths, rounds } => {
+            sweep_widths(widths, *rounds, settings, bench, output).await
+        }
         Sweep::Rate { slo_p99_ms, recall, steps } => {
             let promise = Promise { p99_ms: *slo_p99_ms, recall: *recall };
             sweep_rates(&promise, *steps, settings, bench, output).await
@@ -34,23 +36,35 @@ pub(super) async fn run(
 
 async fn sweep_widths(
     widths: &[u32],
+    rounds: u32,
     settings: &Settings,
     bench: &mut Bench,
     output: &mut Output,
 ) -> Result<(), Fault> {
-    let mut summaries = Vec::new();
-    for &ef in widths {
-        let summary = one(bench, settings, Mode::Closed, ef, output).await;
-        match summary {
-            Ok(summary) => summaries.push(summary),
-            Err(fault) => {
-                output.say_table(&summaries);
-                return Err(fault);
+    let mut runs = Vec::new();
+    let mut outcome = Ok(());
+    // The widths take turns: what else the machine does at a time is not one width's alone.
+    'rounds: for _ in 0..rounds {
+        for &ef in widths {
+            match one(bench, settings, Mode::Closed, ef, output).await {
+                Ok(summary) => runs.push(summary),
+                Err(fault) => {
+                    outcome = Err(fault);
+                    break 'rounds;
+                }
             }
         }
     }
-    output.say_table(&summaries);
-    Ok(())
+    let typical: Vec<Summary> = typical(runs.iter()).into_iter().cloned().collect();
+    output.say_table(&typical);
+    outcome
+}
+
+/// Of the runs with each beam width the one with the median rate, narrowest first.
+pub(super) fn typical<'a>(runs: impl Iterator<Item = &'a Summary>) -> Vec<&'a Summary> {
+    let mut runs: Vec<&Summary> = runs.collect();
+    runs.sort_by(|a, b| a.ef.cmp(&b.ef).then(a.figures.qps.total_cmp(&b.figures.qps)));
+    runs.chunk_by(|a, b| a.ef == b.ef).map(|runs| runs[runs.len() / 2]).collect()
 }
 
 /// What is promised to those who ask.

@@ -50,6 +50,8 @@ fn a_sweep_over_beams_draws_its_curve() {
         "sweep",
         "ef",
         "10,200",
+        "--rounds",
+        "2",
         "--data",
         text(&npy),
         "--load",
@@ -63,7 +65,9 @@ fn a_sweep_over_beams_draws_its_curve() {
     assert_says(&printed, &["ef 10 ", "ef 200 ", "RECALL@10"]);
     let summaries = place.lines("summary");
     let recalls: Vec<f64> = summaries.iter().map(|line| number(line, "recall")).collect();
+    assert_eq!(recalls.len(), 4, "two rounds, in turns");
     assert!(recalls[0] < recalls[1] && recalls[1] > 0.95, "{recalls:?}");
+    assert_eq!(printed.matches("ef 10 ").count(), 1, "one line of both: {printed}");
     let page = std::fs::read_to_string(page).unwrap();
     assert_says(&page, &["<!doctype html>", "ef 200", "p99", "kernel", "</html>"]);
     assert_eq!(page.matches("<svg").count(), 2, "recall and latency over time");
