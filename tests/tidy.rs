@@ -131,7 +131,7 @@ fn unsafe_is_where_it_is_expected() {
         .filter(|(name, text)| name != "tests/tidy.rs" && code(text).contains("unsafe {"))
         .map(|(name, _)| name)
         .collect();
-    let expected = ["kernels/simd", "store/arena", "store/vectors"];
+    let expected = ["kernels/simd", "store/arena", "store/rows"];
     let mut expected = expected.map(|name| format!("src/{name}.rs")).to_vec();
     // A counting allocator can't do without.
     expected.push("tests/slo/allocations.rs".into());

@@ -12,6 +12,7 @@
 //!
 //! [`scalar`] is the oracle of every SIMD test; [`simd`] is what runs.
 
+pub mod codes;
 pub mod scalar;
 pub mod simd;
 
@@ -76,6 +77,10 @@ pub trait Distance: Copy + 'static {
     /// Distance of two vectors; smaller is nearer. Finite for finite input, except that an
     /// overflow to infinity is allowed and sorts last.
     fn between(source: &[f32], target: &[f32]) -> f32;
+
+    /// The distance of two vectors whose product this is, from that and the squares of their
+    /// lengths.
+    fn of_dot(dot: f32, source_square: f32, target_square: f32) -> f32;
 }
 
 /// Negated dot product: cosine on unit vectors, or inner product.
@@ -87,6 +92,11 @@ impl Distance for NegatedDot {
     fn between(source: &[f32], target: &[f32]) -> f32 {
         -simd::dot(source, target)
     }
+
+    #[inline]
+    fn of_dot(dot: f32, _: f32, _: f32) -> f32 {
+        -dot
+    }
 }
 
 /// Squared euclidean distance.
@@ -97,6 +107,11 @@ impl Distance for SquaredEuclidean {
     #[inline]
     fn between(source: &[f32], target: &[f32]) -> f32 {
         simd::squared_euclidean(source, target)
+    }
+
+    #[inline]
+    fn of_dot(dot: f32, source_square: f32, target_square: f32) -> f32 {
+        source_square + target_square - 2.0 * dot
     }
 }
 
@@ -178,6 +193,36 @@ mod tests {
             assert!((dot.0 - dot.1).abs() <= bound, "dot {dot:?} at {dimension}");
             let squares = (simd::squared_euclidean(a, b), scalar::squared_euclidean(a, b));
             assert!((squares.0 - squares.1).abs() <= bound, "l2 {squares:?} at {dimension}");
+        }
+    }
+
+    /// A small deterministic stream of codes, its ends the extremes.
+    fn code_values(seed: u64, count: usize) -> Vec<i8> {
+        let mut values: Vec<i8> = (0..count as u64)
+            .map(|i| (crate::types::mix(seed ^ i << 20) % 255) as u8 as i8)
+            .collect();
+        values.iter_mut().for_each(|value| *value = (*value).max(-127));
+        values[0] = 127;
+        values[count - 1] = -127;
+        values
+    }
+
+    #[test]
+    fn code_products_equal_scalar_for_every_dimension() {
+        for dimension in 1..=4_099 {
+            // Odd starts make the rows unaligned.
+            let a = code_values(dimension as u64, dimension + 1);
+            let rows =
+                [1, 3, 64].map(|start| code_values(7_919 + start, dimension + start as usize));
+            let rows = [&rows[0][1..], &rows[1][3..], &rows[2][64..]];
+            for query in [&a[1..], &vec![127; dimension], &vec![-127; dimension]] {
+                let bias = simd::code_bias(query);
+                let mut found = Vec::new();
+                simd::each_code_dot(query, bias, rows.into_iter(), |dot| found.push(dot));
+                let truth = rows.map(|row| scalar::code_dot(query, row));
+                assert_eq!(found, truth, "at {dimension}");
+                assert_eq!(rows.map(|row| simd::code_dot(query, row)), truth, "at {dimension}");
+            }
         }
     }
 

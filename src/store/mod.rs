@@ -10,12 +10,14 @@
 //! [`Store::close_snapshot`] bracket it. After that a dead version's metadata goes, and its slot
 //! is used again, unless the graph still walks through it.
 //!
-//! Vectors, ids and lifetimes lie in arenas that other threads may read. Metadata and the id
+//! Vectors, their codes, ids and lifetimes lie in arenas that other threads may read. Metadata and the id
 //! index belong to the owner alone.
 
 pub mod arena;
+mod codes;
 mod ids;
 pub mod payload;
+mod rows;
 mod saved;
 mod vectors;
 
@@ -23,6 +25,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use self::arena::{Arena, SLOTS_MAX};
+pub use self::codes::{Codes, OwnCode};
 pub use self::ids::Index;
 use self::ids::{Ids, Slots};
 use self::payload::Payload;
@@ -73,6 +76,7 @@ impl Replaced {
 /// The documents of one shard.
 pub struct Store {
     vectors: Vectors,
+    codes: Option<Codes>,
     doc_ids: Arena<AtomicU64>,
     lives: Arena<Life>,
     payloads: Vec<Box<[Option<Payload>]>>,
@@ -109,6 +113,7 @@ impl Store {
     pub fn new(dimension: usize) -> Self {
         Self {
             vectors: Vectors::new(dimension),
+            codes: None,
             doc_ids: Arena::per_slot(),
             lives: Arena::per_slot(),
             payloads: Vec::new(),
@@ -126,6 +131,19 @@ impl Store {
     #[must_use]
     pub fn vectors(&self) -> &Vectors {
         &self.vectors
+    }
+
+    /// The same with codes beside the vectors; `are_unit` if all vectors will have length 1.
+    #[must_use]
+    pub fn with_codes(dimension: usize, are_unit: bool) -> Self {
+        Self { codes: Some(Codes::new(dimension, are_unit)), ..Self::new(dimension) }
+    }
+
+    /// The codes of the vectors, by slot, if they are kept.
+    #[inline]
+    #[must_use]
+    pub fn codes(&self) -> Option<&Codes> {
+        self.codes.as_ref()
     }
 
     /// Documents alive now.
@@ -211,11 +229,16 @@ impl Store {
         let former = self.retire(lsn, id);
         let slot = match self.free.pop() {
             Some(slot) => {
+                if let Some(codes) = &mut self.codes {
+                    codes.put(slot, vector);
+                }
                 self.vectors.replace(slot, vector);
                 slot
             }
             None => {
+                let coded = self.codes.as_ref().map(|codes| codes.append(vector));
                 let slot = self.vectors.append(vector);
+                assert!(coded.is_none_or(|coded| coded == slot), "a code for each vector");
                 self.doc_ids.reserve(slot.index());
                 self.lives.reserve(slot.index());
                 self.reserve_payload(slot);

@@ -113,6 +113,12 @@ impl Store {
             return Err("a block of vectors that does not hold whole ones".into());
         }
         self.vectors.restore(start, &values(bytes));
+        if let Some(codes) = &mut self.codes {
+            let rows = bytes.len() / self.vectors.row_bytes();
+            for slot in (start..).take(rows).map(Slot) {
+                codes.put(slot, self.vectors.values(slot));
+            }
+        }
         Ok(())
     }
 

@@ -1,78 +1,39 @@
-//! Vectors: rows of `f32` in chunks that never move, each row padded to whole cache lines.
-//!
-//! Appending takes `&self`, so that other threads may walk the rows that exist while the owner
-//! adds more. Two rules make that sound, and both are kept here, not by callers:
-//! - a row below `count` is never written through `&self`;
-//! - `count` moves, with release, only after the row is complete, and readers check it with
-//!   acquire.
-//!
-//! Re-using a row needs `&mut self`: nobody else can be reading then.
+//! Vectors: rows of `f32` by slot, as [`Rows`] keeps them: in place for good, padded to whole
+//! cache lines, and readable by other threads while the owner appends.
 
-use std::cell::UnsafeCell;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-
-use bytemuck::{Pod, Zeroable};
-
-use super::arena::{Arena, SLOTS_MAX};
+use super::rows::Rows;
 use crate::types::Slot;
 
 /// Values in a cache line.
-pub const LINE_VALUES: usize = 16;
-
-#[derive(Clone, Copy, Pod, Zeroable)]
-#[repr(C, align(64))]
-struct Line([f32; LINE_VALUES]);
-
-#[derive(Zeroable)]
-#[repr(transparent)]
-struct LineCell(UnsafeCell<Line>);
-
-#[expect(unsafe_code, reason = "rows are shared between threads under the rules above")]
-// SAFETY: a line is written only below an exclusive borrow of `Vectors`, or above `count`, where
-// no reader looks and `appending` admits one writer.
-unsafe impl Sync for LineCell {}
+pub const LINE_VALUES: usize = Rows::<f32>::LINE_VALUES;
 
 /// The vectors of one shard, by slot.
-pub struct Vectors {
-    dimension: usize,
-    row_values: usize,
-    lines: Arena<LineCell>,
-    count: AtomicU32,
-    appending: AtomicBool,
-}
+pub struct Vectors(Rows<f32>);
 
 impl Vectors {
     /// No vectors yet, each to be of `dimension` values.
     #[must_use]
     pub fn new(dimension: usize) -> Self {
-        assert!(dimension > 0);
-        let row_lines = dimension.div_ceil(LINE_VALUES);
-        Self {
-            dimension,
-            row_values: row_lines * LINE_VALUES,
-            lines: Arena::new(row_lines, SLOTS_MAX),
-            count: AtomicU32::new(0),
-            appending: AtomicBool::new(false),
-        }
+        Self(Rows::new(dimension))
     }
 
     /// Values in a vector, without padding.
     #[must_use]
     pub fn dimension(&self) -> usize {
-        self.dimension
+        self.0.width()
     }
 
     /// Bytes of a row, padding included.
     #[must_use]
     pub fn row_bytes(&self) -> usize {
-        self.row_values * size_of::<f32>()
+        self.0.row_values() * size_of::<f32>()
     }
 
     /// Rows that exist.
     #[inline]
     #[must_use]
     pub fn count(&self) -> u32 {
-        self.count.load(Ordering::Acquire)
+        self.0.count()
     }
 
     /// `vector` padded with zeros to the length of a row, which changes none of the distances.
@@ -85,11 +46,11 @@ impl Vectors {
 
     /// The same, in the place of what `padded` holds.
     pub fn pad_into(&self, vector: &[f32], padded: &mut Vec<f32>) {
-        assert_eq!(vector.len(), self.dimension);
+        assert_eq!(vector.len(), self.dimension());
         padded.clear();
-        padded.reserve_exact(self.row_values);
+        padded.reserve_exact(self.0.row_values());
         padded.extend_from_slice(vector);
-        padded.resize(self.row_values, 0.0);
+        padded.resize(self.0.row_values(), 0.0);
     }
 
     /// Row `slot`, padding included.
@@ -99,48 +60,23 @@ impl Vectors {
     #[inline]
     #[must_use]
     pub fn row(&self, slot: Slot) -> &[f32] {
-        assert!(slot.0 < self.count(), "row {} of {}", slot.0, self.count());
-        let lines = self.lines.row(slot.index());
-        #[expect(unsafe_code, reason = "a row is lines behind UnsafeCell")]
-        // SAFETY: the lines lie side by side in one chunk (`repr(transparent)` over a `repr(C)`
-        // array of f32, 64 bytes each). The row is below `count`, so it was complete before the
-        // acquire load above and is not written while `self` is borrowed.
-        unsafe {
-            std::slice::from_raw_parts(lines.as_ptr().cast::<f32>(), lines.len() * LINE_VALUES)
-        }
+        self.0.row(slot)
     }
 
     /// Row `slot` without padding.
     #[must_use]
     pub fn values(&self, slot: Slot) -> &[f32] {
-        &self.row(slot)[..self.dimension]
+        &self.row(slot)[..self.dimension()]
     }
 
     /// Adds a row and returns its slot.
     ///
     /// # Panics
-    /// If the length is not the dimension, if [`SLOTS_MAX`] rows exist, or if another thread is
-    /// appending: a shard has one owner.
+    /// If the length is not the dimension, if [`SLOTS_MAX`](super::arena::SLOTS_MAX) rows exist,
+    /// or if another thread is appending: a shard has one owner.
     pub fn append(&self, vector: &[f32]) -> Slot {
-        assert_eq!(vector.len(), self.dimension);
-        assert!(!self.appending.swap(true, Ordering::Acquire), "a shard has one owner");
-        let slot = Slot(self.count.load(Ordering::Relaxed));
-        assert!(slot.index() < SLOTS_MAX, "the caller checks the bound");
-        self.lines.reserve(slot.index());
-        let lines = self.lines.row(slot.index());
-        for (cell, values) in lines.iter().zip(vector.chunks(LINE_VALUES)) {
-            let mut line = Line::zeroed();
-            line.0[..values.len()].copy_from_slice(values);
-            #[expect(unsafe_code, reason = "writes the row before anyone may see it")]
-            // SAFETY: the row is not below `count`, so no reader has a reference to it, and
-            // `appending` keeps other writers out.
-            unsafe {
-                *cell.0.get() = line;
-            }
-        }
-        self.count.store(slot.0 + 1, Ordering::Release);
-        self.appending.store(false, Ordering::Release);
-        slot
+        assert_eq!(vector.len(), self.dimension());
+        self.0.append(|row| row[..vector.len()].copy_from_slice(vector))
     }
 
     /// Puts rows back, padding included, from `start` on. They count as existing from now on, and
@@ -149,27 +85,17 @@ impl Vectors {
     /// # Panics
     /// If `values` are not whole rows.
     pub fn restore(&mut self, start: u32, values: &[f32]) {
-        assert_eq!(values.len() % self.row_values, 0);
-        let mut index = start as usize;
-        for row in values.chunks(self.row_values) {
-            self.lines.reserve(index);
-            let (lines, _) = row.as_chunks();
-            for (cell, line) in self.lines.row_mut(index).iter_mut().zip(lines) {
-                cell.0.get_mut().0 = *line;
-            }
-            index += 1;
+        assert_eq!(values.len() % self.0.row_values(), 0);
+        for (slot, row) in (start..).zip(values.chunks(self.0.row_values())) {
+            self.0.row_mut(Slot(slot)).copy_from_slice(row);
         }
-        *self.count.get_mut() = (*self.count.get_mut()).max(index as u32);
     }
 
     /// Replaces row `slot`, whose former document nobody can reach any more.
     pub fn replace(&mut self, slot: Slot, vector: &[f32]) {
-        assert_eq!(vector.len(), self.dimension);
+        assert_eq!(vector.len(), self.dimension());
         assert!(slot.0 < self.count());
-        let lines = self.lines.row_mut(slot.index());
-        for (cell, values) in lines.iter_mut().zip(vector.chunks(LINE_VALUES)) {
-            cell.0.get_mut().0[..values.len()].copy_from_slice(values);
-        }
+        self.0.row_mut(slot)[..vector.len()].copy_from_slice(vector);
     }
 }
 

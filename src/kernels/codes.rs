@@ -1,0 +1,144 @@
+//! 8-bit codes of vectors: how they are made, and what distances follow from them.
+//!
+//! The product of two codes is exact in 32 bits: 4,096 products of at most 127² stay below 2²⁷.
+//! What is not exact is the code: each value is off by at most half a scale.
+
+use super::{Distance, simd};
+
+/// Largest value of a code.
+const CODE_MAX: f32 = 127.0;
+
+/// Added to a small number, it leaves the nearest whole one in the low bits of the sum.
+const ROUND: f32 = 1.5 * (1 << 23) as f32;
+
+/// Errors of rounding are independent for all but constructed vectors, and a sum of such errors is
+/// beyond this many scales of the other vector's length less than once in ten million times
+/// (Hoeffding: 2·exp(−2·3²)).
+const ERROR_SCALES: f32 = 3.0;
+
+/// A vector as whole numbers and what 1 of them stands for.
+#[derive(Clone, Copy, Debug)]
+pub struct Code<'a> {
+    /// The numbers.
+    pub values: &'a [i8],
+    /// What a value of 1 stands for.
+    pub scale: f32,
+    /// The square of the length of the vector that was coded.
+    pub square: f32,
+}
+
+/// Codes `vector` into `values`, of the same length. Returns the scale: 0 for a vector of zeros,
+/// or of values so small that they are as good as that.
+pub fn encode(vector: &[f32], values: &mut [i8]) -> f32 {
+    assert_eq!(vector.len(), values.len());
+    let largest = vector.iter().fold(0.0_f32, |largest, value| largest.max(value.abs()));
+    let per_scale = CODE_MAX / largest;
+    if !per_scale.is_finite() || per_scale == 0.0 {
+        values.fill(0);
+        return 0.0;
+    }
+    for (code, value) in values.iter_mut().zip(vector) {
+        *code = (value * per_scale + ROUND).to_bits() as i8;
+    }
+    largest / CODE_MAX
+}
+
+/// A code that others are compared with, and what is the same for all of them.
+#[derive(Clone, Copy, Debug)]
+pub struct Origin<'a> {
+    code: Code<'a>,
+    length: f32,
+    bias: i32,
+}
+
+impl<'a> Origin<'a> {
+    /// Makes ready to compare with `code`.
+    #[must_use]
+    pub fn new(code: Code<'a>) -> Self {
+        Self { code, length: code.square.sqrt(), bias: simd::code_bias(code.values) }
+    }
+
+    /// Calls `each` with the product of the values with those of each row, as whole numbers.
+    #[inline]
+    pub fn each_product<'r>(&self, rows: impl Iterator<Item = &'r [i8]>, each: impl FnMut(i32)) {
+        simd::each_code_dot(self.code.values, self.bias, rows, each);
+    }
+
+    /// The distance to another vector of `scale` and `square`, when the product of values is this.
+    #[inline]
+    #[must_use]
+    pub fn distance<D: Distance>(&self, product: i32, scale: f32, square: f32) -> f32 {
+        D::of_dot(product as f32 * (self.code.scale * scale), self.code.square, square)
+    }
+
+    /// How much less than [`Origin::distance`] the distance of the vectors themselves may be.
+    #[must_use]
+    pub fn error<D: Distance>(&self, scale: f32, square: f32) -> f32 {
+        let dot = ERROR_SCALES * (scale * self.length + self.code.scale * square.sqrt());
+        (D::of_dot(dot, 0.0, 0.0) - D::of_dot(0.0, 0.0, 0.0)).abs()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{NegatedDot, SquaredEuclidean, normalize, scalar};
+    use super::*;
+    use crate::types::mix;
+
+    fn vector(seed: u64, width: usize) -> Vec<f32> {
+        let value = |i| (mix(mix(seed) ^ i) >> 40) as f32 / (1 << 23) as f32 - 1.0;
+        (0..width as u64).map(value).collect()
+    }
+
+    fn coded(vector: &[f32]) -> (Vec<i8>, f32) {
+        let mut values = vec![0; vector.len()];
+        let scale = encode(vector, &mut values);
+        (values, scale)
+    }
+
+    #[test]
+    fn every_value_is_within_half_a_scale() {
+        for (seed, factor) in [(1, 1.0), (2, 1e-30), (3, 1e30), (4, f32::MAX)] {
+            let vector: Vec<f32> = vector(seed, 333).iter().map(|value| value * factor).collect();
+            let (values, scale) = coded(&vector);
+            assert_eq!(values.iter().map(|value| value.unsigned_abs()).max(), Some(127));
+            for (&value, &code) in vector.iter().zip(&values) {
+                let off = (f64::from(value) - f64::from(code) * f64::from(scale)).abs();
+                assert!(off <= 0.5001 * f64::from(scale), "{value} as {code} of {scale}");
+            }
+        }
+        for nothing in [vec![0.0; 9], vec![-0.0; 9], vec![f32::MIN_POSITIVE / 4.0; 9]] {
+            assert_eq!(coded(&nothing), (vec![0; 9], 0.0));
+        }
+    }
+
+    #[test]
+    fn distances_are_within_the_error() {
+        for seed in 0..200 {
+            let (mut a, mut b) = (vector(2 * seed, 96), vector(2 * seed + 1, 96));
+            if seed % 2 == 0 {
+                assert!(normalize(&mut a) && normalize(&mut b));
+            }
+            let squares = [scalar::dot(&a, &a), scalar::dot(&b, &b)];
+            let ((a_values, a_scale), (b_values, b_scale)) = (coded(&a), coded(&b));
+            let code = Code { values: &a_values, scale: a_scale, square: squares[0] };
+            let origin = Origin::new(code);
+            let mut products = Vec::new();
+            origin.each_product([&b_values[..]].into_iter(), |product| products.push(product));
+            let near = |found: f32, truth: f32, error: f32| {
+                assert!((found - truth).abs() <= error, "{found} for {truth} within {error}");
+                assert!(error < 0.1 * squares[0].max(1.0), "an error of {error} says nothing");
+            };
+            near(
+                origin.distance::<NegatedDot>(products[0], b_scale, squares[1]),
+                -scalar::dot(&a, &b),
+                origin.error::<NegatedDot>(b_scale, squares[1]),
+            );
+            near(
+                origin.distance::<SquaredEuclidean>(products[0], b_scale, squares[1]),
+                scalar::squared_euclidean(&a, &b),
+                origin.error::<SquaredEuclidean>(b_scale, squares[1]),
+            );
+        }
+    }
+}
