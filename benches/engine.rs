@@ -46,6 +46,7 @@ fn engine() -> Engine {
     let mut engine = Engine::new(Params {
         metric: Metric::Cosine,
         dimension: WIDTH,
+        codes: true,
         graph: graph::Params { m: 16, ef_construction: 200, seed: 42 },
         hot_documents_max: usize::MAX,
         capacity: Arc::new(Capacity::new(usize::MAX)),

@@ -205,6 +205,7 @@ pub fn trial(view: &View, manifest: &Manifest) -> Result<u64> {
         let params = Params {
             metric,
             dimension: manifest.dimension as usize,
+            codes: false,
             graph: graph::Params { m, ef_construction: m, seed: 0 },
             hot_documents_max: usize::MAX,
             capacity: Arc::new(Capacity::new(usize::MAX)),

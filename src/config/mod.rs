@@ -17,8 +17,8 @@ use serde::{Deserialize, Serialize};
 pub use self::load::{Overrides, from_bytes, generate, load};
 pub(crate) use self::validate::DIMENSION_MAX;
 pub use self::words::{
-    CacheStrategy, Distance, Environment, FsyncPolicy, LogFormat, LogLevel, ObservabilityAuth,
-    RecoveryMode,
+    CacheStrategy, Codes, Distance, Environment, FsyncPolicy, LogFormat, LogLevel,
+    ObservabilityAuth, RecoveryMode,
 };
 
 /// Everything.
@@ -176,6 +176,9 @@ pub struct HnswSection {
     pub dimension: usize,
     /// How vectors are compared.
     pub distance: Distance,
+    /// What walks compare: the vectors, or codes of them, kept beside them in memory. Results
+    /// and scores always come from vectors.
+    pub codes: Codes,
     /// Kept for clients that read it back; vectors are always scaled under cosine.
     pub disable_normalization_check: bool,
     /// Decides the levels of the graph, with the document ids.
@@ -347,6 +350,7 @@ impl Default for HnswSection {
             ef_search: 50,
             dimension: 0,
             distance: Distance::Cosine,
+            codes: Codes::Auto,
             disable_normalization_check: false,
             seed: 0,
         }

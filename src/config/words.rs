@@ -100,6 +100,19 @@ words! {
 }
 
 words! {
+    /// What a walk of the graph compares.
+    Codes {
+        /// 8-bit codes under cosine, vectors otherwise.
+        Auto = "auto",
+        /// Vectors.
+        None = "none",
+        /// 8-bit codes of the vectors.
+        Sq8 = "sq8",
+    }
+    default Auto
+}
+
+words! {
     /// When an acknowledged write is durable.
     FsyncPolicy {
         /// fdatasync before the acknowledgement.

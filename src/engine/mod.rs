@@ -35,7 +35,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use self::hot::HotTier;
 pub use self::read::{Document, Hit, Query, Search, SearchOutcome};
 pub use self::write::{Outcome, Staged, Write};
-use crate::graph::insert::Linker;
+use crate::graph::insert::{Linker, Rows};
 use crate::graph::search::{Scratch, Work};
 use crate::graph::{self, Graph};
 use crate::kernels::Metric;
@@ -80,6 +80,9 @@ pub struct Params {
     pub metric: Metric,
     /// Values in a vector.
     pub dimension: usize,
+    /// Walks go by 8-bit codes of the vectors, kept beside them; what they find is compared as
+    /// vectors.
+    pub codes: bool,
     /// The graph's own parameters.
     pub graph: graph::Params,
     /// Most documents in the hot tier; writes beyond it are refused until some are linked.
@@ -135,8 +138,13 @@ impl Engine {
     /// An empty shard.
     #[must_use]
     pub fn new(params: Params) -> Self {
+        let store = if params.codes {
+            Store::with_codes(params.dimension, params.metric == Metric::Cosine)
+        } else {
+            Store::new(params.dimension)
+        };
         Self {
-            store: Store::new(params.dimension),
+            store,
             graph: Graph::new(params.graph),
             params,
             hot: HotTier::default(),
@@ -232,7 +240,8 @@ impl Engine {
         };
         let is_live = |slot| store.is_live(slot);
         let linked = with_distance!(params.metric.for_linking(), D => {
-            current.step::<D>(graph, store.vectors(), link_scratch, is_live)
+            let rows = Rows { vectors: store.vectors(), codes: store.codes() };
+            current.step::<D>(graph, rows, link_scratch, is_live)
         });
         if linked {
             // The document may have died meanwhile; then nobody counted it as linked.

@@ -6,15 +6,19 @@
 //! - **scan**: look at every document. Exact; for filters, for small shards, where it is cheaper
 //!   than the walk, and where the walk found fewer than k of the documents there are.
 
+mod rerank;
+
 use std::sync::Arc;
 
 use super::filter::Filter;
 use super::top::{Candidate, Top};
 use super::{Engine, SCRATCHES_MAX};
 use crate::error::Result;
-use crate::graph::search::{Beam, Scratch, Work};
+use crate::graph::search::{Beam, Key, Scratch, Work};
+use crate::graph::space::{Coded, Exact, Space};
 use crate::graph::visited::Visited;
 use crate::kernels::Distance;
+use crate::store::OwnCode;
 use crate::store::payload::Payload;
 use crate::types::{DocId, Lsn, Slot};
 use crate::with_distance;
@@ -103,6 +107,8 @@ pub enum Phase {
     Enter,
     /// Walking.
     Walk,
+    /// Comparing what the walk found as vectors, from this one on.
+    Rerank(usize),
     /// Scanning all slots from this one.
     Scan(u32),
     /// Nothing is left to do.
@@ -131,10 +137,16 @@ pub struct Search {
 pub(super) struct Reused {
     /// The query vector, padded to the length of a row.
     vector: Vec<f32>,
+    /// Its code, where there are codes.
+    code: OwnCode,
     top: Top,
     /// What was considered: a scan after a walk does not look at it again.
     scanned: Visited,
     scratch: Scratch,
+    /// What the walk found, nearest first as it saw them, and a part of it to be reranked.
+    candidates: Vec<Key>,
+    batch: Vec<Slot>,
+    keys: Vec<Key>,
 }
 
 impl Search {
@@ -165,6 +177,7 @@ impl Search {
                 Phase::Hot(position) => self.scan_hot::<D>(engine, position),
                 Phase::Enter => self.enter::<D>(engine),
                 Phase::Walk => self.walk::<D>(engine),
+                Phase::Rerank(first) => self.rerank::<D>(engine, first),
                 Phase::Scan(slot) => self.scan::<D>(engine, slot),
                 Phase::Done => {}
             }
@@ -196,36 +209,62 @@ impl Search {
             return;
         };
         let Self { query, snapshot, reused, .. } = self;
-        let Reused { vector, scratch, .. } = &mut **reused;
-        let beam = beam(engine, query, vector);
+        let Reused { vector, code, scratch, .. } = &mut **reused;
+        let accept = |slot| engine.accepts(slot, *snapshot);
         scratch.work = Work::default();
-        let entry = beam.descend::<D>(entry, top, &mut scratch.work);
-        beam.begin::<D>(scratch, entry, |slot| engine.accepts(slot, *snapshot));
+        if let Some(codes) = engine.store.codes() {
+            let space = Coded::<D>::new(code.get(), codes);
+            beam(engine, query, space).enter(scratch, entry, top, accept);
+        } else {
+            let space = Exact::<D>::new(vector, engine.store.vectors());
+            beam(engine, query, space).enter(scratch, entry, top, accept);
+        }
         self.phase = Phase::Walk;
     }
 
     fn walk<D: Distance>(&mut self, engine: &Engine) {
         let Self { query, snapshot, reused, .. } = self;
-        let Reused { vector, scratch, .. } = &mut **reused;
+        let Reused { vector, code, scratch, .. } = &mut **reused;
         let accept = |slot| engine.accepts(slot, *snapshot);
-        if beam(engine, query, vector).advance::<D>(scratch, STEP_HOPS, accept) {
+        let is_done = if let Some(codes) = engine.store.codes() {
+            let space = Coded::<D>::new(code.get(), codes);
+            beam(engine, query, space).advance(scratch, STEP_HOPS, accept)
+        } else {
+            let space = Exact::<D>::new(vector, engine.store.vectors());
+            beam(engine, query, space).advance(scratch, STEP_HOPS, accept)
+        };
+        if is_done {
             self.collect_walk(engine);
-            self.finish_walk(engine);
         }
     }
 
-    /// Takes over what the walk has found so far.
+    /// Takes over what the walk has found so far: with its distances where it went by vectors,
+    /// and else to be reranked.
     fn collect_walk(&mut self, engine: &Engine) {
-        self.work.distances += self.reused.scratch.work.distances;
-        self.work.hops += self.reused.scratch.work.hops;
-        for index in 0..self.reused.scratch.nearest().len() {
-            let key = self.reused.scratch.nearest()[index];
-            let slot = key.slot();
-            // A document of the hot tier may have been linked, in whole or in part, since.
-            if engine.store.is_visible(slot, self.snapshot) && self.reused.scanned.insert(slot) {
-                self.admit(engine, slot, key.distance());
+        let Reused { scratch, candidates, .. } = &mut *self.reused;
+        self.work += std::mem::take(&mut scratch.work);
+        candidates.clear();
+        candidates.extend(scratch.nearest());
+        if engine.store.codes().is_some() {
+            self.phase = Phase::Rerank(0);
+            return;
+        }
+        for index in 0..self.reused.candidates.len() {
+            let key = self.reused.candidates[index];
+            if self.is_news(engine, key.slot()) {
+                self.admit(engine, key.slot(), key.distance());
             }
         }
+        self.finish_walk(engine);
+    }
+
+    /// True if a node that the walk found is visible and was not seen before: a document of the
+    /// hot tier may have been linked, in whole or in part, since.
+    fn is_news(&mut self, engine: &Engine, slot: Slot) -> bool {
+        // Where nothing has changed and nothing linked is dead, no lifetime has to be fetched.
+        let is_as_before = engine.dead_linked == 0 && engine.applied == self.snapshot;
+        (is_as_before || engine.store.is_visible(slot, self.snapshot))
+            && self.reused.scanned.insert(slot)
     }
 
     fn finish_walk(&mut self, engine: &Engine) {
@@ -257,7 +296,7 @@ impl Search {
 
     fn consider<D: Distance>(&mut self, engine: &Engine, slot: Slot) {
         let distance = D::between(&self.reused.vector, engine.store.vectors().row(slot));
-        self.work.distances += 1;
+        self.work.count_full(1);
         self.admit(engine, slot, distance);
     }
 
@@ -290,6 +329,9 @@ impl Engine {
         reused.scanned.reset(self.store.slot_count());
         reused.top.reset(query.k);
         self.store.vectors().pad_into(&query.vector, &mut reused.vector);
+        if let Some(codes) = self.store.codes() {
+            codes.encode_into(&query.vector, &mut reused.code);
+        }
         Ok(Search {
             conditions: query.filter.as_ref().map_or(0, Filter::conditions),
             snapshot,
@@ -317,6 +359,10 @@ impl Engine {
         let complete = search.phase == Phase::Done;
         if search.phase == Phase::Walk {
             search.collect_walk(self);
+        }
+        // What is nearest by codes was worth the walk: it is a step more.
+        if matches!(search.phase, Phase::Rerank(_)) {
+            search.step(self);
         }
         let Search { query, snapshot, found, work, hot_scanned, hot_cut, mut reused, .. } = search;
         let hit = |candidate: Candidate| Hit {
@@ -391,10 +437,8 @@ fn scan_slots(
     end
 }
 
-fn beam<'a>(engine: &'a Engine, query: &Query, vector: &'a [f32]) -> Beam<'a> {
-    let vectors = engine.store.vectors();
-    let width = query.ef.max(query.k);
-    Beam { graph: &engine.graph, vectors, query: vector, level: 0, width }
+fn beam<'a, S: Space>(engine: &'a Engine, query: &Query, space: S) -> Beam<'a, S> {
+    Beam { graph: &engine.graph, space, level: 0, width: query.ef.max(query.k) }
 }
 
 /// Finds every document that passes a filter, in steps: the first half of a delete by filter.

@@ -42,6 +42,7 @@ pub(crate) fn engine() -> Engine {
     Engine::new(Params {
         metric: Metric::Cosine,
         dimension: DIMENSION,
+        codes: true,
         graph: graph::Params { m: 12, ef_construction: 60, seed: 3 },
         hot_documents_max: usize::MAX,
         capacity: Arc::new(Capacity::new(usize::MAX)),

@@ -44,6 +44,14 @@ impl Top {
         }
     }
 
+    /// The distance that a candidate must not exceed to be kept.
+    pub(super) fn bound(&self) -> f32 {
+        match self.heap.peek() {
+            Some(worst) if self.heap.len() == self.capacity => worst.distance(),
+            _ => f32::INFINITY,
+        }
+    }
+
     /// Takes the candidates kept, best first, as what `make` makes of them.
     pub(super) fn take_sorted<T>(&mut self, make: impl FnMut(Candidate) -> T) -> Vec<T> {
         let mut sorted = std::mem::take(&mut self.heap).into_sorted_vec();

@@ -7,8 +7,9 @@
 
 use super::Graph;
 use super::search::{Beam, Key, Scratch, Work};
+use super::space::{Coded, Exact, Space};
 use crate::kernels::Distance;
-use crate::store::Vectors;
+use crate::store::{Codes, Vectors};
 use crate::types::{DocId, Slot};
 
 /// One part in so many of a list is for copies of the node's own vector.
@@ -22,10 +23,22 @@ enum Phase {
     Descend,
     /// Find candidates on a level. `accept_dead` when there is no live one to be found.
     Search { level: u8, entry: Slot, begun: bool, accept_dead: bool },
+    /// Choose among them. Never lasts beyond the step that comes to it.
+    Choose { level: u8 },
     /// Link back from the chosen neighbours of a level, one a step.
     LinkBack { level: u8, done: usize },
     /// Everything is linked.
     Done,
+}
+
+/// The vectors of the nodes, and their codes where there are any: then walks go by those, and
+/// only what they find is compared as vectors.
+#[derive(Clone, Copy)]
+pub struct Rows<'a> {
+    /// The vectors.
+    pub vectors: &'a Vectors,
+    /// Their codes.
+    pub codes: Option<&'a Codes>,
 }
 
 /// A node on its way into the graph.
@@ -57,49 +70,28 @@ impl Linker {
     pub fn step<D: Distance>(
         &mut self,
         graph: &Graph,
-        vectors: &Vectors,
+        rows: Rows<'_>,
         scratch: &mut Scratch,
         is_live: impl Fn(Slot) -> bool,
     ) -> bool {
-        let query = vectors.row(self.slot);
-        let width = graph.params().ef_construction;
-        let beam = |level| Beam { graph, vectors, query, level, width };
         self.phase = match std::mem::replace(&mut self.phase, Phase::Done) {
-            Phase::Descend => match graph.entry() {
-                None => Phase::Done,
-                Some((entry, top)) => {
-                    let level = self.level.min(top);
-                    let entry = beam(level).descend::<D>(entry, top, &mut scratch.work);
-                    Phase::Search { level, entry, begun: false, accept_dead: false }
-                }
-            },
-            Phase::Search { level, entry, begun, accept_dead } => {
-                let accept = |slot| accept_dead || is_live(slot);
-                if !begun {
-                    beam(level).begin::<D>(scratch, entry, accept);
-                }
-                if !beam(level).advance::<D>(scratch, STEP_HOPS, accept) {
-                    Phase::Search { level, entry, begun: true, accept_dead }
-                } else if scratch.nearest().is_empty() && !accept_dead {
-                    Phase::Search { level, entry, begun: false, accept_dead: true }
-                } else {
-                    self.choose::<D>(graph, vectors, scratch, level)
-                }
-            }
             Phase::LinkBack { level, done } => {
-                // The levels were searched from the top down: the last one is level 0.
-                let chosen = &self.chosen[self.chosen.len() - 1 - usize::from(level)];
-                let source = chosen[done];
-                link_back::<D>(graph, vectors, source, level, self.slot, &mut scratch.work);
-                if done + 1 < chosen.len() {
-                    Phase::LinkBack { level, done: done + 1 }
-                } else if usize::from(level) + 1 < self.chosen.len() {
-                    Phase::LinkBack { level: level + 1, done: 0 }
-                } else {
-                    Phase::Done
-                }
+                self.link_back::<D>(graph, rows.vectors, scratch, level, done)
             }
             Phase::Done => Phase::Done,
+            walking => {
+                let walked = if let Some(codes) = rows.codes {
+                    let space = Coded::<D>::new(codes.get(self.slot), codes);
+                    self.walk(graph, space, walking, scratch, is_live)
+                } else {
+                    let space = Exact::<D>::new(rows.vectors.row(self.slot), rows.vectors);
+                    self.walk(graph, space, walking, scratch, is_live)
+                };
+                match walked {
+                    Phase::Choose { level } => self.choose::<D>(graph, rows, scratch, level),
+                    other => other,
+                }
+            }
         };
         let done = matches!(self.phase, Phase::Done);
         if done && graph.level(self.slot).is_none() {
@@ -108,18 +100,81 @@ impl Linker {
         done
     }
 
-    /// Chooses the node's neighbours on `level` among what the beam found.
-    fn choose<D: Distance>(
-        &mut self,
+    /// Goes on with the phases that walk.
+    fn walk<S: Space>(
+        &self,
+        graph: &Graph,
+        space: S,
+        phase: Phase,
+        scratch: &mut Scratch,
+        is_live: impl Fn(Slot) -> bool,
+    ) -> Phase {
+        let width = graph.params().ef_construction;
+        let beam = |level| Beam { graph, space, level, width };
+        match phase {
+            Phase::Descend => match graph.entry() {
+                None => Phase::Done,
+                Some((entry, top)) => {
+                    let level = self.level.min(top);
+                    let entry = beam(level).descend(entry, top, scratch);
+                    Phase::Search { level, entry, begun: false, accept_dead: false }
+                }
+            },
+            Phase::Search { level, entry, begun, accept_dead } => {
+                let accept = |slot| accept_dead || is_live(slot);
+                if !begun {
+                    beam(level).begin(scratch, entry, accept);
+                }
+                if !beam(level).advance(scratch, STEP_HOPS, accept) {
+                    Phase::Search { level, entry, begun: true, accept_dead }
+                } else if scratch.nearest().len() == 0 && !accept_dead {
+                    Phase::Search { level, entry, begun: false, accept_dead: true }
+                } else {
+                    Phase::Choose { level }
+                }
+            }
+            other => other,
+        }
+    }
+
+    /// Links back from one of the neighbours chosen on `level`.
+    fn link_back<D: Distance>(
+        &self,
         graph: &Graph,
         vectors: &Vectors,
         scratch: &mut Scratch,
         level: u8,
+        done: usize,
     ) -> Phase {
-        let candidates = scratch.take_nearest_sorted();
+        // The levels were searched from the top down: the last one is level 0.
+        let chosen = &self.chosen[self.chosen.len() - 1 - usize::from(level)];
+        let source = chosen[done];
+        link_back::<D>(graph, vectors, source, level, self.slot, &mut scratch.work);
+        if done + 1 < chosen.len() {
+            Phase::LinkBack { level, done: done + 1 }
+        } else if usize::from(level) + 1 < self.chosen.len() {
+            Phase::LinkBack { level: level + 1, done: 0 }
+        } else {
+            Phase::Done
+        }
+    }
+
+    /// Chooses the node's neighbours on `level` among what the beam found.
+    fn choose<D: Distance>(
+        &mut self,
+        graph: &Graph,
+        rows: Rows<'_>,
+        scratch: &mut Scratch,
+        level: u8,
+    ) -> Phase {
+        let vectors = rows.vectors;
+        let origin = vectors.row(self.slot);
+        let candidates = match rows.codes {
+            Some(_) => scratch.nearest_by(Exact::<D>::new(origin, vectors)),
+            None => scratch.nearest().collect(),
+        };
         let nearest = candidates.first().expect("the entry at least was found").slot();
         let m = graph.params().m;
-        let origin = vectors.row(self.slot);
         let chosen = select::<D>(vectors, origin, &candidates, m, &mut scratch.work);
         graph.set_neighbours(self.slot, level, &chosen);
         self.chosen.push(chosen);
@@ -152,7 +207,7 @@ fn link_back<D: Distance>(
         .chain([target])
         .map(|slot| Key::new(D::between(origin, vectors.row(slot)), slot))
         .collect();
-    work.distances += candidates.len() as u64;
+    work.count_full(candidates.len() as u64);
     candidates.sort_unstable();
     let kept = select::<D>(vectors, origin, &candidates, graph.links_max(level), work);
     graph.set_neighbours(source, level, &kept);
@@ -201,7 +256,7 @@ fn select<D: Distance>(
         let row = vectors.row(candidate.slot());
         // From the copies it is as far as from the origin.
         let is_apart = taken[copies_taken..].iter().all(|&other| {
-            work.distances += 1;
+            work.count_full(1);
             D::between(row, vectors.row(other)) >= candidate.distance()
         });
         if is_apart {

@@ -16,8 +16,10 @@ pub mod check;
 pub mod frozen;
 pub mod insert;
 mod layer;
+mod pool;
 mod restore;
 pub mod search;
+pub mod space;
 pub(crate) mod visited;
 
 use std::sync::Mutex;
@@ -133,6 +135,12 @@ impl Graph {
                 link => visit(Slot(link - 1)),
             }
         }
+    }
+
+    /// Asks for the list of `slot` on `level`, which is needed soon.
+    #[inline]
+    pub(crate) fn prefetch_links(&self, slot: Slot, level: u8) {
+        crate::kernels::simd::prefetch(self.layers.links(slot, level));
     }
 
     /// The neighbours of `slot` on `level`, in list order.

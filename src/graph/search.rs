@@ -4,24 +4,29 @@
 //! has to survive until the next slice lies in a [`Scratch`], which is reused without
 //! allocation. Inserts between two slices change lists that the walk has not read yet, which
 //! costs nothing but a different, equally valid path.
+//!
+//! A hop reads one list, computes the distances of the neighbours not seen before, and adds those
+//! that have a place to what is kept, all at once: while rows and lists are on their way from
+//! memory there is other work to do.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 
 use super::Graph;
+use super::pool::Pool;
+use super::space::Space;
 use super::visited::Visited;
-use crate::kernels::{Distance, simd, sortable, unsortable};
-use crate::store::Vectors;
+use crate::kernels::{sortable, unsortable};
 use crate::types::Slot;
-
-/// How many rows ahead of the distance being computed are fetched into the cache.
-const PREFETCH_AHEAD: usize = 4;
 
 /// A distance and a slot as one integer that sorts by distance, then slot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Key(u64);
 
 impl Key {
+    /// Behind every other key.
+    pub(super) const MAX: Self = Self(u64::MAX);
+
     /// The key of `slot` at `distance`.
     #[inline]
     #[must_use]
@@ -42,72 +47,125 @@ impl Key {
     pub fn distance(self) -> f32 {
         unsortable((self.0 >> 32) as u32)
     }
+
+    #[inline]
+    pub(super) fn bits(self) -> u64 {
+        self.0
+    }
+
+    #[inline]
+    pub(super) fn of_bits(bits: u64) -> Self {
+        Self(bits)
+    }
 }
 
 /// What walks have cost.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Work {
-    /// Distances computed.
+    /// Distances computed, by codes or by vectors.
     pub distances: u64,
+    /// Of them, those for which a whole vector was read.
+    pub full_distances: u64,
+    /// Rows that were asked for ahead of their distance.
+    pub prefetched: u64,
     /// Nodes whose neighbours were read.
     pub hops: u64,
+}
+
+impl Work {
+    /// Counts distances of whole vectors.
+    #[inline]
+    pub(crate) fn count_full(&mut self, distances: u64) {
+        self.distances += distances;
+        self.full_distances += distances;
+    }
+}
+
+impl std::ops::AddAssign for Work {
+    fn add_assign(&mut self, other: Self) {
+        self.distances += other.distances;
+        self.full_distances += other.full_distances;
+        self.prefetched += other.prefetched;
+        self.hops += other.hops;
+    }
 }
 
 /// The state of one walk, reusable for the next.
 #[derive(Default)]
 pub struct Scratch {
     visited: Visited,
-    frontier: BinaryHeap<Reverse<Key>>,
-    nearest: BinaryHeap<Key>,
+    pool: Pool,
+    /// Nodes that are walked through, but not kept.
+    passed: BinaryHeap<Reverse<Key>>,
     unseen: Vec<Slot>,
+    newcomers: Vec<Key>,
     /// Work done since the owner last reset it.
     pub work: Work,
 }
 
 impl Scratch {
-    /// The accepted nodes found so far, in no order.
-    #[must_use]
-    pub fn nearest(&self) -> &[Key] {
-        self.nearest.as_slice()
+    /// The accepted nodes found so far, nearest first.
+    pub fn nearest(&self) -> impl ExactSizeIterator<Item = Key> {
+        self.pool.keys()
     }
 
-    /// Takes the accepted nodes, nearest first.
+    /// The same, by their distances in `space`, which may be another than the walk's.
     #[must_use]
-    pub fn take_nearest_sorted(&mut self) -> Vec<Key> {
-        std::mem::take(&mut self.nearest).into_sorted_vec()
+    pub fn nearest_by<S: Space>(&mut self, space: S) -> Vec<Key> {
+        let Self { pool, unseen, work, .. } = self;
+        unseen.clear();
+        unseen.extend(pool.keys().map(Key::slot));
+        let mut keys = Vec::with_capacity(unseen.len());
+        space.each_key(unseen, work, |key| keys.push(key));
+        keys.sort_unstable();
+        keys
+    }
+
+    /// The nearest node that is not expanded and not farther than everything kept; it counts as
+    /// expanded from now on.
+    #[inline]
+    fn take_closest(&mut self) -> Option<Key> {
+        let kept = self.pool.next();
+        if let Some(&Reverse(passed)) = self.passed.peek()
+            && passed < self.pool.bound()
+            && kept.is_none_or(|kept| passed < kept)
+        {
+            self.passed.pop();
+            return Some(passed);
+        }
+        if kept.is_some() {
+            self.pool.expand();
+        }
+        kept
     }
 }
 
 /// One beam search on one level.
 #[derive(Clone, Copy)]
-pub struct Beam<'a> {
+pub struct Beam<'a, S> {
     /// The graph that is walked.
     pub graph: &'a Graph,
-    /// The vectors of its slots.
-    pub vectors: &'a Vectors,
-    /// What is looked for, padded to the length of a row.
-    pub query: &'a [f32],
+    /// Distances from what is looked for.
+    pub space: S,
     /// The level walked.
     pub level: u8,
     /// How many accepted nodes are kept: ef.
     pub width: usize,
 }
 
-impl Beam<'_> {
+impl<S: Space> Beam<'_, S> {
     /// Walks greedily from `from` on level `top` down to the level above this beam's; returns
     /// the best node found, a good place to begin.
-    pub fn descend<D: Distance>(&self, from: Slot, top: u8, work: &mut Work) -> Slot {
-        let mut best = Key::new(D::between(self.query, self.vectors.row(from)), from);
-        work.distances += 1;
+    pub fn descend(&self, from: Slot, top: u8, scratch: &mut Scratch) -> Slot {
+        let Scratch { unseen, work, .. } = scratch;
+        let mut best = self.space.key(from, work);
         for level in (self.level + 1..=top).rev() {
             loop {
                 let mut better = best;
                 work.hops += 1;
-                self.graph.for_each_neighbour(best.slot(), level, |neighbour| {
-                    let distance = D::between(self.query, self.vectors.row(neighbour));
-                    work.distances += 1;
-                    better = better.min(Key::new(distance, neighbour));
-                });
+                unseen.clear();
+                self.graph.for_each_neighbour(best.slot(), level, |slot| unseen.push(slot));
+                self.space.each_key(unseen, work, |key| better = better.min(key));
                 if better == best {
                     break;
                 }
@@ -118,71 +176,65 @@ impl Beam<'_> {
     }
 
     /// Starts the beam at `entry`.
-    pub fn begin<D: Distance>(
-        &self,
-        scratch: &mut Scratch,
-        entry: Slot,
-        accept: impl Fn(Slot) -> bool,
-    ) {
-        scratch.visited.reset(self.vectors.count());
-        scratch.frontier.clear();
-        scratch.nearest.clear();
+    pub fn begin(&self, scratch: &mut Scratch, entry: Slot, accept: impl Fn(Slot) -> bool) {
+        scratch.visited.reset(self.space.slot_count());
+        scratch.pool.reset(self.width);
+        scratch.passed.clear();
         scratch.visited.insert(entry);
-        let key = Key::new(D::between(self.query, self.vectors.row(entry)), entry);
-        scratch.work.distances += 1;
-        scratch.frontier.push(Reverse(key));
+        let key = self.space.key(entry, &mut scratch.work);
         if accept(entry) {
-            scratch.nearest.push(key);
+            scratch.pool.add(&mut [key]);
+        } else {
+            scratch.passed.push(Reverse(key));
         }
+    }
+
+    /// Descends from `from` on level `top`, and starts the beam there.
+    pub fn enter(&self, scratch: &mut Scratch, from: Slot, top: u8, accept: impl Fn(Slot) -> bool) {
+        let entry = self.descend(from, top, scratch);
+        self.begin(scratch, entry, accept);
     }
 
     /// Goes on for at most `hops_max` hops. True when the walk is complete: the nearest node
     /// not yet expanded is farther than everything kept.
     ///
     /// `accept` decides what is kept; the walk goes through the others all the same.
-    pub fn advance<D: Distance>(
+    pub fn advance(
         &self,
         scratch: &mut Scratch,
         hops_max: u32,
         accept: impl Fn(Slot) -> bool,
     ) -> bool {
-        let Scratch { visited, frontier, nearest, unseen, work } = scratch;
         for _ in 0..hops_max {
-            let Some(Reverse(closest)) = frontier.pop() else {
+            let Some(closest) = scratch.take_closest() else {
                 return true;
             };
-            if nearest.len() >= self.width && nearest.peek().is_some_and(|&worst| closest > worst) {
-                frontier.push(Reverse(closest));
-                return true;
+            let Scratch { visited, pool, passed, newcomers, work, .. } = &mut *scratch;
+            let next = pool.next();
+            if let Some(next) = next {
+                self.graph.prefetch_links(next.slot(), self.level);
             }
-            unseen.clear();
-            self.graph.for_each_neighbour(closest.slot(), self.level, |neighbour| {
-                if visited.insert(neighbour) {
-                    unseen.push(neighbour);
-                }
-            });
-            for &slot in unseen.iter().take(PREFETCH_AHEAD) {
-                simd::prefetch(self.vectors.row(slot));
-            }
-            for (index, &slot) in unseen.iter().enumerate() {
-                if let Some(&ahead) = unseen.get(index + PREFETCH_AHEAD) {
-                    simd::prefetch(self.vectors.row(ahead));
-                }
-                let key = Key::new(D::between(self.query, self.vectors.row(slot)), slot);
-                let full = nearest.len() >= self.width;
-                if full && nearest.peek().is_some_and(|&worst| key > worst) {
-                    continue;
-                }
-                frontier.push(Reverse(key));
-                if accept(slot) {
-                    nearest.push(key);
-                    if full {
-                        nearest.pop();
+            visited.begin_batch(self.graph.links_max(self.level));
+            let add = |neighbour| visited.add(neighbour);
+            self.graph.for_each_neighbour(closest.slot(), self.level, add);
+            newcomers.clear();
+            let bound = pool.bound();
+            let mut best = next.unwrap_or(Key::MAX);
+            self.space.each_key(visited.batch(), work, |key| {
+                if key < bound {
+                    if accept(key.slot()) {
+                        newcomers.push(key);
+                        best = best.min(key);
+                    } else {
+                        passed.push(Reverse(key));
                     }
                 }
+            });
+            if Some(best) != next && best != Key::MAX {
+                self.graph.prefetch_links(best.slot(), self.level);
             }
+            pool.add(newcomers);
             work.hops += 1;
-            work.distances += unseen.len() as u64;
         }
         false
     }

@@ -1,11 +1,12 @@
 //! The graph as a whole: found neighbours, invariants, reproducibility, readers on other threads.
 
 use super::check::check;
-use super::insert::Linker;
+use super::insert::{Linker, Rows};
 use super::search::{Beam, Key, Scratch};
+use super::space::{Coded, Exact, Space};
 use super::*;
 use crate::kernels::{Distance, NegatedDot, SquaredEuclidean, normalize};
-use crate::store::Vectors;
+use crate::store::{Codes, OwnCode, Vectors};
 
 const PARAMS: Params = Params { m: 16, ef_construction: 100, seed: 7 };
 
@@ -24,13 +25,39 @@ fn points(seed: u64, count: u64, dimension: u64, clusters: u64) -> Vec<Vec<f32>>
 }
 
 fn link_all<D: Distance>(graph: &Graph, vectors: &Vectors, points: &[Vec<f32>]) {
+    link_by::<D>(graph, vectors, None, points);
+}
+
+fn link_by<D: Distance>(
+    graph: &Graph,
+    vectors: &Vectors,
+    codes: Option<&Codes>,
+    points: &[Vec<f32>],
+) {
     let mut scratch = Scratch::default();
-    for (i, point) in points.iter().enumerate() {
+    for point in points {
+        if let Some(codes) = codes {
+            codes.append(point);
+        }
         let slot = vectors.append(point);
         graph.reserve(slot);
-        let mut linker = Linker::new(graph, slot, DocId(i as u64 + 1));
-        while !linker.step::<D>(graph, vectors, &mut scratch, |_| true) {}
+        let mut linker = Linker::new(graph, slot, DocId(u64::from(slot.0) + 1));
+        let rows = Rows { vectors, codes };
+        while !linker.step::<D>(graph, rows, &mut scratch, |_| true) {}
     }
+}
+
+fn walk<S: Space>(
+    graph: &Graph,
+    space: S,
+    scratch: &mut Scratch,
+    width: usize,
+    accept: impl Fn(Slot) -> bool,
+) {
+    let beam = Beam { graph, space, level: 0, width };
+    let (entry, top) = graph.entry().unwrap();
+    beam.enter(scratch, entry, top, &accept);
+    while !beam.advance(scratch, 3, &accept) {}
 }
 
 fn search<D: Distance>(
@@ -41,13 +68,27 @@ fn search<D: Distance>(
     accept: impl Fn(Slot) -> bool,
 ) -> Vec<Slot> {
     let query = &vectors.pad(query);
-    let beam = Beam { graph, vectors, query, level: 0, width };
     let mut scratch = Scratch::default();
-    let (entry, top) = graph.entry().unwrap();
-    let entry = beam.descend::<D>(entry, top, &mut scratch.work);
-    beam.begin::<D>(&mut scratch, entry, &accept);
-    while !beam.advance::<D>(&mut scratch, 3, &accept) {}
-    scratch.take_nearest_sorted().into_iter().map(Key::slot).collect()
+    walk(graph, Exact::<D>::new(query, vectors), &mut scratch, width, accept);
+    let found: Vec<Key> = scratch.nearest().collect();
+    assert!(found.is_sorted());
+    found.into_iter().map(Key::slot).collect()
+}
+
+/// The same by codes, and then by vectors.
+fn search_by_codes<D: Distance>(
+    graph: &Graph,
+    vectors: &Vectors,
+    codes: &Codes,
+    query: &[f32],
+    width: usize,
+) -> Vec<Slot> {
+    let (mut scratch, mut code) = (Scratch::default(), OwnCode::default());
+    codes.encode_into(query, &mut code);
+    walk(graph, Coded::<D>::new(code.get(), codes), &mut scratch, width, |_| true);
+    let query = &vectors.pad(query);
+    let found = scratch.nearest_by(Exact::<D>::new(query, vectors));
+    found.into_iter().map(Key::slot).collect()
 }
 
 fn exact<D: Distance>(points: &[Vec<f32>], query: &[f32], k: usize) -> Vec<Slot> {
@@ -60,28 +101,44 @@ fn exact<D: Distance>(points: &[Vec<f32>], query: &[f32], k: usize) -> Vec<Slot>
     keys.into_iter().take(k).map(Key::slot).collect()
 }
 
-fn recall<D: Distance>(dimension: u64) -> f64 {
+/// Shares of the ten nearest that a walk finds: by vectors, and by codes in a graph that was
+/// linked by codes.
+fn recalls<D: Distance>(dimension: u64, are_unit: bool) -> [f64; 2] {
     let base = points(1, 4_000, dimension, 40);
     let queries = points(2, 100, dimension, 40);
-    let (graph, vectors) = (Graph::new(PARAMS), Vectors::new(dimension as usize));
-    link_all::<D>(&graph, &vectors, &base);
-    let report = check(&graph, vectors.count()).unwrap();
-    assert_eq!((report.linked, report.unreachable.len()), (4_000, 0));
-    let mut hits = 0;
-    for query in &queries {
-        let found = search::<D>(&graph, &vectors, query, 64, |_| true);
-        let truth = exact::<D>(&base, query, 10);
-        hits += truth.iter().filter(|slot| found[..10].contains(slot)).count();
+    let vectors = [0, 1].map(|_| Vectors::new(dimension as usize));
+    let graphs = [0, 1].map(|_| Graph::new(PARAMS));
+    let codes = Codes::new(dimension as usize, are_unit);
+    link_all::<D>(&graphs[0], &vectors[0], &base);
+    link_by::<D>(&graphs[1], &vectors[1], Some(&codes), &base);
+    for (graph, vectors) in graphs.iter().zip(&vectors) {
+        let report = check(graph, vectors.count()).unwrap();
+        assert_eq!((report.linked, report.unreachable.len()), (4_000, 0));
     }
-    hits as f64 / 1_000.0
+    let mut hits = [0, 0];
+    for query in &queries {
+        let truth = exact::<D>(&base, query, 10);
+        let found = [
+            search::<D>(&graphs[0], &vectors[0], query, 64, |_| true),
+            search_by_codes::<D>(&graphs[1], &vectors[1], &codes, query, 64),
+        ];
+        for (hits, found) in hits.iter_mut().zip(found) {
+            *hits += truth.iter().filter(|slot| found[..10].contains(slot)).count();
+        }
+    }
+    hits.map(|hits| hits as f64 / 1_000.0)
 }
 
 #[test]
 fn finds_the_nearest_under_each_distance() {
-    for (name, recall) in
-        [("dot", recall::<NegatedDot>(32)), ("l2", recall::<SquaredEuclidean>(20))]
-    {
-        assert!(recall >= 0.97, "{name}: recall@10 {recall} at ef 64");
+    for (name, recalls) in [
+        ("dot", recalls::<NegatedDot>(32, true)),
+        ("dot, squares kept", recalls::<NegatedDot>(32, false)),
+        ("l2", recalls::<SquaredEuclidean>(20, false)),
+    ] {
+        let [by_vectors, by_codes] = recalls;
+        assert!(by_vectors >= 0.97, "{name}: recall@10 {by_vectors} at ef 64");
+        assert!(by_codes >= by_vectors - 0.005, "{name}: {by_codes} by codes, {by_vectors} else");
     }
 }
 
@@ -226,13 +283,7 @@ fn other_threads_walk_while_the_owner_links() {
                 })
             })
             .collect();
-        let mut scratch = Scratch::default();
-        for (i, point) in base.iter().enumerate().skip(500) {
-            let slot = vectors.append(point);
-            graph.reserve(slot);
-            let mut linker = Linker::new(&graph, slot, DocId(i as u64 + 1));
-            while !linker.step::<NegatedDot>(&graph, &vectors, &mut scratch, |_| true) {}
-        }
+        link_all::<NegatedDot>(&graph, &vectors, &base[500..]);
         for walker in walkers {
             assert!(walker.join().unwrap() > 0);
         }

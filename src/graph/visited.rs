@@ -1,7 +1,7 @@
-//! Which slots a walk has seen: one bit a slot, and a list of the words to clear afterwards.
+//! Which slots a walk has seen: one bit a slot, and a list of them.
 //!
 //! A bit a slot keeps the set of 100,000 documents within the first-level cache, where a stamp
-//! a slot would not fit; clearing costs what the walk touched, never the whole set.
+//! a slot would not fit; clearing costs what the walk has seen, never the whole set.
 
 use crate::types::Slot;
 
@@ -9,15 +9,20 @@ use crate::types::Slot;
 #[derive(Default)]
 pub(crate) struct Visited {
     words: Vec<u64>,
-    touched: Vec<u32>,
+    /// What is in the set, in the order in which it came; room for more behind `count`.
+    seen: Vec<Slot>,
+    count: usize,
+    /// Where the last batch begins.
+    batch: usize,
 }
 
 impl Visited {
     /// Forgets everything, and makes room for slots below `slot_count`.
     pub(crate) fn reset(&mut self, slot_count: u32) {
-        for word in self.touched.drain(..) {
-            self.words[word as usize] = 0;
+        for slot in &self.seen[..self.count] {
+            self.words[slot.index() / 64] = 0;
         }
+        self.count = 0;
         let words = (slot_count as usize).div_ceil(64);
         if self.words.len() < words {
             // Half as much again: a growing shard does not reallocate at every search.
@@ -25,21 +30,45 @@ impl Visited {
         }
     }
 
-    /// Adds `slot`; true if it was not there. Slots published after the reset find room too.
+    /// Begins a batch of at most `slots_max` slots.
     #[inline]
-    pub(crate) fn insert(&mut self, slot: Slot) -> bool {
+    pub(crate) fn begin_batch(&mut self, slots_max: usize) {
+        self.batch = self.count;
+        if self.seen.len() < self.count + slots_max {
+            self.seen.resize(2 * (self.count + slots_max), Slot(0));
+        }
+    }
+
+    /// Adds `slot` to the batch, if it was not in the set. Slots published after the reset find
+    /// room too.
+    ///
+    /// Which are new nobody can guess: there is no branch on it.
+    #[inline]
+    pub(crate) fn add(&mut self, slot: Slot) {
         let index = slot.index() / 64;
         if index >= self.words.len() {
             self.words.resize(index + 1, 0);
         }
         let word = &mut self.words[index];
         let bit = 1 << (slot.0 % 64);
-        if *word == 0 {
-            self.touched.push(index as u32);
-        }
         let is_new = *word & bit == 0;
         *word |= bit;
-        is_new
+        self.seen[self.count] = slot;
+        self.count += usize::from(is_new);
+    }
+
+    /// What the batch has added.
+    #[inline]
+    pub(crate) fn batch(&self) -> &[Slot] {
+        &self.seen[self.batch..self.count]
+    }
+
+    /// Adds `slot`; true if it was not there.
+    #[inline]
+    pub(crate) fn insert(&mut self, slot: Slot) -> bool {
+        self.begin_batch(1);
+        self.add(slot);
+        self.count > self.batch
     }
 
     /// True if `slot` was added.
@@ -52,6 +81,25 @@ impl Visited {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_batch_has_what_was_new() {
+        let mut visited = Visited::default();
+        visited.reset(10);
+        assert!(visited.insert(Slot(4)));
+        for (batch, news) in [
+            (vec![3, 4, 5, 3], vec![3, 5]),
+            (vec![], vec![]),
+            (vec![5, 4], vec![]),
+            (vec![700, 1, 700], vec![700, 1]),
+        ] {
+            visited.begin_batch(batch.len());
+            batch.into_iter().for_each(|slot| visited.add(Slot(slot)));
+            assert_eq!(visited.batch(), news.into_iter().map(Slot).collect::<Vec<_>>());
+        }
+        visited.reset(10);
+        assert!([1, 3, 4, 5, 700].iter().all(|&slot| !visited.contains(Slot(slot))));
+    }
 
     #[test]
     fn remembers_until_reset() {

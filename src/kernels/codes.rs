@@ -3,7 +3,9 @@
 //! The product of two codes is exact in 32 bits: 4,096 products of at most 127² stay below 2²⁷.
 //! What is not exact is the code: each value is off by at most half a scale.
 
-use super::{Distance, simd};
+use super::Distance;
+pub use super::simd::CODE_ROWS;
+use super::simd::{self, CodeDots};
 
 /// Largest value of a code.
 const CODE_MAX: f32 = 127.0;
@@ -49,19 +51,22 @@ pub struct Origin<'a> {
     code: Code<'a>,
     length: f32,
     bias: i32,
+    dots: CodeDots,
 }
 
 impl<'a> Origin<'a> {
     /// Makes ready to compare with `code`.
     #[must_use]
     pub fn new(code: Code<'a>) -> Self {
-        Self { code, length: code.square.sqrt(), bias: simd::code_bias(code.values) }
+        let (bias, dots) = (simd::code_bias(code.values), CodeDots::of_this_cpu());
+        Self { code, length: code.square.sqrt(), bias, dots }
     }
 
-    /// Calls `each` with the product of the values with those of each row, as whole numbers.
+    /// The products of the values with those of each row, as whole numbers.
     #[inline]
-    pub fn each_product<'r>(&self, rows: impl Iterator<Item = &'r [i8]>, each: impl FnMut(i32)) {
-        simd::each_code_dot(self.code.values, self.bias, rows, each);
+    #[must_use]
+    pub fn products(&self, rows: [&[i8]; CODE_ROWS]) -> [i32; CODE_ROWS] {
+        self.dots.of(self.code.values, self.bias, rows)
     }
 
     /// The distance to another vector of `scale` and `square`, when the product of values is this.
@@ -123,8 +128,7 @@ mod tests {
             let ((a_values, a_scale), (b_values, b_scale)) = (coded(&a), coded(&b));
             let code = Code { values: &a_values, scale: a_scale, square: squares[0] };
             let origin = Origin::new(code);
-            let mut products = Vec::new();
-            origin.each_product([&b_values[..]].into_iter(), |product| products.push(product));
+            let products = origin.products([&b_values; CODE_ROWS]);
             let near = |found: f32, truth: f32, error: f32| {
                 assert!((found - truth).abs() <= error, "{found} for {truth} within {error}");
                 assert!(error < 0.1 * squares[0].max(1.0), "an error of {error} says nothing");

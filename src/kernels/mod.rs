@@ -212,13 +212,12 @@ mod tests {
         for dimension in 1..=4_099 {
             // Odd starts make the rows unaligned.
             let a = code_values(dimension as u64, dimension + 1);
-            let rows =
-                [1, 3, 64].map(|start| code_values(7_919 + start, dimension + start as usize));
-            let rows = [&rows[0][1..], &rows[1][3..], &rows[2][64..]];
+            let starts = [1, 3, 64, 30];
+            let rows = starts.map(|start| code_values(7_919 + start as u64, dimension + start));
+            let rows: [&[i8]; 4] = std::array::from_fn(|row| &rows[row][starts[row]..]);
             for query in [&a[1..], &vec![127; dimension], &vec![-127; dimension]] {
                 let bias = simd::code_bias(query);
-                let mut found = Vec::new();
-                simd::each_code_dot(query, bias, rows.into_iter(), |dot| found.push(dot));
+                let found = simd::CodeDots::of_this_cpu().of(query, bias, rows);
                 let truth = rows.map(|row| scalar::code_dot(query, row));
                 assert_eq!(found, truth, "at {dimension}");
                 assert_eq!(rows.map(|row| simd::code_dot(query, row)), truth, "at {dimension}");

@@ -33,80 +33,113 @@ pub fn code_dot(source: &[i8], target: &[i8]) -> i32 {
     i8::dot(source, target).expect("codes of one collection have one length") as i32
 }
 
-/// What [`each_code_dot`] is given with `query`.
+/// What [`CodeDots`] is given with `query`.
 #[must_use]
 pub fn code_bias(query: &[i8]) -> i32 {
     128 * query.iter().map(|&value| i32::from(value)).sum::<i32>()
 }
 
-/// Calls `each` with the dot product of `query` and each row, in order. `bias` is that of the
-/// query. Rows are as long as it.
-#[inline]
-pub fn each_code_dot<'r>(
-    query: &[i8],
-    bias: i32,
-    rows: impl Iterator<Item = &'r [i8]>,
-    mut each: impl FnMut(i32),
-) {
+/// Rows that [`CodeDots`] takes at once.
+pub const CODE_ROWS: usize = 4;
+
+/// The way to dot products of codes that is best on this CPU.
+#[derive(Clone, Copy, Debug)]
+pub struct CodeDots {
+    /// Set where this CPU has been asked, and nowhere else.
     #[cfg(target_arch = "x86_64")]
-    if vnni::is_there() {
-        #[expect(unsafe_code, reason = "instructions that not every CPU has")]
-        // SAFETY: this CPU has been asked for them.
-        return unsafe { vnni::each_dot(query, bias, rows, each) };
+    has_vnni: bool,
+}
+
+impl CodeDots {
+    /// Asks the CPU.
+    #[inline]
+    #[must_use]
+    pub fn of_this_cpu() -> Self {
+        Self {
+            #[cfg(target_arch = "x86_64")]
+            has_vnni: is_x86_feature_detected!("avx512vnni")
+                && is_x86_feature_detected!("avx512bw"),
+        }
     }
-    rows.for_each(|row| each(code_dot(query, row)));
+
+    /// The dot products of `query` with some rows, each as long as it. `bias` is [`code_bias`] of
+    /// the query.
+    #[inline]
+    #[must_use]
+    pub fn of(self, query: &[i8], bias: i32, rows: [&[i8]; CODE_ROWS]) -> [i32; CODE_ROWS] {
+        #[cfg(target_arch = "x86_64")]
+        if self.has_vnni {
+            #[expect(unsafe_code, reason = "instructions that not every CPU has")]
+            // SAFETY: this CPU has been asked for them.
+            let sums = unsafe { vnni::dots(query, rows) };
+            return sums.map(|sum| sum - bias);
+        }
+        let _ = bias;
+        rows.map(|row| code_dot(query, row))
+    }
 }
 
 /// The instructions of AVX-512 that multiply bytes and add up the products.
 #[cfg(target_arch = "x86_64")]
 mod vnni {
     use std::arch::x86_64::{
-        __m512i, _mm512_add_epi32, _mm512_dpbusd_epi32, _mm512_loadu_si512,
-        _mm512_reduce_add_epi32, _mm512_set1_epi8, _mm512_setzero_si512, _mm512_xor_si512,
+        __m512i, _mm_add_epi32, _mm_extract_epi32, _mm256_add_epi32, _mm256_castsi256_si128,
+        _mm256_extracti128_si256, _mm512_add_epi32, _mm512_castsi512_si256, _mm512_dpbusd_epi32,
+        _mm512_extracti64x4_epi64, _mm512_loadu_si512, _mm512_set1_epi8, _mm512_setzero_si512,
+        _mm512_unpackhi_epi32, _mm512_unpackhi_epi64, _mm512_unpacklo_epi32, _mm512_unpacklo_epi64,
+        _mm512_xor_si512,
     };
+
+    use super::CODE_ROWS;
 
     /// Bytes that one instruction takes.
     const WIDTH: usize = 64;
 
-    /// True if this CPU has them.
-    #[inline]
-    pub(super) fn is_there() -> bool {
-        is_x86_feature_detected!("avx512vnni") && is_x86_feature_detected!("avx512bw")
+    /// Dot products of `query` with rows whose values are raised by 128: the instruction takes
+    /// one factor without a sign. What that adds is 128 times the sum of the query.
+    #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
+    pub(super) fn dots(query: &[i8], rows: [&[i8]; CODE_ROWS]) -> [i32; CODE_ROWS] {
+        let (query, query_rest) = query.as_chunks::<WIDTH>();
+        let rows = rows.map(|row| row.as_chunks::<WIDTH>());
+        for (row, rest) in rows {
+            assert!(row.len() == query.len() && rest.len() == query_rest.len());
+        }
+        let raise = _mm512_set1_epi8(i8::MIN);
+        let mut sums = [_mm512_setzero_si512(); CODE_ROWS];
+        for (index, query) in query.iter().enumerate() {
+            let query = load(query);
+            for (sum, (row, _)) in sums.iter_mut().zip(rows) {
+                *sum = _mm512_dpbusd_epi32(*sum, _mm512_xor_si512(load(&row[index]), raise), query);
+            }
+        }
+        if !query_rest.is_empty() {
+            let query = load(&padded(query_rest));
+            for (sum, (_, rest)) in sums.iter_mut().zip(rows) {
+                let row = _mm512_xor_si512(load(&padded(rest)), raise);
+                *sum = _mm512_dpbusd_epi32(*sum, row, query);
+            }
+        }
+        totals(sums)
     }
 
-    /// See [`super::each_code_dot`].
-    #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
-    pub(super) fn each_dot<'r>(
-        query: &[i8],
-        bias: i32,
-        rows: impl Iterator<Item = &'r [i8]>,
-        mut each: impl FnMut(i32),
-    ) {
-        let (query, query_rest) = query.as_chunks::<WIDTH>();
-        // The instruction takes one factor without a sign: a row's values are raised by 128, and
-        // what that adds, 128 times the sum of the query, is taken off at the end.
-        let raise = _mm512_set1_epi8(i8::MIN);
-        for row in rows {
-            let (row, row_rest) = row.as_chunks::<WIDTH>();
-            assert!(row.len() == query.len() && row_rest.len() == query_rest.len());
-            let mut sums = [_mm512_setzero_si512(); 2];
-            let multiply = |sum: __m512i, row: &[i8; WIDTH], query: &[i8; WIDTH]| {
-                _mm512_dpbusd_epi32(sum, _mm512_xor_si512(load(row), raise), load(query))
-            };
-            let (row_pairs, row_last) = row.as_chunks::<2>();
-            let (query_pairs, query_last) = query.as_chunks::<2>();
-            for (row, query) in row_pairs.iter().zip(query_pairs) {
-                sums[0] = multiply(sums[0], &row[0], &query[0]);
-                sums[1] = multiply(sums[1], &row[1], &query[1]);
-            }
-            for (row, query) in row_last.iter().zip(query_last) {
-                sums[0] = multiply(sums[0], row, query);
-            }
-            if !query_rest.is_empty() {
-                sums[1] = multiply(sums[1], &padded(row_rest), &padded(query_rest));
-            }
-            each(_mm512_reduce_add_epi32(_mm512_add_epi32(sums[0], sums[1])) - bias);
-        }
+    /// The total of each, all four at once.
+    #[inline]
+    #[target_feature(enable = "avx512f")]
+    fn totals([a, b, c, d]: [__m512i; CODE_ROWS]) -> [i32; CODE_ROWS] {
+        let ab = _mm512_add_epi32(_mm512_unpacklo_epi32(a, b), _mm512_unpackhi_epi32(a, b));
+        let cd = _mm512_add_epi32(_mm512_unpacklo_epi32(c, d), _mm512_unpackhi_epi32(c, d));
+        // In each quarter a part of each total, in order.
+        let parts = _mm512_add_epi32(_mm512_unpacklo_epi64(ab, cd), _mm512_unpackhi_epi64(ab, cd));
+        let low = _mm512_castsi512_si256(parts);
+        let halves = _mm256_add_epi32(low, _mm512_extracti64x4_epi64::<1>(parts));
+        let low = _mm256_castsi256_si128(halves);
+        let all = _mm_add_epi32(low, _mm256_extracti128_si256::<1>(halves));
+        [
+            _mm_extract_epi32::<0>(all),
+            _mm_extract_epi32::<1>(all),
+            _mm_extract_epi32::<2>(all),
+            _mm_extract_epi32::<3>(all),
+        ]
     }
 
     fn padded(rest: &[i8]) -> [i8; WIDTH] {

@@ -137,6 +137,10 @@ pub struct ShardCounters {
     pub searches: Counter,
     /// Distances computed by searches.
     pub search_distances: Counter,
+    /// Of them, those for which a whole vector was read.
+    pub search_full_distances: Counter,
+    /// Rows that searches asked for ahead of their distance.
+    pub search_prefetched: Counter,
     /// Nodes whose neighbours searches have read.
     pub search_hops: Counter,
     /// Documents of the hot tier that searches have looked at.

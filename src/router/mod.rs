@@ -399,8 +399,7 @@ impl Router {
             match outcome {
                 Ok(outcome) => {
                     found.found += outcome.found;
-                    found.work.distances += outcome.work.distances;
-                    found.work.hops += outcome.work.hops;
+                    found.work += outcome.work;
                     trace.counts.hot_scanned += outcome.hot_scanned;
                     is_anything_whole |= outcome.complete;
                     let is_whole = outcome.complete && !outcome.hot_cut;

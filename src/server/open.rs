@@ -7,10 +7,11 @@ use std::time::{Duration, Instant};
 
 use super::directory::Lock;
 use super::repair::{repair_locked, reshard_as_asked};
-use crate::config::{Config, FsyncPolicy, RecoveryMode};
+use crate::config::{Codes, Config, FsyncPolicy, RecoveryMode};
 use crate::disk::space::Room;
 use crate::engine::{self, Capacity};
 use crate::graph;
+use crate::kernels::Metric;
 use crate::manifest::{MANIFEST_VERSION, Manifest, Segment};
 use crate::observe::Observed;
 use crate::router::{Limits, Router};
@@ -405,9 +406,18 @@ impl Opening<'_> {
 pub(super) fn engine_params(config: &Config, dimension: usize, shards: usize) -> engine::Params {
     let hnsw = &config.hnsw;
     let documents_max = if hnsw.max_elements == 0 { usize::MAX } else { hnsw.max_elements };
+    let metric = hnsw.distance.into();
+    // Codes of vectors that have no bounds of their own may say nothing: all of them the same if
+    // what tells them apart is small beside what they have in common.
+    let codes = match hnsw.codes {
+        Codes::Auto => metric == Metric::Cosine,
+        Codes::None => false,
+        Codes::Sq8 => true,
+    };
     engine::Params {
-        metric: hnsw.distance.into(),
+        metric,
         dimension,
+        codes,
         graph: graph::Params { m: hnsw.m, ef_construction: hnsw.ef_construction, seed: hnsw.seed },
         hot_documents_max: (2 * config.cache.capacity).div_ceil(shards),
         capacity: Arc::new(Capacity::new(documents_max)),

@@ -108,6 +108,7 @@ impl Server {
             params: engine::Params {
                 metric: Metric::Euclidean,
                 dimension: 2,
+                codes: false,
                 graph: crate::graph::Params { m: 8, ef_construction: 20, seed: 0 },
                 hot_documents_max: 10_000,
                 capacity: Arc::new(Capacity::new(usize::MAX)),

@@ -154,7 +154,9 @@ impl Running {
             let now = Instant::now();
             let stage_ns = match phase {
                 Phase::Hot(_) => &mut self.span.hot_ns,
-                Phase::Enter | Phase::Walk | Phase::Done => &mut self.span.walk_ns,
+                Phase::Enter | Phase::Walk | Phase::Rerank(_) | Phase::Done => {
+                    &mut self.span.walk_ns
+                }
                 Phase::Scan(_) => &mut self.span.scan_ns,
             };
             *stage_ns += nanos(now.duration_since(before));
@@ -191,6 +193,8 @@ impl Running {
         });
         if let Ok(outcome) = &outcome {
             shard.counters.search_distances.add(outcome.work.distances);
+            shard.counters.search_full_distances.add(outcome.work.full_distances);
+            shard.counters.search_prefetched.add(outcome.work.prefetched);
             shard.counters.search_hops.add(outcome.work.hops);
             shard.counters.search_hot_documents.add(outcome.hot_scanned);
             core.observed.stages.walk.record(span.stepped());

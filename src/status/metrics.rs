@@ -230,6 +230,14 @@ fn shards(text: &mut Text, observed: &Observed) {
     by_shard("kyrodb_shard_search_distances_total", "counter", "Distances of searches.", |s| {
         s.search_distances.get()
     });
+    let help = "Distances of searches by whole vectors.";
+    by_shard("kyrodb_shard_search_full_distances_total", "counter", help, |s| {
+        s.search_full_distances.get()
+    });
+    let help = "Rows fetched ahead by searches.";
+    by_shard("kyrodb_shard_search_prefetched_rows_total", "counter", help, |s| {
+        s.search_prefetched.get()
+    });
     by_shard("kyrodb_shard_search_hops_total", "counter", "Hops of searches.", |s| {
         s.search_hops.get()
     });

@@ -13,6 +13,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use super::arena::Arena;
 use super::rows::Rows;
 use crate::kernels::codes::{Code, encode};
+use crate::kernels::simd;
 use crate::types::Slot;
 
 /// The codes of one shard, by slot.
@@ -32,7 +33,7 @@ pub struct OwnCode {
 }
 
 impl OwnCode {
-    /// What distances are computed with.
+    /// The code itself.
     #[inline]
     #[must_use]
     pub fn get(&self) -> Code<'_> {
@@ -72,6 +73,16 @@ impl Codes {
     #[must_use]
     pub fn row(&self, slot: Slot) -> &[i8] {
         self.rows.row(slot)
+    }
+
+    /// Asks for all that [`Codes::get`] will read of `slot`.
+    #[inline]
+    pub fn prefetch(&self, slot: Slot) {
+        simd::prefetch(self.row(slot));
+        simd::prefetch(self.scales.row(slot.index()));
+        if let Some(squares) = &self.squares {
+            simd::prefetch(squares.row(slot.index()));
+        }
     }
 
     /// What a code of 1 in `slot` stands for.
@@ -140,7 +151,7 @@ impl Codes {
 
 /// |x|².
 fn square(vector: &[f32]) -> f32 {
-    crate::kernels::simd::dot(vector, vector)
+    simd::dot(vector, vector)
 }
 
 #[cfg(test)]

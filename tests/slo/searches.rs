@@ -15,6 +15,8 @@ const EF: u32 = 20;
 /// What has been counted so far.
 struct Counts {
     distances: u64,
+    full_distances: u64,
+    prefetched: u64,
     hops: u64,
     messages: u64,
     wakes: u64,
@@ -26,6 +28,8 @@ impl Counts {
         let traffic = &observed.traffic;
         Self {
             distances: sum(observed, |shard| shard.search_distances.get()),
+            full_distances: sum(observed, |shard| shard.search_full_distances.get()),
+            prefetched: sum(observed, |shard| shard.search_prefetched.get()),
             hops: sum(observed, |shard| shard.search_hops.get()),
             messages: traffic.messages.get(),
             wakes: traffic.wakes.get(),
@@ -58,6 +62,8 @@ async fn search_all(client: &mut Client) -> Vec<Vec<u64>> {
 struct Names {
     recall: &'static str,
     distances: &'static str,
+    full_distances: &'static str,
+    ahead: &'static str,
     hops: &'static str,
     messages: &'static str,
     wakes: &'static str,
@@ -72,6 +78,9 @@ async fn hold_work(bounds: &mut Bounds, server: &Inside, client: &mut Client, na
     let each = |before: u64, after: u64| (after - before) as f64 / found.len() as f64;
     bounds.hold(names.recall, data().recall(&found));
     bounds.hold(names.distances, each(before.distances, after.distances));
+    bounds.hold(names.full_distances, each(before.full_distances, after.full_distances));
+    let prefetched = after.prefetched - before.prefetched;
+    bounds.hold(names.ahead, prefetched as f64 / (after.distances - before.distances) as f64);
     bounds.hold(names.hops, each(before.hops, after.hops));
     bounds.hold(names.messages, each(before.messages, after.messages));
     bounds.hold(names.wakes, each(before.wakes, after.wakes));
@@ -94,6 +103,8 @@ fn a_search_of_one_shard_costs_no_more_than_its_bounds() {
         let names = Names {
             recall: "search_recall_1_shard",
             distances: "search_distances_1_shard",
+            full_distances: "search_full_distances_1_shard",
+            ahead: "search_rows_ahead_1_shard",
             hops: "search_hops_1_shard",
             messages: "search_messages_1_shard",
             wakes: "search_wakes_1_shard",
@@ -151,6 +162,8 @@ fn a_search_of_four_shards_costs_no_more_than_its_bounds() {
         let names = Names {
             recall: "search_recall_4_shards",
             distances: "search_distances_4_shards",
+            full_distances: "search_full_distances_4_shards",
+            ahead: "search_rows_ahead_4_shards",
             hops: "search_hops_4_shards",
             messages: "search_messages_4_shards",
             wakes: "search_wakes_4_shards",
