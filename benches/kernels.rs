@@ -6,6 +6,7 @@
 use std::hint::black_box;
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+use kyrodb::kernels::simd::CODE_ROWS;
 use kyrodb::kernels::{scalar, simd};
 
 const ROWS: usize = 64;
@@ -37,5 +38,40 @@ fn distances(criterion: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, distances);
+/// The same of 8-bit codes: four rows at once, and one by one.
+fn code_dots(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("codes");
+    for width in [128, 384, 1536] {
+        let value = |i: usize| (i * 2_654_435_761 % 255) as u8 as i8;
+        let rows: Vec<i8> = (0..ROWS * width).map(value).collect();
+        let query: Vec<i8> = (0..width).map(|i| value(i * 31 + 7)).collect();
+        let (bias, dots) = (simd::code_bias(&query), simd::CodeDots::of_this_cpu());
+        group.throughput(Throughput::Elements(ROWS as u64));
+        group.bench_function(BenchmarkId::new("dot/four", width), |bench| {
+            bench.iter(|| {
+                let query = black_box(query.as_slice());
+                let fours = rows.chunks_exact(CODE_ROWS * width);
+                let four = |rows: &[i8]| {
+                    let rows = std::array::from_fn(|row| &rows[row * width..(row + 1) * width]);
+                    dots.of(query, bias, rows).into_iter().fold(0, i32::wrapping_add)
+                };
+                fours.map(four).fold(0, i32::wrapping_add)
+            });
+        });
+        let kernels: [(&str, fn(&[i8], &[i8]) -> i32); 2] =
+            [("dot/one", simd::code_dot), ("dot/scalar", scalar::code_dot)];
+        for (name, kernel) in kernels {
+            group.bench_function(BenchmarkId::new(name, width), |bench| {
+                bench.iter(|| {
+                    let query = black_box(query.as_slice());
+                    let dots = rows.chunks_exact(width).map(|row| kernel(query, row));
+                    dots.fold(0, i32::wrapping_add)
+                });
+            });
+        }
+    }
+    group.finish();
+}
+
+criterion_group!(benches, distances, code_dots);
 criterion_main!(benches);

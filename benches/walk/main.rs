@@ -1,0 +1,182 @@
+//! The walk alone: one shard, one thread, no server, to be compared with libraries.
+//!
+//! ```text
+//! cargo bench --bench walk -- --data DIR [--codes none|sq8] [--state FILE] [--ef 10,20,…]
+//! ```
+//!
+//! `DIR` as for the end-to-end bench; vectors are compared by angle. Without `--ef` it reads beam
+//! widths from its input, one a line, and answers each with a line of JSON: so
+//! `perf/compare/walk.py` runs it in turns with others. The graph is made at the first start and
+//! kept in `--state`; both kinds of walk can be made in the same graph.
+
+#![expect(clippy::print_stdout, reason = "figures are its output")]
+#![expect(clippy::unwrap_used, reason = "a bench may fail")]
+
+mod state;
+
+use std::io::BufRead;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Instant;
+
+use clap::Parser;
+use kyrodb::dataset::{Rows, read_ids, read_vectors};
+use kyrodb::engine::{Capacity, Engine, LinkProgress, Params, Query, Write};
+use kyrodb::graph;
+use kyrodb::graph::search::Work;
+use kyrodb::kernels::{Metric, normalize};
+use kyrodb::store::payload::Payload;
+use kyrodb::types::DocId;
+
+/// Neighbours asked for.
+const K: usize = 10;
+
+#[derive(Parser)]
+struct Arguments {
+    /// The data set
+    #[arg(long)]
+    data: PathBuf,
+    /// What walks compare: none or sq8
+    #[arg(long, default_value = "sq8")]
+    codes: String,
+    /// Where the graph is kept, or will be
+    #[arg(long)]
+    state: Option<PathBuf>,
+    /// Beam widths; standard input if there are none
+    #[arg(long, value_delimiter = ',')]
+    ef: Vec<usize>,
+    /// Rounds of all beam widths
+    #[arg(long, default_value_t = 1)]
+    rounds: usize,
+    /// Rows to take, from the first on
+    #[arg(long, default_value_t = usize::MAX)]
+    rows: usize,
+    /// Given by `cargo bench`
+    #[arg(long, hide = true)]
+    bench: bool,
+}
+
+/// CPU seconds of this thread so far, as the scheduler counts them.
+fn cpu_seconds() -> f64 {
+    let text = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap();
+    text.split_whitespace().next().unwrap().parse::<f64>().unwrap() / 1e9
+}
+
+fn unit(row: &[f32]) -> Vec<f32> {
+    let mut vector = row.to_vec();
+    assert!(normalize(&mut vector), "it has a direction");
+    vector
+}
+
+fn params(dimension: usize, codes: bool) -> Params {
+    Params {
+        metric: Metric::Cosine,
+        dimension,
+        codes,
+        graph: graph::Params { m: 16, ef_construction: 200, seed: 0 },
+        hot_documents_max: usize::MAX,
+        capacity: Arc::new(Capacity::new(usize::MAX)),
+    }
+}
+
+fn build(params: Params, base: &Rows<f32>, rows: usize) -> Engine {
+    let (begun, begun_cpu) = (Instant::now(), cpu_seconds());
+    let mut engine = Engine::new(params);
+    for (number, row) in (1..).zip(base.iter().take(rows)) {
+        let payload = Payload::new([("n", "1")], "").unwrap();
+        let put = Write::Put { id: DocId(number), vector: unit(row).into(), payload };
+        for record in engine.stage(put).unwrap().records {
+            assert!(engine.apply(engine.applied().next(), record));
+        }
+        while engine.link_step() == LinkProgress::More {}
+    }
+    let (wall, cpu) = (begun.elapsed().as_secs_f64(), cpu_seconds() - begun_cpu);
+    let work = engine.link_work();
+    println!("built: {wall:.1} s, {cpu:.1} CPU s, {work:?}");
+    engine
+}
+
+fn round(engine: &mut Engine, queries: &[Arc<Query>], truth: &Rows<i32>) -> String {
+    let (begun, begun_cpu) = (Instant::now(), cpu_seconds());
+    let (mut work, mut found) = (Work::default(), Vec::with_capacity(queries.len() * K));
+    for query in queries {
+        let mut search = engine.begin_search(query.clone()).unwrap();
+        while !search.step(engine) {}
+        let outcome = engine.finish_search(search);
+        work += outcome.work;
+        found.extend(outcome.hits.iter().map(|hit| hit.id.0 as i32 - 1));
+        found.resize(found.len().next_multiple_of(K), -1);
+    }
+    let (wall, cpu) = (begun.elapsed().as_secs_f64(), cpu_seconds() - begun_cpu);
+    let pairs = found.chunks_exact(K).zip(truth.iter());
+    let hits: usize =
+        pairs.map(|(found, truth)| truth[..K].iter().filter(|id| found.contains(id)).count()).sum();
+    let count = queries.len() as f64;
+    let each = |counted: u64| counted as f64 / count;
+    format!(
+        r#"{{"ef": {}, "recall": {:.4}, "qps": {:.0}, "qps_cpu": {:.0}, "distances": {:.1}, "full": {:.1}, "prefetched": {:.1}, "hops": {:.1}}}"#,
+        queries[0].ef,
+        hits as f64 / count / K as f64,
+        count / wall,
+        count / cpu,
+        each(work.distances),
+        each(work.full_distances),
+        each(work.prefetched),
+        each(work.hops),
+    )
+}
+
+fn resident_bytes() -> u64 {
+    let text = std::fs::read_to_string("/proc/self/statm").unwrap();
+    text.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() * 4_096
+}
+
+fn main() {
+    let arguments = Arguments::parse();
+    let read = |name: &str| read_vectors(&arguments.data.join(name)).unwrap();
+    let base = read("base.npy");
+    let queries = read("queries.npy");
+    let truth = read_ids(&arguments.data.join("gt_ids.npy")).unwrap();
+    let params = params(base.width, arguments.codes == "sq8");
+    let state = arguments.state.as_ref().filter(|path| path.exists());
+    let mut engine = match state {
+        Some(path) => {
+            let (before, begun) = (resident_bytes(), Instant::now());
+            let engine = state::load(path, params);
+            let bytes = (resident_bytes() - before) / engine.live_count() as u64;
+            println!(
+                "restored in {:.3} s, {bytes} bytes a document",
+                begun.elapsed().as_secs_f64()
+            );
+            engine
+        }
+        None => {
+            let mut engine = build(params, &base, arguments.rows);
+            if let Some(path) = &arguments.state {
+                state::save(path, &mut engine);
+            }
+            engine
+        }
+    };
+    drop(base);
+    let with_ef = |ef| -> Vec<Arc<Query>> {
+        let query = |row| Query {
+            vector: unit(row),
+            k: K,
+            ef,
+            min_score: 0.0,
+            filter: None,
+            include_embeddings: false,
+        };
+        queries.iter().map(|row| Arc::new(query(row))).collect()
+    };
+    println!("ready");
+    let lines = std::io::stdin().lock().lines().map(|line| line.unwrap().trim().parse().unwrap());
+    let widths: Box<dyn Iterator<Item = usize>> = match arguments.ef.len() {
+        0 => Box::new(lines),
+        count => Box::new(arguments.ef.iter().copied().cycle().take(count * arguments.rounds)),
+    };
+    for ef in widths {
+        println!("{}", round(&mut engine, &with_ef(ef), &truth));
+    }
+}
