@@ -155,7 +155,7 @@ pub(super) enum Command {
     /// then --concurrency; then stores documents, one a request. The engines take turns, and
     /// figures are medians of the rounds. A peer gets a table `kyrodb_compare`, which is replaced
     /// and at the end dropped, with KyroDB's distance, m and ef_construction. Peers: pgvector
-    /// (postgresql://USER@HOST:PORT/DATABASE, or HOST=DIRECTORY), chroma, qdrant, milvus
+    /// (postgresql://USER@HOST:PORT/DATABASE or "host=DIRECTORY user=USER"), chroma, qdrant, milvus
     /// (http://HOST:PORT).
     Compare(Compare),
 }

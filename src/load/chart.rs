@@ -134,8 +134,8 @@ impl Chart {
             return 0.0..(max * 1.15).max(1e-9);
         }
         // Room above for the names of the lines.
-        let min = min.max(1e-3);
-        min / 1.5..max.max(min) * 4.0
+        let (min, room) = (min.max(1e-3), (2.0 * self.lines.len() as f64).max(4.0));
+        min / 1.5..max.max(min) * room
     }
 }
 

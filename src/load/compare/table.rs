@@ -2,13 +2,16 @@
 
 use serde_json::json;
 
-use super::Race;
 use super::engine::Engine;
 use super::lap::{Job, Lap};
+use super::{BEYOND, Race};
 use crate::load::Fault;
 use crate::load::chart::{Chart, Line};
 use crate::load::output::{More, Output, Table};
 use crate::load::record::Figures;
+
+/// Widths that differ as those of a sweep give recalls that differ by more.
+const SPREAD_MIN: f64 = 0.001;
 
 /// What is shown where there is nothing.
 const NOTHING: &str = "-";
@@ -98,7 +101,7 @@ fn line(race: &Race<'_>, engine: &Engine) -> serde_json::Value {
 
 /// What each engine is.
 fn facts(race: &Race<'_>) -> Table {
-    let head = ["ENGINE", "VERSION", "INDEX", "DURABLE AT ACK", "BECAUSE", "SETTINGS"];
+    let head = ["ENGINE", "VERSION", "INDEX", "DURABLE AT ACK", "SETTINGS"];
     let mut lines = vec![head.map(str::to_owned).to_vec()];
     for engine in &race.engines {
         let name = engine.name.to_owned();
@@ -107,13 +110,13 @@ fn facts(race: &Race<'_>) -> Table {
                 facts.version.clone(),
                 facts.index.clone(),
                 facts.durable.word().to_owned(),
-                facts.durable_how.clone(),
-                facts.settings.clone(),
+                [facts.durable_how.as_str(), facts.settings.as_str()].join(" ").trim().to_owned(),
             ],
             (None, reason) => {
                 let reason = reason.as_ref().or(engine.trouble.as_ref());
                 let reason = format!("not measured: {}", reason.map_or("", String::as_str));
-                [reason, String::new(), String::new(), String::new(), String::new()]
+                let nothing = || NOTHING.to_owned();
+                [nothing(), nothing(), nothing(), reason]
             }
         };
         lines.push(std::iter::once(name).chain(rest).collect());
@@ -175,6 +178,14 @@ fn remarks(race: &Race<'_>, engine: &Engine) -> Vec<String> {
         remarks.push(format!(
             "{name}: its documents were there; for a load rate, start it on an empty data \
              directory, and give --load"
+        ));
+    }
+    let recalls = || engine.curve.iter().map(|point| point.recall);
+    let spread = recalls().fold(0.0, f64::max) - recalls().fold(1.0, f64::min);
+    if engine.curve.len() > BEYOND && spread < SPREAD_MIN {
+        remarks.push(format!(
+            "{name}: its recall is the same at every width: it seems not to follow it (Chroma does \
+             when it keeps one index loaded, as perf/peers.sh starts it)"
         ));
     }
     let failed: u64 = engine.laps.values().flatten().map(|figures| figures.failed).sum();

@@ -1,5 +1,9 @@
 //! Chroma, by version 2 of its HTTP interface.
 //!
+//! A server takes a collection's `ef_search` when it loads the index, and keeps as many indexes
+//! loaded as `segment_manager.hnsw_index_pool_cache_config.memory` has `capacity` and `shards`.
+//! With one, a search in another collection makes it load ours again. `perf/peers.sh` starts it so.
+//!
 //! Source: the interface's own description, at `/openapi.json` of a server.
 
 use std::ops::Range;
@@ -20,6 +24,9 @@ use crate::dataset::Rows;
 
 const ROOT: &str = "/api/v2";
 const COLLECTIONS: &str = "/api/v2/tenants/default_tenant/databases/default_database/collections";
+
+/// Another collection, which is there for a moment.
+const OTHER: &str = "kyrodb_compare_other";
 
 #[derive(Clone)]
 pub(in crate::load) struct Chroma {
@@ -57,21 +64,74 @@ impl Chroma {
         Ok(Self { http, shape, path: String::new(), batch_max: 1, width })
     }
 
-    async fn add(&self, first: u64, values: &[f32], timeout: Duration) -> Result<(), Status> {
+    /// Makes a collection; its path.
+    async fn create_collection(&self, name: &str, configuration: Value) -> Result<String, Status> {
+        let body = json!({"name": name, "configuration": configuration});
+        let made = self.http.send(Method::POST, COLLECTIONS, Some(&body), UPKEEP_TIMEOUT).await?;
+        let id = made["id"].as_str().ok_or_else(|| strange("id of the collection"))?;
+        Ok(format!("{COLLECTIONS}/{id}"))
+    }
+
+    async fn drop_collection(&self, name: &str) -> Result<(), Status> {
+        let path = format!("{COLLECTIONS}/{name}");
+        match self.http.send::<()>(Method::DELETE, &path, None, UPKEEP_TIMEOUT).await {
+            Err(status) if status.code() == Code::NotFound => Ok(()),
+            dropped => dropped.map(drop),
+        }
+    }
+
+    async fn add(
+        &self,
+        path: &str,
+        first: u64,
+        values: &[f32],
+        timeout: Duration,
+    ) -> Result<(), Status> {
         let embeddings: Vec<&[f32]> = values.chunks(self.shape.dimension).collect();
         let ids = (first..).take(embeddings.len()).map(|id| id.to_string()).collect();
-        let body = Add { ids, embeddings };
-        let path = format!("{}/add", self.path);
+        let (path, body) = (format!("{path}/add"), Add { ids, embeddings });
         self.http.send(Method::POST, &path, Some(&body), timeout).await.map(drop)
     }
 
-    async fn query(&self, query: &[f32], timeout: Duration) -> Result<Vec<u64>, Status> {
+    async fn query(
+        &self,
+        path: &str,
+        query: &[f32],
+        timeout: Duration,
+    ) -> Result<Vec<u64>, Status> {
         let body = Query { query_embeddings: [query], n_results: self.shape.k, include: [] };
-        let path = format!("{}/query", self.path);
+        let path = format!("{path}/query");
         let found = self.http.send(Method::POST, &path, Some(&body), timeout).await?;
         let ids = found["ids"][0].as_array().ok_or_else(|| strange("ids"))?;
         let id = |id: &Value| id.as_str()?.parse().ok();
         ids.iter().map(id).collect::<Option<_>>().ok_or_else(|| strange("ids of ours"))
+    }
+
+    async fn delete(&self, ids: Range<u64>) -> Result<(), Status> {
+        let path = format!("{}/delete", self.path);
+        for ids in removals(ids) {
+            let body = json!({"ids": ids.map(|id| id.to_string()).collect::<Vec<String>>()});
+            self.http.send(Method::POST, &path, Some(&body), UPKEEP_TIMEOUT).await?;
+        }
+        Ok(())
+    }
+
+    /// Makes the server load the index again, where it keeps only one.
+    async fn reload(&self) -> Result<(), Status> {
+        let vector = vec![1.0; self.shape.dimension];
+        // A new one each time: a collection this small could not be loaded again.
+        self.drop_collection(OTHER).await?;
+        let other = self.create_collection(OTHER, json!({})).await?;
+        self.add(&other, 1, &vector, UPKEEP_TIMEOUT).await?;
+        self.query(&other, &vector, UPKEEP_TIMEOUT).await?;
+        self.drop_collection(OTHER).await?;
+        // The index of the files lacks the last documents, until a write makes it catch up. No
+        // document has the id 0.
+        self.query(&self.path, &vector, UPKEEP_TIMEOUT).await?;
+        self.add(&self.path, 0, &vector, UPKEEP_TIMEOUT).await?;
+        self.query(&self.path, &vector, UPKEEP_TIMEOUT).await?;
+        self.delete(0..1).await?;
+        self.query(&self.path, &vector, UPKEEP_TIMEOUT).await.map(drop)
     }
 }
 
@@ -84,16 +144,16 @@ impl Session for Chroma {
         self.batch_max = most as usize;
         let Shape { m, ef_construction, .. } = self.shape;
         Ok(Facts {
-            version: version.as_str().ok_or_else(|| strange("version"))?.to_owned(),
+            version: format!("API {}", version.as_str().ok_or_else(|| strange("version"))?),
             index: format!("HNSW max_neighbors={m} ef_construction={ef_construction}"),
             durable: Durable::Yes,
-            durable_how: "SQLite's default: a rollback journal, synchronous=FULL".into(),
-            settings: "one process, documents in SQLite, vectors in hnswlib files".into(),
+            durable_how: "SQLite with a rollback journal and synchronous=FULL;".into(),
+            settings: "ef_search as of the last load of the index".into(),
         })
     }
 
     async fn create(&mut self) -> Result<(), Status> {
-        self.drop_table().await?;
+        self.drop_collection(TABLE).await?;
         let space = match self.shape.metric {
             Metric::Cosine => "cosine",
             Metric::Euclidean => "l2",
@@ -105,19 +165,16 @@ impl Session for Chroma {
             "ef_construction": ef_construction,
             "max_neighbors": m,
         });
-        let body = json!({"name": TABLE, "configuration": {"hnsw": hnsw}});
-        let made = self.http.send(Method::POST, COLLECTIONS, Some(&body), UPKEEP_TIMEOUT).await?;
-        let id = made["id"].as_str().ok_or_else(|| strange("id of the collection"))?;
-        self.path = format!("{COLLECTIONS}/{id}");
+        self.path = self.create_collection(TABLE, json!({"hnsw": hnsw})).await?;
         Ok(())
     }
 
     async fn load(&mut self, rows: &Rows<f32>) -> Result<(), Status> {
         for (row, values) in batches(rows, self.batch_max) {
-            self.add(row as u64 + 1, values, UPKEEP_TIMEOUT).await?;
+            self.add(&self.path, row as u64 + 1, values, UPKEEP_TIMEOUT).await?;
         }
         // A search puts into the index what is not there yet.
-        self.query(rows.row(0), UPKEEP_TIMEOUT).await.map(drop)
+        self.query(&self.path, rows.row(0), UPKEEP_TIMEOUT).await.map(drop)
     }
 
     async fn set_width(&mut self, width: u32) -> Result<(), Status> {
@@ -125,31 +182,23 @@ impl Session for Chroma {
             return Ok(());
         }
         let body = json!({"new_configuration": {"hnsw": {"ef_search": width}}});
-        self.http.send(Method::PUT, &self.path, Some(&body), self.shape.timeout).await.map(drop)
+        self.http.send(Method::PUT, &self.path, Some(&body), UPKEEP_TIMEOUT).await?;
+        self.reload().await
     }
 
     async fn search(&mut self, query: &[f32]) -> Result<Vec<u64>, Status> {
-        self.query(query, self.shape.timeout).await
+        self.query(&self.path, query, self.shape.timeout).await
     }
 
     async fn insert(&mut self, id: u64, vector: &[f32]) -> Result<(), Status> {
-        self.add(id, vector, self.shape.timeout).await
+        self.add(&self.path, id, vector, self.shape.timeout).await
     }
 
     async fn remove(&mut self, ids: Range<u64>) -> Result<(), Status> {
-        let path = format!("{}/delete", self.path);
-        for ids in removals(ids) {
-            let body = json!({"ids": ids.map(|id| id.to_string()).collect::<Vec<String>>()});
-            self.http.send(Method::POST, &path, Some(&body), UPKEEP_TIMEOUT).await?;
-        }
-        Ok(())
+        self.delete(ids).await
     }
 
     async fn drop_table(&mut self) -> Result<(), Status> {
-        let path = format!("{COLLECTIONS}/{TABLE}");
-        match self.http.send::<()>(Method::DELETE, &path, None, UPKEEP_TIMEOUT).await {
-            Err(status) if status.code() == Code::NotFound => Ok(()),
-            dropped => dropped.map(drop),
-        }
+        self.drop_collection(TABLE).await
     }
 }

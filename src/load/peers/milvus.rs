@@ -153,9 +153,9 @@ impl Session for Milvus {
         let is_lite = answer.version.starts_with("milvus_lite");
         let Shape { m, ef_construction, .. } = self.shape;
         let (durable, how) = if is_lite {
-            (Durable::No, "its log is written at once, and synced when it is closed")
+            (Durable::No, "its log is synced when it is closed;")
         } else {
-            (Durable::Unknown, "it depends on the log that the server is set up with")
+            (Durable::Unknown, "it depends on the log it is set up with")
         };
         Ok(Facts {
             version: answer.version,
