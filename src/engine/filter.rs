@@ -59,7 +59,13 @@ impl Bound {
         Self { side, text, number }
     }
 
-    fn admits(&self, value: &str) -> bool {
+    /// The bound as a number, if it is one.
+    pub(super) fn number(&self) -> Option<f64> {
+        self.number
+    }
+
+    /// True if `value` is on the right side.
+    pub(super) fn admits(&self, value: &str) -> bool {
         let ordering = match (self.number, value.parse::<f64>()) {
             (Some(bound), Ok(number)) => number.partial_cmp(&bound),
             _ => Some(value.as_bytes().cmp(self.text.as_bytes())),

@@ -16,13 +16,19 @@
 
 pub mod checkpoint;
 pub mod filter;
+#[cfg(test)]
+mod filter_tests;
+mod filtered;
 mod hot;
+pub mod index;
+mod plan;
 pub mod read;
 pub mod recover;
 pub mod restore;
 pub mod salvage;
 #[cfg(test)]
 mod snapshot_tests;
+pub mod sweep;
 #[cfg(test)]
 pub(crate) mod tests;
 mod top;
@@ -33,6 +39,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use self::hot::HotTier;
+use self::index::MetadataIndex;
 pub use self::read::{Document, Hit, Query, Search, SearchOutcome};
 pub use self::write::{Outcome, Staged, Write};
 use crate::graph::insert::{Linker, Rows};
@@ -105,6 +112,7 @@ pub struct Engine {
     store: Store,
     graph: Graph,
     hot: HotTier,
+    index: MetadataIndex,
     /// LSN of the last record applied in full.
     applied: Lsn,
     /// What staged writes will make of documents.
@@ -148,6 +156,7 @@ impl Engine {
             graph: Graph::new(params.graph),
             params,
             hot: HotTier::default(),
+            index: MetadataIndex::new(),
             applied: Lsn(0),
             staged: BTreeMap::new(),
             live_after_staged: 0,
@@ -210,6 +219,12 @@ impl Engine {
         &self.store
     }
 
+    /// The index of the metadata, for whoever counts its memory.
+    #[must_use]
+    pub fn metadata_index(&self) -> &MetadataIndex {
+        &self.index
+    }
+
     /// Distances computed and hops made to link documents so far.
     #[must_use]
     pub fn link_work(&self) -> Work {
@@ -222,13 +237,17 @@ impl Engine {
         self.linker.is_some()
     }
 
-    /// Does one step of upkeep: links a part of one document, or drops dead versions. At most
-    /// some 50 µs of work at a few hundred dimensions.
+    /// Does one step of upkeep: reads metadata that is not indexed yet, links a part of one
+    /// document, or drops dead versions. At most some 50 µs of work at a few hundred dimensions.
     pub fn link_step(&mut self) -> LinkProgress {
         // Searches see the state before a batch until all of it is applied: nothing that it
         // deletes may leave the hot tier until then.
         if !self.draining.1.is_empty() {
             return LinkProgress::Idle;
+        }
+        // Soon done, and until it is every search with a filter looks at what is left.
+        if self.index.read_some(&self.store) {
+            return LinkProgress::More;
         }
         if self.linker.is_none() && !self.next_linker() {
             let reclaimed = self.reclaim(RECLAIM_VERSIONS_MAX);
@@ -280,9 +299,10 @@ impl Engine {
 
     /// Drops what no search can see any more; false if there was nothing.
     fn reclaim(&mut self, versions_max: usize) -> bool {
-        let Self { store, graph, linker, applied, .. } = self;
+        let Self { store, graph, linker, index, applied, .. } = self;
         let linking = linker.as_ref().map(Linker::slot);
         let is_linked = |slot| graph.level(slot).is_some() || linking == Some(slot);
-        store.reclaim(versions_max, *applied, is_linked) > 0
+        let dropped = |slot, payload: &_| index.remove(slot, payload);
+        store.reclaim(versions_max, *applied, is_linked, dropped) > 0
     }
 }

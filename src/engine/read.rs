@@ -3,19 +3,25 @@
 //! A search takes one of two ways:
 //! - **walk**: scan the hot tier, then walk the graph. The hot tier goes first: a document that
 //!   is linked in between has been seen there, and otherwise is found in the graph.
-//! - **scan**: look at every document. Exact; for filters, for small shards, where it is cheaper
-//!   than the walk, and where the walk found fewer than k of the documents there are.
+//! - **scan**: look at every document. Exact; for small shards, where it is cheaper than the walk,
+//!   and where the walk found fewer than k of the documents there are.
+//!
+//! With a filter, the index says first which documents those are: see [`super::filtered`].
 
 mod rerank;
+mod walk;
 
 use std::sync::Arc;
 
+use self::walk::Walk;
 use super::filter::Filter;
+use super::filtered::Filtered;
 use super::top::{Candidate, Top};
 use super::{Engine, SCRATCHES_MAX};
 use crate::error::Result;
-use crate::graph::search::{Beam, Key, Scratch, Work};
-use crate::graph::space::{Coded, Exact, Space};
+use crate::graph::filtered::Trail;
+use crate::graph::search::{Key, Scratch, Work};
+use crate::graph::space::{Coded, Exact};
 use crate::graph::visited::Visited;
 use crate::kernels::Distance;
 use crate::store::OwnCode;
@@ -28,11 +34,11 @@ use crate::with_distance;
 const SCAN_SLOTS_PER_EF: usize = 16;
 
 /// Hops of a walk, or documents of a scan, between two looks at the clock.
-const STEP_HOPS: u32 = 32;
-const STEP_DOCUMENTS: u32 = 512;
+pub(super) const STEP_HOPS: u32 = 32;
+pub(super) const STEP_DOCUMENTS: u32 = 512;
 
 /// Bytes of metadata that filters read between two looks at the clock.
-const STEP_FILTER_BYTES: usize = 64 << 10;
+pub(super) const STEP_FILTER_BYTES: usize = 64 << 10;
 
 /// Dead slots that a scan skips in the time that it takes to look at one document.
 const SKIPS_PER_DOCUMENT: usize = 16;
@@ -101,6 +107,8 @@ pub struct SearchOutcome {
 /// Where a search is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Phase {
+    /// Asking the index which documents pass the filter.
+    Plan,
     /// Scanning the hot tier from this position.
     Hot(u64),
     /// About to enter the graph.
@@ -117,36 +125,42 @@ pub enum Phase {
 
 /// A search of one shard, on its way.
 pub struct Search {
-    query: Arc<Query>,
+    pub(super) query: Arc<Query>,
     /// The state of the shard that is searched.
-    snapshot: Lsn,
-    phase: Phase,
+    pub(super) snapshot: Lsn,
+    pub(super) phase: Phase,
+    /// What the filter, if there is one, selects.
+    pub(super) filtered: Option<Box<Filtered>>,
     /// Conditions of the filter.
-    conditions: usize,
+    pub(super) conditions: usize,
     /// Documents in scope that were seen, whatever their score, and those with the score asked.
     seen: u64,
     found: u64,
-    work: Work,
+    pub(super) work: Work,
     hot_scanned: u64,
     hot_cut: bool,
-    reused: Box<Reused>,
+    pub(super) reused: Box<Reused>,
 }
 
 /// The memory of a search, which the next one takes over.
 #[derive(Default)]
 pub(super) struct Reused {
     /// The query vector, padded to the length of a row.
-    vector: Vec<f32>,
+    pub(super) vector: Vec<f32>,
     /// Its code, where there are codes.
     code: OwnCode,
     top: Top,
     /// What was considered: a scan after a walk does not look at it again.
-    scanned: Visited,
+    pub(super) scanned: Visited,
     scratch: Scratch,
-    /// What the walk found, nearest first as it saw them, and a part of it to be reranked.
+    trail: Trail,
+    /// The candidates of a filter, where a walk tells them faster by it.
+    wanted: Visited,
+    /// What the walk found, nearest first as it saw them, and those of a step that are compared
+    /// as vectors, with what came of it.
     candidates: Vec<Key>,
-    batch: Vec<Slot>,
-    keys: Vec<Key>,
+    pub(super) batch: Vec<Slot>,
+    pub(super) keys: Vec<Key>,
 }
 
 impl Search {
@@ -174,10 +188,14 @@ impl Search {
     pub fn step(&mut self, engine: &Engine) -> bool {
         with_distance!(engine.params.metric, D => {
             match self.phase {
+                Phase::Plan => self.plan(engine),
                 Phase::Hot(position) => self.scan_hot::<D>(engine, position),
                 Phase::Enter => self.enter::<D>(engine),
                 Phase::Walk => self.walk::<D>(engine),
                 Phase::Rerank(first) => self.rerank::<D>(engine, first),
+                Phase::Scan(slot) if self.filtered.is_some() => {
+                    self.scan_candidates::<D>(engine, slot);
+                }
                 Phase::Scan(slot) => self.scan::<D>(engine, slot),
                 Phase::Done => {}
             }
@@ -194,7 +212,8 @@ impl Search {
                 break;
             };
             let is_same = engine.store.born(entry.slot) == entry.born;
-            if is_same && engine.store.is_visible(entry.slot, self.snapshot) {
+            let is_visible = is_same && engine.store.is_visible(entry.slot, self.snapshot);
+            if is_visible && self.passes(engine, entry.slot) {
                 self.reused.scanned.insert(entry.slot);
                 self.hot_scanned += 1;
                 self.consider::<D>(engine, entry.slot);
@@ -208,32 +227,36 @@ impl Search {
             self.finish_walk(engine);
             return;
         };
-        let Self { query, snapshot, reused, .. } = self;
-        let Reused { vector, code, scratch, .. } = &mut **reused;
-        let accept = |slot| engine.accepts(slot, *snapshot);
+        if let Some(filtered) = &self.filtered {
+            filtered.lay_out(&mut self.reused.wanted, engine);
+        }
+        let Reused { vector, code, scratch, trail, wanted, .. } = &mut *self.reused;
+        let filtered = self.filtered.as_deref().map(|filtered| (filtered, &*wanted));
+        let walk = Walk::of(engine, &self.query, self.snapshot, filtered);
         scratch.work = Work::default();
         if let Some(codes) = engine.store.codes() {
-            let space = Coded::<D>::new(code.get(), codes);
-            beam(engine, query, space).enter(scratch, entry, top, accept);
+            walk.enter(Coded::<D>::new(code.get(), codes), scratch, trail, entry, top);
         } else {
             let space = Exact::<D>::new(vector, engine.store.vectors());
-            beam(engine, query, space).enter(scratch, entry, top, accept);
+            walk.enter(space, scratch, trail, entry, top);
         }
         self.phase = Phase::Walk;
     }
 
     fn walk<D: Distance>(&mut self, engine: &Engine) {
-        let Self { query, snapshot, reused, .. } = self;
-        let Reused { vector, code, scratch, .. } = &mut **reused;
-        let accept = |slot| engine.accepts(slot, *snapshot);
+        let Reused { vector, code, scratch, trail, wanted, .. } = &mut *self.reused;
+        let filtered = self.filtered.as_deref().map(|filtered| (filtered, &*wanted));
+        let walk = Walk::of(engine, &self.query, self.snapshot, filtered);
         let is_done = if let Some(codes) = engine.store.codes() {
-            let space = Coded::<D>::new(code.get(), codes);
-            beam(engine, query, space).advance(scratch, STEP_HOPS, accept)
+            walk.advance(Coded::<D>::new(code.get(), codes), scratch, trail)
         } else {
-            let space = Exact::<D>::new(vector, engine.store.vectors());
-            beam(engine, query, space).advance(scratch, STEP_HOPS, accept)
+            walk.advance(Exact::<D>::new(vector, engine.store.vectors()), scratch, trail)
         };
-        if is_done {
+        let is_dear = self.filtered.as_mut().is_some_and(|filtered| {
+            let work = if filtered.walks_among() { trail.work } else { scratch.work };
+            !is_done && filtered.give_up(work.distances)
+        });
+        if is_done || is_dear {
             self.collect_walk(engine);
         }
     }
@@ -241,10 +264,16 @@ impl Search {
     /// Takes over what the walk has found so far: with its distances where it went by vectors,
     /// and else to be reranked.
     fn collect_walk(&mut self, engine: &Engine) {
-        let Reused { scratch, candidates, .. } = &mut *self.reused;
+        let Reused { scratch, trail, candidates, .. } = &mut *self.reused;
         self.work += std::mem::take(&mut scratch.work);
         candidates.clear();
-        candidates.extend(scratch.nearest());
+        if self.filtered.as_ref().is_some_and(|filtered| filtered.walks_among()) {
+            self.work += std::mem::take(&mut trail.work);
+            candidates.extend(trail.nearest());
+            candidates.sort_unstable();
+        } else {
+            candidates.extend(scratch.nearest());
+        }
         if engine.store.codes().is_some() {
             self.phase = Phase::Rerank(0);
             return;
@@ -258,19 +287,23 @@ impl Search {
         self.finish_walk(engine);
     }
 
-    /// True if a node that the walk found is visible and was not seen before: a document of the
-    /// hot tier may have been linked, in whole or in part, since.
+    /// True if a node that the walk found is visible, passes the filter and was not seen before: a
+    /// document of the hot tier may have been linked, in whole or in part, since.
     fn is_news(&mut self, engine: &Engine, slot: Slot) -> bool {
         // Where nothing has changed and nothing linked is dead, no lifetime has to be fetched.
         let is_as_before = engine.dead_linked == 0 && engine.applied == self.snapshot;
         (is_as_before || engine.store.is_visible(slot, self.snapshot))
+            && self.matches(engine, slot)
             && self.reused.scanned.insert(slot)
     }
 
     fn finish_walk(&mut self, engine: &Engine) {
-        let wanted = self.query.k.min(engine.store.live_count());
-        let is_short = self.seen < wanted as u64 && !self.hot_cut;
-        self.phase = if is_short { Phase::Scan(0) } else { Phase::Done };
+        let candidates = self.filtered.as_ref().map(|filtered| filtered.count());
+        let there = candidates.unwrap_or(engine.store.live_count() as u64);
+        let wanted = there.min(self.query.k as u64);
+        let is_short = self.seen < wanted && !self.hot_cut;
+        let is_given_up = self.filtered.as_ref().is_some_and(|filtered| filtered.is_given_up());
+        self.phase = if is_short || is_given_up { Phase::Scan(0) } else { Phase::Done };
     }
 
     fn scan<D: Distance>(&mut self, engine: &Engine, start: u32) {
@@ -294,20 +327,40 @@ impl Search {
         self.phase = if is_done { Phase::Done } else { Phase::Scan(end) };
     }
 
-    fn consider<D: Distance>(&mut self, engine: &Engine, slot: Slot) {
+    /// True if the metadata of a visible document passes the filter.
+    pub(super) fn matches(&self, engine: &Engine, slot: Slot) -> bool {
+        let payload = || engine.store.payload_at(slot, self.snapshot);
+        self.query.filter.as_ref().is_none_or(|filter| filter.matches(payload()))
+    }
+
+    pub(super) fn consider<D: Distance>(&mut self, engine: &Engine, slot: Slot) {
         let distance = D::between(&self.reused.vector, engine.store.vectors().row(slot));
         self.work.count_full(1);
         self.admit(engine, slot, distance);
     }
 
     fn admit(&mut self, engine: &Engine, slot: Slot, distance: f32) {
-        self.seen += 1;
-        let min_score = self.query.min_score;
-        if min_score > 0.0 && engine.params.metric.score(distance) < min_score {
+        self.admit_if(engine, slot, distance, |_| true);
+    }
+
+    /// Counts a document that should pass. Whether it does is asked only if it would be a hit.
+    pub(super) fn admit_if(
+        &mut self,
+        engine: &Engine,
+        slot: Slot,
+        distance: f32,
+        passes: impl FnOnce(&Self) -> bool,
+    ) {
+        let (min_score, id) = (self.query.min_score, engine.store.doc_id(slot));
+        let is_near = min_score <= 0.0 || engine.params.metric.score(distance) >= min_score;
+        if is_near && self.reused.top.takes(distance, id, slot) && !passes(self) {
             return;
         }
-        self.found += 1;
-        self.reused.top.push(distance, engine.store.doc_id(slot), slot);
+        self.seen += 1;
+        if is_near {
+            self.found += 1;
+            self.reused.top.push(distance, id, slot);
+        }
     }
 }
 
@@ -317,14 +370,25 @@ impl Engine {
     /// # Errors
     /// If the vector is not of the collection's dimension.
     pub fn begin_search(&mut self, query: Arc<Query>) -> Result<Search> {
+        let mut search = self.begin_scan(query)?;
+        if let Some(filter) = &search.query.filter {
+            search.filtered = Some(Box::new(Filtered::new(&self.index, filter)));
+            search.phase = Phase::Plan;
+        } else if !self.is_small(search.query.ef.max(search.query.k)) {
+            search.phase = Phase::Hot(self.hot.first());
+        }
+        Ok(search)
+    }
+
+    /// Begins a search that looks at every document, whatever is cheaper.
+    /// [`Engine::finish_search`] must follow.
+    ///
+    /// # Errors
+    /// If the vector is not of the collection's dimension.
+    pub fn begin_scan(&mut self, query: Arc<Query>) -> Result<Search> {
         self.check_dimension("query_embedding", query.vector.len())?;
         let snapshot = self.applied;
         self.store.open_snapshot(snapshot);
-        let phase = if query.filter.is_some() || self.is_small(query.ef.max(query.k)) {
-            Phase::Scan(0)
-        } else {
-            Phase::Hot(self.hot.first())
-        };
         let mut reused = self.scratches.pop().unwrap_or_default();
         reused.scanned.reset(self.store.slot_count());
         reused.top.reset(query.k);
@@ -335,7 +399,8 @@ impl Engine {
         Ok(Search {
             conditions: query.filter.as_ref().map_or(0, Filter::conditions),
             snapshot,
-            phase,
+            phase: Phase::Scan(0),
+            filtered: None,
             seen: 0,
             found: 0,
             work: Work::default(),
@@ -435,49 +500,4 @@ fn scan_slots(
         }
     }
     end
-}
-
-fn beam<'a, S: Space>(engine: &'a Engine, query: &Query, space: S) -> Beam<'a, S> {
-    Beam { graph: &engine.graph, space, level: 0, width: query.ef.max(query.k) }
-}
-
-/// Finds every document that passes a filter, in steps: the first half of a delete by filter.
-pub struct Sweep {
-    filter: Filter,
-    snapshot: Lsn,
-    next: u32,
-    ids: Vec<DocId>,
-}
-
-impl Sweep {
-    /// Looks at some hundreds of documents. True when all have been seen.
-    pub fn step(&mut self, engine: &Engine) -> bool {
-        let Self { filter, ids, snapshot, .. } = self;
-        let conditions = filter.conditions();
-        let mut budget = STEP_FILTER_BYTES;
-        self.next = scan_slots(engine, self.next, *snapshot, |slot| {
-            let payload = engine.store.payload_at(slot, *snapshot);
-            if filter.matches(payload) {
-                ids.push(engine.store.doc_id(slot));
-            }
-            budget = budget.saturating_sub(conditions * payload.bytes().len());
-            budget > 0
-        });
-        self.next == engine.store.slot_count()
-    }
-}
-
-impl Engine {
-    /// Begins to look for every document that passes `filter`. [`Engine::finish_sweep`] must
-    /// follow.
-    pub fn begin_sweep(&mut self, filter: Filter) -> Sweep {
-        self.store.open_snapshot(self.applied);
-        Sweep { filter, snapshot: self.applied, next: 0, ids: Vec::new() }
-    }
-
-    /// Ends a sweep; returns its filter and the documents found. Some may have changed since.
-    pub fn finish_sweep(&mut self, sweep: Sweep) -> (Filter, Vec<DocId>) {
-        self.store.close_snapshot(sweep.snapshot);
-        (sweep.filter, sweep.ids)
-    }
 }

@@ -82,6 +82,7 @@ impl Engine {
         let Version { id, born, vector, payload } = version;
         assert!(born <= self.applied && self.store.room() > 0);
         let (slot, former) = self.store.put(born, id, vector, payload.clone());
+        self.index.insert(slot, payload);
         self.graph.reserve(slot);
         self.hot.push(slot, born);
         self.count_dead(former);

@@ -86,7 +86,7 @@ impl Pair {
         Self { engine: engine(), model, random: Random(seed << 32), records }
     }
 
-    fn apply(&mut self, records: Vec<Record>) {
+    pub(crate) fn apply(&mut self, records: Vec<Record>) {
         for record in records {
             let lsn = self.engine.applied().next();
             self.records.push_back(record.clone());
@@ -97,7 +97,7 @@ impl Pair {
         }
     }
 
-    fn write(&mut self, write: Write) -> Outcome {
+    pub(crate) fn write(&mut self, write: Write) -> Outcome {
         let staged = self.engine.stage(write).unwrap();
         self.apply(staged.records);
         staged.outcome
@@ -112,7 +112,7 @@ impl Pair {
         assert_eq!(self.write(write).existed, u64::from(existed));
     }
 
-    fn delete(&mut self, id: u64, namespace: &str) {
+    pub(crate) fn delete(&mut self, id: u64, namespace: &str) {
         let id = DocId(id);
         let in_scope = |payload: &Payload| namespace.is_empty() || payload.namespace() == namespace;
         let existed = self.model.0.get(&id).is_some_and(|(_, payload)| in_scope(payload));
@@ -175,12 +175,12 @@ impl Pair {
     }
 }
 
-fn finish(engine: &mut Engine, mut search: Search) -> SearchOutcome {
+pub(crate) fn finish(engine: &mut Engine, mut search: Search) -> SearchOutcome {
     while !search.step(engine) {}
     engine.finish_search(search)
 }
 
-fn found(outcome: &SearchOutcome) -> Vec<(DocId, Payload)> {
+pub(crate) fn found(outcome: &SearchOutcome) -> Vec<(DocId, Payload)> {
     outcome.hits.iter().map(|hit| (hit.id, hit.payload.clone())).collect()
 }
 
@@ -413,7 +413,7 @@ fn a_large_batch_is_deleted_in_slices_and_seen_at_once() {
             slices += 1;
             // Upkeep may run meanwhile, and must not drop what the batch has not deleted yet.
             pair.link(40);
-            let search = pair.engine.begin_search(query.clone()).unwrap();
+            let search = pair.engine.begin_scan(query.clone()).unwrap();
             assert_eq!(found(&finish(&mut pair.engine, search)), before.nearest(&query));
             done = pair.engine.apply_more();
         }

@@ -34,6 +34,12 @@ impl Top {
         self.heap.reserve(capacity);
     }
 
+    /// True if a candidate would be kept.
+    pub(super) fn takes(&self, distance: f32, id: DocId, slot: Slot) -> bool {
+        let candidate = Candidate { key: sortable(distance), id, slot };
+        self.heap.len() < self.capacity || self.heap.peek().is_some_and(|worst| candidate < *worst)
+    }
+
     pub(super) fn push(&mut self, distance: f32, id: DocId, slot: Slot) {
         let candidate = Candidate { key: sortable(distance), id, slot };
         if self.heap.len() < self.capacity {

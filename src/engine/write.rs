@@ -233,7 +233,8 @@ impl Engine {
         }
         match record {
             Record::Put { id, vector, payload } => {
-                let (slot, former) = self.store.put(lsn, id, &vector, payload);
+                let (slot, former) = self.store.put(lsn, id, &vector, payload.clone());
+                self.index.insert(slot, &payload);
                 self.graph.reserve(slot);
                 self.hot.push(slot, lsn);
                 self.count_dead(former);
@@ -246,7 +247,11 @@ impl Engine {
                 self.unplan(id);
             }
             Record::SetPayload { id, payload } => {
-                self.store.set_payload(lsn, id, payload);
+                if let Some(slot) = self.store.find(id) {
+                    let before = self.store.payload(slot).clone();
+                    self.index.replace(slot, &before, &payload);
+                    self.store.set_payload(lsn, id, payload);
+                }
                 self.unplan(id);
             }
             Record::DeleteBatch { ids, more, part: _ } => {

@@ -13,6 +13,7 @@
 //!   of a closure. The walk goes through nodes that the closure refuses.
 
 pub mod check;
+pub mod filtered;
 pub mod frozen;
 pub mod insert;
 mod layer;

@@ -8,7 +8,6 @@ use super::core::{Core, Shard};
 use super::snapshot::{Known, Snapshots};
 use crate::clock::unix_ms;
 use crate::disk::DiskError;
-use crate::engine::filter::Filter;
 use crate::engine::recover::{Listed, RecoverError, Recovered, recover};
 use crate::engine::{self, Engine, Query};
 use crate::manifest::{self, LoadError, Segment};
@@ -150,10 +149,10 @@ pub(super) async fn open(core: &Rc<Core>, open: Open) -> Result<Opened, Refusal>
 fn measure_scan(engine: &mut Engine) -> u64 {
     let mut vector = vec![0.0; engine.params().dimension];
     vector[0] = 1.0;
-    let filter = Some(Filter::All);
-    let query = Query { vector, k: 10, ef: 10, min_score: 0.0, filter, include_embeddings: false };
+    let (k, ef, filter) = (10, 10, None);
+    let query = Query { vector, k, ef, min_score: 0.0, filter, include_embeddings: false };
     let begun = Instant::now();
-    let Ok(mut search) = engine.begin_search(Arc::new(query)) else {
+    let Ok(mut search) = engine.begin_scan(Arc::new(query)) else {
         unreachable!("the vector has the engine's dimension");
     };
     while search.considered() < MEASURED_DOCUMENTS && !search.step(engine) {}

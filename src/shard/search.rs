@@ -157,7 +157,7 @@ impl Running {
                 Phase::Enter | Phase::Walk | Phase::Rerank(_) | Phase::Done => {
                     &mut self.span.walk_ns
                 }
-                Phase::Scan(_) => &mut self.span.scan_ns,
+                Phase::Plan | Phase::Scan(_) => &mut self.span.scan_ns,
             };
             *stage_ns += nanos(now.duration_since(before));
             (before, self.paused) = (now, now);

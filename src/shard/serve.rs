@@ -305,7 +305,7 @@ async fn sweep(shard: &Shard, filter: Filter, deadline: Instant) -> Result<(Filt
         Some(engine) => engine.begin_sweep(filter),
         None => return Ok((filter, Vec::new())),
     };
-    let step = |sweep: &mut crate::engine::read::Sweep| {
+    let step = |sweep: &mut crate::engine::sweep::Sweep| {
         shard.engine.borrow().as_ref().is_none_or(|engine: &Engine| sweep.step(engine))
     };
     while !step(&mut sweep) {

@@ -209,6 +209,19 @@ impl Store {
         self.payload_cell(slot).as_ref().expect("a live version has metadata")
     }
 
+    /// Metadata of the version in `slot`, dead or alive, that has not been dropped.
+    #[must_use]
+    pub fn stored_payload(&self, slot: Slot) -> Option<&Payload> {
+        self.payload_cell(slot).as_ref()
+    }
+
+    /// Slots whose metadata has been replaced since `snapshot`, which has to be an open one.
+    pub fn changed_since(&self, snapshot: Lsn) -> impl Iterator<Item = Slot> {
+        let order = &self.replaced.order;
+        let first = order.partition_point(|&(at, _)| at <= snapshot);
+        order.range(first..).map(|&(_, slot)| slot)
+    }
+
     /// Metadata that the version in `slot` had at `snapshot`, at which it was alive.
     #[must_use]
     pub fn payload_at(&self, slot: Slot, snapshot: Lsn) -> &Payload {
@@ -292,13 +305,14 @@ impl Store {
     }
 
     /// Drops what neither a running search nor one that begins at `applied` can see any more:
-    /// metadata of dead versions, and, where `is_linked` says no, their slots. At most
-    /// `versions_max`, so that it fits into a slice. Returns how many it dropped.
+    /// metadata of dead versions, which goes to `dropped`, and, where `is_linked` says no, their
+    /// slots. At most `versions_max`, so that it fits into a slice. Returns how many it dropped.
     pub fn reclaim(
         &mut self,
         versions_max: usize,
         applied: Lsn,
         is_linked: impl Fn(Slot) -> bool,
+        mut dropped: impl FnMut(Slot, &Payload),
     ) -> usize {
         // A search at `snapshot` sees a version that died later than it.
         let oldest = self.oldest_snapshot().min(applied);
@@ -308,7 +322,9 @@ impl Store {
             && died <= oldest
         {
             self.retired.pop_front();
-            *self.payload_cell_mut(slot) = None;
+            if let Some(payload) = self.payload_cell_mut(slot).take() {
+                dropped(slot, &payload);
+            }
             if !is_linked(slot) {
                 self.free.push(slot);
             }
@@ -381,17 +397,17 @@ mod tests {
         let (slot, _) = store.put(Lsn(1), DocId(1), &[1.0], payload(""));
         store.open_snapshot(Lsn(1));
         assert_eq!(store.delete(Lsn(2), DocId(1)), Some(slot));
-        assert_eq!(store.reclaim(9, Lsn(2), |_| false), 0);
+        assert_eq!(store.reclaim(9, Lsn(2), |_| false, |_, _| {}), 0);
         assert_ne!(store.put(Lsn(3), DocId(2), &[2.0], payload("")).0, slot);
         store.close_snapshot(Lsn(1));
-        assert_eq!(store.reclaim(9, Lsn(1), |_| false), 0);
-        assert_eq!(store.reclaim(9, Lsn(3), |_| false), 1);
+        assert_eq!(store.reclaim(9, Lsn(1), |_| false, |_, _| {}), 0);
+        assert_eq!(store.reclaim(9, Lsn(3), |_| false, |_, _| {}), 1);
         assert_eq!(store.put(Lsn(4), DocId(3), &[3.0], payload("")).0, slot);
         assert_eq!(store.vectors().values(slot), [3.0]);
         assert_eq!((store.live_count(), store.slot_count()), (2, 2));
         // A slot that the graph walks through stays.
         store.delete(Lsn(5), DocId(3));
-        assert_eq!(store.reclaim(9, Lsn(5), |_| true), 1);
+        assert_eq!(store.reclaim(9, Lsn(5), |_| true, |_, _| {}), 1);
         assert_ne!(store.put(Lsn(6), DocId(4), &[4.0], payload("")).0, slot);
     }
 }

@@ -185,7 +185,8 @@ impl Payload {
         self.pairs().filter(|(key, _)| !RESERVED_KEYS.contains(key))
     }
 
-    fn pairs(&self) -> impl Iterator<Item = (&str, &str)> {
+    /// All pairs, the reserved ones too, by key.
+    pub(crate) fn pairs(&self) -> impl Iterator<Item = (&str, &str)> {
         let mut rest = &self.bytes()[2..];
         std::iter::from_fn(move || {
             let (key, value, after) = split_pair(rest)?;

@@ -31,9 +31,14 @@ fn value(stream: u64, index: u64) -> f32 {
     (mix(mix(stream) ^ index) >> 40) as f32 / (1 << 23) as f32 - 1.0
 }
 
+/// The cluster that the vector of a number is in.
+pub fn cluster(number: u64) -> u64 {
+    mix(number) % CLUSTERS
+}
+
 /// The vector of a number, of length 1.
 pub fn vector(number: u64) -> Vec<f32> {
-    let cluster = mix(number) % CLUSTERS;
+    let cluster = cluster(number);
     let mut vector: Vec<f32> = (0..WIDTH as u64)
         .map(|d| value(CENTRES | cluster, d) + NOISE * value(NOISES | number, d))
         .collect();

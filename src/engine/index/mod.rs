@@ -1,0 +1,181 @@
+//! An inverted index of a shard's metadata: for each key and value the slots that have it, so that
+//! a filter is answered without looking at documents.
+//!
+//! What it says of a slot is the metadata of now. What it says to a search is a set of *candidates*
+//! ([`evaluate`]): all documents that pass, and perhaps others. Whoever asks looks at a candidate's
+//! own metadata and lifetime before it becomes a hit, so that an index which says too much costs
+//! time and nothing else.
+//!
+//! - A dead version stays in it until its metadata is dropped: searches that began before its death
+//!   still see it.
+//! - Metadata that is replaced goes at once. A search that began before asks the store which slots
+//!   have been changed since, and takes them as candidates.
+//! - Slots from `indexed_to` on, after a restart, wait to be read in, in steps.
+//!   Until then all of them are candidates.
+//! - Memory is bounded: a slot costs at most [`BYTES_PER_SLOT`] for texts and trees. Values, and
+//!   keys, for which there is no room get no set: documents that have them are candidates for every
+//!   condition on that key, or on any key.
+
+pub(super) mod evaluate;
+mod key;
+mod slots;
+
+use std::collections::BTreeMap;
+
+use roaring::RoaringBitmap;
+
+use self::key::Key;
+use self::slots::bitmap_bytes;
+use crate::store::Store;
+use crate::store::payload::Payload;
+use crate::types::Slot;
+
+/// Room for texts of keys and values, and for the trees that hold them: this much, and for each
+/// slot indexed so much more. Values that many documents share cost nearly nothing of it; an id a
+/// document takes some 100 bytes. Beside it each pair of a document takes 2 to 12 bytes in sets.
+const BYTES_MIN: usize = 1 << 20;
+const BYTES_PER_SLOT: usize = 256;
+
+/// What a key costs beside its text: its place in a tree whose nodes are two thirds full, and
+/// its sets.
+const KEY_BYTES: usize = size_of::<(Box<str>, Key)>() * 3 / 2 + 64;
+
+/// Slots, and bytes of metadata, that are read in a step.
+const STEP_SLOTS: u32 = if cfg!(test) { 8 } else { 128 };
+const STEP_BYTES: usize = 16 << 10;
+
+/// The index of one shard.
+#[derive(Debug, Default)]
+pub struct MetadataIndex {
+    keys: BTreeMap<Box<str>, Key>,
+    /// Every slot that is indexed.
+    slots: RoaringBitmap,
+    /// Those with a key that has no sets.
+    untracked: RoaringBitmap,
+    /// Those below this one are, if there is anything in them.
+    indexed_to: u32,
+    room: Room,
+}
+
+/// Bytes of texts and trees.
+#[derive(Debug, Default)]
+struct Room {
+    used: usize,
+    max: usize,
+}
+
+impl Room {
+    /// Takes some; false if that would be too many.
+    fn take(&mut self, bytes: usize) -> bool {
+        let fits = self.used + bytes <= self.max;
+        self.used += if fits { bytes } else { 0 };
+        fits
+    }
+
+    fn give(&mut self, bytes: usize) {
+        self.used -= bytes;
+    }
+}
+
+impl MetadataIndex {
+    /// An empty index.
+    #[must_use]
+    pub(super) fn new() -> Self {
+        let room = Room { used: 0, max: BYTES_MIN };
+        Self { room, ..Self::default() }
+    }
+
+    /// Slots below this one are indexed.
+    #[cfg(test)]
+    pub(super) fn indexed_to(&self) -> u32 {
+        self.indexed_to
+    }
+
+    /// A version with this metadata is in `slot` from now on.
+    pub(super) fn insert(&mut self, slot: Slot, payload: &Payload) {
+        if slot.0 > self.indexed_to {
+            // It is read when its turn comes.
+            return;
+        }
+        self.indexed_to = self.indexed_to.max(slot.0 + 1);
+        self.add(slot, payload);
+    }
+
+    /// The version in `slot` has other metadata from now on.
+    pub(super) fn replace(&mut self, slot: Slot, before: &Payload, after: &Payload) {
+        if slot.0 < self.indexed_to {
+            self.take(slot, before);
+            self.add(slot, after);
+        }
+    }
+
+    /// Nobody sees the version in `slot` any more. This was its metadata.
+    pub(super) fn remove(&mut self, slot: Slot, payload: &Payload) {
+        if slot.0 < self.indexed_to {
+            self.take(slot, payload);
+        }
+    }
+
+    /// Reads some slots that are not indexed yet. False if there was nothing to do.
+    pub(super) fn read_some(&mut self, store: &Store) -> bool {
+        let start = self.indexed_to;
+        let mut bytes = 0;
+        while self.indexed_to < store.slot_count().min(start.saturating_add(STEP_SLOTS))
+            && bytes < STEP_BYTES
+        {
+            let slot = Slot(self.indexed_to);
+            self.indexed_to += 1;
+            if let Some(payload) = store.stored_payload(slot) {
+                bytes += payload.bytes().len();
+                self.add(slot, payload);
+            }
+        }
+        self.indexed_to > start
+    }
+
+    /// Bytes of memory, by a count that goes through all of it.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        let keys = self.keys.iter().map(|(text, key)| KEY_BYTES + text.len() + key.bytes());
+        keys.sum::<usize>() + bitmap_bytes(&self.slots) + bitmap_bytes(&self.untracked)
+    }
+
+    /// Takes room away.
+    #[cfg(test)]
+    pub(super) fn occupy(&mut self, bytes: usize) {
+        self.room.used += bytes;
+    }
+
+    fn add(&mut self, slot: Slot, payload: &Payload) {
+        let Self { keys, slots, untracked, room, .. } = self;
+        if slots.insert(slot.0) {
+            room.max += BYTES_PER_SLOT;
+        }
+        for (text, value) in payload.pairs() {
+            if let Some(key) = keys.get_mut(text) {
+                key.insert(value, slot.0, room);
+            } else if room.take(KEY_BYTES + text.len()) {
+                keys.entry(text.into()).or_default().insert(value, slot.0, room);
+            } else {
+                untracked.insert(slot.0);
+            }
+        }
+    }
+
+    fn take(&mut self, slot: Slot, payload: &Payload) {
+        let Self { keys, slots, untracked, room, .. } = self;
+        untracked.remove(slot.0);
+        for (text, value) in payload.pairs() {
+            let Some(key) = keys.get_mut(text) else { continue };
+            key.remove(value, slot.0, room);
+            if key.is_empty() {
+                keys.remove(text);
+                room.give(KEY_BYTES + text.len());
+            }
+        }
+        if slots.remove(slot.0) {
+            // What is there may be more than that from now on, and stays.
+            room.max -= BYTES_PER_SLOT;
+        }
+    }
+}

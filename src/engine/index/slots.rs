@@ -1,0 +1,168 @@
+//! A set of slots that costs little while it is small: most values of a key such as a title or an
+//! id have one document.
+
+use roaring::RoaringBitmap;
+
+/// Slots in a list; beyond it a bitmap takes over. A bitmap costs some 50 bytes for each of its
+/// chunks of 65,536 slots: spread over a large shard, a list of 4 bytes a slot is less.
+const LIST_MAX: usize = 256;
+
+/// A set of slots.
+#[derive(Debug)]
+pub(super) enum SlotSet {
+    /// One, without memory of its own.
+    One(u32),
+    /// Up to [`LIST_MAX`], sorted.
+    List(Vec<u32>),
+    /// More.
+    Bitmap(Box<RoaringBitmap>),
+}
+
+/// What is left of a set after a slot has left.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Left {
+    /// The slot was not in it.
+    Unchanged,
+    /// Others.
+    Some,
+    /// Nothing: the set must be dropped, and holds what it held until then.
+    Nothing,
+}
+
+impl SlotSet {
+    pub(super) fn insert(&mut self, slot: u32) {
+        match self {
+            Self::One(present) if *present == slot => {}
+            Self::One(present) => {
+                let mut slots = Vec::with_capacity(2);
+                slots.extend([slot.min(*present), slot.max(*present)]);
+                *self = Self::List(slots);
+            }
+            Self::List(slots) => {
+                let Err(place) = slots.binary_search(&slot) else { return };
+                if slots.len() < LIST_MAX {
+                    slots.insert(place, slot);
+                } else {
+                    let mut bitmap: RoaringBitmap = slots.iter().copied().collect();
+                    bitmap.insert(slot);
+                    *self = Self::Bitmap(Box::new(bitmap));
+                }
+            }
+            Self::Bitmap(slots) => {
+                slots.insert(slot);
+            }
+        }
+    }
+
+    pub(super) fn remove(&mut self, slot: u32) -> Left {
+        match self {
+            Self::One(present) if *present == slot => Left::Nothing,
+            Self::One(_) => Left::Unchanged,
+            Self::List(slots) => {
+                let Ok(place) = slots.binary_search(&slot) else { return Left::Unchanged };
+                slots.remove(place);
+                if let [last] = slots[..] {
+                    *self = Self::One(last);
+                }
+                Left::Some
+            }
+            Self::Bitmap(slots) => {
+                if !slots.remove(slot) {
+                    return Left::Unchanged;
+                }
+                // Half, so that a set at the limit does not go to and fro.
+                if slots.len() <= LIST_MAX as u64 / 2 {
+                    *self = Self::List(slots.iter().collect());
+                }
+                Left::Some
+            }
+        }
+    }
+
+    /// Adds all slots to `target`.
+    pub(super) fn add_to(&self, target: &mut RoaringBitmap) {
+        match self {
+            Self::One(slot) => {
+                target.insert(*slot);
+            }
+            Self::List(slots) => target.extend(slots.iter().copied()),
+            Self::Bitmap(slots) => *target |= &**slots,
+        }
+    }
+
+    /// What [`SlotSet::add_to`] costs, in units of looking up a value.
+    pub(super) fn cost(&self) -> u64 {
+        /// A list of a chunk's slots is gone through, a chunk's bitmap is joined by words.
+        const SLOTS_PER_UNIT: u64 = 8;
+        match self {
+            Self::One(_) => 1,
+            Self::List(slots) => 1 + slots.len() as u64 / 2,
+            Self::Bitmap(slots) => {
+                1 + (slots.len() / SLOTS_PER_UNIT).min(CHUNK_COST * chunks(slots))
+            }
+        }
+    }
+
+    /// Bytes of memory beside the set itself.
+    pub(super) fn heap_bytes(&self) -> usize {
+        match self {
+            Self::One(_) => 0,
+            Self::List(slots) => slots.capacity() * size_of::<u32>(),
+            Self::Bitmap(slots) => size_of::<RoaringBitmap>() + bitmap_bytes(slots),
+        }
+    }
+}
+
+/// What it costs at most to join a chunk of 65,536 slots with another, in the same units.
+pub(super) const CHUNK_COST: u64 = 256;
+
+/// Chunks up to the last slot.
+pub(super) fn chunks(bitmap: &RoaringBitmap) -> u64 {
+    bitmap.max().map_or(0, |slot| u64::from(slot >> 16) + 1)
+}
+
+/// Bytes of memory of a bitmap's containers.
+pub(super) fn bitmap_bytes(bitmap: &RoaringBitmap) -> usize {
+    /// What a container has beside its values: its place in the list of them, half of which may
+    /// be room, and the header of an allocation.
+    const CONTAINER_BYTES: u64 = 56;
+    let of = bitmap.statistics();
+    let values =
+        of.n_bytes_array_containers + of.n_bytes_run_containers + of.n_bytes_bitset_containers;
+    (values + CONTAINER_BYTES * u64::from(of.n_containers)) as usize
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeSet;
+
+    /// Against a plain set, through every form and back.
+    #[test]
+    fn holds_what_was_put_in_whatever_its_form() {
+        let (mut set, mut model) = (SlotSet::One(7), BTreeSet::from([7]));
+        let slot = |step: u64| (crate::types::mix(step) % 700) as u32;
+        for step in 0..6_000 {
+            // Mostly inserts, then mostly removals.
+            if crate::types::mix(step ^ 99) % 10 < if step < 3_000 { 8 } else { 1 } {
+                set.insert(slot(step));
+                model.insert(slot(step));
+            } else if model.len() > 1 {
+                let left = set.remove(slot(step));
+                let was_there = model.remove(&slot(step));
+                assert_eq!(left, if was_there { Left::Some } else { Left::Unchanged });
+            }
+            let mut found = RoaringBitmap::new();
+            set.add_to(&mut found);
+            assert!(found.iter().eq(model.iter().copied()), "step {step}");
+            if step == 2_999 {
+                assert!(matches!(set, SlotSet::Bitmap(_)));
+            }
+        }
+        for last in model.iter().skip(1) {
+            assert_eq!(set.remove(*last), Left::Some);
+        }
+        assert!(matches!(set, SlotSet::One(_)) && set.heap_bytes() == 0);
+        assert_eq!(set.remove(model.pop_first().unwrap()), Left::Nothing);
+    }
+}

@@ -1,0 +1,41 @@
+//! How a search with a filter goes about it, by what the index says that the filter selects.
+
+/// Documents for each unit of ef up to which all that the filter selects are looked at. A walk among
+/// them computes 25 to 35 distances for each unit of ef, of rows from all over memory, and reads
+/// lists beside, which takes as long again; a scan computes one a document, of rows that come in
+/// order and are fetched ahead, and is exact.
+const SCAN_DOCUMENTS_PER_EF: u64 = 35;
+
+/// Of so many documents, one at least has to pass for a walk among them: with fewer, it would not
+/// find its way from one to the next ([`crate::graph::filtered`]).
+const AMONG_ONE_IN: u64 = 100;
+
+/// Share of the documents, in percent, from which on the walk takes no notice of the filter, and
+/// only what it keeps has to pass. It computes as many distances more as fewer documents pass, from
+/// here on fewer than a walk among them.
+const PLAIN_PERCENT: u64 = 60;
+
+/// A way to search with a filter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Way {
+    /// Looks at all that may pass.
+    Scan,
+    /// Walks among those that pass.
+    Among,
+    /// Walks as without a filter, and keeps those that pass.
+    Plain,
+}
+
+/// Decides for a filter that selects `matching` of `live` documents, of which `unsure` may not
+/// pass, and a beam of `ef`.
+pub(super) fn way(matching: u64, unsure: u64, live: u64, ef: u64) -> Way {
+    let is_few = matching <= SCAN_DOCUMENTS_PER_EF * ef || matching * AMONG_ONE_IN < live;
+    // Where it is not known how many pass, there may be fewer than a walk would find.
+    if is_few || unsure > matching / 2 {
+        Way::Scan
+    } else if matching * 100 < live * PLAIN_PERCENT {
+        Way::Among
+    } else {
+        Way::Plain
+    }
+}

@@ -1,0 +1,104 @@
+//! The walk of a search through the graph, whatever its distances come from: as the filter, if there
+//! is one, wants it.
+
+use super::{Query, STEP_HOPS};
+use crate::engine::Engine;
+use crate::engine::filtered::{Filtered, Scope};
+use crate::graph::filtered::{FilteredWalk, Trail};
+use crate::graph::search::{Beam, Scratch};
+use crate::graph::space::Space;
+use crate::graph::visited::Visited;
+use crate::types::{Lsn, Slot};
+
+/// Width of the beam of a walk among the candidates of a filter, in percent of ef. What passes is
+/// scattered through the graph, and where it is, is not where the query is: with ef alone, such a
+/// walk ends too early, and finds 0.92 of ten true neighbours where the walk without a filter
+/// finds 0.985.
+const AMONG_WIDTH_PERCENT: usize = 175;
+
+/// Hops of it between two looks at the clock: each may read the lists of many nodes.
+const STEP_HOPS_AMONG: u32 = STEP_HOPS / 8;
+
+/// What a walk goes by.
+pub(super) struct Walk<'a> {
+    engine: &'a Engine,
+    query: &'a Query,
+    snapshot: Lsn,
+    /// What the filter selects, and where that is laid out as bits.
+    filtered: Option<(&'a Filtered, &'a Visited)>,
+}
+
+impl<'a> Walk<'a> {
+    pub(super) fn of(
+        engine: &'a Engine,
+        query: &'a Query,
+        snapshot: Lsn,
+        filtered: Option<(&'a Filtered, &'a Visited)>,
+    ) -> Self {
+        Self { engine, query, snapshot, filtered }
+    }
+
+    /// Descends from `from` on level `top`, and begins where that leads.
+    pub(super) fn enter<S: Space>(
+        &self,
+        space: S,
+        scratch: &mut Scratch,
+        trail: &mut Trail,
+        from: Slot,
+        top: u8,
+    ) {
+        let Some((filtered, flat)) = self.filtered else {
+            return self.beam(space).enter(scratch, from, top, |slot| self.accepts(slot));
+        };
+        let scope = self.scope(flat);
+        let is_wanted = |slot| filtered.wants(self.engine, &scope, slot);
+        if !filtered.walks_among() {
+            return self.beam(space).enter(scratch, from, top, is_wanted);
+        }
+        let entry = self.beam(space).descend(from, top, scratch);
+        let is_linked = |slot: &Slot| self.engine.graph.level(*slot).is_some();
+        let seeds = filtered.seeds().filter(is_linked).filter(|&slot| is_wanted(slot));
+        self.among(space).begin(trail, entry, seeds, is_wanted);
+    }
+
+    /// Does a step. True when the walk is complete.
+    pub(super) fn advance<S: Space>(
+        &self,
+        space: S,
+        scratch: &mut Scratch,
+        trail: &mut Trail,
+    ) -> bool {
+        let Some((filtered, flat)) = self.filtered else {
+            return self.beam(space).advance(scratch, STEP_HOPS, |slot| self.accepts(slot));
+        };
+        let scope = self.scope(flat);
+        let is_wanted = |slot| filtered.wants(self.engine, &scope, slot);
+        if filtered.walks_among() {
+            self.among(space).advance(trail, STEP_HOPS_AMONG, is_wanted)
+        } else {
+            self.beam(space).advance(scratch, STEP_HOPS, is_wanted)
+        }
+    }
+
+    #[inline]
+    fn accepts(&self, slot: Slot) -> bool {
+        self.engine.accepts(slot, self.snapshot)
+    }
+
+    fn scope(&self, flat: &'a Visited) -> Scope<'a> {
+        Scope { filter: self.query.filter.as_ref(), snapshot: self.snapshot, flat }
+    }
+
+    fn width(&self) -> usize {
+        self.query.ef.max(self.query.k)
+    }
+
+    fn beam<S: Space>(&self, space: S) -> Beam<'a, S> {
+        Beam { graph: &self.engine.graph, space, level: 0, width: self.width() }
+    }
+
+    fn among<S: Space>(&self, space: S) -> FilteredWalk<'a, S> {
+        let width = self.width() * AMONG_WIDTH_PERCENT / 100;
+        FilteredWalk { graph: &self.engine.graph, space, width }
+    }
+}
