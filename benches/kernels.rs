@@ -12,6 +12,7 @@ use kyrodb::kernels::{scalar, simd};
 const ROWS: usize = 64;
 
 type Kernel = fn(&[f32], &[f32]) -> f32;
+type CodeKernel = fn(&[i8], &[i8]) -> i32;
 
 fn distances(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("distance");
@@ -58,7 +59,7 @@ fn code_dots(criterion: &mut Criterion) {
                 fours.map(four).fold(0, i32::wrapping_add)
             });
         });
-        let kernels: [(&str, fn(&[i8], &[i8]) -> i32); 2] =
+        let kernels: [(&str, CodeKernel); 2] =
             [("dot/one", simd::code_dot), ("dot/scalar", scalar::code_dot)];
         for (name, kernel) in kernels {
             group.bench_function(BenchmarkId::new(name, width), |bench| {

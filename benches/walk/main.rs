@@ -141,13 +141,11 @@ fn main() {
     let state = arguments.state.as_ref().filter(|path| path.exists());
     let mut engine = match state {
         Some(path) => {
-            let (before, begun) = (resident_bytes(), Instant::now());
+            let (before, begun, begun_cpu) = (resident_bytes(), Instant::now(), cpu_seconds());
             let engine = state::load(path, params);
             let bytes = (resident_bytes() - before) / engine.live_count() as u64;
-            println!(
-                "restored in {:.3} s, {bytes} bytes a document",
-                begun.elapsed().as_secs_f64()
-            );
+            let (wall, cpu) = (begun.elapsed().as_secs_f64(), cpu_seconds() - begun_cpu);
+            println!("restored in {wall:.3} s, {cpu:.3} CPU s, {bytes} bytes a document");
             engine
         }
         None => {

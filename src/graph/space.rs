@@ -10,10 +10,10 @@ use crate::store::{Codes, Vectors};
 use crate::types::Slot;
 
 /// How many rows ahead of the distance being computed are fetched into the cache.
-const ROWS_AHEAD: usize = 4;
+const ROWS_AHEAD: usize = 6;
 
-/// The same in groups of codes, which are a quarter as long.
-const GROUPS_AHEAD: usize = 2;
+/// The same of codes, which are short: all that a hop finds at M = 16.
+const CODES_AHEAD: usize = 32;
 
 /// Distances from one point, the query, to slots.
 pub trait Space: Copy {
@@ -108,17 +108,6 @@ impl<'a, D: Distance> Coded<'a, D> {
         Self { origin: Origin::new(query), codes, distance: PhantomData }
     }
 
-    /// Asks for the rows of a group, the last of which fills up what is not there.
-    #[inline]
-    fn fetch(self, group: &[Slot], work: &mut Work) -> [&'a [i8]; CODE_ROWS] {
-        let mut rows = [self.codes.row(group[group.len() - 1]); CODE_ROWS];
-        for (row, &slot) in rows.iter_mut().zip(group) {
-            fetch(|| self.codes.prefetch(slot), &mut work.prefetched);
-            *row = self.codes.row(slot);
-        }
-        rows
-    }
-
     /// The least that the distance of the vector in the key's slot may be, by this key.
     #[must_use]
     pub fn least(self, key: Key) -> f32 {
@@ -142,14 +131,18 @@ impl<D: Distance> Space for Coded<'_, D> {
 
     #[inline]
     fn each_key(self, slots: &[Slot], work: &mut Work, mut each: impl FnMut(Key)) {
-        let mut groups = slots.chunks(CODE_ROWS).map(|group| (group, self.fetch(group, work)));
-        let mut waiting: [_; GROUPS_AHEAD] = std::array::from_fn(|_| groups.next());
-        let mut turn = 0;
-        while let Some((group, rows)) = std::mem::replace(&mut waiting[turn], groups.next()) {
-            turn = (turn + 1) % GROUPS_AHEAD;
-            for (&slot, product) in group.iter().zip(self.origin.products(rows)) {
-                let (scale, square) = (self.codes.scale(slot), self.codes.square(slot));
-                each(Key::new(self.origin.distance::<D>(product, scale, square), slot));
+        for slots in slots.chunks(CODES_AHEAD) {
+            for &slot in slots {
+                fetch(|| self.codes.prefetch(slot), &mut work.prefetched);
+            }
+            for group in slots.chunks(CODE_ROWS) {
+                // The last one fills up what a short group lacks.
+                let row = |index: usize| self.codes.row(group[index.min(group.len() - 1)]);
+                let products = self.origin.products(std::array::from_fn(row));
+                for (&slot, product) in group.iter().zip(products) {
+                    let (scale, square) = (self.codes.scale(slot), self.codes.square(slot));
+                    each(Key::new(self.origin.distance::<D>(product, scale, square), slot));
+                }
             }
         }
         work.distances += slots.len() as u64;
