@@ -91,7 +91,7 @@ fn searches(criterion: &mut Criterion, engine: &mut Engine) {
     let filter = Filter::Exact("colour".into(), "colour 3".into());
     let queries = queries(50, Some(&filter));
     let mut next = queries.iter().cycle();
-    group.bench_function("scan/filtered", |bench| {
+    group.bench_function("filtered/ef/50", |bench| {
         bench.iter(|| search(engine, next.next().unwrap()));
     });
     group.finish();

@@ -267,7 +267,7 @@ fn few_documents_are_looked_at_rather_than_conditions_read() {
     assert_eq!((found.slots.len(), found.unsure), (2, 2), "300 and 600, of which one passes");
     assert_eq!(candidates(&mut pair.engine, &range).slots.len(), 201);
     let query = pair.query(10, Some(both));
-    let search = pair.engine.begin_search(query.clone()).unwrap();
+    let search = pair.engine.begin_search(query).unwrap();
     let outcome = finish(&mut pair.engine, search);
     assert_eq!(found_ids(&outcome), [DocId(600)]);
     assert_eq!(outcome.work.distances, 1);

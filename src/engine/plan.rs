@@ -39,3 +39,11 @@ pub(super) fn way(matching: u64, unsure: u64, live: u64, ef: u64) -> Way {
         Way::Plain
     }
 }
+
+/// Width of the beam of a walk among `matching` of `live` documents, in percent of ef. The fewer
+/// pass, the more they are scattered through the graph, and where they are, is not where the query
+/// is: with ef alone, a walk among one in ten ends too early, and finds 0.92 of ten true neighbours
+/// where the walk without a filter finds 0.985.
+pub(super) fn width_percent(matching: u64, live: u64) -> u64 {
+    200 - 160 * matching.min(live / 2) / live.max(1)
+}

@@ -299,7 +299,7 @@ impl Search {
 
     fn finish_walk(&mut self, engine: &Engine) {
         let candidates = self.filtered.as_ref().map(|filtered| filtered.count());
-        let there = candidates.unwrap_or(engine.store.live_count() as u64);
+        let there = candidates.unwrap_or_else(|| engine.store.live_count() as u64);
         let wanted = there.min(self.query.k as u64);
         let is_short = self.seen < wanted && !self.hot_cut;
         let is_given_up = self.filtered.as_ref().is_some_and(|filtered| filtered.is_given_up());

@@ -124,7 +124,8 @@ fn a_large_batch_is_seen_whole_or_not_at_all_and_survives_a_restart() {
         }
         let count = |mut client: Client| async move {
             let filter = Some(exact("group", "gone"));
-            let request = SearchRequest { filter, ..search(&vector(1, 8), 1) };
+            // So wide a beam that all that pass are looked at, and counted.
+            let request = SearchRequest { filter, ef_search: 1_000, ..search(&vector(1, 8), 1) };
             let answer = client.search(request).await.unwrap().into_inner();
             assert_eq!(answer.coverage_reasons, [""; 0]);
             answer.total_found

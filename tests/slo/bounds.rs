@@ -8,8 +8,9 @@ use serde::Deserialize;
 const FILE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/perf/slo.toml");
 
 /// The files in which values are measured.
-const SOURCES: [&str; 4] = [
+const SOURCES: [&str; 5] = [
     include_str!("engine.rs"),
+    include_str!("filters.rs"),
     include_str!("searches.rs"),
     include_str!("writes.rs"),
     include_str!("beside.rs"),

@@ -12,6 +12,7 @@ mod allocations;
 mod beside;
 mod bounds;
 mod engine;
+mod filters;
 mod searches;
 mod threads;
 mod writes;

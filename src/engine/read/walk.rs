@@ -4,19 +4,15 @@
 use super::{Query, STEP_HOPS};
 use crate::engine::Engine;
 use crate::engine::filtered::{Filtered, Scope};
+use crate::engine::plan::width_percent;
 use crate::graph::filtered::{FilteredWalk, Trail};
 use crate::graph::search::{Beam, Scratch};
 use crate::graph::space::Space;
 use crate::graph::visited::Visited;
 use crate::types::{Lsn, Slot};
 
-/// Width of the beam of a walk among the candidates of a filter, in percent of ef. What passes is
-/// scattered through the graph, and where it is, is not where the query is: with ef alone, such a
-/// walk ends too early, and finds 0.92 of ten true neighbours where the walk without a filter
-/// finds 0.985.
-const AMONG_WIDTH_PERCENT: usize = 175;
-
-/// Hops of it between two looks at the clock: each may read the lists of many nodes.
+/// Hops of a walk among the candidates of a filter between two looks at the clock: each may read
+/// the lists of many nodes.
 const STEP_HOPS_AMONG: u32 = STEP_HOPS / 8;
 
 /// What a walk goes by.
@@ -58,7 +54,7 @@ impl<'a> Walk<'a> {
         let entry = self.beam(space).descend(from, top, scratch);
         let is_linked = |slot: &Slot| self.engine.graph.level(*slot).is_some();
         let seeds = filtered.seeds().filter(is_linked).filter(|&slot| is_wanted(slot));
-        self.among(space).begin(trail, entry, seeds, is_wanted);
+        self.among(filtered, space).begin(trail, entry, seeds, is_wanted);
     }
 
     /// Does a step. True when the walk is complete.
@@ -74,7 +70,7 @@ impl<'a> Walk<'a> {
         let scope = self.scope(flat);
         let is_wanted = |slot| filtered.wants(self.engine, &scope, slot);
         if filtered.walks_among() {
-            self.among(space).advance(trail, STEP_HOPS_AMONG, is_wanted)
+            self.among(filtered, space).advance(trail, STEP_HOPS_AMONG, is_wanted)
         } else {
             self.beam(space).advance(scratch, STEP_HOPS, is_wanted)
         }
@@ -97,8 +93,9 @@ impl<'a> Walk<'a> {
         Beam { graph: &self.engine.graph, space, level: 0, width: self.width() }
     }
 
-    fn among<S: Space>(&self, space: S) -> FilteredWalk<'a, S> {
-        let width = self.width() * AMONG_WIDTH_PERCENT / 100;
-        FilteredWalk { graph: &self.engine.graph, space, width }
+    fn among<S: Space>(&self, filtered: &Filtered, space: S) -> FilteredWalk<'a, S> {
+        let live = self.engine.live_count() as u64;
+        let width = self.width() as u64 * width_percent(filtered.count(), live) / 100;
+        FilteredWalk { graph: &self.engine.graph, space, width: width as usize }
     }
 }
