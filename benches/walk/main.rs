@@ -114,7 +114,10 @@ fn round(engine: &mut Engine, queries: &[Arc<Query>], truth: &Rows<i32>) -> Stri
     let count = queries.len() as f64;
     let each = |counted: u64| counted as f64 / count;
     format!(
-        r#"{{"ef": {}, "recall": {:.4}, "qps": {:.0}, "qps_cpu": {:.0}, "distances": {:.1}, "full": {:.1}, "prefetched": {:.1}, "hops": {:.1}}}"#,
+        concat!(
+            r#"{{"ef": {}, "recall": {:.4}, "qps": {:.0}, "qps_cpu": {:.0}, "#,
+            r#""distances": {:.1}, "full": {:.1}, "prefetched": {:.1}, "hops": {:.1}}}"#
+        ),
         queries[0].ef,
         hits as f64 / count / K as f64,
         count / wall,

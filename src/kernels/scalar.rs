@@ -1,4 +1,5 @@
-//! Reference loops in f64, for codes in whole numbers: slow, obvious, and the oracle of every SIMD test.
+//! Reference loops in f64, for codes in whole numbers: slow, obvious, and the oracle of every
+//! SIMD test.
 
 /// Dot product.
 #[must_use]

@@ -10,8 +10,8 @@
 //! [`Store::close_snapshot`] bracket it. After that a dead version's metadata goes, and its slot
 //! is used again, unless the graph still walks through it.
 //!
-//! Vectors, their codes, ids and lifetimes lie in arenas that other threads may read. Metadata and the id
-//! index belong to the owner alone.
+//! Vectors, their codes, ids and lifetimes lie in arenas that other threads may read. Metadata
+//! and the id index belong to the owner alone.
 
 pub mod arena;
 mod codes;

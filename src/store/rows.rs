@@ -50,7 +50,8 @@ impl<T: Pod> Rows<T> {
 
     /// No rows yet, each to be of `width` values.
     pub(super) fn new(width: usize) -> Self {
-        const { assert!(LINE_BYTES.is_multiple_of(size_of::<T>()) && align_of::<T>() <= LINE_BYTES) };
+        const { assert!(LINE_BYTES.is_multiple_of(size_of::<T>())) };
+        const { assert!(align_of::<T>() <= LINE_BYTES) };
         assert!(width > 0);
         let row_lines = width.div_ceil(Self::LINE_VALUES);
         Self {
