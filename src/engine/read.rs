@@ -6,7 +6,7 @@
 //! - **scan**: look at every document. Exact; for small shards, where it is cheaper than the walk,
 //!   and where the walk found fewer than k of the documents there are.
 //!
-//! With a filter, the index says first which documents those are: see [`super::filtered`].
+//! With a filter, the index says first which documents those are: see `engine::filtered`.
 
 mod rerank;
 mod walk;

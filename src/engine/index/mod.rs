@@ -2,7 +2,7 @@
 //! a filter is answered without looking at documents.
 //!
 //! What it says of a slot is the metadata of now. What it says to a search is a set of *candidates*
-//! ([`evaluate`]): all documents that pass, and perhaps others. Whoever asks looks at a candidate's
+//! (`evaluate`): all documents that pass, and perhaps others. Whoever asks looks at a candidate's
 //! own metadata and lifetime before it becomes a hit, so that an index which says too much costs
 //! time and nothing else.
 //!
@@ -12,7 +12,7 @@
 //!   have been changed since, and takes them as candidates.
 //! - Slots from `indexed_to` on, after a restart, wait to be read in, in steps.
 //!   Until then all of them are candidates.
-//! - Memory is bounded: a slot costs at most [`BYTES_PER_SLOT`] for texts and trees. Values, and
+//! - Memory is bounded: a slot costs at most `BYTES_PER_SLOT` for texts and trees. Values, and
 //!   keys, for which there is no room get no set: documents that have them are candidates for every
 //!   condition on that key, or on any key.
 
