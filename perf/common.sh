@@ -9,6 +9,7 @@ SHARDS=0
 ROWS=''
 PID=''
 LOAD=''
+WHAT=''
 HTTP=127.0.0.1:51051
 TARGET=${KYRODB_PERF_TARGET:-$ROOT/target/perf}
 INSTALL=no
@@ -43,6 +44,7 @@ common_help() {
   --seconds N      how long to measure (10; for insert 4)
   --pid PID        measure this running server instead, with whatever load it has
   --load COMMAND   with --pid: a shell command that makes the load, ended with the measurement
+  --what TEXT      with --pid: what load it has, for the title
   --http ADDRESS   with --pid: where that server answers /metrics (127.0.0.1:51051)
   --install        install what is missing: linux-perf with apt-get, inferno from crates.io
   --help           this text
@@ -70,6 +72,7 @@ parse() {
             --seconds) DURATION=$(number "$option" "$2") ;;
             --pid) PID=$(number "$option" "$2") ;;
             --load) LOAD=$2 ;;
+            --what) WHAT=$2 ;;
             --http) HTTP=$2 ;;
             --method) METHOD=$2 ;;
             *) die "$option: no such option; see --help" ;;
@@ -157,7 +160,8 @@ begin() {
     trap clean_up EXIT
     trap 'exit 1' INT TERM
     if [ -n "$PID" ]; then
-        echo "a running server, $DURATION s, load: ${LOAD:-from elsewhere}" >"$OUT/workload.txt"
+        echo "${WHAT:-a running server, $DURATION s, load: ${LOAD:-from elsewhere}}" \
+            >"$OUT/workload.txt"
         if [ -n "$LOAD" ]; then
             sh -c "exec $LOAD" >"$OUT/load.txt" 2>&1 &
             BENCH_PID=$!

@@ -125,8 +125,7 @@ until grep -q interval "$OUT/load.jsonl" 2>/dev/null; do
 done
 [ "$INSTALL" = no ] || set -- --install
 "$ROOT/perf/flamegraph.sh" --out "$OUT/flame" --pid "$SERVER" \
-    --http "127.0.0.1:$((PORT + 1000))" "$@"
-echo "closed loop, 4 searches at a time, ef $ef" >"$OUT/flame/workload.txt"
-kill "$LOADER" && wait "$LOADER" || :
+    --http "127.0.0.1:$((PORT + 1000))" --what "closed loop, 4 searches at a time, ef $ef" "$@"
+kill "$LOADER" && wait "$LOADER" 2>/dev/null || :
 LOADER=''
 say "wrote $OUT"
