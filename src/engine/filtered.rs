@@ -32,6 +32,8 @@ const FLAT_MAX: u64 = 1 << 14;
 pub(super) struct Filtered {
     evaluation: Evaluation,
     candidates: Candidates,
+    /// Conditions that it may take to decide about a document.
+    conditions: usize,
     way: Way,
     /// The walk has cost more than a scan would have.
     is_given_up: bool,
@@ -47,7 +49,13 @@ pub(super) struct Scope<'a> {
 impl Filtered {
     pub(super) fn new(index: &MetadataIndex, filter: &Filter) -> Self {
         let evaluation = Evaluation::new(index, filter);
-        Self { evaluation, candidates: Candidates::default(), way: Way::Scan, is_given_up: false }
+        Self {
+            evaluation,
+            candidates: Candidates::default(),
+            conditions: filter.conditions(),
+            way: Way::Scan,
+            is_given_up: false,
+        }
     }
 
     /// Documents that may pass.
@@ -160,7 +168,7 @@ impl Search {
             }
             if !is_sure {
                 let bytes = engine.store.payload_at(slot, self.snapshot).bytes().len();
-                budget = budget.saturating_sub(self.conditions * bytes);
+                budget = budget.saturating_sub(filtered.conditions * bytes);
                 if !self.matches(engine, slot) {
                     continue;
                 }

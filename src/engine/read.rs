@@ -131,8 +131,6 @@ pub struct Search {
     pub(super) phase: Phase,
     /// What the filter, if there is one, selects.
     pub(super) filtered: Option<Box<Filtered>>,
-    /// Conditions of the filter.
-    pub(super) conditions: usize,
     /// Documents in scope that were seen, whatever their score, and those with the score asked.
     seen: u64,
     found: u64,
@@ -235,6 +233,7 @@ impl Search {
         let walk = Walk::of(engine, &self.query, self.snapshot, filtered);
         scratch.work = Work::default();
         if let Some(codes) = engine.store.codes() {
+            codes.encode_into(&self.query.vector, code);
             walk.enter(Coded::<D>::new(code.get(), codes), scratch, trail, entry, top);
         } else {
             let space = Exact::<D>::new(vector, engine.store.vectors());
@@ -307,22 +306,14 @@ impl Search {
     }
 
     fn scan<D: Distance>(&mut self, engine: &Engine, start: u32) {
-        let query = self.query.clone();
-        let mut budget = STEP_FILTER_BYTES;
-        let end = scan_slots(engine, start, self.snapshot, |slot| {
-            if self.reused.scanned.contains(slot) {
-                return true;
-            }
-            let passes = query.filter.as_ref().is_none_or(|filter| {
-                let payload = engine.store.payload_at(slot, self.snapshot);
-                budget = budget.saturating_sub(self.conditions * payload.bytes().len());
-                filter.matches(payload)
-            });
-            if passes {
+        let end = start.saturating_add(STEP_DOCUMENTS).min(engine.store.slot_count());
+        for slot in (start..end).map(Slot) {
+            let is_new = !self.reused.scanned.contains(slot);
+            let is_visible = is_new && engine.store.is_visible(slot, self.snapshot);
+            if is_visible && self.matches(engine, slot) {
                 self.consider::<D>(engine, slot);
             }
-            budget > 0
-        });
+        }
         let is_done = end == engine.store.slot_count();
         self.phase = if is_done { Phase::Done } else { Phase::Scan(end) };
     }
@@ -393,11 +384,7 @@ impl Engine {
         reused.scanned.reset(self.store.slot_count());
         reused.top.reset(query.k);
         self.store.vectors().pad_into(&query.vector, &mut reused.vector);
-        if let Some(codes) = self.store.codes() {
-            codes.encode_into(&query.vector, &mut reused.code);
-        }
         Ok(Search {
-            conditions: query.filter.as_ref().map_or(0, Filter::conditions),
             snapshot,
             phase: Phase::Scan(0),
             filtered: None,
@@ -483,21 +470,4 @@ impl Engine {
     fn is_hot(&self, slot: Slot) -> bool {
         self.graph.level(slot).is_none()
     }
-}
-
-/// Calls `look` for each slot from `start` on that is visible at `snapshot`, for a step's worth
-/// of slots or until it returns false. Returns where to go on.
-fn scan_slots(
-    engine: &Engine,
-    start: u32,
-    snapshot: Lsn,
-    mut look: impl FnMut(Slot) -> bool,
-) -> u32 {
-    let end = start.saturating_add(STEP_DOCUMENTS).min(engine.store.slot_count());
-    for slot in start..end {
-        if engine.store.is_visible(Slot(slot), snapshot) && !look(Slot(slot)) {
-            return slot + 1;
-        }
-    }
-    end
 }

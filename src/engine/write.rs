@@ -233,8 +233,8 @@ impl Engine {
         }
         match record {
             Record::Put { id, vector, payload } => {
-                let (slot, former) = self.store.put(lsn, id, &vector, payload.clone());
-                self.index.insert(slot, &payload);
+                let (slot, former) = self.store.put(lsn, id, &vector, payload);
+                self.index.insert(slot, self.store.payload(slot));
                 self.graph.reserve(slot);
                 self.hot.push(slot, lsn);
                 self.count_dead(former);
@@ -248,8 +248,7 @@ impl Engine {
             }
             Record::SetPayload { id, payload } => {
                 if let Some(slot) = self.store.find(id) {
-                    let before = self.store.payload(slot).clone();
-                    self.index.replace(slot, &before, &payload);
+                    self.index.replace(slot, self.store.payload(slot), &payload);
                     self.store.set_payload(lsn, id, payload);
                 }
                 self.unplan(id);

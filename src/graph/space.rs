@@ -57,6 +57,7 @@ fn rows_ahead<'s, 'r: 's, T: 'r>(
 }
 
 /// Distances by the vectors.
+#[derive(Clone, Copy)]
 pub struct Exact<'a, D> {
     query: &'a [f32],
     vectors: &'a Vectors,
@@ -70,14 +71,6 @@ impl<'a, D> Exact<'a, D> {
         Self { query, vectors, distance: PhantomData }
     }
 }
-
-impl<D> Clone for Exact<'_, D> {
-    fn clone(&self) -> Self {
-        *self
-    }
-}
-
-impl<D> Copy for Exact<'_, D> {}
 
 impl<D: Distance> Space for Exact<'_, D> {
     fn slot_count(self) -> u32 {
@@ -95,6 +88,7 @@ impl<D: Distance> Space for Exact<'_, D> {
 }
 
 /// Distances by the codes.
+#[derive(Clone, Copy)]
 pub struct Coded<'a, D> {
     origin: Origin<'a>,
     codes: &'a Codes,
@@ -115,14 +109,6 @@ impl<'a, D: Distance> Coded<'a, D> {
         key.distance() - self.origin.error::<D>(self.codes.scale(slot), self.codes.square(slot))
     }
 }
-
-impl<D> Clone for Coded<'_, D> {
-    fn clone(&self) -> Self {
-        *self
-    }
-}
-
-impl<D> Copy for Coded<'_, D> {}
 
 impl<D: Distance> Space for Coded<'_, D> {
     fn slot_count(self) -> u32 {

@@ -8,8 +8,8 @@
 use roaring::RoaringBitmap;
 
 use super::MetadataIndex;
-use super::key::Cursor;
-use super::slots::{CHUNK_COST, chunks};
+use super::key::{Cursor, Key};
+use super::slots::{CHUNK_COST, SlotSet, chunks};
 use crate::engine::filter::Filter;
 use crate::store::Store;
 use crate::types::Lsn;
@@ -170,43 +170,9 @@ impl Evaluation {
         };
         if let Some(key) = index.keys.get(text.as_str()) {
             let top = self.stack.last_mut().expect("pushed when the condition began");
-            let mut charge = |cost: u64| {
-                *budget = budget.saturating_sub(cost);
-                *budget > 0
-            };
-            match condition {
-                Filter::In(_, values) => {
-                    let start = if let Progress::List(start) = progress { start } else { 0 };
-                    for (place, value) in values.iter().enumerate().skip(start) {
-                        let set = key.exact(value);
-                        set.into_iter().for_each(|set| set.add_to(top));
-                        if !charge(set.map_or(1, |set| set.cost())) && place + 1 < values.len() {
-                            self.progress = Progress::List(place + 1);
-                            return false;
-                        }
-                    }
-                }
-                Filter::Range(_, Some(bound)) => {
-                    let cursor =
-                        if let Progress::Range(cursor) = progress { Some(cursor) } else { None };
-                    let rest = key.range(bound, cursor, |set| {
-                        set.into_iter().for_each(|set| set.add_to(top));
-                        charge(set.map_or(1, |set| set.cost()))
-                    });
-                    if let Some(cursor) = rest {
-                        self.progress = Progress::Range(cursor);
-                        return false;
-                    }
-                }
-                Filter::Exact(_, value) => {
-                    let set = key.exact(value);
-                    set.into_iter().for_each(|set| set.add_to(top));
-                    charge(set.map_or(1, |set| set.cost()));
-                }
-                _ => {
-                    *top |= key.present();
-                    charge(CHUNK_COST / 4 * chunks(key.present()));
-                }
+            if let Some(rest) = read_values(key, condition, progress, top, budget) {
+                self.progress = rest;
+                return false;
             }
             let has_values = !matches!(condition, Filter::Range(_, None));
             if has_values && !key.coarse().is_empty() {
@@ -232,6 +198,47 @@ impl Evaluation {
     fn top(&mut self) -> &mut RoaringBitmap {
         self.stack.last_mut().expect("the program pushes before it joins")
     }
+}
+
+/// Adds the slots of the values that a condition names to `found`, as far as `budget` goes.
+/// Returns where to go on.
+fn read_values(
+    key: &Key,
+    condition: &Filter,
+    progress: Progress,
+    found: &mut RoaringBitmap,
+    budget: &mut u64,
+) -> Option<Progress> {
+    let mut charge = |cost: u64| {
+        *budget = budget.saturating_sub(cost);
+        *budget > 0
+    };
+    let mut take = |set: Option<&SlotSet>| {
+        set.into_iter().for_each(|set| set.add_to(found));
+        charge(set.map_or(1, |set| set.cost()))
+    };
+    match condition {
+        Filter::In(_, values) => {
+            let start = if let Progress::List(start) = progress { start } else { 0 };
+            for (place, value) in values.iter().enumerate().skip(start) {
+                if !take(key.exact(value)) && place + 1 < values.len() {
+                    return Some(Progress::List(place + 1));
+                }
+            }
+        }
+        Filter::Range(_, Some(bound)) => {
+            let cursor = if let Progress::Range(cursor) = progress { Some(cursor) } else { None };
+            return key.range(bound, cursor, take).map(Progress::Range);
+        }
+        Filter::Exact(_, value) => {
+            take(key.exact(value));
+        }
+        _ => {
+            *found |= key.present();
+            charge(CHUNK_COST / 4 * chunks(key.present()));
+        }
+    }
+    None
 }
 
 /// The conditions of a filter, in the order in which they are numbered.

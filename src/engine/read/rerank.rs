@@ -18,6 +18,9 @@ impl Search {
         let Some(codes) = engine.store.codes() else {
             return self.finish_walk(engine);
         };
+        // Taken out, since what is made of it is needed while the search changes.
+        let code = std::mem::take(&mut self.reused.code);
+        let space = Coded::<D>::new(code.get(), codes);
         let end = (first + STEP_RERANK).min(self.reused.candidates.len());
         for start in (first..end).step_by(RERANK_BATCH) {
             let bound =
@@ -28,7 +31,7 @@ impl Search {
                 if !self.is_news(engine, key.slot()) {
                     continue;
                 }
-                if Coded::<D>::new(self.reused.code.get(), codes).least(key) <= bound {
+                if space.least(key) <= bound {
                     self.reused.batch.push(key.slot());
                 } else {
                     self.seen += 1;
@@ -37,13 +40,14 @@ impl Search {
             }
             let Reused { vector, batch, keys, .. } = &mut *self.reused;
             keys.clear();
-            let space = Exact::<D>::new(vector, engine.store.vectors());
-            space.each_key(batch, &mut self.work, |key| keys.push(key));
+            let vectors = Exact::<D>::new(vector, engine.store.vectors());
+            vectors.each_key(batch, &mut self.work, |key| keys.push(key));
             for index in 0..self.reused.keys.len() {
                 let key = self.reused.keys[index];
                 self.admit(engine, key.slot(), key.distance());
             }
         }
+        self.reused.code = code;
         self.phase = Phase::Rerank(end);
         if end == self.reused.candidates.len() {
             self.finish_walk(engine);
