@@ -174,14 +174,20 @@ pub(super) struct Compare {
     #[arg(long, value_name = "RATIO", default_value_t = 0.95)]
     recall: f64,
 
-    /// Rounds in which the engines take turns
+    #[command(flatten)]
+    rounds: Rounds,
+}
+
+#[derive(Args)]
+pub(super) struct Rounds {
+    /// Rounds in which engines, or widths, take turns; the median of the rounds counts
     #[arg(
         long,
         value_name = "N",
         default_value_t = 3,
         value_parser = clap::value_parser!(u32).range(1..=99)
     )]
-    rounds: u32,
+    pub(super) rounds: u32,
 }
 
 /// A comparison, checked.
@@ -203,7 +209,7 @@ impl Compare {
                 return Err(Fault::Usage(format!("{word} is named twice: give one of the two")));
             }
         }
-        Ok(Comparison { targets, recall: self.recall, rounds: self.rounds })
+        Ok(Comparison { targets, recall: self.recall, rounds: self.rounds.rounds })
     }
 }
 
@@ -227,15 +233,8 @@ pub(super) enum Sweep {
         )]
         widths: Vec<u32>,
 
-        /// Rounds in which the widths take turns; of each width, the run with the median rate
-        /// counts
-        #[arg(
-            long,
-            value_name = "N",
-            default_value_t = 3,
-            value_parser = clap::value_parser!(u32).range(1..=99)
-        )]
-        rounds: u32,
+        #[command(flatten)]
+        rounds: Rounds,
     },
     /// The highest rate that keeps the promise, at the narrowest beam that has the recall
     Rate {

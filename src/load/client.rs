@@ -8,6 +8,7 @@ use tonic::transport::{Channel, Endpoint};
 use tonic::{Request, Status};
 
 use super::Fault;
+use super::contact::late;
 use super::data::{Data, metadata};
 use super::pacing::Random;
 use super::workload::Kind;
@@ -54,9 +55,7 @@ pub(super) struct Requests {
     pub(super) filter: Option<MetadataFilter>,
     pub(super) k: u32,
     pub(super) timeout: Duration,
-    /// Documents written and deleted so far. They have ids behind those of the base, and the
-    /// vectors of its rows turned round, which are no query's neighbours: recall goes on to mean
-    /// something.
+    /// Documents written and deleted so far. They have ids behind those of the base.
     pub(super) written: AtomicU64,
     pub(super) deleted: AtomicU64,
 }
@@ -106,7 +105,7 @@ impl Requests {
         };
         match tokio::time::timeout(self.timeout, answered).await {
             Ok(answer) => answer,
-            Err(_) => Err(Status::deadline_exceeded("no answer in the time of a request")),
+            Err(_) => Err(late()),
         }
     }
 
@@ -146,10 +145,10 @@ impl Requests {
 
     fn next_insert(&self) -> InsertRequest {
         let number = self.written.fetch_add(1, Ordering::Relaxed);
-        let row = (number % self.data.base.count() as u64) as usize;
+        let (row, embedding) = self.data.written(number);
         InsertRequest {
             doc_id: self.written_id(number),
-            embedding: self.data.base.row(row).iter().map(|value| -value).collect(),
+            embedding,
             metadata: metadata(row),
             namespace: String::new(),
         }

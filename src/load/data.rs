@@ -90,6 +90,13 @@ impl Data {
         self.queries.as_ref().unwrap_or(&self.base).row(index)
     }
 
+    /// The vector of the document that is written as number `number`, and the row that it is made
+    /// of: turned round, a row is no query's neighbour, and recall goes on to mean something.
+    pub(super) fn written(&self, number: u64) -> (usize, Vec<f32>) {
+        let row = (number % self.base.count() as u64) as usize;
+        (row, self.base.row(row).iter().map(|value| -value).collect())
+    }
+
     /// How many of these documents are among the exact `k` nearest of a query.
     pub(super) fn hits(&self, query: usize, k: u32, ids: impl Iterator<Item = u64>) -> Option<u32> {
         let wanted = &self.truth.as_ref()?.row(query)[..k as usize];

@@ -12,6 +12,7 @@ mod arguments;
 mod chart;
 mod client;
 mod compare;
+mod contact;
 mod data;
 mod machine;
 mod output;

@@ -25,7 +25,7 @@ pub(super) async fn run(
 ) -> Result<(), Fault> {
     match what {
         Sweep::Ef { widths, rounds } => {
-            sweep_widths(widths, *rounds, settings, bench, output).await
+            sweep_widths(widths, rounds.rounds, settings, bench, output).await
         }
         Sweep::Rate { slo_p99_ms, recall, steps } => {
             let promise = Promise { p99_ms: *slo_p99_ms, recall: *recall };

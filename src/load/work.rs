@@ -1,6 +1,5 @@
 //! A run: places that send what is due, and a look at what came of it every second.
 
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -9,18 +8,13 @@ use tonic::{Code, Status};
 
 use super::Fault;
 use super::client::{Client, Requests};
+use super::contact::{Contact, PAUSE_AFTER_FAILURE};
 use super::machine::cpu_seconds;
 use super::output::Output;
 use super::pacing::{Arrivals, Due, Pacer, Random};
 use super::record::{Course, Interval, Outcome, Record, Summary};
 use super::setup::Bench;
 use super::workload::Weights;
-
-/// A server that can't be reached for so long, while requests are sent, has gone away.
-const GONE_AFTER: Duration = Duration::from_secs(2);
-
-/// Wait of a place after a failure, so that a server in trouble is not made busy with refusing.
-const PAUSE_AFTER_FAILURE: Duration = Duration::from_millis(10);
 
 /// How requests come.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -55,8 +49,7 @@ struct Run {
     /// What is due before is warm-up, and not counted.
     counted_from: Instant,
     record: Mutex<Record>,
-    /// Microseconds after the start at which the server last answered anything.
-    answered: AtomicU64,
+    contact: Contact,
     stopped: Mutex<Option<String>>,
 }
 
@@ -84,7 +77,11 @@ impl Run {
                 self.requests.send(&mut client, kind, self.ef, &mut random).await
             };
             let is_refused = result.as_ref().is_err_and(|s| s.code() != Code::DeadlineExceeded);
-            self.watch(result.as_ref().err());
+            let status = result.as_ref().err();
+            if self.contact.is_lost(status) {
+                let why = status.map_or("", Status::message);
+                self.stop(&format!("the server went away ({why})"));
+            }
             if due.intended >= self.counted_from {
                 self.record().add(&Outcome {
                     kind,
@@ -97,21 +94,6 @@ impl Run {
             if is_refused {
                 tokio::time::sleep(PAUSE_AFTER_FAILURE).await;
             }
-        }
-    }
-
-    /// Sees whether the server is still there.
-    fn watch(&self, status: Option<&Status>) {
-        let now = self.pacer.began().elapsed();
-        match status {
-            Some(status) if status.code() == Code::Unavailable => {
-                let answered = Duration::from_micros(self.answered.load(Ordering::Relaxed));
-                if now.saturating_sub(answered) > GONE_AFTER {
-                    self.stop(&format!("the server went away ({})", status.message()));
-                }
-            }
-            Some(status) if status.code() == Code::DeadlineExceeded => {}
-            _ => self.answered.store(now.as_micros() as u64, Ordering::Relaxed),
         }
     }
 }
@@ -139,6 +121,7 @@ pub(super) async fn run(
     let cpu_before = cpu_seconds();
     let (pacer, clock) = Pacer::start(arrivals, bench.warm_up + plan.duration);
     let counted_from = pacer.began() + bench.warm_up;
+    let contact = Contact::since(pacer.began());
     let run = Arc::new(Run {
         pacer,
         requests: bench.requests.clone(),
@@ -146,7 +129,7 @@ pub(super) async fn run(
         ef: plan.ef,
         counted_from,
         record: Mutex::new(Record::new(bench.requests.k)),
-        answered: AtomicU64::new(0),
+        contact,
         stopped: Mutex::new(None),
     });
     let mut places = JoinSet::new();

@@ -12,17 +12,12 @@ use tonic::{Code, Status};
 use crate::load::Fault;
 use crate::load::arguments::Settings;
 use crate::load::client::Answer;
+use crate::load::contact::{Contact, PAUSE_AFTER_FAILURE, late};
 use crate::load::data::Data;
 use crate::load::machine::cpu_seconds;
 use crate::load::peers::Connection;
 use crate::load::record::{Course, LAG_MAX_MS, Outcome, Record, Summary};
 use crate::load::workload::Kind;
-
-/// An engine that can't be reached for so long has gone away.
-const GONE_AFTER: Duration = Duration::from_secs(2);
-
-/// Wait after a failure, so that an engine in trouble is not made busy with refusing.
-const PAUSE_AFTER_FAILURE: Duration = Duration::from_millis(10);
 
 /// Most documents that are inserted before they are removed again.
 const WRITTEN_MAX: u64 = 1 << 20;
@@ -84,15 +79,13 @@ impl Inputs {
 struct Track {
     inputs: Arc<Inputs>,
     job: Job,
-    begun: Instant,
     /// What is sent before is warm-up, and not counted.
     counted_from: Instant,
     end: Instant,
     record: Mutex<Record>,
     next_query: AtomicUsize,
     written: Arc<AtomicU64>,
-    /// Microseconds after the start at which the engine last answered anything.
-    answered: AtomicU64,
+    contact: Contact,
     /// Whether the last request reached it.
     is_reached: AtomicBool,
     is_gone: AtomicBool,
@@ -125,7 +118,6 @@ impl Track {
     async fn send(&self, session: &mut Connection) -> Option<(Instant, Result<Answer, Status>)> {
         let data = &self.inputs.data;
         let deadline = self.inputs.timeout;
-        let late = || Status::deadline_exceeded("no answer in the time of a request");
         match self.job {
             Job::Search => {
                 let index = self.next_query.fetch_add(1, Ordering::Relaxed) % data.query_count();
@@ -143,9 +135,7 @@ impl Track {
                     return None;
                 }
                 let id = self.inputs.written_ids(0).start + number;
-                let row = (number % data.base.count() as u64) as usize;
-                // Turned round, a row is no query's neighbour.
-                let vector: Vec<f32> = data.base.row(row).iter().map(|value| -value).collect();
+                let (_, vector) = data.written(number);
                 let sent = Instant::now();
                 let stored = tokio::time::timeout(deadline, session.insert(id, &vector)).await;
                 Some((sent, stored.unwrap_or_else(|_| Err(late())).map(|()| Answer::default())))
@@ -155,18 +145,10 @@ impl Track {
 
     /// Sees whether the engine is still there.
     fn watch(&self, status: Option<&Status>) {
-        let now = self.begun.elapsed();
         let is_reached = status.is_none_or(|status| status.code() != Code::Unavailable);
         self.is_reached.store(is_reached, Ordering::Relaxed);
-        match status {
-            Some(status) if status.code() == Code::Unavailable => {
-                let answered = Duration::from_micros(self.answered.load(Ordering::Relaxed));
-                if now.saturating_sub(answered) > GONE_AFTER {
-                    self.is_gone.store(true, Ordering::Relaxed);
-                }
-            }
-            Some(status) if status.code() == Code::DeadlineExceeded => {}
-            _ => self.answered.store(now.as_micros() as u64, Ordering::Relaxed),
+        if self.contact.is_lost(status) {
+            self.is_gone.store(true, Ordering::Relaxed);
         }
     }
 }
@@ -189,13 +171,12 @@ pub(super) async fn run(
     let track = Arc::new(Track {
         inputs: inputs.clone(),
         job: lap.job,
-        begun,
         counted_from,
         end: counted_from + settings.duration,
         record: Mutex::new(Record::new(inputs.k)),
         next_query: AtomicUsize::new(0),
         written: written.clone(),
-        answered: AtomicU64::new(0),
+        contact: Contact::since(begun),
         is_reached: AtomicBool::new(true),
         is_gone: AtomicBool::new(false),
     });

@@ -24,6 +24,7 @@ use super::Fault;
 use super::client::Client;
 use super::workload::nearest_name;
 use crate::dataset::Rows;
+use crate::kernels::Metric;
 use crate::proto::ConfigResponse;
 
 /// Name of what a peer keeps the documents in.
@@ -40,14 +41,6 @@ const LOAD_VALUES_MAX: usize = 1 << 20;
 
 /// Most documents that one request removes.
 const REMOVED_AT_ONCE: usize = 1_000;
-
-/// What nearness is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Metric {
-    Cosine,
-    Euclidean,
-    InnerProduct,
-}
 
 /// What is the same for all engines, so that they are measured at the same work.
 #[derive(Clone, Debug)]
@@ -75,17 +68,13 @@ impl Shape {
         k: u32,
         timeout: Duration,
     ) -> Result<Self, Fault> {
-        let metric = match server.hnsw_distance.as_str() {
-            "Cosine" => Metric::Cosine,
-            "Euclidean" => Metric::Euclidean,
-            "InnerProduct" => Metric::InnerProduct,
-            other => {
-                return Err(Fault::Failed(format!(
-                    "the server's distance is `{other}`, which other engines do not have: \
-                     hnsw.distance has to be cosine, euclidean or innerproduct"
-                )));
-            }
-        };
+        let distance = &server.hnsw_distance;
+        let metric = Metric::of_word(&distance.to_ascii_lowercase()).ok_or_else(|| {
+            Fault::Failed(format!(
+                "the server's distance is `{distance}`, which other engines do not have: \
+                 hnsw.distance has to be cosine, euclidean or innerproduct"
+            ))
+        })?;
         let (m, ef_construction) = (server.hnsw_m, server.hnsw_ef_construction);
         Ok(Self { dimension, metric, m, ef_construction, k, timeout })
     }
