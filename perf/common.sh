@@ -14,6 +14,7 @@ HTTP=127.0.0.1:51051
 TARGET=${KYRODB_PERF_TARGET:-$ROOT/target/perf}
 INSTALL=no
 METHOD=auto
+BIN=''
 BENCH=''
 BENCH_PID=''
 OURS=''
@@ -135,6 +136,44 @@ build() {
         CARGO_TARGET_DIR=$TARGET RUSTFLAGS='-C force-frame-pointers=yes' \
             cargo bench --bench end_to_end --no-run --message-format=json 2>"$OUT/build.txt"
     ) | sed -n 's/.*"executable":"\([^"]*end_to_end-[^"]*\)".*/\1/p' | tail -1
+}
+
+# need_bin LOG: BIN has the server and the load tester: what the caller names, or a release build.
+need_bin() {
+    if [ -z "$BIN" ]; then
+        command -v cargo >/dev/null || die "there is no cargo to build with: give --bin"
+        target=${KYRODB_PERF_TARGET:-$ROOT/target}
+        say "building into $target, which takes minutes the first time"
+        (cd "$ROOT" && CARGO_TARGET_DIR=$target cargo build --release --bins) >"$1" 2>&1 ||
+            die "the build failed, see $1"
+        BIN=$target/release
+    fi
+    for program in kyrodb_server kyrodb_load_tester; do
+        [ -x "$BIN/$program" ] || die "--bin $BIN: there is no $program"
+    done
+}
+
+free_port() {
+    python3 -c 'import socket
+s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])'
+}
+
+# answers PID COMMAND...: waits until the command succeeds, as long as the process lives.
+answers() {
+    process=$1 tries=0
+    shift
+    until "$@" >/dev/null 2>&1; do
+        kill -0 "$process" 2>/dev/null || return 1
+        tries=$((tries + 1))
+        [ "$tries" -lt 300 ] || return 1
+        sleep 0.2
+    done
+}
+
+# True if a page is there.
+is_ready() {
+    python3 -c 'import sys, urllib.request
+urllib.request.urlopen(sys.argv[1], timeout=1).read()' "$1"
 }
 
 # The data set of the bench, made of the sample: its vectors are documents and queries.

