@@ -12,6 +12,7 @@
 #![expect(clippy::print_stdout, reason = "figures are its output")]
 #![expect(clippy::unwrap_used, reason = "a bench may fail")]
 
+mod churn;
 mod state;
 
 use std::io::BufRead;
@@ -51,6 +52,9 @@ struct Arguments {
     /// Rows to take, from the first on
     #[arg(long, default_value_t = usize::MAX)]
     rows: usize,
+    /// Change the documents so many times as often as there are some, before the queries
+    #[arg(long, default_value_t = 0)]
+    churn: usize,
     /// Given by `cargo bench`
     #[arg(long, hide = true)]
     bench: bool,
@@ -79,13 +83,16 @@ fn params(dimension: usize, codes: bool) -> Params {
     }
 }
 
+fn put(id: u64, row: &[f32]) -> Write {
+    let payload = Payload::new([("n", "1")], "").unwrap();
+    Write::Put { id: DocId(id), vector: unit(row).into(), payload }
+}
+
 fn build(params: Params, base: &Rows<f32>, rows: usize) -> Engine {
     let (begun, begun_cpu) = (Instant::now(), cpu_seconds());
     let mut engine = Engine::new(params);
     for (number, row) in (1..).zip(base.iter().take(rows)) {
-        let payload = Payload::new([("n", "1")], "").unwrap();
-        let put = Write::Put { id: DocId(number), vector: unit(row).into(), payload };
-        for record in engine.stage(put).unwrap().records {
+        for record in engine.stage(put(number, row)).unwrap().records {
             assert!(engine.apply(engine.applied().next(), record));
         }
         while engine.link_step() == LinkProgress::More {}
@@ -159,6 +166,10 @@ fn main() {
             engine
         }
     };
+    if arguments.churn > 0 {
+        let rows = engine.live_count();
+        churn::churn(&mut engine, &base, rows, arguments.churn);
+    }
     drop(base);
     let with_ef = |ef| -> Vec<Arc<Query>> {
         let query = |row| Query {

@@ -19,6 +19,9 @@ pub mod filter;
 #[cfg(test)]
 mod filter_tests;
 mod filtered;
+pub mod healing;
+#[cfg(test)]
+mod healing_tests;
 mod hot;
 pub mod index;
 mod plan;
@@ -38,6 +41,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use self::healing::Healing;
 use self::hot::HotTier;
 use self::index::MetadataIndex;
 pub use self::read::{Document, Hit, Query, Search, SearchOutcome};
@@ -131,6 +135,7 @@ pub struct Engine {
     scratches: Vec<Box<read::Reused>>,
     /// Linked nodes that are dead: walks have to look.
     dead_linked: usize,
+    healing: Healing,
 }
 
 /// What [`Engine::link_step`] did.
@@ -167,6 +172,7 @@ impl Engine {
             link_scratch: Scratch::default(),
             scratches: Vec::new(),
             dead_linked: 0,
+            healing: Healing::default(),
         }
     }
 
@@ -249,9 +255,16 @@ impl Engine {
         if self.index.read_some(&self.store) {
             return LinkProgress::More;
         }
-        if self.linker.is_none() && !self.next_linker() {
-            let reclaimed = self.reclaim(RECLAIM_VERSIONS_MAX);
-            return if reclaimed { LinkProgress::More } else { LinkProgress::Idle };
+        if self.linker.is_none() {
+            self.drop_stale_hot();
+            let is_idle = self.hot.len() == 0;
+            if self.heal_step(is_idle) == LinkProgress::More {
+                return LinkProgress::More;
+            }
+            if !self.next_linker() {
+                let reclaimed = self.reclaim(RECLAIM_VERSIONS_MAX);
+                return if reclaimed { LinkProgress::More } else { LinkProgress::Idle };
+            }
         }
         let Self { params, store, graph, linker, link_scratch, .. } = self;
         let Some(current) = linker else {
@@ -264,7 +277,9 @@ impl Engine {
         });
         if linked {
             // The document may have died meanwhile; then nobody counted it as linked.
-            self.dead_linked += usize::from(!self.store.is_live(current.slot()));
+            let slot = current.slot();
+            self.dead_linked += usize::from(!self.store.is_live(slot));
+            self.healing.note_linked(slot, self.graph.linked_count(), self.dead_linked);
             self.linker = None;
             self.hot.pop();
             self.reclaim(RECLAIM_BESIDE_LINKING);
@@ -272,17 +287,24 @@ impl Engine {
         LinkProgress::More
     }
 
-    /// Takes the oldest document that is still alive from the hot tier. False if there is none.
-    fn next_linker(&mut self) -> bool {
-        while let Some(entry) = self.hot.front() {
-            if self.store.born(entry.slot) == entry.born && self.store.is_live(entry.slot) {
-                let id = self.store.doc_id(entry.slot);
-                self.linker = Some(Linker::new(&self.graph, entry.slot, id));
-                return true;
-            }
-            self.hot.pop();
+    /// Forgets the oldest entries of the hot tier as long as they are not alive any more.
+    fn drop_stale_hot(&mut self) {
+        let Self { store, hot, .. } = self;
+        let is_alive = |slot, born| store.born(slot) == born && store.is_live(slot);
+        while hot.front().is_some_and(|entry| !is_alive(entry.slot, entry.born)) {
+            hot.pop();
         }
-        false
+    }
+
+    /// Takes the oldest document from the hot tier, where none is stale at the front. False if
+    /// there is none.
+    fn next_linker(&mut self) -> bool {
+        let Some(entry) = self.hot.front() else {
+            return false;
+        };
+        let id = self.store.doc_id(entry.slot);
+        self.linker = Some(Linker::new(&self.graph, entry.slot, id));
+        true
     }
 
     /// The log has been read to its end. Forgets a batch whose last part was not in it.
@@ -299,10 +321,18 @@ impl Engine {
 
     /// Drops what no search can see any more; false if there was nothing.
     fn reclaim(&mut self, versions_max: usize) -> bool {
-        let Self { store, graph, linker, index, applied, .. } = self;
+        let Self { store, graph, linker, index, healing, applied, .. } = self;
         let linking = linker.as_ref().map(Linker::slot);
-        let is_linked = |slot| graph.level(slot).is_some() || linking == Some(slot);
-        let dropped = |slot, payload: &_| index.remove(slot, payload);
-        store.reclaim(versions_max, *applied, is_linked, dropped) > 0
+        let dropped = |slot, payload: Option<&_>| {
+            if let Some(payload) = payload {
+                index.remove(slot, payload);
+            }
+            let is_linked = graph.level(slot).is_some() || linking == Some(slot);
+            if is_linked {
+                healing.bury(slot);
+            }
+            is_linked
+        };
+        store.reclaim(versions_max, *applied, dropped) > 0
     }
 }

@@ -139,12 +139,14 @@ impl Restore {
             (0..shape.slots).for_each(|slot| engine.graph.reserve(Slot(slot)));
         }
         let index = Index::restore(index, shape.live as usize, shape.slots)?;
-        let Engine { store, graph, hot, .. } = &mut engine;
+        let Engine { store, graph, hot, healing, .. } = &mut engine;
         let is_linked = |slot| graph.level(slot).is_some();
         let unlinked = store.finish_restore(index, shape.live as usize, is_linked)?;
         for slot in unlinked {
             hot.push(slot, store.born(slot));
         }
+        let is_dead = |&slot: &Slot| graph.level(slot).is_some() && !store.is_live(slot);
+        (0..shape.slots).map(Slot).filter(is_dead).for_each(|slot| healing.bury(slot));
         engine.applied = applied;
         engine.set_live_after_staged(engine.store.live_count());
         Ok(engine)

@@ -95,6 +95,12 @@ impl Graph {
         frame
     }
 
+    /// True between [`Graph::freeze`] and [`Graph::thaw`].
+    #[must_use]
+    pub fn is_frozen(&self) -> bool {
+        self.is_frozen.load(Ordering::Relaxed)
+    }
+
     /// Forgets the frozen state.
     pub fn thaw(&self) {
         self.is_frozen.store(false, Ordering::Release);

@@ -6,9 +6,11 @@
 
 use std::ops::Range;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use bytemuck::Zeroable;
 
+use super::LEVEL_MAX;
 use crate::store::arena::{Arena, SLOTS_MAX};
 use crate::types::Slot;
 
@@ -17,6 +19,9 @@ pub(super) const LINE_LINKS: usize = 16;
 
 /// Lists above level 0: expected one for every M − 1 slots, and M is at least 5.
 const UPPER_LISTS_MAX: usize = SLOTS_MAX / 2;
+
+/// Lists that follow one another are kept as free up to so many.
+const RUN_MAX: usize = LEVEL_MAX as usize;
 
 /// A cache line of links.
 #[derive(Zeroable)]
@@ -58,6 +63,9 @@ pub(super) struct Layers {
     /// Number of a node's first list in `upper`, + 1; 0 for a node that has none.
     upper_starts: Arena<AtomicU32>,
     upper_count: AtomicU32,
+    /// First of some lists above level 0 that no node has, by how many follow one another. Only
+    /// the owner looks, at an insert; a walk does not.
+    upper_free: Mutex<[Vec<u32>; RUN_MAX + 1]>,
 }
 
 impl Layers {
@@ -67,6 +75,7 @@ impl Layers {
             upper: Lists::new(upper_links_max, UPPER_LISTS_MAX),
             upper_starts: Arena::per_slot(),
             upper_count: AtomicU32::new(0),
+            upper_free: Mutex::default(),
         }
     }
 
@@ -75,9 +84,15 @@ impl Layers {
         self.upper_starts.reserve(slot.index());
     }
 
-    /// Gives `slot` empty lists for the levels 1 to `level`, once a slot, and returns `level`;
-    /// 0 if there is no room, which takes ids chosen to be high.
+    /// Gives `slot` lists for the levels 1 to `level`, which may hold anything, and returns
+    /// `level`; 0 if there is no room, which takes ids chosen to be high.
     pub(super) fn allocate_upper(&self, slot: Slot, level: u8) -> u8 {
+        if level > 0
+            && let Some(start) = self.take_free(usize::from(level))
+        {
+            self.upper_starts.get(slot.index()).store(start + 1, Ordering::Release);
+            return level;
+        }
         let start = self.upper_count.load(Ordering::Relaxed);
         let end = start + u32::from(level);
         if level == 0 || end as usize > UPPER_LISTS_MAX {
@@ -91,7 +106,47 @@ impl Layers {
         level
     }
 
-    /// Lists above level 0 that nodes have.
+    /// `slot`, which was on `level`, needs its lists above level 0 no more.
+    pub(super) fn release_upper(&self, slot: Slot, level: u8) {
+        let start = self.upper_starts.get(slot.index()).swap(0, Ordering::AcqRel);
+        if level > 0 && start > 0 {
+            self.free()[usize::from(level)].push(start - 1);
+        }
+    }
+
+    /// Takes `lists` that follow one another from what is free, of the shortest run that has them.
+    fn take_free(&self, lists: usize) -> Option<u32> {
+        let mut free = self.free();
+        let run = (lists..=RUN_MAX).find(|&run| !free[run].is_empty())?;
+        let start = free[run].pop()?;
+        if run > lists {
+            free[run - lists].push(start + lists as u32);
+        }
+        Some(start)
+    }
+
+    /// Nodes have these lists above level 0 and no others, sorted by where they begin: what lies
+    /// between is free.
+    pub(super) fn restore_free(&mut self, used: &[Range<u32>]) {
+        let mut free: [Vec<u32>; RUN_MAX + 1] = Default::default();
+        let mut end = 0;
+        let last = self.upper_count()..self.upper_count();
+        for next in used.iter().chain([&last]) {
+            while end < next.start {
+                let run = ((next.start - end) as usize).min(RUN_MAX);
+                free[run].push(end);
+                end += run as u32;
+            }
+            end = end.max(next.end);
+        }
+        *self.free() = free;
+    }
+
+    fn free(&self) -> MutexGuard<'_, [Vec<u32>; RUN_MAX + 1]> {
+        self.upper_free.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Lists above level 0 that nodes have or had.
     pub(super) fn upper_count(&self) -> u32 {
         self.upper_count.load(Ordering::Relaxed)
     }

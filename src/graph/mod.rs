@@ -12,15 +12,19 @@
 //! - The graph knows slots and vectors, not documents: who is alive, visible or wanted is asked
 //!   of a closure. The walk goes through nodes that the closure refuses.
 
+pub mod adopt;
+mod bits;
 pub mod check;
 pub mod filtered;
 pub mod frozen;
 pub mod insert;
 mod layer;
 mod pool;
+pub mod reach;
 mod restore;
 pub mod search;
 pub mod space;
+pub mod unlink;
 pub(crate) mod visited;
 
 use std::sync::Mutex;
@@ -179,10 +183,32 @@ impl Graph {
         false
     }
 
-    /// Gives `slot` its lists. Returns the level it got: `level`, unless the upper levels are
-    /// full.
+    /// Gives `slot` its lists, empty. Returns the level it got: `level`, unless the upper levels
+    /// are full.
     fn allocate(&self, slot: Slot, level: u8) -> u8 {
-        self.layers.allocate_upper(slot, level)
+        let level = self.layers.allocate_upper(slot, level);
+        for level in 1..=level {
+            self.set_neighbours(slot, level, &[]);
+        }
+        level
+    }
+
+    /// Takes a node out, to which nothing leads any more. The graph is not frozen.
+    fn remove(&self, slot: Slot) {
+        debug_assert!(!self.is_frozen(), "what is frozen still has this node");
+        let level = self.level(slot).expect("a node that is linked");
+        for level in 0..=level {
+            self.set_neighbours(slot, level, &[]);
+        }
+        self.levels.get(slot.index()).store(0, Ordering::Release);
+        self.linked_count.fetch_sub(1, Ordering::Release);
+        self.layers.release_upper(slot, level);
+    }
+
+    /// Sets where walks begin.
+    fn set_entry(&self, entry: Option<(u8, Slot)>) {
+        let entry = entry.map_or(0, |(level, slot)| u64::from(level + 1) << 32 | u64::from(slot.0));
+        self.entry.store(entry, Ordering::Release);
     }
 
     /// Counts `slot` as linked, and makes it the entry if it is higher than the present one.
@@ -193,8 +219,7 @@ impl Graph {
         self.levels.get(slot.index()).store(level + 1, Ordering::Release);
         self.linked_count.fetch_add(1, Ordering::Release);
         if self.entry().is_none_or(|(_, top)| level > top) {
-            let entry = u64::from(level + 1) << 32 | u64::from(slot.0);
-            self.entry.store(entry, Ordering::Release);
+            self.set_entry(Some((level, slot)));
         }
     }
 }

@@ -79,6 +79,7 @@ impl Graph {
     /// If it does not.
     pub fn finish_restore(&mut self, frame: &Frame) -> Result<(), String> {
         let mut linked = 0;
+        let mut used = Vec::new();
         for slot in (0..frame.slots).map(Slot) {
             let Some(level) = self.level(slot) else { continue };
             linked += 1;
@@ -87,11 +88,20 @@ impl Graph {
             if level > 0 && !is_there {
                 return Err(format!("slot {} has no lists on its {level} levels", slot.0));
             }
+            if level > 0 {
+                used.push(start - 1..start - 1 + u32::from(level));
+            }
         }
         if linked != frame.linked {
             return Err(format!("{linked} nodes are linked; the header says {}", frame.linked));
         }
-        self.layers.restore_upper_count(frame.upper_lists);
+        used.sort_unstable_by_key(|lists| lists.start);
+        if used.is_sorted_by(|before, after| before.end <= after.start) {
+            self.layers.restore_upper_count(frame.upper_lists);
+            self.layers.restore_free(&used);
+        } else {
+            return Err("two nodes have the same lists".into());
+        }
         *self.linked_count.get_mut() = linked;
         *self.entry.get_mut() = frame.entry;
         let entry_is_there = match self.entry() {

@@ -1,7 +1,9 @@
 //! The graph as a whole: found neighbours, invariants, reproducibility, readers on other threads.
 
+use super::adopt::Adoption;
 use super::check::check;
 use super::insert::{Linker, Rows};
+use super::reach::Reach;
 use super::search::{Beam, Key, Scratch};
 use super::space::{Coded, Exact, Space};
 use super::*;
@@ -289,4 +291,31 @@ fn other_threads_walk_while_the_owner_links() {
         }
     });
     assert_eq!(check(&graph, 3_000).unwrap().unreachable, []);
+}
+
+/// A node that nothing leads to is found, and given links that stay sound.
+#[test]
+fn a_node_out_of_reach_is_found_and_linked_to_again() {
+    let base = points(11, 1_500, 16, 20);
+    let (graph, vectors) = (Graph::new(PARAMS), Vectors::new(16));
+    link_all::<NegatedDot>(&graph, &vectors, &base);
+    let lost = Slot(700);
+    for slot in (0..1_500).map(Slot) {
+        let list: Vec<Slot> =
+            graph.neighbours(slot, 0).into_iter().filter(|&near| near != lost).collect();
+        graph.set_neighbours(slot, 0, &list);
+    }
+    let unreachable = |graph: &Graph| {
+        let mut reach = Reach::new(graph, 1_500);
+        while !reach.step(graph, |_| true) {}
+        reach.into_unreachable()
+    };
+    assert_eq!(unreachable(&graph), [lost]);
+    let (mut adoption, mut scratch) = (Adoption::new(lost), Scratch::default());
+    let rows = Rows { vectors: &vectors, codes: None };
+    while !adoption.step::<NegatedDot>(&graph, rows, &mut scratch, |_| true) {}
+    assert_eq!(unreachable(&graph), []);
+    assert_eq!(check(&graph, 1_500).unwrap().unreachable, []);
+    let found = search::<NegatedDot>(&graph, &vectors, &base[700], 20, |_| true);
+    assert_eq!(found[0], lost);
 }

@@ -8,7 +8,7 @@
 //!
 //! What a running search may still look at is kept: [`Store::open_snapshot`] and
 //! [`Store::close_snapshot`] bracket it. After that a dead version's metadata goes, and its slot
-//! is used again, unless the graph still walks through it.
+//! is used again, once nothing in the graph leads to it any more.
 //!
 //! Vectors, their codes, ids and lifetimes lie in arenas that other threads may read. Metadata
 //! and the id index belong to the owner alone.
@@ -85,6 +85,8 @@ pub struct Store {
     free: Vec<Slot>,
     /// Dead versions that a running search may still see, oldest death first.
     retired: VecDeque<(Lsn, Slot)>,
+    /// Slots that left the graph, where a search that began by then may still be, in this order.
+    left: VecDeque<(Lsn, Slot)>,
     replaced: Replaced,
     /// The LSN of each running search.
     snapshots: Vec<Lsn>,
@@ -120,6 +122,7 @@ impl Store {
             ids: Ids::default(),
             free: Vec::new(),
             retired: VecDeque::new(),
+            left: VecDeque::new(),
             replaced: Replaced::default(),
             snapshots: Vec::new(),
             changed: Changed::default(),
@@ -305,14 +308,14 @@ impl Store {
     }
 
     /// Drops what neither a running search nor one that begins at `applied` can see any more:
-    /// metadata of dead versions, which goes to `dropped`, and, where `is_linked` says no, their
-    /// slots. At most `versions_max`, so that it fits into a slice. Returns how many it dropped.
+    /// metadata of dead versions, which goes to `dropped`, and their slots, unless `dropped` says
+    /// that they are still needed; then [`Store::release`] follows. At most `versions_max`, so
+    /// that it fits into a slice. Returns how many it dropped.
     pub fn reclaim(
         &mut self,
         versions_max: usize,
         applied: Lsn,
-        is_linked: impl Fn(Slot) -> bool,
-        mut dropped: impl FnMut(Slot, &Payload),
+        mut dropped: impl FnMut(Slot, Option<&Payload>) -> bool,
     ) -> usize {
         // A search at `snapshot` sees a version that died later than it.
         let oldest = self.oldest_snapshot().min(applied);
@@ -322,15 +325,28 @@ impl Store {
             && died <= oldest
         {
             self.retired.pop_front();
-            if let Some(payload) = self.payload_cell_mut(slot).take() {
-                dropped(slot, &payload);
-            }
-            if !is_linked(slot) {
+            let payload = self.payload_cell_mut(slot).take();
+            if !dropped(slot, payload.as_ref()) {
                 self.free.push(slot);
             }
             reclaimed += 1;
         }
+        let oldest = self.oldest_snapshot();
+        while reclaimed < versions_max
+            && let Some(&(left, slot)) = self.left.front()
+            && left < oldest
+        {
+            self.left.pop_front();
+            self.free.push(slot);
+            reclaimed += 1;
+        }
         reclaimed
+    }
+
+    /// Nothing leads to these slots of dropped versions since `applied`: they may be used again
+    /// once the searches are over that have begun by then, and may stand at one of them.
+    pub fn release(&mut self, applied: Lsn, slots: impl IntoIterator<Item = Slot>) {
+        self.left.extend(slots.into_iter().map(|slot| (applied, slot)));
     }
 
     /// Dead versions that wait for [`Store::reclaim`].
@@ -397,17 +413,26 @@ mod tests {
         let (slot, _) = store.put(Lsn(1), DocId(1), &[1.0], payload(""));
         store.open_snapshot(Lsn(1));
         assert_eq!(store.delete(Lsn(2), DocId(1)), Some(slot));
-        assert_eq!(store.reclaim(9, Lsn(2), |_| false, |_, _| {}), 0);
+        assert_eq!(store.reclaim(9, Lsn(2), |_, _| false), 0);
         assert_ne!(store.put(Lsn(3), DocId(2), &[2.0], payload("")).0, slot);
         store.close_snapshot(Lsn(1));
-        assert_eq!(store.reclaim(9, Lsn(1), |_| false, |_, _| {}), 0);
-        assert_eq!(store.reclaim(9, Lsn(3), |_| false, |_, _| {}), 1);
+        assert_eq!(store.reclaim(9, Lsn(1), |_, _| false), 0);
+        assert_eq!(store.reclaim(9, Lsn(3), |_, _| false), 1);
         assert_eq!(store.put(Lsn(4), DocId(3), &[3.0], payload("")).0, slot);
         assert_eq!(store.vectors().values(slot), [3.0]);
         assert_eq!((store.live_count(), store.slot_count()), (2, 2));
         // A slot that the graph walks through stays.
         store.delete(Lsn(5), DocId(3));
-        assert_eq!(store.reclaim(9, Lsn(5), |_| true, |_, _| {}), 1);
+        assert_eq!(store.reclaim(9, Lsn(5), |_, _| true), 1);
         assert_ne!(store.put(Lsn(6), DocId(4), &[4.0], payload("")).0, slot);
+        // Once it has left the graph, it waits for those who may stand there.
+        store.open_snapshot(Lsn(6));
+        store.release(Lsn(6), [slot]);
+        assert_eq!(store.reclaim(9, Lsn(6), |_, _| true), 0);
+        assert_ne!(store.put(Lsn(7), DocId(5), &[5.0], payload("")).0, slot);
+        store.open_snapshot(Lsn(7));
+        store.close_snapshot(Lsn(6));
+        assert_eq!(store.reclaim(9, Lsn(7), |_, _| true), 1);
+        assert_eq!(store.put(Lsn(8), DocId(6), &[6.0], payload("")).0, slot);
     }
 }

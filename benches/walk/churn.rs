@@ -1,0 +1,64 @@
+//! Upserts and deletes of many times the data set. In the end each document is there once, with the
+//! vector that it had before, so that the truth for the queries still holds.
+
+use std::time::Instant;
+
+use kyrodb::dataset::Rows;
+use kyrodb::engine::{Engine, LinkProgress, Write};
+use kyrodb::types::{DocId, mix};
+
+use super::{cpu_seconds, put};
+
+/// Documents that wait to be linked at most: writes come at the pace at which they are linked.
+const HOT_MAX: usize = 64;
+
+/// One in so many changes is a delete; what was deleted comes back later.
+const DELETES: u64 = 4;
+
+fn apply(engine: &mut Engine, write: Write) {
+    for record in engine.stage(write).unwrap().records {
+        assert!(engine.apply(engine.applied().next(), record));
+    }
+    while engine.hot_count() > HOT_MAX {
+        engine.link_step();
+    }
+}
+
+/// Changes `engine`, which holds the rows of `base` as documents 1 to `rows`, `times` times as often
+/// as it has documents.
+pub(crate) fn churn(engine: &mut Engine, base: &Rows<f32>, rows: usize, times: usize) {
+    let (begun, begun_cpu) = (Instant::now(), cpu_seconds());
+    let (slots, work) = (engine.store().slot_count(), engine.link_work());
+    let vectors: Vec<&[f32]> = base.iter().take(rows).collect();
+    let mut deleted: Vec<usize> = Vec::new();
+    let mut slots_max = 0;
+    for change in 0..(times * rows) as u64 {
+        let row = (mix(change) % rows as u64) as usize;
+        if change % DELETES == 0 {
+            let namespace = String::new();
+            apply(engine, Write::Delete { id: DocId(row as u64 + 1), namespace });
+            deleted.push(row);
+            if deleted.len() > rows / 50 {
+                let back = deleted.swap_remove((mix(!change) % deleted.len() as u64) as usize);
+                apply(engine, put(back as u64 + 1, vectors[back]));
+            }
+        } else {
+            apply(engine, put(row as u64 + 1, vectors[row]));
+        }
+        slots_max = slots_max.max(engine.store().slot_count());
+    }
+    for row in deleted {
+        apply(engine, put(row as u64 + 1, vectors[row]));
+    }
+    while engine.link_step() == LinkProgress::More {}
+    let (wall, cpu) = (begun.elapsed().as_secs_f64(), cpu_seconds() - begun_cpu);
+    let distances = engine.link_work().distances - work.distances;
+    println!(
+        "{} changes in {wall:.1} s, {cpu:.1} CPU s, {distances} distances; slots {slots} before, at \
+         most {slots_max}; {} documents, {} dead nodes, {:?}",
+        times * rows,
+        engine.live_count(),
+        engine.dead_count(),
+        engine.healing(),
+    );
+}

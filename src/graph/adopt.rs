@@ -1,0 +1,133 @@
+//! Gives a node links that lead to it, from nodes near it, without taking a way from any other,
+//! and links of its own if it has few.
+
+use super::Graph;
+use super::insert::Rows;
+use super::search::{Beam, Scratch};
+use super::space::{Coded, Exact, Space};
+use crate::kernels::Distance;
+use crate::types::Slot;
+
+/// Nodes that get a link to the adopted one: one may lose it again to a document linked later.
+const ADOPTERS: usize = 2;
+
+/// Of the nearest nodes, so many are tried.
+const TRIED_MAX: usize = 16;
+
+/// Hops in a step.
+const STEP_HOPS: u32 = 8;
+
+/// A node on its way to be reachable again on level 0. Until it is done, the scratch that it is
+/// given is its own.
+pub struct Adoption {
+    slot: Slot,
+    is_begun: bool,
+}
+
+impl Adoption {
+    /// Begins for a node that is linked.
+    #[must_use]
+    pub fn new(slot: Slot) -> Self {
+        Self { slot, is_begun: false }
+    }
+
+    /// Does a step; true when there are links. `may_adopt` tells which nodes are there to stay.
+    pub fn step<D: Distance>(
+        &mut self,
+        graph: &Graph,
+        rows: Rows<'_>,
+        scratch: &mut Scratch,
+        may_adopt: impl Fn(Slot) -> bool,
+    ) -> bool {
+        let own = self.slot;
+        let may_adopt = |slot| slot != own && may_adopt(slot);
+        let is_found = if let Some(codes) = rows.codes {
+            let space = Coded::<D>::new(codes.get(own), codes);
+            self.walk(graph, space, scratch, may_adopt)
+        } else {
+            let space = Exact::<D>::new(rows.vectors.row(own), rows.vectors);
+            self.walk(graph, space, scratch, may_adopt)
+        };
+        if is_found {
+            self.adopt::<D>(graph, rows, scratch);
+        }
+        is_found
+    }
+
+    fn walk<S: Space>(
+        &mut self,
+        graph: &Graph,
+        space: S,
+        scratch: &mut Scratch,
+        may_adopt: impl Fn(Slot) -> bool,
+    ) -> bool {
+        let width = graph.params().ef_construction;
+        let beam = Beam { graph, space, level: 0, width };
+        if !std::mem::replace(&mut self.is_begun, true) {
+            let Some((entry, top)) = graph.entry() else {
+                return true;
+            };
+            beam.enter(scratch, entry, top, &may_adopt);
+        }
+        beam.advance(scratch, STEP_HOPS, may_adopt)
+    }
+
+    fn adopt<D: Distance>(&self, graph: &Graph, rows: Rows<'_>, scratch: &mut Scratch) {
+        if graph.entry().is_none() {
+            return;
+        }
+        let near: Vec<Slot> = scratch.nearest().take(TRIED_MAX).map(|key| key.slot()).collect();
+        let mut own = graph.neighbours(self.slot, 0);
+        let few = graph.params().m / 2;
+        if own.len() < few {
+            let others = near.iter().filter(|slot| !own.contains(slot));
+            let more: Vec<Slot> = others.copied().take(few - own.len()).collect();
+            own.extend(more);
+            graph.set_neighbours(self.slot, 0, &own);
+        }
+        let mut adopters = 0;
+        for &source in &near {
+            if adopters == ADOPTERS {
+                return;
+            }
+            adopters += usize::from(self.adopt_by::<D>(graph, rows, scratch, source));
+        }
+    }
+
+    /// Makes `source` link to the node. If its list is full, the farthest in it gives up its place
+    /// and is linked to from the node: `source` still leads to it. False if there is no room for
+    /// that either.
+    fn adopt_by<D: Distance>(
+        &self,
+        graph: &Graph,
+        rows: Rows<'_>,
+        scratch: &mut Scratch,
+        source: Slot,
+    ) -> bool {
+        let mut list = graph.neighbours(source, 0);
+        if list.contains(&self.slot) {
+            return true;
+        }
+        if list.len() < graph.links_max(0) {
+            list.push(self.slot);
+            graph.set_neighbours(source, 0, &list);
+            return true;
+        }
+        let origin = rows.vectors.row(source);
+        scratch.work.count_full(list.len() as u64);
+        let farthest = (0..list.len())
+            .map(|index| (D::between(origin, rows.vectors.row(list[index])), index))
+            .max_by(|a, b| a.0.total_cmp(&b.0));
+        let Some((_, index)) = farthest else {
+            return false;
+        };
+        let own = graph.neighbours(self.slot, 0);
+        let is_linked = list[index] == self.slot || own.contains(&list[index]);
+        if !is_linked && !graph.push_neighbour(self.slot, 0, list[index]) {
+            return false;
+        }
+        list[index] = self.slot;
+        graph.set_neighbours(source, 0, &list);
+        true
+    }
+}

@@ -1,0 +1,366 @@
+//! Takes dead nodes out of the graph, many at once and in steps of bounded work, so that their
+//! slots can be used again.
+//!
+//! Nobody knows which lists lead to a node, so all lists are looked through, once for all nodes
+//! that go: a list that leads to some of them leads to neighbours of theirs afterwards, chosen as
+//! at an insert. The nodes that go keep their own lists until nothing leads to them any more, so a
+//! walk that is under way is never stuck, and before a list is touched, what could be reached by
+//! them alone gets links from elsewhere.
+//!
+//! 1. *Secure*: each live neighbour of a node that goes is linked to by one that stays.
+//! 2. *Sweep*: every list of every node that stays.
+//! 3. *Check*: what can no walk reach? ([`Reach`])
+//! 4. *Adopt*: that, and what has lost most of its links, is given others ([`Adoption`]).
+//!
+//! Then nothing leads to them, and [`Unlinker::finish`] ends them.
+//!
+//! Nodes linked meanwhile are told to [`Unlinker::note_linked`]. No step may lie between the steps
+//! of a [`Linker`](super::insert::Linker).
+
+use super::Graph;
+use super::adopt::Adoption;
+use super::bits::Bits;
+use super::insert::Rows;
+use super::reach::Reach;
+use super::search::{Key, Scratch};
+use crate::kernels::Distance;
+use crate::store::Vectors;
+use crate::types::Slot;
+
+/// Neighbours that are secured in a step, and links of theirs that are followed for it.
+const STEP_SECURED: usize = 8;
+
+/// Nodes whose lists are looked through in a step, and lists that are changed in it.
+const STEP_NODES: u32 = 256;
+const STEP_MENDED: usize = 2;
+
+/// Dead nodes through which new neighbours of a list are looked for, and how many of those are
+/// compared.
+const THROUGH_MAX: usize = 24;
+const CANDIDATES_MAX: usize = 96;
+
+/// New links that a list gets at most for each that it loses.
+const LINKS_FOR_ONE: usize = 2;
+
+enum Phase {
+    /// Looking at neighbour `neighbour` of the node that goes at `index`.
+    Secure { index: usize, neighbour: usize },
+    /// Looking through the lists of this node.
+    Sweep { next: Slot },
+    /// Looking for what can't be reached.
+    Check(Box<Reach>),
+    /// Giving links to those that have too few. Then nothing leads to the nodes that go.
+    Adopt,
+}
+
+/// Some dead nodes on their way out of the graph.
+pub struct Unlinker {
+    doomed: Vec<Slot>,
+    is_doomed: Bits,
+    phase: Phase,
+    /// A node that is being given links.
+    adoption: Option<Adoption>,
+    /// Nodes that have few links, or that nothing leads to, and get more in the end.
+    weak: Vec<Slot>,
+    /// Nodes linked since that may lead to some that go.
+    recheck: Vec<Slot>,
+    unreachable_found: u64,
+}
+
+/// What the steps of an [`Unlinker`] need.
+pub struct Context<'a, L> {
+    /// The graph, which has `slot_count` slots.
+    pub graph: &'a Graph,
+    /// The vectors of its nodes.
+    pub rows: Rows<'a>,
+    /// Slots announced.
+    pub slot_count: u32,
+    /// Which nodes are alive.
+    pub is_live: L,
+}
+
+impl Unlinker {
+    /// Begins to take out `doomed`, which are linked and which nobody will want again.
+    #[must_use]
+    pub fn new(doomed: Vec<Slot>) -> Self {
+        let mut is_doomed = Bits::default();
+        for &slot in &doomed {
+            is_doomed.insert(slot);
+        }
+        Self {
+            doomed,
+            is_doomed,
+            phase: Phase::Secure { index: 0, neighbour: 0 },
+            adoption: None,
+            weak: Vec::new(),
+            recheck: Vec::new(),
+            unreachable_found: 0,
+        }
+    }
+
+    /// True while the scratch of the steps must not be used by others.
+    #[must_use]
+    pub fn needs_scratch(&self) -> bool {
+        self.adoption.is_some()
+    }
+
+    /// True once nothing leads to the nodes that go.
+    #[must_use]
+    pub fn is_ready(&self) -> bool {
+        let Self { phase, adoption, weak, recheck, .. } = self;
+        let is_last = matches!(phase, Phase::Adopt);
+        is_last && adoption.is_none() && weak.is_empty() && recheck.is_empty()
+    }
+
+    /// Live nodes found that no walk could reach, all of which have links now.
+    #[must_use]
+    pub fn unreachable_found(&self) -> u64 {
+        self.unreachable_found
+    }
+
+    /// `slot` was linked since this began.
+    pub fn note_linked(&mut self, slot: Slot) {
+        self.recheck.push(slot);
+        if let Phase::Check(reach) = &mut self.phase {
+            reach.note_linked(slot);
+        }
+    }
+
+    /// Does a step; true when [`Unlinker::finish`] may follow.
+    pub fn step<D: Distance>(
+        &mut self,
+        context: &Context<'_, impl Fn(Slot) -> bool>,
+        scratch: &mut Scratch,
+    ) -> bool {
+        let Context { graph, rows, .. } = *context;
+        if let Some(adoption) = &mut self.adoption {
+            let may_adopt = |slot| (context.is_live)(slot) && !self.is_doomed.contains(slot);
+            if adoption.step::<D>(graph, rows, scratch, may_adopt) {
+                self.adoption = None;
+            }
+            return false;
+        }
+        if let Some(slot) = self.recheck.pop() {
+            self.mend_all::<D>(context, scratch, slot);
+            return self.is_ready();
+        }
+        self.phase = match std::mem::replace(&mut self.phase, Phase::Adopt) {
+            Phase::Secure { index, neighbour } => self.secure(context, index, neighbour),
+            Phase::Sweep { next } => self.sweep::<D>(context, scratch, next),
+            Phase::Check(mut reach) => {
+                if reach.step(graph, &context.is_live) {
+                    let mut unreachable = reach.into_unreachable();
+                    self.unreachable_found += unreachable.len() as u64;
+                    self.weak.append(&mut unreachable);
+                    Phase::Adopt
+                } else {
+                    Phase::Check(reach)
+                }
+            }
+            Phase::Adopt => {
+                self.adoption = self.weak.pop().map(Adoption::new);
+                Phase::Adopt
+            }
+        };
+        self.is_ready()
+    }
+
+    /// Ends the nodes that go: they are in the graph no more. Returns them.
+    ///
+    /// # Panics
+    /// If something may still lead to one of them.
+    pub fn finish(self, graph: &Graph, slot_count: u32) -> Vec<Slot> {
+        assert!(self.is_ready(), "nodes are taken out when nothing leads to them");
+        // A node linked since may have become the entry, or none may have been left.
+        self.hand_over_entry(graph, slot_count);
+        for &slot in &self.doomed {
+            graph.remove(slot);
+        }
+        self.doomed
+    }
+
+    /// Makes sure that walks begin at a node that stays, on the highest level there is then.
+    fn hand_over_entry(&self, graph: &Graph, slot_count: u32) {
+        let goes = |slot| self.is_doomed.contains(slot);
+        if graph.entry().is_some_and(|(entry, _)| goes(entry)) {
+            let stays = (0..slot_count).map(Slot).filter(|&slot| !goes(slot));
+            let levels = stays.filter_map(|slot| graph.level(slot).map(|level| (level, slot)));
+            graph.set_entry(levels.max_by_key(|&(level, _)| level));
+        }
+    }
+
+    /// Looks at some neighbours of a node that goes: those to which none of their own neighbours
+    /// leads are given links first.
+    fn secure(
+        &mut self,
+        context: &Context<'_, impl Fn(Slot) -> bool>,
+        index: usize,
+        neighbour: usize,
+    ) -> Phase {
+        let Some(&slot) = self.doomed.get(index) else {
+            return Phase::Sweep { next: Slot(0) };
+        };
+        let graph = context.graph;
+        let neighbours = graph.neighbours(slot, 0);
+        let end = neighbours.len().min(neighbour + STEP_SECURED);
+        for (at, &near) in neighbours.iter().enumerate().take(end).skip(neighbour) {
+            if (context.is_live)(near) && !self.is_secure(graph, near) {
+                self.adoption = Some(Adoption::new(near));
+                return Phase::Secure { index, neighbour: at + 1 };
+            }
+        }
+        if end < neighbours.len() {
+            Phase::Secure { index, neighbour: end }
+        } else {
+            Phase::Secure { index: index + 1, neighbour: 0 }
+        }
+    }
+
+    /// True if a neighbour of `slot` that stays leads to it.
+    fn is_secure(&self, graph: &Graph, slot: Slot) -> bool {
+        let leads = |source| {
+            let mut found = false;
+            graph.for_each_neighbour(source, 0, |target| found |= target == slot);
+            found
+        };
+        let neighbours = graph.neighbours(slot, 0);
+        neighbours.into_iter().any(|source| !self.is_doomed.contains(source) && leads(source))
+    }
+
+    fn sweep<D: Distance>(
+        &mut self,
+        context: &Context<'_, impl Fn(Slot) -> bool>,
+        scratch: &mut Scratch,
+        next: Slot,
+    ) -> Phase {
+        let end = context.slot_count.min(next.0 + STEP_NODES);
+        let mut mended = 0;
+        for slot in (next.0..end).map(Slot) {
+            mended += self.mend_all::<D>(context, scratch, slot);
+            if mended >= STEP_MENDED {
+                return Phase::Sweep { next: Slot(slot.0 + 1) };
+            }
+        }
+        if end < context.slot_count {
+            return Phase::Sweep { next: Slot(end) };
+        }
+        // What can be reached is judged from an entry that stays.
+        self.hand_over_entry(context.graph, context.slot_count);
+        Phase::Check(Box::new(Reach::new(context.graph, context.slot_count)))
+    }
+
+    /// Mends the lists of one node; how many had to be.
+    fn mend_all<D: Distance>(
+        &mut self,
+        context: &Context<'_, impl Fn(Slot) -> bool>,
+        scratch: &mut Scratch,
+        slot: Slot,
+    ) -> usize {
+        let Some(top) = context.graph.level(slot).filter(|_| !self.is_doomed.contains(slot)) else {
+            return 0;
+        };
+        let goes = |level| {
+            let mut found = false;
+            let note = |target| found |= self.is_doomed.contains(target);
+            context.graph.for_each_neighbour(slot, level, note);
+            found
+        };
+        let touched: Vec<u8> = (0..=top).filter(|&level| goes(level)).collect();
+        for &level in &touched {
+            self.mend::<D>(context, scratch, slot, level);
+        }
+        touched.len()
+    }
+
+    /// Gives `slot` a list on `level` that leads to none that go.
+    fn mend<D: Distance>(
+        &mut self,
+        context: &Context<'_, impl Fn(Slot) -> bool>,
+        scratch: &mut Scratch,
+        slot: Slot,
+        level: u8,
+    ) {
+        let Context { graph, rows, .. } = *context;
+        let list = graph.neighbours(slot, level);
+        let (gone, mut kept): (Vec<Slot>, Vec<Slot>) =
+            list.into_iter().partition(|&slot| self.is_doomed.contains(slot));
+        let lost = gone.len();
+        let room = (graph.links_max(level) - kept.len()).min(lost * LINKS_FOR_ONE);
+        let candidates = self.heirs(context, slot, level, gone, &kept);
+        choose::<D>(rows.vectors, slot, &mut kept, &candidates, lost, room, scratch);
+        graph.set_neighbours(slot, level, &kept);
+        if level == 0 && kept.len() < graph.params().m / 2 && (context.is_live)(slot) {
+            self.weak.push(slot);
+        }
+    }
+
+    /// Live nodes that stay, to which those in `gone` lead, if need be through others that go.
+    fn heirs(
+        &self,
+        context: &Context<'_, impl Fn(Slot) -> bool>,
+        slot: Slot,
+        level: u8,
+        gone: Vec<Slot>,
+        kept: &[Slot],
+    ) -> Vec<Slot> {
+        let graph = context.graph;
+        let (first, mut through) = (gone.len(), gone);
+        let mut heirs: Vec<Slot> = Vec::new();
+        let mut index = 0;
+        while index < through.len() && (index < first || heirs.len() < graph.params().m) {
+            graph.for_each_neighbour(through[index], level, |near| {
+                if self.is_doomed.contains(near) {
+                    if through.len() < THROUGH_MAX && !through.contains(&near) {
+                        through.push(near);
+                    }
+                } else if near != slot
+                    && heirs.len() < CANDIDATES_MAX
+                    && (context.is_live)(near)
+                    && !kept.contains(&near)
+                    && !heirs.contains(&near)
+                {
+                    heirs.push(near);
+                }
+            });
+            index += 1;
+        }
+        heirs
+    }
+}
+
+/// Adds at most `room` of `candidates` to the list `kept` of `slot`, which has lost `lost` links:
+/// the nearest ones that are nearer to it than to anything in the list, as at an insert, and then
+/// the nearest others, until the list is as long as it was. What is in the list already stays, and
+/// is not compared with one another.
+fn choose<D: Distance>(
+    vectors: &Vectors,
+    slot: Slot,
+    kept: &mut Vec<Slot>,
+    candidates: &[Slot],
+    lost: usize,
+    room: usize,
+    scratch: &mut Scratch,
+) {
+    let origin = vectors.row(slot);
+    let key = |slot: Slot| Key::new(D::between(origin, vectors.row(slot)), slot);
+    let mut taken: Vec<Key> = kept.iter().copied().map(key).collect();
+    let mut candidates: Vec<Key> = candidates.iter().copied().map(key).collect();
+    scratch.work.count_full((taken.len() + candidates.len()) as u64);
+    candidates.sort_unstable();
+    let mut passed_over = Vec::new();
+    for candidate in candidates {
+        if taken.len() == kept.len() + room {
+            break;
+        }
+        let row = vectors.row(candidate.slot());
+        let is_apart = taken.iter().filter(|other| **other < candidate).all(|other| {
+            scratch.work.count_full(1);
+            D::between(row, vectors.row(other.slot())) >= candidate.distance()
+        });
+        (if is_apart { &mut taken } else { &mut passed_over }).push(candidate);
+    }
+    let missing = (kept.len() + lost).saturating_sub(taken.len());
+    taken.extend(passed_over.into_iter().take(missing));
+    let added = taken.split_off(kept.len());
+    kept.extend(added.into_iter().map(Key::slot));
+}
