@@ -19,7 +19,7 @@ use crate::with_distance;
 /// Dead nodes for which a sweep begins: at least so many, and one in so many of all, while
 /// documents are linked and while there is nothing else to do.
 const DEAD_MIN: usize = 32;
-const DEAD_SHARE_BUSY: usize = 64;
+const DEAD_SHARE_BUSY: usize = 32;
 const DEAD_SHARE_IDLE: usize = 256;
 
 /// Steps that follow a document's linking, and where more than one node in [`MANY_SHARE`] is

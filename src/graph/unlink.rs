@@ -22,9 +22,9 @@ use super::adopt::Adoption;
 use super::bits::Bits;
 use super::insert::Rows;
 use super::reach::Reach;
-use super::search::{Key, Scratch};
+use super::search::{Scratch, Work};
+use super::space::{Coded, Exact, Space};
 use crate::kernels::Distance;
-use crate::store::Vectors;
 use crate::types::Slot;
 
 /// Neighbours that are secured in a step, and links of theirs that are followed for it.
@@ -39,8 +39,8 @@ const STEP_MENDED: usize = 2;
 const THROUGH_MAX: usize = 24;
 const CANDIDATES_MAX: usize = 96;
 
-/// New links that a list gets at most for each that it loses.
-const LINKS_FOR_ONE: usize = 2;
+/// Distances of a candidate from those in the list that are computed before one is looked at.
+const COMPARED_AT_ONCE: usize = 8;
 
 enum Phase {
     /// Looking at neighbour `neighbour` of the node that goes at `index`.
@@ -285,9 +285,14 @@ impl Unlinker {
         let (gone, mut kept): (Vec<Slot>, Vec<Slot>) =
             list.into_iter().partition(|&slot| self.is_doomed.contains(slot));
         let lost = gone.len();
-        let room = (graph.links_max(level) - kept.len()).min(lost * LINKS_FOR_ONE);
-        let candidates = self.heirs(context, slot, level, gone, &kept);
-        choose::<D>(rows.vectors, slot, &mut kept, &candidates, lost, room, scratch);
+        let heirs = self.heirs(context, slot, level, gone, &kept);
+        if let Some(codes) = rows.codes {
+            let from = |slot| Coded::<D>::new(codes.get(slot), codes);
+            choose(from(slot), from, &mut kept, &heirs, lost, &mut scratch.work);
+        } else {
+            let from = |slot| Exact::<D>::new(rows.vectors.row(slot), rows.vectors);
+            choose(from(slot), from, &mut kept, &heirs, lost, &mut scratch.work);
+        }
         graph.set_neighbours(slot, level, &kept);
         if level == 0 && kept.len() < graph.params().m / 2 && (context.is_live)(slot) {
             self.weak.push(slot);
@@ -328,39 +333,35 @@ impl Unlinker {
     }
 }
 
-/// Adds at most `room` of `candidates` to the list `kept` of `slot`, which has lost `lost` links:
-/// the nearest ones that are nearer to it than to anything in the list, as at an insert, and then
-/// the nearest others, until the list is as long as it was. What is in the list already stays, and
-/// is not compared with one another.
-fn choose<D: Distance>(
-    vectors: &Vectors,
-    slot: Slot,
+/// Adds as many of `candidates` to the list `kept` of a node as it has `lost`, if there are so many:
+/// the nearest that are nearer to the node than to anything in the list, much as at an insert, and
+/// then the nearest others. What is in the list already stays. `from` gives the distances from a
+/// slot, `origin` those from the node.
+fn choose<S: Space>(
+    origin: S,
+    from: impl Fn(Slot) -> S,
     kept: &mut Vec<Slot>,
     candidates: &[Slot],
     lost: usize,
-    room: usize,
-    scratch: &mut Scratch,
+    work: &mut Work,
 ) {
-    let origin = vectors.row(slot);
-    let key = |slot: Slot| Key::new(D::between(origin, vectors.row(slot)), slot);
-    let mut taken: Vec<Key> = kept.iter().copied().map(key).collect();
-    let mut candidates: Vec<Key> = candidates.iter().copied().map(key).collect();
-    scratch.work.count_full((taken.len() + candidates.len()) as u64);
-    candidates.sort_unstable();
+    let mut keys = Vec::with_capacity(candidates.len());
+    origin.each_key(candidates, work, |key| keys.push(key));
+    keys.sort_unstable();
+    let full = kept.len() + lost;
     let mut passed_over = Vec::new();
-    for candidate in candidates {
-        if taken.len() == kept.len() + room {
-            break;
+    for key in keys {
+        if kept.len() == full {
+            return;
         }
-        let row = vectors.row(candidate.slot());
-        let is_apart = taken.iter().filter(|other| **other < candidate).all(|other| {
-            scratch.work.count_full(1);
-            D::between(row, vectors.row(other.slot())) >= candidate.distance()
+        let space = from(key.slot());
+        let is_apart = kept.chunks(COMPARED_AT_ONCE).all(|others| {
+            let mut is_apart = true;
+            space.each_key(others, work, |other| is_apart &= other.distance() >= key.distance());
+            is_apart
         });
-        (if is_apart { &mut taken } else { &mut passed_over }).push(candidate);
+        (if is_apart { &mut *kept } else { &mut passed_over }).push(key.slot());
     }
-    let missing = (kept.len() + lost).saturating_sub(taken.len());
-    taken.extend(passed_over.into_iter().take(missing));
-    let added = taken.split_off(kept.len());
-    kept.extend(added.into_iter().map(Key::slot));
+    let missing = full - kept.len();
+    kept.extend(passed_over.into_iter().take(missing));
 }
