@@ -42,8 +42,7 @@ impl Restore {
                 params.dimension
             ));
         }
-        // Dead nodes are never taken out of a graph: one that has more of them than it is worth is
-        // linked anew, and their slots are used again.
+        // A graph that is mostly dead is sooner linked anew than healed.
         let has_graph = shape.m as usize == params.graph.m && shape.dead_linked <= shape.live;
         let Shape { slots, linked, upper_lists, entry, .. } = shape;
         let entries = extents.iter().filter(|extent| extent.part == Part::Index);

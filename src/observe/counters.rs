@@ -147,8 +147,16 @@ pub struct ShardCounters {
     pub search_hot_documents: Counter,
     /// Documents linked into the graph.
     pub links: Counter,
-    /// Distances computed to link them.
+    /// Distances computed to link them, and to take dead ones out.
     pub link_distances: Gauge,
+    /// Dead nodes in the graph.
+    pub dead_nodes: Gauge,
+    /// Dead nodes taken out of it.
+    pub removed_nodes: Gauge,
+    /// Live nodes that no walk could reach, until they were found.
+    pub unreachable_nodes: Gauge,
+    /// Times that the whole graph was looked through for such nodes.
+    pub graph_checks: Gauge,
     /// Groups written to the log.
     pub wal_groups: Gauge,
     /// Records in them.

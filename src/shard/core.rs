@@ -331,6 +331,11 @@ impl Shard {
             self.counters.linked_nodes.set(u64::from(engine.graph().linked_count()));
             self.counters.slots.set(u64::from(engine.store().slot_count()));
             self.counters.link_distances.set(engine.link_work().distances);
+            let healing = engine.healing();
+            self.counters.dead_nodes.set(engine.dead_count() as u64);
+            self.counters.removed_nodes.set(healing.removed);
+            self.counters.unreachable_nodes.set(healing.unreachable);
+            self.counters.graph_checks.set(healing.checks);
         }
     }
 }

@@ -1,4 +1,5 @@
-//! Work that can wait: linking documents into the graph, and dropping what nobody can see.
+//! Work that can wait: linking documents into the graph, taking dead ones out of it, and dropping
+//! what nobody can see.
 //!
 //! One task a core, in the queue with the small share. After every step, of some tens of
 //! microseconds, it looks into the mailbox, and lets searches go first. And it rests while the log is written:
@@ -61,7 +62,9 @@ impl Shard {
             };
             let linked = engine.graph().linked_count();
             let progress = engine.link_step();
-            self.counters.links.add(u64::from(engine.graph().linked_count() - linked));
+            // A step links a document, or takes dead nodes out.
+            let added = engine.graph().linked_count().saturating_sub(linked);
+            self.counters.links.add(u64::from(added));
             progress
         });
         catch_unwind(step).unwrap_or_else(|_| {

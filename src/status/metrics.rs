@@ -226,6 +226,17 @@ fn shards(text: &mut Text, observed: &Observed) {
         s.linked_nodes.get()
     });
     by_shard("kyrodb_shard_slots", "gauge", "Slots in the arenas.", |s| s.slots.get());
+    by_shard("kyrodb_shard_dead_nodes", "gauge", "Dead nodes in the graph.", |s| {
+        s.dead_nodes.get()
+    });
+    let help = "Dead nodes taken out of the graph.";
+    by_shard("kyrodb_shard_removed_nodes_total", "counter", help, |s| s.removed_nodes.get());
+    let help = "Live nodes found that no walk could reach, and linked to again.";
+    by_shard("kyrodb_shard_unreachable_nodes_total", "counter", help, |s| {
+        s.unreachable_nodes.get()
+    });
+    let help = "Times that the whole graph was searched for nodes that no walk can reach.";
+    by_shard("kyrodb_shard_graph_checks_total", "counter", help, |s| s.graph_checks.get());
     by_shard("kyrodb_shard_links_total", "counter", "Documents linked.", |s| s.links.get());
     by_shard("kyrodb_shard_search_distances_total", "counter", "Distances of searches.", |s| {
         s.search_distances.get()

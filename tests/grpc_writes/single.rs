@@ -235,6 +235,42 @@ fn an_update_merges_or_replaces_metadata_and_never_moves_the_document() {
     });
 }
 
+/// Documents that are replaced over and over leave nothing behind: their nodes go out of the graph,
+/// and their slots are filled again.
+#[test]
+fn documents_that_are_replaced_leave_no_nodes_behind() {
+    const DOCUMENTS: u64 = 1_500;
+    let server = Inside::start(SETTINGS);
+    let metric =
+        |name: &str| metric_sum(&get(server.server().http_address(), "/metrics").unwrap().1, name);
+    runtime().block_on(async {
+        let mut client = server.client().await;
+        for round in 0..8 {
+            let vector_of = |id| vector(id + round * DOCUMENTS, 16);
+            let requests: Vec<_> =
+                (1..=DOCUMENTS).map(|id| insert(id, &vector_of(id), &[])).collect();
+            let stream = tokio_stream::iter(requests);
+            assert!(client.bulk_insert(stream).await.unwrap().into_inner().success);
+            flush(&mut client, true).await;
+            for id in (1..=DOCUMENTS).step_by(100) {
+                let found = client.search(search(&vector_of(id), 1)).await.unwrap().into_inner();
+                assert_eq!(found.results[0].doc_id, id);
+            }
+        }
+        eventually("dead nodes leave the graph", || async {
+            metric("kyrodb_shard_dead_nodes") < 200.0
+        })
+        .await;
+    });
+    let documents = DOCUMENTS as f64;
+    assert_eq!(metric("kyrodb_hnsw_vector_count"), documents);
+    assert!(metric("kyrodb_shard_removed_nodes_total") >= 6.0 * documents);
+    // All of a round are acknowledged before the first of it is linked, at worst.
+    assert!(metric("kyrodb_shard_slots") <= 4.0 * documents, "{}", metric("kyrodb_shard_slots"));
+    let nodes = documents + metric("kyrodb_shard_dead_nodes");
+    assert_eq!(metric("kyrodb_shard_linked_nodes"), nodes);
+}
+
 #[test]
 fn a_forced_flush_links_all_that_is_pending_and_counts_it() {
     let server = Inside::start(SETTINGS);
