@@ -74,6 +74,7 @@ fn queries(ef: usize, filter: Option<&Filter>) -> Vec<Arc<Query>> {
             min_score: 0.0,
             filter: filter.cloned(),
             include_embeddings: false,
+            is_exact: false,
         })
     };
     (0..QUERIES).map(query).collect()

@@ -179,6 +179,7 @@ fn main() {
             min_score: 0.0,
             filter: None,
             include_embeddings: false,
+            is_exact: false,
         };
         queries.iter().map(|row| Arc::new(query(row))).collect()
     };

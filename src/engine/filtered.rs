@@ -35,6 +35,8 @@ pub(super) struct Filtered {
     /// Conditions that it may take to decide about a document.
     conditions: usize,
     way: Way,
+    /// Only a scan will do.
+    is_exact: bool,
     /// The walk has cost more than a scan would have.
     is_given_up: bool,
 }
@@ -47,13 +49,14 @@ pub(super) struct Scope<'a> {
 }
 
 impl Filtered {
-    pub(super) fn new(index: &MetadataIndex, filter: &Filter) -> Self {
+    pub(super) fn new(index: &MetadataIndex, filter: &Filter, is_exact: bool) -> Self {
         let evaluation = Evaluation::new(index, filter);
         Self {
             evaluation,
             candidates: Candidates::default(),
             conditions: filter.conditions(),
             way: Way::Scan,
+            is_exact,
             is_given_up: false,
         }
     }
@@ -133,7 +136,10 @@ impl Search {
         let Some(candidates) = step else { return };
         let ef = query.ef.max(query.k) as u64;
         let live = engine.store.live_count() as u64;
-        filtered.way = way(candidates.slots.len(), candidates.unsure, live, ef);
+        filtered.way = match filtered.is_exact {
+            true => Way::Scan,
+            false => way(candidates.slots.len(), candidates.unsure, live, ef),
+        };
         filtered.candidates = candidates;
         *phase = match filtered.way {
             Way::Scan => Phase::Scan(0),

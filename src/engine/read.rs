@@ -4,7 +4,8 @@
 //! - **walk**: scan the hot tier, then walk the graph. The hot tier goes first: a document that
 //!   is linked in between has been seen there, and otherwise is found in the graph.
 //! - **scan**: look at every document. Exact; for small shards, where it is cheaper than the walk,
-//!   and where the walk found fewer than k of the documents there are.
+//!   where the walk found fewer than k of the documents there are, and where the client asks for
+//!   the exact answer.
 //!
 //! With a filter, the index says first which documents those are: see `engine::filtered`.
 
@@ -59,6 +60,8 @@ pub struct Query {
     pub filter: Option<Filter>,
     /// Return the vectors too.
     pub include_embeddings: bool,
+    /// Look at every document in scope, so that the answer is the true one.
+    pub is_exact: bool,
 }
 
 /// A document found.
@@ -363,9 +366,10 @@ impl Engine {
     pub fn begin_search(&mut self, query: Arc<Query>) -> Result<Search> {
         let mut search = self.begin_scan(query)?;
         if let Some(filter) = &search.query.filter {
-            search.filtered = Some(Box::new(Filtered::new(&self.index, filter)));
+            let is_exact = search.query.is_exact;
+            search.filtered = Some(Box::new(Filtered::new(&self.index, filter, is_exact)));
             search.phase = Phase::Plan;
-        } else if !self.is_small(search.query.ef.max(search.query.k)) {
+        } else if !search.query.is_exact && !self.is_small(search.query.ef.max(search.query.k)) {
             search.phase = Phase::Hot(self.hot.first());
         }
         Ok(search)

@@ -161,7 +161,15 @@ impl Pair {
 
     pub(crate) fn query(&mut self, k: usize, filter: Option<Filter>) -> Arc<Query> {
         let vector = self.random.vector().into();
-        Arc::new(Query { vector, k, ef: 40, min_score: 0.0, filter, include_embeddings: true })
+        Arc::new(Query {
+            vector,
+            k,
+            ef: 40,
+            min_score: 0.0,
+            filter,
+            include_embeddings: true,
+            is_exact: false,
+        })
     }
 
     pub(crate) fn link(&mut self, steps: usize) {

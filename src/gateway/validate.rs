@@ -162,6 +162,7 @@ pub(super) fn search(
         min_score: request.min_score,
         filter: scope,
         include_embeddings: request.include_embeddings,
+        is_exact: request.exact,
     })
 }
 

@@ -160,6 +160,8 @@ pub struct Asked {
     pub ef: usize,
     /// Only documents that pass.
     pub is_filtered: bool,
+    /// Every document in scope was to be looked at.
+    pub is_exact: bool,
 }
 
 /// The record of one search.

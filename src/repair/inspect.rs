@@ -114,7 +114,15 @@ fn seek(engine: &mut Engine) -> (usize, usize) {
     for (id, vector) in &sought {
         let (k, ef, filter) = (10, 100, None);
         let vector = vector.clone();
-        let query = Query { vector, k, ef, min_score: 0.0, filter, include_embeddings: false };
+        let query = Query {
+            vector,
+            k,
+            ef,
+            min_score: 0.0,
+            filter,
+            include_embeddings: false,
+            is_exact: false,
+        };
         let Ok(mut search) = engine.begin_search(Arc::new(query)) else { continue };
         while !search.step(engine) {}
         let hits = engine.finish_search(search).hits;

@@ -341,7 +341,12 @@ impl Router {
     ) -> Result<Found> {
         let _place = self.enter()?;
         let (k, is_traced) = (query.k, trace.is_on());
-        trace.asked = Asked { k, ef: query.ef.max(k), is_filtered: query.filter.is_some() };
+        trace.asked = Asked {
+            k,
+            ef: query.ef.max(k),
+            is_filtered: query.filter.is_some(),
+            is_exact: query.is_exact,
+        };
         let query = Arc::new(query);
         let (mut answers, replies) = gather(self.shards as usize);
         let sent = Instant::now();

@@ -150,7 +150,8 @@ fn measure_scan(engine: &mut Engine) -> u64 {
     let mut vector = vec![0.0; engine.params().dimension];
     vector[0] = 1.0;
     let (k, ef, filter) = (10, 10, None);
-    let query = Query { vector, k, ef, min_score: 0.0, filter, include_embeddings: false };
+    let query =
+        Query { vector, k, ef, min_score: 0.0, filter, include_embeddings: false, is_exact: true };
     let begun = Instant::now();
     let Ok(mut search) = engine.begin_scan(Arc::new(query)) else {
         unreachable!("the vector has the engine's dimension");

@@ -38,6 +38,7 @@ fn search(slow: &Slow) -> Value {
         "k": asked.k,
         "ef": asked.ef,
         "filter": asked.is_filtered,
+        "exact": asked.is_exact,
         "work": {
             "distances": counts.distances,
             "hops": counts.hops,

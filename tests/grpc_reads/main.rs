@@ -6,6 +6,7 @@
 mod common;
 
 mod completeness;
+mod exact;
 mod query;
 mod scores;
 mod search;

@@ -56,6 +56,7 @@ fn a_search_allocates_nothing_but_its_answer() {
         min_score: 0.0,
         filter: None,
         include_embeddings: false,
+        is_exact: false,
     };
     let queries: Vec<Arc<Query>> = (0..200).map(|number| Arc::new(query(number))).collect();
     search_all(&mut engine, &queries);

@@ -62,6 +62,7 @@ fn measure(engine: &mut Engine, filter: Option<&Filter>, passes: impl Fn(u64) ->
             min_score: 0.0,
             filter: filter.cloned(),
             include_embeddings: false,
+            is_exact: false,
         };
         let mut scored: Vec<(f32, u64)> =
             rows.iter().map(|(id, row)| (scalar::dot(row, &query.vector), *id)).collect();
