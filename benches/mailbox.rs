@@ -58,6 +58,7 @@ fn cores(criterion: &mut Criterion) {
         is_dedicated: false,
         breaker: kyrodb::shard::breaker::Params::default(),
         watch_period: Duration::from_secs(1),
+        recall_per_second: 0.0,
     };
     let place = cpus::place(&cpus::allowed(), 1).unwrap();
     let core = CoreHandle::spawn(0, place.cores[0], settings, None, Arc::new(Observed::default()))

@@ -42,6 +42,7 @@ fn core(directory: &std::path::Path) -> CoreHandle {
         is_dedicated: true,
         breaker: kyrodb::shard::breaker::Params::default(),
         watch_period: Duration::from_secs(1),
+        recall_per_second: 0.0,
     };
     let place = cpus::place(&cpus::allowed(), 1).unwrap();
     CoreHandle::spawn(0, place.cores[0], settings, None, Arc::new(Observed::default())).unwrap()

@@ -183,6 +183,9 @@ pub struct HnswSection {
     pub disable_normalization_check: bool,
     /// Decides the levels of the graph, with the document ids.
     pub seed: u64,
+    /// Searches that are repeated exactly in idle time, at most, a second, to see what they have
+    /// found of what there was; 0 for none.
+    pub recall_sample_per_second: f64,
 }
 
 /// `persistence`.
@@ -353,6 +356,7 @@ impl Default for HnswSection {
             codes: Codes::Auto,
             disable_normalization_check: false,
             seed: 0,
+            recall_sample_per_second: 1.0,
         }
     }
 }

@@ -102,12 +102,13 @@ fn all_faults_are_listed_at_once() {
     config.hnsw.m = 4;
     config.hnsw.ef_construction = 3;
     config.hnsw.dimension = 5_000;
+    config.hnsw.recall_sample_per_second = f64::NAN;
     config.slo.error_rate = 2.0;
     config.timeouts.cold_tier_ms = 0;
     config.persistence.wal_segment_bytes = 5 << 20 | 1;
     config.cache.min_training_samples = 20_000;
     let faults = config.validate();
-    assert_eq!(faults.len(), 8, "{faults:#?}");
+    assert_eq!(faults.len(), 9, "{faults:#?}");
 }
 
 #[test]

@@ -18,6 +18,9 @@ const SEGMENT_BYTES_MIN: u64 = 4 * GROUP_BYTES_MAX as u64;
 /// Longest log segment.
 const SEGMENT_BYTES_MAX: u64 = 1 << 30;
 
+/// Most searches a second that are compared with the truth: each costs a scan of its shard.
+const RECALL_SAMPLES_MAX: f64 = 1_000.0;
+
 const _: () = assert!(LEVEL_MAX < u8::MAX, "levels are stored plus one");
 
 /// Collects faults.
@@ -115,6 +118,12 @@ impl Config {
         faults.positive("hnsw.ef_search", hnsw.ef_search as u64);
         faults.unless(hnsw.dimension <= DIMENSION_MAX, || {
             format!("hnsw.dimension: {} is above {DIMENSION_MAX}", hnsw.dimension)
+        });
+        let samples = hnsw.recall_sample_per_second;
+        faults.unless((0.0..=RECALL_SAMPLES_MAX).contains(&samples), || {
+            format!(
+                "hnsw.recall_sample_per_second: {samples} is not between 0 and {RECALL_SAMPLES_MAX}"
+            )
         });
         let runtime = &self.runtime;
         for (key, value) in [("runtime.cores", runtime.cores), ("runtime.shards", runtime.shards)] {

@@ -9,6 +9,7 @@
 //!
 //! With a filter, the index says first which documents those are: see `engine::filtered`.
 
+pub mod recall;
 mod rerank;
 mod walk;
 
@@ -384,11 +385,16 @@ impl Engine {
         self.check_dimension("query_embedding", query.vector.len())?;
         let snapshot = self.applied;
         self.store.open_snapshot(snapshot);
+        Ok(self.scan_at(query, snapshot))
+    }
+
+    /// Begins a scan of the shard as it was at an open snapshot, which the scan closes.
+    fn scan_at(&mut self, query: Arc<Query>, snapshot: Lsn) -> Search {
         let mut reused = self.scratches.pop().unwrap_or_default();
         reused.scanned.reset(self.store.slot_count());
         reused.top.reset(query.k);
         self.store.vectors().pad_into(&query.vector, &mut reused.vector);
-        Ok(Search {
+        Search {
             snapshot,
             phase: Phase::Scan(0),
             filtered: None,
@@ -399,7 +405,7 @@ impl Engine {
             hot_cut: false,
             reused,
             query,
-        })
+        }
     }
 
     /// True if looking at every document costs less than a walk with this beam, which has to

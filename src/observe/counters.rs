@@ -145,6 +145,16 @@ pub struct ShardCounters {
     pub search_hops: Counter,
     /// Documents of the hot tier that searches have looked at.
     pub search_hot_documents: Counter,
+    /// Searches that were compared with an exact repetition.
+    pub recall_sampled: Counter,
+    /// Searches whose comparison was given up.
+    pub recall_dropped: Counter,
+    /// True nearest documents of the searches compared, and those of them that were found.
+    pub recall_wanted: Counter,
+    /// See `recall_wanted`.
+    pub recall_hits: Counter,
+    /// Found by wanted, in millionths, of the last searches compared.
+    pub recall_recent_millionths: Gauge,
     /// Documents linked into the graph.
     pub links: Counter,
     /// Distances computed to link them, and to take dead ones out.

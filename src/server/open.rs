@@ -194,6 +194,7 @@ fn start_cores(
         is_dedicated: placement.is_dedicated,
         breaker: breaker::Params::default(),
         watch_period: WATCH_PERIOD,
+        recall_per_second: config.hnsw.recall_sample_per_second,
     };
     let mut handles: Vec<CoreHandle> = Vec::with_capacity(count);
     for (index, &cpu) in placement.cores.iter().enumerate() {

@@ -22,6 +22,7 @@ use super::keeper::{Change, Keeper};
 use super::load::PendingLoad;
 use super::mailbox::Mailbox;
 use super::pulse::Heart;
+use super::recall::Sampler;
 use super::reply::{self, Reply};
 use super::request::Request;
 use super::snapshot::{Due, Snapshots};
@@ -83,6 +84,8 @@ pub struct Settings {
     pub breaker: breaker::Params,
     /// Between two looks at the disk.
     pub watch_period: Duration,
+    /// Searches of the server that are repeated exactly, at most, a second.
+    pub recall_per_second: f64,
 }
 
 /// A core seen from outside.
@@ -217,6 +220,7 @@ pub(super) struct Shard {
     pub(super) flushes: RefCell<Vec<Flush>>,
     pub(super) spare: Spare,
     pub(super) snapshots: Snapshots,
+    pub(super) sampler: Sampler,
     pub(super) breaker: RefCell<Breaker>,
     /// Number of the segment being written.
     pub(super) segment: Cell<u64>,
@@ -259,6 +263,7 @@ impl Shard {
             flushes: RefCell::default(),
             spare: Spare::default(),
             snapshots,
+            sampler: Sampler::default(),
             breaker: RefCell::new(Breaker::new(breaker::Params::default())),
             segment: Cell::new(0),
             is_segment_gone: Cell::new(false),
@@ -406,6 +411,7 @@ impl Core {
     /// Takes a shard into service.
     pub(super) fn adopt(self: &Rc<Self>, shard: Rc<Shard>, writer: Writer<DirectDisk>) {
         shard.breaker.replace(Breaker::new(self.settings.breaker));
+        shard.sampler.begin(self.settings.recall_per_second, self.observed.shards().len());
         self.shards.borrow_mut().insert(shard.id, shard.clone());
         let commit = super::commit::run(self.clone(), shard.clone(), writer);
         let guarded = async move {

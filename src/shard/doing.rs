@@ -28,10 +28,12 @@ pub enum Doing {
     Snapshot,
     /// Restoring a shard at start.
     Open,
+    /// Repeating a search exactly, to see what it had found.
+    Recall,
 }
 
 impl Doing {
-    const ALL: [Self; 9] = [
+    const ALL: [Self; 10] = [
         Self::Other,
         Self::Search,
         Self::Read,
@@ -41,6 +43,7 @@ impl Doing {
         Self::Link,
         Self::Snapshot,
         Self::Open,
+        Self::Recall,
     ];
 
     /// Its name in logs and answers.
@@ -56,6 +59,7 @@ impl Doing {
             Self::Link => "link",
             Self::Snapshot => "snapshot",
             Self::Open => "open",
+            Self::Recall => "recall",
         }
     }
 }

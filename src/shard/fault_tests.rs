@@ -82,6 +82,7 @@ impl Server {
             is_dedicated: false,
             breaker: BREAKER,
             watch_period: Duration::from_millis(20),
+            recall_per_second: 0.0,
         };
         self.observed.set_shards(1);
         let cpu = cpus::allowed()[0];

@@ -31,6 +31,7 @@ pub mod mailbox;
 pub mod open;
 pub mod preflight;
 pub mod pulse;
+mod recall;
 pub mod reply;
 pub mod request;
 mod search;

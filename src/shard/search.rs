@@ -178,7 +178,8 @@ impl Running {
 
     fn finish(self, core: &Core) {
         let Self { shard, request, search, paused, mut span, .. } = self;
-        let outcome = contained(&shard, "finishing a search", || {
+        let is_sampled = !request.query.is_exact && shard.sampler.wants(paused);
+        let finished = contained(&shard, "finishing a search", || {
             let mut engine = shard.engine.borrow_mut();
             let engine = engine.as_mut().expect("a search began in it");
             if request.is_traced {
@@ -189,8 +190,15 @@ impl Running {
                     is_linking: engine.is_linking(),
                 };
             }
-            engine.finish_search(search)
+            match is_sampled {
+                true => engine.finish_sampled(search),
+                false => (engine.finish_search(search), None),
+            }
         });
+        let (outcome, sample) = match finished {
+            Ok((outcome, sample)) => (Ok(outcome), sample),
+            Err(error) => (Err(error), None),
+        };
         if let Ok(outcome) = &outcome {
             shard.counters.search_distances.add(outcome.work.distances);
             shard.counters.search_full_distances.add(outcome.work.full_distances);
@@ -204,6 +212,10 @@ impl Running {
             span.collect_ns = nanos(span.answered.saturating_duration_since(paused));
         }
         request.answer(outcome, span);
+        if let Some(sample) = sample {
+            shard.sampler.keep(sample, paused);
+            core.upkeep.raise();
+        }
     }
 
     fn abandon(self) -> Reply<SearchAnswer> {

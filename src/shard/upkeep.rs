@@ -1,5 +1,6 @@
-//! Work that can wait: linking documents into the graph, taking dead ones out of it, and dropping
-//! what nobody can see.
+//! Work that can wait: linking documents into the graph, taking dead ones out of it, dropping what
+//! nobody can see, and, where there is none of that, comparing searches with the truth
+//! ([`super::recall`]).
 //!
 //! One task a core, in the queue with the small share. After every step, of some tens of
 //! microseconds, it looks into the mailbox, and lets searches go first. And it rests while the log is written:
@@ -21,7 +22,7 @@ pub(super) async fn run(core: Rc<Core>) {
     loop {
         let shards: Vec<Rc<Shard>> = core.shards.borrow().values().cloned().collect();
         let mut is_idle = true;
-        for shard in shards {
+        for shard in &shards {
             for _ in 0..STEPS {
                 let piece = core.heart.doing.begin(Doing::Link);
                 let progress = shard.upkeep_step();
@@ -35,9 +36,10 @@ pub(super) async fn run(core: Rc<Core>) {
             }
             shard.try_snapshot(&core);
             shard.after_upkeep(core.settings.bulk_hot_max);
+            shard.drop_stale_sample(shards.len());
         }
         core.hot.hot.set(core.hot_count());
-        if is_idle {
+        if is_idle && !core.compare_some(&shards).await {
             core.upkeep.wait().await;
         }
     }

@@ -3,6 +3,7 @@
 
 use std::fmt::{Display, Write};
 use std::path::Path;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -66,7 +67,7 @@ impl Text {
         name: &str,
         kind: &str,
         help: &str,
-        shards: &[std::sync::Arc<ShardCounters>],
+        shards: &[Arc<ShardCounters>],
         value: impl Fn(&ShardCounters) -> u64,
     ) {
         self.family(name, kind, help);
@@ -255,6 +256,14 @@ fn shards(text: &mut Text, observed: &Observed) {
     by_shard("kyrodb_shard_search_hot_documents_total", "counter", "Hot ones scanned.", |s| {
         s.search_hot_documents.get()
     });
+    let help = "Searches of a shard that were repeated exactly (hnsw.recall_sample_per_second).";
+    by_shard("kyrodb_recall_sampled_searches_total", "counter", help, |s| s.recall_sampled.get());
+    let help = "Searches to be repeated that were given up, since there was no time for it.";
+    by_shard("kyrodb_recall_dropped_searches_total", "counter", help, |s| s.recall_dropped.get());
+    let help = "True nearest documents of the searches repeated, in each shard among its own.";
+    by_shard("kyrodb_recall_wanted_total", "counter", help, |s| s.recall_wanted.get());
+    let help = "Those of them that the search had found.";
+    by_shard("kyrodb_recall_hits_total", "counter", help, |s| s.recall_hits.get());
     by_shard("kyrodb_shard_link_distances_total", "counter", "Distances of linking.", |s| {
         s.link_distances.get()
     });
@@ -277,6 +286,18 @@ fn shards(text: &mut Text, observed: &Observed) {
     by_shard("kyrodb_shard_fenced", "gauge", "1 if fenced after a fault.", |s| {
         u64::from(s.is_fenced.load(Ordering::Relaxed))
     });
+    recall(text, &shards);
+}
+
+/// What shards have found of late. Nothing of a shard none of whose searches was repeated.
+fn recall(text: &mut Text, shards: &[Arc<ShardCounters>]) {
+    let name = "kyrodb_recall_ratio";
+    let help = "Found by wanted of the last 100 searches repeated, in each shard among its own.";
+    text.family(name, "gauge", help);
+    for (index, shard) in shards.iter().enumerate().filter(|(_, s)| s.recall_sampled.get() > 0) {
+        let ratio = shard.recall_recent_millionths.get() as f64 / 1e6;
+        text.sample(name, &format!("shard=\"{index}\""), ratio);
+    }
 }
 
 fn latencies(text: &mut Text, observed: &Observed) {
@@ -313,7 +334,6 @@ fn latencies(text: &mut Text, observed: &Observed) {
 mod tests {
     use super::*;
     use std::collections::HashSet;
-    use std::sync::Arc;
 
     #[test]
     fn every_sample_follows_its_family_and_no_family_comes_twice() {

@@ -10,6 +10,7 @@ mod damage;
 mod demo;
 mod doctor;
 mod pages;
+mod recall;
 mod refusals;
 mod repair;
 mod shards;

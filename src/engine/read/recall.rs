@@ -1,0 +1,252 @@
+//! Recall seen live: a search that has ended is repeated exactly, on the state that it saw.
+//!
+//! Its snapshot stays open from its end until then. Whatever is written meanwhile, both see the
+//! same documents with the same metadata, so that a true neighbour which is missing was missed by
+//! the search, and by nothing else. The price is that what dies meanwhile waits to be reclaimed:
+//! whoever holds a [`Sample`] must not hold it for long.
+//!
+//! The answer of a shard is compared with the truth of that shard alone.
+
+use std::sync::Arc;
+
+use super::{Phase, Query, Search, SearchOutcome};
+use crate::engine::Engine;
+use crate::engine::filtered::Filtered;
+use crate::types::{DocId, Lsn};
+
+/// A search that has ended, and what of it is compared with the truth. One of
+/// [`Engine::finish_sample`] and [`Engine::abandon_sample`] must follow.
+pub struct Sample {
+    query: Arc<Query>,
+    /// Open until the scan, if it has begun, has ended.
+    snapshot: Lsn,
+    hits: Vec<(DocId, f32)>,
+    scan: Option<Search>,
+}
+
+/// How many of the true nearest documents a search has found.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Recall {
+    /// Those that it has found, or others that are exactly as near as the last of them.
+    pub hits: u64,
+    /// Those that there are: k, or fewer where fewer are in scope.
+    pub wanted: u64,
+}
+
+impl Engine {
+    /// Ends a search as [`Engine::finish_search`] does, and keeps what it takes to repeat it,
+    /// unless it was cut short.
+    pub fn finish_sampled(&mut self, search: Search) -> (SearchOutcome, Option<Sample>) {
+        let (query, snapshot) = (search.query.clone(), search.snapshot);
+        // Once more, since the search closes it.
+        self.store.open_snapshot(snapshot);
+        let outcome = self.finish_search(search);
+        if !outcome.complete || outcome.hot_cut {
+            self.store.close_snapshot(snapshot);
+            return (outcome, None);
+        }
+        let hits = outcome.hits.iter().map(|hit| (hit.id, hit.score)).collect();
+        (outcome, Some(Sample { query, snapshot, hits, scan: None }))
+    }
+
+    /// Does some tens of microseconds of work. True when the truth is known.
+    pub fn step_sample(&mut self, sample: &mut Sample) -> bool {
+        if sample.scan.is_none() {
+            let mut scan = self.scan_at(sample.query.clone(), sample.snapshot);
+            if let Some(filter) = &sample.query.filter {
+                scan.filtered = Some(Box::new(Filtered::new(&self.index, filter, true)));
+                scan.phase = Phase::Plan;
+            }
+            sample.scan = Some(scan);
+        }
+        sample.scan.as_mut().is_some_and(|scan| scan.step(self))
+    }
+
+    /// Compares the search with the truth.
+    ///
+    /// # Panics
+    /// If that is not known yet.
+    pub fn finish_sample(&mut self, sample: Sample) -> Recall {
+        let Sample { hits, scan, .. } = sample;
+        let mut scan = scan.filter(|scan| scan.phase == Phase::Done).expect("the scan is done");
+        let metric = self.params.metric;
+        let truth = scan.reused.top.take_sorted(|c| (c.id, metric.score(c.distance())));
+        self.abandon_search(scan);
+        recall(&hits, truth)
+    }
+
+    /// Gives up a comparison.
+    pub fn abandon_sample(&mut self, sample: Sample) {
+        match sample.scan {
+            Some(scan) => self.abandon_search(scan),
+            None => self.store.close_snapshot(sample.snapshot),
+        }
+    }
+}
+
+/// Compares hits with the truth, best first, each with its score.
+fn recall(hits: &[(DocId, f32)], mut truth: Vec<(DocId, f32)>) -> Recall {
+    let wanted = truth.len();
+    let Some(&(_, least)) = truth.last() else { return Recall::default() };
+    truth.sort_unstable_by_key(|&(id, _)| id);
+    let is_true = |&&(id, score): &&(DocId, f32)| {
+        score >= least || truth.binary_search_by_key(&id, |&(id, _)| id).is_ok()
+    };
+    let found = hits.iter().filter(is_true).count();
+    Recall { hits: found.min(wanted) as u64, wanted: wanted as u64 }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::filter::Filter;
+    use crate::engine::tests::{Pair, engine, payload};
+    use crate::engine::write::Write;
+
+    fn pair(seed: u64, documents: u64) -> Pair {
+        let mut pair = Pair::new(seed);
+        (1..=documents).for_each(|id| pair.put(id));
+        pair.link_all();
+        pair
+    }
+
+    fn sampled(pair: &mut Pair, query: Query) -> (SearchOutcome, Sample) {
+        let mut search = pair.engine.begin_search(Arc::new(query)).unwrap();
+        while !search.step(&pair.engine) {}
+        let (outcome, sample) = pair.engine.finish_sampled(search);
+        (outcome, sample.expect("it ran to its end"))
+    }
+
+    fn query(pair: &mut Pair, ef: usize, filter: Option<Filter>) -> Query {
+        Query { ef, ..(*pair.query(10, filter)).clone() }
+    }
+
+    /// What a comparison against the model of the moment of the search says.
+    fn expected(pair: &Pair, query: &Query, outcome: &SearchOutcome) -> Recall {
+        let truth = pair.model.nearest(query);
+        let is_found = |id| outcome.hits.iter().any(|hit| hit.id == id);
+        let hits = truth.iter().filter(|(id, _)| is_found(*id)).count() as u64;
+        Recall { hits, wanted: truth.len() as u64 }
+    }
+
+    /// Compares to the end, with `between` before each step.
+    fn compare(pair: &mut Pair, mut sample: Sample, between: impl Fn(&mut Pair)) -> Recall {
+        loop {
+            between(pair);
+            if pair.engine.step_sample(&mut sample) {
+                return pair.engine.finish_sample(sample);
+            }
+        }
+    }
+
+    #[test]
+    fn a_narrow_beam_is_seen_to_miss_what_a_wide_one_finds() {
+        let mut pair = pair(61, 6_000);
+        let mut found = |ef| {
+            let mut sum = Recall::default();
+            for _ in 0..60 {
+                let query = query(&mut pair, ef, None);
+                let (outcome, sample) = sampled(&mut pair, query.clone());
+                let recall = compare(&mut pair, sample, |_| {});
+                assert_eq!(recall, expected(&pair, &query, &outcome));
+                sum = Recall { hits: sum.hits + recall.hits, wanted: sum.wanted + recall.wanted };
+            }
+            assert_eq!(sum.wanted, 600);
+            sum.hits
+        };
+        let (narrow, wide) = (found(10), found(300));
+        assert!(narrow < 570 && wide > 590, "{narrow} and {wide} of 600");
+    }
+
+    /// Upserts, deletes and metadata of the documents that are looked for, and linking, before
+    /// and between the steps of the comparison.
+    #[test]
+    fn what_is_written_meanwhile_is_not_taken_for_a_miss() {
+        for seed in 0..8 {
+            let mut pair = pair(70 + seed, 2_500);
+            for round in 0..20 {
+                let filter = match round % 3 {
+                    0 => Some(Filter::Exact("colour".into(), "1".into())),
+                    1 => Some(Filter::namespace("a")),
+                    _ => None,
+                };
+                let query = query(&mut pair, 15, filter);
+                let (outcome, sample) = sampled(&mut pair, query.clone());
+                let expected = expected(&pair, &query, &outcome);
+                for hit in &outcome.hits[..5] {
+                    pair.delete(hit.id.0, "");
+                    pair.put(hit.id.0);
+                    pair.update(hit.id.0);
+                }
+                let recall = compare(&mut pair, sample, |pair| {
+                    (0..40).for_each(|_| pair.random_write(2_500));
+                    let steps = pair.random.below(200) as usize;
+                    pair.link(steps);
+                });
+                assert_eq!(recall, expected, "seed {seed}, round {round}");
+            }
+            pair.link_all();
+            assert_eq!(pair.engine.store().retired_count(), 0, "a snapshot has stayed open");
+        }
+    }
+
+    #[test]
+    fn a_document_as_near_as_the_last_true_one_counts() {
+        let mut pair = Pair::new(80);
+        pair.engine = engine();
+        let places: Vec<Box<[f32]>> = (0..100).map(|_| pair.random.vector()).collect();
+        // Thirty documents on each place: ten of them are as true as any other ten.
+        for id in 1..=3_000_u64 {
+            let vector = places[id as usize % 100].clone();
+            pair.write(Write::Put { id: DocId(id), vector, payload: payload(1, "") });
+        }
+        pair.link_all();
+        for _ in 0..50 {
+            let query = query(&mut pair, 400, None);
+            let (outcome, sample) = sampled(&mut pair, query);
+            let best = outcome.hits[0].score;
+            assert!(outcome.hits.iter().all(|hit| hit.score == best), "all on one place");
+            let recall = compare(&mut pair, sample, |_| {});
+            assert_eq!(recall, Recall { hits: 10, wanted: 10 });
+        }
+        let with_ids = |ids: &[(u64, f32)]| -> Vec<(DocId, f32)> {
+            ids.iter().map(|&(id, score)| (DocId(id), score)).collect()
+        };
+        let truth = with_ids(&[(5, 0.9), (3, 0.8), (4, 0.8)]);
+        for (hits, found) in [
+            (vec![(5, 0.9), (4, 0.8), (9, 0.8)], 3),
+            (vec![(5, 0.9), (8, 0.8), (9, 0.7)], 2),
+            (vec![(6, 0.7), (7, 0.7)], 0),
+            (vec![], 0),
+        ] {
+            let expected = Recall { hits: found, wanted: 3 };
+            assert_eq!(recall(&with_ids(&hits), truth.clone()), expected, "{hits:?}");
+        }
+        assert_eq!(recall(&[], Vec::new()), Recall::default());
+    }
+
+    #[test]
+    fn a_search_cut_short_is_no_sample_and_nothing_stays_open() {
+        let mut pair = pair(90, 4_000);
+        for steps in 0..4 {
+            let query = Arc::new(query(&mut pair, 200, None));
+            let mut search = pair.engine.begin_search(query).unwrap();
+            for _ in 0..steps {
+                assert!(!search.step(&pair.engine));
+            }
+            let (outcome, sample) = pair.engine.finish_sampled(search);
+            assert!(!outcome.complete && sample.is_none());
+        }
+        for steps in 0..3 {
+            let query = query(&mut pair, 50, None);
+            let (_, mut sample) = sampled(&mut pair, query);
+            for _ in 0..steps {
+                assert!(!pair.engine.step_sample(&mut sample));
+            }
+            pair.engine.abandon_sample(sample);
+        }
+        (1..=50).for_each(|id| pair.put(id));
+        pair.link_all();
+        assert_eq!(pair.engine.store().retired_count(), 0);
+    }
+}
