@@ -14,7 +14,7 @@ use crate::{allocations, alone};
 
 const DOCUMENTS: u64 = 5_000;
 
-fn engine() -> Engine {
+pub(crate) fn engine() -> Engine {
     let mut engine = Engine::new(Params {
         metric: Metric::Cosine,
         dimension: WIDTH,
@@ -34,7 +34,21 @@ fn engine() -> Engine {
     engine
 }
 
-fn search_all(engine: &mut Engine, queries: &[Arc<Query>]) {
+/// Queries that are not documents.
+pub(crate) fn queries() -> Vec<Arc<Query>> {
+    let query = |number| Query {
+        vector: vector((1_u64 << 32) | number),
+        k: K,
+        ef: 50,
+        min_score: 0.0,
+        filter: None,
+        include_embeddings: false,
+        is_exact: false,
+    };
+    (0..200).map(|number| Arc::new(query(number))).collect()
+}
+
+pub(crate) fn search_all(engine: &mut Engine, queries: &[Arc<Query>]) {
     for query in queries {
         let mut search = engine.begin_search(query.clone()).unwrap();
         while !search.step(engine) {}
@@ -49,16 +63,7 @@ fn a_search_allocates_nothing_but_its_answer() {
     let _alone = alone();
     let mut bounds = Bounds::read();
     let mut engine = engine();
-    let query = |number| Query {
-        vector: vector((1_u64 << 32) | number),
-        k: K,
-        ef: 50,
-        min_score: 0.0,
-        filter: None,
-        include_embeddings: false,
-        is_exact: false,
-    };
-    let queries: Vec<Arc<Query>> = (0..200).map(|number| Arc::new(query(number))).collect();
+    let queries = queries();
     search_all(&mut engine, &queries);
     let before = allocations::of_this_thread();
     search_all(&mut engine, &queries);

@@ -14,6 +14,7 @@ mod bounds;
 mod engine;
 mod filters;
 mod searches;
+mod syscalls;
 mod threads;
 mod writes;
 
