@@ -27,6 +27,11 @@ impl HotTier {
         self.queue.len()
     }
 
+    /// Bytes of memory.
+    pub(super) fn bytes(&self) -> usize {
+        self.queue.capacity() * size_of::<Entry>()
+    }
+
     /// What is in it now was read from the log.
     pub(super) fn set_backlog(&mut self) {
         self.backlog_end = self.end();

@@ -24,6 +24,7 @@ pub mod healing;
 mod healing_tests;
 mod hot;
 pub mod index;
+pub mod memory;
 mod plan;
 pub mod read;
 pub mod recover;

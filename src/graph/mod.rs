@@ -19,6 +19,7 @@ pub mod filtered;
 pub mod frozen;
 pub mod insert;
 mod layer;
+mod memory;
 mod pool;
 pub mod reach;
 mod restore;

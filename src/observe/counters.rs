@@ -118,6 +118,53 @@ impl Space {
     }
 }
 
+/// A part of a shard's memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum MemoryPart {
+    /// Vectors.
+    Vectors,
+    /// Codes of them.
+    Codes,
+    /// Lists of neighbours.
+    Links,
+    /// Ids, lifetimes and the index of ids.
+    Ids,
+    /// Metadata.
+    Metadata,
+    /// The index of the metadata.
+    MetadataIndex,
+    /// The list of what is not linked yet.
+    HotTier,
+}
+
+impl MemoryPart {
+    /// All of them.
+    pub const ALL: [Self; 7] = [
+        Self::Vectors,
+        Self::Codes,
+        Self::Links,
+        Self::Ids,
+        Self::Metadata,
+        Self::MetadataIndex,
+        Self::HotTier,
+    ];
+
+    /// Its name in metrics.
+    #[must_use]
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Vectors => "vectors",
+            Self::Codes => "codes",
+            Self::Links => "links",
+            Self::Ids => "ids",
+            Self::Metadata => "metadata",
+            Self::MetadataIndex => "metadata_index",
+            Self::HotTier => "hot_tier",
+        }
+    }
+}
+
 /// What one shard has done, and how it is.
 #[derive(Default)]
 pub struct ShardCounters {
@@ -129,6 +176,8 @@ pub struct ShardCounters {
     pub linked_nodes: Gauge,
     /// Slots ever used.
     pub slots: Gauge,
+    /// Bytes of memory, by [`MemoryPart`].
+    pub memory: [Gauge; MemoryPart::ALL.len()],
     /// Records read from the log at start.
     pub replayed_records: Counter,
     /// Nanoseconds that the scan of one hot document takes, measured at start.

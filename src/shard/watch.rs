@@ -1,5 +1,6 @@
 //! What a core looks after from time to time, without being asked: the room on the disk, whether
-//! its logs still have their files, and the breakers of its logs, which move on with time.
+//! its logs still have their files, the breakers of its logs, which move on with time, and how much
+//! memory its shards take.
 
 use std::rc::Rc;
 use std::time::Instant;
@@ -7,8 +8,9 @@ use std::time::Instant;
 use super::breaker::{Command, Report};
 use super::core::{Core, Shard};
 use crate::disk::Kind;
+use crate::engine::Engine;
 use crate::error::{Error, Result};
-use crate::observe::counters::BreakerState;
+use crate::observe::counters::{BreakerState, MemoryPart};
 use crate::wal::{Position, segment_name};
 
 /// Room that files other than a segment need, such as MANIFEST.
@@ -43,6 +45,7 @@ impl Core {
                 shard.breaker.borrow_mut().space_returned();
             }
             shard.publish_breaker(Instant::now());
+            shard.publish_memory();
         }
     }
 
@@ -53,6 +56,28 @@ impl Core {
 }
 
 impl Shard {
+    /// Says how much memory its parts take.
+    fn publish_memory(&self) {
+        let Ok(engine) = self.engine.try_borrow() else {
+            return;
+        };
+        let Some(memory) = engine.as_ref().map(Engine::memory) else {
+            return;
+        };
+        for part in MemoryPart::ALL {
+            let bytes = match part {
+                MemoryPart::Vectors => memory.vectors,
+                MemoryPart::Codes => memory.codes,
+                MemoryPart::Links => memory.links,
+                MemoryPart::Ids => memory.ids,
+                MemoryPart::Metadata => memory.metadata,
+                MemoryPart::MetadataIndex => memory.metadata_index,
+                MemoryPart::HotTier => memory.hot_tier,
+            };
+            self.counters.memory[part as usize].set(bytes as u64);
+        }
+    }
+
     /// Refuses if the log is not to be written now.
     pub(super) fn check_log(&self) -> Result<()> {
         if self.counters.is_read_only() {

@@ -10,7 +10,7 @@ use std::time::Duration;
 use super::health::{Health, Phase, Verdict};
 use super::process::{disk_bytes, memory_bytes};
 use crate::observe::Observed;
-use crate::observe::counters::{BreakerState, ErrorCategory, ShardCounters};
+use crate::observe::counters::{BreakerState, ErrorCategory, MemoryPart, ShardCounters};
 use crate::observe::latency::Latency;
 use crate::observe::trace::Stage;
 
@@ -287,6 +287,15 @@ fn shards(text: &mut Text, observed: &Observed) {
         u64::from(s.is_fenced.load(Ordering::Relaxed))
     });
     recall(text, &shards);
+    let name = "kyrodb_memory_bytes";
+    let help = "Memory of each shard by part, counted: without scratch memory and allocators.";
+    text.family(name, "gauge", help);
+    for (index, shard) in shards.iter().enumerate() {
+        for part in MemoryPart::ALL {
+            let labels = format!("shard=\"{index}\",part=\"{}\"", part.word());
+            text.sample(name, &labels, shard.memory[part as usize].get());
+        }
+    }
 }
 
 /// What shards have found of late. Nothing of a shard none of whose searches was repeated.

@@ -46,6 +46,12 @@ impl Ids {
         self.count
     }
 
+    /// Bytes of memory.
+    pub(super) fn bytes(&self) -> usize {
+        let tables = self.tables.iter().map(HashTable::allocation_size);
+        size_of_val(self.index.entries()) + tables.sum::<usize>()
+    }
+
     /// The slot of `id`.
     pub(super) fn get(&self, id: DocId, slots: &impl Slots) -> Option<Slot> {
         let hash = mix(id.0);

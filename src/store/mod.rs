@@ -16,6 +16,7 @@
 pub mod arena;
 mod codes;
 mod ids;
+mod memory;
 pub mod payload;
 mod rows;
 mod saved;

@@ -9,6 +9,7 @@ mod common;
 mod damage;
 mod demo;
 mod doctor;
+mod memory;
 mod pages;
 mod recall;
 mod refusals;

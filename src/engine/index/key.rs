@@ -12,7 +12,7 @@ use std::ops::Bound as End;
 use roaring::RoaringBitmap;
 
 use super::Room;
-use super::slots::{Left, SlotSet, bitmap_bytes};
+use super::slots::{LIST_MAX, Left, SlotSet, bitmap_bytes};
 use crate::engine::filter::{Bound, Side};
 
 /// Longest value that gets a set of its own; more are of texts that nobody asks for by value.
@@ -208,6 +208,20 @@ impl Key {
             }
         }
         None
+    }
+
+    /// About as many bytes as the sets of slots take, as if all values had equally many.
+    pub(super) fn estimated_set_bytes(&self) -> usize {
+        let own = bitmap_bytes(&self.present) + bitmap_bytes(&self.coarse);
+        let slots = (self.present.len() - self.coarse.len()) as usize;
+        let values = self.value_count();
+        let of_values = match slots / values.max(1) {
+            0 | 1 => 0,
+            each if each <= LIST_MAX => slots * size_of::<u32>(),
+            // A bitmap takes two bytes a slot, and where many are set, a bit for each there is.
+            _ => (slots * size_of::<u16>()).min(values * bitmap_bytes(&self.present)),
+        };
+        own + of_values
     }
 
     /// Bytes of memory, by a count.

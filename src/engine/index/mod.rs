@@ -55,6 +55,8 @@ pub struct MetadataIndex {
     /// Those below this one are, if there is anything in them.
     indexed_to: u32,
     room: Room,
+    /// Of the metadata of all slots indexed.
+    payload_bytes: usize,
 }
 
 /// Bytes of texts and trees.
@@ -140,6 +142,19 @@ impl MetadataIndex {
         keys.sum::<usize>() + bitmap_bytes(&self.slots) + bitmap_bytes(&self.untracked)
     }
 
+    /// About as many bytes, without a look at every value.
+    #[must_use]
+    pub(super) fn estimated_bytes(&self) -> usize {
+        let sets = self.keys.values().map(Key::estimated_set_bytes).sum::<usize>();
+        self.room.used + sets + bitmap_bytes(&self.slots) + bitmap_bytes(&self.untracked)
+    }
+
+    /// Slots indexed, and the bytes of their metadata.
+    #[must_use]
+    pub(super) fn payloads(&self) -> (usize, usize) {
+        (self.slots.len() as usize, self.payload_bytes)
+    }
+
     /// Takes room away.
     #[cfg(test)]
     pub(super) fn occupy(&mut self, bytes: usize) {
@@ -147,10 +162,11 @@ impl MetadataIndex {
     }
 
     fn add(&mut self, slot: Slot, payload: &Payload) {
-        let Self { keys, slots, untracked, room, .. } = self;
+        let Self { keys, slots, untracked, room, payload_bytes, .. } = self;
         if slots.insert(slot.0) {
             room.max += BYTES_PER_SLOT;
         }
+        *payload_bytes += payload.bytes().len();
         for (text, value) in payload.pairs() {
             if let Some(key) = keys.get_mut(text) {
                 key.insert(value, slot.0, room);
@@ -163,7 +179,8 @@ impl MetadataIndex {
     }
 
     fn take(&mut self, slot: Slot, payload: &Payload) {
-        let Self { keys, slots, untracked, room, .. } = self;
+        let Self { keys, slots, untracked, room, payload_bytes, .. } = self;
+        *payload_bytes -= payload.bytes().len();
         untracked.remove(slot.0);
         for (text, value) in payload.pairs() {
             let Some(key) = keys.get_mut(text) else { continue };

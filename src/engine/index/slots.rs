@@ -5,7 +5,7 @@ use roaring::RoaringBitmap;
 
 /// Slots in a list; beyond it a bitmap takes over. A bitmap costs some 50 bytes for each of its
 /// chunks of 65,536 slots: spread over a large shard, a list of 4 bytes a slot is less.
-const LIST_MAX: usize = 256;
+pub(super) const LIST_MAX: usize = 256;
 
 /// A set of slots.
 #[derive(Debug)]
@@ -126,16 +126,32 @@ pub(super) fn bitmap_bytes(bitmap: &RoaringBitmap) -> usize {
     /// What a container has beside its values: its place in the list of them, half of which may
     /// be room, and the header of an allocation.
     const CONTAINER_BYTES: u64 = 56;
+    /// A bit for each of 65,536 slots.
+    const BITSET_BYTES: u64 = 8 << 10;
     let of = bitmap.statistics();
-    let values =
-        of.n_bytes_array_containers + of.n_bytes_run_containers + of.n_bytes_bitset_containers;
-    (values + CONTAINER_BYTES * u64::from(of.n_containers)) as usize
+    // The bytes that it tells for these two kinds are bits, and of values twice as wide.
+    let arrays = u64::from(of.n_values_array_containers) * size_of::<u16>() as u64;
+    let bitsets = u64::from(of.n_bitset_containers) * BITSET_BYTES;
+    let containers = CONTAINER_BYTES * u64::from(of.n_containers);
+    (arrays + bitsets + of.n_bytes_run_containers + containers) as usize
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use std::collections::BTreeSet;
+
+    #[test]
+    fn a_bitmap_takes_two_bytes_a_slot_or_a_bit_for_each_there_is() {
+        for (slots, bytes) in [(0, 0), (100, 200), (4_000, 8_000), (60_000, 8_192)] {
+            let mut bitmap = RoaringBitmap::new();
+            for slot in 0..slots {
+                bitmap.insert(slot);
+            }
+            let containers = 56 * usize::from(slots > 0);
+            assert_eq!(bitmap_bytes(&bitmap), bytes + containers, "{slots} slots");
+        }
+    }
 
     /// Against a plain set, through every form and back.
     #[test]

@@ -1,0 +1,112 @@
+//! What a shard takes in memory, by part. Counted, not measured: what the allocator and the kernel
+//! add, scratch memory of searches, and metadata that only a running search still sees are not in
+//! it.
+
+use super::Engine;
+
+/// What an allocation of metadata has beside its bytes: two counts of references.
+const PAYLOAD_HEADER_BYTES: usize = 2 * size_of::<usize>();
+
+/// Bytes of memory of one shard.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Memory {
+    /// Vectors, those of dead versions included, as in all parts until they are reclaimed.
+    pub vectors: usize,
+    /// Their codes.
+    pub codes: usize,
+    /// Lists of neighbours.
+    pub links: usize,
+    /// Document ids, lifetimes, and the index of ids.
+    pub ids: usize,
+    /// Metadata that is indexed, which is all of it soon after a start.
+    pub metadata: usize,
+    /// The index of the metadata, its sets as an estimate.
+    pub metadata_index: usize,
+    /// The list of what is not linked yet.
+    pub hot_tier: usize,
+}
+
+impl Engine {
+    /// Bytes of memory, by part. Takes some microseconds, and one more for each key of metadata.
+    #[must_use]
+    pub fn memory(&self) -> Memory {
+        let (payloads, payload_bytes) = self.index.payloads();
+        Memory {
+            vectors: self.store.vector_bytes(),
+            codes: self.store.code_bytes(),
+            links: self.graph.bytes(),
+            ids: self.store.id_bytes(),
+            metadata: self.store.payload_cell_bytes()
+                + payload_bytes
+                + payloads * PAYLOAD_HEADER_BYTES,
+            metadata_index: self.index.estimated_bytes(),
+            hot_tier: self.hot.bytes(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::engine::tests::Pair;
+    use crate::engine::write::Write;
+    use crate::store::payload::Payload;
+    use crate::types::DocId;
+
+    const COUNT: usize = 3_000;
+
+    #[test]
+    fn each_part_is_what_its_rows_take() {
+        let mut pair = Pair::new(101);
+        (1..=COUNT as u64).for_each(|id| pair.put(id));
+        let before = pair.engine.memory();
+        assert!(before.hot_tier >= COUNT * 16, "{before:?}");
+        assert_eq!(before.links, 0);
+        pair.link_all();
+        let memory = pair.engine.memory();
+        // Twelve values are a line of 64 bytes as a vector and as a code, which has a scale.
+        assert_eq!((memory.vectors, memory.codes), (COUNT * 64, COUNT * (64 + 4)));
+        // Up to 24 links on level 0, in two lines; a node in twelve has one line or more above.
+        let upper = memory.links - COUNT * (128 + 5);
+        assert!((COUNT / 20..COUNT / 6).contains(&(upper / 64)), "{memory:?}");
+        // An id, two LSNs, and a slot number in a table that is at least a quarter full.
+        let table = memory.ids - COUNT * 24;
+        assert!((COUNT * 4..COUNT * 32).contains(&table), "{memory:?}");
+        let payloads = pair.model.0.values().map(|(_, payload)| payload.bytes().len() + 16);
+        assert_eq!(memory.metadata, payloads.sum::<usize>() + 4_096 * 24);
+        assert!(memory.hot_tier <= before.hot_tier);
+    }
+
+    #[test]
+    fn metadata_that_is_replaced_or_dropped_is_not_counted_any_more() {
+        let mut pair = Pair::new(102);
+        for round in 0..6 {
+            for _ in 0..1_000 {
+                pair.random_write(400);
+            }
+            pair.link_all();
+            let payloads = pair.model.0.values().map(|(_, payload)| payload.bytes().len() + 16);
+            let cells = pair.engine.store().payload_cell_bytes();
+            let counted = pair.engine.memory().metadata - cells;
+            assert_eq!(counted, payloads.sum::<usize>(), "round {round}");
+        }
+    }
+
+    #[test]
+    fn the_estimate_of_the_index_is_near_what_it_takes() {
+        // By how many different values there are: few, many, one for each document.
+        for values in [2, 10, 300, u64::MAX] {
+            let mut pair = Pair::new(103);
+            for id in 1..=20_000 {
+                let value = (id * 7 % values).to_string();
+                let pairs = [("key", value.as_str()), ("other", "as all")];
+                let payload = Payload::new(pairs, "").unwrap();
+                let vector = pair.random.vector();
+                pair.write(Write::Put { id: DocId(id), vector, payload });
+            }
+            let estimated = pair.engine.memory().metadata_index as f64;
+            let counted = pair.engine.metadata_index().bytes() as f64;
+            let ratio = estimated / counted;
+            assert!((0.6..1.6).contains(&ratio), "{values} values: {estimated} for {counted}");
+        }
+    }
+}

@@ -1,0 +1,33 @@
+//! What the documents take in memory, by part: of counts alone, so that it may be asked often.
+
+use std::sync::atomic::AtomicU64;
+
+use super::payload::Payload;
+use super::{Life, PAYLOAD_CHUNK, Store};
+
+impl Store {
+    /// Bytes of vectors, padding and dead versions included.
+    #[must_use]
+    pub fn vector_bytes(&self) -> usize {
+        self.slot_count() as usize * self.vectors.row_bytes()
+    }
+
+    /// Bytes of codes, in the same way; 0 where there are none.
+    #[must_use]
+    pub fn code_bytes(&self) -> usize {
+        self.codes.as_ref().map_or(0, |codes| codes.count() as usize * codes.row_bytes())
+    }
+
+    /// Bytes of document ids, lifetimes and the index from an id to its slot.
+    #[must_use]
+    pub fn id_bytes(&self) -> usize {
+        let of_slot = size_of::<AtomicU64>() + size_of::<Life>();
+        self.slot_count() as usize * of_slot + self.ids.bytes()
+    }
+
+    /// Bytes of the places of metadata, without what is in them.
+    #[must_use]
+    pub fn payload_cell_bytes(&self) -> usize {
+        self.payloads.len() * PAYLOAD_CHUNK * size_of::<Option<Payload>>()
+    }
+}

@@ -1,0 +1,49 @@
+//! The memory of each shard by part, as the metrics have it.
+
+use crate::common::{
+    PATIENCE, Process, directory, get, insert, metric, metric_sum, runtime, vector,
+};
+use crate::{DIMENSION, ONE_SHARD};
+
+const COUNT: u64 = 5_000;
+
+#[test]
+fn memory_by_part_is_what_the_rows_of_all_documents_take() {
+    let directory = directory();
+    let process = Process::start(&directory.path().join("data"), ONE_SHARD);
+    runtime().block_on(async {
+        let pairs = [("text", "some twenty bytes of it")];
+        let documents: Vec<_> =
+            (1..=COUNT).map(|id| insert(id, &vector(id, DIMENSION), &pairs)).collect();
+        let mut client = process.client().await;
+        let loaded = client.bulk_load_hnsw(tokio_stream::iter(documents)).await.unwrap();
+        assert!(loaded.into_inner().success);
+    });
+    let begun = std::time::Instant::now();
+    let count = COUNT as f64;
+    // It is looked at once a second.
+    let text = loop {
+        let text = get(process.http, "/metrics").unwrap().1;
+        let links = metric(&text, "kyrodb_memory_bytes{shard=\"0\",part=\"links\"}").unwrap();
+        if links >= count * 128.0 {
+            break text;
+        }
+        assert!(begun.elapsed() < PATIENCE, "{text}");
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    };
+    let part = |part: &str| {
+        let name = format!("kyrodb_memory_bytes{{shard=\"0\",part=\"{part}\"}}");
+        metric(&text, &name).unwrap() / count
+    };
+    // Rows are padded to lines of 64 bytes; a code has a scale, and a node two lines of links, at
+    // M = 16, and one line more for each level above.
+    assert_eq!((part("vectors"), part("codes")), (64.0, 68.0));
+    assert!((133.0..150.0).contains(&part("links")), "{text}");
+    assert!((28.0..60.0).contains(&part("ids")), "{text}");
+    assert!((50.0..120.0).contains(&part("metadata")), "{text}");
+    assert!((0.2..20.0).contains(&part("metadata_index")), "{text}");
+    let sum = metric_sum(&text, "kyrodb_memory_bytes");
+    assert!((count * 340.0..count * 500.0).contains(&sum), "{sum}");
+    assert!(sum < metric(&text, "kyrodb_memory_used_bytes").unwrap(), "{text}");
+    process.stop();
+}
