@@ -17,6 +17,11 @@ use crate::engine::read::recall::{Recall, Sample};
 /// How long a search may wait to be compared, and that take: what dies meanwhile is not reclaimed.
 const LIFE_MAX: Duration = Duration::from_secs(5);
 
+/// It is given up as well once more documents than this, and than one in so many, wait to be
+/// reclaimed.
+const HELD_MIN: usize = 1_000;
+const HELD_SHARE: usize = 64;
+
 /// A core spends at most one part in so many of its time on this, however long a scan takes.
 const TIME_PARTS: u32 = 100;
 
@@ -135,7 +140,7 @@ impl Shard {
             return;
         };
         let is_fenced = self.check_readable().is_err();
-        if !is_fenced && pending.ended.elapsed() < LIFE_MAX {
+        if !is_fenced && pending.ended.elapsed() < LIFE_MAX && !self.holds_much() {
             return;
         }
         self.counters.recall_dropped.add(1);
@@ -145,6 +150,13 @@ impl Shard {
             engine.abandon_sample(sample);
             self.sampler.rest(Instant::now(), spent, shards);
         }
+    }
+
+    /// True if so many documents have died that their slots are wanted.
+    fn holds_much(&self) -> bool {
+        self.engine.borrow().as_ref().is_some_and(|engine| {
+            engine.store().held_count() > HELD_MIN.max(engine.live_count() / HELD_SHARE)
+        })
     }
 
     fn note_recall(&self, recall: Recall) {

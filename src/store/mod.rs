@@ -356,6 +356,12 @@ impl Store {
         self.retired.len()
     }
 
+    /// The same, and slots that wait for searches to end.
+    #[must_use]
+    pub fn held_count(&self) -> usize {
+        self.retired.len() + self.left.len()
+    }
+
     /// The oldest state that a running search sees; the end of time if none runs.
     fn oldest_snapshot(&self) -> Lsn {
         self.snapshots.iter().copied().min().unwrap_or(Lsn(u64::MAX))
