@@ -134,7 +134,7 @@ impl Search {
         };
         let step = filtered.evaluation.step(filter, &engine.index, &engine.store, *snapshot);
         let Some(candidates) = step else { return };
-        let ef = query.ef.max(query.k) as u64;
+        let ef = query.ef as u64;
         let live = engine.store.live_count() as u64;
         filtered.way = match filtered.is_exact {
             true => Way::Scan,

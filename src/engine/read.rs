@@ -4,8 +4,8 @@
 //! - **walk**: scan the hot tier, then walk the graph. The hot tier goes first: a document that
 //!   is linked in between has been seen there, and otherwise is found in the graph.
 //! - **scan**: look at every document. Exact; for small shards, where it is cheaper than the walk,
-//!   where the walk found fewer than k of the documents there are, and where the client asks for
-//!   the exact answer.
+//!   where the walk found fewer of the documents there are than k and its beam allow, and where the
+//!   client asks for the exact answer.
 //!
 //! With a filter, the index says first which documents those are: see `engine::filtered`.
 
@@ -53,7 +53,8 @@ pub struct Query {
     pub vector: Vec<f32>,
     /// How many documents are wanted.
     pub k: usize,
-    /// Beam width; raised to k if it is less.
+    /// Beam width, at least 1. A walk finds no more than so many: less than k is for one of several
+    /// shards that together find k.
     pub ef: usize,
     /// Only documents of at least this score, if it is above 0.
     pub min_score: f32,
@@ -303,7 +304,7 @@ impl Search {
     fn finish_walk(&mut self, engine: &Engine) {
         let candidates = self.filtered.as_ref().map(|filtered| filtered.count());
         let there = candidates.unwrap_or_else(|| engine.store.live_count() as u64);
-        let wanted = there.min(self.query.k as u64);
+        let wanted = there.min(self.query.k.min(self.query.ef) as u64);
         let is_short = self.seen < wanted && !self.hot_cut;
         let is_given_up = self.filtered.as_ref().is_some_and(|filtered| filtered.is_given_up());
         self.phase = if is_short || is_given_up { Phase::Scan(0) } else { Phase::Done };
@@ -370,7 +371,7 @@ impl Engine {
             let is_exact = search.query.is_exact;
             search.filtered = Some(Box::new(Filtered::new(&self.index, filter, is_exact)));
             search.phase = Phase::Plan;
-        } else if !search.query.is_exact && !self.is_small(search.query.ef.max(search.query.k)) {
+        } else if !search.query.is_exact && !self.is_small(search.query.ef) {
             search.phase = Phase::Hot(self.hot.first());
         }
         Ok(search)

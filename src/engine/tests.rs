@@ -164,7 +164,7 @@ impl Pair {
         Arc::new(Query {
             vector,
             k,
-            ef: 40,
+            ef: k.max(40),
             min_score: 0.0,
             filter,
             include_embeddings: true,

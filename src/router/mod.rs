@@ -3,19 +3,21 @@
 //! Knows where documents are placed, how many requests may be in flight, and what becomes of an
 //! answer that misses some shards. Knows neither the wire nor the executors of cores.
 
+pub mod budget;
 pub mod merge;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use self::budget::beam_width;
 use self::merge::merge;
 use crate::engine::filter::Filter;
 use crate::engine::{Document, Hit, Outcome, Query, Write};
 use crate::error::{Error, Result};
 use crate::graph::search::Work;
 use crate::observe::Observed;
-use crate::observe::counters::BreakerState;
+use crate::observe::counters::{BreakerState, ShardCounters};
 use crate::observe::trace::{Asked, Stage, Trace};
 use crate::shard::breaker::{Command, Report};
 use crate::shard::mailbox::{Mailbox, Refused};
@@ -50,6 +52,7 @@ pub struct Router {
     limits: Limits,
     activity: Arc<Activity>,
     observed: Arc<Observed>,
+    counters: Arc<[Arc<ShardCounters>]>,
     searches: AtomicUsize,
 }
 
@@ -80,7 +83,8 @@ impl Drop for Place<'_> {
 }
 
 impl Router {
-    /// Routes to `shards` shards on these cores: shard s is on core s modulo their number.
+    /// Routes to `shards` shards on these cores: shard s is on core s modulo their number. They are
+    /// counted in `observed` already.
     #[must_use]
     pub fn new(
         cores: Vec<Arc<Mailbox<Request>>>,
@@ -90,7 +94,8 @@ impl Router {
         observed: Arc<Observed>,
     ) -> Self {
         assert!(!cores.is_empty() && shards > 0);
-        Self { cores, shards, limits, activity, observed, searches: AtomicUsize::new(0) }
+        let (counters, searches) = (observed.shards(), AtomicUsize::new(0));
+        Self { cores, shards, limits, activity, observed, counters, searches }
     }
 
     /// Number of shards.
@@ -335,18 +340,23 @@ impl Router {
     /// If too many searches are in flight, or if no shard has anything to answer.
     pub async fn search(
         &self,
-        query: Query,
+        mut query: Query,
         deadline: Instant,
         trace: &mut Trace,
     ) -> Result<Found> {
         let _place = self.enter()?;
         let (k, is_traced) = (query.k, trace.is_on());
+        query.ef = query.ef.max(k);
         trace.asked = Asked {
             k,
-            ef: query.ef.max(k),
+            ef: query.ef,
             is_filtered: query.filter.is_some(),
             is_exact: query.is_exact,
         };
+        // What passes a filter may all be in one shard.
+        if query.filter.is_none() {
+            query.ef = beam_width(query.ef, self.largest_share());
+        }
         let query = Arc::new(query);
         let (mut answers, replies) = gather(self.shards as usize);
         let sent = Instant::now();
@@ -371,6 +381,14 @@ impl Router {
         trace.answered(begun);
         trace.mark(Stage::Merge, merged);
         found
+    }
+
+    /// The share of all documents that the shard with the most of them holds. Ids are hashed, so it is
+    /// hardly more than an even share, unless clients choose ids to make it so.
+    fn largest_share(&self) -> f64 {
+        let counts = self.counters.iter().map(|shard| shard.documents.get());
+        let (most, all) = counts.fold((0, 0), |(most, all), count| (count.max(most), all + count));
+        if all == 0 { 1.0 } else { most as f64 / all as f64 }
     }
 
     fn enter(&self) -> Result<Place<'_>> {

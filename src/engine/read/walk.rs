@@ -85,17 +85,13 @@ impl<'a> Walk<'a> {
         Scope { filter: self.query.filter.as_ref(), snapshot: self.snapshot, flat }
     }
 
-    fn width(&self) -> usize {
-        self.query.ef.max(self.query.k)
-    }
-
     fn beam<S: Space>(&self, space: S) -> Beam<'a, S> {
-        Beam { graph: &self.engine.graph, space, level: 0, width: self.width() }
+        Beam { graph: &self.engine.graph, space, level: 0, width: self.query.ef }
     }
 
     fn among<S: Space>(&self, filtered: &Filtered, space: S) -> FilteredWalk<'a, S> {
         let live = self.engine.live_count() as u64;
-        let width = self.width() as u64 * width_percent(filtered.count(), live) / 100;
+        let width = self.query.ef as u64 * width_percent(filtered.count(), live) / 100;
         FilteredWalk { graph: &self.engine.graph, space, width: width as usize }
     }
 }
