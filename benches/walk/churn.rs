@@ -40,15 +40,15 @@ pub(crate) fn churn(engine: &mut Engine, base: &Rows<f32>, rows: usize, times: u
             deleted.push(row);
             if deleted.len() > rows / 50 {
                 let back = deleted.swap_remove((mix(!change) % deleted.len() as u64) as usize);
-                apply(engine, put(back as u64 + 1, vectors[back]));
+                apply(engine, put(DocId(back as u64 + 1), vectors[back]));
             }
         } else {
-            apply(engine, put(row as u64 + 1, vectors[row]));
+            apply(engine, put(DocId(row as u64 + 1), vectors[row]));
         }
         slots_max = slots_max.max(engine.store().slot_count());
     }
     for row in deleted {
-        apply(engine, put(row as u64 + 1, vectors[row]));
+        apply(engine, put(DocId(row as u64 + 1), vectors[row]));
     }
     while engine.link_step() == LinkProgress::More {}
     let (wall, cpu) = (begun.elapsed().as_secs_f64(), cpu_seconds() - begun_cpu);

@@ -8,11 +8,15 @@
 //! widths from its input, one a line, and answers each with a line of JSON: so
 //! `perf/compare/walk.py` runs it in turns with others. The graph is made at the first start and
 //! kept in `--state`; both kinds of walk can be made in the same graph.
+//!
+//! With `--shards 1,2,4,8,16` the documents are placed on so many shards instead, and counts are
+//! printed: what the budget of `router::budget` finds and costs, beside the whole ef in each shard.
 
 #![expect(clippy::print_stdout, reason = "figures are its output")]
 #![expect(clippy::unwrap_used, reason = "a bench may fail")]
 
 mod churn;
+mod shards;
 mod state;
 
 use std::io::BufRead;
@@ -29,7 +33,7 @@ use kyrodb::kernels::{Metric, normalize};
 use kyrodb::store::payload::Payload;
 use kyrodb::types::DocId;
 
-/// Neighbours asked for.
+/// Neighbours asked for, unless it is said otherwise.
 const K: usize = 10;
 
 #[derive(Parser)]
@@ -55,6 +59,18 @@ struct Arguments {
     /// Change the documents so many times as often as there are some, before the queries
     #[arg(long, default_value_t = 0)]
     churn: usize,
+    /// Numbers of shards to compare
+    #[arg(long, value_delimiter = ',', requires = "ef")]
+    shards: Vec<u32>,
+    /// With --shards: neighbours asked for
+    #[arg(long, default_value_t = K)]
+    k: usize,
+    /// With --shards: take --ef as the beam in each shard, to find what a budget has to be
+    #[arg(long)]
+    beams: bool,
+    /// With --shards: queries to take, from the first on
+    #[arg(long, default_value_t = usize::MAX)]
+    queries: usize,
     /// Given by `cargo bench`
     #[arg(long, hide = true)]
     bench: bool,
@@ -83,16 +99,17 @@ fn params(dimension: usize, codes: bool) -> Params {
     }
 }
 
-fn put(id: u64, row: &[f32]) -> Write {
+fn put(id: DocId, row: &[f32]) -> Write {
     let payload = Payload::new([("n", "1")], "").unwrap();
-    Write::Put { id: DocId(id), vector: unit(row).into(), payload }
+    Write::Put { id, vector: unit(row).into(), payload }
 }
 
-fn build(params: Params, base: &Rows<f32>, rows: usize) -> Engine {
+fn build(params: Params, base: &Rows<f32>, rows: usize, owns: impl Fn(&DocId) -> bool) -> Engine {
     let (begun, begun_cpu) = (Instant::now(), cpu_seconds());
     let mut engine = Engine::new(params);
-    for (number, row) in (1..).zip(base.iter().take(rows)) {
-        for record in engine.stage(put(number, row)).unwrap().records {
+    let documents = (1..).map(DocId).zip(base.iter().take(rows)).filter(|(id, _)| owns(id));
+    for (id, row) in documents {
+        for record in engine.stage(put(id, row)).unwrap().records {
             assert!(engine.apply(engine.applied().next(), record));
         }
         while engine.link_step() == LinkProgress::More {}
@@ -146,8 +163,22 @@ fn main() {
     let read = |name: &str| read_vectors(&arguments.data.join(name)).unwrap();
     let base = read("base.npy");
     let queries = read("queries.npy");
-    let truth = read_ids(&arguments.data.join("gt_ids.npy")).unwrap();
     let params = params(base.width, arguments.codes == "sq8");
+    let query = |row, k, ef| Query {
+        vector: unit(row),
+        k,
+        ef,
+        min_score: 0.0,
+        filter: None,
+        include_embeddings: false,
+        is_exact: false,
+    };
+    if !arguments.shards.is_empty() {
+        let queries: Vec<Query> =
+            queries.iter().take(arguments.queries).map(|row| query(row, arguments.k, 1)).collect();
+        return shards::run(&arguments, &params, &base, &queries);
+    }
+    let truth = read_ids(&arguments.data.join("gt_ids.npy")).unwrap();
     let state = arguments.state.as_ref().filter(|path| path.exists());
     let mut engine = match state {
         Some(path) => {
@@ -159,7 +190,7 @@ fn main() {
             engine
         }
         None => {
-            let mut engine = build(params, &base, arguments.rows);
+            let mut engine = build(params, &base, arguments.rows, |_| true);
             if let Some(path) = &arguments.state {
                 state::save(path, &mut engine);
             }
@@ -171,17 +202,8 @@ fn main() {
         churn::churn(&mut engine, &base, rows, arguments.churn);
     }
     drop(base);
-    let with_ef = |ef| -> Vec<Arc<Query>> {
-        let query = |row| Query {
-            vector: unit(row),
-            k: K,
-            ef,
-            min_score: 0.0,
-            filter: None,
-            include_embeddings: false,
-            is_exact: false,
-        };
-        queries.iter().map(|row| Arc::new(query(row))).collect()
+    let with_ef = |ef: usize| -> Vec<Arc<Query>> {
+        queries.iter().map(|row| Arc::new(query(row, K, ef.max(K)))).collect()
     };
     println!("ready");
     let lines = std::io::stdin().lock().lines().map(|line| line.unwrap().trim().parse().unwrap());
