@@ -10,7 +10,7 @@
 //! |---|---|
 //! | [`server`], [`config`] | puts the parts together from one validated configuration |
 //! | [`gateway`] | gRPC: connections, deadlines, validation, statuses; alone knows the wire |
-//! | [`router`] | placement, fan-out, bounds on what is in flight, merge, coverage |
+//! | [`router`] | placement, fan-out and its beams, bounds on what is in flight, merge, coverage |
 //! | [`shard`] | pinned cores: mailboxes, search slices, group commit, upkeep; alone knows executors |
 //! | [`engine`] | one shard as a state machine: stage, apply, search, link, in bounded steps |
 //! | [`graph`], [`store`], [`kernels`] | HNSW, documents by slot, distances |
