@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use kyrodb::proto::{InsertRequest, MetadataFilter, SearchRequest, SearchResponse};
+use kyrodb::types::{DocId, ShardId};
 
 use super::common::documents::delete_where;
 use super::common::filters::{and, exact, gte, lt, not};
@@ -122,5 +123,33 @@ fn k_are_found_also_where_the_nearest_have_been_deleted_or_replaced() {
         let distinct: BTreeSet<u64> = ids(&answer).into_iter().collect();
         let expected: BTreeSet<u64> = order[4_500..5_500].iter().copied().collect();
         assert_eq!(distinct, expected, "documents are found where they were, not where they are");
+    });
+}
+
+/// Every shard walks with a beam of its share; one that holds nearly all has to find nearly all.
+#[test]
+fn k_are_found_also_where_one_shard_holds_nearly_all() {
+    const SHARDS: u32 = 16;
+    let of_shard = |shard: u32| (1..).filter(move |&id| DocId(id).shard(SHARDS) == ShardId(shard));
+    let few = (1..SHARDS).flat_map(|shard| of_shard(shard).take(2));
+    let documents: Vec<u64> = of_shard(0).take(5_000).chain(few).collect();
+    let server =
+        Inside::start(&[("hnsw.distance", "euclidean"), ("runtime.shards", &SHARDS.to_string())]);
+    runtime().block_on(async {
+        let mut client = server.client().await;
+        let request = |&id: &u64| insert(id, &vector(id, DIMENSION), &[]);
+        store(&mut client, documents.iter().map(request).collect()).await;
+        for k in [1, 10, 100, 200] {
+            let query = vector(u64::from(k), DIMENSION);
+            let mut nearest = documents.clone();
+            nearest.sort_by(|a, b| distance(&query, *a).total_cmp(&distance(&query, *b)));
+            nearest.truncate(k as usize);
+            let request = SearchRequest { ef_search: 200, ..search(&query, k) };
+            let found = ids(&find(&mut client, request).await);
+            assert_eq!(found.len(), k as usize);
+            assert_eq!(found.iter().collect::<BTreeSet<_>>().len(), found.len());
+            let hits = nearest.iter().filter(|id| found.contains(id)).count();
+            assert!(hits * 100 >= nearest.len() * 95, "{hits} of {k}");
+        }
     });
 }

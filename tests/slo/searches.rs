@@ -174,3 +174,32 @@ fn a_search_of_four_shards_costs_no_more_than_its_bounds() {
     drop(server);
     bounds.end();
 }
+
+/// What a search finds, and the distances that it computes, with so many shards.
+fn found_and_computed(shards: &str) -> [f64; 2] {
+    let server = start(shards);
+    runtime().block_on(async {
+        let mut client = server.client().await;
+        load(&mut client).await;
+        let observed = server.server().observed();
+        let distances = || sum(observed, |shard| shard.search_distances.get());
+        let before = distances();
+        let found = search_all(&mut client).await;
+        let computed = (distances() - before) as f64 / found.len() as f64;
+        [data().recall(&found), computed]
+    })
+}
+
+#[test]
+fn several_shards_find_what_one_does_for_little_more() {
+    let _alone = alone();
+    let mut bounds = Bounds::read();
+    let [recall, distances] = found_and_computed("1");
+    let [recall_of_4, distances_of_4] = found_and_computed("4");
+    let [recall_of_16, distances_of_16] = found_and_computed("16");
+    bounds.hold("search_recall_of_4_shards_less_1", recall_of_4 - recall);
+    bounds.hold("search_recall_of_16_shards_less_1", recall_of_16 - recall);
+    bounds.hold("search_distances_of_4_shards_over_1", distances_of_4 / distances);
+    bounds.hold("search_distances_of_16_shards_over_1", distances_of_16 / distances);
+    bounds.end();
+}
