@@ -2,17 +2,25 @@
 """The walk beside the libraries from PyPI: one thread, one data set, one graph each, in turns.
 
     python3 -m venv target/compare
-    target/compare/bin/pip install numpy hnswlib usearch faiss-cpu
+    target/compare/bin/pip install numpy hnswlib usearch faiss-cpu rabitqlib scalable-vs
     target/compare/bin/python perf/compare/walk.py --data DIR
 
-All have M = 16 and ef_construction = 200, the same vectors scaled to length 1, the same queries and
-k = 10. Graphs are kept in --cache. A round runs every engine once at every beam width, in another
+Those that are not installed are left out, which is said. All have M = 16 and ef_construction = 200,
+the same vectors scaled to length 1, the same queries and k = 10. SymphonyQG (of rabitqlib 0.7 or 0.8)
+and SVS Vamana have no M: they have 32 links a node at most, as M = 16 has on the lowest level. SVS
+f16 keeps vectors as float16; its LVQ ends the process on CPUs that are not Intel's, so it is not
+here. Graphs are kept in --cache. A round runs every engine once at every beam width, in another
 order each time; figures are medians of the rounds. Queries a second are given by the clock and by
 the CPU time of the thread; what lies between two widths is interpolated, by the logarithm of the
 queries a second over recall. Libraries get all queries in one call, so no Python is in the figure.
+
+    … walk.py --data DIR --engines hnswlib --build-threads 2 --build-only
+
+builds anew and prints documents a second, of libraries alone.
 """
 
 import argparse
+import importlib
 import json
 import math
 import pathlib
@@ -21,29 +29,35 @@ import statistics
 import subprocess
 import time
 
-import faiss
-import hnswlib
 import numpy
-import usearch.index
 
 K, M, EF_CONSTRUCTION = 10, 16, 200
 RECALL_MAX = 0.992
+DEGREE = 2 * M
 WIDTHS = [10, 14, 20, 28, 40, 56, 80, 112, 160, 224, 320, 448, 640, 896, 1280]
 
 
 class Library:
     """One of the libraries: `build` gives an index, `find` the ids at a beam width."""
 
-    def __init__(self, name, data, cache, threads):
-        self.data = data
-        path = cache / f"{name}-{len(data.base)}x{data.base.shape[1]}"
-        begun, begun_cpu = time.monotonic(), time.process_time()
+    def __init__(self, name, data):
+        self.name, self.data = name, data
+        self.library = importlib.import_module(self.module)
+
+    def open(self, cache, threads):
+        path = cache / f"{self.name}-{len(self.data.base)}x{self.data.base.shape[1]}"
         if not path.exists():
-            self.build(threads)
+            self.build_timed(threads)
             self.save(str(path))
-            taken = time.monotonic() - begun, time.process_time() - begun_cpu
-            print(f"{name}: built in {taken[0]:.1f} s, {taken[1]:.1f} CPU s", flush=True)
         self.load(str(path))
+
+    def build_timed(self, threads):
+        begun, begun_cpu = time.monotonic(), time.process_time()
+        self.build(threads)
+        wall, cpu = time.monotonic() - begun, time.process_time() - begun_cpu
+        rate = len(self.data.base) / wall
+        print(f"{self.name}: built in {wall:.1f} s by {threads} threads, {cpu:.1f} CPU s, "
+              f"{rate:.0f} documents a second", flush=True)
 
     def run(self, width):
         self.set_width(width)
@@ -57,8 +71,10 @@ class Library:
 
 
 class Hnswlib(Library):
+    module = "hnswlib"
+
     def make(self):
-        self.index = hnswlib.Index(space="ip", dim=self.data.base.shape[1])
+        self.index = self.library.Index(space="ip", dim=self.data.base.shape[1])
 
     def build(self, threads):
         self.make()
@@ -80,10 +96,11 @@ class Hnswlib(Library):
 
 
 class Usearch(Library):
+    module = "usearch.index"
     dtype = "f32"
 
     def build(self, threads):
-        self.index = usearch.index.Index(
+        self.index = self.library.Index(
             ndim=self.data.base.shape[1], metric="ip", dtype=self.dtype,
             connectivity=M, expansion_add=EF_CONSTRUCTION)
         self.index.add(numpy.arange(len(self.data.base)), self.data.base, threads=threads)
@@ -92,7 +109,7 @@ class Usearch(Library):
         self.index.save(path)
 
     def load(self, path):
-        self.index = usearch.index.Index.restore(path)
+        self.index = self.library.Index.restore(path)
 
     def set_width(self, width):
         self.index.expansion_search = width
@@ -106,24 +123,26 @@ class UsearchBf16(Usearch):
 
 
 class Faiss(Library):
+    module = "faiss"
+
     def make(self, dimension):
-        return faiss.IndexHNSWFlat(dimension, M, faiss.METRIC_INNER_PRODUCT)
+        return self.library.IndexHNSWFlat(dimension, M, self.library.METRIC_INNER_PRODUCT)
 
     def build(self, threads):
-        faiss.omp_set_num_threads(threads)
+        self.library.omp_set_num_threads(threads)
         self.index = self.make(self.data.base.shape[1])
         self.index.hnsw.efConstruction = EF_CONSTRUCTION
         self.index.train(self.data.base)
         self.index.add(self.data.base)
 
     def save(self, path):
-        faiss.write_index(self.index, path)
+        self.library.write_index(self.index, path)
 
     def load(self, path):
-        self.index = faiss.read_index(path)
+        self.index = self.library.read_index(path)
 
     def set_width(self, width):
-        faiss.omp_set_num_threads(1)
+        self.library.omp_set_num_threads(1)
         self.index.hnsw.efSearch = width
 
     def find(self):
@@ -132,8 +151,61 @@ class Faiss(Library):
 
 class FaissSq8(Faiss):
     def make(self, dimension):
-        kind = faiss.ScalarQuantizer.QT_8bit
-        return faiss.IndexHNSWSQ(dimension, kind, M, faiss.METRIC_INNER_PRODUCT)
+        kind = self.library.ScalarQuantizer.QT_8bit
+        return self.library.IndexHNSWSQ(dimension, kind, M, self.library.METRIC_INNER_PRODUCT)
+
+
+class SymphonyQg(Library):
+    module = "rabitqlib"
+
+    def build(self, threads):
+        self.index = self.library.SymqgIndex(self.data.base.shape[1], DEGREE, "ip")
+        self.index.build(self.data.base, EF_CONSTRUCTION, threads)
+
+    def save(self, path):
+        self.index.save(path)
+
+    def load(self, path):
+        self.index = self.library.SymqgIndex.load(path)
+
+    def set_width(self, width):
+        self.width = width
+
+    def find(self):
+        return self.index.search(self.data.queries, K, self.width, 1)[0]
+
+
+class Svs(Library):
+    module = "svs"
+    dtype = "float32"
+
+    def build(self, threads):
+        parameters = self.library.VamanaBuildParameters(
+            graph_max_degree=DEGREE, window_size=EF_CONSTRUCTION)
+        base = self.data.base.astype(self.dtype)
+        metric = self.library.DistanceType.MIP
+        self.index = self.library.Vamana.build(parameters, base, metric, num_threads=threads)
+
+    def save(self, path):
+        pathlib.Path(path).mkdir()
+        self.index.save(*(f"{path}/{part}" for part in ("config", "graph", "vectors")))
+
+    def load(self, path):
+        dtype = getattr(self.library, self.dtype)
+        self.index = self.library.Vamana(
+            f"{path}/config", self.library.GraphLoader(f"{path}/graph"),
+            self.library.VectorDataLoader(f"{path}/vectors", dtype),
+            distance=self.library.DistanceType.MIP, num_threads=1)
+
+    def set_width(self, width):
+        self.index.search_window_size = width
+
+    def find(self):
+        return self.index.search(self.data.queries, K)[0]
+
+
+class SvsF16(Svs):
+    dtype = "float16"
 
 
 LIBRARIES = {
@@ -142,6 +214,9 @@ LIBRARIES = {
     "usearch bf16": UsearchBf16,
     "faiss HNSW": Faiss,
     "faiss HNSW-SQ8": FaissSq8,
+    "SymphonyQG": SymphonyQg,
+    "SVS f32": Svs,
+    "SVS f16": SvsF16,
 }
 
 
@@ -174,6 +249,17 @@ class Data:
         self.base, self.queries = unit("base.npy"), unit("queries.npy")
         self.truth = numpy.load(directory / "gt_ids.npy")[:, :K]
 
+    def first(self, rows, cache):
+        """The first rows alone, with their true neighbours, as a data set in the cache."""
+        directory = cache / f"data-{rows}x{self.base.shape[1]}"
+        directory.mkdir(exist_ok=True)
+        base = self.base[:rows]
+        truth = numpy.argsort(-(self.queries @ base.T), axis=1, kind="stable")[:, :K]
+        for name, values in (("base", base), ("queries", self.queries),
+                             ("gt_ids", truth.astype(numpy.int32))):
+            numpy.save(directory / f"{name}.npy", values)
+        return Data(directory)
+
 
 def at_recall(curve, recall, figure):
     """The figure where the curve, narrowest beam first, passes the recall."""
@@ -185,26 +271,57 @@ def at_recall(curve, recall, figure):
     return math.nan
 
 
-def main():
+def libraries(names, data):
+    """Those of the libraries that are installed."""
+    installed = {}
+    for name in names:
+        try:
+            installed[name] = LIBRARIES[name](name, data)
+        except ImportError as error:
+            print(f"{name}: left out: {error}; pip install what the head of this file says")
+    return installed
+
+
+def parse():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=pathlib.Path, required=True)
     parser.add_argument("--cache", type=pathlib.Path, default=pathlib.Path("target/compare/graphs"))
     parser.add_argument("--command", default="cargo bench --quiet --bench walk --")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--threads", type=int, default=2, help="to build graphs of the libraries")
+    parser.add_argument("--build-threads", type=int, default=2, help="of the libraries' graphs")
+    parser.add_argument("--build-only", action="store_true", help="how fast graphs are built")
+    parser.add_argument("--rows", type=int, help="of the data set, from the first on")
     parser.add_argument("--widths", type=lambda text: [int(w) for w in text.split(",")],
                         default=WIDTHS)
     parser.add_argument("--engines", type=lambda text: text.split(","),
                         default=["kyrodb none", "kyrodb sq8", *LIBRARIES])
-    arguments = parser.parse_args()
+    return parser.parse_args()
+
+
+def main():
+    arguments = parse()
     arguments.cache.mkdir(parents=True, exist_ok=True)
     data = Data(arguments.data)
+    if arguments.rows:
+        data = data.first(arguments.rows, arguments.cache)
+    is_ours = {name: name.startswith("kyrodb ") for name in arguments.engines}
+    installed = libraries([name for name, ours in is_ours.items() if not ours], data)
+    if arguments.build_only:
+        for library in installed.values():
+            library.build_timed(arguments.build_threads)
+        return
     engines = {}
-    for name in arguments.engines:
-        if name.startswith("kyrodb "):
+    for name, ours in is_ours.items():
+        if ours:
             engines[name] = Kyrodb(arguments.command, data, arguments.cache, name.split()[1])
-        else:
-            engines[name] = LIBRARIES[name](name, data, arguments.cache, arguments.threads)
+        elif name in installed:
+            installed[name].open(arguments.cache, arguments.build_threads)
+            engines[name] = installed[name]
+    compare(engines, arguments)
+
+
+def compare(engines, arguments):
+    """Runs the engines in turns, and prints what came of it."""
     samples = {name: {width: [] for width in arguments.widths} for name in engines}
 
     def is_beyond(name, width):
