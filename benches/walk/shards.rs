@@ -90,8 +90,8 @@ fn recall(truth: &Found, found: &Found) -> f64 {
     hits as f64 / truth.iter().map(Vec::len).sum::<usize>() as f64
 }
 
-/// Prints a line for each number of shards and each ef: the beam in each shard as a server chooses it,
-/// and what comes of it and of the whole ef in each.
+/// Prints a line for each number of shards and each ef: the beam in each shard as a server chooses
+/// it, and what comes of it and of the whole ef in each.
 pub(crate) fn run(arguments: &Arguments, params: &Params, base: &Rows<f32>, queries: &[Query]) {
     let k = queries[0].k;
     let with_ef = |ef| -> Vec<Arc<Query>> {
@@ -116,8 +116,8 @@ pub(crate) fn run(arguments: &Arguments, params: &Params, base: &Rows<f32>, quer
             let (recall, distances) = measure(beam);
             let (whole_recall, whole_distances) = measure(ef.max(k));
             println!(
-                "{shards:6} {k:4} {ef:4} {beam:5} {recall:7.4} {distances:10.1} {whole_recall:24.4} \
-                 {whole_distances:10.1}"
+                "{shards:6} {k:4} {ef:4} {beam:5} {recall:7.4} {distances:10.1} \
+                 {whole_recall:24.4} {whole_distances:10.1}"
             );
         }
     }

@@ -383,8 +383,8 @@ impl Router {
         found
     }
 
-    /// The share of all documents that the shard with the most of them holds. Ids are hashed, so it is
-    /// hardly more than an even share, unless clients choose ids to make it so.
+    /// The share of all documents that the shard with the most of them holds. Ids are hashed, so it
+    /// is hardly more than an even share, unless clients choose ids to make it so.
     fn largest_share(&self) -> f64 {
         let counts = self.counters.iter().map(|shard| shard.documents.get());
         let (most, all) = counts.fold((0, 0), |(most, all), count| (count.max(most), all + count));
