@@ -191,7 +191,7 @@ impl Running {
                 };
             }
             match is_sampled {
-                true => engine.finish_sampled(search),
+                true => engine.finish_sampled(search, shard.sampler.shards()),
                 false => (engine.finish_search(search), None),
             }
         });

@@ -5,7 +5,9 @@
 //! the search, and by nothing else. The price is that what dies meanwhile waits to be reclaimed:
 //! whoever holds a [`Sample`] must not hold it for long.
 //!
-//! The answer of a shard is compared with the truth of that shard alone.
+//! The answer of a shard is compared with the truth of that shard alone. Of several shards, each
+//! is searched for its part of the k nearest of all, with a beam for that, so only so many of its
+//! nearest are compared; what passes a filter may all be in one.
 
 use std::sync::Arc;
 
@@ -21,6 +23,8 @@ pub struct Sample {
     /// Open until the scan, if it has begun, has ended.
     snapshot: Lsn,
     hits: Vec<(DocId, f32)>,
+    /// How many of the true nearest it should have found.
+    wanted: usize,
     scan: Option<Search>,
 }
 
@@ -29,14 +33,18 @@ pub struct Sample {
 pub struct Recall {
     /// Those that it has found, or others that are exactly as near as the last of them.
     pub hits: u64,
-    /// Those that there are: k, or fewer where fewer are in scope.
+    /// Those that it should have: its part of k, or fewer where fewer are in scope.
     pub wanted: u64,
 }
 
 impl Engine {
     /// Ends a search as [`Engine::finish_search`] does, and keeps what it takes to repeat it,
-    /// unless it was cut short.
-    pub fn finish_sampled(&mut self, search: Search) -> (SearchOutcome, Option<Sample>) {
+    /// unless it was cut short. `shards` answer together.
+    pub fn finish_sampled(
+        &mut self,
+        search: Search,
+        shards: usize,
+    ) -> (SearchOutcome, Option<Sample>) {
         let (query, snapshot) = (search.query.clone(), search.snapshot);
         // Once more, since the search closes it.
         self.store.open_snapshot(snapshot);
@@ -46,7 +54,8 @@ impl Engine {
             return (outcome, None);
         }
         let hits = outcome.hits.iter().map(|hit| (hit.id, hit.score)).collect();
-        (outcome, Some(Sample { query, snapshot, hits, scan: None }))
+        let wanted = if query.filter.is_some() { query.k } else { query.k.div_ceil(shards) };
+        (outcome, Some(Sample { query, snapshot, hits, wanted, scan: None }))
     }
 
     /// Does some tens of microseconds of work. True when the truth is known.
@@ -67,10 +76,11 @@ impl Engine {
     /// # Panics
     /// If that is not known yet.
     pub fn finish_sample(&mut self, sample: Sample) -> Recall {
-        let Sample { hits, scan, .. } = sample;
+        let Sample { hits, wanted, scan, .. } = sample;
         let mut scan = scan.filter(|scan| scan.phase == Phase::Done).expect("the scan is done");
         let metric = self.params.metric;
-        let truth = scan.reused.top.take_sorted(|c| (c.id, metric.score(c.distance())));
+        let mut truth = scan.reused.top.take_sorted(|c| (c.id, metric.score(c.distance())));
+        truth.truncate(wanted);
         self.abandon_search(scan);
         recall(&hits, truth)
     }
@@ -113,7 +123,7 @@ mod tests {
     fn sampled(pair: &mut Pair, query: Query) -> (SearchOutcome, Sample) {
         let mut search = pair.engine.begin_search(Arc::new(query)).unwrap();
         while !search.step(&pair.engine) {}
-        let (outcome, sample) = pair.engine.finish_sampled(search);
+        let (outcome, sample) = pair.engine.finish_sampled(search, 1);
         (outcome, sample.expect("it ran to its end"))
     }
 
@@ -234,7 +244,7 @@ mod tests {
             for _ in 0..steps {
                 assert!(!search.step(&pair.engine));
             }
-            let (outcome, sample) = pair.engine.finish_sampled(search);
+            let (outcome, sample) = pair.engine.finish_sampled(search, 1);
             assert!(!outcome.complete && sample.is_none());
         }
         for steps in 0..3 {
