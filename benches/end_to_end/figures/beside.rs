@@ -26,30 +26,34 @@ const PHASE_ALONE: Duration = Duration::from_secs(4);
 /// Documents changed before each round of snapshots.
 const UPSERTS: usize = 1_000;
 
-/// Searches at a fixed rate, without and with 500 durable inserts a second beside them, in
-/// turns. Latency counts from when a search was due.
+/// Searches at a fixed rate, without and with 500 durable writes a second beside them, in turns:
+/// inserts of new documents, then such that replace documents. Latency counts from when a search
+/// was due.
 pub(super) async fn mixed(process: &Process, data: &Data) {
-    let mut quiet = latencies();
-    let mut busy = latencies();
-    for _ in 0..2 {
-        quiet.add(paced_searches(process, data, 500, PHASE).await).expect("same bounds");
-        let stop = Arc::new(AtomicBool::new(false));
-        let writer = tokio::spawn(paced_inserts(
-            process.client().await,
-            paced_documents(data),
-            stop.clone(),
-        ));
-        busy.add(paced_searches(process, data, 500, PHASE).await).expect("same bounds");
-        stop.store(true, Ordering::Relaxed);
-        let written = writer.await.expect("no panic");
-        println!("  {written} inserts beside the searches");
+    for (what, first_id) in [("inserts", Some(2_000_000_000)), ("upserts", None)] {
+        let mut quiet = latencies();
+        let mut busy = latencies();
+        let mut written = 0;
+        for _ in 0..2 {
+            quiet.add(paced_searches(process, data, 500, PHASE).await).expect("same bounds");
+            let stop = Arc::new(AtomicBool::new(false));
+            let writer = tokio::spawn(paced_inserts(
+                process.client().await,
+                paced_documents(data, first_id),
+                stop.clone(),
+            ));
+            busy.add(paced_searches(process, data, 500, PHASE).await).expect("same bounds");
+            stop.store(true, Ordering::Relaxed);
+            written += writer.await.expect("no panic");
+        }
+        let ratio = busy.value_at_quantile(0.99) as f64 / quiet.value_at_quantile(0.99) as f64;
+        println!(
+            "500 searches a second: alone {}; with 500 {what} a second, {written} in all, {}; p99 \
+             ratio {ratio:.2}",
+            shown(&quiet),
+            shown(&busy)
+        );
     }
-    let ratio = busy.value_at_quantile(0.99) as f64 / quiet.value_at_quantile(0.99) as f64;
-    println!(
-        "500 searches a second: alone {}; with 500 inserts a second {}; p99 ratio {ratio:.2}",
-        shown(&quiet),
-        shown(&busy)
-    );
 }
 
 /// Searches at a fixed rate, alone and while one snapshot after another is taken, in turns.
@@ -221,9 +225,13 @@ async fn paced_searches_until(
     all
 }
 
-fn paced_documents(data: &Data) -> Vec<InsertRequest> {
-    let document =
-        |row| InsertRequest { doc_id: 2_000_000_000 + row as u64, ..document(data, row) };
+/// Documents with ids from `first_id` on; those that are there already without one.
+fn paced_documents(data: &Data, first_id: Option<u64>) -> Vec<InsertRequest> {
+    let document = |row| {
+        let document = document(data, row);
+        let doc_id = first_id.map_or(document.doc_id, |first_id| first_id + row as u64);
+        InsertRequest { doc_id, ..document }
+    };
     (0..10_000.min(data.base.count())).map(document).collect()
 }
 
