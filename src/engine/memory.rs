@@ -14,7 +14,7 @@ pub struct Memory {
     pub vectors: usize,
     /// Their codes.
     pub codes: usize,
-    /// Lists of neighbours.
+    /// Lists of neighbours, those of slots included that wait to be filled again.
     pub links: usize,
     /// Document ids, lifetimes, and the index of ids.
     pub ids: usize,
@@ -30,11 +30,12 @@ impl Engine {
     /// Bytes of memory, by part. Takes some microseconds, and one more for each key of metadata.
     #[must_use]
     pub fn memory(&self) -> Memory {
+        let slots = self.store.slot_count() as usize;
         let (payloads, payload_bytes) = self.index.payloads();
         Memory {
             vectors: self.store.vector_bytes(),
             codes: self.store.code_bytes(),
-            links: self.graph.bytes(),
+            links: self.graph.bytes(slots.saturating_sub(self.hot.len())),
             ids: self.store.id_bytes(),
             metadata: self.store.payload_cell_bytes()
                 + payload_bytes
