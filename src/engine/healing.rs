@@ -6,12 +6,9 @@
 //! are dead: writes that replace documents for ever find slots. When nothing is to be linked, less
 //! is enough, and after many changes the graph is looked through for nodes that can't be reached.
 
-use std::collections::VecDeque;
-
 use super::{Engine, LinkProgress};
-use crate::graph::adopt::Adoption;
+use crate::graph::Graph;
 use crate::graph::insert::Rows;
-use crate::graph::reach::Reach;
 use crate::graph::unlink::{Context, Unlinker};
 use crate::types::Slot;
 use crate::with_distance;
@@ -37,8 +34,8 @@ const SCRUB_SHARE: u64 = 4;
 pub(super) struct Healing {
     /// Dead nodes that nobody wants to see any more.
     waiting: Vec<Slot>,
+    /// Takes some of them out, or only looks for what can't be reached.
     unlinker: Option<Unlinker>,
-    scrub: Option<Scrub>,
     /// Steps left before linking goes on.
     turn: usize,
     /// Documents linked since the graph was last looked through.
@@ -57,13 +54,6 @@ pub struct Counts {
     pub checks: u64,
 }
 
-/// A look for nodes that can't be reached, and what it found.
-struct Scrub {
-    reach: Option<Reach>,
-    lost: VecDeque<Slot>,
-    adoption: Option<Adoption>,
-}
-
 impl Healing {
     /// `slot`, which is in the graph, is dead, and no search sees it any more.
     pub(super) fn bury(&mut self, slot: Slot) {
@@ -76,9 +66,6 @@ impl Healing {
         if let Some(unlinker) = &mut self.unlinker {
             unlinker.note_linked(slot);
         }
-        if let Some(reach) = self.scrub.as_mut().and_then(|scrub| scrub.reach.as_mut()) {
-            reach.note_linked(slot);
-        }
         let is_many = dead > linked as usize / MANY_SHARE;
         self.turn = if is_many { STEPS_MANY } else { STEPS };
     }
@@ -90,16 +77,19 @@ impl Healing {
 
     /// True if a step has to come before the next document is linked.
     fn has_turn(&self) -> bool {
-        let needs_scratch = self.unlinker.as_ref().is_some_and(Unlinker::needs_scratch)
-            || self.scrub.as_ref().is_some_and(|scrub| scrub.adoption.is_some());
-        needs_scratch || self.turn > 0
+        self.turn > 0 || self.unlinker.as_ref().is_some_and(Unlinker::needs_scratch)
     }
 
-    /// Takes those that wait if they are enough of `linked` nodes.
-    fn begin(&mut self, linked: u32, share: usize) {
-        let enough = (linked as usize / share).max(DEAD_MIN);
-        if self.waiting.len() >= enough.min(linked as usize).max(1) {
+    /// Begins if enough wait to be taken out of `linked` nodes, or, while nothing is to be linked,
+    /// if it is time to look for what can't be reached.
+    fn begin(&mut self, graph: &Graph, slot_count: u32, is_idle: bool) {
+        let linked = graph.linked_count() as usize;
+        let share = if is_idle { DEAD_SHARE_IDLE } else { DEAD_SHARE_BUSY };
+        let enough = (linked / share).max(DEAD_MIN).min(linked).max(1);
+        if self.waiting.len() >= enough {
             self.unlinker = Some(Unlinker::new(std::mem::take(&mut self.waiting)));
+        } else if is_idle && self.linked_since_check > linked as u64 / SCRUB_SHARE {
+            self.unlinker = Some(Unlinker::check(graph, slot_count));
         }
     }
 }
@@ -120,36 +110,19 @@ impl Engine {
     /// Does a step of healing if there is something to heal and it has its turn. No document is
     /// half linked. `is_idle` if there is none to be linked.
     pub(super) fn heal_step(&mut self, is_idle: bool) -> LinkProgress {
-        let linked = self.graph.linked_count();
-        if !is_idle && !self.healing.has_turn() {
+        let Self { params, store, graph, healing, link_scratch, applied, .. } = self;
+        if !is_idle && !healing.has_turn() {
             return LinkProgress::Idle;
         }
-        self.healing.turn = self.healing.turn.saturating_sub(1);
-        if self.healing.scrub.is_some() {
-            return self.scrub_step();
+        healing.turn = healing.turn.saturating_sub(1);
+        let slot_count = store.slot_count();
+        if healing.unlinker.is_none() {
+            healing.begin(graph, slot_count, is_idle);
         }
-        if self.healing.unlinker.is_none() {
-            let share = if is_idle { DEAD_SHARE_IDLE } else { DEAD_SHARE_BUSY };
-            self.healing.begin(linked, share);
-        }
-        if self.healing.unlinker.is_some() {
-            return self.unlink_step();
-        }
-        if is_idle && self.healing.linked_since_check > u64::from(linked) / SCRUB_SHARE {
-            let reach = Some(Reach::new(&self.graph, self.store.slot_count()));
-            self.healing.scrub = Some(Scrub { reach, lost: VecDeque::new(), adoption: None });
-            return LinkProgress::More;
-        }
-        self.healing.turn = 0;
-        LinkProgress::Idle
-    }
-
-    fn unlink_step(&mut self) -> LinkProgress {
-        let Self { params, store, graph, healing, link_scratch, applied, .. } = self;
         let Some(unlinker) = &mut healing.unlinker else {
+            healing.turn = 0;
             return LinkProgress::Idle;
         };
-        let slot_count = store.slot_count();
         let is_ready = with_distance!(params.metric.for_linking(), D => {
             let rows = Rows { vectors: store.vectors(), codes: store.codes() };
             let context = Context { graph, rows, slot_count, is_live: |slot| store.is_live(slot) };
@@ -171,37 +144,6 @@ impl Engine {
             healing.counts.removed += removed.len() as u64;
             self.dead_linked -= removed.len();
             store.release(*applied, removed);
-        }
-        LinkProgress::More
-    }
-
-    fn scrub_step(&mut self) -> LinkProgress {
-        let Self { params, store, graph, healing, link_scratch, .. } = self;
-        let Healing { scrub: Some(scrub), counts, .. } = healing else {
-            return LinkProgress::Idle;
-        };
-        let is_live = |slot| store.is_live(slot);
-        if let Some(reach) = &mut scrub.reach {
-            if reach.step(graph, is_live) {
-                scrub
-                    .lost
-                    .extend(scrub.reach.take().map(Reach::into_unreachable).unwrap_or_default());
-                counts.unreachable += scrub.lost.len() as u64;
-                counts.checks += 1;
-                healing.linked_since_check = 0;
-            }
-        } else if let Some(adoption) = &mut scrub.adoption {
-            let is_done = with_distance!(params.metric.for_linking(), D => {
-                let rows = Rows { vectors: store.vectors(), codes: store.codes() };
-                adoption.step::<D>(graph, rows, link_scratch, is_live)
-            });
-            if is_done {
-                scrub.adoption = None;
-            }
-        } else if let Some(lost) = scrub.lost.pop_front() {
-            scrub.adoption = Some(Adoption::new(lost));
-        } else {
-            healing.scrub = None;
         }
         LinkProgress::More
     }

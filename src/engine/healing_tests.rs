@@ -76,7 +76,6 @@ fn replacing_all_documents_ten_times_costs_neither_recall_nor_slots() {
     let queries = queries(&mut pair);
     let (worn, new) = (recall(&mut pair, &queries), recall(&mut fresh(&pair), &queries));
     assert!(new < 0.995, "{new}: too easy to tell");
-    println!("recall {worn} after all of it, {new} afresh, {:?}", pair.engine.healing());
     assert!(worn >= new - 0.005, "recall {worn} after all of it, {new} afresh");
 }
 
@@ -94,7 +93,6 @@ fn what_is_left_of_a_mass_delete_is_found() {
         let queries = queries(&mut pair);
         let wide: Vec<Query> = queries.into_iter().map(|q| Query { ef: 10, ..q }).collect();
         let (worn, new) = (recall(&mut pair, &wide), recall(&mut fresh(&pair), &wide));
-        println!("one in {stays} left: recall {worn}, {new} afresh");
         assert!(worn >= new - 0.005, "one in {stays} left: recall {worn}, {new} afresh");
     }
 }

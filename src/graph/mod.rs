@@ -13,7 +13,6 @@
 //!   of a closure. The walk goes through nodes that the closure refuses.
 
 pub mod adopt;
-mod bits;
 pub mod check;
 pub mod filtered;
 pub mod frozen;

@@ -6,18 +6,19 @@
 //! time.
 
 use super::Graph;
-use super::bits::Bits;
+use super::visited::Visited;
 use crate::types::Slot;
 
 /// Lists read, and nodes looked at in the end, in a step: some 20 µs.
 const STEP_LISTS: usize = 64;
 const STEP_NODES: u32 = 2_048;
 
-/// A search for unreachable nodes, on its way. Takes a bit a slot, and up to four bytes for each
-/// node that has been reached and not been read.
+/// A search for unreachable nodes, on its way. Takes a bit a slot, and some four bytes for each node
+/// that has been reached.
 pub struct Reach {
-    reached: Bits,
-    open: Vec<Slot>,
+    reached: Visited,
+    /// Of those reached, in the order in which they were, the lists of so many have been read.
+    read: usize,
     /// Nodes below this one have been looked at, once all that can be reached is.
     judged: u32,
     slot_count: u32,
@@ -28,39 +29,30 @@ impl Reach {
     /// Begins at the entry of `graph`, over the slots below `slot_count`.
     #[must_use]
     pub fn new(graph: &Graph, slot_count: u32) -> Self {
-        let mut reach = Self {
-            reached: Bits::with_room(slot_count),
-            open: Vec::new(),
-            judged: 0,
-            slot_count,
-            unreachable: Vec::new(),
-        };
+        let mut reached = Visited::default();
+        reached.reset(slot_count);
         if let Some((entry, _)) = graph.entry() {
-            reach.note_linked(entry);
+            reached.insert(entry);
         }
-        reach
+        Self { reached, read: 0, judged: 0, slot_count, unreachable: Vec::new() }
     }
 
     /// `slot` was linked after this began: it is not judged, but what it leads to is reached.
     pub fn note_linked(&mut self, slot: Slot) {
-        if self.reached.insert(slot) {
-            self.open.push(slot);
-        }
+        self.reached.insert(slot);
     }
 
     /// Does a step; true when all nodes have been judged. Only those that `counts` says are
     /// wanted.
     pub fn step(&mut self, graph: &Graph, counts: impl Fn(Slot) -> bool) -> bool {
-        let Self { reached, open, .. } = self;
+        let Self { reached, read, .. } = self;
         for _ in 0..STEP_LISTS {
-            let Some(slot) = open.pop() else {
+            let Some(slot) = reached.nth(*read) else {
                 return self.judge(graph, counts);
             };
-            graph.for_each_neighbour(slot, 0, |neighbour| {
-                if reached.insert(neighbour) {
-                    open.push(neighbour);
-                }
-            });
+            *read += 1;
+            reached.begin_batch(graph.links_max(0));
+            graph.for_each_neighbour(slot, 0, |neighbour| reached.add(neighbour));
         }
         false
     }

@@ -14,16 +14,16 @@
 //!
 //! Then nothing leads to them, and [`Unlinker::finish`] ends them.
 //!
-//! Nodes linked meanwhile are told to [`Unlinker::note_linked`]. No step may lie between the steps
+//! [`Unlinker::check`] does the last two alone. Nodes linked meanwhile are told to [`Unlinker::note_linked`]. No step may lie between the steps
 //! of a [`Linker`](super::insert::Linker).
 
 use super::Graph;
 use super::adopt::Adoption;
-use super::bits::Bits;
 use super::insert::Rows;
 use super::reach::Reach;
 use super::search::{Scratch, Work};
 use super::space::{Coded, Exact, Space};
+use super::visited::Visited;
 use crate::kernels::Distance;
 use crate::types::Slot;
 
@@ -56,7 +56,7 @@ enum Phase {
 /// Some dead nodes on their way out of the graph.
 pub struct Unlinker {
     doomed: Vec<Slot>,
-    is_doomed: Bits,
+    is_doomed: Visited,
     phase: Phase,
     /// A node that is being given links.
     adoption: Option<Adoption>,
@@ -83,14 +83,25 @@ impl Unlinker {
     /// Begins to take out `doomed`, which are linked and which nobody will want again.
     #[must_use]
     pub fn new(doomed: Vec<Slot>) -> Self {
-        let mut is_doomed = Bits::default();
+        let mut is_doomed = Visited::default();
         for &slot in &doomed {
             is_doomed.insert(slot);
         }
+        let phase = Phase::Secure { index: 0, neighbour: 0 };
+        Self { doomed, is_doomed, ..Self::at(phase) }
+    }
+
+    /// Begins to look for nodes that no walk can reach, and to link to them; none goes.
+    #[must_use]
+    pub fn check(graph: &Graph, slot_count: u32) -> Self {
+        Self::at(Phase::Check(Box::new(Reach::new(graph, slot_count))))
+    }
+
+    fn at(phase: Phase) -> Self {
         Self {
-            doomed,
-            is_doomed,
-            phase: Phase::Secure { index: 0, neighbour: 0 },
+            doomed: Vec::new(),
+            is_doomed: Visited::default(),
+            phase,
             adoption: None,
             weak: Vec::new(),
             recheck: Vec::new(),

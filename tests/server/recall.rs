@@ -45,8 +45,7 @@ async fn recall(process: &Process, client: &mut Client, ef_search: u32) -> f64 {
         let more = |name: &str| metric_sum(&after, name) - metric_sum(&before, name);
         if more(SAMPLED) >= 40.0 {
             let [hits, wanted] = ["kyrodb_recall_hits_total", "kyrodb_recall_wanted_total"];
-            // Two shards, one of which may be about to count what it has compared.
-            // Five of the ten from each.
+            // Five of the ten from each shard; one may be about to count what it has compared.
             assert!(more(wanted) >= 5.0 * more(SAMPLED), "{after}");
             return more(hits) / more(wanted);
         }
