@@ -19,7 +19,7 @@
 //! | [`repair`] | inspects such a directory as a whole, repairs it, gives it other shards |
 //! | [`disk`] | the only door to storage: O_DIRECT, read-only, or simulated |
 //! | [`observe`], [`status`] | counters that take no lock; health, metrics and HTTP made of them |
-//! | [`types`], [`error`], [`clock`] | ids and positions; errors by what the caller must do; the wall clock |
+//! | [`types`], [`layout`], [`error`], [`clock`] | ids and positions; which shards have one graph; errors by what the caller must do; the wall clock |
 //! | [`doctor`] | looks at a host and its disk, and says what to change there |
 //! | [`backup`] | copies of a data directory, whole or of what is new, and the way back from them |
 //! | [`load`] | the load tester: open and closed loops, recall, sweeps, reports |
@@ -46,6 +46,7 @@ pub mod error;
 pub mod gateway;
 pub mod graph;
 pub mod kernels;
+pub mod layout;
 pub mod load;
 pub mod manifest;
 pub mod observe;

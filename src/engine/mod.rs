@@ -45,7 +45,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use self::healing::Healing;
 use self::hot::HotTier;
 use self::index::MetadataIndex;
-pub use self::read::{Document, Hit, Query, Search, SearchOutcome};
+pub use self::read::{Document, Hit, Query, Scope, Search, SearchOutcome};
 pub use self::write::{Outcome, Staged, Write};
 use crate::graph::insert::{Linker, Rows};
 use crate::graph::search::{Scratch, Work};

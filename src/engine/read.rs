@@ -66,6 +66,15 @@ pub struct Query {
     pub is_exact: bool,
 }
 
+/// What a search of a shard covers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scope {
+    /// The documents of the shard.
+    Shard,
+    /// The documents of all shards whose graph the shard has a part of.
+    Partition,
+}
+
 /// A document found.
 #[derive(Clone, Debug)]
 pub struct Hit {

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use self::budget::beam_width;
 use self::merge::merge;
 use crate::engine::filter::Filter;
-use crate::engine::{Document, Hit, Outcome, Query, Write};
+use crate::engine::{Document, Hit, Outcome, Query, Scope, Write};
 use crate::error::{Error, Result};
 use crate::graph::search::Work;
 use crate::observe::Observed;
@@ -364,8 +364,9 @@ impl Router {
         for (shard, reply) in (0..self.shards).map(ShardId).zip(replies) {
             let hot_budget = self.limits.hot_budget;
             let query = query.clone();
+            let scope = Scope::Shard;
             let request =
-                SearchRequest { shard, query, deadline, hot_budget, sent, is_traced, reply };
+                SearchRequest { shard, query, scope, deadline, hot_budget, sent, is_traced, reply };
             match self.send(shard, Request::Search(request)) {
                 // A core that is gone does not answer; the others do.
                 Ok(()) | Err(Error::Unavailable { .. }) => {}
