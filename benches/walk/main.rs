@@ -96,6 +96,7 @@ fn params(dimension: usize, codes: bool) -> Params {
         graph: graph::Params { m: 16, ef_construction: 200, seed: 0 },
         hot_documents_max: usize::MAX,
         capacity: Arc::new(Capacity::new(usize::MAX)),
+        home: None,
     }
 }
 

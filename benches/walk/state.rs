@@ -7,6 +7,7 @@ use std::path::Path;
 use kyrodb::engine::restore::Restore;
 use kyrodb::engine::{Engine, Params};
 use kyrodb::snapshot::{Extent, Part, Shape};
+use kyrodb::store::stripe::Stripe;
 
 /// In the order of their numbers.
 const PARTS: [Part; 9] = [
@@ -61,6 +62,7 @@ pub(crate) fn load(path: &Path, params: Params) -> Engine {
         dead_linked: part(5),
         upper_lists: part(6),
         entry: shape[7],
+        stripe: Stripe::WHOLE,
     };
     let applied = kyrodb::types::Lsn(shape[8]);
     let mut restore = Restore::begin(params, shape_of_file, applied, &extents).unwrap();

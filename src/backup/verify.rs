@@ -209,6 +209,7 @@ pub fn trial(view: &View, manifest: &Manifest) -> Result<u64> {
             graph: graph::Params { m, ef_construction: m, seed: 0 },
             hot_documents_max: usize::MAX,
             capacity: Arc::new(Capacity::new(usize::MAX)),
+            home: None,
         };
         let (snapshots, segments) = (&manifest.snapshots, &manifest.segments);
         let listed = Listed { shard, snapshots, segments };

@@ -60,7 +60,7 @@ impl Checkpoint {
     pub fn next(&mut self, engine: &Engine) -> Option<Piece> {
         let (part, block) = self.todo.pop_front()?;
         let slots = |in_block: u32| rows(block, in_block, self.shape.slots);
-        let store = &engine.store;
+        let (store, stripe) = (&engine.store, engine.store.stripe());
         let bytes = match part {
             Part::Vectors => {
                 store.saved_vectors(slots(vectors_in_block(store.vectors().row_bytes())))
@@ -70,17 +70,21 @@ impl Checkpoint {
             Part::Ids => store.saved_ids(slots(SLOTS_IN_BLOCK), self.snapshot, &mut self.index),
             Part::Levels => {
                 let mut levels = Vec::new();
-                engine.graph.frozen_nodes(slots(SLOTS_IN_BLOCK), |level, _| levels.push(level));
+                engine
+                    .graph
+                    .frozen_nodes(stripe, slots(SLOTS_IN_BLOCK), |level, _| levels.push(level));
                 levels
             }
             Part::UpperStarts => {
                 let mut starts = Vec::new();
-                engine.graph.frozen_nodes(slots(SLOTS_IN_BLOCK), |_, start| starts.push(start));
+                engine
+                    .graph
+                    .frozen_nodes(stripe, slots(SLOTS_IN_BLOCK), |_, start| starts.push(start));
                 bytemuck::cast_slice(&starts).to_vec()
             }
-            Part::Links => bytemuck::cast_slice(&engine.graph.frozen_links(block)).to_vec(),
+            Part::Links => bytemuck::cast_slice(&engine.graph.frozen_links(stripe, block)).to_vec(),
             Part::UpperLinks => {
-                bytemuck::cast_slice(&engine.graph.frozen_upper_links(block)).to_vec()
+                bytemuck::cast_slice(&engine.graph.frozen_upper_links(stripe, block)).to_vec()
             }
             Part::Index => {
                 let entries = self.index.entries();
@@ -126,7 +130,8 @@ impl Engine {
         let snapshot = self.applied;
         self.store.open_snapshot(snapshot);
         let slots = self.store.slot_count();
-        let frame = self.graph.freeze(slots, self.links_in_block());
+        let stripe = self.store.stripe();
+        let frame = self.graph.freeze(stripe, slots, self.links_in_block());
         let changed = self.store.take_changed();
         let (live, graph) = (self.store.live_count(), self.graph.params());
         let shape = Shape {
@@ -139,6 +144,7 @@ impl Engine {
             dead_linked: self.dead_linked as u32,
             upper_lists: frame.upper_lists,
             entry: frame.entry,
+            stripe,
         };
         let is_same = |extent: &&Extent| {
             let changed = match extent.part {
@@ -188,7 +194,7 @@ impl Engine {
     /// Ends a snapshot that is durable.
     pub fn end_checkpoint(&mut self, checkpoint: Checkpoint) {
         self.store.close_snapshot(checkpoint.snapshot);
-        self.graph.thaw();
+        self.graph.thaw(self.store.stripe());
     }
 
     /// Ends a snapshot that has failed: the next one has to write what this one should have.

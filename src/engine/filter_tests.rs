@@ -204,7 +204,7 @@ fn the_index_selects_exactly_what_passes() {
         // Everything leaves, and with it what the index holds.
         (1..=IDS + 20).for_each(|id| pair.delete(id, ""));
         pair.link_all();
-        assert_eq!(pair.engine.index.bytes(), MetadataIndex::new().bytes());
+        assert_eq!(pair.engine.index.bytes(), MetadataIndex::new(Stripe::WHOLE).bytes());
     }
 }
 
@@ -218,7 +218,7 @@ fn answers_are_right_while_the_index_is_read_in() {
         pair.link_all();
         disturb(&mut pair, 200);
         pair.link_all();
-        pair.engine.index = MetadataIndex::new();
+        pair.engine.index = MetadataIndex::new(Stripe::WHOLE);
         while pair.engine.index.indexed_to() < pair.engine.store.slot_count() {
             ask(&mut pair, seed, 2);
             rounds += 1;

@@ -13,7 +13,7 @@ use super::filter::Filter;
 use super::index::MetadataIndex;
 use super::index::evaluate::{Candidates, Evaluation};
 use super::plan::{Way, way};
-use super::read::{Phase, Reused, STEP_DOCUMENTS, STEP_FILTER_BYTES, Search};
+use super::read::{Phase, Reused, STEP_DOCUMENTS, STEP_FILTER_BYTES, Scope, Search};
 use crate::graph::space::{Exact, Space};
 use crate::graph::visited::Visited;
 use crate::kernels::Distance;
@@ -42,7 +42,7 @@ pub(super) struct Filtered {
 }
 
 /// What decides, beside the candidates, whether a walk wants a slot.
-pub(super) struct Scope<'a> {
+pub(super) struct Conditions<'a> {
     pub(super) filter: Option<&'a Filter>,
     pub(super) snapshot: Lsn,
     pub(super) flat: &'a Visited,
@@ -78,7 +78,7 @@ impl Filtered {
     /// Sets the bits in `flat` by which a walk tells the candidates, if it does.
     pub(super) fn lay_out(&self, flat: &mut Visited, engine: &Engine) {
         if self.is_flat() {
-            flat.reset(engine.store.slot_count());
+            flat.reset(engine.store.extent());
             for slot in &self.candidates.slots {
                 flat.insert(Slot(slot));
             }
@@ -106,8 +106,8 @@ impl Filtered {
     /// True if `slot` is worth keeping for a walk: it may hold a document that passes, and, unless
     /// that is as good as certain, does.
     #[inline]
-    pub(super) fn wants(&self, engine: &Engine, scope: &Scope<'_>, slot: Slot) -> bool {
-        let Scope { filter, snapshot, flat } = *scope;
+    pub(super) fn wants(&self, engine: &Engine, conditions: &Conditions<'_>, slot: Slot) -> bool {
+        let Conditions { filter, snapshot, flat } = *conditions;
         let store = &engine.store;
         let is_candidate = match self.is_flat() {
             true => flat.contains(slot),
@@ -135,15 +135,19 @@ impl Search {
         let step = filtered.evaluation.step(filter, &engine.index, &engine.store, *snapshot);
         let Some(candidates) = step else { return };
         let ef = query.ef as u64;
-        let live = engine.store.live_count() as u64;
+        let live = engine.store.live_of_all() as u64;
         filtered.way = match filtered.is_exact {
             true => Way::Scan,
-            false => way(candidates.slots.len(), candidates.unsure, live, ef),
+            false => match way(candidates.slots.len(), candidates.unsure, live, ef) {
+                // Of the nodes that a plain walk keeps, most would be of other owners.
+                Way::Plain if engine.store.stripe().owners() > 1 => Way::Among,
+                way => way,
+            },
         };
         filtered.candidates = candidates;
         *phase = match filtered.way {
             Way::Scan => Phase::Scan(0),
-            Way::Among | Way::Plain => Phase::Hot(engine.hot.first()),
+            Way::Among | Way::Plain => engine.hot_start(Scope::Shard),
         };
     }
 

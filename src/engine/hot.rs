@@ -1,22 +1,23 @@
 //! The hot tier: documents that are acknowledged but not yet linked into the graph, in the
 //! order of their writes. Every search scans it, so a document is found from its ack on.
+//!
+//! They are a [chain](crate::store::chain) of slots that the other owners of the graph can follow
+//! too; here is what its owner knows of it.
 
-use std::collections::VecDeque;
+use crate::store::Store;
+use crate::types::Slot;
 
-use crate::types::{Lsn, Slot};
+/// With fewer entries, the dead ones among them may stay until their turn comes.
+const DEAD_MIN: usize = 64;
 
-/// A document waiting to be linked. The LSN tells whether the slot still holds it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Entry {
-    pub(super) slot: Slot,
-    pub(super) born: Lsn,
-}
-
-/// A queue whose entries have a position that stays the same while others leave, so that a scan
-/// can go on after a pause.
+/// A queue whose entries have a position that stays the same while others leave, so that one can
+/// wait for all that are in it.
 #[derive(Default)]
 pub(super) struct HotTier {
-    queue: VecDeque<Entry>,
+    last: Option<Slot>,
+    len: usize,
+    /// Entries whose documents are not alive any more.
+    dead: usize,
     first: u64,
     /// Position behind what was read from the log at start.
     backlog_end: u64,
@@ -24,12 +25,7 @@ pub(super) struct HotTier {
 
 impl HotTier {
     pub(super) fn len(&self) -> usize {
-        self.queue.len()
-    }
-
-    /// Bytes of memory.
-    pub(super) fn bytes(&self) -> usize {
-        self.queue.capacity() * size_of::<Entry>()
+        self.len
     }
 
     /// What is in it now was read from the log.
@@ -49,30 +45,58 @@ impl HotTier {
 
     /// Position that the next entry will have.
     pub(super) fn end(&self) -> u64 {
-        self.first + self.queue.len() as u64
+        self.first + self.len as u64
     }
 
-    pub(super) fn push(&mut self, slot: Slot, born: Lsn) {
-        self.queue.push_back(Entry { slot, born });
+    pub(super) fn push(&mut self, store: &Store, slot: Slot) {
+        store.chains().push(store.stripe().owner(), self.last, slot);
+        self.last = Some(slot);
+        self.len += 1;
     }
 
-    /// Where its documents are, and when they were written.
-    pub(super) fn entries(&self) -> impl Iterator<Item = (Slot, Lsn)> {
-        self.queue.iter().map(|entry| (entry.slot, entry.born))
+    /// The document of an entry has died.
+    pub(super) fn note_dead(&mut self) {
+        self.dead += 1;
     }
 
-    pub(super) fn front(&self) -> Option<Entry> {
-        self.queue.front().copied()
+    /// The oldest entry.
+    pub(super) fn front(store: &Store) -> Option<Slot> {
+        store.chains().first(store.stripe().owner())
     }
 
-    pub(super) fn pop(&mut self) {
-        if self.queue.pop_front().is_some() {
-            self.first += 1;
+    /// Takes the oldest entry out.
+    pub(super) fn pop(&mut self, store: &Store) -> Option<Slot> {
+        let slot = store.chains().pop(store.stripe().owner())?;
+        self.len -= 1;
+        self.dead -= usize::from(!store.is_live(slot));
+        self.first += 1;
+        if self.len == 0 {
+            self.last = None;
         }
+        Some(slot)
     }
 
-    /// The entry at `position`, which must not be below [`HotTier::first`].
-    pub(super) fn get(&self, position: u64) -> Option<Entry> {
-        self.queue.get(usize::try_from(position - self.first).ok()?).copied()
+    /// Takes out all that are not alive any more, wherever they are, once that is at least half of
+    /// all; returns them. Positions move: nobody may be waiting for one.
+    pub(super) fn drop_dead(&mut self, store: &Store) -> Vec<Slot> {
+        let is_due = self.dead >= DEAD_MIN.max(self.len / 2);
+        let (mut dropped, mut before, owner) = (Vec::new(), None, store.stripe().owner());
+        let mut next = if is_due { Self::front(store) } else { None };
+        while let Some(slot) = next {
+            next = store.chains().after(slot);
+            if store.is_live(slot) {
+                before = Some(slot);
+            } else {
+                store.chains().take_out(owner, before, slot);
+                dropped.push(slot);
+            }
+        }
+        if is_due {
+            self.last = before;
+            self.len -= dropped.len();
+            self.dead = 0;
+            self.first += dropped.len() as u64;
+        }
+        dropped
     }
 }

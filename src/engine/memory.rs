@@ -3,9 +3,11 @@
 //! it.
 
 use super::Engine;
+use crate::store::payload::Payload;
 
-/// What an allocation of metadata has beside its bytes: two counts of references.
-const PAYLOAD_HEADER_BYTES: usize = 2 * size_of::<usize>();
+/// What an allocation of metadata has beside its bytes: two counts of references, and what leads to
+/// it.
+const PAYLOAD_HEADER_BYTES: usize = 2 * size_of::<usize>() + size_of::<Payload>();
 
 /// Bytes of memory of one shard.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -22,7 +24,7 @@ pub struct Memory {
     pub metadata: usize,
     /// The index of the metadata, its sets as an estimate.
     pub metadata_index: usize,
-    /// The list of what is not linked yet.
+    /// What leads to what is not linked yet: a place for each slot.
     pub hot_tier: usize,
 }
 
@@ -35,13 +37,13 @@ impl Engine {
         Memory {
             vectors: self.store.vector_bytes(),
             codes: self.store.code_bytes(),
-            links: self.graph.bytes(slots.saturating_sub(self.hot.len())),
+            links: self.graph.bytes(self.store.stripe(), slots.saturating_sub(self.hot.len())),
             ids: self.store.id_bytes(),
             metadata: self.store.payload_cell_bytes()
                 + payload_bytes
                 + payloads * PAYLOAD_HEADER_BYTES,
             metadata_index: self.index.estimated_bytes(),
-            hot_tier: self.hot.bytes(),
+            hot_tier: self.store.chain_bytes(),
         }
     }
 }
@@ -60,7 +62,7 @@ mod tests {
         let mut pair = Pair::new(101);
         (1..=COUNT as u64).for_each(|id| pair.put(id));
         let before = pair.engine.memory();
-        assert!(before.hot_tier >= COUNT * 16, "{before:?}");
+        assert_eq!(before.hot_tier, COUNT * 4, "{before:?}");
         assert_eq!(before.links, 0);
         pair.link_all();
         let memory = pair.engine.memory();
@@ -72,9 +74,9 @@ mod tests {
         // An id, two LSNs, and a slot number in a table that is at least a quarter full.
         let table = memory.ids - COUNT * 24;
         assert!((COUNT * 4..COUNT * 32).contains(&table), "{memory:?}");
-        let payloads = pair.model.0.values().map(|(_, payload)| payload.bytes().len() + 16);
-        assert_eq!(memory.metadata, payloads.sum::<usize>() + 4_096 * 24);
-        assert!(memory.hot_tier <= before.hot_tier);
+        let payloads = pair.model.0.values().map(|(_, payload)| payload.bytes().len() + 40);
+        assert_eq!(memory.metadata, payloads.sum::<usize>() + COUNT * 8);
+        assert_eq!(memory.hot_tier, before.hot_tier);
     }
 
     #[test]
@@ -85,7 +87,7 @@ mod tests {
                 pair.random_write(400);
             }
             pair.link_all();
-            let payloads = pair.model.0.values().map(|(_, payload)| payload.bytes().len() + 16);
+            let payloads = pair.model.0.values().map(|(_, payload)| payload.bytes().len() + 40);
             let cells = pair.engine.store().payload_cell_bytes();
             let counted = pair.engine.memory().metadata - cells;
             assert_eq!(counted, payloads.sum::<usize>(), "round {round}");

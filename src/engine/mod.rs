@@ -13,6 +13,9 @@
 //!
 //! Long work comes in steps: searches, linking ([`Engine::link_step`]), batch deletes. Between
 //! two steps anything else may happen.
+//!
+//! A shard may have its graph in common with others ([`partition`]), whose engines run on other
+//! threads: then a search of one of them covers all. What it reads of the others takes no lock.
 
 pub mod checkpoint;
 pub mod filter;
@@ -25,6 +28,9 @@ mod healing_tests;
 mod hot;
 pub mod index;
 pub mod memory;
+pub mod partition;
+#[cfg(test)]
+mod partition_tests;
 mod plan;
 pub mod read;
 pub mod recover;
@@ -42,9 +48,10 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use self::healing::Healing;
+use self::healing::{Healing, Ward};
 use self::hot::HotTier;
 use self::index::MetadataIndex;
+use self::partition::{Home, Partition};
 pub use self::read::{Document, Hit, Query, Scope, Search, SearchOutcome};
 pub use self::write::{Outcome, Staged, Write};
 use crate::graph::insert::{Linker, Rows};
@@ -52,7 +59,9 @@ use crate::graph::search::{Scratch, Work};
 use crate::graph::{self, Graph};
 use crate::kernels::Metric;
 use crate::store::Store;
-use crate::types::{DocId, Lsn};
+use crate::store::stripe::Stripe;
+use crate::store::view::View;
+use crate::types::{DocId, Lsn, Slot};
 use crate::with_distance;
 
 /// How many documents all shards of a server may hold, and do.
@@ -101,6 +110,8 @@ pub struct Params {
     pub hot_documents_max: usize,
     /// Room for documents, shared by all shards.
     pub capacity: Arc<Capacity>,
+    /// Its place among the shards that own one graph; `None` for a graph of its own.
+    pub home: Option<Home>,
 }
 
 /// Dead versions dropped in one slice, and after each document linked: more than it can have
@@ -115,7 +126,7 @@ const SCRATCHES_MAX: usize = 8;
 pub struct Engine {
     params: Params,
     store: Store,
-    graph: Graph,
+    graph: Arc<Graph>,
     hot: HotTier,
     index: MetadataIndex,
     /// LSN of the last record applied in full.
@@ -131,11 +142,14 @@ pub struct Engine {
     /// Documents of a complete batch that are yet to be deleted, all at this LSN.
     draining: (Lsn, VecDeque<DocId>),
     linker: Option<Linker>,
+    /// What the linker may come upon, where others take nodes out of the graph.
+    link_view: View,
     link_scratch: Scratch,
     #[expect(clippy::vec_box, reason = "a search is moved often, and its memory need not be")]
     scratches: Vec<Box<read::Reused>>,
     /// Linked nodes that are dead: walks have to look.
     dead_linked: usize,
+    ward: Arc<Ward>,
     healing: Healing,
 }
 
@@ -149,20 +163,24 @@ pub enum LinkProgress {
 }
 
 impl Engine {
-    /// An empty shard.
+    /// An empty shard. Where it has a home in a partition, what it had there before is forgotten:
+    /// nobody may be reading that.
     #[must_use]
     pub fn new(params: Params) -> Self {
-        let store = if params.codes {
-            Store::with_codes(params.dimension, params.metric == Metric::Cosine)
-        } else {
-            Store::new(params.dimension)
+        let (partition, stripe) = match &params.home {
+            None => (Partition::new(&params, 1), Stripe::WHOLE),
+            Some(home) => (home.partition(&params), home.stripe()),
         };
+        let Partition { shared, graph, ward } = partition;
+        if stripe.owners() > 1 {
+            graph.clear(stripe, shared.vectors().extent());
+        }
         Self {
-            store,
-            graph: Graph::new(params.graph),
+            store: Store::join(shared, stripe),
+            graph,
             params,
             hot: HotTier::default(),
-            index: MetadataIndex::new(),
+            index: MetadataIndex::new(stripe),
             applied: Lsn(0),
             staged: BTreeMap::new(),
             live_after_staged: 0,
@@ -170,9 +188,11 @@ impl Engine {
             batch: Vec::new(),
             draining: (Lsn(0), VecDeque::new()),
             linker: None,
+            link_view: View::default(),
             link_scratch: Scratch::default(),
             scratches: Vec::new(),
             dead_linked: 0,
+            ward,
             healing: Healing::default(),
         }
     }
@@ -212,6 +232,12 @@ impl Engine {
     #[must_use]
     pub fn applied(&self) -> Lsn {
         self.applied
+    }
+
+    /// Nodes of this shard in the graph, dead ones included.
+    #[must_use]
+    pub fn linked_count(&self) -> u32 {
+        self.graph.linked_of(self.store.stripe().owner())
     }
 
     /// The graph, for whoever checks it.
@@ -277,35 +303,53 @@ impl Engine {
             current.step::<D>(graph, rows, link_scratch, is_live)
         });
         if linked {
-            // The document may have died meanwhile; then nobody counted it as linked.
-            let slot = current.slot();
-            self.dead_linked += usize::from(!self.store.is_live(slot));
-            self.healing.note_linked(slot, self.graph.linked_count(), self.dead_linked);
-            self.linker = None;
-            self.hot.pop();
-            self.reclaim(RECLAIM_BESIDE_LINKING);
+            self.finish_linking();
         }
         LinkProgress::More
     }
 
+    fn finish_linking(&mut self) {
+        let Some(linker) = self.linker.take() else { return };
+        // The document may have died meanwhile; then nobody counted it as linked.
+        let slot = linker.slot();
+        if !self.store.is_live(slot) {
+            self.add_dead(1);
+        }
+        if self.store.stripe().owners() > 1 {
+            self.store.close_view(&self.link_view);
+        }
+        self.healing.note_linked(slot, &self.graph, &self.ward);
+        let popped = self.hot.pop(&self.store);
+        debug_assert_eq!(popped, Some(slot), "documents are linked in order");
+        self.reclaim(RECLAIM_BESIDE_LINKING);
+    }
+
     /// Forgets the oldest entries of the hot tier as long as they are not alive any more.
     fn drop_stale_hot(&mut self) {
-        let Self { store, hot, .. } = self;
-        let is_alive = |slot, born| store.born(slot) == born && store.is_live(slot);
-        while hot.front().is_some_and(|entry| !is_alive(entry.slot, entry.born)) {
-            hot.pop();
+        while HotTier::front(&self.store).is_some_and(|slot| !self.store.is_live(slot)) {
+            let dropped = self.hot.pop(&self.store);
+            self.let_go(dropped);
         }
     }
 
     /// Takes the oldest document from the hot tier, where none is stale at the front. False if
     /// there is none.
     fn next_linker(&mut self) -> bool {
-        let Some(entry) = self.hot.front() else {
+        let Some(slot) = HotTier::front(&self.store) else {
             return false;
         };
-        let id = self.store.doc_id(entry.slot);
-        self.linker = Some(Linker::new(&self.graph, entry.slot, id));
+        if self.store.stripe().owners() > 1 {
+            self.store.open_view(&mut self.link_view, true);
+        }
+        let id = self.store.doc_id(slot);
+        self.linker = Some(Linker::new(&self.graph, slot, id));
         true
+    }
+
+    /// So many more nodes of this shard are dead.
+    fn add_dead(&mut self, count: usize) {
+        self.dead_linked += count;
+        self.ward.add_dead(count);
     }
 
     /// The log has been read to its end. Forgets a batch whose last part was not in it.
@@ -316,24 +360,52 @@ impl Engine {
 
     /// Drops dead versions while a log is replayed, so that a replay needs no more slots than
     /// the writes did that it repeats.
+    ///
+    /// # Panics
+    /// If a document is half linked.
     pub fn drop_dead(&mut self) {
+        assert!(self.linker.is_none(), "nothing is linked while a log is replayed");
+        let dropped = self.hot.drop_dead(&self.store);
+        self.let_go(dropped);
         self.reclaim(RECLAIM_VERSIONS_MAX);
+    }
+
+    /// These slots, whose documents are dead, are not in the hot tier any more.
+    fn let_go(&mut self, slots: impl IntoIterator<Item = Slot>) {
+        for slot in slots {
+            // Of others it is found out when they are reclaimed.
+            if self.store.stored_payload(slot).is_none() {
+                self.store.release([slot]);
+            }
+        }
     }
 
     /// Drops what no search can see any more; false if there was nothing.
     fn reclaim(&mut self, versions_max: usize) -> bool {
-        let Self { store, graph, linker, index, healing, applied, .. } = self;
+        self.take_back();
+        let Self { store, graph, linker, index, ward, dead_linked, .. } = self;
         let linking = linker.as_ref().map(Linker::slot);
+        let shared = store.shared_handle();
         let dropped = |slot, payload: Option<&_>| {
             if let Some(payload) = payload {
                 index.remove(slot, payload);
             }
             let is_linked = graph.level(slot).is_some() || linking == Some(slot);
             if is_linked {
-                healing.bury(slot);
+                ward.bury(slot);
             }
-            is_linked
+            is_linked || shared.chains().holds(slot)
         };
-        store.reclaim(versions_max, *applied, dropped) > 0
+        let freed = |slot| {
+            if graph.level(slot).is_none() {
+                return true;
+            }
+            // It left the graph in all but its own lists.
+            let is_removed = graph.remove(slot);
+            *dead_linked -= usize::from(is_removed);
+            ward.remove_dead(usize::from(is_removed));
+            is_removed
+        };
+        store.reclaim(versions_max, dropped, freed) > 0
     }
 }

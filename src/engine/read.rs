@@ -28,6 +28,8 @@ use crate::graph::visited::Visited;
 use crate::kernels::Distance;
 use crate::store::OwnCode;
 use crate::store::payload::Payload;
+use crate::store::stripe::Stripe;
+use crate::store::view::View;
 use crate::types::{DocId, Lsn, Slot};
 use crate::with_distance;
 
@@ -116,6 +118,8 @@ pub struct SearchOutcome {
     pub hot_cut: bool,
     /// The search ran to its end.
     pub complete: bool,
+    /// Owners of the partition, by number, whose documents it has left out: they are fenced.
+    pub missing: Vec<u32>,
 }
 
 /// Where a search is.
@@ -123,8 +127,8 @@ pub struct SearchOutcome {
 pub enum Phase {
     /// Asking the index which documents pass the filter.
     Plan,
-    /// Scanning the hot tier from this position.
-    Hot(u64),
+    /// Scanning the hot tier from here on.
+    Hot(HotPlace),
     /// About to enter the graph.
     Enter,
     /// Walking.
@@ -137,9 +141,19 @@ pub enum Phase {
     Done,
 }
 
-/// A search of one shard, on its way.
+/// A place in the hot tiers of a partition.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HotPlace {
+    /// In that of this owner.
+    owner: u32,
+    /// The next document; `None` at the beginning.
+    next: Option<Slot>,
+}
+
+/// A search of one shard, or of the partition that it is in, on its way.
 pub struct Search {
     pub(super) query: Arc<Query>,
+    pub(super) scope: Scope,
     /// The state of the shard that is searched.
     pub(super) snapshot: Lsn,
     pub(super) phase: Phase,
@@ -157,6 +171,8 @@ pub struct Search {
 /// The memory of a search, which the next one takes over.
 #[derive(Default)]
 pub(super) struct Reused {
+    /// What is searched: open until the search has ended.
+    pub(super) view: View,
     /// The query vector, padded to the length of a row.
     pub(super) vector: Vec<f32>,
     /// Its code, where there are codes.
@@ -201,7 +217,7 @@ impl Search {
         with_distance!(engine.params.metric, D => {
             match self.phase {
                 Phase::Plan => self.plan(engine),
-                Phase::Hot(position) => self.scan_hot::<D>(engine, position),
+                Phase::Hot(place) => self.scan_hot::<D>(engine, place),
                 Phase::Enter => self.enter::<D>(engine),
                 Phase::Walk => self.walk::<D>(engine),
                 Phase::Rerank(first) => self.rerank::<D>(engine, first),
@@ -215,23 +231,27 @@ impl Search {
         self.phase == Phase::Done
     }
 
-    fn scan_hot<D: Distance>(&mut self, engine: &Engine, position: u64) {
-        // Entries leave at the front between two steps: they are in the graph by now.
-        let start = position.max(engine.hot.first());
-        let end = (start + u64::from(STEP_DOCUMENTS)).min(engine.hot.end());
-        for position in start..end {
-            let Some(entry) = engine.hot.get(position) else {
-                break;
-            };
-            let is_same = engine.store.born(entry.slot) == entry.born;
-            let is_visible = is_same && engine.store.is_visible(entry.slot, self.snapshot);
-            if is_visible && self.passes(engine, entry.slot) {
-                self.reused.scanned.insert(entry.slot);
+    /// Scans on in the hot tiers. Documents leave them at the front meanwhile: they are in the graph
+    /// by then, or dead.
+    fn scan_hot<D: Distance>(&mut self, engine: &Engine, place: HotPlace) {
+        let chains = engine.store.chains();
+        let HotPlace { owner, next } = place;
+        let mut next = next.or_else(|| chains.first(owner));
+        for _ in 0..STEP_DOCUMENTS {
+            let Some(slot) = next else { break };
+            let is_visible = engine.store.sees(&self.reused.view, slot);
+            if is_visible && self.passes(engine, slot) && self.reused.scanned.insert(slot) {
                 self.hot_scanned += 1;
-                self.consider::<D>(engine, entry.slot);
+                self.consider::<D>(engine, slot);
             }
+            next = chains.after(slot);
         }
-        self.phase = if end == engine.hot.end() { Phase::Enter } else { Phase::Hot(end) };
+        let is_last = self.scope == Scope::Shard || owner + 1 == engine.store.stripe().owners();
+        self.phase = match next {
+            Some(_) => Phase::Hot(HotPlace { owner, next }),
+            None if is_last => Phase::Enter,
+            None => Phase::Hot(HotPlace { owner: owner + 1, next: None }),
+        };
     }
 
     fn enter<D: Distance>(&mut self, engine: &Engine) {
@@ -242,9 +262,9 @@ impl Search {
         if let Some(filtered) = &self.filtered {
             filtered.lay_out(&mut self.reused.wanted, engine);
         }
-        let Reused { vector, code, scratch, trail, wanted, .. } = &mut *self.reused;
+        let Reused { view, vector, code, scratch, trail, wanted, .. } = &mut *self.reused;
         let filtered = self.filtered.as_deref().map(|filtered| (filtered, &*wanted));
-        let walk = Walk::of(engine, &self.query, self.snapshot, filtered);
+        let walk = Walk::of(engine, &self.query, view, filtered);
         scratch.work = Work::default();
         if let Some(codes) = engine.store.codes() {
             codes.encode_into(&self.query.vector, code);
@@ -257,9 +277,9 @@ impl Search {
     }
 
     fn walk<D: Distance>(&mut self, engine: &Engine) {
-        let Reused { vector, code, scratch, trail, wanted, .. } = &mut *self.reused;
+        let Reused { view, vector, code, scratch, trail, wanted, .. } = &mut *self.reused;
         let filtered = self.filtered.as_deref().map(|filtered| (filtered, &*wanted));
-        let walk = Walk::of(engine, &self.query, self.snapshot, filtered);
+        let walk = Walk::of(engine, &self.query, view, filtered);
         let is_done = if let Some(codes) = engine.store.codes() {
             walk.advance(Coded::<D>::new(code.get(), codes), scratch, trail)
         } else {
@@ -304,32 +324,43 @@ impl Search {
     /// document of the hot tier may have been linked, in whole or in part, since.
     fn is_news(&mut self, engine: &Engine, slot: Slot) -> bool {
         // Where nothing has changed and nothing linked is dead, no lifetime has to be fetched.
-        let is_as_before = engine.dead_linked == 0 && engine.applied == self.snapshot;
-        (is_as_before || engine.store.is_visible(slot, self.snapshot))
+        let view = &self.reused.view;
+        let is_as_before = engine.ward.dead() == 0 && engine.store.is_as_in(view);
+        (is_as_before || engine.store.sees(view, slot))
             && self.matches(engine, slot)
             && self.reused.scanned.insert(slot)
     }
 
     fn finish_walk(&mut self, engine: &Engine) {
         let candidates = self.filtered.as_ref().map(|filtered| filtered.count());
-        let there = candidates.unwrap_or_else(|| engine.store.live_count() as u64);
+        let there = candidates.unwrap_or_else(|| engine.live_in(self.scope) as u64);
         let wanted = there.min(self.query.k.min(self.query.ef) as u64);
         let is_short = self.seen < wanted && !self.hot_cut;
         let is_given_up = self.filtered.as_ref().is_some_and(|filtered| filtered.is_given_up());
         self.phase = if is_short || is_given_up { Phase::Scan(0) } else { Phase::Done };
     }
 
+    /// Scans on from slot `start`: by name, or, of one shard alone, by number.
     fn scan<D: Distance>(&mut self, engine: &Engine, start: u32) {
-        let end = start.saturating_add(STEP_DOCUMENTS).min(engine.store.slot_count());
-        for slot in (start..end).map(Slot) {
+        let store = &engine.store;
+        let ((numbers, next), stripe) = match self.scope {
+            Scope::Shard => ((start..store.slot_count(), store.slot_count()), store.stripe()),
+            Scope::Partition => (store.used_from(start), Stripe::WHOLE),
+        };
+        let end = numbers.end.min(start.saturating_add(STEP_DOCUMENTS));
+        for slot in (start..end).map(|number| stripe.slot(number)) {
             let is_new = !self.reused.scanned.contains(slot);
-            let is_visible = is_new && engine.store.is_visible(slot, self.snapshot);
+            let is_visible = is_new && store.sees(&self.reused.view, slot);
             if is_visible && self.matches(engine, slot) {
                 self.consider::<D>(engine, slot);
             }
         }
-        let is_done = end == engine.store.slot_count();
-        self.phase = if is_done { Phase::Done } else { Phase::Scan(end) };
+        let next = if end < numbers.end { end } else { next };
+        let last = match self.scope {
+            Scope::Shard => store.slot_count(),
+            Scope::Partition => store.extent(),
+        };
+        self.phase = if next >= last { Phase::Done } else { Phase::Scan(next) };
     }
 
     /// True if the metadata of a visible document passes the filter.
@@ -375,37 +406,64 @@ impl Engine {
     /// # Errors
     /// If the vector is not of the collection's dimension.
     pub fn begin_search(&mut self, query: Arc<Query>) -> Result<Search> {
-        let mut search = self.begin_scan(query)?;
+        self.begin_search_in(query, Scope::Shard)
+    }
+
+    /// Begins a search of the shard, or of all that own one graph with it, as they are now.
+    /// [`Engine::finish_search`] must follow.
+    ///
+    /// # Errors
+    /// If the vector is not of the collection's dimension.
+    ///
+    /// # Panics
+    /// If the query has a filter, and more than the shard is to be searched: what passes, each
+    /// shard knows of its own documents alone.
+    pub fn begin_search_in(&mut self, query: Arc<Query>, scope: Scope) -> Result<Search> {
+        let mut search = self.begin_scan_in(query, scope)?;
         if let Some(filter) = &search.query.filter {
+            assert_eq!(scope, Scope::Shard, "each shard knows what passes a filter");
             let is_exact = search.query.is_exact;
             search.filtered = Some(Box::new(Filtered::new(&self.index, filter, is_exact)));
             search.phase = Phase::Plan;
-        } else if !search.query.is_exact && !self.is_small(search.query.ef) {
-            search.phase = Phase::Hot(self.hot.first());
+        } else if !search.query.is_exact && !self.is_small(search.query.ef, scope) {
+            search.phase = self.hot_start(scope);
         }
         Ok(search)
     }
 
-    /// Begins a search that looks at every document, whatever is cheaper.
+    /// Where the scan of the hot tiers begins.
+    pub(super) fn hot_start(&self, scope: Scope) -> Phase {
+        let owner = match scope {
+            Scope::Shard => self.store.stripe().owner(),
+            Scope::Partition => 0,
+        };
+        Phase::Hot(HotPlace { owner, next: None })
+    }
+
+    /// Begins a search that looks at every document of the shard, whatever is cheaper.
     /// [`Engine::finish_search`] must follow.
     ///
     /// # Errors
     /// If the vector is not of the collection's dimension.
     pub fn begin_scan(&mut self, query: Arc<Query>) -> Result<Search> {
-        self.check_dimension("query_embedding", query.vector.len())?;
-        let snapshot = self.applied;
-        self.store.open_snapshot(snapshot);
-        Ok(self.scan_at(query, snapshot))
+        self.begin_scan_in(query, Scope::Shard)
     }
 
-    /// Begins a scan of the shard as it was at an open snapshot, which the scan closes.
-    fn scan_at(&mut self, query: Arc<Query>, snapshot: Lsn) -> Search {
+    fn begin_scan_in(&mut self, query: Arc<Query>, scope: Scope) -> Result<Search> {
+        self.check_dimension("query_embedding", query.vector.len())?;
         let mut reused = self.scratches.pop().unwrap_or_default();
-        reused.scanned.reset(self.store.slot_count());
+        self.store.open_view(&mut reused.view, scope == Scope::Shard);
+        Ok(self.scan_in(query, scope, reused))
+    }
+
+    /// Begins a scan of what the view in `reused` sees, which is open, and which the scan closes.
+    fn scan_in(&mut self, query: Arc<Query>, scope: Scope, mut reused: Box<Reused>) -> Search {
+        reused.scanned.reset(self.store.extent());
         reused.top.reset(query.k);
         self.store.vectors().pad_into(&query.vector, &mut reused.vector);
         Search {
-            snapshot,
+            scope,
+            snapshot: reused.view.own(),
             phase: Phase::Scan(0),
             filtered: None,
             seen: 0,
@@ -418,10 +476,22 @@ impl Engine {
         }
     }
 
+    /// Documents alive, about now.
+    pub(super) fn live_in(&self, scope: Scope) -> usize {
+        match scope {
+            Scope::Shard => self.store.live_count(),
+            Scope::Partition => self.store.live_of_all(),
+        }
+    }
+
     /// True if looking at every document costs less than a walk with this beam, which has to
     /// pass the more dead nodes for each live one the more of the slots are dead.
-    fn is_small(&self, ef: usize) -> bool {
-        let (live, slots) = (self.store.live_count(), self.store.slot_count() as usize);
+    fn is_small(&self, ef: usize, scope: Scope) -> bool {
+        let live = self.live_in(scope);
+        let slots = match scope {
+            Scope::Shard => self.store.slot_count() as usize,
+            Scope::Partition => self.store.slots_of_all(),
+        };
         let scan = live + slots / SKIPS_PER_DOCUMENT;
         scan <= SCAN_SLOTS_PER_EF * ef * (slots / live.max(1)).max(1)
     }
@@ -437,6 +507,10 @@ impl Engine {
             search.step(self);
         }
         let Search { query, snapshot, found, work, hot_scanned, hot_cut, mut reused, .. } = search;
+        let missing = match search.scope {
+            Scope::Shard => Vec::new(),
+            Scope::Partition => self.store.missing_in(&reused.view).collect(),
+        };
         let hit = |candidate: Candidate| Hit {
             id: candidate.id,
             score: self.params.metric.score(candidate.distance()),
@@ -447,17 +521,17 @@ impl Engine {
         let mut hits: Vec<Hit> = reused.top.take_sorted(hit);
         // Distances that differ may be equal as scores.
         hits.sort_by(|a, b| b.score.total_cmp(&a.score).then(a.id.cmp(&b.id)));
-        self.end_search(snapshot, reused);
-        SearchOutcome { hits, found, work, hot_scanned, hot_cut, complete }
+        self.end_search(reused);
+        SearchOutcome { hits, found, work, hot_scanned, hot_cut, complete, missing }
     }
 
     /// Ends a search whose answer nobody wants.
     pub fn abandon_search(&mut self, search: Search) {
-        self.end_search(search.snapshot, search.reused);
+        self.end_search(search.reused);
     }
 
-    fn end_search(&mut self, snapshot: Lsn, reused: Box<Reused>) {
-        self.store.close_snapshot(snapshot);
+    fn end_search(&mut self, reused: Box<Reused>) {
+        self.store.close_view(&reused.view);
         if self.scratches.len() < SCRATCHES_MAX {
             self.scratches.push(reused);
         }
@@ -479,8 +553,8 @@ impl Engine {
     /// kept, and no lifetime has to be fetched from memory: what was born or died since the
     /// search began is sorted out at its end.
     #[inline]
-    fn accepts(&self, slot: Slot, snapshot: Lsn) -> bool {
-        self.dead_linked == 0 || self.store.is_visible(slot, snapshot)
+    fn accepts(&self, slot: Slot, view: &View) -> bool {
+        view.is_whole() && self.ward.dead() == 0 || self.store.sees(view, slot)
     }
 
     fn embedding(&self, slot: Slot) -> Box<[f32]> {

@@ -2,12 +2,14 @@
 
 use std::collections::BTreeMap;
 
+use super::partition::Home;
 use super::{Engine, Params};
 use crate::graph::frozen::Frame;
 use crate::snapshot::{
     Extent, INDEX_IN_BLOCK, PAYLOADS_IN_BLOCK, Part, SLOTS_IN_BLOCK, Shape, vectors_in_block,
 };
 use crate::store::Index;
+use crate::store::stripe::Stripe;
 use crate::types::{Lsn, Slot};
 
 /// A shard on its way back.
@@ -42,8 +44,12 @@ impl Restore {
                 params.dimension
             ));
         }
-        // A graph that is mostly dead is sooner linked anew than healed.
-        let has_graph = shape.m as usize == params.graph.m && shape.dead_linked <= shape.live;
+        let stripe = params.home.as_ref().map_or(Stripe::WHOLE, Home::stripe);
+        // A graph that is mostly dead is sooner linked anew than healed. Links to slots of other
+        // owners mean nothing to one that does not share its graph with them.
+        let has_graph = shape.m as usize == params.graph.m
+            && shape.dead_linked <= shape.live
+            && shape.stripe == stripe;
         let Shape { slots, linked, upper_lists, entry, .. } = shape;
         let entries = extents.iter().filter(|extent| extent.part == Part::Index);
         let entries: u64 = entries.map(|extent| u64::from(extent.bytes) / 4).sum();
@@ -73,6 +79,7 @@ impl Restore {
         let Self { engine, frame, index, has_graph, shape, .. } = self;
         let links_in_block = engine.links_in_block();
         let Engine { store, graph, .. } = engine;
+        let stripe = store.stripe();
         let in_block = match part {
             Part::Vectors => vectors_in_block(store.vectors().row_bytes()),
             Part::Payloads => PAYLOADS_IN_BLOCK,
@@ -92,16 +99,16 @@ impl Restore {
             }
             Part::Levels if *has_graph => (start..)
                 .zip(bytes)
-                .try_for_each(|(slot, &level)| graph.restore_level(Slot(slot), level)),
+                .try_for_each(|(number, &level)| graph.restore_level(stripe.slot(number), level)),
             Part::UpperStarts if *has_graph => {
-                for (slot, start) in (start..).zip(words(bytes)) {
-                    graph.restore_upper_start(Slot(slot), start);
+                for (number, start) in (start..).zip(words(bytes)) {
+                    graph.restore_upper_start(stripe, stripe.slot(number), start);
                 }
                 Ok(())
             }
-            Part::Links if *has_graph => graph.restore_links(frame, start, &words(bytes)),
+            Part::Links if *has_graph => graph.restore_links(stripe, frame, start, &words(bytes)),
             Part::UpperLinks if *has_graph => {
-                graph.restore_upper_links(frame, start, &words(bytes))
+                graph.restore_upper_links(stripe, frame, start, &words(bytes))
             }
             Part::Index => {
                 let words = words(bytes);
@@ -125,28 +132,33 @@ impl Restore {
             return Err(format!("vectors for {found} slots; the header says {}", shape.slots));
         }
         if has_graph {
-            engine.graph.finish_restore(&frame)?;
-            engine.dead_linked = shape.dead_linked as usize;
+            engine.graph.finish_restore(engine.store.stripe(), &frame)?;
         } else {
             tracing::warn!(
                 m_found = shape.m,
                 m_asked = engine.params.graph.m,
                 dead = shape.dead_linked,
-                "the graph was made with another hnsw.m, or is mostly dead: all documents are \
-                 linked anew"
+                owners_found = shape.stripe.owners(),
+                owners_asked = engine.store.stripe().owners(),
+                "the graph was made with another hnsw.m, or by another number of shards together, \
+                 or is mostly dead: all documents are linked anew"
             );
-            (0..shape.slots).for_each(|slot| engine.graph.reserve(Slot(slot)));
         }
+        // Of those that are not linked too: others look for the node of every slot.
+        engine.store.slots().for_each(|slot| engine.graph.reserve(slot));
         let index = Index::restore(index, shape.live as usize, shape.slots)?;
-        let Engine { store, graph, hot, healing, .. } = &mut engine;
+        let Engine { store, graph, hot, ward, .. } = &mut engine;
         let is_linked = |slot| graph.level(slot).is_some();
         let unlinked = store.finish_restore(index, shape.live as usize, is_linked)?;
         for slot in unlinked {
-            hot.push(slot, store.born(slot));
+            hot.push(store, slot);
         }
         let is_dead = |&slot: &Slot| graph.level(slot).is_some() && !store.is_live(slot);
-        (0..shape.slots).map(Slot).filter(is_dead).for_each(|slot| healing.bury(slot));
-        engine.applied = applied;
+        store.slots().filter(is_dead).for_each(|slot| ward.bury(slot));
+        engine.set_applied(applied);
+        if has_graph {
+            engine.add_dead(shape.dead_linked as usize);
+        }
         engine.set_live_after_staged(engine.store.live_count());
         Ok(engine)
     }

@@ -1,8 +1,6 @@
 //! What a repair does with a shard that recovery must not: leaving out records that are lost,
 //! putting documents in that were found elsewhere, giving all of them away.
 
-use std::collections::BTreeSet;
-
 use super::Engine;
 use crate::store::payload::Payload;
 use crate::types::{DocId, Lsn, Slot};
@@ -40,14 +38,14 @@ impl Engine {
         assert!(next >= self.applied.next());
         if next > self.applied.next() {
             self.batch.clear();
-            self.applied = Lsn(next.0 - 1);
+            self.set_applied(Lsn(next.0 - 1));
         }
     }
 
     /// All documents, by slot.
     pub fn versions(&self) -> impl Iterator<Item = Version<'_>> {
         let store = &self.store;
-        (0..store.slot_count()).map(Slot).filter(|&slot| store.is_live(slot)).map(|slot| Version {
+        store.slots().filter(|&slot| store.is_live(slot)).map(|slot| Version {
             id: store.doc_id(slot),
             born: store.born(slot),
             vector: store.vectors().values(slot),
@@ -65,11 +63,9 @@ impl Engine {
 
     /// Documents that no search can find: neither linked nor scanned.
     pub fn unfound(&self) -> impl Iterator<Item = DocId> {
-        let scanned: BTreeSet<(Slot, Lsn)> = self.hot.entries().collect();
-        let is_found = move |&slot: &Slot| {
-            self.graph.level(slot).is_some() || scanned.contains(&(slot, self.store.born(slot)))
-        };
-        let live = (0..self.store.slot_count()).map(Slot).filter(|&slot| self.store.is_live(slot));
+        let is_found =
+            |&slot: &Slot| self.graph.level(slot).is_some() || self.store.chains().holds(slot);
+        let live = self.store.slots().filter(|&slot| self.store.is_live(slot));
         live.filter(move |slot| !is_found(slot)).map(|slot| self.store.doc_id(slot))
     }
 
@@ -81,10 +77,10 @@ impl Engine {
     pub fn adopt(&mut self, version: Version<'_>) {
         let Version { id, born, vector, payload } = version;
         assert!(born <= self.applied && self.store.room() > 0);
+        self.graph.reserve(self.store.next_slot());
         let (slot, former) = self.store.put(born, id, vector, payload.clone());
         self.index.insert(slot, payload);
-        self.graph.reserve(slot);
-        self.hot.push(slot, born);
+        self.hot.push(&self.store, slot);
         self.count_dead(former);
         self.drop_dead();
     }

@@ -233,10 +233,11 @@ impl Engine {
         }
         match record {
             Record::Put { id, vector, payload } => {
+                // Others look for the node of every slot that there is.
+                self.graph.reserve(self.store.next_slot());
                 let (slot, former) = self.store.put(lsn, id, &vector, payload);
                 self.index.insert(slot, self.store.payload(slot));
-                self.graph.reserve(slot);
-                self.hot.push(slot, lsn);
+                self.hot.push(&self.store, slot);
                 self.count_dead(former);
                 self.staged_puts = self.staged_puts.saturating_sub(1);
                 self.unplan(id);
@@ -281,15 +282,26 @@ impl Engine {
         false
     }
 
-    fn finish_apply(&mut self, lsn: Lsn) {
+    /// Everything up to `lsn` is applied.
+    pub(super) fn set_applied(&mut self, lsn: Lsn) {
         self.applied = lsn;
+        self.store.set_applied(lsn);
+    }
+
+    fn finish_apply(&mut self, lsn: Lsn) {
+        self.set_applied(lsn);
         if self.staged.is_empty() {
             self.set_live_after_staged(self.store.live_count());
         }
     }
 
     pub(super) fn count_dead(&mut self, former: Option<crate::types::Slot>) {
-        let linked = former.is_some_and(|slot| self.graph.level(slot).is_some());
-        self.dead_linked += usize::from(linked);
+        let Some(slot) = former else { return };
+        if self.graph.level(slot).is_some() {
+            self.add_dead(1);
+        }
+        if self.store.chains().holds(slot) {
+            self.hot.note_dead();
+        }
     }
 }

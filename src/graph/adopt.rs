@@ -2,6 +2,7 @@
 //! and links of its own if it has few.
 
 use super::Graph;
+use super::hold::Held;
 use super::insert::Rows;
 use super::search::{Beam, Scratch};
 use super::space::{Coded, Exact, Space};
@@ -48,10 +49,8 @@ impl Adoption {
             let space = Exact::<D>::new(rows.vectors.row(own), rows.vectors);
             self.walk(graph, space, scratch, may_adopt)
         };
-        if is_found {
-            self.adopt::<D>(graph, rows, scratch);
-        }
-        is_found
+        // Somebody may be changing its lists: then a later step does it.
+        is_found && self.adopt::<D>(graph, rows, scratch)
     }
 
     fn walk<S: Space>(
@@ -72,10 +71,14 @@ impl Adoption {
         beam.advance(scratch, STEP_HOPS, may_adopt)
     }
 
-    fn adopt<D: Distance>(&self, graph: &Graph, rows: Rows<'_>, scratch: &mut Scratch) {
+    /// Links the node with those found. False if somebody else is changing its lists.
+    fn adopt<D: Distance>(&self, graph: &Graph, rows: Rows<'_>, scratch: &mut Scratch) -> bool {
         if graph.entry().is_none() {
-            return;
+            return true;
         }
+        let Some(held) = graph.hold(self.slot) else {
+            return false;
+        };
         let near: Vec<Slot> = scratch.nearest().take(TRIED_MAX).map(|key| key.slot()).collect();
         let mut own = graph.neighbours(self.slot, 0);
         let few = graph.params().m / 2;
@@ -83,34 +86,39 @@ impl Adoption {
             let others = near.iter().filter(|slot| !own.contains(slot));
             let more: Vec<Slot> = others.copied().take(few - own.len()).collect();
             own.extend(more);
-            graph.set_neighbours(self.slot, 0, &own);
+            graph.set_neighbours(&held, 0, &own);
         }
         let mut adopters = 0;
         for &source in &near {
             if adopters == ADOPTERS {
-                return;
+                break;
             }
-            adopters += usize::from(self.adopt_by::<D>(graph, rows, scratch, source));
+            adopters += usize::from(self.adopt_by::<D>(graph, rows, scratch, &held, source));
         }
+        true
     }
 
     /// Makes `source` link to the node. If its list is full, the farthest in it gives up its place
     /// and is linked to from the node: `source` still leads to it. False if there is no room for
-    /// that either.
+    /// that either, or somebody else is changing it.
     fn adopt_by<D: Distance>(
         &self,
         graph: &Graph,
         rows: Rows<'_>,
         scratch: &mut Scratch,
+        own: &Held<'_>,
         source: Slot,
     ) -> bool {
+        let Some(held) = graph.hold(source) else {
+            return false;
+        };
         let mut list = graph.neighbours(source, 0);
         if list.contains(&self.slot) {
             return true;
         }
         if list.len() < graph.links_max(0) {
             list.push(self.slot);
-            graph.set_neighbours(source, 0, &list);
+            graph.set_neighbours(&held, 0, &list);
             return true;
         }
         let origin = rows.vectors.row(source);
@@ -121,13 +129,12 @@ impl Adoption {
         let Some((_, index)) = farthest else {
             return false;
         };
-        let own = graph.neighbours(self.slot, 0);
-        let is_linked = list[index] == self.slot || own.contains(&list[index]);
-        if !is_linked && !graph.push_neighbour(self.slot, 0, list[index]) {
+        let is_linked = list[index] == self.slot || graph.leads(self.slot, 0, list[index]);
+        if !is_linked && !graph.push_neighbour(own, 0, list[index]) {
             return false;
         }
         list[index] = self.slot;
-        graph.set_neighbours(source, 0, &list);
+        graph.set_neighbours(&held, 0, &list);
         true
     }
 }

@@ -16,20 +16,21 @@ pub struct Report {
 /// Checks every list of every linked slot below `slot_count`.
 ///
 /// # Errors
-/// The first violation: a link to a slot that is not linked or does not reach that level, to
-/// the node itself, or twice; an entry that is not on the top level; a wrong count.
+/// The first violation: a link to a slot that is not linked, has left, or does not reach that level,
+/// to the node itself, or twice; an entry that is not on the top level; a wrong count.
 pub fn check(graph: &Graph, slot_count: u32) -> Result<Report, String> {
     let linked: Vec<Slot> =
         (0..slot_count).map(Slot).filter(|&s| graph.level(s).is_some()).collect();
     if linked.len() as u32 != graph.linked_count() {
         return Err(format!("{} linked, {} counted", linked.len(), graph.linked_count()));
     }
-    for &slot in &linked {
+    for &slot in linked.iter().filter(|&&slot| !graph.has_left(slot)) {
         for level in 0..=graph.level(slot).unwrap_or(0) {
             check_list(graph, slot_count, slot, level)?;
         }
     }
-    let top = linked.iter().filter_map(|&slot| graph.level(slot)).max();
+    let staying = linked.iter().filter(|&&slot| !graph.has_left(slot));
+    let top = staying.filter_map(|&slot| graph.level(slot)).max();
     match (graph.entry(), top) {
         (None, None) => {}
         (Some((entry, level)), Some(top)) if level == top && graph.level(entry) == Some(top) => {}
@@ -54,7 +55,10 @@ fn check_list(graph: &Graph, slot_count: u32, slot: Slot, level: u8) -> Result<(
         if neighbours[..index].contains(&neighbour) {
             return Err(format!("{at} links to {} twice", neighbour.0));
         }
-        if neighbour.0 >= slot_count || graph.level(neighbour).is_none_or(|l| l < level) {
+        let is_there = neighbour.0 < slot_count
+            && graph.level(neighbour).is_some_and(|top| top >= level)
+            && !graph.has_left(neighbour);
+        if !is_there {
             return Err(format!("{at} links to {}, which is not there", neighbour.0));
         }
     }
@@ -74,5 +78,6 @@ fn unreachable(graph: &Graph, linked: &[Slot], slot_count: u32) -> Vec<Slot> {
             }
         });
     }
-    linked.iter().copied().filter(|slot| !reached[slot.index()]).collect()
+    let is_lost = |&slot: &Slot| !reached[slot.index()] && !graph.has_left(slot);
+    linked.iter().copied().filter(is_lost).collect()
 }

@@ -59,7 +59,7 @@ impl<S: Space> FilteredWalk<'_, S> {
         seeds: impl Iterator<Item = Slot>,
         is_wanted: impl Fn(Slot) -> bool,
     ) {
-        trail.visited.reset(self.space.slot_count());
+        trail.visited.reset(self.space.extent());
         trail.frontier.clear();
         trail.nearest.clear();
         trail.work = Work::default();

@@ -1,18 +1,25 @@
-//! The graph as it was at one moment, while it goes on changing: copy before write.
+//! The nodes of one owner as they were at one moment, while the graph goes on changing: copy before
+//! write.
 //!
 //! [`Graph::freeze`] takes no time. From then on, whoever writes to a block of lists for the
 //! first time keeps a copy of it, until whoever reads the frozen graph has passed that block. A
 //! reader goes through the blocks in order, and ends with [`Graph::thaw`].
+//!
+//! Of several owners, one may be writing to a list when another's part is frozen, or to one list
+//! while the block around it is copied. Such a list is a mixture of what it was and what it became:
+//! all its links have been there. Whoever restores it drops what is there twice.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
+use std::sync::{PoisonError, TryLockError};
 
 use super::Graph;
+use super::hold::LEVEL;
 use super::layer::Lists;
+use crate::store::stripe::Stripe;
 use crate::types::Slot;
 
-/// Sizes and entry of a graph at the moment it was frozen.
+/// Sizes and entry of a graph at the moment it was frozen: of the slots of one owner, by number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Frame {
     /// Slots that had been announced.
@@ -27,6 +34,7 @@ pub struct Frame {
 
 /// What has to be kept of the moment.
 pub(super) struct Frozen {
+    stripe: Stripe,
     frame: Frame,
     base: Kept,
     upper: Kept,
@@ -54,57 +62,54 @@ impl Kept {
         start..self.rows.min(start + self.block_rows)
     }
 
-    /// Row `row` is about to be written.
-    fn before_write(&mut self, row: usize, lists: &Lists) {
-        let block = row / self.block_rows;
-        if row < self.rows && block >= self.blocks_read && !self.copies.contains_key(&block) {
-            self.copies.insert(block, lists.values(self.range(block)));
+    /// The row of `stripe` with this number is about to be written.
+    fn before_write(&mut self, stripe: Stripe, number: usize, lists: &Lists) {
+        let block = number / self.block_rows;
+        if number < self.rows && block >= self.blocks_read && !self.copies.contains_key(&block) {
+            self.copies.insert(block, lists.values(stripe, self.range(block)));
         }
     }
 
-    fn read(&mut self, block: usize, lists: &Lists) -> Vec<u32> {
+    fn read(&mut self, stripe: Stripe, block: usize, lists: &Lists) -> Vec<u32> {
         assert_eq!(block, self.blocks_read, "blocks are read in order");
         self.blocks_read += 1;
-        self.copies.remove(&block).unwrap_or_else(|| lists.values(self.range(block)))
+        self.copies.remove(&block).unwrap_or_else(|| lists.values(stripe, self.range(block)))
     }
 }
 
 impl Graph {
-    /// Keeps the graph as it is now, to be read in blocks of so many rows, until
-    /// [`Graph::thaw`]. No node is being linked at this moment.
+    /// Keeps the nodes of `stripe` as they are now, to be read in blocks of so many rows, until
+    /// [`Graph::thaw`]. None of its nodes is being linked at this moment.
     ///
     /// # Panics
-    /// If it is frozen already.
+    /// If they are kept already.
     #[must_use]
-    pub fn freeze(&self, slots: u32, block_rows: u32) -> Frame {
+    pub fn freeze(&self, stripe: Stripe, slots: u32, block_rows: u32) -> Frame {
         let frame = Frame {
             slots,
-            linked: self.linked_count(),
-            upper_lists: self.layers.upper_count(),
+            linked: self.linked_of(stripe.owner()),
+            upper_lists: self.layers.upper_count(stripe),
             entry: self.entry.load(Ordering::Acquire),
         };
         let frozen = Frozen {
+            stripe,
             frame,
             base: Kept::new(slots, block_rows),
             upper: Kept::new(frame.upper_lists, block_rows),
             linked_since: BTreeSet::new(),
         };
-        let before = self.frozen().replace(frozen);
+        let owner = &self.owners[stripe.owner() as usize];
+        let before = owner.frozen().replace(frozen);
         assert!(before.is_none(), "a graph is frozen once at a time");
-        self.is_frozen.store(true, Ordering::Release);
+        owner.is_frozen.store(true, Ordering::SeqCst);
         frame
     }
 
-    /// True between [`Graph::freeze`] and [`Graph::thaw`].
-    #[must_use]
-    pub fn is_frozen(&self) -> bool {
-        self.is_frozen.load(Ordering::Relaxed)
-    }
-
     /// Forgets the frozen state.
-    pub fn thaw(&self) {
-        self.is_frozen.store(false, Ordering::Release);
-        self.frozen().take();
+    pub fn thaw(&self, stripe: Stripe) {
+        let owner = &self.owners[stripe.owner() as usize];
+        owner.is_frozen.store(false, Ordering::Release);
+        owner.frozen().take();
     }
 
     /// The lists on level 0 of a block of slots, frozen; [`Graph::list_values`] values each.
@@ -112,8 +117,10 @@ impl Graph {
     /// # Panics
     /// If the graph is not frozen, or the blocks are not asked for in order.
     #[must_use]
-    pub fn frozen_links(&self, block: u32) -> Vec<u32> {
-        self.with_frozen(|frozen| frozen.base.read(block as usize, &self.layers.base))
+    pub fn frozen_links(&self, stripe: Stripe, block: u32) -> Vec<u32> {
+        self.with_frozen(stripe, |frozen| {
+            frozen.base.read(stripe, block as usize, &self.layers.base)
+        })
     }
 
     /// A block of the lists above level 0, frozen; [`Graph::upper_list_values`] values each.
@@ -121,54 +128,93 @@ impl Graph {
     /// # Panics
     /// As [`Graph::frozen_links`].
     #[must_use]
-    pub fn frozen_upper_links(&self, block: u32) -> Vec<u32> {
-        self.with_frozen(|frozen| frozen.upper.read(block as usize, &self.layers.upper))
+    pub fn frozen_upper_links(&self, stripe: Stripe, block: u32) -> Vec<u32> {
+        self.with_frozen(stripe, |frozen| {
+            frozen.upper.read(stripe, block as usize, &self.layers.upper)
+        })
     }
 
-    /// For each of these slots, 0 if it was not linked, else its level + 1 and the number of its
-    /// first list above level 0, + 1.
+    /// For each of these slots, by number, 0 if it was not linked, else its level + 1 and the number
+    /// of its first list above level 0, + 1.
     ///
     /// # Panics
     /// If the graph is not frozen.
-    pub fn frozen_nodes(&self, slots: std::ops::Range<u32>, mut take: impl FnMut(u8, u32)) {
-        self.with_frozen(|frozen| {
-            for slot in slots.map(Slot) {
+    pub fn frozen_nodes(
+        &self,
+        stripe: Stripe,
+        numbers: std::ops::Range<u32>,
+        mut take: impl FnMut(u8, u32),
+    ) {
+        self.with_frozen(stripe, |frozen| {
+            for slot in numbers.map(|number| stripe.slot(number)) {
                 let was_linked = !frozen.linked_since.contains(&slot);
-                match self.levels.get(slot.index()).load(Ordering::Acquire) {
-                    level if level > 0 && was_linked => take(level, self.layers.upper_start(slot)),
+                match self.levels.get(slot.index()).load(Ordering::Acquire) & LEVEL {
+                    level if level > 0 && was_linked => {
+                        let row = self.layers.upper_start(slot).checked_sub(1).map(Slot);
+                        take(level, row.map_or(0, |row| stripe.number(row) + 1));
+                    }
                     _ => take(0, 0),
                 }
             }
         });
     }
 
-    /// A list of `slot` on `level` is about to change.
-    pub(super) fn before_write(&self, slot: Slot, level: u8) {
-        if !self.is_frozen.load(Ordering::Relaxed) {
-            return;
+    /// The lists of a node are about to change: keeps what they were when its owner's nodes were
+    /// frozen, if they are. False if somebody else is at that.
+    pub(super) fn keep_frozen(&self, slot: Slot) -> bool {
+        let owner = self.owner_of(slot);
+        if !owner.is_frozen.load(Ordering::SeqCst) {
+            return true;
         }
-        let row = self.layers.row(slot, level);
-        if let Some(frozen) = &mut *self.frozen() {
-            match level {
-                0 => frozen.base.before_write(row, &self.layers.base),
-                _ => frozen.upper.before_write(row, &self.layers.upper),
-            }
+        let mut frozen = match owner.frozen.try_lock() {
+            Ok(frozen) => frozen,
+            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
+            Err(TryLockError::WouldBlock) => return false,
+        };
+        // What was not linked then is not in what is kept.
+        if let (Some(frozen), Some(level)) = (&mut *frozen, self.level(slot)) {
+            (0..=level).for_each(|level| self.keep_list(frozen, slot, level));
+        }
+        true
+    }
+
+    /// The same for a list of a node that is not linked yet: only one owner has to keep it, whose
+    /// frozen lists are to lead nowhere but to nodes of then.
+    pub(super) fn keep_frozen_list(&self, slot: Slot, level: u8) {
+        let owner = self.owner_of(slot);
+        if self.owners.len() == 1
+            && owner.is_frozen.load(Ordering::Relaxed)
+            && let Some(frozen) = &mut *owner.frozen()
+        {
+            self.keep_list(frozen, slot, level);
+        }
+    }
+
+    fn keep_list(&self, frozen: &mut Frozen, slot: Slot, level: u8) {
+        let stripe = frozen.stripe;
+        let number = stripe.number(Slot(self.layers.row(slot, level) as u32)) as usize;
+        match level {
+            0 => frozen.base.before_write(stripe, number, &self.layers.base),
+            _ => frozen.upper.before_write(stripe, number, &self.layers.upper),
         }
     }
 
     /// `slot` is being linked.
     pub(super) fn note_linked(&self, slot: Slot) {
-        if let Some(frozen) = &mut *self.frozen()
-            && slot.0 < frozen.frame.slots
+        if let Some(frozen) = &mut *self.owner_of(slot).frozen()
+            && frozen.stripe.number(slot) < frozen.frame.slots
         {
             frozen.linked_since.insert(slot);
         }
     }
 
-    fn with_frozen<T>(&self, read: impl FnOnce(&mut Frozen) -> T) -> T {
-        read(self.frozen().as_mut().expect("the graph is frozen"))
+    fn with_frozen<T>(&self, stripe: Stripe, read: impl FnOnce(&mut Frozen) -> T) -> T {
+        let owner = &self.owners[stripe.owner() as usize];
+        read(owner.frozen().as_mut().expect("the graph is frozen"))
     }
+}
 
+impl super::Owner {
     fn frozen(&self) -> std::sync::MutexGuard<'_, Option<Frozen>> {
         self.frozen.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -1,9 +1,13 @@
 //! Linking a node: search its neighbours on each level, choose among them, link both ways.
 //!
 //! A [`Linker`] does this in steps of bounded work, so that a core can answer searches between
-//! them. At most one linker a graph runs at a time. The node's own lists are complete on every
+//! them. Each owner of a graph runs one at a time. The node's own lists are complete on every
 //! level before the first link leads to it, and links are made from the bottom up: a walk that
 //! meets the node half-linked can always go on from it.
+//!
+//! While it runs, its owner keeps a view open ([`crate::store::view`]): a node that was dead before
+//! it began is linked to only where nothing else is left ([`DeadLinks`](super::unlink::DeadLinks)),
+//! and one that dies after that stays in the graph until it has ended.
 
 use super::Graph;
 use super::search::{Beam, Key, Scratch, Work};
@@ -48,6 +52,8 @@ pub struct Linker {
     phase: Phase,
     /// The neighbours chosen on each level searched so far, highest level first.
     chosen: Vec<Vec<Slot>>,
+    /// It may link to dead nodes, and has said so.
+    accepts_dead: bool,
 }
 
 impl Linker {
@@ -56,7 +62,7 @@ impl Linker {
     pub fn new(graph: &Graph, slot: Slot, id: DocId) -> Self {
         assert!(graph.level(slot).is_none(), "slot {} is linked", slot.0);
         let level = graph.allocate(slot, graph.level_of(id));
-        Self { slot, level, phase: Phase::Descend, chosen: Vec::new() }
+        Self { slot, level, phase: Phase::Descend, chosen: Vec::new(), accepts_dead: false }
     }
 
     /// The slot being linked.
@@ -79,6 +85,13 @@ impl Linker {
                 self.link_back::<D>(graph, rows.vectors, scratch, level, done)
             }
             Phase::Done => Phase::Done,
+            Phase::Descend if graph.entry().is_none() => {
+                if graph.publish_first(self.slot, self.level) {
+                    Phase::Done
+                } else {
+                    Phase::Descend
+                }
+            }
             walking => {
                 let walked = if let Some(codes) = rows.codes {
                     let space = Coded::<D>::new(codes.get(self.slot), codes);
@@ -97,12 +110,15 @@ impl Linker {
         if done && graph.level(self.slot).is_none() {
             graph.publish(self.slot, self.level);
         }
+        if done && std::mem::take(&mut self.accepts_dead) {
+            graph.dead_links.end(self.slot);
+        }
         done
     }
 
     /// Goes on with the phases that walk.
     fn walk<S: Space>(
-        &self,
+        &mut self,
         graph: &Graph,
         space: S,
         phase: Phase,
@@ -113,7 +129,7 @@ impl Linker {
         let beam = |level| Beam { graph, space, level, width };
         match phase {
             Phase::Descend => match graph.entry() {
-                None => Phase::Done,
+                None => Phase::Descend,
                 Some((entry, top)) => {
                     let level = self.level.min(top);
                     let entry = beam(level).descend(entry, top, scratch);
@@ -128,13 +144,28 @@ impl Linker {
                 if !beam(level).advance(scratch, STEP_HOPS, accept) {
                     Phase::Search { level, entry, begun: true, accept_dead }
                 } else if scratch.nearest().len() == 0 && !accept_dead {
-                    Phase::Search { level, entry, begun: false, accept_dead: true }
+                    self.search_dead(graph, level, entry)
                 } else {
                     Phase::Choose { level }
                 }
             }
             other => other,
         }
+    }
+
+    /// Goes on where no live node was found on `level` from `entry`: dead ones will do, but none
+    /// that is leaving the graph, so the whole search begins anew once it is said that they will.
+    fn search_dead(&mut self, graph: &Graph, level: u8, entry: Slot) -> Phase {
+        if self.accepts_dead {
+            return Phase::Search { level, entry, begun: false, accept_dead: true };
+        }
+        if !graph.dead_links.begin() {
+            return Phase::Search { level, entry, begun: false, accept_dead: false };
+        }
+        self.accepts_dead = true;
+        self.chosen.clear();
+        (0..=self.level).for_each(|level| graph.first_write(self.slot, level, &[]));
+        Phase::Descend
     }
 
     /// Links back from one of the neighbours chosen on `level`.
@@ -149,7 +180,10 @@ impl Linker {
         // The levels were searched from the top down: the last one is level 0.
         let chosen = &self.chosen[self.chosen.len() - 1 - usize::from(level)];
         let source = chosen[done];
-        link_back::<D>(graph, vectors, source, level, self.slot, &mut scratch.work);
+        let is_linked = link_back::<D>(graph, vectors, source, level, self.slot, &mut scratch.work);
+        if !is_linked {
+            return Phase::LinkBack { level, done };
+        }
         if done + 1 < chosen.len() {
             Phase::LinkBack { level, done: done + 1 }
         } else if usize::from(level) + 1 < self.chosen.len() {
@@ -176,7 +210,7 @@ impl Linker {
         let nearest = candidates.first().expect("the entry at least was found").slot();
         let m = graph.params().m;
         let chosen = select::<D>(vectors, origin, &candidates, m, &mut scratch.work);
-        graph.set_neighbours(self.slot, level, &chosen);
+        graph.first_write(self.slot, level, &chosen);
         self.chosen.push(chosen);
         match level.checked_sub(1) {
             Some(below) => {
@@ -188,7 +222,7 @@ impl Linker {
 }
 
 /// Adds `target` to the list of `source`, dropping what the heuristic finds dispensable if the
-/// list is full.
+/// list is full. False if somebody else is changing one of the two: to be tried again.
 fn link_back<D: Distance>(
     graph: &Graph,
     vectors: &Vectors,
@@ -196,9 +230,16 @@ fn link_back<D: Distance>(
     level: u8,
     target: Slot,
     work: &mut Work,
-) {
-    if graph.push_neighbour(source, level, target) {
-        return;
+) -> bool {
+    let Some(held) = graph.hold(source) else {
+        return false;
+    };
+    // Whoever gives links to nodes that few lead to may have been quicker.
+    if graph.leads(source, level, target) {
+        return true;
+    }
+    if graph.push_neighbour(&held, level, target) {
+        return true;
     }
     let origin = vectors.row(source);
     let mut candidates: Vec<Key> = graph
@@ -210,18 +251,22 @@ fn link_back<D: Distance>(
     work.count_full(candidates.len() as u64);
     candidates.sort_unstable();
     let kept = select::<D>(vectors, origin, &candidates, graph.links_max(level), work);
-    graph.set_neighbours(source, level, &kept);
     // A copy that made room for a later copy is linked to from there: `source` still leads to it.
     let to_itself = D::between(origin, origin);
     let is_copy = |key: &&Key| key.distance() <= to_itself;
     if kept.contains(&target) && candidates.iter().any(|k| k.slot() == target && is_copy(&k)) {
+        let Some(held) = graph.hold(target) else {
+            return false;
+        };
         let dropped = candidates.iter().filter(is_copy).map(|key| key.slot());
         for copy in dropped.filter(|slot| !kept.contains(slot)) {
-            if !graph.neighbours(target, level).contains(&copy) {
-                graph.push_neighbour(target, level, copy);
+            if !graph.leads(target, level, copy) {
+                graph.push_neighbour(&held, level, copy);
             }
         }
     }
+    graph.set_neighbours(&held, level, &kept);
+    true
 }
 
 /// The neighbour selection heuristic (Algorithm 4 of the paper): nearest first, a candidate is

@@ -11,14 +11,12 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use bytemuck::Zeroable;
 
 use super::LEVEL_MAX;
-use crate::store::arena::{Arena, SLOTS_MAX};
+use crate::store::arena::Arena;
+use crate::store::stripe::{BLOCK_SLOTS, Stripe};
 use crate::types::Slot;
 
 /// Links in a cache line.
 pub(super) const LINE_LINKS: usize = 16;
-
-/// Lists above level 0: expected one for every M − 1 slots, and M is at least 5.
-const UPPER_LISTS_MAX: usize = SLOTS_MAX / 2;
 
 /// Lists that follow one another are kept as free up to so many.
 const RUN_MAX: usize = LEVEL_MAX as usize;
@@ -28,7 +26,7 @@ const RUN_MAX: usize = LEVEL_MAX as usize;
 #[repr(C, align(64))]
 pub(super) struct Line(pub(super) [AtomicU32; LINE_LINKS]);
 
-/// Lists of equal length, by row.
+/// Lists of equal length, by row. Rows are divided among the owners as slots are.
 pub(super) struct Lists(Arena<Line>);
 
 impl Lists {
@@ -36,46 +34,53 @@ impl Lists {
         Self(Arena::new(links_max.div_ceil(LINE_LINKS), rows_max))
     }
 
-    /// The links of these rows, one after the other, ends included.
-    pub(super) fn values(&self, rows: Range<usize>) -> Vec<u32> {
+    /// The links of these rows of an owner, by number, one after the other, ends included.
+    pub(super) fn values(&self, stripe: Stripe, numbers: Range<usize>) -> Vec<u32> {
+        let rows = numbers.map(|number| stripe.slot(number as u32).index());
         let links = rows.flat_map(|row| self.0.row(row)).flat_map(|line| &line.0);
         links.map(|link| link.load(Ordering::Acquire)).collect()
     }
 
-    /// Puts back what [`Lists::values`] gave, from row `start` on.
-    pub(super) fn restore(&mut self, start: usize, row_values: usize, values: &[u32]) {
-        for (row, values) in (start..).zip(values.chunks(row_values)) {
+    /// Puts back what [`Lists::values`] gave, from row number `start` on.
+    pub(super) fn restore(&self, stripe: Stripe, start: u32, row_values: usize, values: &[u32]) {
+        for (number, values) in (start..).zip(values.chunks(row_values)) {
+            let row = stripe.slot(number).index();
             self.0.reserve(row);
-            let lines = self.0.row_mut(row).iter_mut().zip(values.chunks(LINE_LINKS));
-            for (line, values) in lines {
-                for (link, value) in line.0.iter_mut().zip(values) {
-                    *link.get_mut() = *value;
-                }
+            let links = self.0.row(row).iter().flat_map(|line| &line.0);
+            for (link, value) in links.zip(values) {
+                link.store(*value, Ordering::Relaxed);
             }
         }
     }
+}
+
+/// The lists of one owner above level 0.
+#[derive(Default)]
+struct Upper {
+    count: AtomicU32,
+    /// Numbers of the first of some lists that no node has, by how many follow one another. Looked
+    /// at when a node comes or goes; a walk does not.
+    free: Mutex<[Vec<u32>; RUN_MAX + 1]>,
 }
 
 /// Neighbour lists of every level.
 pub(super) struct Layers {
     pub(super) base: Lists,
     pub(super) upper: Lists,
-    /// Number of a node's first list in `upper`, + 1; 0 for a node that has none.
+    /// Row of a node's first list in `upper`, + 1; 0 for a node that has none.
     upper_starts: Arena<AtomicU32>,
-    upper_count: AtomicU32,
-    /// First of some lists above level 0 that no node has, by how many follow one another. Only
-    /// the owner looks, at an insert; a walk does not.
-    upper_free: Mutex<[Vec<u32>; RUN_MAX + 1]>,
+    /// By owner.
+    uppers: Box<[Upper]>,
 }
 
 impl Layers {
-    pub(super) fn new(base_links_max: usize, upper_links_max: usize) -> Self {
+    pub(super) fn new(base_links_max: usize, upper_links_max: usize, owners: u32) -> Self {
+        let names_max = Stripe::new(0, owners).names_max();
         Self {
-            base: Lists::new(base_links_max, SLOTS_MAX),
-            upper: Lists::new(upper_links_max, UPPER_LISTS_MAX),
-            upper_starts: Arena::per_slot(),
-            upper_count: AtomicU32::new(0),
-            upper_free: Mutex::default(),
+            base: Lists::new(base_links_max, names_max),
+            upper: Lists::new(upper_links_max, names_max),
+            upper_starts: Arena::per_slot(names_max),
+            uppers: (0..owners).map(|_| Upper::default()).collect(),
         }
     }
 
@@ -84,39 +89,53 @@ impl Layers {
         self.upper_starts.reserve(slot.index());
     }
 
-    /// Gives `slot` lists for the levels 1 to `level`, which may hold anything, and returns
-    /// `level`; 0 if there is no room, which takes ids chosen to be high.
-    pub(super) fn allocate_upper(&self, slot: Slot, level: u8) -> u8 {
-        if level > 0
-            && let Some(start) = self.take_free(usize::from(level))
-        {
-            self.upper_starts.get(slot.index()).store(start + 1, Ordering::Release);
-            return level;
-        }
-        let start = self.upper_count.load(Ordering::Relaxed);
-        let end = start + u32::from(level);
-        if level == 0 || end as usize > UPPER_LISTS_MAX {
+    /// Gives `slot`, which is of `stripe`, lists for the levels 1 to `level`, which may hold
+    /// anything, and returns `level`; 0 if there is no room, which takes ids chosen to be high.
+    pub(super) fn allocate_upper(&self, stripe: Stripe, slot: Slot, level: u8) -> u8 {
+        if level == 0 {
             return 0;
         }
-        for list in start..end {
-            self.upper.0.reserve(list as usize);
-        }
-        self.upper_count.store(end, Ordering::Relaxed);
-        self.upper_starts.get(slot.index()).store(start + 1, Ordering::Release);
+        let lists = u32::from(level);
+        let Some(start) = self.take_free(stripe, lists).or_else(|| self.take_new(stripe, lists))
+        else {
+            return 0;
+        };
+        let row = stripe.slot(start).0;
+        self.upper_starts.get(slot.index()).store(row + 1, Ordering::Release);
         level
     }
 
+    /// Lists that follow one another and have never been used. They all lie in one block: names
+    /// of an owner's rows have gaps between blocks.
+    fn take_new(&self, stripe: Stripe, lists: u32) -> Option<u32> {
+        let count = &self.uppers[stripe.owner() as usize].count;
+        let mut start = count.load(Ordering::Relaxed);
+        let left = BLOCK_SLOTS - start % BLOCK_SLOTS;
+        if left < lists {
+            self.free(stripe)[left as usize].push(start);
+            start += left;
+        }
+        let end = start + lists;
+        if end as usize > stripe.slots_max() {
+            return None;
+        }
+        self.upper.0.reserve(stripe.slot(end - 1).index());
+        count.store(end, Ordering::Relaxed);
+        Some(start)
+    }
+
     /// `slot`, which was on `level`, needs its lists above level 0 no more.
-    pub(super) fn release_upper(&self, slot: Slot, level: u8) {
+    pub(super) fn release_upper(&self, stripe: Stripe, slot: Slot, level: u8) {
         let start = self.upper_starts.get(slot.index()).swap(0, Ordering::AcqRel);
         if level > 0 && start > 0 {
-            self.free()[usize::from(level)].push(start - 1);
+            self.free(stripe)[usize::from(level)].push(stripe.number(Slot(start - 1)));
         }
     }
 
     /// Takes `lists` that follow one another from what is free, of the shortest run that has them.
-    fn take_free(&self, lists: usize) -> Option<u32> {
-        let mut free = self.free();
+    fn take_free(&self, stripe: Stripe, lists: u32) -> Option<u32> {
+        let mut free = self.free(stripe);
+        let lists = lists as usize;
         let run = (lists..=RUN_MAX).find(|&run| !free[run].is_empty())?;
         let start = free[run].pop()?;
         if run > lists {
@@ -125,45 +144,52 @@ impl Layers {
         Some(start)
     }
 
-    /// Nodes have these lists above level 0 and no others, sorted by where they begin: what lies
-    /// between is free.
-    pub(super) fn restore_free(&mut self, used: &[Range<u32>]) {
+    /// Nodes of the owner have these lists above level 0 and no others, by number, sorted by where
+    /// they begin: what lies between is free.
+    pub(super) fn restore_upper(&self, stripe: Stripe, count: u32, used: &[Range<u32>]) {
         let mut free: [Vec<u32>; RUN_MAX + 1] = Default::default();
         let mut end = 0;
-        let last = self.upper_count()..self.upper_count();
-        for next in used.iter().chain([&last]) {
+        for next in used.iter().chain([&(count..count)]) {
             while end < next.start {
-                let run = ((next.start - end) as usize).min(RUN_MAX);
-                free[run].push(end);
-                end += run as u32;
+                let in_block = BLOCK_SLOTS - end % BLOCK_SLOTS;
+                let run = (next.start - end).min(RUN_MAX as u32).min(in_block);
+                free[run as usize].push(end);
+                end += run;
             }
             end = end.max(next.end);
         }
-        *self.free() = free;
+        *self.free(stripe) = free;
+        self.uppers[stripe.owner() as usize].count.store(count, Ordering::Relaxed);
     }
 
-    fn free(&self) -> MutexGuard<'_, [Vec<u32>; RUN_MAX + 1]> {
-        self.upper_free.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Forgets all lists of an owner, none of whose nodes is in the graph.
+    pub(super) fn clear(&self, stripe: Stripe, slots: impl Iterator<Item = Slot>) {
+        for slot in slots {
+            self.upper_starts.get(slot.index()).store(0, Ordering::Relaxed);
+            let links = self.base.0.row(slot.index()).iter().flat_map(|line| &line.0);
+            links.for_each(|link| link.store(0, Ordering::Relaxed));
+        }
+        self.restore_upper(stripe, 0, &[]);
     }
 
-    /// Lists above level 0 that nodes have or had.
-    pub(super) fn upper_count(&self) -> u32 {
-        self.upper_count.load(Ordering::Relaxed)
+    fn free(&self, stripe: Stripe) -> MutexGuard<'_, [Vec<u32>; RUN_MAX + 1]> {
+        let free = &self.uppers[stripe.owner() as usize].free;
+        free.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Number of a node's first list above level 0, + 1; 0 if it has none.
+    /// Lists above level 0 that nodes of an owner have or had.
+    pub(super) fn upper_count(&self, stripe: Stripe) -> u32 {
+        self.uppers[stripe.owner() as usize].count.load(Ordering::Relaxed)
+    }
+
+    /// Row of a node's first list above level 0, + 1; 0 if it has none.
     pub(super) fn upper_start(&self, slot: Slot) -> u32 {
         self.upper_starts.get(slot.index()).load(Ordering::Acquire)
     }
 
     /// Puts back where the upper lists of a node are.
-    pub(super) fn restore_upper_start(&mut self, slot: Slot, start: u32) {
+    pub(super) fn restore_upper_start(&self, slot: Slot, start: u32) {
         self.upper_starts.get(slot.index()).store(start, Ordering::Relaxed);
-    }
-
-    /// Puts back how many upper lists there are.
-    pub(super) fn restore_upper_count(&mut self, count: u32) {
-        *self.upper_count.get_mut() = count;
     }
 
     /// The list of a node on `level`, which it must reach.

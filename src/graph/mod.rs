@@ -1,10 +1,11 @@
-//! The HNSW graph of one shard (Malkov and Yashunin, "Efficient and robust approximate nearest
+//! The HNSW graph of one partition (Malkov and Yashunin, "Efficient and robust approximate nearest
 //! neighbor search using Hierarchical Navigable Small World graphs", 2016), over the slots of
-//! a [`Store`](crate::store::Store).
+//! one or more [`Store`](crate::store::Store)s.
 //!
 //! - Mutable in place, readable by other threads without a lock: adjacency is arrays of atomics
 //!   in arenas that never move. A reader sees an old or a new neighbour, and both are valid.
-//!   Only the owner writes.
+//! - Whoever links a node writes to the lists of its neighbours, whosever they are, after taking
+//!   hold of each ([`hold`]). Nobody waits for that: what is held is tried again in a later step.
 //! - A node's level is a function of the seed and its document id, and nothing here is random:
 //!   one order of inserts gives one graph, now and at every replay of the log.
 //! - The walk ([`search::Beam`]) and the insert ([`insert::Linker`]) stop after a stated amount
@@ -16,6 +17,7 @@ pub mod adopt;
 pub mod check;
 pub mod filtered;
 pub mod frozen;
+mod hold;
 pub mod insert;
 mod layer;
 mod memory;
@@ -31,8 +33,11 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
 
 use self::frozen::Frozen;
+use self::hold::{Held, LEFT, LEVEL};
 use self::layer::Layers;
+use self::unlink::DeadLinks;
 use crate::store::arena::Arena;
+use crate::store::stripe::Stripe;
 use crate::types::{DocId, Slot, mix};
 
 /// Levels above 0 that a node can have. With M = 5, the smallest, the expected top level of
@@ -54,30 +59,45 @@ pub struct Params {
 pub struct Graph {
     params: Params,
     layers: Layers,
-    /// 0 for a slot that is not linked, else its level + 1.
+    /// 0 for a slot that is not linked, else its level + 1; and flags of [`hold`].
     levels: Arena<AtomicU8>,
     /// 0 while empty, else `(level + 1) << 32 | slot`.
     entry: AtomicU64,
+    /// By number.
+    owners: Box<[Owner]>,
+    dead_links: DeadLinks,
+}
+
+/// What belongs to the nodes of one owner.
+#[derive(Default)]
+#[repr(align(128))]
+struct Owner {
     linked_count: AtomicU32,
-    /// The graph is being kept as it was. Looked at by writers before they lock `frozen`, which
-    /// no walk does.
+    /// Its part of the graph is being kept as it was. Looked at by writers before they lock
+    /// `frozen`, which no walk does.
     is_frozen: AtomicBool,
     frozen: Mutex<Option<Frozen>>,
 }
 
 impl Graph {
-    /// An empty graph.
+    /// An empty graph, of one owner.
     #[must_use]
     pub fn new(params: Params) -> Self {
+        Self::shared(params, 1)
+    }
+
+    /// An empty graph of so many owners.
+    #[must_use]
+    pub fn shared(params: Params, owners: u32) -> Self {
         assert!(params.m >= 2 && params.ef_construction >= params.m);
+        let names_max = Stripe::new(0, owners).names_max();
         Self {
             params,
-            layers: Layers::new(2 * params.m, params.m),
-            levels: Arena::per_slot(),
+            layers: Layers::new(2 * params.m, params.m, owners),
+            levels: Arena::per_slot(names_max),
             entry: AtomicU64::new(0),
-            linked_count: AtomicU32::new(0),
-            is_frozen: AtomicBool::new(false),
-            frozen: Mutex::new(None),
+            owners: (0..owners).map(|_| Owner::default()).collect(),
+            dead_links: DeadLinks::default(),
         }
     }
 
@@ -90,7 +110,24 @@ impl Graph {
     /// Nodes in the graph, dead ones included.
     #[must_use]
     pub fn linked_count(&self) -> u32 {
-        self.linked_count.load(Ordering::Acquire)
+        self.owners.iter().map(|owner| owner.linked_count.load(Ordering::Acquire)).sum()
+    }
+
+    /// Those of one owner.
+    #[must_use]
+    pub fn linked_of(&self, owner: u32) -> u32 {
+        self.owners[owner as usize].linked_count.load(Ordering::Acquire)
+    }
+
+    /// The slots of whoever owns `slot`.
+    #[inline]
+    fn stripe_of(&self, slot: Slot) -> Stripe {
+        let owners = self.owners.len() as u32;
+        Stripe::new(Stripe::new(0, owners).owner_of(slot), owners)
+    }
+
+    fn owner_of(&self, slot: Slot) -> &Owner {
+        &self.owners[self.stripe_of(slot).owner() as usize]
     }
 
     /// Most links a node has on `level`.
@@ -113,7 +150,18 @@ impl Graph {
     #[inline]
     #[must_use]
     pub fn level(&self, slot: Slot) -> Option<u8> {
-        self.levels.get(slot.index()).load(Ordering::Acquire).checked_sub(1)
+        (self.levels.get(slot.index()).load(Ordering::Acquire) & LEVEL).checked_sub(1)
+    }
+
+    /// True if `slot` is linked, but nothing leads to it any more.
+    #[must_use]
+    pub fn has_left(&self, slot: Slot) -> bool {
+        self.levels.get(slot.index()).load(Ordering::Acquire) & LEFT != 0
+    }
+
+    /// Nothing leads to `slot` any more. [`Graph::remove`] has to follow.
+    fn leave(&self, slot: Slot) {
+        self.levels.get(slot.index()).fetch_or(LEFT, Ordering::AcqRel);
     }
 
     /// Makes room for `slot`. Every slot of the store is announced before it is asked about.
@@ -156,10 +204,22 @@ impl Graph {
         neighbours
     }
 
-    /// Replaces the list of `slot` on `level`.
-    fn set_neighbours(&self, slot: Slot, level: u8, neighbours: &[Slot]) {
+    /// True if the list of `source` on `level` has `target`.
+    #[must_use]
+    pub fn leads(&self, source: Slot, level: u8, target: Slot) -> bool {
+        let mut leads = false;
+        self.for_each_neighbour(source, level, |neighbour| leads |= neighbour == target);
+        leads
+    }
+
+    /// Replaces the list of a node on `level`.
+    fn set_neighbours(&self, held: &Held<'_>, level: u8, neighbours: &[Slot]) {
+        self.write(held.slot(), level, neighbours);
+    }
+
+    /// Writes a list that nobody else writes to.
+    fn write(&self, slot: Slot, level: u8, neighbours: &[Slot]) {
         assert!(neighbours.len() <= self.links_max(level));
-        self.before_write(slot, level);
         let links = self.layers.links(slot, level).iter().flat_map(|line| &line.0);
         let values = neighbours.iter().map(|n| n.0 + 1).chain(std::iter::repeat(0));
         for (link, value) in links.zip(values) {
@@ -168,9 +228,8 @@ impl Graph {
     }
 
     /// Adds `neighbour` at the end of the list; false if the list is full.
-    fn push_neighbour(&self, slot: Slot, level: u8, neighbour: Slot) -> bool {
-        self.before_write(slot, level);
-        let links = self.layers.links(slot, level).iter().flat_map(|line| &line.0);
+    fn push_neighbour(&self, held: &Held<'_>, level: u8, neighbour: Slot) -> bool {
+        let links = self.layers.links(held.slot(), level).iter().flat_map(|line| &line.0);
         for link in links.take(self.links_max(level)) {
             match link.load(Ordering::Relaxed) {
                 0 => {
@@ -183,44 +242,87 @@ impl Graph {
         false
     }
 
-    /// Gives `slot` its lists, empty. Returns the level it got: `level`, unless the upper levels
-    /// are full.
+    /// Gives `slot`, to which nothing leads, its lists, empty. Returns the level it got: `level`,
+    /// unless the upper levels are full.
     fn allocate(&self, slot: Slot, level: u8) -> u8 {
-        let level = self.layers.allocate_upper(slot, level);
-        for level in 1..=level {
-            self.set_neighbours(slot, level, &[]);
+        let level = self.layers.allocate_upper(self.stripe_of(slot), slot, level);
+        for level in 0..=level {
+            self.first_write(slot, level, &[]);
         }
         level
     }
 
-    /// Takes a node out, to which nothing leads any more. The graph is not frozen.
-    fn remove(&self, slot: Slot) {
-        debug_assert!(!self.is_frozen(), "what is frozen still has this node");
-        let level = self.level(slot).expect("a node that is linked");
-        for level in 0..=level {
-            self.set_neighbours(slot, level, &[]);
-        }
-        self.levels.get(slot.index()).store(0, Ordering::Release);
-        self.linked_count.fetch_sub(1, Ordering::Release);
-        self.layers.release_upper(slot, level);
+    /// Writes a list of a node to which nothing leads yet.
+    fn first_write(&self, slot: Slot, level: u8, neighbours: &[Slot]) {
+        self.keep_frozen_list(slot, level);
+        self.write(slot, level, neighbours);
     }
 
-    /// Sets where walks begin.
-    fn set_entry(&self, entry: Option<(u8, Slot)>) {
+    /// Takes a node out, to which nothing leads any more, and at which no walk stands. For its owner
+    /// alone. False if that has to wait: what is frozen still has this node.
+    pub fn remove(&self, slot: Slot) -> bool {
+        let owner = self.owner_of(slot);
+        if owner.is_frozen.load(Ordering::Relaxed) {
+            return false;
+        }
+        let level = self.level(slot).expect("a node that is linked");
+        for level in 0..=level {
+            self.write(slot, level, &[]);
+        }
+        self.levels.get(slot.index()).store(0, Ordering::Release);
+        owner.linked_count.fetch_sub(1, Ordering::Release);
+        self.layers.release_upper(self.stripe_of(slot), slot, level);
+        true
+    }
+
+    /// Sets where walks begin, unless somebody has done so since it was `before`.
+    fn replace_entry(&self, before: u64, entry: Option<(u8, Slot)>) -> bool {
         let entry = entry.map_or(0, |(level, slot)| u64::from(level + 1) << 32 | u64::from(slot.0));
-        self.entry.store(entry, Ordering::Release);
+        let ordering = Ordering::AcqRel;
+        self.entry.compare_exchange(before, entry, ordering, Ordering::Acquire).is_ok()
+    }
+
+    /// Makes `slot` the entry if it is higher than the present one.
+    fn offer_entry(&self, slot: Slot, level: u8) {
+        loop {
+            let before = self.entry.load(Ordering::Acquire);
+            let is_higher = before >> 32 < u64::from(level) + 1;
+            if !is_higher || self.replace_entry(before, Some((level, slot))) {
+                return;
+            }
+        }
+    }
+
+    /// Makes `slot` the first node. False if there is another one meanwhile.
+    fn publish_first(&self, slot: Slot, level: u8) -> bool {
+        let is_first = self.replace_entry(0, Some((level, slot)));
+        if is_first {
+            self.publish(slot, level);
+        }
+        is_first
     }
 
     /// Counts `slot` as linked, and makes it the entry if it is higher than the present one.
     fn publish(&self, slot: Slot, level: u8) {
-        if self.is_frozen.load(Ordering::Relaxed) {
+        let owner = self.owner_of(slot);
+        if owner.is_frozen.load(Ordering::Relaxed) {
             self.note_linked(slot);
         }
-        self.levels.get(slot.index()).store(level + 1, Ordering::Release);
-        self.linked_count.fetch_add(1, Ordering::Release);
-        if self.entry().is_none_or(|(_, top)| level > top) {
-            self.set_entry(Some((level, slot)));
+        // Somebody may hold it: the first links lead to it already.
+        self.levels.get(slot.index()).fetch_or(level + 1, Ordering::AcqRel);
+        owner.linked_count.fetch_add(1, Ordering::Release);
+        self.offer_entry(slot, level);
+    }
+
+    /// Forgets the nodes of an owner, which nobody reads.
+    pub fn clear(&self, stripe: Stripe, extent: u32) {
+        let slots = || (0..extent).map(Slot).filter(|&slot| stripe.owns(slot));
+        for slot in slots() {
+            self.reserve(slot);
+            self.levels.get(slot.index()).store(0, Ordering::Release);
         }
+        self.layers.clear(stripe, slots());
+        self.owners[stripe.owner() as usize].linked_count.store(0, Ordering::Release);
     }
 }
 

@@ -59,8 +59,17 @@ impl Reach {
 
     fn judge(&mut self, graph: &Graph, counts: impl Fn(Slot) -> bool) -> bool {
         let end = self.slot_count.min(self.judged + STEP_NODES);
+        // Another owner may have linked it since: then it has been linked to by a node reached.
+        let leads = |slot| {
+            let mut found = false;
+            graph.for_each_neighbour(slot, 0, |near| {
+                found |= self.reached.contains(near) && graph.leads(near, 0, slot);
+            });
+            found
+        };
         let is_lost = |&slot: &Slot| {
-            !self.reached.contains(slot) && graph.level(slot).is_some() && counts(slot)
+            let is_reached = self.reached.contains(slot);
+            !is_reached && graph.level(slot).is_some() && counts(slot) && !leads(slot)
         };
         let lost: Vec<Slot> = (self.judged..end).map(Slot).filter(is_lost).collect();
         self.unreachable.extend(lost);

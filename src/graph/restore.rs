@@ -7,6 +7,7 @@ use std::sync::atomic::Ordering;
 use super::frozen::Frame;
 use super::layer::LINE_LINKS;
 use super::{Graph, LEVEL_MAX};
+use crate::store::stripe::Stripe;
 use crate::types::Slot;
 
 impl Graph {
@@ -22,35 +23,37 @@ impl Graph {
         self.links_max(1).next_multiple_of(LINE_LINKS)
     }
 
-    /// Puts back lists on level 0, from `start` on.
+    /// Puts back lists on level 0, from that of slot number `start` on.
     ///
     /// # Errors
     /// If a link leads nowhere.
     pub fn restore_links(
-        &mut self,
+        &self,
+        stripe: Stripe,
         frame: &Frame,
         start: u32,
         values: &[u32],
     ) -> Result<(), String> {
         let row_values = self.list_values();
-        check(frame.slots, start, row_values, values, frame.slots)?;
-        self.layers.base.restore(start as usize, row_values, values);
+        check(frame.slots, start, row_values, values, links_max(stripe, frame))?;
+        self.layers.base.restore(stripe, start, row_values, values);
         Ok(())
     }
 
-    /// Puts back lists above level 0, from `start` on.
+    /// Puts back lists above level 0, from number `start` on.
     ///
     /// # Errors
     /// If a link leads nowhere.
     pub fn restore_upper_links(
-        &mut self,
+        &self,
+        stripe: Stripe,
         frame: &Frame,
         start: u32,
         values: &[u32],
     ) -> Result<(), String> {
         let row_values = self.upper_list_values();
-        check(frame.upper_lists, start, row_values, values, frame.slots)?;
-        self.layers.upper.restore(start as usize, row_values, values);
+        check(frame.upper_lists, start, row_values, values, links_max(stripe, frame))?;
+        self.layers.upper.restore(stripe, start, row_values, values);
         Ok(())
     }
 
@@ -58,7 +61,7 @@ impl Graph {
     ///
     /// # Errors
     /// If there is no such level.
-    pub fn restore_level(&mut self, slot: Slot, level: u8) -> Result<(), String> {
+    pub fn restore_level(&self, slot: Slot, level: u8) -> Result<(), String> {
         if level > LEVEL_MAX + 1 {
             return Err(format!("slot {} is on level {}", slot.0, level - 1));
         }
@@ -68,48 +71,82 @@ impl Graph {
     }
 
     /// Puts back the number of a slot's first list above level 0, + 1.
-    pub fn restore_upper_start(&mut self, slot: Slot, start: u32) {
+    pub fn restore_upper_start(&self, stripe: Stripe, slot: Slot, start: u32) {
         self.reserve(slot);
-        self.layers.restore_upper_start(slot, start);
+        let row = start.checked_sub(1).map_or(0, |number| stripe.slot(number).0 + 1);
+        self.layers.restore_upper_start(slot, row);
     }
 
-    /// All of it is back: checks that it fits together.
+    /// All of it is back: checks that it fits together. Of several owners, [`Graph::settle`] has to
+    /// follow for each, once all are back.
     ///
     /// # Errors
     /// If it does not.
-    pub fn finish_restore(&mut self, frame: &Frame) -> Result<(), String> {
+    pub fn finish_restore(&self, stripe: Stripe, frame: &Frame) -> Result<(), String> {
         let mut linked = 0;
         let mut used = Vec::new();
-        for slot in (0..frame.slots).map(Slot) {
+        for slot in stripe.slots(frame.slots) {
             let Some(level) = self.level(slot) else { continue };
             linked += 1;
-            let start = self.layers.upper_start(slot);
-            let is_there = start > 0 && start - 1 + u32::from(level) <= frame.upper_lists;
-            if level > 0 && !is_there {
-                return Err(format!("slot {} has no lists on its {level} levels", slot.0));
+            if level == 0 {
+                continue;
             }
-            if level > 0 {
-                used.push(start - 1..start - 1 + u32::from(level));
+            let first = self.layers.upper_start(slot).checked_sub(1);
+            let first = first.map(|row| stripe.number(Slot(row)));
+            match first.map(|first| first..first + u32::from(level)) {
+                Some(lists) if lists.end <= frame.upper_lists => used.push(lists),
+                _ => return Err(format!("slot {} has no lists on its {level} levels", slot.0)),
             }
         }
         if linked != frame.linked {
             return Err(format!("{linked} nodes are linked; the header says {}", frame.linked));
         }
         used.sort_unstable_by_key(|lists| lists.start);
-        if used.is_sorted_by(|before, after| before.end <= after.start) {
-            self.layers.restore_upper_count(frame.upper_lists);
-            self.layers.restore_free(&used);
-        } else {
+        if !used.is_sorted_by(|before, after| before.end <= after.start) {
             return Err("two nodes have the same lists".into());
         }
-        *self.linked_count.get_mut() = linked;
-        *self.entry.get_mut() = frame.entry;
+        self.layers.restore_upper(stripe, frame.upper_lists, &used);
+        self.owners[stripe.owner() as usize].linked_count.store(linked, Ordering::Relaxed);
+        if stripe.owners() > 1 {
+            return Ok(());
+        }
+        self.entry.store(frame.entry, Ordering::Release);
         let entry_is_there = match self.entry() {
             None => linked == 0,
             Some((slot, level)) => slot.0 < frame.slots && self.level(slot) == Some(level),
         };
         if entry_is_there { Ok(()) } else { Err("the entry of the graph is not in it".into()) }
     }
+
+    /// Fits a node of one owner to those of all others as they have been restored, each from a
+    /// snapshot of its own: drops links to nodes that are not there, or not on that level, and those
+    /// that are there twice. All slots are below `extent`. Nobody walks yet. Returns how many links
+    /// were dropped.
+    pub fn settle(&self, slot: Slot, extent: u32) -> usize {
+        let Some(top) = self.level(slot) else { return 0 };
+        let mut dropped = 0;
+        for level in 0..=top {
+            let list = self.neighbours(slot, level);
+            let mut kept: Vec<Slot> = Vec::with_capacity(list.len());
+            for &near in &list {
+                let is_there = near.0 < extent && self.level(near).is_some_and(|top| top >= level);
+                if is_there && near != slot && !kept.contains(&near) {
+                    kept.push(near);
+                }
+            }
+            if kept.len() < list.len() {
+                dropped += list.len() - kept.len();
+                self.write(slot, level, &kept);
+            }
+        }
+        self.offer_entry(slot, top);
+        dropped
+    }
+}
+
+/// Links are at most this: of several owners, they lead to slots that only the others know.
+fn links_max(stripe: Stripe, frame: &Frame) -> u32 {
+    if stripe.owners() == 1 { frame.slots } else { stripe.names_max() as u32 }
 }
 
 fn check(
@@ -117,14 +154,14 @@ fn check(
     start: u32,
     row_values: usize,
     values: &[u32],
-    slots: u32,
+    links_max: u32,
 ) -> Result<(), String> {
     let end = u64::from(start) + (values.len() / row_values) as u64;
     if !values.len().is_multiple_of(row_values) || end > u64::from(rows) {
         return Err("more lists than there are nodes for".into());
     }
     match values.iter().max() {
-        Some(&link) if link > slots => Err(format!("a link to slot {}", link - 1)),
+        Some(&link) if link > links_max => Err(format!("a link to slot {}", link - 1)),
         _ => Ok(()),
     }
 }

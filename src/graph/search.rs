@@ -177,7 +177,7 @@ impl<S: Space> Beam<'_, S> {
 
     /// Starts the beam at `entry`.
     pub fn begin(&self, scratch: &mut Scratch, entry: Slot, accept: impl Fn(Slot) -> bool) {
-        scratch.visited.reset(self.space.slot_count());
+        scratch.visited.reset(self.space.extent());
         scratch.pool.reset(self.width);
         scratch.passed.clear();
         scratch.visited.insert(entry);

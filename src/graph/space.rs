@@ -17,8 +17,8 @@ const CODES_AHEAD: usize = 32;
 
 /// Distances from one point, the query, to slots.
 pub trait Space: Copy {
-    /// Slots that exist.
-    fn slot_count(self) -> u32;
+    /// All slots are below this.
+    fn extent(self) -> u32;
 
     /// Calls `each` with the key of each slot, in order. Counts into `work`.
     fn each_key(self, slots: &[Slot], work: &mut Work, each: impl FnMut(Key));
@@ -73,8 +73,8 @@ impl<'a, D> Exact<'a, D> {
 }
 
 impl<D: Distance> Space for Exact<'_, D> {
-    fn slot_count(self) -> u32 {
-        self.vectors.count()
+    fn extent(self) -> u32 {
+        self.vectors.extent()
     }
 
     #[inline]
@@ -111,8 +111,8 @@ impl<'a, D: Distance> Coded<'a, D> {
 }
 
 impl<D: Distance> Space for Coded<'_, D> {
-    fn slot_count(self) -> u32 {
-        self.codes.count()
+    fn extent(self) -> u32 {
+        self.codes.extent()
     }
 
     #[inline]

@@ -12,13 +12,22 @@
 //! 3. *Check*: what can no walk reach? ([`Reach`])
 //! 4. *Adopt*: that, and what has lost most of its links, is given others ([`Adoption`]).
 //!
-//! Then nothing leads to them, and [`Unlinker::finish`] ends them.
+//! Then nothing leads to them, and [`Unlinker::finish`] gives them back: they can be
+//! [removed](Graph::remove) once no walk stands at one of them.
 //!
-//! [`Unlinker::check`] does the last two alone. Nodes linked meanwhile are told to [`Unlinker::note_linked`]. No step may lie between the steps
-//! of a [`Linker`](super::insert::Linker).
+//! [`Unlinker::check`] does the last two alone. Of the owners of a graph one at a time does this, for
+//! the dead nodes of all. Their linkers go on: none that could have found a node that goes alive is
+//! still at work when this begins, and those that link to dead nodes for want of others are looked
+//! after ([`DeadLinks`]). Steps of the owner's own [`Linker`](super::insert::Linker) may not lie
+//! between steps of an adoption, as they share a scratch.
+
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use crossbeam_queue::SegQueue;
 
 use super::Graph;
 use super::adopt::Adoption;
+use super::hold::Held;
 use super::insert::Rows;
 use super::reach::Reach;
 use super::search::{Scratch, Work};
@@ -53,6 +62,48 @@ enum Phase {
     Adopt,
 }
 
+/// Linkers that found none but dead nodes and link to those. Nodes leave the graph at a moment when
+/// there are none of them, and when what they have linked has been looked through.
+#[derive(Default)]
+pub(super) struct DeadLinks {
+    /// How many are at it, or [`CLOSED`] while nodes are leaving.
+    linkers: AtomicU32,
+    /// Nodes linked like that since somebody looked.
+    linked: SegQueue<Slot>,
+}
+
+/// No linker may begin to link to dead nodes.
+const CLOSED: u32 = 1 << 31;
+
+impl DeadLinks {
+    /// A linker wants to link to dead nodes. False if nodes are leaving just now; else
+    /// [`DeadLinks::end`] must follow.
+    pub(super) fn begin(&self) -> bool {
+        let more = |linkers| (linkers & CLOSED == 0).then_some(linkers + 1);
+        self.linkers.fetch_update(Ordering::AcqRel, Ordering::Acquire, more).is_ok()
+    }
+
+    /// It has linked `slot`.
+    pub(super) fn end(&self, slot: Slot) {
+        self.linked.push(slot);
+        self.linkers.fetch_sub(1, Ordering::AcqRel);
+    }
+
+    /// Keeps linkers out until [`DeadLinks::open`]. False if there are some.
+    fn close(&self) -> bool {
+        self.linkers.compare_exchange(0, CLOSED, Ordering::AcqRel, Ordering::Acquire).is_ok()
+    }
+
+    fn open(&self) {
+        self.linkers.store(0, Ordering::Release);
+    }
+
+    /// What has been linked to dead nodes since this was last asked.
+    fn take(&self) -> Vec<Slot> {
+        std::iter::from_fn(|| self.linked.pop()).collect()
+    }
+}
+
 /// Some dead nodes on their way out of the graph.
 pub struct Unlinker {
     doomed: Vec<Slot>,
@@ -64,6 +115,8 @@ pub struct Unlinker {
     weak: Vec<Slot>,
     /// Nodes linked since that may lead to some that go.
     recheck: Vec<Slot>,
+    /// No linker may link to dead nodes until the end.
+    is_closed: bool,
     unreachable_found: u64,
 }
 
@@ -105,6 +158,7 @@ impl Unlinker {
             adoption: None,
             weak: Vec::new(),
             recheck: Vec::new(),
+            is_closed: false,
             unreachable_found: 0,
         }
     }
@@ -115,14 +169,6 @@ impl Unlinker {
         self.adoption.is_some()
     }
 
-    /// True once nothing leads to the nodes that go.
-    #[must_use]
-    pub fn is_ready(&self) -> bool {
-        let Self { phase, adoption, weak, recheck, .. } = self;
-        let is_last = matches!(phase, Phase::Adopt);
-        is_last && adoption.is_none() && weak.is_empty() && recheck.is_empty()
-    }
-
     /// Live nodes found that no walk could reach, all of which have links now.
     #[must_use]
     pub fn unreachable_found(&self) -> u64 {
@@ -131,13 +177,12 @@ impl Unlinker {
 
     /// `slot` was linked since this began.
     pub fn note_linked(&mut self, slot: Slot) {
-        self.recheck.push(slot);
         if let Phase::Check(reach) = &mut self.phase {
             reach.note_linked(slot);
         }
     }
 
-    /// Does a step; true when [`Unlinker::finish`] may follow.
+    /// Does a step; true when [`Unlinker::finish`] has to follow.
     pub fn step<D: Distance>(
         &mut self,
         context: &Context<'_, impl Fn(Slot) -> bool>,
@@ -152,8 +197,10 @@ impl Unlinker {
             return false;
         }
         if let Some(slot) = self.recheck.pop() {
-            self.mend_all::<D>(context, scratch, slot);
-            return self.is_ready();
+            if self.mend_all::<D>(context, scratch, slot).is_none() {
+                self.recheck.push(slot);
+            }
+            return false;
         }
         self.phase = match std::mem::replace(&mut self.phase, Phase::Adopt) {
             Phase::Secure { index, neighbour } => self.secure(context, index, neighbour),
@@ -170,22 +217,47 @@ impl Unlinker {
             }
             Phase::Adopt => {
                 self.adoption = self.weak.pop().map(Adoption::new);
+                if self.adoption.is_none() {
+                    return self.close(graph);
+                }
                 Phase::Adopt
             }
         };
-        self.is_ready()
+        false
     }
 
-    /// Ends the nodes that go: they are in the graph no more. Returns them.
+    /// All lists have been looked through. True if nothing leads to the nodes that go, and nobody
+    /// is about to link to them.
+    fn close(&mut self, graph: &Graph) -> bool {
+        self.is_closed = graph.dead_links.close();
+        if self.is_closed {
+            self.recheck = graph.dead_links.take();
+            if !self.recheck.is_empty() {
+                graph.dead_links.open();
+                self.is_closed = false;
+            }
+        }
+        self.is_closed
+    }
+
+    /// Ends this: nothing leads to the nodes that go, which it returns. They are still in the graph,
+    /// with lists of their own, for walks that stand at one.
     ///
     /// # Panics
     /// If something may still lead to one of them.
     pub fn finish(self, graph: &Graph, slot_count: u32) -> Vec<Slot> {
-        assert!(self.is_ready(), "nodes are taken out when nothing leads to them");
+        assert!(self.is_closed, "nodes are taken out when nothing leads to them");
         // A node linked since may have become the entry, or none may have been left.
         self.hand_over_entry(graph, slot_count);
-        for &slot in &self.doomed {
-            graph.remove(slot);
+        self.doomed.iter().for_each(|&slot| graph.leave(slot));
+        graph.dead_links.open();
+        self.doomed
+    }
+
+    /// Gives up: the nodes that were to go stay.
+    pub fn abandon(self, graph: &Graph) -> Vec<Slot> {
+        if self.is_closed {
+            graph.dead_links.open();
         }
         self.doomed
     }
@@ -193,10 +265,17 @@ impl Unlinker {
     /// Makes sure that walks begin at a node that stays, on the highest level there is then.
     fn hand_over_entry(&self, graph: &Graph, slot_count: u32) {
         let goes = |slot| self.is_doomed.contains(slot);
-        if graph.entry().is_some_and(|(entry, _)| goes(entry)) {
-            let stays = (0..slot_count).map(Slot).filter(|&slot| !goes(slot));
+        loop {
+            let before = graph.entry.load(Ordering::Acquire);
+            if !graph.entry().is_some_and(|(entry, _)| goes(entry)) {
+                return;
+            }
+            let stays =
+                (0..slot_count).map(Slot).filter(|&slot| !goes(slot) && !graph.has_left(slot));
             let levels = stays.filter_map(|slot| graph.level(slot).map(|level| (level, slot)));
-            graph.set_entry(levels.max_by_key(|&(level, _)| level));
+            if graph.replace_entry(before, levels.max_by_key(|&(level, _)| level)) {
+                return;
+            }
         }
     }
 
@@ -229,11 +308,7 @@ impl Unlinker {
 
     /// True if a neighbour of `slot` that stays leads to it.
     fn is_secure(&self, graph: &Graph, slot: Slot) -> bool {
-        let leads = |source| {
-            let mut found = false;
-            graph.for_each_neighbour(source, 0, |target| found |= target == slot);
-            found
-        };
+        let leads = |source| graph.leads(source, 0, slot);
         let neighbours = graph.neighbours(slot, 0);
         neighbours.into_iter().any(|source| !self.is_doomed.contains(source) && leads(source))
     }
@@ -247,7 +322,10 @@ impl Unlinker {
         let end = context.slot_count.min(next.0 + STEP_NODES);
         let mut mended = 0;
         for slot in (next.0..end).map(Slot) {
-            mended += self.mend_all::<D>(context, scratch, slot);
+            match self.mend_all::<D>(context, scratch, slot) {
+                Some(lists) => mended += lists,
+                None => return Phase::Sweep { next: slot },
+            }
             if mended >= STEP_MENDED {
                 return Phase::Sweep { next: Slot(slot.0 + 1) };
             }
@@ -260,15 +338,17 @@ impl Unlinker {
         Phase::Check(Box::new(Reach::new(context.graph, context.slot_count)))
     }
 
-    /// Mends the lists of one node; how many had to be.
+    /// Mends the lists of one node; how many had to be. `None` if somebody else is changing them,
+    /// or has just linked the node: to be tried again.
     fn mend_all<D: Distance>(
         &mut self,
         context: &Context<'_, impl Fn(Slot) -> bool>,
         scratch: &mut Scratch,
         slot: Slot,
-    ) -> usize {
-        let Some(top) = context.graph.level(slot).filter(|_| !self.is_doomed.contains(slot)) else {
-            return 0;
+    ) -> Option<usize> {
+        let stays = !self.is_doomed.contains(slot) && !context.graph.has_left(slot);
+        let Some(top) = context.graph.level(slot).filter(|_| stays) else {
+            return Some(0);
         };
         let goes = |level| {
             let mut found = false;
@@ -276,11 +356,15 @@ impl Unlinker {
             context.graph.for_each_neighbour(slot, level, note);
             found
         };
+        if !(0..=top).any(goes) {
+            return Some(0);
+        }
+        let held = context.graph.hold(slot)?;
         let touched: Vec<u8> = (0..=top).filter(|&level| goes(level)).collect();
         for &level in &touched {
-            self.mend::<D>(context, scratch, slot, level);
+            self.mend::<D>(context, scratch, &held, level);
         }
-        touched.len()
+        Some(touched.len())
     }
 
     /// Gives `slot` a list on `level` that leads to none that go.
@@ -288,10 +372,11 @@ impl Unlinker {
         &mut self,
         context: &Context<'_, impl Fn(Slot) -> bool>,
         scratch: &mut Scratch,
-        slot: Slot,
+        held: &Held<'_>,
         level: u8,
     ) {
         let Context { graph, rows, .. } = *context;
+        let slot = held.slot();
         let list = graph.neighbours(slot, level);
         let (gone, mut kept): (Vec<Slot>, Vec<Slot>) =
             list.into_iter().partition(|&slot| self.is_doomed.contains(slot));
@@ -304,7 +389,7 @@ impl Unlinker {
             let from = |slot| Exact::<D>::new(rows.vectors.row(slot), rows.vectors);
             choose(from(slot), from, &mut kept, &heirs, lost, &mut scratch.work);
         }
-        graph.set_neighbours(slot, level, &kept);
+        graph.set_neighbours(held, level, &kept);
         if level == 0 && kept.len() < graph.params().m / 2 && (context.is_live)(slot) {
             self.weak.push(slot);
         }

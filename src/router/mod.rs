@@ -416,7 +416,7 @@ impl Router {
         let mut missing: Vec<bool> = vec![true; self.shards as usize];
         let mut parts = Vec::with_capacity(missing.len());
         let (mut is_anything_whole, mut first_error) = (false, None);
-        while let Some(SearchAnswer { shard, outcome, span }) = answers.take() {
+        while let Some(SearchAnswer { shard, outcome, span, .. }) = answers.take() {
             missing[shard.0 as usize] = false;
             self.observed.traffic.search_answers.add(1);
             trace.note(span);

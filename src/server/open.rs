@@ -9,9 +9,11 @@ use super::directory::Lock;
 use super::repair::{repair_locked, reshard_as_asked};
 use crate::config::{Codes, Config, FsyncPolicy, RecoveryMode};
 use crate::disk::space::Room;
+use crate::engine::partition::Joint;
 use crate::engine::{self, Capacity};
 use crate::graph;
 use crate::kernels::Metric;
+use crate::layout::Layout;
 use crate::manifest::{MANIFEST_VERSION, Manifest, Segment};
 use crate::observe::Observed;
 use crate::router::{Limits, Router};
@@ -229,7 +231,8 @@ impl Opening<'_> {
         // Before anything else is in the directory, its MANIFEST is: files without one would
         // look like a loss.
         publish(first, manifest.clone()).await?;
-        let opened = self.open_shards(cores, &manifest).await?;
+        let layout = Layout::new(manifest.shards, manifest.shards);
+        let opened = self.open_shards(cores, &manifest, layout).await?;
         let mut manifest = manifest;
         let before = std::mem::take(&mut manifest.segments);
         manifest.snapshots.clear();
@@ -259,6 +262,7 @@ impl Opening<'_> {
             .collect();
         publish(first, manifest).await?;
         ask(first, |reply| Request::Tidy { unused, complete, reply }).await?;
+        self.fit_graphs(cores, layout).await?;
         for core in &cores.handles {
             send(core, Request::DirectoryIsOpen)?;
         }
@@ -349,19 +353,25 @@ impl Opening<'_> {
         &self,
         cores: &Cores,
         manifest: &Manifest,
+        layout: Layout,
     ) -> Result<Vec<Opened>, Refusal> {
         let params =
             engine_params(self.config, manifest.dimension as usize, manifest.shards as usize);
+        let joints: Vec<_> =
+            (0..layout.partitions()).map(|partition| joint(layout, partition)).collect();
         let mut waiting = Vec::new();
         for shard in (0..manifest.shards).map(ShardId) {
             let core = &cores.handles[shard.0 as usize % cores.handles.len()];
+            let joint = &joints[layout.partition_of(shard) as usize];
+            let home = joint.as_ref().map(|joint| joint.home(layout.owner_of(shard)));
             let open = Open {
                 shard,
                 snapshots: manifest.snapshots.clone(),
                 segments: manifest.segments.clone(),
-                params: params.clone(),
+                params: engine::Params { home, ..params.clone() },
                 epoch: manifest.epoch,
                 counters: self.observed.shards()[shard.0 as usize].clone(),
+                partitions: layout.partitions() as usize,
             };
             let (answers, reply) = single();
             send(core, Request::Open(Box::new(open), reply))?;
@@ -373,6 +383,21 @@ impl Opening<'_> {
             opened.push(answer?);
         }
         Ok(opened)
+    }
+
+    /// Fits the parts of each graph that several shards own to each other.
+    async fn fit_graphs(&self, cores: &Cores, layout: Layout) -> Result<(), Refusal> {
+        let mut waiting = Vec::new();
+        for shard in (0..layout.shards()).map(ShardId) {
+            let core = &cores.handles[shard.0 as usize % cores.handles.len()];
+            let (answers, reply) = single();
+            send(core, Request::FitGraph { shard, reply })?;
+            waiting.push(answers);
+        }
+        for answers in waiting {
+            answers.one().await.ok_or_else(core_gone)?;
+        }
+        Ok(())
     }
 
     /// What was read from the log is found by scanning it, until it is linked. Waits until all
@@ -403,6 +428,12 @@ impl Opening<'_> {
     }
 }
 
+/// What the shards of a partition have in common; `None` for one that is alone.
+fn joint(layout: Layout, partition: u32) -> Option<Arc<Joint>> {
+    let owners = layout.members(partition).len() as u32;
+    (owners > 1).then(|| Joint::new(owners))
+}
+
 /// What shapes a shard, where there are so many.
 pub(super) fn engine_params(config: &Config, dimension: usize, shards: usize) -> engine::Params {
     let hnsw = &config.hnsw;
@@ -422,6 +453,7 @@ pub(super) fn engine_params(config: &Config, dimension: usize, shards: usize) ->
         graph: graph::Params { m: hnsw.m, ef_construction: hnsw.ef_construction, seed: hnsw.seed },
         hot_documents_max: (2 * config.cache.capacity).div_ceil(shards),
         capacity: Arc::new(Capacity::new(documents_max)),
+        home: None,
     }
 }
 

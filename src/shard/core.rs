@@ -280,6 +280,11 @@ impl Shard {
         shard
     }
 
+    /// Its graph is that of other shards too.
+    pub(super) fn shares_its_graph(&self) -> bool {
+        self.params.home.is_some()
+    }
+
     /// Takes vectors of this many values from now on.
     pub(super) fn set_dimension(&self, dimension: usize) {
         let mut engine = self.engine.borrow_mut();
@@ -312,6 +317,11 @@ impl Shard {
         tracing::error!(shard = self.id.0, "{what}: the shard is fenced");
         self.counters.panics.add(1);
         self.counters.is_fenced.store(true, Ordering::Relaxed);
+        if let Ok(mut engine) = self.engine.try_borrow_mut()
+            && let Some(engine) = &mut *engine
+        {
+            engine.fence();
+        }
         let error = Error::Internal("internal server panic".into());
         self.fail_writes(&error);
         self.snapshots.refuse(&error);
@@ -333,7 +343,8 @@ impl Shard {
         if let Some(engine) = &*engine {
             self.counters.documents.set(engine.live_count() as u64);
             self.counters.hot_documents.set(engine.hot_count() as u64);
-            self.counters.linked_nodes.set(u64::from(engine.graph().linked_count()));
+            self.counters.linked_nodes.set(u64::from(engine.linked_count()));
+            self.counters.is_checking.set(u64::from(engine.is_checking()));
             self.counters.slots.set(u64::from(engine.store().slot_count()));
             self.counters.link_distances.set(engine.link_work().distances);
             let healing = engine.healing();
@@ -408,10 +419,16 @@ impl Core {
         core.close().await;
     }
 
-    /// Takes a shard into service.
-    pub(super) fn adopt(self: &Rc<Self>, shard: Rc<Shard>, writer: Writer<DirectDisk>) {
+    /// Takes a shard into service; so many graphs answer a search together.
+    pub(super) fn adopt(
+        self: &Rc<Self>,
+        shard: Rc<Shard>,
+        writer: Writer<DirectDisk>,
+        partitions: usize,
+    ) {
         shard.breaker.replace(Breaker::new(self.settings.breaker));
-        shard.sampler.begin(self.settings.recall_per_second, self.observed.shards().len());
+        let shards = self.observed.shards().len();
+        shard.sampler.begin(self.settings.recall_per_second, shards, partitions);
         self.shards.borrow_mut().insert(shard.id, shard.clone());
         let commit = super::commit::run(self.clone(), shard.clone(), writer);
         let guarded = async move {

@@ -113,9 +113,11 @@ impl Server {
                 graph: crate::graph::Params { m: 8, ef_construction: 20, seed: 0 },
                 hot_documents_max: 10_000,
                 capacity: Arc::new(Capacity::new(usize::MAX)),
+                home: None,
             },
             epoch: manifest.epoch,
             counters: self.counters(),
+            partitions: 1,
         };
         let opened = self.ask(&core, |reply| Request::Open(Box::new(open), reply));
         let opened = opened.unwrap_or_else(|why| panic!("{}", why.what));

@@ -5,9 +5,11 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::core::{Core, Shard};
+use super::doing::Doing;
 use super::snapshot::{Known, Snapshots};
 use crate::clock::unix_ms;
 use crate::disk::DiskError;
+use crate::engine::partition::Settling;
 use crate::engine::recover::{Listed, RecoverError, Recovered, recover};
 use crate::engine::{self, Engine, Query};
 use crate::manifest::{self, LoadError, Segment};
@@ -32,6 +34,8 @@ pub struct Open {
     pub epoch: u64,
     /// Where it is to be seen.
     pub counters: Arc<ShardCounters>,
+    /// Graphs that answer a search together.
+    pub partitions: usize,
 }
 
 /// What opening came to.
@@ -96,7 +100,7 @@ impl From<DiskError> for Refusal {
 
 /// Opens a shard on this core.
 pub(super) async fn open(core: &Rc<Core>, open: Open) -> Result<Opened, Refusal> {
-    let Open { shard: id, snapshots, segments, params, epoch, counters } = open;
+    let Open { shard: id, snapshots, segments, params, epoch, counters, partitions } = open;
     let disk = core.disk.clone();
     let listed = Listed { shard: id, snapshots: &snapshots, segments: &segments };
     let counted = counters.clone();
@@ -133,7 +137,7 @@ pub(super) async fn open(core: &Rc<Core>, open: Open) -> Result<Opened, Refusal>
     let dimension = engine.as_ref().map_or(0, |engine| engine.params().dimension);
     let snapshots = known.snapshots.clone();
     let shard = Rc::new(Shard::new(id, params, engine, counters, Snapshots::new(known)));
-    core.adopt(shard, writer);
+    core.adopt(shard, writer, partitions);
     Ok(Opened {
         shard: id,
         snapshots,
@@ -143,6 +147,33 @@ pub(super) async fn open(core: &Rc<Core>, open: Open) -> Result<Opened, Refusal>
         records: log.records,
         dimension,
     })
+}
+
+impl Shard {
+    /// Fits what was restored of the graph to what was of the parts that other shards own.
+    pub(super) async fn fit_graph(&self, core: &Core) {
+        let mut settling = Settling::default();
+        loop {
+            let piece = core.heart.doing.begin(Doing::Open);
+            let is_done = match &mut *self.engine.borrow_mut() {
+                Some(engine) => engine.settle(&mut settling),
+                None => true,
+            };
+            drop(piece);
+            if is_done {
+                break;
+            }
+            glommio::executor().yield_if_needed().await;
+        }
+        if settling.dropped > 0 {
+            tracing::info!(
+                shard = self.id.0,
+                links = settling.dropped,
+                "links to nodes of other shards that are not there any more were dropped"
+            );
+        }
+        self.publish();
+    }
 }
 
 /// Nanoseconds that looking at one document takes; 0 if there are none.

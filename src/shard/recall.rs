@@ -37,8 +37,8 @@ pub(super) struct Sampler {
     /// Between two of them at least; `None` for never.
     period: Cell<Option<Duration>>,
     not_before: Cell<Option<Instant>>,
-    /// All shards there are.
-    shards: Cell<usize>,
+    /// How many answer a search together, each with what its graph has.
+    parts: Cell<usize>,
     pending: RefCell<Option<Pending>>,
     recent: RefCell<VecDeque<Recall>>,
 }
@@ -51,16 +51,16 @@ struct Pending {
 }
 
 impl Sampler {
-    /// Compares `per_second` searches, of all shards, of which there are so many.
-    pub(super) fn begin(&self, per_second: f64, shards: usize) {
-        self.shards.set(shards.max(1));
+    /// Compares `per_second` searches, of all shards, of which there are so many, with so many graphs.
+    pub(super) fn begin(&self, per_second: f64, shards: usize, parts: usize) {
+        self.parts.set(parts.max(1));
         let period = (per_second > 0.0).then(|| shards.max(1) as f64 / per_second);
         self.period.set(period.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok()));
     }
 
-    /// Shards that answer a search together.
-    pub(super) fn shards(&self) -> usize {
-        self.shards.get()
+    /// How many answer a search together.
+    pub(super) fn parts(&self) -> usize {
+        self.parts.get()
     }
 
     /// True if a search that ends now is to be compared.

@@ -89,6 +89,14 @@ pub enum Request {
     },
     /// Read a shard's log and take it into service.
     Open(Box<Open>, Reply<Result<Opened, Refusal>>),
+    /// Fit a shard's part of a graph that others own too to theirs. Once all are open, and before the
+    /// directory is.
+    FitGraph {
+        /// The shard.
+        shard: ShardId,
+        /// Told when it is done.
+        reply: Reply<()>,
+    },
     /// Take vectors of this many values from now on. Before the first document only.
     SetDimension {
         /// The shard.
@@ -166,6 +174,8 @@ pub struct SearchRequest {
 pub struct SearchAnswer {
     /// Which shard.
     pub shard: ShardId,
+    /// Among which documents it has searched.
+    pub scope: Scope,
     /// What it found.
     pub outcome: Result<SearchOutcome, Error>,
     /// Where its time went; `None` if nobody asked, or it panicked.

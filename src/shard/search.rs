@@ -12,6 +12,7 @@ use super::doing::Doing;
 use super::reply::Reply;
 use super::request::{SearchAnswer, SearchRequest};
 use super::serve::contained;
+use crate::engine::Engine;
 use crate::engine::read::{Phase, Search, SearchOutcome};
 use crate::error::{Error, Result};
 use crate::observe::trace::{CoreState, Span, nanos};
@@ -43,7 +44,9 @@ impl Core {
         shard.counters.searches.add(1);
         let search = contained(&shard, "beginning a search", || {
             let mut engine = shard.engine.borrow_mut();
-            engine.as_mut().map(|engine| engine.begin_search(request.query.clone())).transpose()
+            let begin =
+                |engine: &mut Engine| engine.begin_search_in(request.query.clone(), request.scope);
+            engine.as_mut().map(begin).transpose()
         });
         let search = match search.and_then(|search| search) {
             Ok(Some(search)) => search,
@@ -75,7 +78,8 @@ impl Core {
 impl SearchRequest {
     fn answer(self, outcome: Result<SearchOutcome>, span: Span) {
         let span = self.is_traced.then_some(span);
-        self.reply.send(SearchAnswer { shard: self.shard, outcome, span });
+        let scope = self.scope;
+        self.reply.send(SearchAnswer { shard: self.shard, scope, outcome, span });
     }
 }
 
@@ -132,8 +136,9 @@ impl Running {
                 None
             }
             Err(error) => {
-                let (shard, reply) = (self.request.shard, self.abandon());
-                reply.send(SearchAnswer { shard, outcome: Err(error), span: None });
+                let (shard, scope) = (self.request.shard, self.request.scope);
+                let reply = self.abandon();
+                reply.send(SearchAnswer { shard, scope, outcome: Err(error), span: None });
                 None
             }
         }
@@ -191,7 +196,7 @@ impl Running {
                 };
             }
             match is_sampled {
-                true => engine.finish_sampled(search, shard.sampler.shards()),
+                true => engine.finish_sampled(search, shard.sampler.parts()),
                 false => (engine.finish_search(search), None),
             }
         });

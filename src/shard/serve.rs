@@ -91,6 +91,15 @@ impl Core {
                     );
                 });
             }
+            Request::FitGraph { shard, reply } => {
+                let (core, shard) = (self.clone(), self.shard(shard));
+                spawn(self.queues.commit, async move {
+                    if let Some(shard) = shard {
+                        shard.fit_graph(&core).await;
+                    }
+                    reply.send(());
+                });
+            }
             Request::SetDimension { shard, dimension, reply } => {
                 if let Some(shard) = self.shard(shard) {
                     shard.set_dimension(dimension);

@@ -25,7 +25,7 @@ pub(super) async fn run(core: Rc<Core>) {
         for shard in &shards {
             for _ in 0..STEPS {
                 let piece = core.heart.doing.begin(Doing::Link);
-                let progress = shard.upkeep_step();
+                let progress = shard.upkeep_step(core.is_open.get());
                 drop(piece);
                 match progress {
                     LinkProgress::Idle => break,
@@ -53,8 +53,10 @@ impl Core {
 }
 
 impl Shard {
-    fn upkeep_step(&self) -> LinkProgress {
-        if self.check_readable().is_err() {
+    /// Until the directory `is_open`, shards that own one graph may not be back, and nobody links to
+    /// what is.
+    fn upkeep_step(&self, is_open: bool) -> LinkProgress {
+        if self.check_readable().is_err() || self.shares_its_graph() && !is_open {
             return LinkProgress::Idle;
         }
         let step = AssertUnwindSafe(|| {
@@ -62,10 +64,10 @@ impl Shard {
             let Some(engine) = &mut *engine else {
                 return LinkProgress::Idle;
             };
-            let linked = engine.graph().linked_count();
+            let linked = engine.linked_count();
             let progress = engine.link_step();
             // A step links a document, or takes dead nodes out.
-            let added = engine.graph().linked_count().saturating_sub(linked);
+            let added = engine.linked_count().saturating_sub(linked);
             self.counters.links.add(u64::from(added));
             progress
         });

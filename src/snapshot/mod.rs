@@ -34,6 +34,11 @@
 //! 112 zeros to the end of the block
 //! ```
 //!
+//! Of a shard that shares its graph with others, version 2 says with whom: at 108 which of the
+//! owners it is, at 112 how many there are, and the checksum of 0..116 at 116. Slots are numbered
+//! among those of the shard, except in links, which have their names in the partition
+//! ([`stripe`](crate::store::stripe)).
+//!
 //! Integers are little-endian, checksums CRC-32C over whole blocks, padding included. The position
 //! (next LSN, chain) is where the log goes on, and proves that it is the log of this snapshot.
 //! The file is written under a temporary name, synced, read back and compared, renamed, and only
@@ -47,14 +52,19 @@ pub mod writer;
 
 use crate::disk::BLOCK;
 use crate::kernels::Metric;
+use crate::store::stripe::{OWNERS_MAX, Stripe};
 use crate::types::{Lsn, ShardId};
 use crate::wal::Position;
 
 /// Version of the format.
 pub const FORMAT_VERSION: u16 = 1;
 
+/// Version of the format of a shard that shares its graph.
+pub const FORMAT_VERSION_SHARED: u16 = 2;
+
 const MAGIC: &[u8; 4] = b"KYSN";
 const CHECKED_BYTES: usize = 108;
+const CHECKED_BYTES_SHARED: usize = 116;
 const EXTENT_BYTES: usize = 32;
 
 /// Most extents of a snapshot: those of the most slots a shard can have, and some more.
@@ -88,6 +98,10 @@ pub const fn links_in_block(row_bytes: usize) -> u32 {
 const fn power_of_two(bytes: usize, row_bytes: usize) -> u32 {
     let rows = bytes / row_bytes;
     if rows == 0 { 1 } else { 1 << rows.ilog2() }
+}
+
+const fn checked_bytes(version: u16) -> usize {
+    if version == FORMAT_VERSION_SHARED { CHECKED_BYTES_SHARED } else { CHECKED_BYTES }
 }
 
 /// What an extent holds.
@@ -200,6 +214,8 @@ pub struct Shape {
     pub upper_lists: u32,
     /// Where walks begin, as the graph keeps it.
     pub entry: u64,
+    /// Whose slots they are, of those in the partition.
+    pub stripe: Stripe,
 }
 
 /// The first block of a snapshot file.
@@ -232,8 +248,10 @@ impl Header {
     pub fn encode(&self, block: &mut [u8]) {
         assert_eq!(block.len(), BLOCK);
         let shape = &self.shape;
+        let is_shared = shape.stripe.owners() > 1;
+        let version = if is_shared { FORMAT_VERSION_SHARED } else { FORMAT_VERSION };
         block[..4].copy_from_slice(MAGIC);
-        block[4..6].copy_from_slice(&FORMAT_VERSION.to_le_bytes());
+        block[4..6].copy_from_slice(&version.to_le_bytes());
         block[6..8].copy_from_slice(&metric_code(shape.metric).to_le_bytes());
         let words: [(usize, u32); 11] = [
             (8, self.shard.0),
@@ -263,8 +281,13 @@ impl Header {
         for (offset, value) in longs {
             block[offset..offset + 8].copy_from_slice(&value.to_le_bytes());
         }
-        let crc = crc32c::crc32c(&block[..CHECKED_BYTES]);
-        block[CHECKED_BYTES..CHECKED_BYTES + 4].copy_from_slice(&crc.to_le_bytes());
+        if is_shared {
+            block[108..112].copy_from_slice(&shape.stripe.owner().to_le_bytes());
+            block[112..116].copy_from_slice(&shape.stripe.owners().to_le_bytes());
+        }
+        let checked = checked_bytes(version);
+        let crc = crc32c::crc32c(&block[..checked]);
+        block[checked..checked + 4].copy_from_slice(&crc.to_le_bytes());
     }
 
     /// Reads a header, trusting nothing.
@@ -275,16 +298,28 @@ impl Header {
         if block.len() != BLOCK || &block[..4] != MAGIC {
             return Err("not a snapshot".into());
         }
-        if crc32c::crc32c(&block[..CHECKED_BYTES]) != read_u32(block, CHECKED_BYTES) {
+        let version = u16::from_le_bytes([block[4], block[5]]);
+        let checked = checked_bytes(version);
+        if crc32c::crc32c(&block[..checked]) != read_u32(block, checked) {
             return Err("bad checksum of the snapshot header".into());
         }
-        let version = u16::from_le_bytes([block[4], block[5]]);
-        if version != FORMAT_VERSION {
+        if ![FORMAT_VERSION, FORMAT_VERSION_SHARED].contains(&version) {
             return Err(format!(
-                "snapshot format version {version}; this program reads version {FORMAT_VERSION}"
+                "snapshot format version {version}; this program reads the versions \
+                 {FORMAT_VERSION} and {FORMAT_VERSION_SHARED}"
             ));
         }
-        if block[CHECKED_BYTES + 4..].iter().any(|&byte| byte != 0) {
+        let stripe = match version {
+            FORMAT_VERSION_SHARED => {
+                let (owner, owners) = (read_u32(block, 108), read_u32(block, 112));
+                if owner >= owners || owners > OWNERS_MAX {
+                    return Err(format!("a snapshot of owner {owner} of {owners}"));
+                }
+                Stripe::new(owner, owners)
+            }
+            _ => Stripe::WHOLE,
+        };
+        if block[checked + 4..].iter().any(|&byte| byte != 0) {
             return Err("bytes after the snapshot header that nobody wrote".into());
         }
         let metric = u16::from_le_bytes([block[6], block[7]]);
@@ -298,6 +333,7 @@ impl Header {
             dead_linked: read_u32(block, 68),
             upper_lists: read_u32(block, 72),
             entry: read_u64(block, 80),
+            stripe,
         };
         let next_lsn = Lsn(read_u64(block, 32));
         let header = Self {

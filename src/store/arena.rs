@@ -12,7 +12,7 @@ use std::sync::OnceLock;
 use bytemuck::Zeroable;
 use memmap2::{Advice, MmapMut};
 
-/// Most slots that one shard can hold: a bound of every arena's chunk table.
+/// Most slots that one shard can hold.
 pub const SLOTS_MAX: usize = 1 << 26;
 
 /// Most rows a chunk holds.
@@ -38,20 +38,27 @@ impl<T: Zeroable> Arena<T> {
         Self { row_items, chunk_shift, chunks }
     }
 
-    /// One item for each slot of a shard.
+    /// One item for each slot below `slots_max`.
     #[must_use]
-    pub fn per_slot() -> Self {
-        Self::new(1, SLOTS_MAX)
+    pub fn per_slot(slots_max: usize) -> Self {
+        Self::new(1, slots_max)
     }
 
-    /// Makes row `index` exist. Only the owner calls this; readers learn of the row through
-    /// whatever the owner publishes afterwards.
+    /// Makes row `index` exist, and all before it: of those of other owners too, so that whoever
+    /// looks through all of them finds zeros where there is nothing yet. Readers learn of the row
+    /// through whatever is published afterwards.
     ///
     /// # Panics
     /// If `index` is beyond the bound given to [`Arena::new`], or the system has no memory.
     pub fn reserve(&self, index: usize) {
-        let chunk_items = self.row_items << self.chunk_shift;
-        self.chunks[index >> self.chunk_shift].get_or_init(|| Chunk::map(chunk_items));
+        let last = index >> self.chunk_shift;
+        // They are made in order: where this one is, all before it are.
+        if self.chunks[last].get().is_none() {
+            let chunk_items = self.row_items << self.chunk_shift;
+            for chunk in &self.chunks[..=last] {
+                chunk.get_or_init(|| Chunk::map(chunk_items));
+            }
+        }
     }
 
     /// Row `index`.
@@ -75,16 +82,6 @@ impl<T: Zeroable> Arena<T> {
     pub fn get(&self, index: usize) -> &T {
         let chunk = self.chunks[index >> self.chunk_shift].get();
         &chunk.expect("the owner reserved this row").items()[self.row_start(index)]
-    }
-
-    /// Row `index`, for an owner whom nobody else is reading.
-    ///
-    /// # Panics
-    /// If it was never reserved.
-    pub fn row_mut(&mut self, index: usize) -> &mut [T] {
-        let start = self.row_start(index);
-        let chunk = self.chunks[index >> self.chunk_shift].get_mut();
-        &mut chunk.expect("the owner reserved this row").items_mut()[start..start + self.row_items]
     }
 
     #[inline]
@@ -121,17 +118,9 @@ impl<T: Zeroable> Chunk<T> {
         #[expect(unsafe_code, reason = "typed items in mapped bytes")]
         // SAFETY: the mapping holds `items` items, is aligned for them and lives as long as
         // `self`. All zeros is a valid `T`, and since then items have changed only through `&T`,
-        // whose own rules hold, or through `&mut T` of `items_mut`.
+        // whose own rules hold.
         unsafe {
             std::slice::from_raw_parts(self.memory.as_ptr().cast(), self.items)
-        }
-    }
-
-    fn items_mut(&mut self) -> &mut [T] {
-        #[expect(unsafe_code, reason = "typed items in mapped bytes")]
-        // SAFETY: as in `items`, and `self` is borrowed for nobody else.
-        unsafe {
-            std::slice::from_raw_parts_mut(self.memory.as_mut_ptr().cast(), self.items)
         }
     }
 }
@@ -161,13 +150,15 @@ mod tests {
         let arena: Arena<AtomicU64> = Arena::new(1 << 20, 64);
         arena.reserve(5);
         assert_eq!(arena.row(5).len(), 1 << 20);
-        assert_eq!(arena.chunks.iter().filter(|chunk| chunk.get().is_some()).count(), 1);
+        assert_eq!(arena.row(0)[7].load(Ordering::Relaxed), 0, "what is before it is there too");
+        let is_there = |chunk: &&OnceLock<_>| chunk.get().is_some();
+        assert_eq!(arena.chunks.iter().filter(is_there).count(), 2, "four rows in each");
     }
 
     #[test]
     #[should_panic(expected = "reserved")]
     fn a_row_nobody_reserved_is_a_bug() {
-        let arena: Arena<AtomicU64> = Arena::per_slot();
+        let arena: Arena<AtomicU64> = Arena::per_slot(100);
         let _ = arena.get(5);
     }
 }

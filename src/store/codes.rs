@@ -10,13 +10,13 @@
 
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use super::arena::Arena;
+use super::arena::{Arena, SLOTS_MAX};
 use super::rows::Rows;
 use crate::kernels::codes::{Code, encode};
 use crate::kernels::simd;
 use crate::types::Slot;
 
-/// The codes of one shard, by slot.
+/// Codes by slot.
 pub struct Codes {
     rows: Rows<i8>,
     scales: Arena<AtomicU32>,
@@ -45,10 +45,16 @@ impl Codes {
     /// No codes yet, each of a vector of `dimension` values; `are_unit` if all those have length 1.
     #[must_use]
     pub fn new(dimension: usize, are_unit: bool) -> Self {
+        Self::with_room(dimension, are_unit, SLOTS_MAX)
+    }
+
+    /// The same for slots below `slots_max`.
+    #[must_use]
+    pub fn with_room(dimension: usize, are_unit: bool, slots_max: usize) -> Self {
         Self {
-            rows: Rows::new(dimension),
-            scales: Arena::per_slot(),
-            squares: (!are_unit).then(Arena::per_slot),
+            rows: Rows::new(dimension, slots_max),
+            scales: Arena::per_slot(slots_max),
+            squares: (!are_unit).then(|| Arena::per_slot(slots_max)),
         }
     }
 
@@ -58,11 +64,11 @@ impl Codes {
         self.rows.row_values() + size_of::<f32>() * (1 + usize::from(self.squares.is_some()))
     }
 
-    /// Codes that exist.
+    /// All slots that have or had a code are below this.
     #[inline]
     #[must_use]
-    pub fn count(&self) -> u32 {
-        self.rows.count()
+    pub fn extent(&self) -> u32 {
+        self.rows.extent()
     }
 
     /// The values of the code of `slot`, padding included.
@@ -117,24 +123,22 @@ impl Codes {
         code.square = square(vector);
     }
 
-    /// Adds the code of `vector` and returns its slot.
+    /// Codes `vector` as that of `slot`.
     ///
     /// # Panics
-    /// As [`Vectors::append`](super::Vectors::append).
-    pub fn append(&self, vector: &[f32]) -> Slot {
+    /// If its length is not the dimension.
+    ///
+    /// # Safety
+    /// As [`Vectors::put`](super::Vectors::put).
+    #[expect(unsafe_code, reason = "see `Rows::write`")]
+    pub unsafe fn put(&self, slot: Slot, vector: &[f32]) {
         assert_eq!(vector.len(), self.rows.width());
-        let next = Slot(self.count());
-        self.rows.append(|row| {
+        let write = |row: &mut [i8]| {
             let scale = encode(vector, &mut row[..vector.len()]);
-            self.note(next, vector, scale);
-        })
-    }
-
-    /// Codes `vector` as that of `slot`, which nobody can reach; it exists from now on.
-    pub fn put(&mut self, slot: Slot, vector: &[f32]) {
-        assert_eq!(vector.len(), self.rows.width());
-        let scale = encode(vector, &mut self.rows.row_mut(slot)[..vector.len()]);
-        self.note(slot, vector, scale);
+            self.note(slot, vector, scale);
+        };
+        // SAFETY: as the caller vouches.
+        unsafe { self.rows.write(slot, write) };
     }
 
     fn note(&self, slot: Slot, vector: &[f32], scale: f32) {
@@ -163,17 +167,24 @@ mod tests {
         let vector = |seed: u32| -> Vec<f32> {
             (0..70).map(|i| ((seed * 31 + i * 17) % 101) as f32 / 50.0 - 1.0).collect()
         };
-        let mut codes = Codes::new(70, false);
+        let put = |codes: &Codes, slot: u32, seed: u32| {
+            #[expect(unsafe_code, reason = "there is one thread")]
+            // SAFETY: nobody else reads or writes.
+            unsafe {
+                codes.put(Slot(slot), &vector(seed));
+            }
+        };
+        let codes = Codes::new(70, false);
         for seed in 0..300 {
-            assert_eq!(codes.append(&vector(seed)), Slot(seed));
+            put(&codes, seed, seed);
         }
         // As a reused slot, and as a snapshot in any order, would have it.
-        let mut other = Codes::new(70, false);
+        let other = Codes::new(70, false);
         for seed in [7, 299, 12, 0].into_iter().chain(0..300) {
-            other.put(Slot(seed), &vector(seed));
+            put(&other, seed, seed);
         }
-        codes.put(Slot(12), &vector(0));
-        codes.put(Slot(12), &vector(12));
+        put(&codes, 12, 0);
+        put(&codes, 12, 12);
         let mut own = OwnCode::default();
         for slot in (0..300).map(Slot) {
             let (a, b) = (codes.get(slot), other.get(slot));

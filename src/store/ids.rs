@@ -130,6 +130,13 @@ impl Index {
         self.0[place] = slot.0 + 1;
     }
 
+    /// Gives each slot another name.
+    pub(super) fn rename(&mut self, name: impl Fn(Slot) -> Slot) {
+        for entry in &mut self.0 {
+            *entry = entry.checked_sub(1).map_or(0, |slot| name(Slot(slot)).0 + 1);
+        }
+    }
+
     fn get(&self, id: DocId, slots: &impl Slots) -> Option<Slot> {
         let mask = self.0.len().checked_sub(1)?;
         let mut place = mix(id.0) as usize & mask;

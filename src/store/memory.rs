@@ -1,21 +1,21 @@
 //! What the documents take in memory, by part: of counts alone, so that it may be asked often.
 
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64};
 
 use super::payload::Payload;
-use super::{Life, PAYLOAD_CHUNK, Store};
+use super::{Life, Store};
 
 impl Store {
     /// Bytes of vectors, padding and dead versions included.
     #[must_use]
     pub fn vector_bytes(&self) -> usize {
-        self.slot_count() as usize * self.vectors.row_bytes()
+        self.slot_count() as usize * self.vectors().row_bytes()
     }
 
     /// Bytes of codes, in the same way; 0 where there are none.
     #[must_use]
     pub fn code_bytes(&self) -> usize {
-        self.codes.as_ref().map_or(0, |codes| codes.count() as usize * codes.row_bytes())
+        self.codes().map_or(0, |codes| self.slot_count() as usize * codes.row_bytes())
     }
 
     /// Bytes of document ids, lifetimes and the index from an id to its slot.
@@ -28,6 +28,12 @@ impl Store {
     /// Bytes of the places of metadata, without what is in them.
     #[must_use]
     pub fn payload_cell_bytes(&self) -> usize {
-        self.payloads.len() * PAYLOAD_CHUNK * size_of::<Option<Payload>>()
+        self.slot_count() as usize * size_of::<AtomicPtr<Payload>>()
+    }
+
+    /// Bytes of the chain of what waits to be linked.
+    #[must_use]
+    pub fn chain_bytes(&self) -> usize {
+        self.slot_count() as usize * size_of::<AtomicU32>()
     }
 }

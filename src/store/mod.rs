@@ -6,32 +6,42 @@
 //! sees one state of the shard, that of the LSN it began at: no document twice, none missing,
 //! none that was deleted before.
 //!
-//! What a running search may still look at is kept: [`Store::open_snapshot`] and
-//! [`Store::close_snapshot`] bracket it. After that a dead version's metadata goes, and its slot
+//! What a running search may still look at is kept: [`Store::open_view`] and
+//! [`Store::close_view`] bracket it. After that a dead version's metadata goes, and its slot
 //! is used again, once nothing in the graph leads to it any more.
 //!
-//! Vectors, their codes, ids and lifetimes lie in arenas that other threads may read. Metadata
-//! and the id index belong to the owner alone.
+//! All that a search reads is [`Shared`] among the shards that own one graph, each of which writes
+//! to its own slots alone ([`stripe`]). The id index, and metadata that has been replaced, belong to
+//! the owner alone.
 
 pub mod arena;
+pub mod chain;
 mod codes;
 mod ids;
+pub mod member;
 mod memory;
 pub mod payload;
 mod rows;
 mod saved;
+mod shared;
+pub mod stripe;
 mod vectors;
+pub mod view;
 
 use std::collections::{BTreeMap, VecDeque};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::ops::Range;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 
-use self::arena::{Arena, SLOTS_MAX};
 pub use self::codes::{Codes, OwnCode};
 pub use self::ids::Index;
 use self::ids::{Ids, Slots};
 use self::payload::Payload;
 pub use self::saved::{Changed, payloads, values};
+pub use self::shared::Shared;
+use self::stripe::{BLOCK_SLOTS, Stripe};
 pub use self::vectors::{LINE_VALUES, Vectors};
+use self::view::Views;
 use crate::types::{DocId, Lsn, Slot};
 
 /// `[born, died]` as LSNs. `died` is 0 in a slot never used, [`ALIVE`] while alive.
@@ -39,20 +49,17 @@ type Life = [AtomicU64; 2];
 
 const ALIVE: u64 = u64::MAX;
 
-/// Metadata cells in a chunk.
-const PAYLOAD_CHUNK: usize = 1 << 12;
-
 /// Metadata that a running search may still have to see, by slot and by the LSN at which it was
 /// replaced.
 #[derive(Default)]
 struct Replaced {
-    payloads: BTreeMap<(Slot, Lsn), Payload>,
+    payloads: BTreeMap<(Slot, Lsn), Box<Payload>>,
     /// The same keys, oldest replacement first.
     order: VecDeque<(Lsn, Slot)>,
 }
 
 impl Replaced {
-    fn keep(&mut self, slot: Slot, at: Lsn, payload: Payload) {
+    fn keep(&mut self, slot: Slot, at: Lsn, payload: Box<Payload>) {
         self.payloads.insert((slot, at), payload);
         self.order.push_back((at, slot));
     }
@@ -60,7 +67,7 @@ impl Replaced {
     /// The metadata of `slot` at `snapshot`, if it was replaced since.
     fn at(&self, slot: Slot, snapshot: Lsn) -> Option<&Payload> {
         let after = (slot, snapshot.next())..=(slot, Lsn(u64::MAX));
-        self.payloads.range(after).next().map(|(_, payload)| payload)
+        self.payloads.range(after).next().map(|(_, payload)| &**payload)
     }
 
     /// Forgets what no search from `oldest` on can see.
@@ -76,37 +83,41 @@ impl Replaced {
 
 /// The documents of one shard.
 pub struct Store {
-    vectors: Vectors,
-    codes: Option<Codes>,
-    doc_ids: Arena<AtomicU64>,
-    lives: Arena<Life>,
-    payloads: Vec<Box<[Option<Payload>]>>,
+    shared: Arc<Shared>,
+    /// Which slots are this shard's, and how many of them have been used.
+    stripe: Stripe,
+    count: u32,
+    /// LSN of the last write applied in full.
+    applied: Lsn,
     ids: Ids,
     /// Slots that nothing refers to.
     free: Vec<Slot>,
     /// Dead versions that a running search may still see, oldest death first.
     retired: VecDeque<(Lsn, Slot)>,
-    /// Slots that left the graph, where a search that began by then may still be, in this order.
+    /// Slots that nothing leads to any more, where a search that began by then may still be, in
+    /// this order.
     left: VecDeque<(Lsn, Slot)>,
     replaced: Replaced,
-    /// The LSN of each running search.
+    /// The LSN of each running search of this shard's.
     snapshots: Vec<Lsn>,
+    /// What this shard's searches see of other owners.
+    views: Views,
     /// Since the last snapshot on disk.
     changed: Changed,
 }
 
 /// What the id index asks of the slots.
-struct Lookup<'a>(&'a Arena<AtomicU64>, &'a Arena<Life>);
+struct Lookup<'a>(&'a Shared);
 
 impl Slots for Lookup<'_> {
     #[inline]
     fn id(&self, slot: Slot) -> DocId {
-        DocId(self.0.get(slot.index()).load(Ordering::Relaxed))
+        self.0.doc_id(slot)
     }
 
     #[inline]
     fn is_live(&self, slot: Slot) -> bool {
-        self.1.get(slot.index())[1].load(Ordering::Relaxed) == ALIVE
+        self.0.is_live(slot)
     }
 }
 
@@ -114,94 +125,186 @@ impl Store {
     /// No documents yet, each to have a vector of `dimension` values.
     #[must_use]
     pub fn new(dimension: usize) -> Self {
-        Self {
-            vectors: Vectors::new(dimension),
-            codes: None,
-            doc_ids: Arena::per_slot(),
-            lives: Arena::per_slot(),
-            payloads: Vec::new(),
+        Self::join(Arc::new(Shared::new(dimension, None, 1)), Stripe::WHOLE)
+    }
+
+    /// One of the owners of `shared`, without documents: what this owner had in it is forgotten.
+    /// Nobody may be reading that.
+    #[must_use]
+    pub fn join(shared: Arc<Shared>, stripe: Stripe) -> Self {
+        assert_eq!(stripe.owners(), shared.owners());
+        shared.clear(stripe);
+        let store = Self {
+            shared,
+            stripe,
+            count: 0,
+            applied: Lsn(0),
             ids: Ids::default(),
             free: Vec::new(),
             retired: VecDeque::new(),
             left: VecDeque::new(),
             replaced: Replaced::default(),
             snapshots: Vec::new(),
+            views: Views::default(),
             changed: Changed::default(),
-        }
+        };
+        store.member().set_applied(Lsn(0));
+        store.note_counts();
+        store
     }
 
-    /// The vectors, by slot.
+    /// What all owners see.
+    #[must_use]
+    pub fn shared(&self) -> &Shared {
+        &self.shared
+    }
+
+    /// The same, to have beside what is changed.
+    #[must_use]
+    pub fn shared_handle(&self) -> Arc<Shared> {
+        self.shared.clone()
+    }
+
+    /// This owner as others see it.
+    #[must_use]
+    pub fn member(&self) -> &member::Member {
+        &self.shared.members[self.stripe.owner() as usize]
+    }
+
+    /// Which slots are this shard's.
+    #[inline]
+    #[must_use]
+    pub fn stripe(&self) -> Stripe {
+        self.stripe
+    }
+
+    /// The vectors, by slot, of all owners.
     #[inline]
     #[must_use]
     pub fn vectors(&self) -> &Vectors {
-        &self.vectors
-    }
-
-    /// The same with codes beside the vectors; `are_unit` if all vectors will have length 1.
-    #[must_use]
-    pub fn with_codes(dimension: usize, are_unit: bool) -> Self {
-        Self { codes: Some(Codes::new(dimension, are_unit)), ..Self::new(dimension) }
+        &self.shared.vectors
     }
 
     /// The codes of the vectors, by slot, if they are kept.
     #[inline]
     #[must_use]
     pub fn codes(&self) -> Option<&Codes> {
-        self.codes.as_ref()
+        self.shared.codes.as_ref()
     }
 
-    /// Documents alive now.
+    /// What waits to be linked.
+    #[inline]
+    #[must_use]
+    pub fn chains(&self) -> &chain::Chains {
+        &self.shared.chains
+    }
+
+    /// Everything up to `lsn` is applied: others see it from now on.
+    pub fn set_applied(&mut self, lsn: Lsn) {
+        self.applied = lsn;
+        self.note_counts();
+        self.member().set_applied(lsn);
+    }
+
+    fn note_counts(&self) {
+        self.member().set_counts(self.ids.count(), self.count);
+    }
+
+    /// Documents of this shard that are alive now.
     #[must_use]
     pub fn live_count(&self) -> usize {
         self.ids.count()
     }
 
-    /// Slots ever used: every slot below this one exists.
+    /// Documents of all owners that are alive, about now.
+    #[must_use]
+    pub fn live_of_all(&self) -> usize {
+        match self.stripe.owners() {
+            1 => self.ids.count(),
+            _ => self.shared.members.iter().map(member::Member::live).sum(),
+        }
+    }
+
+    /// Slots of this shard ever used: those with a number below this one.
     #[must_use]
     pub fn slot_count(&self) -> u32 {
-        self.vectors.count()
+        self.count
+    }
+
+    /// The slots of this shard ever used.
+    pub fn slots(&self) -> impl Iterator<Item = Slot> + use<> {
+        self.stripe.slots(self.count)
+    }
+
+    /// All slots ever used, of all owners, are below this.
+    #[inline]
+    #[must_use]
+    pub fn extent(&self) -> u32 {
+        if self.stripe.owners() == 1 { self.count } else { self.shared.vectors.extent() }
+    }
+
+    /// Slots ever used, of all owners, about now.
+    #[must_use]
+    pub fn slots_of_all(&self) -> usize {
+        match self.stripe.owners() {
+            1 => self.count as usize,
+            _ => self.shared.members.iter().map(|member| member.slots() as usize).sum(),
+        }
+    }
+
+    /// The slots that follow one another from `name` on, whosever they are, and hold or held
+    /// something; and where others may begin.
+    pub(crate) fn used_from(&self, name: u32) -> (Range<u32>, u32) {
+        if self.stripe.owners() == 1 {
+            return (name..self.count, self.count);
+        }
+        let slot = Slot(name);
+        let owner = self.stripe.owner_of(slot);
+        let number = Stripe::new(owner, self.stripe.owners()).number(slot);
+        let used = self.shared.members[owner as usize].slots().saturating_sub(number);
+        let next = (name / BLOCK_SLOTS + 1) * BLOCK_SLOTS;
+        (name..next.min(name + used), next)
     }
 
     /// How many more versions can be stored.
     #[must_use]
     pub fn room(&self) -> usize {
-        self.free.len() + SLOTS_MAX - self.vectors.count() as usize
+        self.free.len() + self.stripe.slots_max() - self.count as usize
     }
 
     /// The document that a slot holds or held.
     #[inline]
     #[must_use]
     pub fn doc_id(&self, slot: Slot) -> DocId {
-        DocId(self.doc_ids.get(slot.index()).load(Ordering::Acquire))
+        self.shared.doc_id(slot)
     }
 
     /// The LSN of the write that filled a slot.
     #[inline]
     #[must_use]
     pub fn born(&self, slot: Slot) -> Lsn {
-        Lsn(self.lives.get(slot.index())[0].load(Ordering::Acquire))
+        Lsn(self.shared.life(slot)[0])
     }
 
     /// Where `id` is alive.
     #[must_use]
     pub fn find(&self, id: DocId) -> Option<Slot> {
-        self.ids.get(id, &Lookup(&self.doc_ids, &self.lives))
+        self.ids.get(id, &Lookup(&self.shared))
     }
 
     /// True if the version in `slot` is alive now.
     #[inline]
     #[must_use]
     pub fn is_live(&self, slot: Slot) -> bool {
-        self.lives.get(slot.index())[1].load(Ordering::Acquire) == ALIVE
+        self.shared.is_live(slot)
     }
 
-    /// True if the version in `slot` was alive at `snapshot`.
+    /// True if the version in `slot` was alive at `snapshot`, an LSN of its owner.
     #[inline]
     #[must_use]
     pub fn is_visible(&self, slot: Slot, snapshot: Lsn) -> bool {
-        let life = self.lives.get(slot.index());
-        let born = life[0].load(Ordering::Acquire);
-        born <= snapshot.0 && snapshot.0 < life[1].load(Ordering::Acquire)
+        let [born, died] = self.shared.life(slot);
+        born <= snapshot.0 && snapshot.0 < died
     }
 
     /// Current metadata of a version that is alive.
@@ -210,13 +313,13 @@ impl Store {
     /// If nothing is alive there.
     #[must_use]
     pub fn payload(&self, slot: Slot) -> &Payload {
-        self.payload_cell(slot).as_ref().expect("a live version has metadata")
+        self.shared.payload(slot).expect("a live version has metadata")
     }
 
     /// Metadata of the version in `slot`, dead or alive, that has not been dropped.
     #[must_use]
     pub fn stored_payload(&self, slot: Slot) -> Option<&Payload> {
-        self.payload_cell(slot).as_ref()
+        self.shared.payload(slot)
     }
 
     /// Slots whose metadata has been replaced since `snapshot`, which has to be an open one.
@@ -226,7 +329,9 @@ impl Store {
         order.range(first..).map(|&(_, slot)| slot)
     }
 
-    /// Metadata that the version in `slot` had at `snapshot`, at which it was alive.
+    /// Metadata that the version in `slot` had at `snapshot`, at which it was alive. Of another
+    /// owner's slot, which an open view sees, it is what it has now: the owner alone knows what it
+    /// was.
     #[must_use]
     pub fn payload_at(&self, slot: Slot, snapshot: Lsn) -> &Payload {
         self.replaced.at(slot, snapshot).unwrap_or_else(|| self.payload(slot))
@@ -244,34 +349,49 @@ impl Store {
         payload: Payload,
     ) -> (Slot, Option<Slot>) {
         let former = self.retire(lsn, id);
-        let slot = match self.free.pop() {
-            Some(slot) => {
-                if let Some(codes) = &mut self.codes {
-                    codes.put(slot, vector);
-                }
-                self.vectors.replace(slot, vector);
-                slot
-            }
-            None => {
-                let coded = self.codes.as_ref().map(|codes| codes.append(vector));
-                let slot = self.vectors.append(vector);
-                assert!(coded.is_none_or(|coded| coded == slot), "a code for each vector");
-                self.doc_ids.reserve(slot.index());
-                self.lives.reserve(slot.index());
-                self.reserve_payload(slot);
-                slot
-            }
-        };
-        self.doc_ids.get(slot.index()).store(id.0, Ordering::Release);
-        *self.payload_cell_mut(slot) = Some(payload);
-        let life = self.lives.get(slot.index());
-        life[0].store(lsn.0, Ordering::Release);
-        life[1].store(ALIVE, Ordering::Release);
-        let Self { ids, doc_ids, lives, .. } = self;
-        ids.insert(id, slot, &Lookup(doc_ids, lives));
-        self.changed.note_vector(slot, self.vectors.row_bytes());
-        self.changed.note_payload(slot);
+        let slot = self.free.pop().unwrap_or_else(|| self.new_slot());
+        self.write_row(slot, vector);
+        self.shared.set_doc_id(slot, id);
+        drop(self.shared.swap_payload(slot, Some(Box::new(payload))));
+        self.shared.set_life(slot, [lsn.0, ALIVE]);
+        self.ids.insert(id, slot, &Lookup(&self.shared));
+        let number = self.stripe.number(slot);
+        self.changed.note_vector(number, self.shared.vectors.row_bytes());
+        self.changed.note_payload(number);
         (slot, former)
+    }
+
+    /// The slot that the next version will be in.
+    #[must_use]
+    pub fn next_slot(&self) -> Slot {
+        self.free.last().copied().unwrap_or_else(|| self.stripe.slot(self.count))
+    }
+
+    /// A slot that has never been used.
+    fn new_slot(&mut self) -> Slot {
+        assert!((self.count as usize) < self.stripe.slots_max(), "the caller checks the bound");
+        let slot = self.stripe.slot(self.count);
+        self.count += 1;
+        self.shared.reserve(slot);
+        slot
+    }
+
+    /// Puts a vector and its code into a slot that is new, or was in `free`.
+    fn write_row(&mut self, slot: Slot, vector: &[f32]) {
+        debug_assert!(self.stripe.owns(slot), "each owner writes to its own slots");
+        if let Some(codes) = &self.shared.codes {
+            #[expect(unsafe_code, reason = "only the store knows that nobody can reach the slot")]
+            // SAFETY: the slot is this owner's, and is new, or nothing has led to it since before
+            // the oldest open view was opened. It is published below the new LSN, by its life.
+            unsafe {
+                codes.put(slot, vector);
+            }
+        }
+        #[expect(unsafe_code, reason = "only the store knows that nobody can reach the slot")]
+        // SAFETY: as above.
+        unsafe {
+            self.shared.vectors.put(slot, vector);
+        }
     }
 
     /// Ends the version of `id` that is alive; returns where it was.
@@ -284,11 +404,11 @@ impl Store {
         let Some(slot) = self.find(id) else {
             return false;
         };
-        self.changed.note_payload(slot);
-        let before = self.payload_cell_mut(slot).replace(payload);
-        if !self.snapshots.is_empty() {
-            let payload = before.expect("a live version has metadata");
-            self.replaced.keep(slot, lsn, payload);
+        self.changed.note_payload(self.stripe.number(slot));
+        let before = self.shared.swap_payload(slot, Some(Box::new(payload)));
+        // Asked after it was put out of reach: whoever comes later sees what is there now.
+        if self.oldest_snapshot() != Lsn(member::NEVER) {
+            self.replaced.keep(slot, lsn, before.expect("a live version has metadata"));
         }
         true
     }
@@ -305,48 +425,61 @@ impl Store {
     pub fn close_snapshot(&mut self, lsn: Lsn) {
         let index = self.snapshots.iter().position(|&s| s == lsn).expect("an open snapshot");
         self.snapshots.swap_remove(index);
-        self.replaced.forget_before(self.oldest_snapshot());
+        if !self.replaced.order.is_empty() {
+            self.replaced.forget_before(self.oldest_snapshot());
+        }
     }
 
-    /// Drops what neither a running search nor one that begins at `applied` can see any more:
-    /// metadata of dead versions, which goes to `dropped`, and their slots, unless `dropped` says
-    /// that they are still needed; then [`Store::release`] follows. At most `versions_max`, so
-    /// that it fits into a slice. Returns how many it dropped.
+    /// Drops what neither a running search nor one that begins now can see any more: metadata of
+    /// dead versions, which goes to `dropped`, and their slots, unless `dropped` says that they are
+    /// still needed; then [`Store::release`] follows. Slots that nothing leads to any more go to
+    /// `freed`, which says whether they may go. At most `versions_max`, so that it fits into a
+    /// slice. Returns how many it dropped.
     pub fn reclaim(
         &mut self,
         versions_max: usize,
-        applied: Lsn,
         mut dropped: impl FnMut(Slot, Option<&Payload>) -> bool,
+        mut freed: impl FnMut(Slot) -> bool,
     ) -> usize {
+        if self.retired.is_empty() && self.left.is_empty() {
+            return 0;
+        }
+        let oldest = self.oldest_snapshot();
+        if !self.replaced.order.is_empty() {
+            self.replaced.forget_before(oldest);
+        }
         // A search at `snapshot` sees a version that died later than it.
-        let oldest = self.oldest_snapshot().min(applied);
+        let seen_from = oldest.min(self.applied);
         let mut reclaimed = 0;
         while reclaimed < versions_max
             && let Some(&(died, slot)) = self.retired.front()
-            && died <= oldest
+            && died <= seen_from
         {
             self.retired.pop_front();
-            let payload = self.payload_cell_mut(slot).take();
-            if !dropped(slot, payload.as_ref()) {
-                self.free.push(slot);
+            let payload = self.shared.swap_payload(slot, None);
+            if !dropped(slot, payload.as_deref()) {
+                // A search may stand at it on its way through what waits to be linked.
+                self.left.push_back((self.applied, slot));
             }
             reclaimed += 1;
         }
-        let oldest = self.oldest_snapshot();
-        while reclaimed < versions_max
+        let mut released = 0;
+        while released < versions_max
             && let Some(&(left, slot)) = self.left.front()
             && left < oldest
+            && freed(slot)
         {
             self.left.pop_front();
             self.free.push(slot);
-            reclaimed += 1;
+            released += 1;
         }
-        reclaimed
+        reclaimed.max(released)
     }
 
-    /// Nothing leads to these slots of dropped versions since `applied`: they may be used again
-    /// once the searches are over that have begun by then, and may stand at one of them.
-    pub fn release(&mut self, applied: Lsn, slots: impl IntoIterator<Item = Slot>) {
+    /// Nothing leads to these slots of dropped versions any more: they may be used again once the
+    /// searches are over that have begun by now, and may stand at one of them.
+    pub fn release(&mut self, slots: impl IntoIterator<Item = Slot>) {
+        let applied = self.applied;
         self.left.extend(slots.into_iter().map(|slot| (applied, slot)));
     }
 
@@ -362,25 +495,11 @@ impl Store {
         self.retired.len() + self.left.len()
     }
 
-    /// The oldest state that a running search sees; the end of time if none runs.
-    fn oldest_snapshot(&self) -> Lsn {
-        self.snapshots.iter().copied().min().unwrap_or(Lsn(u64::MAX))
-    }
-
     fn retire(&mut self, lsn: Lsn, id: DocId) -> Option<Slot> {
-        let Self { ids, doc_ids, lives, retired, .. } = self;
-        let slot = ids.remove(id, &Lookup(doc_ids, lives))?;
-        lives.get(slot.index())[1].store(lsn.0, Ordering::Release);
-        retired.push_back((lsn, slot));
+        let slot = self.ids.remove(id, &Lookup(&self.shared))?;
+        self.shared.set_died(slot, lsn);
+        self.retired.push_back((lsn, slot));
         Some(slot)
-    }
-
-    fn payload_cell(&self, slot: Slot) -> &Option<Payload> {
-        &self.payloads[slot.index() / PAYLOAD_CHUNK][slot.index() % PAYLOAD_CHUNK]
-    }
-
-    fn payload_cell_mut(&mut self, slot: Slot) -> &mut Option<Payload> {
-        &mut self.payloads[slot.index() / PAYLOAD_CHUNK][slot.index() % PAYLOAD_CHUNK]
     }
 }
 
@@ -417,29 +536,41 @@ mod tests {
     #[test]
     fn slots_are_used_again_only_when_nobody_looks() {
         let mut store = Store::new(1);
-        let (slot, _) = store.put(Lsn(1), DocId(1), &[1.0], payload(""));
+        let put = |store: &mut Store, lsn: u64, id: u64| {
+            let slot = store.put(Lsn(lsn), DocId(id), &[id as f32], payload("")).0;
+            store.set_applied(Lsn(lsn));
+            slot
+        };
+        let slot = put(&mut store, 1, 1);
         store.open_snapshot(Lsn(1));
         assert_eq!(store.delete(Lsn(2), DocId(1)), Some(slot));
-        assert_eq!(store.reclaim(9, Lsn(2), |_, _| false), 0);
-        assert_ne!(store.put(Lsn(3), DocId(2), &[2.0], payload("")).0, slot);
+        store.set_applied(Lsn(2));
+        assert_eq!(store.reclaim(9, |_, _| false, |_| true), 0);
+        assert_ne!(put(&mut store, 3, 2), slot);
         store.close_snapshot(Lsn(1));
-        assert_eq!(store.reclaim(9, Lsn(1), |_, _| false), 0);
-        assert_eq!(store.reclaim(9, Lsn(3), |_, _| false), 1);
-        assert_eq!(store.put(Lsn(4), DocId(3), &[3.0], payload("")).0, slot);
+        // Not before what ended it is whole.
+        store.delete(Lsn(4), DocId(2));
+        assert_eq!(store.reclaim(9, |_, _| false, |_| false), 1, "it may not go yet");
+        assert_eq!(store.reclaim(9, |_, _| false, |_| true), 1);
+        assert_eq!(store.reclaim(9, |_, _| false, |_| true), 0);
+        store.set_applied(Lsn(4));
+        assert_eq!(put(&mut store, 5, 3), slot);
         assert_eq!(store.vectors().values(slot), [3.0]);
-        assert_eq!((store.live_count(), store.slot_count()), (2, 2));
+        assert_eq!((store.live_count(), store.slot_count()), (1, 2));
+        assert_eq!(store.reclaim(9, |_, _| false, |_| true), 1);
         // A slot that the graph walks through stays.
-        store.delete(Lsn(5), DocId(3));
-        assert_eq!(store.reclaim(9, Lsn(5), |_, _| true), 1);
-        assert_ne!(store.put(Lsn(6), DocId(4), &[4.0], payload("")).0, slot);
+        store.delete(Lsn(6), DocId(3));
+        store.set_applied(Lsn(6));
+        assert_eq!(store.reclaim(9, |_, _| true, |_| true), 1);
+        assert_ne!(put(&mut store, 7, 4), slot);
         // Once it has left the graph, it waits for those who may stand there.
-        store.open_snapshot(Lsn(6));
-        store.release(Lsn(6), [slot]);
-        assert_eq!(store.reclaim(9, Lsn(6), |_, _| true), 0);
-        assert_ne!(store.put(Lsn(7), DocId(5), &[5.0], payload("")).0, slot);
         store.open_snapshot(Lsn(7));
-        store.close_snapshot(Lsn(6));
-        assert_eq!(store.reclaim(9, Lsn(7), |_, _| true), 1);
-        assert_eq!(store.put(Lsn(8), DocId(6), &[6.0], payload("")).0, slot);
+        store.release([slot]);
+        assert_eq!(store.reclaim(9, |_, _| true, |_| true), 0);
+        assert_ne!(put(&mut store, 8, 5), slot);
+        store.open_snapshot(Lsn(8));
+        store.close_snapshot(Lsn(7));
+        assert_eq!(store.reclaim(9, |_, _| true, |_| true), 1);
+        assert_eq!(put(&mut store, 9, 6), slot);
     }
 }

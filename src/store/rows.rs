@@ -1,21 +1,22 @@
 //! Rows of numbers in chunks that never move, each row padded with zeros to whole cache lines:
 //! what [`Vectors`](super::Vectors) and [`Codes`](super::Codes) are made of.
 //!
-//! Appending takes `&self`, so that other threads may walk the rows that exist while the owner
-//! adds more. Two rules make that sound, and both are kept here, not by callers:
-//! - a row below `count` is never written through `&self`;
-//! - `count` moves, with release, only after the row is complete, and readers check it with
-//!   acquire.
-//!
-//! Re-using a row needs `&mut self`: nobody else can be reading then.
+//! Other threads walk the rows that exist while their owner adds more, and fills those again that
+//! nobody can reach. Two rules make that sound:
+//! - a row is written by one thread alone, its owner, and only while no other can come upon its
+//!   name: before it is first published, or after everything that led to it is gone and everybody
+//!   who may have seen that has ended ([`crate::store::view`] keeps count of them). [`Rows::write`]
+//!   is `unsafe` for that reason, and [`Store::put`](super::Store::put) is the one that calls it;
+//! - a name is published, with release, only after its row is complete, and taken with acquire.
 
 use std::cell::UnsafeCell;
 use std::marker::PhantomData;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use bytemuck::{Pod, Zeroable};
 
-use super::arena::{Arena, SLOTS_MAX};
+use super::arena::Arena;
+use super::stripe::BLOCK_SLOTS;
 use crate::types::Slot;
 
 /// Bytes in a cache line.
@@ -30,8 +31,8 @@ struct Line([u8; LINE_BYTES]);
 struct LineCell(UnsafeCell<Line>);
 
 #[expect(unsafe_code, reason = "rows are shared between threads under the rules above")]
-// SAFETY: a line is written only below an exclusive borrow of `Rows`, or above `count`, where no
-// reader looks and `appending` admits one writer.
+// SAFETY: a line is written only by `Rows::write`, whose caller vouches that nobody else reads or
+// writes it.
 unsafe impl Sync for LineCell {}
 
 /// Rows of equal length, by slot.
@@ -39,8 +40,8 @@ pub(super) struct Rows<T> {
     width: usize,
     row_lines: usize,
     lines: Arena<LineCell>,
-    count: AtomicU32,
-    appending: AtomicBool,
+    /// All rows that have been written are below this. Moved by whole blocks: every walk reads it.
+    extent: AtomicU32,
     of: PhantomData<T>,
 }
 
@@ -48,8 +49,8 @@ impl<T: Pod> Rows<T> {
     /// Values in a cache line.
     pub(super) const LINE_VALUES: usize = LINE_BYTES / size_of::<T>();
 
-    /// No rows yet, each to be of `width` values.
-    pub(super) fn new(width: usize) -> Self {
+    /// No rows yet, each to be of `width` values, of slots below `slots_max`.
+    pub(super) fn new(width: usize, slots_max: usize) -> Self {
         const { assert!(LINE_BYTES.is_multiple_of(size_of::<T>())) };
         const { assert!(align_of::<T>() <= LINE_BYTES) };
         assert!(width > 0);
@@ -57,9 +58,8 @@ impl<T: Pod> Rows<T> {
         Self {
             width,
             row_lines,
-            lines: Arena::new(row_lines, SLOTS_MAX),
-            count: AtomicU32::new(0),
-            appending: AtomicBool::new(false),
+            lines: Arena::new(row_lines, slots_max),
+            extent: AtomicU32::new(0),
             of: PhantomData,
         }
     }
@@ -74,70 +74,50 @@ impl<T: Pod> Rows<T> {
         self.row_lines * Self::LINE_VALUES
     }
 
-    /// Rows that exist.
+    /// All slots whose rows have been written are below this.
     #[inline]
-    pub(super) fn count(&self) -> u32 {
-        self.count.load(Ordering::Acquire)
+    pub(super) fn extent(&self) -> u32 {
+        self.extent.load(Ordering::Acquire)
     }
 
-    /// Row `slot`, padding included.
+    /// Row `slot`, padding included: zeros if it was never written.
     ///
     /// # Panics
-    /// If there is no such row.
+    /// If it is not below the extent.
     #[inline]
     pub(super) fn row(&self, slot: Slot) -> &[T] {
-        assert!(slot.0 < self.count(), "row {} of {}", slot.0, self.count());
+        assert!(slot.0 < self.extent(), "row {} of {}", slot.0, self.extent());
         let lines = self.lines.row(slot.index());
         #[expect(unsafe_code, reason = "a row is lines behind UnsafeCell")]
         // SAFETY: the lines lie side by side in one chunk (`repr(transparent)` over 64 bytes each),
-        // are aligned for `T`, and any bytes are a `T`. The row is below `count`, so it was
-        // complete before the acquire load above and is not written while `self` is borrowed.
+        // are aligned for `T`, and any bytes are a `T`. Whoever has the name of a row has it from
+        // where it was published after the row was complete, and while it may be reached from
+        // there the row is not written: that is what the callers of `write` vouch for.
         unsafe {
             std::slice::from_raw_parts(lines.as_ptr().cast(), lines.len() * Self::LINE_VALUES)
         }
     }
 
-    /// Adds a row and returns its slot. `fill` is given the row, padding included, all zeros
-    /// unless an earlier `fill` has panicked, and must leave the padding as it is.
+    /// Fills the row of `slot`. It exists from now on. `fill` is given the row,
+    /// padding included, with what it last held, and must leave the padding zeros.
     ///
-    /// # Panics
-    /// If [`SLOTS_MAX`] rows exist, or if another thread is appending: a shard has one owner.
-    pub(super) fn append(&self, fill: impl FnOnce(&mut [T])) -> Slot {
-        assert!(!self.appending.swap(true, Ordering::Acquire), "a shard has one owner");
-        let slot = Slot(self.count.load(Ordering::Relaxed));
-        assert!(slot.index() < SLOTS_MAX, "the caller checks the bound");
-        self.lines.reserve(slot.index());
+    /// # Safety
+    /// No other thread reads or writes this row, or comes upon its name, before what is written
+    /// here is published with release.
+    #[expect(unsafe_code, reason = "who may reach a row is not seen from here")]
+    pub(super) unsafe fn write(&self, slot: Slot, fill: impl FnOnce(&mut [T])) {
+        let extent = (slot.0 / BLOCK_SLOTS + 1) * BLOCK_SLOTS;
+        if self.extent() < extent {
+            self.lines.reserve(extent as usize - 1);
+            self.extent.fetch_max(extent, Ordering::AcqRel);
+        }
         let lines = self.lines.row(slot.index());
-        #[expect(unsafe_code, reason = "writes the row before anyone may see it")]
         // SAFETY: the lines lie side by side behind `UnsafeCell`, are aligned for `T`, and any
-        // bytes are a `T`. The row is not below `count`, so no reader has a reference to it, and
-        // `appending` keeps other writers out until `fill` is done.
+        // bytes are a `T`. Nobody else has a reference to the row, as the caller vouches.
         let row = unsafe {
             let start = lines.as_ptr().cast::<T>().cast_mut();
             std::slice::from_raw_parts_mut(start, lines.len() * Self::LINE_VALUES)
         };
         fill(row);
-        self.count.store(slot.0 + 1, Ordering::Release);
-        self.appending.store(false, Ordering::Release);
-        slot
-    }
-
-    /// Row `slot`, padding included, for an owner whom nobody else is reading. It exists from now
-    /// on, and so do all before it.
-    pub(super) fn row_mut(&mut self, slot: Slot) -> &mut [T] {
-        let count = self.count.get_mut();
-        for index in *count..=slot.0 {
-            self.lines.reserve(index as usize);
-        }
-        *count = (*count).max(slot.0 + 1);
-        let lines = self.lines.row_mut(slot.index());
-        #[expect(unsafe_code, reason = "a row is lines behind UnsafeCell")]
-        // SAFETY: as in `row`, and `self` is borrowed for nobody else.
-        unsafe {
-            std::slice::from_raw_parts_mut(
-                lines.as_mut_ptr().cast(),
-                lines.len() * Self::LINE_VALUES,
-            )
-        }
     }
 }

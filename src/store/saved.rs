@@ -1,5 +1,8 @@
 //! The documents as a snapshot on disk has them: what is given to it block by block, and put back.
 //!
+//! Files know slots by their numbers among those of the shard, whatever their names are in its
+//! partition ([`stripe`](super::stripe)).
+//!
 //! A snapshot on disk sees the shard at one LSN as a search does, over many steps:
 //! [`Store::open_snapshot`] brackets it, and the lifetimes tell what was there. Blocks of
 //! vectors and metadata that have not changed since the snapshot before are not asked for.
@@ -7,12 +10,11 @@
 use std::collections::BTreeSet;
 use std::ops::Range;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use super::payload::Payload;
-use super::{ALIVE, Ids, Index, PAYLOAD_CHUNK, Store};
+use super::{ALIVE, Ids, Index, Store};
 use crate::snapshot::{PAYLOADS_IN_BLOCK, vectors_in_block};
-use crate::types::{Lsn, Slot};
+use crate::types::{DocId, Lsn, Slot};
 
 /// Blocks that have changed.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -24,12 +26,14 @@ pub struct Changed {
 }
 
 impl Changed {
-    pub(super) fn note_vector(&mut self, slot: Slot, row_bytes: usize) {
-        self.vectors.insert(slot.0 / vectors_in_block(row_bytes));
+    /// The vector of slot number `number`.
+    pub(super) fn note_vector(&mut self, number: u32, row_bytes: usize) {
+        self.vectors.insert(number / vectors_in_block(row_bytes));
     }
 
-    pub(super) fn note_payload(&mut self, slot: Slot) {
-        self.payloads.insert(slot.0 / PAYLOADS_IN_BLOCK);
+    /// The metadata of slot number `number`.
+    pub(super) fn note_payload(&mut self, number: u32) {
+        self.payloads.insert(number / PAYLOADS_IN_BLOCK);
     }
 }
 
@@ -45,12 +49,12 @@ impl Store {
         self.changed.payloads.extend(&changed.payloads);
     }
 
-    /// The rows of some slots, padding included.
+    /// The rows of some slots, by number, padding included.
     #[must_use]
-    pub fn saved_vectors(&self, slots: Range<u32>) -> Vec<u8> {
-        let mut bytes = Vec::with_capacity(slots.len() * self.vectors.row_bytes());
-        for slot in slots.map(Slot) {
-            bytes.extend_from_slice(bytemuck::cast_slice(self.vectors.row(slot)));
+    pub fn saved_vectors(&self, numbers: Range<u32>) -> Vec<u8> {
+        let mut bytes = Vec::with_capacity(numbers.len() * self.vectors().row_bytes());
+        for slot in self.named(numbers) {
+            bytes.extend_from_slice(bytemuck::cast_slice(self.vectors().row(slot)));
         }
         bytes
     }
@@ -58,9 +62,9 @@ impl Store {
     /// The metadata of a block of slots at `snapshot`: where each ends, then all of them. Slots
     /// that held nothing then have none.
     #[must_use]
-    pub fn saved_payloads(&self, slots: Range<u32>, snapshot: Lsn) -> Vec<u8> {
+    pub fn saved_payloads(&self, numbers: Range<u32>, snapshot: Lsn) -> Vec<u8> {
         let (mut ends, mut bytes) = (Vec::with_capacity(PAYLOADS_IN_BLOCK as usize), Vec::new());
-        for slot in slots.map(Slot) {
+        for slot in self.named(numbers) {
             if self.is_visible(slot, snapshot) {
                 bytes.extend_from_slice(self.payload_at(slot, snapshot).bytes());
             }
@@ -74,11 +78,10 @@ impl Store {
 
     /// The lifetimes of some slots as they were at `snapshot`: born and died of each.
     #[must_use]
-    pub fn saved_lives(&self, slots: Range<u32>, snapshot: Lsn) -> Vec<u8> {
-        let mut lives = Vec::with_capacity(2 * slots.len());
-        for slot in slots {
-            let life = self.lives.get(slot as usize);
-            let (born, died) = (life[0].load(Ordering::Acquire), life[1].load(Ordering::Acquire));
+    pub fn saved_lives(&self, numbers: Range<u32>, snapshot: Lsn) -> Vec<u8> {
+        let mut lives = Vec::with_capacity(2 * numbers.len());
+        for slot in self.named(numbers) {
+            let [born, died] = self.shared.life(slot);
             lives.extend(match born <= snapshot.0 {
                 true if died > snapshot.0 => [born, ALIVE],
                 true => [born, died],
@@ -90,98 +93,108 @@ impl Store {
     }
 
     /// The document ids of some slots as they were at `snapshot`; those that were alive then go
-    /// into `index`.
+    /// into `index`, with their numbers.
     #[must_use]
-    pub fn saved_ids(&self, slots: Range<u32>, snapshot: Lsn, index: &mut Index) -> Vec<u8> {
-        let mut ids = Vec::with_capacity(slots.len());
-        for slot in slots.map(Slot) {
+    pub fn saved_ids(&self, numbers: Range<u32>, snapshot: Lsn, index: &mut Index) -> Vec<u8> {
+        let mut ids = Vec::with_capacity(numbers.len());
+        for slot in self.named(numbers) {
             let id = self.doc_id(slot);
             if self.is_visible(slot, snapshot) {
-                index.insert(id, slot);
+                index.insert(id, Slot(self.stripe.number(slot)));
             }
             ids.push(if self.born(slot) <= snapshot { id.0 } else { 0 });
         }
         bytemuck::cast_slice(&ids).to_vec()
     }
 
-    /// Puts vectors back, from slot `start` on.
+    /// The slots with these numbers.
+    fn named(&self, numbers: Range<u32>) -> impl Iterator<Item = Slot> {
+        let stripe = self.stripe;
+        numbers.map(move |number| stripe.slot(number))
+    }
+
+    /// Puts vectors back, from slot number `start` on. Nobody reads what is in this shard's slots
+    /// until all is back.
     ///
     /// # Errors
     /// If the bytes are no rows.
     pub fn restore_vectors(&mut self, start: u32, bytes: &[u8]) -> Result<(), String> {
-        if !bytes.len().is_multiple_of(self.vectors.row_bytes()) {
+        let row_bytes = self.vectors().row_bytes();
+        if !bytes.len().is_multiple_of(row_bytes) {
             return Err("a block of vectors that does not hold whole ones".into());
         }
-        self.vectors.restore(start, &values(bytes));
-        if let Some(codes) = &mut self.codes {
-            let rows = bytes.len() / self.vectors.row_bytes();
-            for slot in (start..).take(rows).map(Slot) {
-                codes.put(slot, self.vectors.values(slot));
-            }
+        let dimension = self.vectors().dimension();
+        let rows: Vec<f32> = values(bytes);
+        for (number, row) in (start..).zip(rows.chunks_exact(row_bytes / size_of::<f32>())) {
+            let slot = self.stripe.slot(number);
+            self.shared.reserve(slot);
+            self.write_row(slot, &row[..dimension]);
+            self.count = self.count.max(number + 1);
         }
         Ok(())
     }
 
-    /// Puts metadata back, from slot `start` on.
+    /// Puts metadata back, from slot number `start` on.
     ///
     /// # Errors
     /// If the bytes are no block of metadata.
     pub fn restore_payloads(&mut self, start: u32, bytes: &[u8]) -> Result<(), String> {
-        for (slot, payload) in (start..).map(Slot).zip(payloads(bytes)?) {
-            if payload.is_some() {
-                self.reserve_payload(slot);
-                *self.payload_cell_mut(slot) = payload;
+        for (number, payload) in (start..).zip(payloads(bytes)?) {
+            if let Some(payload) = payload {
+                let slot = self.stripe.slot(number);
+                self.shared.reserve(slot);
+                drop(self.shared.swap_payload(slot, Some(Box::new(payload))));
             }
         }
         Ok(())
     }
 
-    /// Puts lifetimes back, from slot `start` on.
+    /// Puts lifetimes back, from slot number `start` on.
     ///
     /// # Errors
     /// If the bytes are no lifetimes.
     pub fn restore_lives(&mut self, start: u32, bytes: &[u8]) -> Result<(), String> {
         let lives: Vec<u64> = values(bytes);
-        for (slot, life) in (start as usize..).zip(lives.chunks_exact(2)) {
-            if life[0] > life[1] {
-                return Err(format!("slot {slot} died before it was born"));
+        for (number, &[born, died]) in (start..).zip(lives.as_chunks().0) {
+            if born > died {
+                return Err(format!("slot {number} died before it was born"));
             }
-            self.lives.reserve(slot);
-            self.reserve_payload(Slot(slot as u32));
-            let cell = self.lives.row_mut(slot);
-            cell[0] = [life[0].into(), life[1].into()];
+            let slot = self.stripe.slot(number);
+            self.shared.reserve(slot);
+            self.shared.set_life(slot, [born, died]);
         }
         Ok(())
     }
 
-    /// Puts document ids back, from slot `start` on.
+    /// Puts document ids back, from slot number `start` on.
     pub fn restore_ids(&mut self, start: u32, bytes: &[u8]) {
-        for (slot, id) in (start as usize..).zip(values::<u64>(bytes)) {
-            self.doc_ids.reserve(slot);
-            *self.doc_ids.row_mut(slot)[0].get_mut() = id;
+        for (number, id) in (start..).zip(values::<u64>(bytes)) {
+            let slot = self.stripe.slot(number);
+            self.shared.reserve(slot);
+            self.shared.set_doc_id(slot, DocId(id));
         }
     }
 
-    /// All of it is back. `index` leads to the `live` documents; `is_linked` tells which slots
-    /// the graph walks through. Returns the slots alive that are not linked, oldest first.
+    /// All of it is back. `index` leads to the `live` documents, by number; `is_linked` tells which
+    /// slots the graph walks through. Returns the slots alive that are not linked, oldest first.
     ///
     /// # Errors
     /// If it does not fit together.
     pub fn finish_restore(
         &mut self,
-        index: Index,
+        mut index: Index,
         live: usize,
         is_linked: impl Fn(Slot) -> bool,
     ) -> Result<Vec<Slot>, String> {
         let mut found = 0;
         let mut unlinked = Vec::new();
         self.free.clear();
-        for slot in (0..self.slot_count()).map(Slot) {
+        for slot in self.slots() {
             match (self.is_live(slot), is_linked(slot)) {
                 (true, is_linked) => {
                     found += 1;
-                    if self.payload_cell(slot).is_none() {
-                        return Err(format!("slot {} has no metadata", slot.0));
+                    if self.shared.payload(slot).is_none() {
+                        return Err(format!("slot {} has no metadata", self.stripe.number(slot)));
                     }
                     if !is_linked {
                         unlinked.push(slot);
@@ -195,14 +208,9 @@ impl Store {
             return Err(format!("{found} documents are alive; the header says {live}"));
         }
         unlinked.sort_by_key(|&slot| self.born(slot));
+        index.rename(|number| self.stripe.slot(number.0));
         self.ids = Ids::new(index, live);
         Ok(unlinked)
-    }
-
-    pub(super) fn reserve_payload(&mut self, slot: Slot) {
-        while slot.index() / PAYLOAD_CHUNK >= self.payloads.len() {
-            self.payloads.push((0..PAYLOAD_CHUNK).map(|_| None).collect());
-        }
     }
 }
 

@@ -1,20 +1,27 @@
 //! Vectors: rows of `f32` by slot, as [`Rows`] keeps them: in place for good, padded to whole
-//! cache lines, and readable by other threads while the owner appends.
+//! cache lines, and readable by other threads while their owners add more.
 
+use super::arena::SLOTS_MAX;
 use super::rows::Rows;
 use crate::types::Slot;
 
 /// Values in a cache line.
 pub const LINE_VALUES: usize = Rows::<f32>::LINE_VALUES;
 
-/// The vectors of one shard, by slot.
+/// Vectors by slot.
 pub struct Vectors(Rows<f32>);
 
 impl Vectors {
     /// No vectors yet, each to be of `dimension` values.
     #[must_use]
     pub fn new(dimension: usize) -> Self {
-        Self(Rows::new(dimension))
+        Self::with_room(dimension, SLOTS_MAX)
+    }
+
+    /// The same for slots below `slots_max`.
+    #[must_use]
+    pub fn with_room(dimension: usize, slots_max: usize) -> Self {
+        Self(Rows::new(dimension, slots_max))
     }
 
     /// Values in a vector, without padding.
@@ -29,11 +36,11 @@ impl Vectors {
         self.0.row_values() * size_of::<f32>()
     }
 
-    /// Rows that exist.
+    /// All slots that hold or held a vector are below this.
     #[inline]
     #[must_use]
-    pub fn count(&self) -> u32 {
-        self.0.count()
+    pub fn extent(&self) -> u32 {
+        self.0.extent()
     }
 
     /// `vector` padded with zeros to the length of a row, which changes none of the distances.
@@ -69,73 +76,67 @@ impl Vectors {
         &self.row(slot)[..self.dimension()]
     }
 
-    /// Adds a row and returns its slot.
+    /// Puts `vector` into `slot`.
     ///
     /// # Panics
-    /// If the length is not the dimension, if [`SLOTS_MAX`](super::arena::SLOTS_MAX) rows exist,
-    /// or if another thread is appending: a shard has one owner.
-    pub fn append(&self, vector: &[f32]) -> Slot {
-        assert_eq!(vector.len(), self.dimension());
-        self.0.append(|row| row[..vector.len()].copy_from_slice(vector))
-    }
-
-    /// Puts rows back, padding included, from `start` on. They count as existing from now on, and
-    /// so do all before them.
+    /// If the length is not the dimension.
     ///
-    /// # Panics
-    /// If `values` are not whole rows.
-    pub fn restore(&mut self, start: u32, values: &[f32]) {
-        assert_eq!(values.len() % self.0.row_values(), 0);
-        for (slot, row) in (start..).zip(values.chunks(self.0.row_values())) {
-            self.0.row_mut(Slot(slot)).copy_from_slice(row);
-        }
-    }
-
-    /// Replaces row `slot`, whose former document nobody can reach any more.
-    pub fn replace(&mut self, slot: Slot, vector: &[f32]) {
+    /// # Safety
+    /// No other thread reads or writes this row, or comes upon its name, before what is written
+    /// here is published with release.
+    #[expect(unsafe_code, reason = "see `Rows::write`")]
+    pub unsafe fn put(&self, slot: Slot, vector: &[f32]) {
         assert_eq!(vector.len(), self.dimension());
-        assert!(slot.0 < self.count());
-        self.0.row_mut(slot)[..vector.len()].copy_from_slice(vector);
+        // SAFETY: as the caller vouches.
+        unsafe { self.0.write(slot, |row| row[..vector.len()].copy_from_slice(vector)) };
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicU32, Ordering};
+
     use super::*;
 
     #[test]
     fn rows_are_padded_aligned_and_replaceable() {
-        let mut vectors = Vectors::new(20);
+        let vectors = Vectors::new(20);
         let row = |seed: u32| -> Vec<f32> { (0..20).map(|i| (seed * 100 + i) as f32).collect() };
         for seed in 0..40_000 {
-            assert_eq!(vectors.append(&row(seed)), Slot(seed));
+            put(&vectors, seed, &row(seed));
         }
         assert_eq!(vectors.row(Slot(3)).len(), 32);
         assert_eq!(vectors.row(Slot(39_999)).as_ptr() as usize % 64, 0);
         assert_eq!(vectors.values(Slot(17_000)), row(17_000));
-        vectors.replace(Slot(17_000), &row(1));
+        put(&vectors, 17_000, &row(1));
         assert_eq!(vectors.row(Slot(17_000)), vectors.pad(&row(1)));
         assert_eq!(vectors.values(Slot(17_001)), row(17_001));
     }
 
     #[test]
-    fn readers_see_whole_rows_while_the_owner_appends() {
+    fn readers_see_whole_rows_while_owners_add_more() {
         let vectors = Vectors::new(33);
-        let count = 20_000_u32;
+        let (count, owners) = (20_000_u32, 2);
+        let published: Vec<AtomicU32> = (0..owners).map(|_| AtomicU32::new(0)).collect();
         std::thread::scope(|scope| {
-            for _ in 0..2 {
-                scope.spawn(|| {
+            for (owner, published) in published.iter().enumerate() {
+                let slot = move |number: u32| number * owners + owner as u32;
+                let vectors = &vectors;
+                scope.spawn(move || {
                     let mut seen = 0;
                     while seen < count {
-                        seen = vectors.count();
-                        if let Some(last) = seen.checked_sub(1) {
+                        seen = published.load(Ordering::Acquire);
+                        if let Some(last) = seen.checked_sub(1).map(slot) {
                             assert!(vectors.values(Slot(last)).iter().all(|&x| x == last as f32));
                         }
                     }
                 });
-            }
-            for slot in 0..count {
-                vectors.append(&[slot as f32; 33]);
+                scope.spawn(move || {
+                    for number in 0..count {
+                        put(vectors, slot(number), &[slot(number) as f32; 33]);
+                        published.store(number + 1, Ordering::Release);
+                    }
+                });
             }
         });
     }
@@ -144,5 +145,13 @@ mod tests {
     #[should_panic(expected = "row 0 of 0")]
     fn a_row_that_does_not_exist_is_a_bug() {
         let _ = Vectors::new(4).row(Slot(0));
+    }
+
+    fn put(vectors: &Vectors, slot: u32, vector: &[f32]) {
+        #[expect(unsafe_code, reason = "the only writer of the row")]
+        // SAFETY: nobody reads the row before its name is published.
+        unsafe {
+            vectors.put(Slot(slot), vector);
+        }
     }
 }

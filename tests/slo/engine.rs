@@ -22,6 +22,7 @@ pub(crate) fn engine() -> Engine {
         graph: graph::Params { m: 16, ef_construction: 50, seed: 42 },
         hot_documents_max: usize::MAX,
         capacity: Arc::new(Capacity::new(usize::MAX)),
+        home: None,
     });
     for number in 0..DOCUMENTS {
         let payload = Payload::new([("page", "17")], "").unwrap();

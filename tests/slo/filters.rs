@@ -31,6 +31,7 @@ fn engine() -> Engine {
         graph: graph::Params { m: 16, ef_construction: 200, seed: 42 },
         hot_documents_max: usize::MAX,
         capacity: Arc::new(Capacity::new(usize::MAX)),
+        home: None,
     });
     for number in 0..DOCUMENTS {
         let pairs = [

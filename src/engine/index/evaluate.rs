@@ -145,7 +145,9 @@ impl Evaluation {
             self.unsure += 1;
         }
         if self.indexed_to < store.slot_count() {
-            slots.insert_range(self.indexed_to..store.slot_count());
+            for names in store.stripe().runs(self.indexed_to..store.slot_count()) {
+                slots.insert_range(names);
+            }
             self.unsure += u64::from(store.slot_count() - self.indexed_to);
         }
         let unsure = self.unsure.min(slots.len());

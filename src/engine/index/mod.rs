@@ -28,6 +28,7 @@ use self::key::Key;
 use self::slots::bitmap_bytes;
 use crate::store::Store;
 use crate::store::payload::Payload;
+use crate::store::stripe::Stripe;
 use crate::types::Slot;
 
 /// Room for texts of keys and values, and for the trees that hold them: this much, and for each
@@ -52,8 +53,10 @@ pub struct MetadataIndex {
     slots: RoaringBitmap,
     /// Those with a key that has no sets.
     untracked: RoaringBitmap,
-    /// Those below this one are, if there is anything in them.
+    /// Those with a number below this one are, if there is anything in them.
     indexed_to: u32,
+    /// The slots of the shard.
+    stripe: Stripe,
     room: Room,
     /// Of the metadata of all slots indexed.
     payload_bytes: usize,
@@ -82,9 +85,9 @@ impl Room {
 impl MetadataIndex {
     /// An empty index.
     #[must_use]
-    pub(super) fn new() -> Self {
+    pub(super) fn new(stripe: Stripe) -> Self {
         let room = Room { used: 0, max: BYTES_MIN };
-        Self { room, ..Self::default() }
+        Self { room, stripe, ..Self::default() }
     }
 
     /// Slots below this one are indexed.
@@ -95,17 +98,18 @@ impl MetadataIndex {
 
     /// A version with this metadata is in `slot` from now on.
     pub(super) fn insert(&mut self, slot: Slot, payload: &Payload) {
-        if slot.0 > self.indexed_to {
+        let number = self.stripe.number(slot);
+        if number > self.indexed_to {
             // It is read when its turn comes.
             return;
         }
-        self.indexed_to = self.indexed_to.max(slot.0 + 1);
+        self.indexed_to = self.indexed_to.max(number + 1);
         self.add(slot, payload);
     }
 
     /// The version in `slot` has other metadata from now on.
     pub(super) fn replace(&mut self, slot: Slot, before: &Payload, after: &Payload) {
-        if slot.0 < self.indexed_to {
+        if self.stripe.number(slot) < self.indexed_to {
             self.take(slot, before);
             self.add(slot, after);
         }
@@ -113,7 +117,7 @@ impl MetadataIndex {
 
     /// Nobody sees the version in `slot` any more. This was its metadata.
     pub(super) fn remove(&mut self, slot: Slot, payload: &Payload) {
-        if slot.0 < self.indexed_to {
+        if self.stripe.number(slot) < self.indexed_to {
             self.take(slot, payload);
         }
     }
@@ -125,7 +129,7 @@ impl MetadataIndex {
         while self.indexed_to < store.slot_count().min(start.saturating_add(STEP_SLOTS))
             && bytes < STEP_BYTES
         {
-            let slot = Slot(self.indexed_to);
+            let slot = self.stripe.slot(self.indexed_to);
             self.indexed_to += 1;
             if let Some(payload) = store.stored_payload(slot) {
                 bytes += payload.bytes().len();

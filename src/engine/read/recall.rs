@@ -11,17 +11,19 @@
 
 use std::sync::Arc;
 
-use super::{Phase, Query, Search, SearchOutcome};
+use super::{Phase, Query, Scope, Search, SearchOutcome};
 use crate::engine::Engine;
 use crate::engine::filtered::Filtered;
-use crate::types::{DocId, Lsn};
+use crate::store::view::View;
+use crate::types::DocId;
 
 /// A search that has ended, and what of it is compared with the truth. One of
 /// [`Engine::finish_sample`] and [`Engine::abandon_sample`] must follow.
 pub struct Sample {
     query: Arc<Query>,
+    scope: Scope,
     /// Open until the scan, if it has begun, has ended.
-    snapshot: Lsn,
+    view: View,
     hits: Vec<(DocId, f32)>,
     /// How many of the true nearest it should have found.
     wanted: usize,
@@ -39,29 +41,31 @@ pub struct Recall {
 
 impl Engine {
     /// Ends a search as [`Engine::finish_search`] does, and keeps what it takes to repeat it,
-    /// unless it was cut short. `shards` answer together.
+    /// unless it was cut short. So many shards or partitions answer together.
     pub fn finish_sampled(
         &mut self,
         search: Search,
-        shards: usize,
+        parts: usize,
     ) -> (SearchOutcome, Option<Sample>) {
-        let (query, snapshot) = (search.query.clone(), search.snapshot);
+        let (query, scope, view) = (search.query.clone(), search.scope, search.reused.view.clone());
         // Once more, since the search closes it.
-        self.store.open_snapshot(snapshot);
+        self.store.hold_view(&view);
         let outcome = self.finish_search(search);
         if !outcome.complete || outcome.hot_cut {
-            self.store.close_snapshot(snapshot);
+            self.store.close_view(&view);
             return (outcome, None);
         }
         let hits = outcome.hits.iter().map(|hit| (hit.id, hit.score)).collect();
-        let wanted = if query.filter.is_some() { query.k } else { query.k.div_ceil(shards) };
-        (outcome, Some(Sample { query, snapshot, hits, wanted, scan: None }))
+        let wanted = if query.filter.is_some() { query.k } else { query.k.div_ceil(parts) };
+        (outcome, Some(Sample { query, scope, view, hits, wanted, scan: None }))
     }
 
     /// Does some tens of microseconds of work. True when the truth is known.
     pub fn step_sample(&mut self, sample: &mut Sample) -> bool {
         if sample.scan.is_none() {
-            let mut scan = self.scan_at(sample.query.clone(), sample.snapshot);
+            let mut reused = self.scratches.pop().unwrap_or_default();
+            reused.view = sample.view.clone();
+            let mut scan = self.scan_in(sample.query.clone(), sample.scope, reused);
             if let Some(filter) = &sample.query.filter {
                 scan.filtered = Some(Box::new(Filtered::new(&self.index, filter, true)));
                 scan.phase = Phase::Plan;
@@ -89,7 +93,7 @@ impl Engine {
     pub fn abandon_sample(&mut self, sample: Sample) {
         match sample.scan {
             Some(scan) => self.abandon_search(scan),
-            None => self.store.close_snapshot(sample.snapshot),
+            None => self.store.close_view(&sample.view),
         }
     }
 }

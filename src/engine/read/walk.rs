@@ -3,13 +3,14 @@
 
 use super::{Query, STEP_HOPS};
 use crate::engine::Engine;
-use crate::engine::filtered::{Filtered, Scope};
+use crate::engine::filtered::{Conditions, Filtered};
 use crate::engine::plan::width_percent;
 use crate::graph::filtered::{FilteredWalk, Trail};
 use crate::graph::search::{Beam, Scratch};
 use crate::graph::space::Space;
 use crate::graph::visited::Visited;
-use crate::types::{Lsn, Slot};
+use crate::store::view::View;
+use crate::types::Slot;
 
 /// Hops of a walk among the candidates of a filter between two looks at the clock: each may read
 /// the lists of many nodes.
@@ -19,7 +20,7 @@ const STEP_HOPS_AMONG: u32 = STEP_HOPS / 8;
 pub(super) struct Walk<'a> {
     engine: &'a Engine,
     query: &'a Query,
-    snapshot: Lsn,
+    view: &'a View,
     /// What the filter selects, and where that is laid out as bits.
     filtered: Option<(&'a Filtered, &'a Visited)>,
 }
@@ -28,10 +29,10 @@ impl<'a> Walk<'a> {
     pub(super) fn of(
         engine: &'a Engine,
         query: &'a Query,
-        snapshot: Lsn,
+        view: &'a View,
         filtered: Option<(&'a Filtered, &'a Visited)>,
     ) -> Self {
-        Self { engine, query, snapshot, filtered }
+        Self { engine, query, view, filtered }
     }
 
     /// Descends from `from` on level `top`, and begins where that leads.
@@ -46,8 +47,8 @@ impl<'a> Walk<'a> {
         let Some((filtered, flat)) = self.filtered else {
             return self.beam(space).enter(scratch, from, top, |slot| self.accepts(slot));
         };
-        let scope = self.scope(flat);
-        let is_wanted = |slot| filtered.wants(self.engine, &scope, slot);
+        let conditions = self.conditions(flat);
+        let is_wanted = |slot| filtered.wants(self.engine, &conditions, slot);
         if !filtered.walks_among() {
             return self.beam(space).enter(scratch, from, top, is_wanted);
         }
@@ -67,8 +68,8 @@ impl<'a> Walk<'a> {
         let Some((filtered, flat)) = self.filtered else {
             return self.beam(space).advance(scratch, STEP_HOPS, |slot| self.accepts(slot));
         };
-        let scope = self.scope(flat);
-        let is_wanted = |slot| filtered.wants(self.engine, &scope, slot);
+        let conditions = self.conditions(flat);
+        let is_wanted = |slot| filtered.wants(self.engine, &conditions, slot);
         if filtered.walks_among() {
             self.among(filtered, space).advance(trail, STEP_HOPS_AMONG, is_wanted)
         } else {
@@ -78,11 +79,11 @@ impl<'a> Walk<'a> {
 
     #[inline]
     fn accepts(&self, slot: Slot) -> bool {
-        self.engine.accepts(slot, self.snapshot)
+        self.engine.accepts(slot, self.view)
     }
 
-    fn scope(&self, flat: &'a Visited) -> Scope<'a> {
-        Scope { filter: self.query.filter.as_ref(), snapshot: self.snapshot, flat }
+    fn conditions(&self, flat: &'a Visited) -> Conditions<'a> {
+        Conditions { filter: self.query.filter.as_ref(), snapshot: self.view.own(), flat }
     }
 
     fn beam<S: Space>(&self, space: S) -> Beam<'a, S> {
@@ -90,7 +91,7 @@ impl<'a> Walk<'a> {
     }
 
     fn among<S: Space>(&self, filtered: &Filtered, space: S) -> FilteredWalk<'a, S> {
-        let live = self.engine.live_count() as u64;
+        let live = self.engine.store.live_of_all() as u64;
         let width = self.query.ef as u64 * width_percent(filtered.count(), live) / 100;
         FilteredWalk { graph: &self.engine.graph, space, width: width as usize }
     }

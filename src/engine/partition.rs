@@ -1,0 +1,127 @@
+//! What the shards of a partition have in common: one graph, the documents that it leads to, and what
+//! is to be done for its health.
+
+use std::sync::{Arc, OnceLock};
+
+use super::healing::Ward;
+use super::{Engine, Params};
+use crate::graph::Graph;
+use crate::kernels::Metric;
+use crate::store::Shared;
+use crate::store::stripe::Stripe;
+
+/// The graph of a partition and what belongs to it.
+#[derive(Clone)]
+pub struct Partition {
+    pub(super) shared: Arc<Shared>,
+    pub(super) graph: Arc<Graph>,
+    pub(super) ward: Arc<Ward>,
+}
+
+impl Partition {
+    pub(super) fn new(params: &Params, owners: u32) -> Self {
+        let codes = params.codes.then_some(params.metric == Metric::Cosine);
+        Self {
+            shared: Arc::new(Shared::new(params.dimension, codes, owners)),
+            graph: Arc::new(Graph::shared(params.graph, owners)),
+            ward: Arc::new(Ward::new(owners)),
+        }
+    }
+}
+
+/// A partition of several shards, which is made when the first of them knows the dimension.
+pub struct Joint {
+    owners: u32,
+    partition: OnceLock<Partition>,
+}
+
+impl Joint {
+    /// A partition of so many shards.
+    ///
+    /// # Panics
+    /// If they are none, or more than [`OWNERS_MAX`](crate::store::stripe::OWNERS_MAX).
+    #[must_use]
+    pub fn new(owners: u32) -> Arc<Self> {
+        assert_eq!(Stripe::new(0, owners).owners(), owners);
+        Arc::new(Self { owners, partition: OnceLock::new() })
+    }
+
+    /// The place of one of its shards.
+    #[must_use]
+    pub fn home(self: &Arc<Self>, owner: u32) -> Home {
+        Home { joint: self.clone(), stripe: Stripe::new(owner, self.owners) }
+    }
+}
+
+/// The place of a shard in a partition.
+#[derive(Clone)]
+pub struct Home {
+    joint: Arc<Joint>,
+    stripe: Stripe,
+}
+
+impl std::fmt::Debug for Home {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "owner {} of {}", self.stripe.owner(), self.stripe.owners())
+    }
+}
+
+impl Home {
+    /// Which slots the shard has.
+    #[must_use]
+    pub fn stripe(&self) -> Stripe {
+        self.stripe
+    }
+
+    pub(super) fn partition(&self, params: &Params) -> Partition {
+        self.joint.partition.get_or_init(|| Partition::new(params, self.joint.owners)).clone()
+    }
+}
+
+/// Nodes that are fitted in a step.
+const STEP_SETTLED: u32 = 512;
+
+/// The fitting of one shard's part of a graph to the others', on its way.
+#[derive(Debug, Default)]
+pub struct Settling {
+    next: u32,
+    /// Links dropped so far.
+    pub dropped: usize,
+}
+
+impl Engine {
+    /// Fits some of what was restored of this shard's part of the graph to what was of the others':
+    /// each comes from a snapshot of its own, and one may lead to nodes that another does not have
+    /// any more, or not yet. To be done once all shards of the partition are restored, and before
+    /// anybody searches or links. True when all is done.
+    pub fn settle(&mut self, settling: &mut Settling) -> bool {
+        let (stripe, count) = (self.store.stripe(), self.store.slot_count());
+        if stripe.owners() == 1 {
+            return true;
+        }
+        let end = count.min(settling.next + STEP_SETTLED);
+        for number in settling.next..end {
+            settling.dropped += self.graph.settle(stripe.slot(number), self.store.extent());
+        }
+        settling.next = end;
+        if end == count && self.linked_count() > 0 {
+            // Nodes that others have lost sight of are found by looking for them.
+            self.ward.ask_for_check();
+        }
+        end == count
+    }
+
+    /// True if a restored graph has yet to be looked through for nodes that no walk can reach.
+    #[must_use]
+    pub fn is_checking(&self) -> bool {
+        self.ward.is_check_asked()
+    }
+
+    /// Lets the other shards of the partition go on without this one, whose state can't be trusted
+    /// any more: they leave out its documents, and wait for nothing that it has begun.
+    pub fn fence(&mut self) {
+        self.store.member().fence();
+        self.store.abandon_views();
+        self.stop_healing();
+    }
+}

@@ -1,0 +1,51 @@
+//! The right to change the lists of a node, which one at a time has: the owners of a partition link
+//! to each other's nodes.
+//!
+//! Taking hold never waits. Whoever finds a node held goes on with other work and comes back, so a
+//! thread that has lost its processor while it held a node keeps nobody from serving. Walks do not
+//! look: they read lists while these change.
+
+use std::sync::atomic::Ordering;
+
+use super::Graph;
+use crate::types::Slot;
+
+/// Set in a node's level while it is held.
+pub(super) const HELD: u8 = 1 << 7;
+
+/// Set in a node's level once nothing leads to it any more: only walks that are under way may stand
+/// at it.
+pub(super) const LEFT: u8 = 1 << 6;
+
+/// A node's level + 1.
+pub(super) const LEVEL: u8 = LEFT - 1;
+
+/// A node whose lists nobody else changes.
+pub(super) struct Held<'a> {
+    graph: &'a Graph,
+    slot: Slot,
+}
+
+impl Held<'_> {
+    /// The node.
+    pub(super) fn slot(&self) -> Slot {
+        self.slot
+    }
+}
+
+impl Drop for Held<'_> {
+    fn drop(&mut self) {
+        self.graph.levels.get(self.slot.index()).fetch_and(!HELD, Ordering::Release);
+    }
+}
+
+impl Graph {
+    /// Takes hold of the lists of `slot`; `None` if somebody else has them, or is just keeping what
+    /// lies around them as it was.
+    pub(super) fn hold(&self, slot: Slot) -> Option<Held<'_>> {
+        let level = self.levels.get(slot.index());
+        let is_held = level.fetch_or(HELD, Ordering::Acquire) & HELD != 0;
+        let held = (!is_held).then_some(Held { graph: self, slot })?;
+        self.keep_frozen(slot).then_some(held)
+    }
+}

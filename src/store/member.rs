@@ -1,0 +1,86 @@
+//! What the owners of a partition let each other see, beside the documents.
+
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
+
+use crate::types::Lsn;
+
+/// On cache lines of its own, as the processor fetches them in pairs.
+#[derive(Default)]
+#[repr(align(128))]
+pub(super) struct Padded<T>(pub(super) T);
+
+/// The end of time: no view is open.
+pub(super) const NEVER: u64 = u64::MAX;
+
+/// An owner, as others see it.
+pub struct Member {
+    /// LSN of the last record applied in full. Changes of later ones may be there in part.
+    applied: Padded<AtomicU64>,
+    /// The oldest of this owner's states that each of the owners looks at; [`NEVER`] for none.
+    /// Written by the one who looks.
+    pins: Box<[Padded<AtomicU64>]>,
+    live: AtomicUsize,
+    slots: AtomicU32,
+    is_fenced: AtomicBool,
+}
+
+impl Member {
+    pub(super) fn new(owners: u32) -> Self {
+        Self {
+            applied: Padded::default(),
+            pins: (0..owners).map(|_| Padded(AtomicU64::new(NEVER))).collect(),
+            live: AtomicUsize::new(0),
+            slots: AtomicU32::new(0),
+            is_fenced: AtomicBool::new(false),
+        }
+    }
+
+    /// LSN of the last record applied in full. Whoever asks sees all that it changed.
+    #[must_use]
+    pub fn applied(&self) -> Lsn {
+        Lsn(self.applied.0.load(Ordering::SeqCst))
+    }
+
+    /// Everything up to `lsn` is applied.
+    pub(super) fn set_applied(&self, lsn: Lsn) {
+        self.applied.0.store(lsn.0, Ordering::SeqCst);
+    }
+
+    /// The oldest state that `reader` looks at.
+    pub(super) fn pin(&self, reader: u32) -> u64 {
+        self.pins[reader as usize].0.load(Ordering::SeqCst)
+    }
+
+    /// `reader` looks at the state of `lsn`, and at none before.
+    pub(super) fn set_pin(&self, reader: u32, lsn: u64) {
+        self.pins[reader as usize].0.store(lsn, Ordering::SeqCst);
+    }
+
+    /// Documents alive.
+    #[must_use]
+    pub fn live(&self) -> usize {
+        self.live.load(Ordering::Relaxed)
+    }
+
+    /// Slots that hold or held something that is applied, by number below this.
+    #[must_use]
+    pub fn slots(&self) -> u32 {
+        self.slots.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn set_counts(&self, live: usize, slots: u32) {
+        self.live.store(live, Ordering::Relaxed);
+        self.slots.store(slots, Ordering::Relaxed);
+    }
+
+    /// Its documents can't be trusted any more.
+    #[must_use]
+    pub fn is_fenced(&self) -> bool {
+        self.is_fenced.load(Ordering::Acquire)
+    }
+
+    /// Its documents can't be trusted from now on.
+    pub fn fence(&self) {
+        self.is_fenced.store(true, Ordering::Release);
+    }
+}

@@ -1,0 +1,163 @@
+//! What the owners of a partition have in common: all that a search reads, whichever core it runs
+//! on.
+
+use std::sync::atomic::{AtomicPtr, AtomicU64, Ordering};
+
+use super::arena::Arena;
+use super::chain::Chains;
+use super::codes::Codes;
+use super::member::Member;
+use super::payload::Payload;
+use super::stripe::Stripe;
+use super::vectors::Vectors;
+use super::{ALIVE, Life};
+use crate::types::{DocId, Lsn, Slot};
+
+/// Documents by slot, of all owners of a partition.
+pub struct Shared {
+    pub(super) vectors: Vectors,
+    pub(super) codes: Option<Codes>,
+    doc_ids: Arena<AtomicU64>,
+    lives: Arena<Life>,
+    payloads: Arena<AtomicPtr<Payload>>,
+    /// What waits to be linked.
+    pub(super) chains: Chains,
+    pub(super) members: Box<[Member]>,
+}
+
+impl Shared {
+    /// No documents yet, each to have a vector of `dimension` values, and a code beside it if
+    /// `codes` says so: whether all vectors will have length 1.
+    #[must_use]
+    pub fn new(dimension: usize, codes: Option<bool>, owners: u32) -> Self {
+        let slots_max = Stripe::new(0, owners).names_max();
+        Self {
+            vectors: Vectors::with_room(dimension, slots_max),
+            codes: codes.map(|are_unit| Codes::with_room(dimension, are_unit, slots_max)),
+            doc_ids: Arena::per_slot(slots_max),
+            lives: Arena::per_slot(slots_max),
+            payloads: Arena::per_slot(slots_max),
+            chains: Chains::new(owners, slots_max),
+            members: (0..owners).map(|_| Member::new(owners)).collect(),
+        }
+    }
+
+    /// The owners, by number.
+    #[must_use]
+    pub fn members(&self) -> &[Member] {
+        &self.members
+    }
+
+    /// The vectors.
+    #[must_use]
+    pub fn vectors(&self) -> &Vectors {
+        &self.vectors
+    }
+
+    /// What waits to be linked.
+    #[must_use]
+    pub fn chains(&self) -> &Chains {
+        &self.chains
+    }
+
+    /// How many owners there are.
+    #[must_use]
+    pub fn owners(&self) -> u32 {
+        u32::try_from(self.members.len()).expect("at most OWNERS_MAX")
+    }
+
+    /// Makes room for `slot`. Comes before its row is written: whoever looks through all rows that
+    /// exist asks for the lives of their slots.
+    pub(super) fn reserve(&self, slot: Slot) {
+        self.doc_ids.reserve(slot.index());
+        self.lives.reserve(slot.index());
+        self.payloads.reserve(slot.index());
+        self.chains.reserve(slot);
+    }
+
+    #[inline]
+    pub(super) fn doc_id(&self, slot: Slot) -> DocId {
+        DocId(self.doc_ids.get(slot.index()).load(Ordering::Acquire))
+    }
+
+    pub(super) fn set_doc_id(&self, slot: Slot, id: DocId) {
+        self.doc_ids.get(slot.index()).store(id.0, Ordering::Release);
+    }
+
+    /// When the version in `slot` was born, and when it died.
+    #[inline]
+    pub(super) fn life(&self, slot: Slot) -> [u64; 2] {
+        // The other way round than they are written: where the slot is being filled again, this is
+        // either the end of the former version, which no open view sees, or it sees the new birth.
+        let life = self.lives.get(slot.index());
+        let died = life[1].load(Ordering::Acquire);
+        [life[0].load(Ordering::Acquire), died]
+    }
+
+    #[inline]
+    pub(super) fn is_live(&self, slot: Slot) -> bool {
+        self.lives.get(slot.index())[1].load(Ordering::Acquire) == ALIVE
+    }
+
+    pub(super) fn set_life(&self, slot: Slot, [born, died]: [u64; 2]) {
+        let life = self.lives.get(slot.index());
+        life[0].store(born, Ordering::Release);
+        life[1].store(died, Ordering::Release);
+    }
+
+    pub(super) fn set_died(&self, slot: Slot, died: Lsn) {
+        self.lives.get(slot.index())[1].store(died.0, Ordering::Release);
+    }
+
+    /// The metadata of the version in `slot`, if it has not been dropped: for its owner, or for
+    /// whoever sees the version in an open view.
+    #[inline]
+    pub(super) fn payload(&self, slot: Slot) -> Option<&Payload> {
+        let payload = self.payloads.get(slot.index()).load(Ordering::Acquire);
+        #[expect(unsafe_code, reason = "metadata is reached through an atomic pointer")]
+        // SAFETY: the pointer is null or came from a box in `swap_payload`, which is not dropped
+        // while it may be read: the owner calls `swap_payload` below an exclusive borrow of its
+        // store, and keeps what others may see until their views are closed.
+        unsafe {
+            payload.as_ref()
+        }
+    }
+
+    /// Puts other metadata in the place of that of `slot`, which is returned: others may still be
+    /// reading it. For the owner alone.
+    pub(super) fn swap_payload(
+        &self,
+        slot: Slot,
+        payload: Option<Box<Payload>>,
+    ) -> Option<Box<Payload>> {
+        let payload = payload.map_or(std::ptr::null_mut(), Box::into_raw);
+        let before = self.payloads.get(slot.index()).swap(payload, Ordering::SeqCst);
+        if before.is_null() {
+            return None;
+        }
+        #[expect(unsafe_code, reason = "metadata is reached through an atomic pointer")]
+        // SAFETY: the pointer came from a box here, and whoever swaps it out has it alone.
+        unsafe {
+            Some(Box::from_raw(before))
+        }
+    }
+
+    /// Forgets all that is in the slots of an owner, whom nobody reads.
+    pub(super) fn clear(&self, stripe: Stripe) {
+        let extent = self.vectors.extent();
+        let slots = || (0..extent).map(Slot).filter(|&slot| stripe.owns(slot));
+        self.chains.clear(stripe.owner(), slots());
+        for slot in slots() {
+            self.set_life(slot, [0, 0]);
+            drop(self.swap_payload(slot, None));
+        }
+    }
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        for slot in (0..self.vectors.extent()).map(Slot) {
+            drop(self.swap_payload(slot, None));
+        }
+    }
+}

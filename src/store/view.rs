@@ -1,0 +1,201 @@
+//! Views: the state of a partition that a search sees, one LSN for each owner, and how it is kept
+//! until the search has ended.
+//!
+//! An owner drops versions, and fills slots again, that no open view sees. Each reader tells each
+//! owner the oldest of its states that it looks at, a *pin*. No lock is taken, so the two may miss
+//! each other by a moment:
+//!
+//! - the reader sets its pin to what the owner has applied, and *then* asks again what that is: the
+//!   answer is the LSN of its view;
+//! - the owner publishes what it has applied, and *then* asks for the pins.
+//!
+//! Between the two halves of each lies a sequentially consistent fence. So either the owner sees
+//! the pin, and keeps what is of use at it; or the reader sees all that the owner had applied when
+//! it asked, and a view of that has no use for what the owner drops.
+
+use std::collections::VecDeque;
+use std::sync::atomic::{Ordering, fence};
+
+use super::member::NEVER;
+use super::{Shared, Store};
+use crate::types::{Lsn, Slot};
+
+/// The state of a partition that a search sees.
+#[derive(Clone, Debug, Default)]
+pub struct View {
+    /// By owner. 0 for one whose documents it does not see.
+    lsns: Vec<Lsn>,
+    /// That of the owner who opened it.
+    own: Lsn,
+    /// Its number among the views of that owner.
+    number: u64,
+    /// It does not see the documents of some owners.
+    is_partial: bool,
+}
+
+impl View {
+    /// The state of the owner who opened it.
+    #[must_use]
+    pub fn own(&self) -> Lsn {
+        self.own
+    }
+
+    /// True if it sees the documents of all owners.
+    #[inline]
+    #[must_use]
+    pub fn is_whole(&self) -> bool {
+        !self.is_partial
+    }
+}
+
+/// A view on several owners that is open.
+#[derive(Default)]
+struct Open {
+    /// Who keep it so.
+    holders: usize,
+    /// By owner. No lower than those of a view opened before.
+    pins: Vec<Lsn>,
+}
+
+/// The views that an owner has open, oldest first.
+#[derive(Default)]
+pub(super) struct Views {
+    open: VecDeque<Open>,
+    /// Number of the oldest.
+    first: u64,
+    /// For reuse.
+    spare: Vec<Vec<Lsn>>,
+}
+
+impl Store {
+    /// Opens a view of what is there now: of all owners' documents, or with `is_own` of this
+    /// owner's alone. [`Store::close_view`] must follow. Owners whose documents can't be trusted
+    /// are left out.
+    pub fn open_view(&mut self, view: &mut View, is_own: bool) {
+        let own = self.applied;
+        self.open_snapshot(own);
+        view.own = own;
+        view.lsns.clear();
+        view.is_partial = false;
+        if self.stripe.owners() == 1 {
+            view.lsns.push(own);
+            return;
+        }
+        let mut pins = self.views.spare.pop().unwrap_or_default();
+        pin(&self.shared, self.stripe.owner(), &mut pins, self.views.open.is_empty());
+        for (owner, (member, &pin)) in self.shared.members.iter().zip(&pins).enumerate() {
+            view.lsns.push(match owner == self.stripe.owner() as usize {
+                true => own,
+                false if is_own || member.is_fenced() => {
+                    view.is_partial = true;
+                    Lsn(0)
+                }
+                false => pin,
+            });
+        }
+        view.number = self.views.first + self.views.open.len() as u64;
+        self.views.open.push_back(Open { holders: 1, pins });
+    }
+
+    /// Keeps a view open that is: [`Store::close_view`] must follow once more.
+    pub fn hold_view(&mut self, view: &View) {
+        self.open_snapshot(view.own);
+        if self.stripe.owners() > 1 {
+            self.views.open[(view.number - self.views.first) as usize].holders += 1;
+        }
+    }
+
+    /// Ends what [`Store::open_view`] or [`Store::hold_view`] began.
+    ///
+    /// # Panics
+    /// If the view is not open.
+    pub fn close_view(&mut self, view: &View) {
+        self.close_snapshot(view.own);
+        if self.stripe.owners() == 1 {
+            return;
+        }
+        let views = &mut self.views;
+        views.open[(view.number - views.first) as usize].holders -= 1;
+        let mut has_moved = false;
+        while views.open.front().is_some_and(|view| view.holders == 0) {
+            let closed = views.open.pop_front().unwrap_or_default();
+            views.spare.push(closed.pins);
+            views.first += 1;
+            has_moved = true;
+        }
+        if has_moved {
+            let oldest = views.open.front().map(|view| &view.pins[..]);
+            publish(&self.shared, self.stripe.owner(), oldest);
+        }
+    }
+
+    /// The owners whose documents the view does not see because they are fenced.
+    pub fn missing_in(&self, view: &View) -> impl Iterator<Item = u32> {
+        let fenced = |&owner: &u32| {
+            owner != self.stripe.owner() && self.shared.members[owner as usize].is_fenced()
+        };
+        let owners = if view.is_partial { self.stripe.owners() } else { 0 };
+        (0..owners).filter(fenced)
+    }
+
+    /// True if the version in `slot` is in the view.
+    #[inline]
+    #[must_use]
+    pub fn sees(&self, view: &View, slot: Slot) -> bool {
+        let lsn = match view.lsns[..] {
+            [only] => only,
+            ref lsns => lsns[self.stripe.owner_of(slot) as usize],
+        };
+        self.is_visible(slot, lsn)
+    }
+
+    /// True if nothing that the view sees has changed since it was opened, for certain.
+    #[inline]
+    #[must_use]
+    pub fn is_as_in(&self, view: &View) -> bool {
+        view.lsns.len() == 1 && view.own == self.applied
+    }
+
+    /// The oldest state of this owner that anybody looks at; the end of time if nobody does.
+    pub(super) fn oldest_snapshot(&self) -> Lsn {
+        let own = self.snapshots.iter().copied().min().unwrap_or(Lsn(NEVER));
+        let (owner, owners) = (self.stripe.owner(), self.stripe.owners());
+        if owners == 1 {
+            return own;
+        }
+        fence(Ordering::SeqCst);
+        let member = &self.shared.members[owner as usize];
+        let pins = (0..owners).filter(|&reader| reader != owner).map(|reader| member.pin(reader));
+        own.min(Lsn(pins.min().unwrap_or(NEVER)))
+    }
+
+    /// Ends all views, of which no search knows any more.
+    pub fn abandon_views(&mut self) {
+        self.views.open.clear();
+        publish(&self.shared, self.stripe.owner(), None);
+    }
+}
+
+/// Sees to it that `reader` can look at a state of each owner, and says at which: `is_first` if it
+/// looks at none yet.
+fn pin(shared: &Shared, reader: u32, pins: &mut Vec<Lsn>, is_first: bool) {
+    let others =
+        || shared.members.iter().enumerate().filter(|&(owner, _)| owner != reader as usize);
+    if is_first {
+        for (_, member) in others() {
+            member.set_pin(reader, member.applied().0);
+        }
+        fence(Ordering::SeqCst);
+    }
+    pins.clear();
+    pins.extend(shared.members.iter().map(super::member::Member::applied));
+}
+
+/// The oldest view of `reader` has these LSNs.
+fn publish(shared: &Shared, reader: u32, pins: Option<&[Lsn]>) {
+    for (owner, member) in shared.members.iter().enumerate() {
+        if owner != reader as usize {
+            member.set_pin(reader, pins.map_or(NEVER, |pins| pins[owner].0));
+        }
+    }
+}
