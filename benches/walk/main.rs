@@ -11,11 +11,13 @@
 //!
 //! With `--shards 1,2,4,8,16` the documents are placed on so many shards instead, and counts are
 //! printed: what the budget of `router::budget` finds and costs, beside the whole ef in each shard.
+//! With `--owners 1,2,4,8,16` so many shards own one graph together.
 
 #![expect(clippy::print_stdout, reason = "figures are its output")]
 #![expect(clippy::unwrap_used, reason = "a bench may fail")]
 
 mod churn;
+mod owners;
 mod shards;
 mod state;
 
@@ -62,13 +64,16 @@ struct Arguments {
     /// Numbers of shards to compare
     #[arg(long, value_delimiter = ',', requires = "ef")]
     shards: Vec<u32>,
-    /// With --shards: neighbours asked for
+    /// Numbers of shards that own one graph to compare
+    #[arg(long, value_delimiter = ',', requires = "ef", conflicts_with = "shards")]
+    owners: Vec<u32>,
+    /// With --shards or --owners: neighbours asked for
     #[arg(long, default_value_t = K)]
     k: usize,
     /// With --shards: take --ef as the beam in each shard, to find what a budget has to be
     #[arg(long)]
     beams: bool,
-    /// With --shards: queries to take, from the first on
+    /// With --shards or --owners: queries to take, from the first on
     #[arg(long, default_value_t = usize::MAX)]
     queries: usize,
     /// Given by `cargo bench`
@@ -174,9 +179,12 @@ fn main() {
         include_embeddings: false,
         is_exact: false,
     };
-    if !arguments.shards.is_empty() {
+    if !arguments.shards.is_empty() || !arguments.owners.is_empty() {
         let queries: Vec<Query> =
             queries.iter().take(arguments.queries).map(|row| query(row, arguments.k, 1)).collect();
+        if !arguments.owners.is_empty() {
+            return owners::run(&arguments, &params, &base, &queries);
+        }
         return shards::run(&arguments, &params, &base, &queries);
     }
     let truth = read_ids(&arguments.data.join("gt_ids.npy")).unwrap();

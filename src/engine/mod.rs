@@ -173,7 +173,7 @@ impl Engine {
         };
         let Partition { shared, graph, ward } = partition;
         if stripe.owners() > 1 {
-            graph.clear(stripe, shared.vectors().extent());
+            graph.clear(stripe);
         }
         Self {
             store: Store::join(shared, stripe),

@@ -46,6 +46,12 @@ impl Joint {
         Arc::new(Self { owners, partition: OnceLock::new() })
     }
 
+    /// True if what was restored has yet to be looked through for nodes that no walk can reach.
+    #[must_use]
+    pub fn is_checking(&self) -> bool {
+        self.partition.get().is_some_and(|partition| partition.ward.is_check_asked())
+    }
+
     /// The place of one of its shards.
     #[must_use]
     pub fn home(self: &Arc<Self>, owner: u32) -> Home {
@@ -109,12 +115,6 @@ impl Engine {
             self.ward.ask_for_check();
         }
         end == count
-    }
-
-    /// True if a restored graph has yet to be looked through for nodes that no walk can reach.
-    #[must_use]
-    pub fn is_checking(&self) -> bool {
-        self.ward.is_check_asked()
     }
 
     /// Lets the other shards of the partition go on without this one, whose state can't be trusted

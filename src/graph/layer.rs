@@ -162,12 +162,15 @@ impl Layers {
         self.uppers[stripe.owner() as usize].count.store(count, Ordering::Relaxed);
     }
 
-    /// Forgets all lists of an owner, none of whose nodes is in the graph.
-    pub(super) fn clear(&self, stripe: Stripe, slots: impl Iterator<Item = Slot>) {
-        for slot in slots {
-            self.upper_starts.get(slot.index()).store(0, Ordering::Relaxed);
-            let links = self.base.0.row(slot.index()).iter().flat_map(|line| &line.0);
-            links.for_each(|link| link.store(0, Ordering::Relaxed));
+    /// Forgets all lists of an owner, none of whose nodes is in the graph. What they hold goes when
+    /// they are given to a node.
+    pub(super) fn clear(&self, stripe: Stripe) {
+        let slots = (0..self.upper_starts.reserved() as u32).map(Slot);
+        for slot in slots.filter(|&slot| stripe.owns(slot)) {
+            let start = self.upper_starts.get(slot.index());
+            if start.load(Ordering::Relaxed) != 0 {
+                start.store(0, Ordering::Relaxed);
+            }
         }
         self.restore_upper(stripe, 0, &[]);
     }

@@ -315,13 +315,14 @@ impl Graph {
     }
 
     /// Forgets the nodes of an owner, which nobody reads.
-    pub fn clear(&self, stripe: Stripe, extent: u32) {
-        let slots = || (0..extent).map(Slot).filter(|&slot| stripe.owns(slot));
-        for slot in slots() {
-            self.reserve(slot);
-            self.levels.get(slot.index()).store(0, Ordering::Release);
+    pub fn clear(&self, stripe: Stripe) {
+        for slot in (0..self.levels.reserved() as u32).map(Slot).filter(|&slot| stripe.owns(slot)) {
+            let level = self.levels.get(slot.index());
+            if level.load(Ordering::Relaxed) != 0 {
+                level.store(0, Ordering::Release);
+            }
         }
-        self.layers.clear(stripe, slots());
+        self.layers.clear(stripe);
         self.owners[stripe.owner() as usize].linked_count.store(0, Ordering::Release);
     }
 }

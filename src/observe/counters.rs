@@ -216,8 +216,6 @@ pub struct ShardCounters {
     pub unreachable_nodes: Gauge,
     /// Times that the whole graph was looked through for such nodes.
     pub graph_checks: Gauge,
-    /// 1 while a restored graph has yet to be looked through for nodes that no walk can reach.
-    pub is_checking: Gauge,
     /// Groups written to the log.
     pub wal_groups: Gauge,
     /// Records in them.

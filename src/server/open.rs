@@ -48,6 +48,10 @@ const WATCH_PERIOD: Duration = Duration::from_secs(1);
 /// which scan what it has not come to.
 const LINK_PATIENCE: Duration = Duration::from_secs(2);
 
+/// So long it waits for graphs to be looked through for nodes that no walk can reach: that takes
+/// some seconds for ten million documents.
+const CHECK_PATIENCE: Duration = Duration::from_secs(60);
+
 /// Between two looks at how far linking is.
 const READY_PERIOD: Duration = Duration::from_millis(20);
 
@@ -232,7 +236,9 @@ impl Opening<'_> {
         // look like a loss.
         publish(first, manifest.clone()).await?;
         let layout = Layout::new(manifest.shards, manifest.shards);
-        let opened = self.open_shards(cores, &manifest, layout).await?;
+        let joints: Vec<_> =
+            (0..layout.partitions()).map(|partition| joint(layout, partition)).collect();
+        let opened = self.open_shards(cores, &manifest, layout, &joints).await?;
         let mut manifest = manifest;
         let before = std::mem::take(&mut manifest.segments);
         manifest.snapshots.clear();
@@ -266,7 +272,7 @@ impl Opening<'_> {
         for core in &cores.handles {
             send(core, Request::DirectoryIsOpen)?;
         }
-        self.wait_for_linking(cores).await;
+        self.wait_for_linking(cores, layout, &joints).await;
         let mailboxes = cores.handles.iter().map(|core| core.mailbox.clone()).collect();
         let timeouts = &self.config.timeouts;
         let limits = Limits {
@@ -354,11 +360,10 @@ impl Opening<'_> {
         cores: &Cores,
         manifest: &Manifest,
         layout: Layout,
+        joints: &[Option<Arc<Joint>>],
     ) -> Result<Vec<Opened>, Refusal> {
         let params =
             engine_params(self.config, manifest.dimension as usize, manifest.shards as usize);
-        let joints: Vec<_> =
-            (0..layout.partitions()).map(|partition| joint(layout, partition)).collect();
         let mut waiting = Vec::new();
         for shard in (0..manifest.shards).map(ShardId) {
             let core = &cores.handles[shard.0 as usize % cores.handles.len()];
@@ -402,8 +407,9 @@ impl Opening<'_> {
 
     /// What was read from the log is found by scanning it, until it is linked. Waits until all
     /// is linked, or for [`LINK_PATIENCE`]; and in any case until the scan takes well less than
-    /// what a search may spend on it: then every answer is whole.
-    async fn wait_for_linking(&self, cores: &Cores) {
+    /// what a search may spend on it: then every answer is whole. Graphs that several shards own are
+    /// looked through meanwhile.
+    async fn wait_for_linking(&self, cores: &Cores, layout: Layout, joints: &[Option<Arc<Joint>>]) {
         self.health.set_linking();
         let budget = Duration::from_millis(self.config.timeouts.hot_tier_ms).mul_f64(SCAN_SHARE);
         let begun = Instant::now();
@@ -416,10 +422,16 @@ impl Opening<'_> {
             {
                 hot += shard.hot_documents.get();
                 let scan_ns = shard.hot_documents.get() * shard.scan_ns.get();
-                scans[index % cores.handles.len()] += Duration::from_nanos(scan_ns);
+                // A search scans what all shards of a partition have, on the core of one of them.
+                let partition = layout.partition_of(ShardId(index as u32)) as usize;
+                scans[partition % cores.handles.len()] += Duration::from_nanos(scan_ns);
             }
             let longest = scans.into_iter().max().unwrap_or_default();
-            if hot == 0 || longest <= budget && self.health.uptime() >= LINK_PATIENCE {
+            // Parts that came back from snapshots of different moments may have lost sight of nodes.
+            let is_checking = joints.iter().flatten().any(|joint| joint.is_checking());
+            let has_waited = self.health.uptime() >= LINK_PATIENCE;
+            let is_checked = !is_checking || begun.elapsed() >= CHECK_PATIENCE;
+            if is_checked && (hot == 0 || longest <= budget && has_waited) {
                 tracing::debug!(waited = ?begun.elapsed(), hot, scan = ?longest, "linked enough");
                 return;
             }

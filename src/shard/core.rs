@@ -344,7 +344,6 @@ impl Shard {
             self.counters.documents.set(engine.live_count() as u64);
             self.counters.hot_documents.set(engine.hot_count() as u64);
             self.counters.linked_nodes.set(u64::from(engine.linked_count()));
-            self.counters.is_checking.set(u64::from(engine.is_checking()));
             self.counters.slots.set(u64::from(engine.store().slot_count()));
             self.counters.link_distances.set(engine.link_work().distances);
             let healing = engine.healing();

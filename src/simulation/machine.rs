@@ -2,6 +2,7 @@
 //! what it does then in [`super::work`].
 
 use std::rc::Rc;
+use std::sync::Arc;
 
 use super::change::ids;
 use super::clock::Clock;
@@ -9,15 +10,16 @@ use super::{Known, order};
 use crate::disk::sim::{SimDisk, SimFile, run};
 use crate::disk::{BLOCK, Disk, DiskError, File};
 use crate::engine::checkpoint::Checkpoint;
+use crate::engine::partition::{Home, Joint, Settling};
 use crate::engine::recover::{Listed, RecoverError, recover};
-use crate::engine::tests::{Model, engine};
-use crate::engine::{Engine, Params};
-use crate::graph::check::check;
+use crate::engine::tests::{Model, Random, engine, finish};
+use crate::engine::{Engine, LinkProgress, Params, Query, Scope};
+use crate::graph::check::{Report, check};
 use crate::manifest::{LoadError, MANIFEST_VERSION, Manifest, Segment, Snapshot};
 use crate::shard::keeper::Change as Kept;
 use crate::snapshot::Extent;
 use crate::snapshot::writer::{Identity, Writer as SnapshotWriter};
-use crate::types::{DocId, ShardId};
+use crate::types::{DocId, ShardId, Slot, mix};
 use crate::verify::verify;
 use crate::wal::{Position, Prepared, Writer, segment_name};
 
@@ -126,9 +128,12 @@ impl Machine {
         let before = std::mem::take(&mut manifest.segments);
         let snapshots = std::mem::take(&mut manifest.snapshots);
         let (mut nodes, mut unused, mut cut) = (Vec::new(), Vec::new(), Vec::new());
+        // Now the shards have one graph together, now each its own, whatever it was before.
+        let joint = mix(manifest.epoch).is_multiple_of(2).then(|| Joint::new(SHARDS));
         for (id, known) in (0..SHARDS).map(ShardId).zip(known) {
             let listed = Listed { shard: id, snapshots: &snapshots, segments: &before };
-            let opened = Node::open(disk, listed, manifest.epoch, known, &mut clock)?;
+            let home = joint.as_ref().map(|joint| joint.home(id.0));
+            let opened = Node::open(disk, listed, home, manifest.epoch, known, &mut clock)?;
             let (node, segments, not_used) = opened;
             let was_open =
                 |s: &&Segment| before.iter().any(|b| b.file == s.file && b.sealed.is_none());
@@ -140,7 +145,12 @@ impl Machine {
             unused.extend(not_used);
             nodes.push(node);
         }
+        for node in &mut nodes {
+            let mut settling = Settling::default();
+            while !node.engine.settle(&mut settling) {}
+        }
         let mut machine = Self { disk: disk.clone(), manifest: None, nodes, clock };
+        machine.assert_graphs();
         machine.keep(Kept::Replace(manifest))?;
         // What fails from here on costs space, until the next start.
         for name in unused {
@@ -175,6 +185,46 @@ impl Machine {
         self.nodes.iter().map(|node| node.engine.live_count() as u64).sum()
     }
 
+    /// No list leads to a node that is not there.
+    fn assert_graphs(&self) -> Vec<Report> {
+        let graph = |node: &Node| {
+            check(node.engine.graph(), node.engine.store().extent()).expect("a sound graph")
+        };
+        self.nodes.iter().map(graph).collect()
+    }
+
+    /// Links everything: then a walk reaches all that is alive, and a search of any shard that has
+    /// its graph in common with others finds what all of them hold.
+    pub(super) fn assert_linked(&mut self) {
+        let mut is_idle = false;
+        while !is_idle {
+            is_idle = true;
+            for node in &mut self.nodes {
+                is_idle &= node.engine.link_step() == LinkProgress::Idle;
+            }
+        }
+        for (report, node) in self.assert_graphs().iter().zip(&self.nodes) {
+            let is_live = |slot: &&Slot| node.engine.store().is_live(**slot);
+            assert_eq!(report.unreachable.iter().filter(is_live).count(), 0);
+        }
+        let all = self.documents() as usize;
+        for node in &mut self.nodes {
+            let owners = node.engine.store().stripe().owners();
+            let expected = if owners > 1 { all } else { node.engine.live_count() };
+            let query = Query {
+                vector: Random(1).vector().into(),
+                k: all + 1,
+                ef: all + 1,
+                min_score: 0.0,
+                filter: None,
+                include_embeddings: false,
+                is_exact: false,
+            };
+            let search = node.engine.begin_search_in(Arc::new(query), Scope::Partition).unwrap();
+            assert_eq!(finish(&mut node.engine, search).hits.len(), expected);
+        }
+    }
+
     /// Memory is what was acknowledged, and the disk has nothing wrong.
     pub(super) fn assert_sound(&self) {
         for node in &self.nodes {
@@ -192,13 +242,15 @@ impl Node {
     fn open(
         disk: &Rc<SimDisk>,
         listed: Listed<'_>,
+        home: Option<Home>,
         epoch: u64,
         known: &Known,
         clock: &mut Clock,
     ) -> Result<(Self, Vec<Segment>, Vec<String>), Refusal> {
         let id = listed.shard;
         let ids = ids(id);
-        let recovered = run(recover(&**disk, listed, params(), || {}))?;
+        let params = Params { home, ..params() };
+        let recovered = run(recover(&**disk, listed, params, || {}))?;
         let engine = recovered.engine.expect("the dimension is known");
         let mut found = std::iter::once(&known.acknowledged).chain(&known.under_way);
         let Some(model) = found.find(|model| holds(&engine, &ids, model)).cloned() else {
@@ -210,7 +262,6 @@ impl Node {
                 known.acknowledged.0.len(),
             );
         };
-        check(engine.graph(), engine.store().slot_count()).expect("a sound graph");
         let number = recovered.log.next_number;
         let position = recovered.log.position;
         let log = run(async {

@@ -99,8 +99,9 @@ impl Run {
             self.live();
         }
         // Whatever happened, it is all there in the end.
-        let machine = self.boot();
+        let mut machine = self.boot();
         machine.assert_sound();
+        machine.assert_linked();
         self.report.note(machine.documents());
         self.report
     }

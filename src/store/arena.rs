@@ -61,6 +61,13 @@ impl<T: Zeroable> Arena<T> {
         }
     }
 
+    /// All rows below this exist.
+    #[must_use]
+    pub fn reserved(&self) -> usize {
+        let chunks = self.chunks.iter().take_while(|chunk| chunk.get().is_some());
+        chunks.count() << self.chunk_shift
+    }
+
     /// Row `index`.
     ///
     /// # Panics

@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use super::arena::Arena;
 use super::member::Padded;
+use super::stripe::Stripe;
 use crate::types::Slot;
 
 /// Links are the next slot + 1, or this at the end.
@@ -88,10 +89,15 @@ impl Chains {
         self.links.get(slot.index()).fetch_or(OFF, Ordering::Release);
     }
 
-    /// Forgets what `owner` has in its chain, and has had, of `slots`.
-    pub(super) fn clear(&self, owner: u32, slots: impl Iterator<Item = Slot>) {
-        self.firsts[owner as usize].0.store(0, Ordering::Release);
-        slots.for_each(|slot| self.links.get(slot.index()).store(0, Ordering::Release));
+    /// Forgets what an owner has in its chain, and has had.
+    pub(super) fn clear(&self, stripe: Stripe) {
+        self.firsts[stripe.owner() as usize].0.store(0, Ordering::Release);
+        for slot in (0..self.links.reserved() as u32).map(Slot).filter(|&slot| stripe.owns(slot)) {
+            let link = self.links.get(slot.index());
+            if link.load(Ordering::Relaxed) != 0 {
+                link.store(0, Ordering::Release);
+            }
+        }
     }
 }
 

@@ -144,20 +144,30 @@ impl Shared {
 
     /// Forgets all that is in the slots of an owner, whom nobody reads.
     pub(super) fn clear(&self, stripe: Stripe) {
-        let extent = self.vectors.extent();
-        let slots = || (0..extent).map(Slot).filter(|&slot| stripe.owns(slot));
-        self.chains.clear(stripe.owner(), slots());
-        for slot in slots() {
-            self.set_life(slot, [0, 0]);
+        self.chains.clear(stripe);
+        for slot in (0..self.reserved()).map(Slot).filter(|&slot| stripe.owns(slot)) {
+            // What was never written stays without memory of its own.
+            if self.life(slot) != [0, 0] {
+                self.set_life(slot, [0, 0]);
+            }
+            self.drop_payload(slot);
+        }
+    }
+
+    fn drop_payload(&self, slot: Slot) {
+        if self.payload(slot).is_some() {
             drop(self.swap_payload(slot, None));
         }
+    }
+
+    /// All slots for which there is room are below this.
+    fn reserved(&self) -> u32 {
+        self.lives.reserved().min(self.payloads.reserved()) as u32
     }
 }
 
 impl Drop for Shared {
     fn drop(&mut self) {
-        for slot in (0..self.vectors.extent()).map(Slot) {
-            drop(self.swap_payload(slot, None));
-        }
+        (0..self.reserved()).map(Slot).for_each(|slot| self.drop_payload(slot));
     }
 }

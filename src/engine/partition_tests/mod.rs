@@ -1,6 +1,8 @@
 //! Several shards that own one graph: against a model, in one thread with steps in any order, and
 //! in threads of their own.
 
+mod restart;
+
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use super::filter::Filter;
@@ -12,6 +14,7 @@ use crate::graph::check::check;
 use crate::kernels::normalize;
 use crate::store::payload::Payload;
 use crate::types::Slot;
+use crate::wal::record::Record;
 
 const DIMENSION: usize = 12;
 
@@ -20,6 +23,8 @@ struct Many {
     engines: Vec<Engine>,
     model: Model,
     random: Random,
+    /// What was applied, by owner.
+    logs: Vec<Vec<Record>>,
 }
 
 fn params() -> Params {
@@ -32,36 +37,44 @@ fn engines(owners: u32) -> Vec<Engine> {
     (0..owners).map(|owner| Engine::new(home(owner))).collect()
 }
 
-fn apply(engine: &mut Engine, write: Write) -> Outcome {
+fn apply(engine: &mut Engine, write: Write) -> (Outcome, Vec<Record>) {
     let staged = engine.stage(write).unwrap();
-    for record in staged.records {
+    for record in staged.records.clone() {
         let lsn = engine.applied().next();
         assert!(engine.apply(lsn, record), "no batch is deleted here");
     }
-    staged.outcome
+    (staged.outcome, staged.records)
 }
 
 impl Many {
     fn new(owners: u32, seed: u64) -> Self {
-        Self { engines: engines(owners), model: Model::default(), random: Random(seed << 32) }
+        Self::of(engines(owners), Model::default(), Random(seed << 32))
     }
 
-    fn owner(&mut self, id: u64) -> &mut Engine {
-        let owners = self.engines.len() as u32;
-        &mut self.engines[DocId(id).shard(owners).0 as usize]
+    fn of(engines: Vec<Engine>, model: Model, random: Random) -> Self {
+        let logs = vec![Vec::new(); engines.len()];
+        Self { engines, model, random, logs }
+    }
+
+    fn write(&mut self, write: Write) -> Outcome {
+        let (Write::Put { id, .. } | Write::Delete { id, .. } | Write::Update { id, .. }) = &write;
+        let owner = id.shard(self.engines.len() as u32).0 as usize;
+        let (outcome, records) = apply(&mut self.engines[owner], write);
+        self.logs[owner].extend(records);
+        outcome
     }
 
     fn put(&mut self, id: u64) {
         let (vector, payload) = (self.random.vector(), payload(self.random.below(5), ""));
         let write = Write::Put { id: DocId(id), vector: vector.clone(), payload: payload.clone() };
         let existed = self.model.0.insert(DocId(id), (vector, payload)).is_some();
-        assert_eq!(apply(self.owner(id), write).existed, u64::from(existed));
+        assert_eq!(self.write(write).existed, u64::from(existed));
     }
 
     fn delete(&mut self, id: u64) {
         let existed = self.model.0.remove(&DocId(id)).is_some();
         let write = Write::Delete { id: DocId(id), namespace: String::new() };
-        assert_eq!(apply(self.owner(id), write).existed, u64::from(existed));
+        assert_eq!(self.write(write).existed, u64::from(existed));
     }
 
     fn update(&mut self, id: u64) {
@@ -70,7 +83,7 @@ impl Many {
             *payload = update.clone();
         }
         let (id, namespace) = (DocId(id), String::new());
-        apply(self.owner(id.0), Write::Update { id, namespace, payload: update, merge: false });
+        self.write(Write::Update { id, namespace, payload: update, merge: false });
     }
 
     fn random_write(&mut self, ids: u64) {
@@ -344,7 +357,7 @@ fn owners_on_threads_of_their_own_see_each_others_documents() {
     assert!(walks.into_inner() > u64::from(owners) * 50);
     let version = |document: &Written| document.acknowledged.load(Ordering::Relaxed);
     let live = documents.iter().filter(|document| version(document) % 2 == 0);
-    let mut many = Many { engines, model: Model::default(), random: Random(0) };
+    let mut many = Many::of(engines, Model::default(), Random(0));
     assert_eq!(many.engines.iter().map(Engine::live_count).sum::<usize>(), live.count());
     many.link_all();
     let engine = &many.engines[0];
