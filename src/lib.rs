@@ -10,7 +10,7 @@
 //! |---|---|
 //! | [`server`], [`config`] | puts the parts together from one validated configuration |
 //! | [`gateway`] | gRPC: connections, deadlines, validation, statuses; alone knows the wire |
-//! | [`router`] | placement, fan-out and its beams, bounds on what is in flight, merge, coverage |
+//! | [`router`] | placement, whom to ask, beams, bounds on what is in flight, merge, coverage |
 //! | [`shard`] | pinned cores: mailboxes, search slices, group commit, upkeep; alone knows executors |
 //! | [`engine`] | one shard as a state machine: stage, apply, search, link, in bounded steps |
 //! | [`graph`], [`store`], [`kernels`] | HNSW, documents by slot, distances |
@@ -28,7 +28,8 @@
 //! What is deliberately absent:
 //! - [`engine`] and everything below it name no executor, clock, thread, file or random state: the
 //!   code that serves is the code that a simulation replays.
-//! - No lock is on the way of a search, and no other thread writes what a core owns.
+//! - No lock is on the way of a search. What a core owns no other thread writes, links to its nodes
+//!   excepted, which whoever links a document adds; and none waits to do so.
 //! - No file whose write or sync failed is written again: the log goes on in a fresh one.
 //! - No input is checked twice: [`gateway`] validates, inside bad input is a bug.
 //!

@@ -71,14 +71,8 @@ async fn recall(
     hits as f64 / (K * queries.len()) as f64
 }
 
-fn settings(shards: &str) -> [(&'static str, String); 1] {
-    [("runtime.shards", shards.to_owned())]
-}
-
-fn start(shards: &str) -> Inside {
-    let settings = settings(shards);
-    let settings: Vec<(&str, &str)> = settings.iter().map(|(k, v)| (*k, v.as_str())).collect();
-    Inside::start(&settings)
+fn start(shards: &str, partitions: &str) -> Inside {
+    Inside::start(&[("runtime.shards", shards), ("runtime.partitions", partitions)])
 }
 
 /// Rows that are not exactly documents: halfway between two of the sample.
@@ -97,14 +91,14 @@ fn between(base: &Rows<f32>, count: usize) -> Vec<Vec<f32>> {
 fn the_sample_is_searched_well_with_any_number_of_shards() {
     let base = sample();
     let queries = between(&base, 150);
-    for shards in ["1", "2", "4"] {
-        let server = start(shards);
+    for (shards, partitions) in [("1", "1"), ("2", "2"), ("4", "1"), ("4", "2")] {
+        let server = start(shards, partitions);
         runtime().block_on(async {
             let mut client = server.client().await;
             load(&mut client, &base, base.count()).await;
             let recall = recall(&mut client, &base, base.count(), &queries, 0).await;
-            println!("sample, {shards} shards: recall@10 {recall:.4} at the default ef");
-            assert!(recall >= 0.97, "{shards} shards: {recall}");
+            println!("sample, {shards} shards, {partitions} graphs: recall@10 {recall:.4}");
+            assert!(recall >= 0.97, "{shards} shards, {partitions} graphs: {recall}");
             filters_are_exact(&mut client, &base, &queries[..40]).await;
             deletes_keep_recall(&mut client, &base, &queries).await;
         });
@@ -157,7 +151,7 @@ fn large(name: &str, rows: usize, shards: &str, ef: u32, floor: f64) {
     }
     let queries = read_vectors(&directory.join("queries.npy")).unwrap();
     let queries: Vec<Vec<f32>> = (0..200).map(|row| queries.row(row).to_vec()).collect();
-    let server = start(shards);
+    let server = start(shards, "1");
     runtime().block_on(async {
         let mut client = server.client().await;
         load(&mut client, &base, rows).await;

@@ -9,7 +9,7 @@ use super::storage::Storage;
 use super::{Result, shards};
 use crate::disk::BLOCK;
 use crate::disk::view::{View, Viewed, run};
-use crate::engine::recover::{Listed, recover};
+use crate::engine::recover::{Listed, home_of, recover};
 use crate::engine::{Capacity, Params};
 use crate::graph;
 use crate::kernels::Metric;
@@ -202,6 +202,8 @@ pub fn trial(view: &View, manifest: &Manifest) -> Result<u64> {
     let mut vectors = 0;
     for shard in shards(manifest) {
         let m = links(view, manifest, shard);
+        let (snapshots, segments) = (&manifest.snapshots, &manifest.segments);
+        let listed = Listed { shard, snapshots, segments };
         let params = Params {
             metric,
             dimension: manifest.dimension as usize,
@@ -209,10 +211,8 @@ pub fn trial(view: &View, manifest: &Manifest) -> Result<u64> {
             graph: graph::Params { m, ef_construction: m, seed: 0 },
             hot_documents_max: usize::MAX,
             capacity: Arc::new(Capacity::new(usize::MAX)),
-            home: None,
+            home: run(home_of(view, &listed)),
         };
-        let (snapshots, segments) = (&manifest.snapshots, &manifest.segments);
-        let listed = Listed { shard, snapshots, segments };
         let recovered = run(recover(view, listed, params, || {}));
         let recovered = recovered.map_err(|error| error.to_string())?;
         if let Some(why) = recovered.damaged.iter().chain(&recovered.log.torn).next() {

@@ -108,6 +108,8 @@ pub struct RuntimeSection {
     /// Shards that documents are placed on; 0 takes the number that the data directory was made
     /// with, or one a core for a new one.
     pub shards: usize,
+    /// Graphs that the shards own together, each a part of them; 0 for one a NUMA node.
+    pub partitions: usize,
 }
 
 /// `cache`.

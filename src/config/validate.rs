@@ -126,9 +126,21 @@ impl Config {
             )
         });
         let runtime = &self.runtime;
-        for (key, value) in [("runtime.cores", runtime.cores), ("runtime.shards", runtime.shards)] {
+        let counts = [
+            ("runtime.cores", runtime.cores),
+            ("runtime.shards", runtime.shards),
+            ("runtime.partitions", runtime.partitions),
+        ];
+        for (key, value) in counts {
             faults.unless(value <= SHARDS_MAX, || format!("{key}: {value} is above {SHARDS_MAX}"));
         }
+        let is_fit = runtime.shards == 0 || runtime.partitions <= runtime.shards;
+        faults.unless(is_fit, || {
+            format!(
+                "runtime.partitions: {} is above runtime.shards ({}); a graph has at least one shard",
+                runtime.partitions, runtime.shards
+            )
+        });
         let persistence = &self.persistence;
         let is_named = !persistence.data_dir.as_os_str().is_empty();
         faults.unless(is_named, || "persistence.data_dir: is empty".into());

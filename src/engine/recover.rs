@@ -1,5 +1,6 @@
 //! From files to a shard: the newest good snapshot, then what the log has after it.
 
+use super::partition::{Home, Joint};
 use super::restore::Restore;
 use super::{Engine, Params};
 use crate::disk::{Disk, DiskError};
@@ -49,6 +50,16 @@ pub struct Recovered {
     pub unused: Vec<String>,
     /// A number that no snapshot file has, listed or not.
     pub next_snapshot: u64,
+}
+
+/// The place that a shard had among those that owned one graph, by the newest of its snapshots that
+/// can be read, for whoever looks at it alone; `None` if its graph was its own.
+pub async fn home_of<D: Disk>(disk: &D, listed: &Listed<'_>) -> Option<Home> {
+    let ours = listed.snapshots.iter().filter(|snapshot| snapshot.shard == listed.shard.0);
+    let newest = ours.max_by_key(|snapshot| snapshot.number)?;
+    let contents = reader::contents(disk, listed.shard, newest.number).await.ok()?;
+    let stripe = contents.header.shape.stripe;
+    (stripe.owners() > 1).then(|| Joint::new(stripe.owners()).home(stripe.owner()))
 }
 
 /// What MANIFEST says of a shard.

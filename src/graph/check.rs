@@ -2,6 +2,7 @@
 //! what was recovered.
 
 use super::Graph;
+use crate::store::stripe::Stripe;
 use crate::types::Slot;
 
 /// What [`check`] found in a graph that is sound.
@@ -40,6 +41,27 @@ pub fn check(graph: &Graph, slot_count: u32) -> Result<Report, String> {
         linked: graph.linked_count(),
         unreachable: unreachable(graph, &linked, slot_count),
     })
+}
+
+/// Checks the lists of the first `count` slots of one of several owners, where the nodes of the others
+/// are not there: as [`check`], as far as its own nodes go.
+///
+/// # Errors
+/// The first violation.
+pub fn check_part(graph: &Graph, stripe: Stripe, count: u32) -> Result<(), String> {
+    for slot in stripe.slots(count) {
+        let Some(top) = graph.level(slot) else { continue };
+        for level in 0..=top {
+            for near in graph.neighbours(slot, level) {
+                let is_there = graph.level(near).is_some_and(|top| top >= level);
+                if near == slot || stripe.owns(near) && !is_there {
+                    let at = format!("node {} on level {level}", slot.0);
+                    return Err(format!("{at} links to {}, which is not there", near.0));
+                }
+            }
+        }
+    }
+    Ok(())
 }
 
 fn check_list(graph: &Graph, slot_count: u32, slot: Slot, level: u8) -> Result<(), String> {

@@ -6,10 +6,10 @@ use std::sync::Arc;
 use serde::Serialize;
 
 use crate::disk::Disk;
-use crate::engine::recover::{Listed, RecoverError, recover};
+use crate::engine::recover::{Listed, RecoverError, home_of, recover};
 use crate::engine::salvage::Version;
 use crate::engine::{Engine, Params, Query};
-use crate::graph::check::check;
+use crate::graph::check::{check, check_part};
 use crate::kernels::Metric;
 use crate::types::Slot;
 
@@ -48,6 +48,7 @@ pub async fn inspect<D: Disk>(
     params: Params,
 ) -> Result<Inspected, crate::disk::DiskError> {
     let mut inspected = Inspected { shard: listed.shard.0, ..Inspected::default() };
+    let params = Params { home: home_of(disk, &listed).await, ..params };
     let recovered = match recover(disk, listed, params, || {}).await {
         Ok(recovered) => recovered,
         Err(RecoverError::Disk(error)) => return Err(error),
@@ -59,7 +60,7 @@ pub async fn inspect<D: Disk>(
     inspected.faults.extend(recovered.damaged);
     let Some(mut engine) = recovered.engine else { return Ok(inspected) };
     inspected.documents = engine.live_count();
-    inspected.linked = engine.graph().linked_count();
+    inspected.linked = engine.linked_count();
     inspected.unlinked = engine.hot_count();
     inspected.faults.extend(graph_faults(&engine));
     inspected.faults.extend(document_faults(&engine));
@@ -70,6 +71,15 @@ pub async fn inspect<D: Disk>(
 }
 
 fn graph_faults(engine: &Engine) -> Vec<String> {
+    let stripe = engine.store().stripe();
+    if stripe.owners() > 1 {
+        let checked = check_part(engine.graph(), stripe, engine.store().slot_count());
+        return checked
+            .err()
+            .map(|why| format!("the graph is not sound: {why}"))
+            .into_iter()
+            .collect();
+    }
     let report = match check(engine.graph(), engine.store().slot_count()) {
         Ok(report) => report,
         Err(why) => return vec![format!("the graph is not sound: {why}")],
@@ -103,8 +113,10 @@ fn named(what: &str, ids: impl Iterator<Item = u64>) -> Vec<String> {
 
 /// Seeks documents by their own vectors; how many, and how many were found.
 fn seek(engine: &mut Engine) -> (usize, usize) {
-    // By the inner product a longer vector may be nearer to a vector than it is itself.
-    if engine.params().metric == Metric::InnerProduct {
+    // By the inner product a longer vector may be nearer to a vector than it is itself; and a part of
+    // a graph is not walked alone.
+    let is_part = engine.store().stripe().owners() > 1;
+    if engine.params().metric == Metric::InnerProduct || is_part {
         return (0, 0);
     }
     let step = engine.live_count().div_ceil(SOUGHT).max(1);

@@ -5,25 +5,26 @@
 
 pub mod budget;
 pub mod merge;
+mod pick;
+mod search;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use self::budget::beam_width;
-use self::merge::merge;
+use self::pick::Loads;
 use crate::engine::filter::Filter;
-use crate::engine::{Document, Hit, Outcome, Query, Scope, Write};
+use crate::engine::{Document, Hit, Outcome, Write};
 use crate::error::{Error, Result};
 use crate::graph::search::Work;
+use crate::layout::Layout;
 use crate::observe::Observed;
 use crate::observe::counters::{BreakerState, ShardCounters};
-use crate::observe::trace::{Asked, Stage, Trace};
 use crate::shard::breaker::{Command, Report};
 use crate::shard::mailbox::{Mailbox, Refused};
 use crate::shard::pulse::Activity;
-use crate::shard::reply::{Answers, gather, single};
-use crate::shard::request::{Request, SearchAnswer, SearchRequest};
+use crate::shard::reply::{Answers, single};
+use crate::shard::request::Request;
 use crate::shard::snapshot::Taken;
 use crate::types::{DocId, ShardId};
 
@@ -48,7 +49,8 @@ pub struct Limits {
 /// The shards, and the way to them.
 pub struct Router {
     cores: Vec<Arc<Mailbox<Request>>>,
-    shards: u32,
+    layout: Layout,
+    loads: Loads,
     limits: Limits,
     activity: Arc<Activity>,
     observed: Arc<Observed>,
@@ -83,25 +85,32 @@ impl Drop for Place<'_> {
 }
 
 impl Router {
-    /// Routes to `shards` shards on these cores: shard s is on core s modulo their number. They are
-    /// counted in `observed` already.
+    /// Routes to the shards of `layout` on these cores: shard s is on core s modulo their number. They
+    /// are counted in `observed` already.
     #[must_use]
     pub fn new(
         cores: Vec<Arc<Mailbox<Request>>>,
-        shards: u32,
+        layout: Layout,
         limits: Limits,
         activity: Arc<Activity>,
         observed: Arc<Observed>,
     ) -> Self {
-        assert!(!cores.is_empty() && shards > 0);
+        assert!(!cores.is_empty());
+        let loads = Loads::new(cores.len());
         let (counters, searches) = (observed.shards(), AtomicUsize::new(0));
-        Self { cores, shards, limits, activity, observed, counters, searches }
+        Self { cores, layout, loads, limits, activity, observed, counters, searches }
     }
 
     /// Number of shards.
     #[must_use]
     pub fn shards(&self) -> u32 {
-        self.shards
+        self.layout.shards()
+    }
+
+    /// Number of graphs.
+    #[must_use]
+    pub fn partitions(&self) -> u32 {
+        self.layout.partitions()
     }
 
     /// Searches in flight.
@@ -152,7 +161,7 @@ impl Router {
     /// # Errors
     /// If it is refused.
     pub async fn write(&self, id: DocId, write: Write) -> Result<Outcome> {
-        let shard = id.shard(self.shards);
+        let shard = id.shard(self.shards());
         let (answers, reply) = single();
         self.send(shard, Request::Write { shard, write, reply })?;
         answers.one().await.unwrap_or_else(|| Err(gone(shard)))
@@ -193,9 +202,9 @@ impl Router {
         deadline: Instant,
     ) -> Result<u64> {
         let by_shard = ids.map(|ids| {
-            let mut by_shard = vec![Vec::new(); self.shards as usize];
+            let mut by_shard = vec![Vec::new(); self.shards() as usize];
             for id in ids {
-                by_shard[id.shard(self.shards).0 as usize].push(id);
+                by_shard[id.shard(self.shards()).0 as usize].push(id);
             }
             by_shard
         });
@@ -207,7 +216,7 @@ impl Router {
             }
         }
         let mut waiting = Vec::new();
-        for shard in (0..self.shards).map(ShardId) {
+        for shard in (0..self.shards()).map(ShardId) {
             let ids = by_shard.as_ref().map(|by_shard| by_shard[shard.0 as usize].clone());
             if ids.as_ref().is_some_and(Vec::is_empty) {
                 continue;
@@ -228,7 +237,7 @@ impl Router {
     /// `None` for a shard whose core does not answer in time.
     pub async fn breakers(&self, command: Option<Command>) -> Vec<Option<Report>> {
         let mut waiting = Vec::new();
-        for shard in (0..self.shards).map(ShardId) {
+        for shard in (0..self.shards()).map(ShardId) {
             let (answers, reply) = single();
             let sent = self.send(shard, Request::Breaker { shard, command, reply });
             waiting.push(sent.ok().map(|()| answers));
@@ -256,9 +265,9 @@ impl Router {
         include_embeddings: bool,
     ) -> Result<Vec<Option<Document>>> {
         let namespace: Arc<str> = namespace.into();
-        let mut by_shard = vec![Vec::new(); self.shards as usize];
+        let mut by_shard = vec![Vec::new(); self.shards() as usize];
         for (place, id) in ids.iter().enumerate() {
-            by_shard[id.shard(self.shards).0 as usize].push((place, *id));
+            by_shard[id.shard(self.shards()).0 as usize].push((place, *id));
         }
         let mut waiting = Vec::new();
         for (shard, ids) in by_shard.into_iter().enumerate().filter(|(_, ids)| !ids.is_empty()) {
@@ -284,7 +293,7 @@ impl Router {
     /// If any shard can't.
     pub async fn flush(&self, only_start: bool) -> Result<u64> {
         let mut waiting = Vec::new();
-        for shard in (0..self.shards).map(ShardId) {
+        for shard in (0..self.shards()).map(ShardId) {
             let (answers, reply) = single();
             self.send(shard, Request::Flush { shard, only_count: only_start, reply })?;
             waiting.push((shard, answers));
@@ -302,7 +311,7 @@ impl Router {
     /// If any shard can't.
     pub async fn snapshot(&self) -> Result<Vec<Taken>> {
         let mut waiting = Vec::new();
-        for shard in (0..self.shards).map(ShardId) {
+        for shard in (0..self.shards()).map(ShardId) {
             let (answers, reply) = single();
             self.send(shard, Request::Snapshot { shard, reply })?;
             waiting.push((shard, answers));
@@ -318,7 +327,7 @@ impl Router {
     /// snapshot, if it has changed since the last one. What has failed is only logged.
     pub async fn settle(&self) {
         let mut waiting = Vec::new();
-        for shard in (0..self.shards).map(ShardId) {
+        for shard in (0..self.shards()).map(ShardId) {
             let (answers, reply) = single();
             let sent = self.send(shard, Request::Settle { shard, reply });
             waiting.push((shard, sent.map(|()| answers)));
@@ -334,64 +343,6 @@ impl Router {
         }
     }
 
-    /// Searches all shards until the deadline, and notes in `trace` where the time goes.
-    ///
-    /// # Errors
-    /// If too many searches are in flight, or if no shard has anything to answer.
-    pub async fn search(
-        &self,
-        mut query: Query,
-        deadline: Instant,
-        trace: &mut Trace,
-    ) -> Result<Found> {
-        let _place = self.enter()?;
-        let (k, is_traced) = (query.k, trace.is_on());
-        query.ef = query.ef.max(k);
-        trace.asked = Asked {
-            k,
-            ef: query.ef,
-            is_filtered: query.filter.is_some(),
-            is_exact: query.is_exact,
-        };
-        // What passes a filter may all be in one shard.
-        if query.filter.is_none() {
-            query.ef = beam_width(query.ef, self.largest_share());
-        }
-        let query = Arc::new(query);
-        let (mut answers, replies) = gather(self.shards as usize);
-        let sent = Instant::now();
-        trace.mark(Stage::Admission, sent);
-        for (shard, reply) in (0..self.shards).map(ShardId).zip(replies) {
-            let hot_budget = self.limits.hot_budget;
-            let query = query.clone();
-            let scope = Scope::Shard;
-            let request =
-                SearchRequest { shard, query, scope, deadline, hot_budget, sent, is_traced, reply };
-            match self.send(shard, Request::Search(request)) {
-                // A core that is gone does not answer; the others do.
-                Ok(()) | Err(Error::Unavailable { .. }) => {}
-                Err(error) => return Err(error),
-            }
-        }
-        let patience = tokio::time::Instant::from_std(deadline + GRACE);
-        let in_time = tokio::time::timeout_at(patience, answers.all()).await.is_ok();
-        let begun = Instant::now();
-        let found = self.collect(&mut answers, k, in_time, trace);
-        let merged = Instant::now();
-        self.observed.stages.merge.record(merged.duration_since(begun));
-        trace.answered(begun);
-        trace.mark(Stage::Merge, merged);
-        found
-    }
-
-    /// The share of all documents that the shard with the most of them holds. Ids are hashed, so it
-    /// is hardly more than an even share, unless clients choose ids to make it so.
-    fn largest_share(&self) -> f64 {
-        let counts = self.counters.iter().map(|shard| shard.documents.get());
-        let (most, all) = counts.fold((0, 0), |(most, all), count| (count.max(most), all + count));
-        if all == 0 { 1.0 } else { most as f64 / all as f64 }
-    }
-
     fn enter(&self) -> Result<Place<'_>> {
         let before = self.searches.fetch_add(1, Ordering::Relaxed);
         let place = Place(&self.searches);
@@ -403,69 +354,6 @@ impl Router {
             return Err(Error::busy(what));
         }
         Ok(place)
-    }
-
-    fn collect(
-        &self,
-        answers: &mut Answers<SearchAnswer>,
-        k: usize,
-        in_time: bool,
-        trace: &mut Trace,
-    ) -> Result<Found> {
-        let mut found = Found { shards_asked: self.shards, ..Found::default() };
-        let mut missing: Vec<bool> = vec![true; self.shards as usize];
-        let mut parts = Vec::with_capacity(missing.len());
-        let (mut is_anything_whole, mut first_error) = (false, None);
-        while let Some(SearchAnswer { shard, outcome, span, .. }) = answers.take() {
-            missing[shard.0 as usize] = false;
-            self.observed.traffic.search_answers.add(1);
-            trace.note(span);
-            match outcome {
-                Ok(outcome) => {
-                    found.found += outcome.found;
-                    found.work += outcome.work;
-                    trace.counts.hot_scanned += outcome.hot_scanned;
-                    is_anything_whole |= outcome.complete;
-                    let is_whole = outcome.complete && !outcome.hot_cut;
-                    found.shards_answered += u32::from(is_whole);
-                    if outcome.hot_cut {
-                        found.reasons.push(format!(
-                            "shard {}: the hot tier was not scanned to its end \
-                             (timeouts.hot_tier_ms)",
-                            shard.0
-                        ));
-                    } else if !outcome.complete {
-                        let reason = format!("shard {}: stopped at the deadline", shard.0);
-                        found.reasons.push(reason);
-                    }
-                    parts.push(outcome.hits);
-                }
-                Err(error) => {
-                    found.reasons.push(format!("shard {}: {error}", shard.0));
-                    first_error.get_or_insert(error);
-                }
-            }
-        }
-        for (shard, _) in missing.iter().enumerate().filter(|(_, missing)| **missing) {
-            if in_time {
-                let error = gone(ShardId(shard as u32));
-                found.reasons.push(format!("shard {shard}: {error}"));
-                first_error.get_or_insert(error);
-            } else {
-                found.reasons.push(format!("shard {shard}: no answer by the deadline"));
-                first_error.get_or_insert(Error::Expired("before any shard answered"));
-            }
-        }
-        trace.counts.distances = found.work.distances;
-        trace.counts.hops = found.work.hops;
-        trace.counts.shards_asked = found.shards_asked;
-        trace.counts.shards_answered = found.shards_answered;
-        found.reasons.sort();
-        found.hits = merge(parts, k);
-        if found.hits.is_empty() && !is_anything_whole {
-            return Err(first_error.unwrap_or(Error::Expired("before anything was found")));
-        }
-        Ok(found)
     }
 }
 

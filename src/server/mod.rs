@@ -15,6 +15,7 @@ pub use self::repair::{Whole, repair_directory, verify_whole};
 pub use self::verify::verify;
 
 use std::net::{TcpListener, ToSocketAddrs};
+use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
@@ -103,7 +104,8 @@ impl Server {
         let observed = Arc::new(Observed::default());
         let health = Arc::new(Health::new(observed.clone()));
         let placement = cpus::place(&cpus::allowed(), config.runtime.cores)
-            .map_err(|error| error.to_string())?;
+            .map_err(|error| error.to_string())?
+            .sorted_by_node(Path::new("/"));
         let io_memory_bytes = preflight::check_system(placement.cores.len())?;
         let lock = Lock::take(&config.persistence)?;
         let address = |listener: &TcpListener| listener.local_addr().map_err(|e| e.to_string());
@@ -151,6 +153,7 @@ impl Server {
             http = %http_address,
             data_dir = %config.persistence.data_dir.display(),
             shards = started.router.shards(),
+            partitions = started.router.partitions(),
             cores = placement.cores.len(),
             cpus = ?placement.cores,
             documents = observed.shards().iter().map(|shard| shard.documents.get()).sum::<u64>(),

@@ -28,6 +28,7 @@ use crate::shard::request::Request;
 use crate::shard::snapshot::Due;
 use crate::snapshot::parse_snapshot_name;
 use crate::status::health::Health;
+use crate::store::stripe::OWNERS_MAX;
 use crate::types::ShardId;
 use crate::wal::parse_segment_name;
 
@@ -116,7 +117,8 @@ pub(super) fn bring_up(
                 "shards were made anew"
             );
         }
-        let opening = Opening { config, observed, health, cores: placement.cores.len() };
+        let (cores, nodes) = (placement.cores.len(), placement.nodes);
+        let opening = Opening { config, observed, health, cores, nodes };
         let (cores, activity) =
             start_cores(config, placement, io_memory_bytes, observed).map_err(Refusal::other)?;
         match runtime.block_on(opening.open(&cores, &activity)) {
@@ -219,6 +221,8 @@ struct Opening<'a> {
     observed: &'a Arc<Observed>,
     health: &'a Health,
     cores: usize,
+    /// NUMA nodes that the cores lie on.
+    nodes: usize,
 }
 
 impl Opening<'_> {
@@ -235,7 +239,7 @@ impl Opening<'_> {
         // Before anything else is in the directory, its MANIFEST is: files without one would
         // look like a loss.
         publish(first, manifest.clone()).await?;
-        let layout = Layout::new(manifest.shards, manifest.shards);
+        let layout = self.layout(manifest.shards)?;
         let joints: Vec<_> =
             (0..layout.partitions()).map(|partition| joint(layout, partition)).collect();
         let opened = self.open_shards(cores, &manifest, layout, &joints).await?;
@@ -280,8 +284,32 @@ impl Opening<'_> {
             hot_budget: Duration::from_millis(timeouts.hot_tier_ms),
         };
         let router =
-            Router::new(mailboxes, shards, limits, activity.clone(), self.observed.clone());
+            Router::new(mailboxes, layout, limits, activity.clone(), self.observed.clone());
         Ok(Started { router: Arc::new(router), dimension, records })
+    }
+
+    /// Which of the directory's shards have a graph in common.
+    fn layout(&self, shards: u32) -> Result<Layout, Refusal> {
+        let asked = self.config.runtime.partitions as u32;
+        let least = shards.div_ceil(OWNERS_MAX);
+        let partitions = match asked {
+            0 => (self.nodes as u32).clamp(least, shards),
+            asked => asked,
+        };
+        if partitions > shards {
+            return Err(Refusal::other(format!(
+                "runtime.partitions asks for {partitions} graphs, but the data directory has {shards} \
+                 shards, and a graph has at least one. Lower it, set it to 0 for what suits this \
+                 machine, or raise runtime.shards."
+            )));
+        }
+        if partitions < least {
+            return Err(Refusal::other(format!(
+                "runtime.partitions asks for {partitions} graphs of {shards} shards; a graph has at \
+                 most {OWNERS_MAX} shards. Raise it to {least} or more, or set it to 0."
+            )));
+        }
+        Ok(Layout::new(shards, partitions))
     }
 
     /// What was found against what is asked for.

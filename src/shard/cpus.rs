@@ -1,4 +1,7 @@
-//! Which CPUs this process may use, and how cores and gateway share them.
+//! Which CPUs this process may use, how cores and gateway share them, and how near to each other they
+//! are.
+
+use std::path::Path;
 
 use crate::error::{Error, Result};
 
@@ -12,6 +15,8 @@ pub struct Placement {
     pub others: Vec<usize>,
     /// The cores have their CPUs to themselves, and may spin for a moment before they sleep.
     pub is_dedicated: bool,
+    /// NUMA nodes that the cores lie on, as far as is known.
+    pub nodes: usize,
 }
 
 /// Below this many CPUs none is kept free of everything but its core: the threads that remain,
@@ -55,12 +60,56 @@ pub fn place(allowed: &[usize], cores: usize) -> Result<Placement> {
     let (others, cores) = allowed.split_at(allowed.len() - count);
     let is_dedicated = allowed.len() >= DEDICATED_CPUS_MIN && !others.is_empty();
     let others = if is_dedicated { others } else { allowed };
-    Ok(Placement { cores: cores.to_vec(), others: others.to_vec(), is_dedicated })
+    Ok(Placement { cores: cores.to_vec(), others: others.to_vec(), is_dedicated, nodes: 1 })
+}
+
+/// The NUMA node of a CPU, by what the kernel says below `/sys`; 0 where it says nothing.
+#[must_use]
+pub fn node_of(root: &Path, cpu: usize) -> usize {
+    let directory = root.join(format!("sys/devices/system/cpu/cpu{cpu}"));
+    let entries = std::fs::read_dir(directory).into_iter().flatten().flatten();
+    let node = |entry: std::fs::DirEntry| {
+        entry.file_name().to_str()?.strip_prefix("node")?.parse::<usize>().ok()
+    };
+    entries.filter_map(node).min().unwrap_or(0)
+}
+
+impl Placement {
+    /// Puts cores next to each other that share a NUMA node, and so the memory that is near; `root`
+    /// is where `/sys` is.
+    #[must_use]
+    pub fn sorted_by_node(mut self, root: &Path) -> Self {
+        self.cores.sort_by_key(|&cpu| (node_of(root, cpu), cpu));
+        let mut nodes: Vec<usize> = self.cores.iter().map(|&cpu| node_of(root, cpu)).collect();
+        nodes.dedup();
+        self.nodes = nodes.len();
+        self
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn cores_of_a_node_lie_next_to_each_other() {
+        let root = tempfile::tempdir().unwrap();
+        // Two nodes, whose second threads have the higher numbers, and one CPU that is offline.
+        for cpu in 0..8 {
+            let directory = root.path().join(format!("sys/devices/system/cpu/cpu{cpu}"));
+            std::fs::create_dir_all(directory.join("cache")).unwrap();
+            if cpu != 7 {
+                std::fs::create_dir(directory.join(format!("node{}", cpu % 4 / 2))).unwrap();
+            }
+        }
+        let placed = |cpus: &[usize]| {
+            let placement = place(cpus, cpus.len()).unwrap().sorted_by_node(root.path());
+            (placement.nodes, placement.cores)
+        };
+        assert_eq!(placed(&[0, 1, 2, 3, 4, 5, 6]), (2, vec![0, 1, 4, 5, 2, 3, 6]));
+        assert_eq!(placed(&[0, 1, 4]), (1, vec![0, 1, 4]));
+        assert_eq!(placed(&[7, 9]), (1, vec![7, 9]), "nothing is known of them");
+    }
 
     #[test]
     fn leaves_cpus_to_the_gateway() {

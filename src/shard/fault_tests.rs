@@ -126,7 +126,13 @@ impl Server {
         assert!(core.mailbox.push(Request::DirectoryIsOpen).is_ok());
         let limits = Limits { searches_max: 10, hot_budget: Duration::from_secs(1) };
         let mailboxes = vec![core.mailbox.clone()];
-        let router = Router::new(mailboxes, 1, limits, activity, self.observed.clone());
+        let router = Router::new(
+            mailboxes,
+            crate::layout::Layout::new(1, 1),
+            limits,
+            activity,
+            self.observed.clone(),
+        );
         self.life = Some(Life { core, router, _pulse: pulse });
     }
 

@@ -69,6 +69,12 @@ impl<T> Mailbox<T> {
         Ok(())
     }
 
+    /// True if nobody receives any more.
+    #[must_use]
+    pub fn is_closed(&self) -> bool {
+        self.closed.load(Ordering::Acquire)
+    }
+
     /// Messages waiting.
     #[must_use]
     pub fn len(&self) -> usize {

@@ -42,9 +42,9 @@ fn sum(observed: &Observed, value: fn(&ShardCounters) -> u64) -> u64 {
     observed.shards().iter().map(|shard| value(shard)).sum()
 }
 
-fn start(shards: &str) -> Inside {
+fn start(shards: &str, partitions: &str) -> Inside {
     let mut settings = SETTINGS.to_vec();
-    settings.push(("runtime.shards", shards));
+    settings.extend([("runtime.shards", shards), ("runtime.partitions", partitions)]);
     Inside::start(&settings)
 }
 
@@ -91,7 +91,7 @@ async fn hold_work(bounds: &mut Bounds, server: &Inside, client: &mut Client, na
 fn a_search_of_one_shard_costs_no_more_than_its_bounds() {
     let _alone = alone();
     let mut bounds = Bounds::read();
-    let server = start("1");
+    let server = start("1", "1");
     runtime().block_on(async {
         let mut client = server.client().await;
         load(&mut client).await;
@@ -152,10 +152,10 @@ async fn search_at_once(client: &Client) {
 }
 
 #[test]
-fn a_search_of_four_shards_costs_no_more_than_its_bounds() {
+fn a_search_of_four_graphs_costs_no_more_than_its_bounds() {
     let _alone = alone();
     let mut bounds = Bounds::read();
-    let server = start("4");
+    let server = start("4", "4");
     runtime().block_on(async {
         let mut client = server.client().await;
         load(&mut client).await;
@@ -175,9 +175,9 @@ fn a_search_of_four_shards_costs_no_more_than_its_bounds() {
     bounds.end();
 }
 
-/// What a search finds, and the distances that it computes, with so many shards.
-fn found_and_computed(shards: &str) -> [f64; 2] {
-    let server = start(shards);
+/// What a search finds, and the distances that it computes, with so many shards and graphs.
+fn found_and_computed(shards: &str, partitions: &str) -> [f64; 2] {
+    let server = start(shards, partitions);
     runtime().block_on(async {
         let mut client = server.client().await;
         load(&mut client).await;
@@ -191,15 +191,18 @@ fn found_and_computed(shards: &str) -> [f64; 2] {
 }
 
 #[test]
-fn several_shards_find_what_one_does_for_little_more() {
+fn several_graphs_find_what_one_does_for_little_more() {
     let _alone = alone();
     let mut bounds = Bounds::read();
-    let [recall, distances] = found_and_computed("1");
-    let [recall_of_4, distances_of_4] = found_and_computed("4");
-    let [recall_of_16, distances_of_16] = found_and_computed("16");
+    let [recall, distances] = found_and_computed("1", "1");
+    let [recall_of_4, distances_of_4] = found_and_computed("4", "4");
+    let [recall_of_16, distances_of_16] = found_and_computed("16", "16");
     bounds.hold("search_recall_of_4_shards_less_1", recall_of_4 - recall);
     bounds.hold("search_recall_of_16_shards_less_1", recall_of_16 - recall);
     bounds.hold("search_distances_of_4_shards_over_1", distances_of_4 / distances);
     bounds.hold("search_distances_of_16_shards_over_1", distances_of_16 / distances);
+    let [recall_of_owners, distances_of_owners] = found_and_computed("16", "1");
+    bounds.hold("search_recall_of_16_owners_less_1", recall_of_owners - recall);
+    bounds.hold("search_distances_of_16_owners_over_1", distances_of_owners / distances);
     bounds.end();
 }
