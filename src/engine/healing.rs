@@ -6,17 +6,18 @@
 //! are dead: writes that replace documents for ever find slots. When nothing is to be linked, less
 //! is enough, and after many changes the graph is looked through for nodes that can't be reached.
 //!
-//! Of the shards that own a graph, one at a time does it, for all of them ([`Ward`]), and gives the
-//! slots back to their owners.
+//! Of the shards that own a graph each takes its own dead nodes out, at the same time as others do:
+//! one alone could not keep up with what all of them replace. What can't be reached is looked for by
+//! one of them at a time, and not by each at every occasion.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-
-use crossbeam_queue::SegQueue;
 
 use super::{Engine, LinkProgress};
 use crate::graph::Graph;
 use crate::graph::insert::Rows;
 use crate::graph::unlink::{Context, Unlinker};
+use crate::store::stripe::Stripe;
+use crate::store::view::View;
 use crate::types::Slot;
 use crate::with_distance;
 
@@ -45,22 +46,15 @@ const CHECK_ASKED: u64 = 1 << 63;
 pub(super) struct Ward {
     /// Dead nodes of all owners.
     dead: AtomicUsize,
-    /// Dead nodes that nobody wants to see any more.
-    waiting: SegQueue<Slot>,
-    /// Somebody is at work.
-    is_healing: AtomicBool,
-    /// What nothing leads to any more, by owner.
-    returned: Box<[SegQueue<Slot>]>,
+    /// Somebody is looking through the graph while nothing leaves it.
+    is_checking: AtomicBool,
+    /// Times that nodes have been taken out.
+    rounds: AtomicUsize,
     /// Documents linked since the graph was last looked through.
     linked_since_check: AtomicU64,
 }
 
 impl Ward {
-    pub(super) fn new(owners: u32) -> Self {
-        let returned = (0..owners).map(|_| SegQueue::new()).collect();
-        Self { returned, ..Self::default() }
-    }
-
     /// Dead nodes of all owners.
     #[inline]
     pub(super) fn dead(&self) -> usize {
@@ -73,22 +67,6 @@ impl Ward {
 
     pub(super) fn remove_dead(&self, count: usize) {
         self.dead.fetch_sub(count, Ordering::Relaxed);
-    }
-
-    /// `slot`, which is in the graph, is dead, and no search sees it any more.
-    pub(super) fn bury(&self, slot: Slot) {
-        self.waiting.push(slot);
-    }
-
-    fn take_waiting(&self) -> Vec<Slot> {
-        let mut waiting = Vec::with_capacity(self.waiting.len());
-        // Not those that come meanwhile: they would keep this going.
-        while waiting.len() < waiting.capacity()
-            && let Some(slot) = self.waiting.pop()
-        {
-            waiting.push(slot);
-        }
-        waiting
     }
 
     /// The graph has to be looked through at the next occasion.
@@ -105,9 +83,12 @@ impl Ward {
 /// What one shard does for the health of its graph.
 #[derive(Default)]
 pub(super) struct Healing {
-    /// Takes dead nodes out, or only looks for what can't be reached: where this is there, nobody
-    /// else is at it.
+    /// Dead nodes that nobody wants to see any more.
+    waiting: Vec<Slot>,
+    /// Takes some of them out, or only looks for what can't be reached.
     unlinker: Option<Unlinker>,
+    /// What it may come upon, where others take nodes out as well.
+    view: View,
     /// Steps left before linking goes on.
     turn: usize,
     counts: Counts,
@@ -125,6 +106,11 @@ pub struct Counts {
 }
 
 impl Healing {
+    /// `slot`, which is in the graph, is dead, and no search sees it any more.
+    pub(super) fn bury(&mut self, slot: Slot) {
+        self.waiting.push(slot);
+    }
+
     /// `slot` has been linked.
     pub(super) fn note_linked(&mut self, slot: Slot, graph: &Graph, ward: &Ward) {
         ward.linked_since_check.fetch_add(1, Ordering::Relaxed);
@@ -132,9 +118,7 @@ impl Healing {
             unlinker.note_linked(slot);
         }
         let is_many = ward.dead() > graph.linked_count() as usize / MANY_SHARE;
-        let steps = if is_many { STEPS_MANY } else { STEPS };
-        // All owners link while one of them heals.
-        self.turn = steps * ward.returned.len();
+        self.turn = if is_many { STEPS_MANY } else { STEPS };
     }
 
     /// What it has done so far.
@@ -148,24 +132,32 @@ impl Healing {
     }
 
     /// Begins if enough wait to be taken out of the graph, or if it is time to look for what can't be
-    /// reached, while nothing is to be linked or because that was asked; unless somebody else is at
-    /// work.
-    fn begin(&mut self, graph: &Graph, ward: &Ward, slot_count: u32, is_idle: bool) {
-        let linked = graph.linked_count() as usize;
+    /// reached, while nothing is to be linked or because that was asked. True if so.
+    fn begin(
+        &mut self,
+        graph: &Graph,
+        ward: &Ward,
+        stripe: Stripe,
+        end: u32,
+        is_idle: bool,
+    ) -> bool {
+        let own = graph.linked_of(stripe.owner()) as usize;
         let share = if is_idle { DEAD_SHARE_IDLE } else { DEAD_SHARE_BUSY };
-        let enough = (linked / share).max(DEAD_MIN).min(linked).max(1);
-        let is_enough = ward.waiting.len() >= enough;
-        let linked_since = ward.linked_since_check.load(Ordering::Relaxed);
-        let is_check_due =
-            ward.is_check_asked() || is_idle && linked_since > linked as u64 / SCRUB_SHARE;
-        if !is_enough && !is_check_due || ward.is_healing.swap(true, Ordering::AcqRel) {
-            return;
+        let enough = (own / share).max(DEAD_MIN).min(own).max(1);
+        if self.waiting.len() >= enough {
+            let round = ward.rounds.fetch_add(1, Ordering::Relaxed);
+            let has_check = round.is_multiple_of(stripe.owners() as usize);
+            let doomed = std::mem::take(&mut self.waiting);
+            self.unlinker = Some(Unlinker::new(graph, doomed, has_check));
+            return true;
         }
-        // Others may have done it meanwhile, which does no harm.
-        self.unlinker = Some(match is_enough {
-            true => Unlinker::new(ward.take_waiting()),
-            false => Unlinker::check(graph, slot_count),
-        });
+        let linked_since = ward.linked_since_check.load(Ordering::Relaxed);
+        let is_due = linked_since > u64::from(graph.linked_count()) / SCRUB_SHARE;
+        let is_wanted = ward.is_check_asked() || is_idle && is_due;
+        if is_wanted && !ward.is_checking.swap(true, Ordering::AcqRel) {
+            self.unlinker = Some(Unlinker::check(graph, end));
+        }
+        self.unlinker.is_some()
     }
 }
 
@@ -189,9 +181,12 @@ impl Engine {
             return LinkProgress::Idle;
         }
         self.healing.turn = self.healing.turn.saturating_sub(1);
-        let slot_count = self.store.extent();
-        if self.healing.unlinker.is_none() {
-            self.healing.begin(&self.graph, &self.ward, slot_count, is_idle);
+        let (stripe, slot_count) = (self.store.stripe(), self.store.extent());
+        if self.healing.unlinker.is_none()
+            && self.healing.begin(&self.graph, &self.ward, stripe, slot_count, is_idle)
+            && stripe.owners() > 1
+        {
+            self.store.open_view(&mut self.healing.view, true);
         }
         let Self { params, store, graph, healing, link_scratch, .. } = self;
         let Some(unlinker) = &mut healing.unlinker else {
@@ -209,38 +204,32 @@ impl Engine {
         LinkProgress::More
     }
 
-    /// Gives the slots to which nothing leads any more back to their owners.
+    /// Lets the slots go to which nothing leads any more.
     fn finish_healing(&mut self, slot_count: u32) {
         let Some(unlinker) = self.healing.unlinker.take() else { return };
         let counts = &mut self.healing.counts;
         counts.unreachable += unlinker.unreachable_found();
-        counts.checks += 1;
+        if unlinker.has_check() {
+            counts.checks += 1;
+            self.ward.linked_since_check.store(0, Ordering::Relaxed);
+        }
         let removed = unlinker.finish(&self.graph, slot_count);
         counts.removed += removed.len() as u64;
-        let stripe = self.store.stripe();
-        for slot in removed {
-            self.ward.returned[stripe.owner_of(slot) as usize].push(slot);
+        if removed.is_empty() {
+            self.ward.is_checking.store(false, Ordering::Release);
         }
-        self.ward.linked_since_check.store(0, Ordering::Relaxed);
-        self.ward.is_healing.store(false, Ordering::Release);
-        self.take_back();
-    }
-
-    /// Takes this shard's slots back that others, or it, have taken out of the graph.
-    pub(super) fn take_back(&mut self) {
-        let owner = self.store.stripe().owner() as usize;
-        while let Some(slot) = self.ward.returned[owner].pop() {
-            self.store.release([slot]);
+        self.store.release(removed);
+        if self.store.stripe().owners() > 1 {
+            self.store.close_view(&self.healing.view);
         }
     }
 
     /// Leaves the health of the graph to others: this shard is fenced.
     pub(super) fn stop_healing(&mut self) {
-        if let Some(unlinker) = self.healing.unlinker.take() {
-            for slot in unlinker.abandon(&self.graph) {
-                self.ward.bury(slot);
-            }
-            self.ward.is_healing.store(false, Ordering::Release);
+        if let Some(unlinker) = self.healing.unlinker.take()
+            && unlinker.abandon(&self.graph).is_empty()
+        {
+            self.ward.is_checking.store(false, Ordering::Release);
         }
     }
 }

@@ -382,8 +382,7 @@ impl Engine {
 
     /// Drops what no search can see any more; false if there was nothing.
     fn reclaim(&mut self, versions_max: usize) -> bool {
-        self.take_back();
-        let Self { store, graph, linker, index, ward, dead_linked, .. } = self;
+        let Self { store, graph, linker, index, ward, healing, dead_linked, .. } = self;
         let linking = linker.as_ref().map(Linker::slot);
         let shared = store.shared_handle();
         let dropped = |slot, payload: Option<&_>| {
@@ -392,7 +391,7 @@ impl Engine {
             }
             let is_linked = graph.level(slot).is_some() || linking == Some(slot);
             if is_linked {
-                ward.bury(slot);
+                healing.bury(slot);
             }
             is_linked || shared.chains().holds(slot)
         };

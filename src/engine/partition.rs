@@ -24,7 +24,7 @@ impl Partition {
         Self {
             shared: Arc::new(Shared::new(params.dimension, codes, owners)),
             graph: Arc::new(Graph::shared(params.graph, owners)),
-            ward: Arc::new(Ward::new(owners)),
+            ward: Arc::new(Ward::default()),
         }
     }
 }

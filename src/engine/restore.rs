@@ -147,14 +147,14 @@ impl Restore {
         // Of those that are not linked too: others look for the node of every slot.
         engine.store.slots().for_each(|slot| engine.graph.reserve(slot));
         let index = Index::restore(index, shape.live as usize, shape.slots)?;
-        let Engine { store, graph, hot, ward, .. } = &mut engine;
+        let Engine { store, graph, hot, healing, .. } = &mut engine;
         let is_linked = |slot| graph.level(slot).is_some();
         let unlinked = store.finish_restore(index, shape.live as usize, is_linked)?;
         for slot in unlinked {
             hot.push(store, slot);
         }
         let is_dead = |&slot: &Slot| graph.level(slot).is_some() && !store.is_live(slot);
-        store.slots().filter(is_dead).for_each(|slot| ward.bury(slot));
+        store.slots().filter(is_dead).for_each(|slot| healing.bury(slot));
         engine.set_applied(applied);
         if has_graph {
             engine.add_dead(shape.dead_linked as usize);

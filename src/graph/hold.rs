@@ -17,8 +17,11 @@ pub(super) const HELD: u8 = 1 << 7;
 /// at it.
 pub(super) const LEFT: u8 = 1 << 6;
 
+/// Set in a dead node's level while the lists that lead to it are being mended, and from then on.
+pub(super) const DOOMED: u8 = 1 << 5;
+
 /// A node's level + 1.
-pub(super) const LEVEL: u8 = LEFT - 1;
+pub(super) const LEVEL: u8 = DOOMED - 1;
 
 /// A node whose lists nobody else changes.
 pub(super) struct Held<'a> {

@@ -33,7 +33,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
 
 use self::frozen::Frozen;
-use self::hold::{Held, LEFT, LEVEL};
+use self::hold::{DOOMED, Held, LEFT, LEVEL};
 use self::layer::Layers;
 use self::unlink::DeadLinks;
 use crate::store::arena::Arena;
@@ -157,6 +157,22 @@ impl Graph {
     #[must_use]
     pub fn has_left(&self, slot: Slot) -> bool {
         self.levels.get(slot.index()).load(Ordering::Acquire) & LEFT != 0
+    }
+
+    /// True if `slot` is a dead node that is on its way out, or has left.
+    #[inline]
+    fn is_doomed(&self, slot: Slot) -> bool {
+        self.levels.get(slot.index()).load(Ordering::SeqCst) & DOOMED != 0
+    }
+
+    /// Whether `slot`, a dead node, is on its way out.
+    fn set_doomed(&self, slot: Slot, is_doomed: bool) {
+        let level = self.levels.get(slot.index());
+        // Of two who take nodes out, one at least sees what the other does.
+        match is_doomed {
+            true => level.fetch_or(DOOMED, Ordering::SeqCst),
+            false => level.fetch_and(!DOOMED, Ordering::SeqCst),
+        };
     }
 
     /// Nothing leads to `slot` any more. [`Graph::remove`] has to follow.

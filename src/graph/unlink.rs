@@ -15,11 +15,13 @@
 //! Then nothing leads to them, and [`Unlinker::finish`] gives them back: they can be
 //! [removed](Graph::remove) once no walk stands at one of them.
 //!
-//! [`Unlinker::check`] does the last two alone. Of the owners of a graph one at a time does this, for
-//! the dead nodes of all. Their linkers go on: none that could have found a node that goes alive is
-//! still at work when this begins, and those that link to dead nodes for want of others are looked
-//! after ([`DeadLinks`]). Steps of the owner's own [`Linker`](super::insert::Linker) may not lie
-//! between steps of an adoption, as they share a scratch.
+//! [`Unlinker::check`] does the last two alone. Each owner of a graph does this for its own dead nodes,
+//! and they may be at it together: a node that goes is marked, and whoever comes upon the mark treats
+//! it as going. Their linkers go on: none that could have found a node that goes alive is still at
+//! work when this begins, and those that link to dead nodes for want of others are looked after
+//! ([`DeadLinks`]). Meanwhile an owner keeps a view open, so that no node which it has found alive goes
+//! before it is done. Steps of the owner's own [`Linker`](super::insert::Linker) may not lie between
+//! steps of an adoption, as they share a scratch.
 
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -32,7 +34,6 @@ use super::insert::Rows;
 use super::reach::Reach;
 use super::search::{Scratch, Work};
 use super::space::{Coded, Exact, Space};
-use super::visited::Visited;
 use crate::kernels::Distance;
 use crate::types::Slot;
 
@@ -107,7 +108,8 @@ impl DeadLinks {
 /// Some dead nodes on their way out of the graph.
 pub struct Unlinker {
     doomed: Vec<Slot>,
-    is_doomed: Visited,
+    /// The graph is looked through for what can't be reached.
+    has_check: bool,
     phase: Phase,
     /// A node that is being given links.
     adoption: Option<Adoption>,
@@ -133,15 +135,13 @@ pub struct Context<'a, L> {
 }
 
 impl Unlinker {
-    /// Begins to take out `doomed`, which are linked and which nobody will want again.
+    /// Begins to take out `doomed`, which are linked and which nobody will want again; with
+    /// `has_check` to look for nodes that no walk can reach as well.
     #[must_use]
-    pub fn new(doomed: Vec<Slot>) -> Self {
-        let mut is_doomed = Visited::default();
-        for &slot in &doomed {
-            is_doomed.insert(slot);
-        }
+    pub fn new(graph: &Graph, doomed: Vec<Slot>, has_check: bool) -> Self {
+        doomed.iter().for_each(|&slot| graph.set_doomed(slot, true));
         let phase = Phase::Secure { index: 0, neighbour: 0 };
-        Self { doomed, is_doomed, ..Self::at(phase) }
+        Self { doomed, has_check, ..Self::at(phase) }
     }
 
     /// Begins to look for nodes that no walk can reach, and to link to them; none goes.
@@ -153,7 +153,7 @@ impl Unlinker {
     fn at(phase: Phase) -> Self {
         Self {
             doomed: Vec::new(),
-            is_doomed: Visited::default(),
+            has_check: true,
             phase,
             adoption: None,
             weak: Vec::new(),
@@ -190,7 +190,7 @@ impl Unlinker {
     ) -> bool {
         let Context { graph, rows, .. } = *context;
         if let Some(adoption) = &mut self.adoption {
-            let may_adopt = |slot| (context.is_live)(slot) && !self.is_doomed.contains(slot);
+            let may_adopt = |slot| (context.is_live)(slot) && !graph.is_doomed(slot);
             if adoption.step::<D>(graph, rows, scratch, may_adopt) {
                 self.adoption = None;
             }
@@ -259,19 +259,25 @@ impl Unlinker {
         if self.is_closed {
             graph.dead_links.open();
         }
+        self.doomed.iter().for_each(|&slot| graph.set_doomed(slot, false));
         self.doomed
+    }
+
+    /// True if it looks, or has looked, for nodes that no walk can reach.
+    #[must_use]
+    pub fn has_check(&self) -> bool {
+        self.has_check
     }
 
     /// Makes sure that walks begin at a node that stays, on the highest level there is then.
     fn hand_over_entry(&self, graph: &Graph, slot_count: u32) {
-        let goes = |slot| self.is_doomed.contains(slot);
+        let goes = |slot| graph.is_doomed(slot);
         loop {
             let before = graph.entry.load(Ordering::Acquire);
             if !graph.entry().is_some_and(|(entry, _)| goes(entry)) {
                 return;
             }
-            let stays =
-                (0..slot_count).map(Slot).filter(|&slot| !goes(slot) && !graph.has_left(slot));
+            let stays = (0..slot_count).map(Slot).filter(|&slot| !goes(slot));
             let levels = stays.filter_map(|slot| graph.level(slot).map(|level| (level, slot)));
             if graph.replace_entry(before, levels.max_by_key(|&(level, _)| level)) {
                 return;
@@ -310,7 +316,7 @@ impl Unlinker {
     fn is_secure(&self, graph: &Graph, slot: Slot) -> bool {
         let leads = |source| graph.leads(source, 0, slot);
         let neighbours = graph.neighbours(slot, 0);
-        neighbours.into_iter().any(|source| !self.is_doomed.contains(source) && leads(source))
+        neighbours.into_iter().any(|source| !graph.is_doomed(source) && leads(source))
     }
 
     fn sweep<D: Distance>(
@@ -335,7 +341,10 @@ impl Unlinker {
         }
         // What can be reached is judged from an entry that stays.
         self.hand_over_entry(context.graph, context.slot_count);
-        Phase::Check(Box::new(Reach::new(context.graph, context.slot_count)))
+        match self.has_check {
+            true => Phase::Check(Box::new(Reach::new(context.graph, context.slot_count))),
+            false => Phase::Adopt,
+        }
     }
 
     /// Mends the lists of one node; how many had to be. `None` if somebody else is changing them,
@@ -346,13 +355,12 @@ impl Unlinker {
         scratch: &mut Scratch,
         slot: Slot,
     ) -> Option<usize> {
-        let stays = !self.is_doomed.contains(slot) && !context.graph.has_left(slot);
-        let Some(top) = context.graph.level(slot).filter(|_| stays) else {
+        let Some(top) = context.graph.level(slot).filter(|_| !context.graph.is_doomed(slot)) else {
             return Some(0);
         };
         let goes = |level| {
             let mut found = false;
-            let note = |target| found |= self.is_doomed.contains(target);
+            let note = |target| found |= context.graph.is_doomed(target);
             context.graph.for_each_neighbour(slot, level, note);
             found
         };
@@ -379,7 +387,7 @@ impl Unlinker {
         let slot = held.slot();
         let list = graph.neighbours(slot, level);
         let (gone, mut kept): (Vec<Slot>, Vec<Slot>) =
-            list.into_iter().partition(|&slot| self.is_doomed.contains(slot));
+            list.into_iter().partition(|&slot| graph.is_doomed(slot));
         let lost = gone.len();
         let heirs = self.heirs(context, slot, level, gone, &kept);
         if let Some(codes) = rows.codes {
@@ -410,7 +418,7 @@ impl Unlinker {
         let mut index = 0;
         while index < through.len() && (index < first || heirs.len() < graph.params().m) {
             graph.for_each_neighbour(through[index], level, |near| {
-                if self.is_doomed.contains(near) {
+                if graph.is_doomed(near) {
                     if through.len() < THROUGH_MAX && !through.contains(&near) {
                         through.push(near);
                     }

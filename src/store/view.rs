@@ -108,13 +108,13 @@ impl Store {
     /// Ends what [`Store::open_view`] or [`Store::hold_view`] began.
     ///
     /// # Panics
-    /// If the view is not open.
+    /// If the view is not open, and was not abandoned.
     pub fn close_view(&mut self, view: &View) {
         self.close_snapshot(view.own);
-        if self.stripe.owners() == 1 {
+        let views = &mut self.views;
+        if self.stripe.owners() == 1 || view.number < views.first {
             return;
         }
-        let views = &mut self.views;
         views.open[(view.number - views.first) as usize].holders -= 1;
         let mut has_moved = false;
         while views.open.front().is_some_and(|view| view.holders == 0) {
@@ -169,8 +169,9 @@ impl Store {
         own.min(Lsn(pins.min().unwrap_or(NEVER)))
     }
 
-    /// Ends all views, of which no search knows any more.
+    /// Ends what all open views see of other owners. They may still be closed.
     pub fn abandon_views(&mut self) {
+        self.views.first += self.views.open.len() as u64;
         self.views.open.clear();
         publish(&self.shared, self.stripe.owner(), None);
     }
