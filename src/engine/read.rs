@@ -311,22 +311,26 @@ impl Search {
             self.phase = Phase::Rerank(0);
             return;
         }
+        let is_as_before = self.is_as_before(engine);
         for index in 0..self.reused.candidates.len() {
             let key = self.reused.candidates[index];
-            if self.is_news(engine, key.slot()) {
+            if self.is_news(engine, key.slot(), is_as_before) {
                 self.admit(engine, key.slot(), key.distance());
             }
         }
         self.finish_walk(engine);
     }
 
+    /// True if what the walk has found so far is what the view sees: nothing has changed, and
+    /// nothing linked is dead. Then no lifetime has to be fetched.
+    fn is_as_before(&self, engine: &Engine) -> bool {
+        engine.ward.dead() == 0 && engine.store.is_as_in(&self.reused.view)
+    }
+
     /// True if a node that the walk found is visible, passes the filter and was not seen before: a
     /// document of the hot tier may have been linked, in whole or in part, since.
-    fn is_news(&mut self, engine: &Engine, slot: Slot) -> bool {
-        // Where nothing has changed and nothing linked is dead, no lifetime has to be fetched.
-        let view = &self.reused.view;
-        let is_as_before = engine.ward.dead() == 0 && engine.store.is_as_in(view);
-        (is_as_before || engine.store.sees(view, slot))
+    fn is_news(&mut self, engine: &Engine, slot: Slot, is_as_before: bool) -> bool {
+        (is_as_before || engine.store.sees(&self.reused.view, slot))
             && self.matches(engine, slot)
             && self.reused.scanned.insert(slot)
     }

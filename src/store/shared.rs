@@ -95,6 +95,11 @@ impl Shared {
     }
 
     #[inline]
+    pub(super) fn prefetch_life(&self, slot: Slot) {
+        crate::kernels::simd::prefetch(self.lives.row(slot.index()));
+    }
+
+    #[inline]
     pub(super) fn is_live(&self, slot: Slot) -> bool {
         self.lives.get(slot.index())[1].load(Ordering::Acquire) == ALIVE
     }

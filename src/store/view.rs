@@ -149,11 +149,20 @@ impl Store {
         self.is_visible(slot, lsn)
     }
 
-    /// True if nothing that the view sees has changed since it was opened, for certain.
-    #[inline]
+    /// True if the view sees all documents, and nothing has been applied since it was opened.
     #[must_use]
     pub fn is_as_in(&self, view: &View) -> bool {
-        view.lsns.len() == 1 && view.own == self.applied
+        if let [only] = view.lsns[..] {
+            return only == self.applied;
+        }
+        let members = self.shared.members.iter().zip(&view.lsns);
+        !view.is_partial && members.into_iter().all(|(member, &lsn)| member.applied() == lsn)
+    }
+
+    /// Asks for what [`Store::sees`] reads of `slot`.
+    #[inline]
+    pub fn prefetch_life(&self, slot: Slot) {
+        self.shared.prefetch_life(slot);
     }
 
     /// The oldest state of this owner that anybody looks at; the end of time if nobody does.

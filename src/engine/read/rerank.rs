@@ -22,13 +22,18 @@ impl Search {
         let code = std::mem::take(&mut self.reused.code);
         let space = Coded::<D>::new(code.get(), codes);
         let end = (first + STEP_RERANK).min(self.reused.candidates.len());
+        let is_as_before = self.is_as_before(engine);
+        if !is_as_before {
+            let candidates = &self.reused.candidates[first..end];
+            candidates.iter().for_each(|key| engine.store.prefetch_life(key.slot()));
+        }
         for start in (first..end).step_by(RERANK_BATCH) {
             let bound =
                 if self.query.min_score > 0.0 { f32::INFINITY } else { self.reused.top.bound() };
             self.reused.batch.clear();
             for index in start..end.min(start + RERANK_BATCH) {
                 let key = self.reused.candidates[index];
-                if !self.is_news(engine, key.slot()) {
+                if !self.is_news(engine, key.slot(), is_as_before) {
                     continue;
                 }
                 if space.least(key) <= bound {
