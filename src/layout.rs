@@ -56,6 +56,15 @@ impl Layout {
         u32::try_from(next).expect("below the number of partitions")
     }
 
+    /// The core, of so many, that a shard is on: shards of a partition are on neighbouring cores.
+    #[must_use]
+    pub fn core_of(self, shard: ShardId, cores: usize) -> usize {
+        match self.shards as usize <= cores {
+            true => shard.0 as usize,
+            false => shard.0 as usize * cores / self.shards as usize,
+        }
+    }
+
     /// Which of the owners of its partition a shard is.
     #[must_use]
     pub fn owner_of(self, shard: ShardId) -> u32 {
@@ -85,6 +94,14 @@ mod tests {
                     next = members.end;
                 }
                 assert_eq!(next, shards);
+                for cores in [1, 2, 5, 80] {
+                    let on: Vec<usize> =
+                        (0..shards).map(|shard| layout.core_of(ShardId(shard), cores)).collect();
+                    assert!(on.is_sorted() && on.iter().all(|&core| core < cores));
+                    let counts = (0..cores).map(|core| on.iter().filter(|&&c| c == core).count());
+                    let most = (shards as usize).div_ceil(cores);
+                    assert!(counts.into_iter().all(|count| count <= most), "{on:?}");
+                }
             }
         }
     }

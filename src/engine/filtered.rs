@@ -8,15 +8,19 @@
 //! A walk that finds fewer than k, or has cost more than a scan would have, is followed by a scan.
 //! Whatever the way, a hit was visible when the search began, and its metadata of then passes.
 
+use std::sync::Arc;
+
 use super::Engine;
 use super::filter::Filter;
 use super::index::MetadataIndex;
 use super::index::evaluate::{Candidates, Evaluation};
 use super::plan::{Way, way};
-use super::read::{Phase, Reused, STEP_DOCUMENTS, STEP_FILTER_BYTES, Scope, Search};
+use super::read::{Phase, Query, Reused, STEP_DOCUMENTS, STEP_FILTER_BYTES, Scope, Search};
+use crate::error::Result;
 use crate::graph::space::{Exact, Space};
 use crate::graph::visited::Visited;
 use crate::kernels::Distance;
+use crate::store::view::View;
 use crate::types::{Lsn, Slot};
 
 /// Documents, spread evenly over those that may pass, at which a walk among them begins, beside
@@ -39,13 +43,26 @@ pub(super) struct Filtered {
     is_exact: bool,
     /// The walk has cost more than a scan would have.
     is_given_up: bool,
+    /// The documents are of several owners.
+    is_borrowed: bool,
+    /// What passes is not looked at here, but lent.
+    is_lent: bool,
 }
 
 /// What decides, beside the candidates, whether a walk wants a slot.
 pub(super) struct Conditions<'a> {
     pub(super) filter: Option<&'a Filter>,
-    pub(super) snapshot: Lsn,
+    pub(super) view: &'a View,
     pub(super) flat: &'a Visited,
+}
+
+/// What passes a filter among the documents of one shard at one of its states, for a search of the
+/// whole partition on the core of another. While anybody has it, that state is kept.
+#[derive(Debug)]
+pub struct Lent {
+    owner: u32,
+    snapshot: Lsn,
+    candidates: Candidates,
 }
 
 impl Filtered {
@@ -58,7 +75,26 @@ impl Filtered {
             way: Way::Scan,
             is_exact,
             is_given_up: false,
+            is_borrowed: false,
+            is_lent: false,
         }
+    }
+
+    /// What several owners have lent, for a beam of `ef` in `live` documents.
+    fn borrowed(
+        index: &MetadataIndex,
+        filter: &Filter,
+        lent: &[Arc<Lent>],
+        live: u64,
+        ef: u64,
+    ) -> Self {
+        let mut candidates = Candidates::default();
+        for lent in lent {
+            candidates.slots |= &lent.candidates.slots;
+            candidates.unsure += lent.candidates.unsure;
+        }
+        let way = way(candidates.slots.len(), candidates.unsure, live, ef);
+        Self { candidates, way, is_borrowed: true, ..Self::new(index, filter, false) }
     }
 
     /// Documents that may pass.
@@ -107,7 +143,7 @@ impl Filtered {
     /// that is as good as certain, does.
     #[inline]
     pub(super) fn wants(&self, engine: &Engine, conditions: &Conditions<'_>, slot: Slot) -> bool {
-        let Conditions { filter, snapshot, flat } = *conditions;
+        let Conditions { filter, view, flat } = *conditions;
         let store = &engine.store;
         let is_candidate = match self.is_flat() {
             true => flat.contains(slot),
@@ -116,10 +152,11 @@ impl Filtered {
         is_candidate
             && match self.candidates.unsure {
                 // What died lately is still among the candidates.
-                0 => store.retired_count() == 0 || store.is_visible(slot, snapshot),
+                0 if self.is_borrowed => engine.ward.dead() == 0 || store.sees(view, slot),
+                0 => store.retired_count() == 0 || store.sees(view, slot),
                 _ => {
-                    let passes = |filter: &Filter| filter.matches(store.payload_at(slot, snapshot));
-                    store.is_visible(slot, snapshot) && filter.is_none_or(passes)
+                    let payload = || store.payload_at(slot, view.own());
+                    store.sees(view, slot) && filter.is_none_or(|filter| filter.matches(payload()))
                 }
             }
     }
@@ -128,7 +165,7 @@ impl Filtered {
 impl Search {
     /// Asks the index on, and decides when it has answered.
     pub(super) fn plan(&mut self, engine: &Engine) {
-        let Self { query, snapshot, filtered, phase, .. } = self;
+        let Self { query, scope, snapshot, filtered, phase, .. } = self;
         let (Some(filtered), Some(filter)) = (filtered, &query.filter) else {
             unreachable!("only a search with a filter is planned");
         };
@@ -136,14 +173,23 @@ impl Search {
         let Some(candidates) = step else { return };
         let ef = query.ef as u64;
         let live = engine.store.live_of_all() as u64;
+        // Of a graph that several own, each has about as many of what passes.
+        let owners = u64::from(engine.store.stripe().owners());
+        let (matching, unsure) = (candidates.slots.len() * owners, candidates.unsure * owners);
         filtered.way = match filtered.is_exact {
             true => Way::Scan,
-            false => match way(candidates.slots.len(), candidates.unsure, live, ef) {
-                // Of the nodes that a plain walk keeps, most would be of other owners.
-                Way::Plain if engine.store.stripe().owners() > 1 => Way::Among,
-                way => way,
-            },
+            false => way(matching, unsure, live, ef),
         };
+        if *scope == Scope::Lending && filtered.way != Way::Scan {
+            filtered.candidates = candidates;
+            filtered.is_lent = true;
+            *phase = Phase::Done;
+            return;
+        }
+        // Of the nodes that a plain walk keeps, most would be of other owners.
+        if filtered.way == Way::Plain && owners > 1 {
+            filtered.way = Way::Among;
+        }
         filtered.candidates = candidates;
         *phase = match filtered.way {
             Way::Scan => Phase::Scan(0),
@@ -173,7 +219,7 @@ impl Search {
                 break;
             }
             let is_new = !self.reused.scanned.contains(slot);
-            if !is_new || !engine.store.is_visible(slot, self.snapshot) {
+            if !is_new || !engine.store.sees(&self.reused.view, slot) {
                 continue;
             }
             if !is_sure {
@@ -203,5 +249,61 @@ impl Search {
             let passes = |search: &Self| !is_from_index || search.matches(engine, slot);
             self.admit_if(engine, slot, distance, passes);
         }
+    }
+}
+
+impl Engine {
+    /// Begins a search with a filter of all shards that have lent what passes of their documents, as
+    /// those were then. [`Engine::finish_search`] must follow.
+    ///
+    /// # Errors
+    /// If the vector is not of the collection's dimension.
+    ///
+    /// # Panics
+    /// If the query has no filter.
+    pub fn begin_borrowed(&mut self, query: Arc<Query>, lent: &[Arc<Lent>]) -> Result<Search> {
+        self.check_dimension("query_embedding", query.vector.len())?;
+        let mut reused = self.take_reused();
+        self.store.open_view(&mut reused.view, false);
+        let states = lent.iter().map(|lent| (lent.owner, lent.snapshot));
+        self.store.look_back(&mut reused.view, states);
+        let mut search = self.scan_in(query.clone(), Scope::Partition, reused);
+        let own = lent.iter().find(|lent| lent.owner == self.store.stripe().owner());
+        search.snapshot = own.map_or(search.snapshot, |own| own.snapshot);
+        let filter = query.filter.as_ref().expect("what passes a filter was lent");
+        let (live, ef) = (self.store.live_of_all() as u64, query.ef as u64);
+        let filtered = Filtered::borrowed(&self.index, filter, lent, live, ef);
+        search.phase = match filtered.way {
+            Way::Scan => Phase::Scan(0),
+            Way::Among | Way::Plain => self.hot_start(Scope::Partition),
+        };
+        search.filtered = Some(Box::new(filtered));
+        Ok(search)
+    }
+
+    /// Lends what passes, if that is what a search has come to, and keeps the state of `snapshot`,
+    /// which is an open one, until nobody has it any more.
+    pub(super) fn lend(&mut self, filtered: Filtered, snapshot: Lsn) -> Option<Arc<Lent>> {
+        if !filtered.is_lent {
+            return None;
+        }
+        self.end_loans();
+        self.store.open_snapshot(snapshot);
+        let owner = self.store.stripe().owner();
+        let lent = Arc::new(Lent { owner, snapshot, candidates: filtered.candidates });
+        self.loans.push(lent.clone());
+        Some(lent)
+    }
+
+    /// Ends the keeping of what nobody has any more.
+    pub(super) fn end_loans(&mut self) {
+        let Self { store, loans, .. } = self;
+        loans.retain(|lent| {
+            let is_with_somebody = Arc::strong_count(lent) > 1;
+            if !is_with_somebody {
+                store.close_snapshot(lent.snapshot);
+            }
+            is_with_somebody
+        });
     }
 }

@@ -52,7 +52,7 @@ use self::healing::{Healing, Ward};
 use self::hot::HotTier;
 use self::index::MetadataIndex;
 use self::partition::{Home, Partition};
-pub use self::read::{Document, Hit, Query, Scope, Search, SearchOutcome};
+pub use self::read::{Document, Hit, Lent, Query, Scope, Search, SearchOutcome};
 pub use self::write::{Outcome, Staged, Write};
 use crate::graph::insert::{Linker, Rows};
 use crate::graph::search::{Scratch, Work};
@@ -147,6 +147,8 @@ pub struct Engine {
     link_scratch: Scratch,
     #[expect(clippy::vec_box, reason = "a search is moved often, and its memory need not be")]
     scratches: Vec<Box<read::Reused>>,
+    /// What other searches of the partition may still have.
+    loans: Vec<Arc<Lent>>,
     /// Linked nodes that are dead: walks have to look.
     dead_linked: usize,
     ward: Arc<Ward>,
@@ -191,6 +193,7 @@ impl Engine {
             link_view: View::default(),
             link_scratch: Scratch::default(),
             scratches: Vec::new(),
+            loans: Vec::new(),
             dead_linked: 0,
             ward,
             healing: Healing::default(),
@@ -382,6 +385,7 @@ impl Engine {
 
     /// Drops what no search can see any more; false if there was nothing.
     fn reclaim(&mut self, versions_max: usize) -> bool {
+        self.end_loans();
         let Self { store, graph, linker, index, ward, healing, dead_linked, .. } = self;
         let linking = linker.as_ref().map(Linker::slot);
         let shared = store.shared_handle();

@@ -18,6 +18,7 @@ use std::sync::Arc;
 use self::walk::Walk;
 use super::filter::Filter;
 use super::filtered::Filtered;
+pub use super::filtered::Lent;
 use super::top::{Candidate, Top};
 use super::{Engine, SCRATCHES_MAX};
 use crate::error::Result;
@@ -73,6 +74,9 @@ pub struct Query {
 pub enum Scope {
     /// The documents of the shard.
     Shard,
+    /// The documents of the shard, where few pass the filter; else none, and what passes is lent to a
+    /// search of the partition ([`Lent`]).
+    Lending,
     /// The documents of all shards whose graph the shard has a part of.
     Partition,
 }
@@ -120,6 +124,8 @@ pub struct SearchOutcome {
     pub complete: bool,
     /// Owners of the partition, by number, whose documents it has left out: they are fenced.
     pub missing: Vec<u32>,
+    /// What passes, where that is to be walked among by one search for all shards of the partition.
+    pub lent: Option<Arc<Lent>>,
 }
 
 /// Where a search is.
@@ -246,7 +252,7 @@ impl Search {
             }
             next = chains.after(slot);
         }
-        let is_last = self.scope == Scope::Shard || owner + 1 == engine.store.stripe().owners();
+        let is_last = self.scope != Scope::Partition || owner + 1 == engine.store.stripe().owners();
         self.phase = match next {
             Some(_) => Phase::Hot(HotPlace { owner, next }),
             None if is_last => Phase::Enter,
@@ -348,8 +354,8 @@ impl Search {
     fn scan<D: Distance>(&mut self, engine: &Engine, start: u32) {
         let store = &engine.store;
         let ((numbers, next), stripe) = match self.scope {
-            Scope::Shard => ((start..store.slot_count(), store.slot_count()), store.stripe()),
             Scope::Partition => (store.used_from(start), Stripe::WHOLE),
+            _ => ((start..store.slot_count(), store.slot_count()), store.stripe()),
         };
         let end = numbers.end.min(start.saturating_add(STEP_DOCUMENTS));
         for slot in (start..end).map(|number| stripe.slot(number)) {
@@ -361,8 +367,8 @@ impl Search {
         }
         let next = if end < numbers.end { end } else { next };
         let last = match self.scope {
-            Scope::Shard => store.slot_count(),
             Scope::Partition => store.extent(),
+            _ => store.slot_count(),
         };
         self.phase = if next >= last { Phase::Done } else { Phase::Scan(next) };
     }
@@ -425,7 +431,7 @@ impl Engine {
     pub fn begin_search_in(&mut self, query: Arc<Query>, scope: Scope) -> Result<Search> {
         let mut search = self.begin_scan_in(query, scope)?;
         if let Some(filter) = &search.query.filter {
-            assert_eq!(scope, Scope::Shard, "each shard knows what passes a filter");
+            assert_ne!(scope, Scope::Partition, "each shard knows what passes a filter");
             let is_exact = search.query.is_exact;
             search.filtered = Some(Box::new(Filtered::new(&self.index, filter, is_exact)));
             search.phase = Phase::Plan;
@@ -437,10 +443,7 @@ impl Engine {
 
     /// Where the scan of the hot tiers begins.
     pub(super) fn hot_start(&self, scope: Scope) -> Phase {
-        let owner = match scope {
-            Scope::Shard => self.store.stripe().owner(),
-            Scope::Partition => 0,
-        };
+        let owner = if scope == Scope::Partition { 0 } else { self.store.stripe().owner() };
         Phase::Hot(HotPlace { owner, next: None })
     }
 
@@ -455,13 +458,22 @@ impl Engine {
 
     fn begin_scan_in(&mut self, query: Arc<Query>, scope: Scope) -> Result<Search> {
         self.check_dimension("query_embedding", query.vector.len())?;
-        let mut reused = self.scratches.pop().unwrap_or_default();
-        self.store.open_view(&mut reused.view, scope == Scope::Shard);
+        let mut reused = self.take_reused();
+        self.store.open_view(&mut reused.view, scope != Scope::Partition);
         Ok(self.scan_in(query, scope, reused))
     }
 
+    pub(super) fn take_reused(&mut self) -> Box<Reused> {
+        self.scratches.pop().unwrap_or_default()
+    }
+
     /// Begins a scan of what the view in `reused` sees, which is open, and which the scan closes.
-    fn scan_in(&mut self, query: Arc<Query>, scope: Scope, mut reused: Box<Reused>) -> Search {
+    pub(super) fn scan_in(
+        &mut self,
+        query: Arc<Query>,
+        scope: Scope,
+        mut reused: Box<Reused>,
+    ) -> Search {
         reused.scanned.reset(self.store.extent());
         reused.top.reset(query.k);
         self.store.vectors().pad_into(&query.vector, &mut reused.vector);
@@ -483,8 +495,8 @@ impl Engine {
     /// Documents alive, about now.
     pub(super) fn live_in(&self, scope: Scope) -> usize {
         match scope {
-            Scope::Shard => self.store.live_count(),
             Scope::Partition => self.store.live_of_all(),
+            _ => self.store.live_count(),
         }
     }
 
@@ -493,8 +505,8 @@ impl Engine {
     fn is_small(&self, ef: usize, scope: Scope) -> bool {
         let live = self.live_in(scope);
         let slots = match scope {
-            Scope::Shard => self.store.slot_count() as usize,
             Scope::Partition => self.store.slots_of_all(),
+            _ => self.store.slot_count() as usize,
         };
         let scan = live + slots / SKIPS_PER_DOCUMENT;
         scan <= SCAN_SLOTS_PER_EF * ef * (slots / live.max(1)).max(1)
@@ -512,9 +524,10 @@ impl Engine {
         }
         let Search { query, snapshot, found, work, hot_scanned, hot_cut, mut reused, .. } = search;
         let missing = match search.scope {
-            Scope::Shard => Vec::new(),
             Scope::Partition => self.store.missing_in(&reused.view).collect(),
+            _ => Vec::new(),
         };
+        let lent = search.filtered.and_then(|filtered| self.lend(*filtered, snapshot));
         let hit = |candidate: Candidate| Hit {
             id: candidate.id,
             score: self.params.metric.score(candidate.distance()),
@@ -526,7 +539,7 @@ impl Engine {
         // Distances that differ may be equal as scores.
         hits.sort_by(|a, b| b.score.total_cmp(&a.score).then(a.id.cmp(&b.id)));
         self.end_search(reused);
-        SearchOutcome { hits, found, work, hot_scanned, hot_cut, complete, missing }
+        SearchOutcome { hits, found, work, hot_scanned, hot_cut, complete, missing, lent }
     }
 
     /// Ends a search whose answer nobody wants.

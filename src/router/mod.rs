@@ -85,8 +85,7 @@ impl Drop for Place<'_> {
 }
 
 impl Router {
-    /// Routes to the shards of `layout` on these cores: shard s is on core s modulo their number. They
-    /// are counted in `observed` already.
+    /// Routes to the shards of `layout` on these cores. They are counted in `observed` already.
     #[must_use]
     pub fn new(
         cores: Vec<Arc<Mailbox<Request>>>,
@@ -122,7 +121,7 @@ impl Router {
     /// The core, by index, that serves a shard.
     #[must_use]
     pub fn core_of(&self, shard: ShardId) -> usize {
-        shard.0 as usize % self.cores.len()
+        self.layout.core_of(shard, self.cores.len())
     }
 
     /// Sends a request to the core that serves `shard`.

@@ -1,9 +1,12 @@
 //! A search: who is asked, and what their answers come to.
 //!
 //! Without a filter one shard of each partition is asked, and searches what all of its shards have.
-//! With one every shard is, since each knows of its own documents alone what passes; and where every
-//! document is to be looked at, since all cores together are sooner done.
+//! With one every shard is, since each knows of its own documents alone what passes. Where few do, it
+//! looks at them; where a walk is the way, it lends what passes, and one of the shards of the partition
+//! is asked once more, to walk among what all of them have lent. Where every document is to be looked
+//! at, every shard is asked too, since all cores together are sooner done.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -11,11 +14,11 @@ use super::budget::beam_width;
 use super::merge::merge;
 use super::pick::UnderWay;
 use super::{Found, GRACE, Router, gone};
-use crate::engine::{Query, Scope, SearchOutcome};
+use crate::engine::{Hit, Lent, Query, Scope, SearchOutcome};
 use crate::error::{Error, Result};
 use crate::observe::trace::{Asked, Stage, Trace};
 use crate::shard::mailbox::Refused;
-use crate::shard::reply::{Answers, gather};
+use crate::shard::reply::{Reply, gather};
 use crate::shard::request::{Request, SearchAnswer, SearchRequest};
 use crate::types::ShardId;
 
@@ -46,45 +49,92 @@ impl Router {
         if query.filter.is_none() {
             query.ef = beam_width(query.ef, self.largest_share());
         }
-        let scope = match query.filter.is_some() || query.is_exact {
-            true => Scope::Shard,
-            false => Scope::Partition,
+        let scope = match (query.is_exact, query.filter.is_some()) {
+            (true, _) => Scope::Shard,
+            (false, true) if self.layout.partitions() < self.layout.shards() => Scope::Lending,
+            (false, true) => Scope::Shard,
+            (false, false) => Scope::Partition,
         };
         let parts = match scope {
-            Scope::Shard => self.layout.shards(),
             Scope::Partition => self.layout.partitions(),
+            Scope::Shard | Scope::Lending => self.layout.shards(),
         };
         let query = Arc::new(query);
-        let (mut answers, replies) = gather(parts as usize);
         let sent = Instant::now();
         trace.mark(Stage::Admission, sent);
+        let request = |part, reply| SearchRequest {
+            shard: ShardId(part),
+            query: query.clone(),
+            scope,
+            lent: Vec::new(),
+            deadline,
+            hot_budget: self.limits.hot_budget,
+            sent,
+            is_traced,
+            reply,
+        };
+        let mut gathered = Gathered::new(self.layout.shards(), deadline);
+        self.ask_all(&mut gathered, parts, trace, |part, reply| {
+            let request = request(part, reply);
+            match scope {
+                Scope::Partition => self.ask_one_of(part, request),
+                Scope::Shard | Scope::Lending => self.ask(request),
+            }
+        })
+        .await?;
+        let lent = std::mem::take(&mut gathered.lent);
+        if !lent.is_empty() {
+            let sent = Instant::now();
+            trace.mark(Stage::Admission, sent);
+            let lent: Vec<Vec<(ShardId, Arc<Lent>)>> = lent.into_values().collect();
+            let parts = lent.len() as u32;
+            self.ask_all(&mut gathered, parts, trace, |part, reply| {
+                let lent = &lent[part as usize];
+                let lenders: Vec<ShardId> = lent.iter().map(|(shard, _)| *shard).collect();
+                let lent = lent.iter().map(|(_, lent)| lent.clone()).collect();
+                let scope = Scope::Partition;
+                let request = SearchRequest { scope, lent, sent, ..request(part, reply) };
+                self.ask_one(&lenders, request)
+            })
+            .await?;
+        }
+        let begun = Instant::now();
+        let found = self.finish(gathered, k, trace);
+        let merged = Instant::now();
+        self.observed.stages.merge.record(merged.duration_since(begun));
+        trace.mark(Stage::Merge, merged);
+        found
+    }
+
+    /// Asks so many, and gathers what they answer until the deadline of their requests.
+    async fn ask_all<'a>(
+        &'a self,
+        gathered: &mut Gathered,
+        parts: u32,
+        trace: &mut Trace,
+        ask: impl Fn(u32, Reply<SearchAnswer>) -> Result<UnderWay<'a>>,
+    ) -> Result<()> {
+        let (mut answers, replies) = gather(parts as usize);
         let mut under_way = Vec::with_capacity(parts as usize);
         for (part, reply) in (0..parts).zip(replies) {
-            let hot_budget = self.limits.hot_budget;
-            let (shard, query) = (ShardId(part), query.clone());
-            let request =
-                SearchRequest { shard, query, scope, deadline, hot_budget, sent, is_traced, reply };
-            let asked = match scope {
-                Scope::Shard => self.ask(request),
-                Scope::Partition => self.ask_one_of(part, request),
-            };
-            match asked {
+            match ask(part, reply) {
                 Ok(search) => under_way.push(search),
                 // A core that is gone does not answer; the others do.
                 Err(Error::Unavailable { .. }) => {}
                 Err(error) => return Err(error),
             }
         }
-        let patience = tokio::time::Instant::from_std(deadline + GRACE);
-        let in_time = tokio::time::timeout_at(patience, answers.all()).await.is_ok();
+        let patience = tokio::time::Instant::from_std(gathered.deadline + GRACE);
+        gathered.in_time = tokio::time::timeout_at(patience, answers.all()).await.is_ok();
         drop(under_way);
-        let begun = Instant::now();
-        let found = self.collect(&mut answers, k, in_time, trace);
-        let merged = Instant::now();
-        self.observed.stages.merge.record(merged.duration_since(begun));
-        trace.answered(begun);
-        trace.mark(Stage::Merge, merged);
-        found
+        let now = Instant::now();
+        while let Some(answer) = answers.take() {
+            self.observed.traffic.search_answers.add(1);
+            trace.note(answer.span);
+            self.note(gathered, answer, trace);
+        }
+        trace.answered(now);
+        Ok(())
     }
 
     /// Asks the shard that the request names.
@@ -101,22 +151,33 @@ impl Router {
             request.shard = ShardId(members.start);
             return self.ask(request);
         }
+        let members: Vec<ShardId> = members.map(ShardId).collect();
+        self.ask_one(&members, request)
+    }
+
+    /// Asks one of these shards, which can answer and has little to do.
+    fn ask_one(&self, shards: &[ShardId], mut request: SearchRequest) -> Result<UnderWay<'_>> {
         self.activity.note();
-        let is_usable = |&shard: &u32| {
-            let mailbox = &self.cores[self.core_of(ShardId(shard))];
-            !self.counters[shard as usize].is_fenced() && !mailbox.is_closed()
+        let is_usable = |shard: &&ShardId| {
+            let mailbox = &self.cores[self.core_of(**shard)];
+            !self.counters[shard.0 as usize].is_fenced() && !mailbox.is_closed()
         };
-        let usable = || members.clone().filter(is_usable).map(ShardId);
-        let nth = |index: usize| usable().nth(index).unwrap_or(ShardId(members.start));
+        // One of each core: they compete for that.
+        let mut usable: Vec<ShardId> = Vec::with_capacity(shards.len());
+        for &shard in shards.iter().filter(is_usable) {
+            if usable.last().is_none_or(|last| self.core_of(*last) != self.core_of(shard)) {
+                usable.push(shard);
+            }
+        }
         let load = |index: usize| {
-            let core = self.core_of(nth(index));
+            let core = self.core_of(usable[index]);
             (self.loads.of(core), self.cores[core].len())
         };
-        let Some((first, second)) = self.loads.two(usable().count(), load) else {
-            return Err(gone(ShardId(members.start)));
+        let Some((first, second)) = self.loads.two(usable.len(), load) else {
+            return Err(Error::unavailable("no shard of the partition answers"));
         };
         let mut refused = Error::unavailable("no shard of the partition answers");
-        for shard in [nth(first), nth(second)] {
+        for shard in [usable[first], usable[second]] {
             request.shard = shard;
             let core = self.core_of(shard);
             let under_way = self.loads.begin(core);
@@ -128,7 +189,9 @@ impl Router {
                     back
                 }
                 Err(Refused::Closed(Request::Search(back))) => {
-                    refused = gone(shard);
+                    if !matches!(refused, Error::Busy { .. }) {
+                        refused = gone(shard);
+                    }
                     back
                 }
                 Err(_) => unreachable!("what was sent comes back"),
@@ -150,51 +213,51 @@ impl Router {
         if all == 0 { 1.0 } else { most as f64 / all as f64 }
     }
 
-    /// The shards that an answer of `shard` is for.
-    fn covered(&self, shard: ShardId, scope: Scope) -> std::ops::Range<u32> {
-        match scope {
-            Scope::Shard => shard.0..shard.0 + 1,
-            Scope::Partition => self.layout.members(self.layout.partition_of(shard)),
+    /// Takes an answer in.
+    fn note(&self, gathered: &mut Gathered, answer: SearchAnswer, trace: &mut Trace) {
+        let SearchAnswer { shard, scope, outcome, .. } = answer;
+        let partition = self.layout.partition_of(shard);
+        let covered = match scope {
+            Scope::Partition => self.layout.members(partition),
+            Scope::Shard | Scope::Lending => shard.0..shard.0 + 1,
+        };
+        // Those who have looked at their documents themselves are not asked about again.
+        let covered = covered.filter(|&shard| !gathered.has_answered[shard as usize]);
+        let covered: Vec<u32> = covered.collect();
+        match outcome {
+            Ok(SearchOutcome { lent: Some(lent), work, .. }) => {
+                gathered.found.work += work;
+                gathered.lent.entry(partition).or_default().push((shard, lent));
+            }
+            Ok(outcome) => {
+                trace.counts.hot_scanned += outcome.hot_scanned;
+                gathered.is_anything_whole |= outcome.complete;
+                let first = self.layout.members(partition).start;
+                note_coverage(gathered, &covered, first, scope, &outcome);
+                gathered.found.found += outcome.found;
+                gathered.found.work += outcome.work;
+                gathered.parts.push(outcome.hits);
+            }
+            Err(error) => {
+                for shard in covered {
+                    gathered.has_answered[shard as usize] = true;
+                    gathered.found.reasons.push(format!("shard {shard}: {error}"));
+                }
+                gathered.first_error.get_or_insert(error);
+            }
         }
     }
 
-    fn collect(
-        &self,
-        answers: &mut Answers<SearchAnswer>,
-        k: usize,
-        in_time: bool,
-        trace: &mut Trace,
-    ) -> Result<Found> {
-        let shards = self.layout.shards();
-        let mut found = Found { shards_asked: shards, ..Found::default() };
-        let mut has_answered: Vec<bool> = vec![false; shards as usize];
-        let mut parts = Vec::new();
-        let (mut is_anything_whole, mut first_error) = (false, None);
-        while let Some(SearchAnswer { shard, scope, outcome, span }) = answers.take() {
-            let covered = self.covered(shard, scope);
-            for shard in covered.clone() {
-                has_answered[shard as usize] = true;
-            }
-            self.observed.traffic.search_answers.add(1);
-            trace.note(span);
-            match outcome {
-                Ok(outcome) => {
-                    trace.counts.hot_scanned += outcome.hot_scanned;
-                    is_anything_whole |= outcome.complete;
-                    note_coverage(&mut found, covered, &outcome);
-                    found.found += outcome.found;
-                    found.work += outcome.work;
-                    parts.push(outcome.hits);
-                }
-                Err(error) => {
-                    let reason = |shard| format!("shard {shard}: {error}");
-                    found.reasons.extend(covered.map(reason));
-                    first_error.get_or_insert(error);
-                }
-            }
-        }
-        for shard in (0..shards).filter(|&shard| !has_answered[shard as usize]) {
-            if in_time {
+    fn finish(&self, gathered: Gathered, k: usize, trace: &mut Trace) -> Result<Found> {
+        let Gathered { mut found, has_answered, parts, is_anything_whole, mut first_error, .. } =
+            gathered;
+        let silent = (0..self.layout.shards()).filter(|&shard| !has_answered[shard as usize]);
+        for shard in silent {
+            if self.counters[shard as usize].is_fenced() {
+                found.reasons.push(format!("shard {shard}: {FENCED}"));
+                let error = Error::unavailable(format!("shard {shard}: {FENCED}"));
+                first_error.get_or_insert(error);
+            } else if gathered.in_time {
                 let error = gone(ShardId(shard));
                 found.reasons.push(format!("shard {shard}: {error}"));
                 first_error.get_or_insert(error);
@@ -216,20 +279,57 @@ impl Router {
     }
 }
 
+/// What has been answered so far.
+struct Gathered {
+    found: Found,
+    deadline: Instant,
+    /// All who were asked last have answered, or never will.
+    in_time: bool,
+    /// By shard: what it has is in `parts`, or why not in the reasons.
+    has_answered: Vec<bool>,
+    parts: Vec<Vec<Hit>>,
+    is_anything_whole: bool,
+    first_error: Option<Error>,
+    /// What shards have lent to a search of their partition, by that.
+    lent: BTreeMap<u32, Vec<(ShardId, Arc<Lent>)>>,
+}
+
+impl Gathered {
+    fn new(shards: u32, deadline: Instant) -> Self {
+        Self {
+            found: Found { shards_asked: shards, ..Found::default() },
+            deadline,
+            in_time: true,
+            has_answered: vec![false; shards as usize],
+            parts: Vec::new(),
+            is_anything_whole: false,
+            first_error: None,
+            lent: BTreeMap::new(),
+        }
+    }
+}
+
 /// Counts the shards whose documents an answer is the whole truth of, and says why others are not
-/// among them: a line for each.
-fn note_coverage(found: &mut Found, covered: std::ops::Range<u32>, outcome: &SearchOutcome) {
-    for (owner, shard) in (0..).zip(covered) {
-        let why = if outcome.missing.contains(&owner) {
+/// among them: a line for each. `first` is the first shard of the partition.
+fn note_coverage(
+    gathered: &mut Gathered,
+    covered: &[u32],
+    first: u32,
+    scope: Scope,
+    outcome: &SearchOutcome,
+) {
+    for &shard in covered {
+        gathered.has_answered[shard as usize] = true;
+        let why = if scope == Scope::Partition && outcome.missing.contains(&(shard - first)) {
             FENCED
         } else if outcome.hot_cut {
             "the hot tier was not scanned to its end (timeouts.hot_tier_ms)"
         } else if !outcome.complete {
             "stopped at the deadline"
         } else {
-            found.shards_answered += 1;
+            gathered.found.shards_answered += 1;
             continue;
         };
-        found.reasons.push(format!("shard {shard}: {why}"));
+        gathered.found.reasons.push(format!("shard {shard}: {why}"));
     }
 }

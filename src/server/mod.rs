@@ -105,7 +105,7 @@ impl Server {
         let health = Arc::new(Health::new(observed.clone()));
         let placement = cpus::place(&cpus::allowed(), config.runtime.cores)
             .map_err(|error| error.to_string())?
-            .sorted_by_node(Path::new("/"));
+            .by_node(Path::new("/"));
         let io_memory_bytes = preflight::check_system(placement.cores.len())?;
         let lock = Lock::take(&config.persistence)?;
         let address = |listener: &TcpListener| listener.local_addr().map_err(|e| e.to_string());

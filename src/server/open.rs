@@ -233,13 +233,13 @@ impl Opening<'_> {
             Some(manifest) => self.check(manifest)?,
             None => self.fresh()?,
         };
+        let layout = self.layout(manifest.shards)?;
         self.observed.set_shards(manifest.shards as usize);
         let sealed = manifest.segments.iter().filter_map(|segment| segment.sealed);
         self.health.expect_records(sealed.map(|s| s.last_lsn + 1 - s.first_lsn).sum());
         // Before anything else is in the directory, its MANIFEST is: files without one would
         // look like a loss.
         publish(first, manifest.clone()).await?;
-        let layout = self.layout(manifest.shards)?;
         let joints: Vec<_> =
             (0..layout.partitions()).map(|partition| joint(layout, partition)).collect();
         let opened = self.open_shards(cores, &manifest, layout, &joints).await?;
@@ -394,7 +394,7 @@ impl Opening<'_> {
             engine_params(self.config, manifest.dimension as usize, manifest.shards as usize);
         let mut waiting = Vec::new();
         for shard in (0..manifest.shards).map(ShardId) {
-            let core = &cores.handles[shard.0 as usize % cores.handles.len()];
+            let core = &cores.handles[layout.core_of(shard, cores.handles.len())];
             let joint = &joints[layout.partition_of(shard) as usize];
             let home = joint.as_ref().map(|joint| joint.home(layout.owner_of(shard)));
             let open = Open {
@@ -422,7 +422,7 @@ impl Opening<'_> {
     async fn fit_graphs(&self, cores: &Cores, layout: Layout) -> Result<(), Refusal> {
         let mut waiting = Vec::new();
         for shard in (0..layout.shards()).map(ShardId) {
-            let core = &cores.handles[shard.0 as usize % cores.handles.len()];
+            let core = &cores.handles[layout.core_of(shard, cores.handles.len())];
             let (answers, reply) = single();
             send(core, Request::FitGraph { shard, reply })?;
             waiting.push(answers);
@@ -451,8 +451,9 @@ impl Opening<'_> {
                 hot += shard.hot_documents.get();
                 let scan_ns = shard.hot_documents.get() * shard.scan_ns.get();
                 // A search scans what all shards of a partition have, on the core of one of them.
-                let partition = layout.partition_of(ShardId(index as u32)) as usize;
-                scans[partition % cores.handles.len()] += Duration::from_nanos(scan_ns);
+                let members = layout.members(layout.partition_of(ShardId(index as u32)));
+                let core = layout.core_of(ShardId(members.start), cores.handles.len());
+                scans[core] += Duration::from_nanos(scan_ns);
             }
             let longest = scans.into_iter().max().unwrap_or_default();
             // Parts that came back from snapshots of different moments may have lost sight of nodes.

@@ -1,6 +1,7 @@
 //! Which CPUs this process may use, how cores and gateway share them, and how near to each other they
 //! are.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use crate::error::{Error, Result};
@@ -75,15 +76,35 @@ pub fn node_of(root: &Path, cpu: usize) -> usize {
 }
 
 impl Placement {
-    /// Puts cores next to each other that share a NUMA node, and so the memory that is near; `root`
-    /// is where `/sys` is.
+    /// Takes as many CPUs for cores as before, but from each NUMA node its share, and puts those of a
+    /// node next to each other: they share the memory that is near. `root` is where `/sys` is.
     #[must_use]
-    pub fn sorted_by_node(mut self, root: &Path) -> Self {
-        self.cores.sort_by_key(|&cpu| (node_of(root, cpu), cpu));
-        let mut nodes: Vec<usize> = self.cores.iter().map(|&cpu| node_of(root, cpu)).collect();
-        nodes.dedup();
-        self.nodes = nodes.len();
-        self
+    pub fn by_node(self, root: &Path) -> Self {
+        let count = self.cores.len();
+        let mut all: Vec<usize> = self.cores.iter().chain(&self.others).copied().collect();
+        all.sort_unstable();
+        all.dedup();
+        let mut by_node: BTreeMap<usize, Vec<usize>> = BTreeMap::new();
+        for cpu in all.iter().copied() {
+            by_node.entry(node_of(root, cpu)).or_default().push(cpu);
+        }
+        if by_node.len() < 2 || count < by_node.len() {
+            return self;
+        }
+        let mut cores = Vec::with_capacity(count);
+        let (mut seen, mut nodes) = (0, 0);
+        for cpus in by_node.values() {
+            // What is due up to here, rounded: the shares add up to all cores.
+            seen += cpus.len();
+            let due = (count * seen + all.len() / 2) / all.len() - cores.len();
+            cores.extend(&cpus[cpus.len() - due.min(cpus.len())..]);
+            nodes += usize::from(due > 0);
+        }
+        let others = match self.is_dedicated {
+            true => all.into_iter().filter(|cpu| !cores.contains(cpu)).collect(),
+            false => self.others,
+        };
+        Self { cores, others, nodes, ..self }
     }
 }
 
@@ -91,24 +112,42 @@ impl Placement {
 mod tests {
     use super::*;
 
-    #[test]
-    fn cores_of_a_node_lie_next_to_each_other() {
+    /// A tree of files that says on which node each CPU is; of `None` it says nothing.
+    fn host(nodes: &[Option<usize>]) -> tempfile::TempDir {
         let root = tempfile::tempdir().unwrap();
-        // Two nodes, whose second threads have the higher numbers, and one CPU that is offline.
-        for cpu in 0..8 {
+        for (cpu, node) in nodes.iter().enumerate() {
             let directory = root.path().join(format!("sys/devices/system/cpu/cpu{cpu}"));
             std::fs::create_dir_all(directory.join("cache")).unwrap();
-            if cpu != 7 {
-                std::fs::create_dir(directory.join(format!("node{}", cpu % 4 / 2))).unwrap();
+            if let Some(node) = node {
+                std::fs::create_dir(directory.join(format!("node{node}"))).unwrap();
             }
         }
-        let placed = |cpus: &[usize]| {
-            let placement = place(cpus, cpus.len()).unwrap().sorted_by_node(root.path());
-            (placement.nodes, placement.cores)
+        root
+    }
+
+    #[test]
+    fn each_node_has_its_share_of_the_cores() {
+        let placed = |nodes: &[Option<usize>], cores| {
+            let cpus: Vec<usize> = (0..nodes.len()).collect();
+            place(&cpus, cores).unwrap().by_node(host(nodes).path())
         };
-        assert_eq!(placed(&[0, 1, 2, 3, 4, 5, 6]), (2, vec![0, 1, 4, 5, 2, 3, 6]));
-        assert_eq!(placed(&[0, 1, 4]), (1, vec![0, 1, 4]));
-        assert_eq!(placed(&[7, 9]), (1, vec![7, 9]), "nothing is known of them");
+        let node = |node: usize, count| vec![Some(node); count];
+        // In blocks, of which one used to give all CPUs for the gateway.
+        let two = placed(&[node(0, 8), node(1, 8)].concat(), 0);
+        assert_eq!(two.cores, [2, 3, 4, 5, 6, 7, 10, 11, 12, 13, 14, 15]);
+        assert_eq!((two.others, two.nodes), (vec![0, 1, 8, 9], 2));
+        // The second threads of both have the higher numbers.
+        let threads = [node(0, 2), node(1, 2), node(0, 2), node(1, 2)].concat();
+        assert_eq!(placed(&threads, 8).cores, [0, 1, 4, 5, 2, 3, 6, 7]);
+        let uneven = placed(&[node(0, 6), node(1, 2)].concat(), 4);
+        assert_eq!((uneven.cores, uneven.nodes), (vec![3, 4, 5, 7], 2));
+        // One node, one core, or nothing known: as it was.
+        let cpus: Vec<usize> = (0..8).collect();
+        for (nodes, cores) in
+            [(node(0, 8), 0), (vec![None; 8], 0), ([node(0, 4), node(1, 4)].concat(), 1)]
+        {
+            assert_eq!(placed(&nodes, cores), place(&cpus, cores).unwrap());
+        }
     }
 
     #[test]

@@ -9,7 +9,7 @@ use super::open::{Open, Opened, Refusal};
 use super::reply::Reply;
 use super::snapshot::Taken;
 use crate::engine::filter::Filter;
-use crate::engine::{Document, Outcome, Query, Scope, SearchOutcome, Write};
+use crate::engine::{Document, Lent, Outcome, Query, Scope, SearchOutcome, Write};
 use crate::error::{Error, Result};
 use crate::manifest::{LoadError, Manifest};
 use crate::observe::trace::Span;
@@ -158,6 +158,8 @@ pub struct SearchRequest {
     pub query: Arc<Query>,
     /// Among which documents.
     pub scope: Scope,
+    /// What passes the filter, where shards have lent that: among those.
+    pub lent: Vec<Arc<Lent>>,
     /// When to stop and answer what there is.
     pub deadline: Instant,
     /// How long the hot tier may be scanned.

@@ -12,8 +12,8 @@ use super::doing::Doing;
 use super::reply::Reply;
 use super::request::{SearchAnswer, SearchRequest};
 use super::serve::contained;
-use crate::engine::Engine;
 use crate::engine::read::{Phase, Search, SearchOutcome};
+use crate::engine::{Engine, Scope};
 use crate::error::{Error, Result};
 use crate::observe::trace::{CoreState, Span, nanos};
 
@@ -183,7 +183,9 @@ impl Running {
 
     fn finish(self, core: &Core) {
         let Self { shard, request, search, paused, mut span, .. } = self;
-        let is_sampled = !request.query.is_exact && shard.sampler.wants(paused);
+        // What was lent can't be asked for again.
+        let is_one = request.lent.is_empty() && request.scope != Scope::Lending;
+        let is_sampled = is_one && !request.query.is_exact && shard.sampler.wants(paused);
         let finished = contained(&shard, "finishing a search", || {
             let mut engine = shard.engine.borrow_mut();
             let engine = engine.as_mut().expect("a search began in it");

@@ -97,6 +97,16 @@ impl Store {
         self.views.open.push_back(Open { holders: 1, pins });
     }
 
+    /// Has an open view see these owners as they were at these states, which they keep for it, and
+    /// no others.
+    pub fn look_back(&self, view: &mut View, states: impl Iterator<Item = (u32, Lsn)>) {
+        view.is_partial = true;
+        view.lsns.fill(Lsn(0));
+        for (owner, lsn) in states {
+            view.lsns[owner as usize] = lsn;
+        }
+    }
+
     /// Keeps a view open that is: [`Store::close_view`] must follow once more.
     pub fn hold_view(&mut self, view: &View) {
         self.open_snapshot(view.own);

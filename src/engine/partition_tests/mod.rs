@@ -193,6 +193,101 @@ fn searches_of_a_partition_equal_the_model() {
     }
 }
 
+impl Many {
+    /// A search with a filter as the router has it: every owner is asked, and one of them once more
+    /// to walk among what the others have lent. `between` comes before that. Returns what was found,
+    /// best first, and how many have lent.
+    fn filtered(
+        &mut self,
+        query: &Arc<Query>,
+        between: impl FnOnce(&mut Self),
+    ) -> (Vec<Hit>, usize) {
+        let (mut hits, mut lent) = (Vec::new(), Vec::new());
+        for engine in &mut self.engines {
+            let search = engine.begin_search_in(query.clone(), Scope::Lending).unwrap();
+            let outcome = finish(engine, search);
+            assert!(outcome.complete);
+            hits.extend(outcome.hits);
+            lent.extend(outcome.lent);
+        }
+        between(self);
+        if !lent.is_empty() {
+            let at = self.random.below(self.engines.len() as u64) as usize;
+            let engine = &mut self.engines[at];
+            let search = engine.begin_borrowed(query.clone(), &lent).unwrap();
+            hits.extend(finish(engine, search).hits);
+        }
+        hits.sort_by(|a, b| b.score.total_cmp(&a.score).then(a.id.cmp(&b.id)));
+        hits.truncate(query.k);
+        (hits, lent.len())
+    }
+}
+
+/// What passes a filter is walked among by one search for all owners, and costs and finds what it
+/// does with one owner.
+#[test]
+fn filters_are_answered_by_one_walk_for_all_owners() {
+    let mut figures = Vec::new();
+    for owners in [1, 4] {
+        let mut many = Many::new(owners, 70);
+        (1..=8_000).for_each(|id| many.put(id));
+        many.link_all();
+        let (mut hits, mut lenders) = (0, 0);
+        for round in 0..200 {
+            // One in five passes, or four in five.
+            let one = Filter::Exact("colour".into(), "2".into());
+            let filter = if round % 2 == 0 { one } else { Filter::Not(Box::new(one)) };
+            let query = Query { filter: Some(filter), ..many.query(30, false) };
+            let query = Arc::new(query);
+            let truth: Vec<DocId> =
+                many.model.nearest(&query).into_iter().map(|(id, _)| id).collect();
+            let (found, lent) = many.filtered(&query, |_| {});
+            assert_eq!(found.len(), 10);
+            assert!(found.iter().all(|hit| query.filter.as_ref().unwrap().matches(&hit.payload)));
+            hits += found.iter().filter(|hit| truth.contains(&hit.id)).count();
+            lenders += lent;
+        }
+        assert_eq!(lenders, 200 * owners as usize, "a walk is the way");
+        figures.push(hits as f64 / 2_000.0);
+        many.engines.iter_mut().for_each(|engine| engine.end_loans());
+        (1..=100).for_each(|id| many.put(id));
+        many.link_all();
+        assert!(many.engines.iter().all(|engine| engine.store().held_count() == 0));
+    }
+    assert!(figures.iter().all(|&recall| recall > 0.9), "{figures:?}");
+    assert!(figures[1] > figures[0] - 0.03, "{figures:?}");
+}
+
+/// Whatever is written between the two halves, a document that passes all the time is found, and what
+/// is found was there when the search began.
+#[test]
+fn what_is_lent_is_seen_as_it_was() {
+    let mut many = Many::new(3, 80);
+    (1..=3_000).for_each(|id| many.put(id));
+    many.link_all();
+    for round in 0..40 {
+        let filter = Filter::Not(Box::new(Filter::Exact("colour".into(), "9".into())));
+        let query = Arc::new(Query { filter: Some(filter), ..many.query(30, false) });
+        let before = many.model.clone();
+        let truth: Vec<DocId> = before.nearest(&query).into_iter().map(|(id, _)| id).collect();
+        let (found, lent) = many.filtered(&query, |many| {
+            for _ in 0..200 {
+                many.random_write(3_000);
+            }
+            many.link(4_000);
+        });
+        assert_eq!(lent, 3, "round {round}");
+        for hit in &found {
+            assert_eq!(hit.embedding.as_ref(), Some(&before.0[&hit.id].0), "round {round}");
+        }
+        let ids: Vec<DocId> = found.iter().map(|hit| hit.id).collect();
+        let missed = truth.iter().filter(|id| !ids.contains(id)).count();
+        assert!(missed <= 3, "{missed} of ten missed in round {round}");
+    }
+    many.link_all();
+    many.check();
+}
+
 /// No search pays for the number of owners.
 #[test]
 fn a_walk_costs_the_same_for_any_number_of_owners() {

@@ -63,7 +63,7 @@ impl Engine {
     /// Does some tens of microseconds of work. True when the truth is known.
     pub fn step_sample(&mut self, sample: &mut Sample) -> bool {
         if sample.scan.is_none() {
-            let mut reused = self.scratches.pop().unwrap_or_default();
+            let mut reused = self.take_reused();
             reused.view = sample.view.clone();
             let mut scan = self.scan_in(sample.query.clone(), sample.scope, reused);
             if let Some(filter) = &sample.query.filter {

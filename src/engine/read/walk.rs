@@ -83,7 +83,7 @@ impl<'a> Walk<'a> {
     }
 
     fn conditions(&self, flat: &'a Visited) -> Conditions<'a> {
-        Conditions { filter: self.query.filter.as_ref(), snapshot: self.view.own(), flat }
+        Conditions { filter: self.query.filter.as_ref(), view: self.view, flat }
     }
 
     fn beam<S: Space>(&self, space: S) -> Beam<'a, S> {
