@@ -44,8 +44,13 @@ impl Core {
         shard.counters.searches.add(1);
         let search = contained(&shard, "beginning a search", || {
             let mut engine = shard.engine.borrow_mut();
-            let begin =
-                |engine: &mut Engine| engine.begin_search_in(request.query.clone(), request.scope);
+            let begin = |engine: &mut Engine| {
+                let query = request.query.clone();
+                match &request.lent[..] {
+                    [] => engine.begin_search_in(query, request.scope),
+                    lent => engine.begin_borrowed(query, lent),
+                }
+            };
             engine.as_mut().map(begin).transpose()
         });
         let search = match search.and_then(|search| search) {
