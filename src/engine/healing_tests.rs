@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use super::healing::Counts;
 use super::read::{Phase, Query};
-use super::tests::{Pair, finish, found};
+use super::tests::{Pair, finish, found, payload};
+use super::write::Write;
 use crate::graph::check::check;
 use crate::types::{DocId, Slot};
 
@@ -38,7 +39,7 @@ fn fresh(pair: &Pair) -> Pair {
     let mut fresh = Pair::new(0);
     for (&id, (vector, payload)) in &pair.model.0 {
         let (vector, payload) = (vector.clone(), payload.clone());
-        fresh.write(super::write::Write::Put { id, vector, payload });
+        fresh.write(Write::Put { id, vector, payload });
     }
     fresh.model = pair.model.clone();
     fresh.link_all();
@@ -148,4 +149,31 @@ fn slots_wait_for_snapshots_and_searches() {
     assert_eq!(pair.engine.graph().linked_count(), 2_500);
     (5_001..=5_500).for_each(|id| pair.put(id));
     assert_eq!(pair.engine.store().slot_count(), 3_500);
+}
+
+/// A new version that is a copy of the former one is linked beside it, and takes over copies that
+/// lose their place in a list: none that is on its way out of the graph.
+#[test]
+fn versions_with_the_same_vector_leave_no_link_to_one_that_has_gone() {
+    const DOCUMENTS: u64 = 1_500;
+    let mut pair = Pair::new(75);
+    let places: Vec<Box<[f32]>> = (0..15).map(|_| pair.random.vector()).collect();
+    let mut put = |pair: &mut Pair, id: u64| {
+        let (vector, payload) = (places[id as usize % 15].clone(), payload(1, ""));
+        pair.model.0.insert(DocId(id), (vector.clone(), payload.clone()));
+        pair.write(Write::Put { id: DocId(id), vector, payload });
+    };
+    (1..=DOCUMENTS).for_each(|id| put(&mut pair, id));
+    pair.link_all();
+    for round in 0..8 * DOCUMENTS {
+        let id = 1 + pair.random.below(DOCUMENTS);
+        put(&mut pair, id);
+        while pair.engine.hot_count() > 20 || pair.engine.is_linking() {
+            pair.link(1);
+        }
+        if round % 50 == 0 {
+            check(pair.engine.graph(), pair.engine.store().slot_count()).unwrap();
+        }
+    }
+    assert!(pair.engine.healing().removed > 4 * DOCUMENTS, "{:?}", pair.engine.healing());
 }

@@ -46,9 +46,15 @@ impl Graph {
     /// Takes hold of the lists of `slot`; `None` if somebody else has them, or is just keeping what
     /// lies around them as it was.
     pub(super) fn hold(&self, slot: Slot) -> Option<Held<'_>> {
+        self.hold_still(slot).filter(|_| self.keep_frozen(slot))
+    }
+
+    /// The same to look at the lists while nobody changes them. [`Graph::keep_frozen`] has to come
+    /// before they are.
+    pub(super) fn hold_still(&self, slot: Slot) -> Option<Held<'_>> {
         let level = self.levels.get(slot.index());
         let is_held = level.fetch_or(HELD, Ordering::Acquire) & HELD != 0;
-        let held = (!is_held).then_some(Held { graph: self, slot })?;
-        self.keep_frozen(slot).then_some(held)
+        // Made only by who has it: to drop it lets go.
+        (!is_held).then(|| Held { graph: self, slot })
     }
 }

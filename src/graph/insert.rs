@@ -71,6 +71,15 @@ impl Linker {
         self.slot
     }
 
+    /// Gives up, with whatever has been linked: from now on the node is looked after like any other,
+    /// since lists may lead to it, and its own to nodes that will leave the graph.
+    pub fn abandon(self, graph: &Graph) {
+        graph.mark_linked(self.slot, self.level);
+        if self.accepts_dead {
+            graph.dead_links.end(self.slot);
+        }
+    }
+
     /// Does one step. True when the node is linked. `is_live` tells which nodes are worth a
     /// link; dead ones are walked through, and linked only where nothing else is left.
     pub fn step<D: Distance>(
@@ -82,7 +91,7 @@ impl Linker {
     ) -> bool {
         self.phase = match std::mem::replace(&mut self.phase, Phase::Done) {
             Phase::LinkBack { level, done } => {
-                self.link_back::<D>(graph, rows.vectors, scratch, level, done)
+                self.link_back::<D>(graph, rows.vectors, scratch, (level, done), is_live)
             }
             Phase::Done => Phase::Done,
             Phase::Descend if graph.entry().is_none() => {
@@ -174,13 +183,14 @@ impl Linker {
         graph: &Graph,
         vectors: &Vectors,
         scratch: &mut Scratch,
-        level: u8,
-        done: usize,
+        (level, done): (u8, usize),
+        is_live: impl Fn(Slot) -> bool,
     ) -> Phase {
         // The levels were searched from the top down: the last one is level 0.
         let chosen = &self.chosen[self.chosen.len() - 1 - usize::from(level)];
         let source = chosen[done];
-        let is_linked = link_back::<D>(graph, vectors, source, level, self.slot, &mut scratch.work);
+        let (target, work) = (self.slot, &mut scratch.work);
+        let is_linked = link_back::<D>(graph, vectors, source, level, target, work, is_live);
         if !is_linked {
             return Phase::LinkBack { level, done };
         }
@@ -230,6 +240,7 @@ fn link_back<D: Distance>(
     level: u8,
     target: Slot,
     work: &mut Work,
+    is_live: impl Fn(Slot) -> bool,
 ) -> bool {
     let Some(held) = graph.hold(source) else {
         return false;
@@ -258,7 +269,10 @@ fn link_back<D: Distance>(
         let Some(held) = graph.hold(target) else {
             return false;
         };
+        // Not one that is dead: it may be on its way out of the graph, and the list of `target` is
+        // not looked through any more.
         let dropped = candidates.iter().filter(is_copy).map(|key| key.slot());
+        let dropped = dropped.filter(|&slot| is_live(slot));
         for copy in dropped.filter(|slot| !kept.contains(slot)) {
             if !graph.leads(target, level, copy) {
                 graph.push_neighbour(&held, level, copy);

@@ -320,6 +320,12 @@ impl Graph {
 
     /// Counts `slot` as linked, and makes it the entry if it is higher than the present one.
     fn publish(&self, slot: Slot, level: u8) {
+        self.mark_linked(slot, level);
+        self.offer_entry(slot, level);
+    }
+
+    /// Counts `slot` as linked.
+    fn mark_linked(&self, slot: Slot, level: u8) {
         let owner = self.owner_of(slot);
         if owner.is_frozen.load(Ordering::Relaxed) {
             self.note_linked(slot);
@@ -327,7 +333,6 @@ impl Graph {
         // Somebody may hold it: the first links lead to it already.
         self.levels.get(slot.index()).fetch_or(level + 1, Ordering::AcqRel);
         owner.linked_count.fetch_add(1, Ordering::Release);
-        self.offer_entry(slot, level);
     }
 
     /// Forgets the nodes of an owner, which nobody reads.

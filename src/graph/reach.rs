@@ -69,7 +69,8 @@ impl Reach {
         };
         let is_lost = |&slot: &Slot| {
             let is_reached = self.reached.contains(slot);
-            !is_reached && graph.level(slot).is_some() && counts(slot) && !leads(slot)
+            // In this order: what is alive in a slot that was filled again is not linked yet.
+            !is_reached && counts(slot) && graph.level(slot).is_some() && !leads(slot)
         };
         let lost: Vec<Slot> = (self.judged..end).map(Slot).filter(is_lost).collect();
         self.unreachable.extend(lost);

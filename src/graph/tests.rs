@@ -328,3 +328,16 @@ fn a_node_out_of_reach_is_found_and_linked_to_again() {
     let found = search::<NegatedDot>(&graph, &vectors, &base[700], 20, |_| true);
     assert_eq!(found[0], lost);
 }
+
+#[test]
+fn who_fails_to_take_hold_of_a_node_does_not_let_others_in() {
+    let graph = Graph::new(PARAMS);
+    graph.reserve(Slot(3));
+    let held = graph.hold(Slot(3)).unwrap();
+    for _ in 0..3 {
+        assert!(graph.hold(Slot(3)).is_none());
+    }
+    drop(held);
+    assert!(graph.hold(Slot(3)).is_some());
+    assert!(graph.hold(Slot(3)).is_some(), "the one before has let go");
+}

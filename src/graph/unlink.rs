@@ -364,10 +364,14 @@ impl Unlinker {
             context.graph.for_each_neighbour(slot, level, note);
             found
         };
+        // A list that is being rewritten may hide what is in it before and after.
+        let held = context.graph.hold_still(slot)?;
         if !(0..=top).any(goes) {
             return Some(0);
         }
-        let held = context.graph.hold(slot)?;
+        if !context.graph.keep_frozen(slot) {
+            return None;
+        }
         let touched: Vec<u8> = (0..=top).filter(|&level| goes(level)).collect();
         for &level in &touched {
             self.mend::<D>(context, scratch, &held, level);
