@@ -44,8 +44,9 @@ const CHECK_ASKED: u64 = 1 << 63;
 /// ask whether anything is dead.
 #[derive(Default)]
 pub(super) struct Ward {
-    /// Dead nodes of all owners.
+    /// Dead nodes of all owners, and of each.
     dead: AtomicUsize,
+    dead_of: Box<[AtomicUsize]>,
     /// Somebody is looking through the graph while nothing leaves it.
     is_checking: AtomicBool,
     /// Times that nodes have been taken out.
@@ -55,18 +56,31 @@ pub(super) struct Ward {
 }
 
 impl Ward {
+    pub(super) fn new(owners: u32) -> Self {
+        let dead_of = (0..owners).map(|_| AtomicUsize::new(0)).collect();
+        Self { dead_of, ..Self::default() }
+    }
+
+    /// Forgets the nodes of an owner, none of which is in the graph any more.
+    pub(super) fn forget(&self, stripe: Stripe) {
+        let dead = self.dead_of[stripe.owner() as usize].load(Ordering::Relaxed);
+        self.remove_dead(stripe.owner(), dead);
+    }
+
     /// Dead nodes of all owners.
     #[inline]
     pub(super) fn dead(&self) -> usize {
         self.dead.load(Ordering::Relaxed)
     }
 
-    pub(super) fn add_dead(&self, count: usize) {
+    pub(super) fn add_dead(&self, owner: u32, count: usize) {
         self.dead.fetch_add(count, Ordering::Relaxed);
+        self.dead_of[owner as usize].fetch_add(count, Ordering::Relaxed);
     }
 
-    pub(super) fn remove_dead(&self, count: usize) {
+    pub(super) fn remove_dead(&self, owner: u32, count: usize) {
         self.dead.fetch_sub(count, Ordering::Relaxed);
+        self.dead_of[owner as usize].fetch_sub(count, Ordering::Relaxed);
     }
 
     /// The graph has to be looked through at the next occasion.

@@ -176,6 +176,7 @@ impl Engine {
         let Partition { shared, graph, ward } = partition;
         if stripe.owners() > 1 {
             graph.clear(stripe);
+            ward.forget(stripe);
         }
         Self {
             store: Store::join(shared, stripe),
@@ -352,7 +353,7 @@ impl Engine {
     /// So many more nodes of this shard are dead.
     fn add_dead(&mut self, count: usize) {
         self.dead_linked += count;
-        self.ward.add_dead(count);
+        self.ward.add_dead(self.store.stripe().owner(), count);
     }
 
     /// The log has been read to its end. Forgets a batch whose last part was not in it.
@@ -388,7 +389,7 @@ impl Engine {
         self.end_loans();
         let Self { store, graph, linker, index, ward, healing, dead_linked, .. } = self;
         let linking = linker.as_ref().map(Linker::slot);
-        let shared = store.shared_handle();
+        let (shared, owner) = (store.shared_handle(), store.stripe().owner());
         let dropped = |slot, payload: Option<&_>| {
             if let Some(payload) = payload {
                 index.remove(slot, payload);
@@ -406,7 +407,7 @@ impl Engine {
             // It left the graph in all but its own lists.
             let is_removed = graph.remove(slot);
             *dead_linked -= usize::from(is_removed);
-            ward.remove_dead(usize::from(is_removed));
+            ward.remove_dead(owner, usize::from(is_removed));
             is_removed
         };
         store.reclaim(versions_max, dropped, freed) > 0

@@ -24,7 +24,7 @@ impl Partition {
         Self {
             shared: Arc::new(Shared::new(params.dimension, codes, owners)),
             graph: Arc::new(Graph::shared(params.graph, owners)),
-            ward: Arc::new(Ward::default()),
+            ward: Arc::new(Ward::new(owners)),
         }
     }
 }
@@ -121,6 +121,10 @@ impl Engine {
     /// any more: they leave out its documents, and wait for nothing that it has begun.
     pub fn fence(&mut self) {
         self.store.member().fence();
+        // While what it has chosen is still kept by its view.
+        if let Some(linker) = self.linker.take() {
+            linker.abandon(&self.graph);
+        }
         self.store.abandon_views();
         self.stop_healing();
     }

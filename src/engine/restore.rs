@@ -102,6 +102,9 @@ impl Restore {
                 .try_for_each(|(number, &level)| graph.restore_level(stripe.slot(number), level)),
             Part::UpperStarts if *has_graph => {
                 for (number, start) in (start..).zip(words(bytes)) {
+                    if start > shape.upper_lists {
+                        return Err(format!("slot {number} has lists that are not there"));
+                    }
                     graph.restore_upper_start(stripe, stripe.slot(number), start);
                 }
                 Ok(())

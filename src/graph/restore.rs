@@ -2,12 +2,13 @@
 //! in any order. Trusts a checksum for the bytes, and checks what a walk rests on: links lead to
 //! slots that are there, and levels to lists that are.
 
+use std::ops::Range;
 use std::sync::atomic::Ordering;
 
 use super::frozen::Frame;
 use super::layer::LINE_LINKS;
 use super::{Graph, LEVEL_MAX};
-use crate::store::stripe::Stripe;
+use crate::store::stripe::{BLOCK_SLOTS, Stripe};
 use crate::types::Slot;
 
 impl Graph {
@@ -94,7 +95,9 @@ impl Graph {
             let first = self.layers.upper_start(slot).checked_sub(1);
             let first = first.map(|row| stripe.number(Slot(row)));
             match first.map(|first| first..first + u32::from(level)) {
-                Some(lists) if lists.end <= frame.upper_lists => used.push(lists),
+                Some(lists) if lists.end <= frame.upper_lists && are_together(stripe, &lists) => {
+                    used.push(lists);
+                }
                 _ => return Err(format!("slot {} has no lists on its {level} levels", slot.0)),
             }
         }
@@ -142,6 +145,12 @@ impl Graph {
         self.offer_entry(slot, top);
         dropped
     }
+}
+
+/// True if these lists of a node, by number, are those of its row and the rows that follow: names of
+/// one of several owners have gaps between blocks.
+fn are_together(stripe: Stripe, lists: &Range<u32>) -> bool {
+    stripe.owners() == 1 || lists.start / BLOCK_SLOTS == (lists.end - 1) / BLOCK_SLOTS
 }
 
 /// Links are at most this: of several owners, they lead to slots that only the others know.

@@ -272,16 +272,23 @@ impl Unlinker {
     /// Makes sure that walks begin at a node that stays, on the highest level there is then.
     fn hand_over_entry(&self, graph: &Graph, slot_count: u32) {
         let goes = |slot| graph.is_doomed(slot);
+        let highest = || {
+            let stays = (0..slot_count).map(Slot).filter(|&slot| !goes(slot));
+            let levels = stays.filter_map(|slot| graph.level(slot).map(|level| (level, slot)));
+            levels.max_by_key(|&(level, _)| level)
+        };
         loop {
-            let before = graph.entry.load(Ordering::Acquire);
+            let before = graph.entry.load(Ordering::SeqCst);
             if !graph.entry().is_some_and(|(entry, _)| goes(entry)) {
                 return;
             }
-            let stays = (0..slot_count).map(Slot).filter(|&slot| !goes(slot));
-            let levels = stays.filter_map(|slot| graph.level(slot).map(|level| (level, slot)));
-            if graph.replace_entry(before, levels.max_by_key(|&(level, _)| level)) {
-                return;
+            if graph.replace_entry(before, highest()) {
+                break;
             }
+        }
+        // One that was linked meanwhile may have found the entry before as high as itself.
+        if let Some((level, slot)) = highest() {
+            graph.offer_entry(slot, level);
         }
     }
 

@@ -63,6 +63,8 @@ pub(super) struct Views {
     open: VecDeque<Open>,
     /// Number of the oldest.
     first: u64,
+    /// Those with a lower number were abandoned, and are still to be closed.
+    abandoned: u64,
     /// For reuse.
     spare: Vec<Vec<Lsn>>,
 }
@@ -110,7 +112,7 @@ impl Store {
     /// Keeps a view open that is: [`Store::close_view`] must follow once more.
     pub fn hold_view(&mut self, view: &View) {
         self.open_snapshot(view.own);
-        if self.stripe.owners() > 1 {
+        if self.stripe.owners() > 1 && view.number >= self.views.abandoned {
             self.views.open[(view.number - self.views.first) as usize].holders += 1;
         }
     }
@@ -122,7 +124,7 @@ impl Store {
     pub fn close_view(&mut self, view: &View) {
         self.close_snapshot(view.own);
         let views = &mut self.views;
-        if self.stripe.owners() == 1 || view.number < views.first {
+        if self.stripe.owners() == 1 || view.number < views.abandoned {
             return;
         }
         views.open[(view.number - views.first) as usize].holders -= 1;
@@ -188,10 +190,12 @@ impl Store {
         own.min(Lsn(pins.min().unwrap_or(NEVER)))
     }
 
-    /// Ends what all open views see of other owners. They may still be closed.
+    /// Ends all views: nobody looks at what they see any more, but to close them.
     pub fn abandon_views(&mut self) {
-        self.views.first += self.views.open.len() as u64;
-        self.views.open.clear();
+        let views = &mut self.views;
+        views.first += views.open.len() as u64;
+        views.abandoned = views.first;
+        views.open.clear();
         publish(&self.shared, self.stripe.owner(), None);
     }
 }

@@ -95,6 +95,9 @@ fn a_partition_comes_back_from_snapshots_of_different_moments() {
         for (owner, saved) in saved.into_iter().enumerate() {
             many.engines[owner].end_checkpoint(saved.checkpoint);
         }
+        // What was restored twice is counted once.
+        let dead: usize = engines.iter().map(Engine::dead_count).sum();
+        assert_eq!(engines[0].ward.dead(), dead);
         let mut again = Many::of(engines, many.model.clone(), Random(seed << 40));
         // Whatever the moments were, no list leads to a node that is not there.
         check(again.engines[0].graph(), again.engines[0].store().extent()).unwrap();
