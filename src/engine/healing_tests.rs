@@ -158,7 +158,7 @@ fn versions_with_the_same_vector_leave_no_link_to_one_that_has_gone() {
     const DOCUMENTS: u64 = 1_500;
     let mut pair = Pair::new(75);
     let places: Vec<Box<[f32]>> = (0..15).map(|_| pair.random.vector()).collect();
-    let mut put = |pair: &mut Pair, id: u64| {
+    let put = |pair: &mut Pair, id: u64| {
         let (vector, payload) = (places[id as usize % 15].clone(), payload(1, ""));
         pair.model.0.insert(DocId(id), (vector.clone(), payload.clone()));
         pair.write(Write::Put { id: DocId(id), vector, payload });

@@ -120,7 +120,7 @@ impl Engine {
     /// Lets the other shards of the partition go on without this one, whose state can't be trusted
     /// any more: they leave out its documents, and wait for nothing that it has begun.
     pub fn fence(&mut self) {
-        self.store.member().fence();
+        self.store.member().set_fenced(true);
         // While what it has chosen is still kept by its view.
         if let Some(linker) = self.linker.take() {
             linker.abandon(&self.graph);

@@ -79,8 +79,8 @@ impl Member {
         self.is_fenced.load(Ordering::Acquire)
     }
 
-    /// Its documents can't be trusted from now on.
-    pub fn fence(&self) {
-        self.is_fenced.store(true, Ordering::Release);
+    /// Whether its documents can be trusted from now on.
+    pub fn set_fenced(&self, is_fenced: bool) {
+        self.is_fenced.store(is_fenced, Ordering::Release);
     }
 }

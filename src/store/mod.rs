@@ -149,6 +149,7 @@ impl Store {
             changed: Changed::default(),
         };
         store.member().set_applied(Lsn(0));
+        store.member().set_fenced(false);
         store.note_counts();
         store
     }
@@ -500,6 +501,16 @@ impl Store {
         self.shared.set_died(slot, lsn);
         self.retired.push_back((lsn, slot));
         Some(slot)
+    }
+}
+
+impl Drop for Store {
+    /// The others go on without what this owner has, and wait for nothing that it looks at.
+    fn drop(&mut self) {
+        if self.stripe.owners() > 1 {
+            self.member().set_fenced(true);
+            self.abandon_views();
+        }
     }
 }
 

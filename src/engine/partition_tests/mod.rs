@@ -586,6 +586,30 @@ fn what_a_fenced_owner_leaves_half_linked_is_looked_after() {
     }
 }
 
+/// A core may end before others: what it looked at is nobody's any more.
+#[test]
+fn an_owner_that_is_gone_holds_up_nobody() {
+    let mut many = Many::new(2, 88);
+    (1..=1_000).for_each(|id| many.put(id));
+    many.link_all();
+    let query = Arc::new(many.query(40, true));
+    let gone = many.engines.pop().map(|mut engine| {
+        let open = engine.begin_search_in(query.clone(), Scope::Partition).unwrap();
+        drop(engine);
+        open
+    });
+    let own: Vec<u64> = (1..=1_000).filter(|&id| DocId(id).shard(2).0 == 0).collect();
+    for &id in &own {
+        apply(&mut many.engines[0], Write::Delete { id: DocId(id), namespace: String::new() });
+    }
+    while many.engines[0].link_step() == LinkProgress::More {}
+    assert_eq!(many.engines[0].store().held_count(), 0);
+    let search = many.engines[0].begin_search_in(query, Scope::Partition).unwrap();
+    let outcome = finish(&mut many.engines[0], search);
+    assert_eq!((outcome.missing, outcome.hits.len()), (vec![1], 0));
+    drop(gone);
+}
+
 /// One that has said that it links to dead nodes keeps nobody from taking those out.
 #[test]
 fn a_fenced_owner_that_links_to_dead_nodes_holds_up_nobody() {
