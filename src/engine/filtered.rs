@@ -298,12 +298,13 @@ impl Engine {
     /// Ends the keeping of what nobody has any more.
     pub(super) fn end_loans(&mut self) {
         let Self { store, loans, .. } = self;
-        loans.retain(|lent| {
-            let is_with_somebody = Arc::strong_count(lent) > 1;
-            if !is_with_somebody {
+        loans.retain_mut(|lent| {
+            // All that others have read of that state they have read before this says so.
+            let is_back = Arc::get_mut(lent).is_some();
+            if is_back {
                 store.close_snapshot(lent.snapshot);
             }
-            is_with_somebody
+            !is_back
         });
     }
 }
