@@ -5,7 +5,7 @@
 //! - Mutable in place, readable by other threads without a lock: adjacency is arrays of atomics
 //!   in arenas that never move. A reader sees an old or a new neighbour, and both are valid.
 //! - Whoever links a node writes to the lists of its neighbours, whosever they are, after taking
-//!   hold of each ([`hold`]). Nobody waits for that: what is held is tried again in a later step.
+//!   hold of each (`hold`). Nobody waits for that: what is held is tried again in a later step.
 //! - A node's level is a function of the seed and its document id, and nothing here is random:
 //!   one order of inserts gives one graph, now and at every replay of the log.
 //! - The walk ([`search::Beam`]) and the insert ([`insert::Linker`]) stop after a stated amount

@@ -19,7 +19,7 @@
 //! and they may be at it together: a node that goes is marked, and whoever comes upon the mark treats
 //! it as going. Their linkers go on: none that could have found a node that goes alive is still at
 //! work when this begins, and those that link to dead nodes for want of others are looked after
-//! ([`DeadLinks`]). Meanwhile an owner keeps a view open, so that no node which it has found alive goes
+//! (`DeadLinks`). Meanwhile an owner keeps a view open, so that no node which it has found alive goes
 //! before it is done. Steps of the owner's own [`Linker`](super::insert::Linker) may not lie between
 //! steps of an adoption, as they share a scratch.
 
