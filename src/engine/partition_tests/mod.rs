@@ -1,6 +1,7 @@
 //! Several shards that own one graph: against a model, in one thread with steps in any order, and
 //! in threads of their own.
 
+mod fenced;
 mod restart;
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -519,115 +520,4 @@ fn search_at(engine: &mut Engine, random: &mut Random, documents: &[Written], wa
         let is_found = outcome.hits.iter().any(|hit| hit.id.0 as usize == wanted);
         assert!(is_found, "document {wanted} was acknowledged, and is not found");
     }
-}
-
-#[test]
-fn a_fenced_owner_is_left_out_and_holds_up_nobody() {
-    let mut many = Many::new(3, 60);
-    (1..=2_000).for_each(|id| many.put(id));
-    many.link_all();
-    // It has a search open, and heals.
-    let query = Arc::new(many.query(40, true));
-    let open = many.engines[1].begin_search_in(query, Scope::Partition).unwrap();
-    many.engines[1].fence();
-    // As its core does with what has begun.
-    many.engines[1].abandon_search(open);
-    let gone: Vec<DocId> = many.model.0.keys().copied().filter(|id| id.shard(3).0 == 1).collect();
-    gone.iter().for_each(|id| {
-        many.model.0.remove(id);
-    });
-    for is_exact in [true, false] {
-        let query = many.query(40, is_exact);
-        let expected = many.model.nearest(&query);
-        let search = many.engines[0].begin_search_in(Arc::new(query), Scope::Partition).unwrap();
-        let outcome = finish(&mut many.engines[0], search);
-        assert_eq!(outcome.missing, [1]);
-        assert!(outcome.hits.iter().all(|hit| hit.id.shard(3).0 != 1));
-        assert!(!is_exact || found(&outcome) == expected);
-    }
-    // Slots of the others are used again.
-    let others: Vec<u64> = (1..=2_000).filter(|&id| DocId(id).shard(3).0 != 1).collect();
-    let mut slots = Vec::new();
-    for _ in 0..12 {
-        others.iter().for_each(|&id| many.put(id));
-        for _ in 0..20_000 {
-            many.engines[0].link_step();
-            many.engines[2].link_step();
-        }
-        slots.push(many.engines[0].store().slot_count());
-    }
-    assert_eq!(slots[5], slots[11], "slots in use after each round: {slots:?}");
-}
-
-/// Wherever it stops: nothing that it has chosen or linked leads to a slot that is used again.
-#[test]
-fn what_a_fenced_owner_leaves_half_linked_is_looked_after() {
-    for steps in 1..30 {
-        let mut many = Many::new(3, 80 + steps);
-        (1..=300).for_each(|id| many.put(id));
-        many.link_all();
-        let own = (301..).find(|&id| DocId(id).shard(3).0 == 1).unwrap();
-        many.put(own);
-        for _ in 0..steps {
-            many.engines[1].link_step();
-        }
-        many.engines[1].fence();
-        let others: Vec<u64> = (1..=300).filter(|&id| DocId(id).shard(3).0 != 1).collect();
-        for _ in 0..4 {
-            others.iter().for_each(|&id| many.put(id));
-            for _ in 0..4_000 {
-                many.engines[0].link_step();
-                many.engines[2].link_step();
-            }
-        }
-        let engine = &many.engines[0];
-        assert!(engine.store().slot_count() < 420, "its slots are used again");
-        check(engine.graph(), engine.store().extent()).unwrap();
-    }
-}
-
-/// A core may end before others: what it looked at is nobody's any more.
-#[test]
-fn an_owner_that_is_gone_holds_up_nobody() {
-    let mut many = Many::new(2, 88);
-    (1..=1_000).for_each(|id| many.put(id));
-    many.link_all();
-    let query = Arc::new(many.query(40, true));
-    let gone = many.engines.pop().map(|mut engine| {
-        let open = engine.begin_search_in(query.clone(), Scope::Partition).unwrap();
-        drop(engine);
-        open
-    });
-    let own: Vec<u64> = (1..=1_000).filter(|&id| DocId(id).shard(2).0 == 0).collect();
-    for &id in &own {
-        apply(&mut many.engines[0], Write::Delete { id: DocId(id), namespace: String::new() });
-    }
-    while many.engines[0].link_step() == LinkProgress::More {}
-    assert_eq!(many.engines[0].store().held_count(), 0);
-    let search = many.engines[0].begin_search_in(query, Scope::Partition).unwrap();
-    let outcome = finish(&mut many.engines[0], search);
-    assert_eq!((outcome.missing, outcome.hits.len()), (vec![1], 0));
-    drop(gone);
-}
-
-/// One that has said that it links to dead nodes keeps nobody from taking those out.
-#[test]
-fn a_fenced_owner_that_links_to_dead_nodes_holds_up_nobody() {
-    let mut many = Many::new(2, 85);
-    let own = |owner| move |&id: &u64| DocId(id).shard(2).0 == owner;
-    (1..=300).filter(own(0)).for_each(|id| many.put(id));
-    many.link_all();
-    (1..=300).filter(own(0)).for_each(|id| many.delete(id));
-    (1..=300).filter(own(1)).take(1).for_each(|id| many.put(id));
-    // It has begun anew among the dead.
-    for _ in 0..40 {
-        many.engines[1].link_step();
-    }
-    assert!(many.engines[1].is_linking());
-    many.engines[1].fence();
-    for _ in 0..5_000 {
-        many.engines[0].link_step();
-    }
-    assert_eq!(many.engines[0].dead_count(), 0);
-    assert_eq!(many.engines[0].link_step(), LinkProgress::Idle, "it has come to its end");
 }
