@@ -129,3 +129,12 @@ impl Engine {
         self.stop_healing();
     }
 }
+
+impl Drop for Engine {
+    /// The core of one shard may end before those of others, which go on.
+    fn drop(&mut self) {
+        if self.store.stripe().owners() > 1 {
+            self.fence();
+        }
+    }
+}

@@ -69,7 +69,7 @@ fn take(pair: &mut Pair, before: &[Extent], writes: u64) -> (Vec<Piece>, Checkpo
 
 fn restore(checkpoint: &Checkpoint, pieces: &[&Piece]) -> Engine {
     let extents: Vec<Extent> = pieces.iter().map(|piece| as_extent(piece, 1)).collect();
-    let params = engine().params;
+    let params = engine().params().clone();
     let (shape, applied) = (checkpoint.shape(), checkpoint.snapshot());
     let mut restore = Restore::begin(params, shape, applied, &extents).unwrap();
     for piece in pieces {
@@ -246,7 +246,7 @@ impl Shard {
     fn recover(&self) -> Result<Recovered, RecoverError> {
         let (snapshots, segments) = (&*self.snapshots, &*self.segments);
         let listed = Listed { shard: SHARD, snapshots, segments };
-        run(recover(&*self.disk, listed, engine().params, || {}))
+        run(recover(&*self.disk, listed, engine().params().clone(), || {}))
     }
 
     fn recovered(&self) -> Engine {
@@ -317,7 +317,7 @@ fn files_that_are_missing_foreign_or_of_another_log_are_not_taken() {
         // Only the newest segment: the log alone does not have everything.
         let segments = shard.segments[shard.segments.len() - 1..].to_vec();
         let listed = Listed { shard: SHARD, snapshots: &snapshots, segments: &segments };
-        match run(recover(&disk, listed, engine().params, || {})) {
+        match run(recover(&disk, listed, engine().params().clone(), || {})) {
             Err(RecoverError::Damage(why)) => why,
             Err(other) => panic!("{other}"),
             Ok(_) => panic!("not refused"),
