@@ -142,7 +142,7 @@ impl Healing {
 
     /// True if a step has to come before the next document is linked.
     fn has_turn(&self) -> bool {
-        self.turn > 0 || self.unlinker.as_ref().is_some_and(Unlinker::needs_scratch)
+        self.turn > 0 || self.unlinker.as_ref().is_some_and(Unlinker::must_go_on)
     }
 
     /// Begins if enough wait to be taken out of the graph, or if it is time to look for what can't be

@@ -115,7 +115,8 @@ pub struct Unlinker {
     adoption: Option<Adoption>,
     /// Nodes that have few links, or that nothing leads to, and get more in the end.
     weak: Vec<Slot>,
-    /// Nodes linked since that may lead to some that go.
+    /// Nodes linked since that may lead to some that go. Linkers to dead nodes are kept out until
+    /// they have been looked at.
     recheck: Vec<Slot>,
     /// No linker may link to dead nodes until the end.
     is_closed: bool,
@@ -163,10 +164,11 @@ impl Unlinker {
         }
     }
 
-    /// True while the scratch of the steps must not be used by others.
+    /// True while no document may be linked between steps: they have something in the scratch, or
+    /// keep linkers out that find none but dead nodes.
     #[must_use]
-    pub fn needs_scratch(&self) -> bool {
-        self.adoption.is_some()
+    pub fn must_go_on(&self) -> bool {
+        self.adoption.is_some() || self.is_closed
     }
 
     /// Live nodes found that no walk could reach, all of which have links now.
@@ -227,17 +229,14 @@ impl Unlinker {
     }
 
     /// All lists have been looked through. True if nothing leads to the nodes that go, and nobody
-    /// is about to link to them.
+    /// is about to link to them. What was linked to dead nodes is looked at first, and meanwhile
+    /// no others let theirs go: it may lead to those as well, and they do not know of it.
     fn close(&mut self, graph: &Graph) -> bool {
-        self.is_closed = graph.dead_links.close();
-        if self.is_closed {
+        if !self.is_closed && graph.dead_links.close() {
+            self.is_closed = true;
             self.recheck = graph.dead_links.take();
-            if !self.recheck.is_empty() {
-                graph.dead_links.open();
-                self.is_closed = false;
-            }
         }
-        self.is_closed
+        self.is_closed && self.recheck.is_empty()
     }
 
     /// Ends this: nothing leads to the nodes that go, which it returns. They are still in the graph,
@@ -246,7 +245,10 @@ impl Unlinker {
     /// # Panics
     /// If something may still lead to one of them.
     pub fn finish(self, graph: &Graph, slot_count: u32) -> Vec<Slot> {
-        assert!(self.is_closed, "nodes are taken out when nothing leads to them");
+        assert!(
+            self.is_closed && self.recheck.is_empty(),
+            "nodes are taken out when nothing leads to them"
+        );
         // A node linked since may have become the entry, or none may have been left.
         self.hand_over_entry(graph, slot_count);
         self.doomed.iter().for_each(|&slot| graph.leave(slot));
@@ -257,6 +259,8 @@ impl Unlinker {
     /// Gives up: the nodes that were to go stay.
     pub fn abandon(self, graph: &Graph) -> Vec<Slot> {
         if self.is_closed {
+            // Left to others, whose nodes they may lead to.
+            self.recheck.iter().for_each(|&slot| graph.dead_links.linked.push(slot));
             graph.dead_links.open();
         }
         self.doomed.iter().for_each(|&slot| graph.set_doomed(slot, false));

@@ -133,3 +133,68 @@ fn an_owner_that_is_gone_while_it_links_to_dead_nodes_holds_up_nobody() {
     assert_eq!(many.engines[0].dead_count(), 0);
     assert_eq!(many.engines[0].link_step(), LinkProgress::Idle, "it has come to its end");
 }
+
+/// Owners 0 and 1 have nothing but dead nodes, and wait for owner 2, which has linked its only
+/// document to some of them. Owner 0 has taken it on itself to look at that once more.
+fn linked_to_dead_nodes() -> Many {
+    let mut many = Many::new(3, 86);
+    let own = |owner| move |&id: &u64| DocId(id).shard(3).0 == owner;
+    (1..=300).filter(|id| !own(2)(id)).for_each(|id| many.put(id));
+    many.link_all();
+    (1..=300).filter(|id| !own(2)(id)).for_each(|id| many.delete(id));
+    (1..=300).filter(own(2)).take(1).for_each(|id| many.put(id));
+    // It has begun anew among the dead.
+    for _ in 0..40 {
+        many.engines[2].link_step();
+    }
+    assert!(many.engines[2].is_linking());
+    for _ in 0..5_000 {
+        many.engines[0].link_step();
+        many.engines[1].link_step();
+    }
+    assert!(many.engines[0].dead_count() > 0 && many.engines[1].dead_count() > 0);
+    while many.engines[2].is_linking() {
+        many.engines[2].link_step();
+    }
+    many.engines[0].link_step();
+    many
+}
+
+/// Puts the first document above number 300 that is `owner`'s.
+fn put_for(many: &mut Many, owner: u32) {
+    let id = (301..).find(|&id| DocId(id).shard(3).0 == owner);
+    many.put(id.unwrap());
+}
+
+/// An owner that is about to look once more at what was linked to dead nodes keeps that from nobody
+/// when it is fenced: no node goes to which a list leads.
+#[test]
+fn what_was_linked_to_dead_nodes_is_looked_at_when_an_owner_is_fenced() {
+    let mut many = linked_to_dead_nodes();
+    many.engines[0].fence();
+    put_for(&mut many, 1);
+    let linked = many.engines[2].store().stripe().slot(0);
+    for _ in 0..200 {
+        many.engines[1].link_step();
+        let graph = many.engines[1].graph();
+        for near in graph.neighbours(linked, 0) {
+            assert!(graph.level(near).is_some(), "slot {} has gone", near.0);
+        }
+    }
+    assert_eq!(many.engines[1].dead_count(), 0);
+}
+
+/// One that keeps linkers from dead nodes does not wait for itself.
+#[test]
+fn what_was_linked_to_dead_nodes_is_looked_at_before_the_next_is_linked() {
+    let mut many = linked_to_dead_nodes();
+    let only = many.model.0.keys().next().unwrap().0;
+    many.delete(only);
+    many.engines[2].link_step();
+    put_for(&mut many, 0);
+    for _ in 0..5_000 {
+        many.engines[0].link_step();
+    }
+    assert!(!many.engines[0].is_linking());
+    assert_eq!(many.engines[0].hot_count(), 0);
+}
