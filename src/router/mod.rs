@@ -7,6 +7,8 @@ pub mod budget;
 pub mod merge;
 mod pick;
 mod search;
+#[cfg(test)]
+mod tests;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
