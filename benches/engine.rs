@@ -30,8 +30,12 @@ fn payload(number: u64) -> Payload {
 }
 
 fn put(engine: &mut Engine, number: u64, vector: Vec<f32>) {
-    let write =
-        Write::Put { id: DocId(number + 1), vector: vector.into(), payload: payload(number) };
+    let write = Write::Put {
+        id: DocId(number + 1),
+        vector: vector.into(),
+        payload: payload(number),
+        tenant_documents_max: None,
+    };
     for record in engine.stage(write).unwrap().records {
         assert!(engine.apply(engine.applied().next(), record), "a put is applied at once");
     }

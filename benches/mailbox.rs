@@ -32,7 +32,7 @@ async fn trip(mailbox: &Mailbox<Request>) {
     let request = Request::Get {
         shard: ShardId(7),
         ids: vec![(0, DocId(1))],
-        namespace: "".into(),
+        realm: Arc::default(),
         include_embeddings: false,
         reply,
     };

@@ -33,6 +33,15 @@ pub enum Error {
     /// The deadline passed before there was anything to answer.
     #[error("the deadline passed {0}")]
     Expired(&'static str),
+    /// The tenant has as many documents as it may have.
+    #[error("{0}")]
+    Quota(String),
+    /// Who asks has shown no good key.
+    #[error("{0}")]
+    Unauthenticated(&'static str),
+    /// The key is good, but does not allow this.
+    #[error("{0}")]
+    Denied(&'static str),
     /// A bug. The message names no paths and no data.
     #[error("{0}")]
     Internal(String),

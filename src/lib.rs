@@ -10,6 +10,7 @@
 //! |---|---|
 //! | [`server`], [`config`] | puts the parts together from one validated configuration |
 //! | [`gateway`] | gRPC: connections, deadlines, validation, statuses; alone knows the wire |
+//! | [`access`] | who may do what, and how much of it: keys, tenants, quotas, rate limits, usage |
 //! | [`router`] | placement, whom to ask, beams, bounds on what is in flight, merge, coverage |
 //! | [`shard`] | pinned cores: mailboxes, search slices, group commit, upkeep; alone knows executors |
 //! | [`engine`] | one shard as a state machine: stage, apply, search, link, in bounded steps |
@@ -35,6 +36,7 @@
 //!
 //! The crate is made for its programs, and its API may change with any version; clients use gRPC.
 
+pub mod access;
 pub mod backup;
 pub mod clock;
 pub mod config;

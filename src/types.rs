@@ -34,6 +34,18 @@ impl Lsn {
 }
 
 impl DocId {
+    /// The id of a tenant's document: the tenant's number, then its own id.
+    #[must_use]
+    pub fn of_tenant(tenant: u32, id: u32) -> Self {
+        Self(u64::from(tenant) << 32 | u64::from(id))
+    }
+
+    /// The number of the tenant whose document this is, where there are tenants.
+    #[must_use]
+    pub fn tenant(self) -> u32 {
+        (self.0 >> 32) as u32
+    }
+
     /// The shard that owns this document among `shards`. Part of the on-disk format: changing
     /// it would look for every stored document in the wrong log.
     #[must_use]

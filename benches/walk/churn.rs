@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use kyrodb::dataset::Rows;
 use kyrodb::engine::{Engine, LinkProgress, Write};
+use kyrodb::store::realm::Realm;
 use kyrodb::types::{DocId, mix};
 
 use super::{cpu_seconds, put};
@@ -35,8 +36,8 @@ pub(crate) fn churn(engine: &mut Engine, base: &Rows<f32>, rows: usize, times: u
     for change in 0..(times * rows) as u64 {
         let row = (mix(change) % rows as u64) as usize;
         if change % DELETES == 0 {
-            let namespace = String::new();
-            apply(engine, Write::Delete { id: DocId(row as u64 + 1), namespace });
+            let realm = Realm::default();
+            apply(engine, Write::Delete { id: DocId(row as u64 + 1), realm });
             deleted.push(row);
             if deleted.len() > rows / 50 {
                 let back = deleted.swap_remove((mix(!change) % deleted.len() as u64) as usize);

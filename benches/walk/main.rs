@@ -107,7 +107,7 @@ fn params(dimension: usize, codes: bool) -> Params {
 
 fn put(id: DocId, row: &[f32]) -> Write {
     let payload = Payload::new([("n", "1")], "").unwrap();
-    Write::Put { id, vector: unit(row).into(), payload }
+    Write::Put { id, vector: unit(row).into(), payload, tenant_documents_max: None }
 }
 
 fn build(params: Params, base: &Rows<f32>, rows: usize, owns: impl Fn(&DocId) -> bool) -> Engine {

@@ -2,13 +2,13 @@
 
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, mpsc};
+use std::sync::{Arc, OnceLock, mpsc};
 
 use clap::Parser;
-use kyrodb::config::{self, Config, LogFormat, Overrides};
+use kyrodb::config::{self, Config, LogFormat, Origins, Overrides};
 use kyrodb::demo;
 use kyrodb::server::{Listeners, Server};
+use kyrodb::status::http::Reload;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::writer::BoxMakeWriter;
@@ -105,20 +105,22 @@ fn run(arguments: Arguments) -> Result<ExitCode, String> {
     }
     let overrides =
         Overrides { file: arguments.config, port: arguments.port, data_dir: arguments.data_dir };
-    let mut config = config::load(&overrides, std::env::vars_os())
-        .map_err(|faults| format!("the configuration can't be used:\n  {}", faults.join("\n  ")))?;
-    // The demo's documents are kept apart from a server's own, unless somebody said where.
-    if arguments.demo && config.persistence.data_dir == Config::default().persistence.data_dir {
-        config.persistence.data_dir = demo::DATA_DIR.into();
-    }
-    start_log(&config, arguments.demo)?;
+    let (config, origins) = load(&overrides, arguments.demo)?;
+    let set_level = start_log(&config, arguments.demo)?;
     let signals = Signals::listen().map_err(|error| format!("signals: {error}"))?;
     for warning in config.warnings() {
         eprintln!("kyrodb_server: warning: {warning}");
     }
     let listeners = Listeners::bind(&config)?;
-    let server = Server::start(config, listeners)?;
-    signals.server_is_up();
+    let server = Server::start(config, origins, listeners)?;
+    let (reloader, is_demo) = (server.reloader(), arguments.demo);
+    let reload: Arc<Reload> = Arc::new(move || {
+        let (config, _) = load(&overrides, is_demo)?;
+        set_level(&config)?;
+        reloader.apply(config).map(|reloaded| reloaded.to_string())
+    });
+    server.on_reload(reload.clone());
+    signals.server_is_up(reload);
     if arguments.demo {
         let shown = server.block_on(demo::run(server.grpc_address()));
         if arguments.once || shown.is_err() {
@@ -136,7 +138,8 @@ fn run(arguments: Arguments) -> Result<ExitCode, String> {
 /// SIGTERM and SIGINT, from the first moment on.
 struct Signals {
     asked: mpsc::Receiver<&'static str>,
-    is_up: Arc<AtomicBool>,
+    /// What SIGHUP does; nothing until the server is up.
+    reload: Arc<OnceLock<Arc<Reload>>>,
 }
 
 impl Signals {
@@ -148,8 +151,8 @@ impl Signals {
         drop(entered);
         let (mut terminate, mut interrupt, mut hangup) = (terminate?, interrupt?, hangup?);
         let (ask, asked) = mpsc::channel();
-        let is_up = Arc::new(AtomicBool::new(false));
-        let is_server_up = is_up.clone();
+        let reload: Arc<OnceLock<Arc<Reload>>> = Arc::default();
+        let (is_up, hung_up) = (reload.clone(), reload.clone());
         let listen = async move {
             let mut is_asked = false;
             loop {
@@ -157,13 +160,19 @@ impl Signals {
                     _ = terminate.recv() => "SIGTERM",
                     _ = interrupt.recv() => "SIGINT",
                     _ = hangup.recv() => {
-                        tracing::warn!("SIGHUP: nothing is reloaded; restart to change settings");
+                        match hung_up.get().map(|reload| reload()) {
+                            None => tracing::warn!("SIGHUP: the server is starting; nothing is reloaded"),
+                            Some(Ok(done)) => tracing::info!("SIGHUP: {done}"),
+                            Some(Err(why)) => {
+                                tracing::error!("SIGHUP: what was in force stays: {why}");
+                            }
+                        }
                         continue;
                     }
                 };
                 // While logs are read nothing is in flight, and all that is on disk stays. One
                 // who asks twice does not want to wait for what is.
-                if !is_server_up.load(Ordering::Acquire) {
+                if is_up.get().is_none() {
                     std::process::exit(0);
                 } else if is_asked {
                     std::process::exit(1);
@@ -177,12 +186,13 @@ impl Signals {
         std::thread::Builder::new()
             .name("kyro-signals".into())
             .spawn(move || runtime.block_on(listen))?;
-        Ok(Self { asked, is_up })
+        Ok(Self { asked, reload })
     }
 
-    /// From now on a signal asks for an orderly end.
-    fn server_is_up(&self) {
-        self.is_up.store(true, Ordering::Release);
+    /// From now on a signal asks for an orderly end, and SIGHUP for this.
+    fn server_is_up(&self, reload: Arc<Reload>) {
+        let first = self.reload.set(reload);
+        debug_assert!(first.is_ok(), "a server comes up once");
     }
 
     /// Waits until the server is asked to end; returns by which signal.
@@ -191,13 +201,29 @@ impl Signals {
     }
 }
 
+/// The configuration from all its sources.
+fn load(overrides: &Overrides, is_demo: bool) -> Result<(Config, Origins), String> {
+    let (mut config, origins) = config::load(overrides, std::env::vars_os())
+        .map_err(|faults| format!("the configuration can't be used:\n  {}", faults.join("\n  ")))?;
+    // The demo's documents are kept apart from a server's own, unless somebody said where.
+    if is_demo && config.persistence.data_dir == Config::default().persistence.data_dir {
+        config.persistence.data_dir = demo::DATA_DIR.into();
+    }
+    Ok((config, origins))
+}
+
+/// Sets the level of the log as configured.
+type SetLevel = Box<dyn Fn(&Config) -> Result<(), String> + Send + Sync>;
+
 /// Starts the log as configured. Beside the demo, which prints for a person, only warnings
-/// appear, on standard error.
-fn start_log(config: &Config, is_demo: bool) -> Result<(), String> {
+/// appear, on standard error. Returns what changes its level later; RUST_LOG stays above it.
+fn start_log(config: &Config, is_demo: bool) -> Result<SetLevel, String> {
     let logging = &config.logging;
-    let level = if is_demo { "warn" } else { logging.level.word() };
-    let filter = EnvFilter::try_from_default_env().or_else(|_| EnvFilter::try_new(level));
-    let filter = filter.map_err(|error| format!("RUST_LOG: {error}"))?;
+    let filter = move |config: &Config| {
+        let level = if is_demo { "warn" } else { config.logging.level.word() };
+        let filter = EnvFilter::try_from_default_env().or_else(|_| EnvFilter::try_new(level));
+        filter.map_err(|error| format!("RUST_LOG: {error}"))
+    };
     let writer = match &logging.file {
         Some(path) => {
             let file = std::fs::OpenOptions::new().create(true).append(true).open(path);
@@ -209,15 +235,28 @@ fn start_log(config: &Config, is_demo: bool) -> Result<(), String> {
         None => BoxMakeWriter::new(std::io::stdout),
     };
     let log = tracing_subscriber::fmt()
-        .with_env_filter(filter)
+        .with_env_filter(filter(config)?)
         .with_writer(writer)
         // They are printed to standard error, and where that can't be written either, as on a
         // full disk, printing panics: a line that is lost must not cost a core.
         .log_internal_errors(false)
         .with_ansi(logging.file.is_none() && std::io::IsTerminal::is_terminal(&std::io::stdout()));
-    match logging.format {
-        LogFormat::Text => log.init(),
-        LogFormat::Json => log.json().init(),
-    }
-    Ok(())
+    Ok(match logging.format {
+        LogFormat::Text => {
+            let log = log.with_filter_reloading();
+            let handle = log.reload_handle();
+            log.init();
+            Box::new(move |config| {
+                handle.reload(filter(config)?).map_err(|error| error.to_string())
+            })
+        }
+        LogFormat::Json => {
+            let log = log.json().with_filter_reloading();
+            let handle = log.reload_handle();
+            log.init();
+            Box::new(move |config| {
+                handle.reload(filter(config)?).map_err(|error| error.to_string())
+            })
+        }
+    })
 }

@@ -1,5 +1,6 @@
 //! Lays file, environment and command line over the defaults.
 
+use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -36,7 +37,11 @@ pub struct Overrides {
 /// the square of its length.
 const FILE_BYTES_MAX: usize = 64 << 10;
 
-/// Loads the configuration. `environment` are the variables of the process.
+/// Where the values come from that are not defaults, by key: a file, a variable, an option.
+pub type Origins = BTreeMap<String, String>;
+
+/// Loads the configuration, and tells where its values come from. `environment` are the variables
+/// of the process.
 ///
 /// # Errors
 /// All faults found, one a line: a file that can't be read, unknown keys with the nearest valid
@@ -44,15 +49,16 @@ const FILE_BYTES_MAX: usize = 64 << 10;
 pub fn load(
     overrides: &Overrides,
     environment: impl IntoIterator<Item = (impl AsRef<OsStr>, impl AsRef<OsStr>)>,
-) -> Result<Config, Vec<String>> {
+) -> Result<(Config, Origins), Vec<String>> {
     let defaults = tree(&Config::default());
     let mut merged = defaults.clone();
-    let mut faults = Vec::new();
+    let (mut faults, mut origins) = (Vec::new(), Origins::new());
     if let Some(path) = &overrides.file {
         match read_file(path) {
             Ok(layer) => {
                 let origin = path.display().to_string();
-                lay_over(&mut merged, layer, &mut Layer { origin: &origin, faults: &mut faults });
+                let (faults, origins) = (&mut faults, &mut origins);
+                lay_over(&mut merged, layer, &mut Layer { origin: &origin, faults, origins });
             }
             Err(fault) => faults.push(fault),
         }
@@ -66,15 +72,18 @@ pub fn load(
             faults.push(format!("environment variable {name}: the value is not UTF-8"));
             continue;
         };
-        lay_variable(&mut merged, &defaults, name, text, &mut faults);
+        let mut layer = Layer { origin: name, faults: &mut faults, origins: &mut origins };
+        lay_variable(&mut merged, &defaults, text, &mut layer);
     }
     if let Some(port) = overrides.port {
         merged["server"]["port"] = port.into();
+        origins.insert("server.port".into(), "--port".into());
     }
     if let Some(directory) = &overrides.data_dir {
         merged["persistence"]["data_dir"] = directory.to_string_lossy().into();
+        origins.insert("persistence.data_dir".into(), "--data-dir".into());
     }
-    finish(merged, faults)
+    Ok((finish(merged, faults)?, origins))
 }
 
 /// Reads the content of a config file, `toml` or `yaml`, as [`load`] does that of `--config`.
@@ -84,8 +93,9 @@ pub fn load(
 pub fn from_bytes(bytes: &[u8], format: &str) -> Result<Config, Vec<String>> {
     let mut merged = tree(&Config::default());
     let layer = parse_file(bytes, format).map_err(|fault| vec![fault])?;
-    let mut faults = Vec::new();
-    lay_over(&mut merged, layer, &mut Layer { origin: "the file", faults: &mut faults });
+    let (mut faults, mut origins) = (Vec::new(), Origins::new());
+    let mut layer_of = Layer { origin: "the file", faults: &mut faults, origins: &mut origins };
+    lay_over(&mut merged, layer, &mut layer_of);
     finish(merged, faults)
 }
 
@@ -112,6 +122,28 @@ pub fn generate(format: &str) -> Result<String, String> {
         "toml" => toml::to_string(&config).map_err(|error| error.to_string()),
         "yaml" => serde_norway::to_string(&config).map_err(|error| error.to_string()),
         other => Err(format!("`{other}` is not a format; use toml or yaml")),
+    }
+}
+
+impl Config {
+    /// All keys with their full names and values.
+    #[must_use]
+    pub fn leaves(&self) -> Vec<(String, Value)> {
+        let mut leaves = Vec::new();
+        flatten(tree(self), String::new(), &mut leaves);
+        leaves
+    }
+}
+
+fn flatten(value: Value, path: String, leaves: &mut Vec<(String, Value)>) {
+    match value {
+        Value::Object(section) => {
+            for (key, value) in section {
+                let full = if path.is_empty() { key } else { format!("{path}.{key}") };
+                flatten(value, full, leaves);
+            }
+        }
+        leaf => leaves.push((path, leaf)),
     }
 }
 
@@ -150,6 +182,7 @@ fn parse_file(bytes: &[u8], extension: &str) -> Result<Value, String> {
 struct Layer<'a> {
     origin: &'a str,
     faults: &'a mut Vec<String>,
+    origins: &'a mut Origins,
 }
 
 fn lay_over(target: &mut Value, source: Value, layer: &mut Layer<'_>) {
@@ -183,30 +216,30 @@ fn lay_section(
                 layer.faults.push(format!("{}: {fault}", layer.origin));
             }
             Some(section @ Value::Object(_)) => lay_section(section, value, &full, known, layer),
-            Some(leaf) => *leaf = value,
+            Some(leaf) => {
+                *leaf = value;
+                let name = alias.map_or(full, |(_, name)| (*name).to_owned());
+                layer.origins.insert(name, layer.origin.to_owned());
+            }
         }
     }
 }
 
-fn lay_variable(
-    target: &mut Value,
-    defaults: &Value,
-    name: &str,
-    text: &str,
-    faults: &mut Vec<String>,
-) {
+fn lay_variable(target: &mut Value, defaults: &Value, text: &str, layer: &mut Layer<'_>) {
+    let name = layer.origin;
     let path = name[PREFIX.len()..].to_ascii_lowercase().replace("__", ".");
     let path = ALIASES.iter().find(|(alias, _)| *alias == path).map_or(path, |(_, n)| (*n).into());
     let pointer = format!("/{}", path.replace('.', "/"));
     match (defaults.pointer(&pointer), target.pointer_mut(&pointer)) {
         (Some(default), Some(leaf)) if !default.is_object() => {
             *leaf = parse(text, default, &path);
+            layer.origins.insert(path, name.to_owned());
         }
         _ => {
             let variable =
                 |key: &str| format!("{PREFIX}{}", key.replace('.', "__").to_ascii_uppercase());
             let fault = unknown(&path, &keys(defaults, ""), variable);
-            faults.push(format!("environment variable {name}: {fault}"));
+            layer.faults.push(format!("environment variable {name}: {fault}"));
         }
     }
 }

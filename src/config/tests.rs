@@ -11,11 +11,13 @@ fn with_file(name: &str, text: &str, pairs: &[(&str, &str)]) -> Result<Config, S
     let path = directory.path().join(name);
     std::fs::write(&path, text).unwrap();
     let overrides = Overrides { file: Some(path), ..Overrides::default() };
-    load(&overrides, variables(pairs)).map_err(|faults| faults.join("\n"))
+    load(&overrides, variables(pairs)).map(|(config, _)| config).map_err(|faults| faults.join("\n"))
 }
 
 fn with_variables(pairs: &[(&str, &str)]) -> Result<Config, String> {
-    load(&Overrides::default(), variables(pairs)).map_err(|faults| faults.join("\n"))
+    load(&Overrides::default(), variables(pairs))
+        .map(|(config, _)| config)
+        .map_err(|faults| faults.join("\n"))
 }
 
 #[test]
@@ -25,10 +27,14 @@ fn the_stronger_source_wins() {
     assert_eq!((config.server.port, config.hnsw.m, config.hnsw.dimension), (1111, 32, 8));
     let overrides =
         Overrides { port: Some(2222), data_dir: Some("/elsewhere".into()), ..Overrides::default() };
-    let config = load(&overrides, variables(&[("KYRODB__SERVER__PORT", "3333")])).unwrap();
+    let (config, origins) =
+        load(&overrides, variables(&[("KYRODB__SERVER__PORT", "3333")])).unwrap();
     assert_eq!(config.server.port, 2222);
     assert_eq!(config.persistence.data_dir, std::path::Path::new("/elsewhere"));
     assert_eq!(config.server.http_port(), 3222);
+    let origin = |key: &str| origins.get(key).map(String::as_str);
+    assert_eq!(origin("server.port"), Some("--port"));
+    assert_eq!((origin("persistence.data_dir"), origin("hnsw.m")), (Some("--data-dir"), None));
 }
 
 #[test]
@@ -142,8 +148,9 @@ fn environments_refuse_what_is_unsafe_in_them() {
 #[test]
 fn what_is_not_built_yet_can_not_be_switched_on() {
     let fault = with_variables(&[
-        ("KYRODB__AUTH__ENABLED", "true"),
-        ("KYRODB__AUTH__API_KEYS_FILE", "keys.yaml"),
+        ("KYRODB__SERVER__TLS__ENABLED", "true"),
+        ("KYRODB__SERVER__TLS__CERT_PATH", "cert.pem"),
+        ("KYRODB__SERVER__TLS__KEY_PATH", "key.pem"),
     ]);
-    assert!(fault.unwrap_err().contains("API keys can't be switched on in this version"));
+    assert!(fault.unwrap_err().contains("TLS can't be switched on in this version"));
 }

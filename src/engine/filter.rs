@@ -5,7 +5,8 @@
 
 use std::cmp::Ordering;
 
-use crate::store::payload::{NAMESPACE_KEY, Payload};
+use crate::store::payload::{NAMESPACE_KEY, Payload, TENANT_INDEX_KEY};
+use crate::store::realm::TenantMark;
 
 /// A condition on a document's metadata.
 #[derive(Clone, Debug, PartialEq)]
@@ -81,6 +82,12 @@ impl Bound {
 }
 
 impl Filter {
+    /// The documents of this tenant.
+    #[must_use]
+    pub fn tenant(mark: &TenantMark) -> Self {
+        Self::Exact(TENANT_INDEX_KEY.into(), mark.index.clone())
+    }
+
     /// The documents stored under this namespace.
     #[must_use]
     pub fn namespace(namespace: &str) -> Self {

@@ -9,6 +9,7 @@ use super::plan::{Way, way};
 use super::tests::{Model, Pair, Random, finish, found};
 use super::*;
 use crate::store::payload::Payload;
+use crate::store::realm::Realm;
 use crate::types::Slot;
 use crate::wal::record::delete_batch;
 
@@ -83,7 +84,7 @@ fn random_filter(random: &mut Random, depth: u64) -> Filter {
 fn put(pair: &mut Pair, id: u64) {
     let (vector, payload) = (pair.random.vector(), random_payload(&mut pair.random));
     pair.model.0.insert(DocId(id), (vector.clone(), payload.clone()));
-    pair.write(Write::Put { id: DocId(id), vector, payload });
+    pair.write(Write::Put { id: DocId(id), vector, payload, tenant_documents_max: None });
 }
 
 fn update(pair: &mut Pair, id: u64) {
@@ -92,7 +93,7 @@ fn update(pair: &mut Pair, id: u64) {
     if let Some((_, before)) = pair.model.0.get_mut(&id) {
         *before = if merge { before.merged(&payload).unwrap() } else { before.replaced(&payload) };
     }
-    pair.write(Write::Update { id, namespace: String::new(), payload, merge });
+    pair.write(Write::Update { id, realm: Realm::default(), payload, merge });
 }
 
 fn disturb(pair: &mut Pair, writes_max: u64) {
@@ -259,7 +260,7 @@ fn few_documents_are_looked_at_rather_than_conditions_read() {
         let pairs = [("id", number.as_str()), ("mod", if id % 300 == 0 { "0" } else { "1" })];
         let payload = Payload::new(pairs, "").unwrap();
         pair.model.0.insert(DocId(id), (vector.clone(), payload.clone()));
-        pair.write(Write::Put { id: DocId(id), vector, payload });
+        pair.write(Write::Put { id: DocId(id), vector, payload, tenant_documents_max: None });
     }
     let range = Filter::Range("id".into(), Some(Bound::new(Side::AtLeast, "400".into())));
     let both = Filter::And(vec![range.clone(), Filter::Exact("mod".into(), "0".into())]);
@@ -289,7 +290,7 @@ fn every_way_finds_k_of_the_state_it_began_with() {
             let is_in = pair.random.below(100) < percent;
             let payload = Payload::new([("in", if is_in { "1" } else { "0" })], "").unwrap();
             pair.model.0.insert(DocId(id), (vector.clone(), payload.clone()));
-            pair.write(Write::Put { id: DocId(id), vector, payload });
+            pair.write(Write::Put { id: DocId(id), vector, payload, tenant_documents_max: None });
         };
         (1..=6_000).for_each(|id| put(&mut pair, id));
         pair.link_all();

@@ -7,6 +7,7 @@ use super::read::{Phase, Query};
 use super::tests::{Pair, finish, found, payload};
 use super::write::Write;
 use crate::graph::check::check;
+use crate::store::realm::Realm;
 use crate::types::{DocId, Slot};
 
 /// No node but dead ones is out of reach, and every link leads to a node.
@@ -39,7 +40,7 @@ fn fresh(pair: &Pair) -> Pair {
     let mut fresh = Pair::new(0);
     for (&id, (vector, payload)) in &pair.model.0 {
         let (vector, payload) = (vector.clone(), payload.clone());
-        fresh.write(Write::Put { id, vector, payload });
+        fresh.write(Write::Put { id, vector, payload, tenant_documents_max: None });
     }
     fresh.model = pair.model.clone();
     fresh.link_all();
@@ -119,7 +120,7 @@ fn a_graph_that_lost_all_its_nodes_begins_again() {
     }
     pair.put(9);
     pair.link_all();
-    assert!(pair.engine.get(DocId(9), "", false).is_some());
+    assert!(pair.engine.get(DocId(9), &Realm::default(), false).is_some());
     assert_sound(&pair);
 }
 
@@ -161,7 +162,7 @@ fn versions_with_the_same_vector_leave_no_link_to_one_that_has_gone() {
     let put = |pair: &mut Pair, id: u64| {
         let (vector, payload) = (places[id as usize % 15].clone(), payload(1, ""));
         pair.model.0.insert(DocId(id), (vector.clone(), payload.clone()));
-        pair.write(Write::Put { id: DocId(id), vector, payload });
+        pair.write(Write::Put { id: DocId(id), vector, payload, tenant_documents_max: None });
     };
     (1..=DOCUMENTS).for_each(|id| put(&mut pair, id));
     pair.link_all();

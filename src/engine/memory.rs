@@ -104,7 +104,12 @@ mod tests {
                 let pairs = [("key", value.as_str()), ("other", "as all")];
                 let payload = Payload::new(pairs, "").unwrap();
                 let vector = pair.random.vector();
-                pair.write(Write::Put { id: DocId(id), vector, payload });
+                pair.write(Write::Put {
+                    id: DocId(id),
+                    vector,
+                    payload,
+                    tenant_documents_max: None,
+                });
             }
             let estimated = pair.engine.memory().metadata_index as f64;
             let counted = pair.engine.metadata_index().bytes() as f64;

@@ -17,6 +17,7 @@
 //! A shard may have its graph in common with others ([`partition`]), whose engines run on other
 //! threads: then a search of one of them covers all. What it reads of the others takes no lock.
 
+pub mod accounts;
 pub mod checkpoint;
 pub mod filter;
 #[cfg(test)]
@@ -48,6 +49,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use self::accounts::{Accounts, Ledger};
 use self::healing::{Healing, Ward};
 use self::hot::HotTier;
 use self::index::MetadataIndex;
@@ -69,13 +71,20 @@ use crate::with_distance;
 pub struct Capacity {
     max: usize,
     used: AtomicUsize,
+    accounts: Option<Arc<Accounts>>,
 }
 
 impl Capacity {
     /// Room for `max` documents.
     #[must_use]
     pub fn new(max: usize) -> Self {
-        Self { max, used: AtomicUsize::new(0) }
+        Self { max, used: AtomicUsize::new(0), accounts: None }
+    }
+
+    /// The same, and the documents of each tenant are counted.
+    #[must_use]
+    pub fn with_accounts(max: usize, accounts: Arc<Accounts>) -> Self {
+        Self { accounts: Some(accounts), ..Self::new(max) }
     }
 
     /// Takes a place; false if there is none.
@@ -131,6 +140,7 @@ pub struct Engine {
     index: MetadataIndex,
     /// LSN of the last record applied in full.
     applied: Lsn,
+    ledger: Ledger,
     /// What staged writes will make of documents.
     staged: BTreeMap<DocId, write::StagedDocument>,
     /// Documents alive once everything staged is applied.
@@ -185,6 +195,7 @@ impl Engine {
             hot: HotTier::default(),
             index: MetadataIndex::new(stripe),
             applied: Lsn(0),
+            ledger: Ledger::default(),
             staged: BTreeMap::new(),
             live_after_staged: 0,
             staged_puts: 0,
@@ -360,6 +371,12 @@ impl Engine {
     pub fn finish_replay(&mut self) {
         self.abandon_staged();
         self.hot.set_backlog();
+        self.open_ledger();
+    }
+
+    /// Begins to count the documents of tenants, if they are counted at all.
+    pub fn open_ledger(&mut self) {
+        self.ledger = Ledger::open(self.params.capacity.accounts.clone(), &self.store);
     }
 
     /// Drops dead versions while a log is replayed, so that a replay needs no more slots than

@@ -29,6 +29,7 @@ use crate::graph::visited::Visited;
 use crate::kernels::Distance;
 use crate::store::OwnCode;
 use crate::store::payload::Payload;
+use crate::store::realm::Realm;
 use crate::store::stripe::Stripe;
 use crate::store::view::View;
 use crate::types::{DocId, Lsn, Slot};
@@ -554,12 +555,12 @@ impl Engine {
         }
     }
 
-    /// Reads the document `id` if it is in `namespace`, or in any if that is empty.
+    /// Reads the document `id` if it is in `realm`.
     #[must_use]
-    pub fn get(&self, id: DocId, namespace: &str, include_embedding: bool) -> Option<Document> {
+    pub fn get(&self, id: DocId, realm: &Realm, include_embedding: bool) -> Option<Document> {
         let slot = self.store.find(id)?;
         let payload = self.store.payload(slot);
-        (namespace.is_empty() || payload.namespace() == namespace).then(|| Document {
+        realm.admits(payload).then(|| Document {
             payload: payload.clone(),
             embedding: include_embedding.then(|| self.embedding(slot)),
             is_hot: self.is_hot(slot),

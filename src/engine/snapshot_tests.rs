@@ -15,6 +15,7 @@ use crate::graph::check::check;
 use crate::manifest::{Segment, Snapshot};
 use crate::snapshot::writer::{Identity, Writer as SnapshotWriter};
 use crate::snapshot::{Extent, Part, snapshot_name};
+use crate::store::realm::Realm;
 use crate::types::{ShardId, Slot};
 use crate::wal::{Position, Prepared, Writer, segment_name};
 
@@ -81,7 +82,8 @@ fn restore(checkpoint: &Checkpoint, pieces: &[&Piece]) -> Engine {
 fn assert_same(engine: &Engine, model: &Model, ids: u64) {
     assert_eq!(engine.live_count(), model.0.len());
     for id in (1..=ids).map(DocId) {
-        let found = engine.get(id, "", true).map(|d| (d.embedding.unwrap(), d.payload));
+        let found =
+            engine.get(id, &Realm::default(), true).map(|d| (d.embedding.unwrap(), d.payload));
         assert_eq!(found, model.0.get(&id).cloned(), "document {}", id.0);
     }
 }

@@ -7,8 +7,9 @@ use super::filter::Filter;
 use super::read::Phase;
 use super::*;
 use crate::graph::check::check;
-use crate::kernels::{normalize, scalar};
+use crate::kernels::{Distance, NegatedDot, normalize, scalar};
 use crate::store::payload::Payload;
+use crate::store::realm::Realm;
 use crate::types::mix;
 use crate::wal::record::{Record, delete_batch};
 
@@ -60,12 +61,16 @@ pub(crate) fn payload(colour: u64, namespace: &str) -> Payload {
 pub(crate) struct Model(pub(crate) BTreeMap<DocId, (Box<[f32]>, Payload)>);
 
 impl Model {
+    /// Goes by the engine's kernel, which the kernels' own tests hold to the scalar one: of two
+    /// documents as near as each other, rounding decides which comes first.
     pub(crate) fn nearest(&self, query: &Query) -> Vec<(DocId, Payload)> {
         let mut scored: Vec<_> = self
             .0
             .iter()
             .filter(|(_, (_, payload))| query.filter.as_ref().is_none_or(|f| f.matches(payload)))
-            .map(|(&id, (vector, payload))| (scalar::dot(&query.vector, vector), id, payload))
+            .map(|(&id, (vector, payload))| {
+                (-NegatedDot::between(&query.vector, vector), id, payload)
+            })
             .collect();
         scored.sort_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)));
         scored.into_iter().take(query.k).map(|(_, id, payload)| (id, payload.clone())).collect()
@@ -108,7 +113,12 @@ impl Pair {
         let (vector, colour) = (self.random.vector(), self.random.below(5));
         let namespace = ["", "a", "b"][self.random.below(3) as usize];
         let payload = payload(colour, namespace);
-        let write = Write::Put { id: DocId(id), vector: vector.clone(), payload: payload.clone() };
+        let write = Write::Put {
+            id: DocId(id),
+            vector: vector.clone(),
+            payload: payload.clone(),
+            tenant_documents_max: None,
+        };
         let existed = self.model.0.insert(DocId(id), (vector, payload)).is_some();
         assert_eq!(self.write(write).existed, u64::from(existed));
     }
@@ -120,7 +130,7 @@ impl Pair {
         if existed {
             self.model.0.remove(&id);
         }
-        let outcome = self.write(Write::Delete { id, namespace: namespace.into() });
+        let outcome = self.write(Write::Delete { id, realm: namespace.into() });
         assert_eq!(outcome.existed, u64::from(existed));
     }
 
@@ -130,12 +140,8 @@ impl Pair {
         if let Some((_, payload)) = self.model.0.get_mut(&id) {
             *payload = payload.merged(&update).unwrap();
         }
-        let outcome = self.write(Write::Update {
-            id,
-            namespace: String::new(),
-            payload: update,
-            merge: true,
-        });
+        let outcome =
+            self.write(Write::Update { id, realm: Realm::default(), payload: update, merge: true });
         assert_eq!(outcome.existed, u64::from(self.model.0.contains_key(&id)));
     }
 
@@ -232,8 +238,10 @@ fn exact_searches_equal_the_model_after_any_writes() {
         }
         assert_eq!(pair.engine.live_count(), pair.model.0.len());
         for id in 1..=300 {
-            let got =
-                pair.engine.get(DocId(id), "", true).map(|d| (d.embedding.unwrap(), d.payload));
+            let got = pair
+                .engine
+                .get(DocId(id), &Realm::default(), true)
+                .map(|d| (d.embedding.unwrap(), d.payload));
             assert_eq!(got, pair.model.0.get(&DocId(id)).cloned());
         }
         pair.link_all();
@@ -352,9 +360,13 @@ fn writes_are_checked_against_what_is_staged() {
     let mut pair = Pair::new(10);
     let capacity = Arc::new(Capacity::new(2));
     pair.engine.params.capacity = capacity.clone();
-    let put =
-        |id| Write::Put { id: DocId(id), vector: Random(id).vector(), payload: payload(1, "a") };
-    let delete = |id, namespace: &str| Write::Delete { id: DocId(id), namespace: namespace.into() };
+    let put = |id| Write::Put {
+        id: DocId(id),
+        vector: Random(id).vector(),
+        payload: payload(1, "a"),
+        tenant_documents_max: None,
+    };
+    let delete = |id, namespace: &str| Write::Delete { id: DocId(id), realm: namespace.into() };
     let first = pair.engine.stage(put(1)).unwrap();
     let again = pair.engine.stage(put(1)).unwrap();
     assert_eq!((first.outcome.existed, again.outcome.existed), (0, 1));
@@ -391,11 +403,12 @@ fn a_merge_that_passes_a_limit_is_refused_before_it_is_logged() {
         id: DocId(1),
         vector: Random(1).vector(),
         payload: Payload::new([("a", text.as_str())], "").unwrap(),
+        tenant_documents_max: None,
     };
     pair.write(put);
     let update = Write::Update {
         id: DocId(1),
-        namespace: String::new(),
+        realm: Realm::default(),
         payload: Payload::new([("b", text.as_str())], "").unwrap(),
         merge: true,
     };
@@ -495,7 +508,8 @@ fn what_was_read_from_the_log_keeps_no_new_document_out() {
     pair.engine.finish_replay();
     (201..=205).for_each(|id| pair.put(id));
     let vector = pair.random.vector();
-    let put = Write::Put { id: DocId(206), vector, payload: payload(1, "") };
+    let put =
+        Write::Put { id: DocId(206), vector, payload: payload(1, ""), tenant_documents_max: None };
     let refused = pair.engine.stage(put.clone()).unwrap_err();
     assert!(matches!(refused, crate::error::Error::Busy { .. }), "{refused}");
     // Linked in order: first what was read, then one of the five.
@@ -503,4 +517,57 @@ fn what_was_read_from_the_log_keeps_no_new_document_out() {
         pair.link(1);
     }
     assert!(pair.engine.stage(put).is_ok());
+}
+
+#[test]
+fn tenants_have_their_own_counts_and_bounds() {
+    let accounts = Arc::new(accounts::Accounts::default());
+    let capacity = Arc::new(Capacity::with_accounts(5, accounts.clone()));
+    let params = engine().params().clone();
+    let mut engine = Engine::new(Params { capacity, ..params });
+    engine.open_ledger();
+    let put = |tenant, id, max| Write::Put {
+        id: DocId::of_tenant(tenant, id),
+        vector: Random(u64::from(id)).vector(),
+        payload: payload(1, "a"),
+        tenant_documents_max: Some(max),
+    };
+    let stage = |engine: &mut Engine, write: Write| engine.stage(write);
+    let counts = || [0, 1].map(|tenant| accounts.of(tenant).documents());
+    let mut staged = Vec::new();
+    for id in 1..=2 {
+        staged.extend(stage(&mut engine, put(0, id, 2)).unwrap().records);
+    }
+    // Another document is refused, a new version of one is not; nor is another tenant's.
+    let refused = stage(&mut engine, put(0, 3, 2)).unwrap_err();
+    assert!(matches!(&refused, crate::error::Error::Quota(why) if why.contains("2 documents")));
+    staged.extend(stage(&mut engine, put(0, 2, 2)).unwrap().records);
+    staged.extend(stage(&mut engine, put(1, 1, 9)).unwrap().records);
+    assert_eq!(counts(), [2, 1]);
+    for (lsn, record) in (1..).zip(staged) {
+        assert!(engine.apply(Lsn(lsn), record));
+    }
+    assert_eq!([0, 1].map(|tenant| accounts.of(tenant).inserted()), [2, 1]);
+    // The place of one that is deleted is free at once, and taken back if that comes to nothing.
+    let delete = Write::Delete { id: DocId::of_tenant(0, 1), realm: Realm::default() };
+    stage(&mut engine, delete.clone()).unwrap();
+    stage(&mut engine, put(0, 3, 2)).unwrap();
+    assert_eq!(counts(), [2, 1]);
+    engine.abandon_staged();
+    assert_eq!(counts(), [2, 1]);
+    assert!(stage(&mut engine, put(0, 3, 2)).is_err());
+    // What the index has no room for takes nothing of the quota.
+    stage(&mut engine, put(1, 2, 9)).unwrap();
+    stage(&mut engine, put(1, 3, 9)).unwrap();
+    assert!(matches!(stage(&mut engine, put(1, 4, 9)), Err(crate::error::Error::Busy { .. })));
+    assert_eq!(counts(), [2, 3]);
+    engine.abandon_staged();
+    let [record] = stage(&mut engine, delete).unwrap().records.try_into().unwrap();
+    assert!(engine.apply(engine.applied().next(), record));
+    assert_eq!((counts(), accounts.of(0).deleted()), ([1, 1], 1));
+    // Whoever brings the shard back counts what is there.
+    engine.open_ledger();
+    assert_eq!(counts(), [1, 1]);
+    drop(engine);
+    assert_eq!(counts(), [0, 0]);
 }

@@ -4,6 +4,7 @@ use super::Engine;
 use super::filter::Filter;
 use crate::error::{Error, Result};
 use crate::store::payload::{Payload, PayloadError};
+use crate::store::realm::Realm;
 use crate::types::{DocId, Lsn};
 use crate::wal::record::Record;
 
@@ -20,22 +21,24 @@ pub enum Write {
         id: DocId,
         /// Its vector.
         vector: Box<[f32]>,
-        /// Its metadata, namespace included.
+        /// Its metadata, with what tells its realm.
         payload: Payload,
+        /// So many documents may its tenant have; any number if `None`.
+        tenant_documents_max: Option<u64>,
     },
     /// End a document if it is in scope.
     Delete {
         /// The document.
         id: DocId,
-        /// Only in this namespace; any if empty.
-        namespace: String,
+        /// Only in this realm.
+        realm: Realm,
     },
     /// Change the metadata of a document if it is in scope.
     Update {
         /// The document.
         id: DocId,
-        /// Only in this namespace; any if empty.
-        namespace: String,
+        /// Only in this realm.
+        realm: Realm,
         /// The metadata to set.
         payload: Payload,
         /// Lay it over what is there, rather than in its place.
@@ -82,9 +85,11 @@ impl Engine {
     /// If it must be refused; then it has changed nothing.
     pub fn stage(&mut self, write: Write) -> Result<Staged> {
         match write {
-            Write::Put { id, vector, payload } => self.stage_put(id, vector, payload),
-            Write::Delete { id, namespace } => {
-                let existed = self.planned(id, &namespace).is_some();
+            Write::Put { id, vector, payload, tenant_documents_max } => {
+                self.stage_put(id, vector, payload, tenant_documents_max)
+            }
+            Write::Delete { id, realm } => {
+                let existed = self.planned(id, &realm).is_some();
                 let records = existed.then(|| {
                     self.plan(id, None);
                     Record::Delete { id }
@@ -92,8 +97,8 @@ impl Engine {
                 let outcome = Outcome { existed: u64::from(existed) };
                 Ok(Staged { records: records.into_iter().collect(), outcome })
             }
-            Write::Update { id, namespace, payload, merge } => {
-                let Some(before) = self.planned(id, &namespace) else {
+            Write::Update { id, realm, payload, merge } => {
+                let Some(before) = self.planned(id, &realm) else {
                     return Ok(Staged::nothing());
                 };
                 let after =
@@ -118,9 +123,15 @@ impl Engine {
         Err(Error::invalid(field, why))
     }
 
-    fn stage_put(&mut self, id: DocId, vector: Box<[f32]>, payload: Payload) -> Result<Staged> {
+    fn stage_put(
+        &mut self,
+        id: DocId,
+        vector: Box<[f32]>,
+        payload: Payload,
+        tenant_documents_max: Option<u64>,
+    ) -> Result<Staged> {
         self.check_dimension("embedding", vector.len())?;
-        let existed = self.planned(id, "").is_some();
+        let existed = self.planned(id, &Realm::default()).is_some();
         if self.unlinked_count() >= self.params.hot_documents_max {
             return Err(Error::busy(format!(
                 "{} documents wait to be linked into the graph",
@@ -130,7 +141,15 @@ impl Engine {
         if self.store.room() <= self.staged_puts {
             return Err(Error::busy("the shard has no slot left; use more shards"));
         }
+        let max = tenant_documents_max.unwrap_or(u64::MAX);
+        if !existed && !self.ledger.take(id, max) {
+            return Err(Error::Quota(format!(
+                "the tenant has the {max} documents that its quota allows (max_vectors): delete some, \
+                 or have the quota raised"
+            )));
+        }
         if !existed && !self.params.capacity.take() {
+            self.ledger.give_back(id);
             return Err(Error::busy(format!(
                 "the index is full: hnsw.max_elements allows {} documents",
                 self.params.capacity.max
@@ -150,7 +169,8 @@ impl Engine {
     /// Nothing else may be staged between the parts of a batch.
     pub fn stage_deletes(&mut self, ids: &[DocId], filter: &Filter) -> Vec<DocId> {
         let exists = |engine: &Self, id| {
-            engine.planned(id, "").is_some_and(|payload| filter.matches(&payload))
+            let planned = engine.planned(id, &Realm::default());
+            planned.is_some_and(|payload| filter.matches(&payload))
         };
         let mut planned = Vec::with_capacity(ids.len());
         for &id in ids {
@@ -179,12 +199,12 @@ impl Engine {
     }
 
     /// The metadata that `id` will have after everything staged, if it is in scope then.
-    fn planned(&self, id: DocId, namespace: &str) -> Option<Payload> {
+    fn planned(&self, id: DocId, realm: &Realm) -> Option<Payload> {
         let payload = match self.staged.get(&id) {
             Some(staged) => staged.payload.clone()?,
             None => self.store.payload(self.store.find(id)?).clone(),
         };
-        (namespace.is_empty() || payload.namespace() == namespace).then_some(payload)
+        realm.admits(&payload).then_some(payload)
     }
 
     /// Notes what a staged write makes of `id`, which is there to be changed or, as the only
@@ -192,6 +212,7 @@ impl Engine {
     fn plan(&mut self, id: DocId, payload: Option<Payload>) {
         if payload.is_none() {
             self.set_live_after_staged(self.live_after_staged - 1);
+            self.ledger.give_back(id);
         }
         let staged = self.staged.entry(id).or_insert(StagedDocument { writes: 0, payload: None });
         staged.writes += 1;
@@ -213,6 +234,7 @@ impl Engine {
         self.staged.clear();
         self.staged_puts = 0;
         self.set_live_after_staged(self.store.live_count());
+        self.ledger.abandon_staged();
         self.batch.clear();
     }
 
@@ -238,14 +260,15 @@ impl Engine {
                 let (slot, former) = self.store.put(lsn, id, &vector, payload);
                 self.index.insert(slot, self.store.payload(slot));
                 self.hot.push(&self.store, slot);
+                if former.is_none() {
+                    self.ledger.note_new(id);
+                }
                 self.count_dead(former);
                 self.staged_puts = self.staged_puts.saturating_sub(1);
                 self.unplan(id);
             }
             Record::Delete { id } => {
-                let former = self.store.delete(lsn, id);
-                self.count_dead(former);
-                self.unplan(id);
+                self.end(lsn, id);
             }
             Record::SetPayload { id, payload } => {
                 if let Some(slot) = self.store.find(id) {
@@ -275,11 +298,19 @@ impl Engine {
                 self.finish_apply(lsn);
                 return true;
             };
-            let former = self.store.delete(lsn, id);
-            self.count_dead(former);
-            self.unplan(id);
+            self.end(lsn, id);
         }
         false
+    }
+
+    /// Ends a document.
+    fn end(&mut self, lsn: Lsn, id: DocId) {
+        let former = self.store.delete(lsn, id);
+        if former.is_some() {
+            self.ledger.note_gone(id);
+        }
+        self.count_dead(former);
+        self.unplan(id);
     }
 
     /// Everything up to `lsn` is applied.

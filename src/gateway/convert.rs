@@ -3,13 +3,13 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
+use super::subject::Subject;
 use crate::engine::{Document, Hit};
 use crate::proto;
 use crate::proto::query_response::Tier;
 use crate::proto::search_response::SearchPath;
 use crate::router::Found;
 use crate::store::payload::Payload;
-use crate::types::DocId;
 
 /// The pairs that a client may see.
 fn metadata(payload: &Payload) -> HashMap<String, String> {
@@ -17,14 +17,14 @@ fn metadata(payload: &Payload) -> HashMap<String, String> {
 }
 
 /// The answer to a Query.
-pub(super) fn query_response(id: DocId, document: Option<Document>) -> proto::QueryResponse {
+pub(super) fn query_response(id: u64, document: Option<Document>) -> proto::QueryResponse {
     let Some(document) = document else {
-        return proto::QueryResponse { doc_id: id.0, ..Default::default() };
+        return proto::QueryResponse { doc_id: id, ..Default::default() };
     };
     let tier = if document.is_hot { Tier::HotTier } else { Tier::ColdTier };
     proto::QueryResponse {
         found: true,
-        doc_id: id.0,
+        doc_id: id,
         embedding: document.embedding.map(Vec::from).unwrap_or_default(),
         metadata: metadata(&document.payload),
         served_from: tier.into(),
@@ -33,7 +33,11 @@ pub(super) fn query_response(id: DocId, document: Option<Document>) -> proto::Qu
 }
 
 /// The answer to a Search.
-pub(super) fn search_response(found: Found, latency: Duration) -> proto::SearchResponse {
+pub(super) fn search_response(
+    found: Found,
+    subject: &Subject,
+    latency: Duration,
+) -> proto::SearchResponse {
     let hot = found.hits.iter().filter(|hit| hit.is_hot).count();
     let path = match (hot, found.hits.len() - hot) {
         (0, 0) => SearchPath::Unknown,
@@ -42,7 +46,7 @@ pub(super) fn search_response(found: Found, latency: Duration) -> proto::SearchR
         _ => SearchPath::HotAndCold,
     };
     proto::SearchResponse {
-        results: found.hits.into_iter().map(search_result).collect(),
+        results: found.hits.into_iter().map(|hit| search_result(hit, subject)).collect(),
         total_found: u32::try_from(found.found).unwrap_or(u32::MAX),
         search_latency_ms: latency.as_secs_f32() * 1e3,
         search_path: path.into(),
@@ -54,9 +58,9 @@ pub(super) fn search_response(found: Found, latency: Duration) -> proto::SearchR
     }
 }
 
-fn search_result(hit: Hit) -> proto::SearchResult {
+fn search_result(hit: Hit, subject: &Subject) -> proto::SearchResult {
     proto::SearchResult {
-        doc_id: hit.id.0,
+        doc_id: subject.own_id(hit.id),
         score: hit.score,
         embedding: hit.embedding.map(Vec::from).unwrap_or_default(),
         metadata: metadata(&hit.payload),

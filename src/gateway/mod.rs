@@ -10,27 +10,31 @@
 mod connection;
 mod convert;
 mod deadline;
+mod metrics;
 mod panics;
 mod search;
 mod service;
 mod status;
 mod stream;
+mod subject;
 mod timing;
 mod validate;
 
 use std::sync::Arc;
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use tonic::service::Routes;
+use tonic::service::interceptor::InterceptedService;
 use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
 
 pub use self::connection::{Drain, Limits, serve};
 use self::panics::Contained;
 use self::validate::VectorRules;
-use crate::config::{Config, Distance};
+use crate::access::Access;
+use crate::config::{Config, Distance, TimeoutsSection};
 use crate::error::{Error, Result};
 use crate::kernels::Metric;
 use crate::observe::Observed;
@@ -65,11 +69,14 @@ pub struct Gateway {
     config: Arc<Config>,
     observed: Arc<Observed>,
     health: Arc<Health>,
+    access: Arc<Access>,
     router: OnceLock<Arc<Router>>,
     /// Values in a vector; 0 until the first document decides.
     dimension: AtomicUsize,
     /// Held while the first document decides.
     deciding: tokio::sync::Mutex<()>,
+    /// The longest that a search may take, in milliseconds.
+    search_max_ms: AtomicU64,
     /// Ids that BulkQueries may have in work.
     bulk_ids: tokio::sync::Semaphore,
     /// Bulk loads, and bulk inserts, that may run at once.
@@ -80,11 +87,18 @@ pub struct Gateway {
 impl Gateway {
     /// A gateway that answers "starting" until it is [opened](Gateway::open).
     #[must_use]
-    pub fn new(config: Arc<Config>, observed: Arc<Observed>, health: Arc<Health>) -> Arc<Self> {
+    pub fn new(
+        config: Arc<Config>,
+        observed: Arc<Observed>,
+        health: Arc<Health>,
+        access: Arc<Access>,
+    ) -> Arc<Self> {
         Arc::new(Self {
+            search_max_ms: AtomicU64::new(config.timeouts.cold_tier_ms),
             config,
             observed,
             health,
+            access,
             router: OnceLock::new(),
             dimension: AtomicUsize::new(0),
             deciding: tokio::sync::Mutex::default(),
@@ -96,9 +110,19 @@ impl Gateway {
 
     /// The shards are there, and have vectors of `dimension` values, 0 if they have none yet.
     pub fn open(&self, router: Arc<Router>, dimension: usize) {
-        self.dimension.store(dimension, Ordering::Release);
+        self.set_dimension(dimension);
         let first = self.router.set(router);
         debug_assert!(first.is_ok(), "a gateway is opened once");
+    }
+
+    /// Searches may take so long from now on.
+    pub fn set_timeouts(&self, timeouts: &TimeoutsSection) {
+        self.search_max_ms.store(timeouts.cold_tier_ms, Ordering::Relaxed);
+    }
+
+    fn set_dimension(&self, dimension: usize) {
+        self.dimension.store(dimension, Ordering::Release);
+        self.access.set_dimension(dimension);
     }
 
     /// The router, if requests may be served.
@@ -150,7 +174,7 @@ impl Gateway {
             router.set_dimension(shard, length).await;
         }
         tracing::info!(dimension = length, "the first document has decided the dimension");
-        self.dimension.store(length, Ordering::Release);
+        self.set_dimension(length);
         Ok(())
     }
 
@@ -162,6 +186,8 @@ impl Gateway {
         let service = KyroDbServiceServer::new(service::Service(self.clone()))
             .max_decoding_message_size(self.config.server.max_message_bytes)
             .max_encoding_message_size(usize::MAX);
+        let gateway = self.clone();
+        let service = InterceptedService::new(service, move |request| gateway.identify(request));
         let (reporter, health) = tonic_health::server::health_reporter();
         tokio::spawn(report(self.health.clone(), reporter));
         let reflection = || {

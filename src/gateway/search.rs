@@ -1,5 +1,6 @@
 //! Search and the searches of BulkSearch: from the message to the answer, measured and counted.
 
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use tonic::{Request, Response, Status};
@@ -7,6 +8,7 @@ use tonic::{Request, Response, Status};
 use super::convert::search_response;
 use super::deadline::{client_timeout, search_deadline};
 use super::status::{count, status};
+use super::subject::Subject;
 use super::timing::{self, Unfinished};
 use super::{Gateway, validate};
 use crate::engine::Query;
@@ -24,8 +26,14 @@ impl Gateway {
     ) -> Result<Response<proto::SearchResponse>, Status> {
         let timeout = client_timeout(request.metadata());
         let is_asked = timing::is_asked(request.metadata());
+        let subject = self.admit(request.extensions());
         let mut trace = self.observed.begin(begun);
-        let found = self.search(request.into_inner(), timeout, begun, &mut trace).await;
+        let found = match subject {
+            Ok(subject) => {
+                self.search(&subject, request.into_inner(), timeout, begun, &mut trace).await
+            }
+            Err(error) => Err(self.refuse_search(error)),
+        };
         let record = Unfinished { trace, observed: self.observed.clone(), is_asked };
         match found {
             Ok(found) => {
@@ -49,12 +57,17 @@ impl Gateway {
     /// One search of a BulkSearch. Its answer is encoded in its turn, which is not its time.
     pub(super) async fn streamed_search(
         &self,
+        subject: &Subject,
         request: proto::SearchRequest,
         timeout: Option<Duration>,
         begun: Instant,
     ) -> Result<proto::SearchResponse> {
         let mut trace = self.observed.begin(begun);
-        let found = self.search(request, timeout, begun, &mut trace).await;
+        let modes = &self.health.modes;
+        let found = match modes.check().and_then(|()| self.access.charge(&subject.caller)) {
+            Ok(()) => self.search(subject, request, timeout, begun, &mut trace).await,
+            Err(error) => Err(self.refuse_search(error)),
+        };
         if matches!(found, Ok(_) | Err(Error::Expired(_))) {
             trace.mark(Stage::Encode, Instant::now());
             self.observed.end(&trace);
@@ -62,15 +75,23 @@ impl Gateway {
         found
     }
 
+    /// Counts a search that is not even tried.
+    fn refuse_search(&self, error: Error) -> Error {
+        self.observed.gateway.queries.add(1);
+        self.observed.gateway.queries_failed.add(1);
+        error
+    }
+
     /// One search, of Search or BulkSearch: answered, measured and counted.
     async fn search(
         &self,
+        subject: &Subject,
         request: proto::SearchRequest,
         timeout: Option<Duration>,
         begun: Instant,
         trace: &mut Trace,
     ) -> Result<proto::SearchResponse> {
-        let found = self.search_shards(request, timeout, begun, trace).await;
+        let found = self.search_shards(subject, request, timeout, begun, trace).await;
         let latency = begun.elapsed();
         let gateway = &self.observed.gateway;
         gateway.queries.add(1);
@@ -81,7 +102,8 @@ impl Gateway {
                 gateway.hot_hits.add(hot);
                 gateway.cold_hits.add(found.hits.len() as u64 - hot);
                 gateway.partial_searches.add(u64::from(!found.reasons.is_empty()));
-                Ok(search_response(found, latency))
+                subject.note_queries(1);
+                Ok(search_response(found, subject, latency))
             }
             Err(error) => {
                 // A request that was refused says nothing about how long searches take.
@@ -96,28 +118,30 @@ impl Gateway {
 
     async fn search_shards(
         &self,
+        subject: &Subject,
         request: proto::SearchRequest,
         timeout: Option<Duration>,
         begun: Instant,
         trace: &mut Trace,
     ) -> Result<Found> {
         let router = self.router()?;
-        let server_max = Duration::from_millis(self.config.timeouts.cold_tier_ms);
+        let server_max = Duration::from_millis(self.search_max_ms.load(Ordering::Relaxed));
         let deadline = search_deadline(begun, timeout, server_max);
-        let named = self.named_vector(router, &request);
+        let named = self.named_vector(subject, router, &request);
         let vector = tokio::time::timeout_at(deadline.into(), named)
             .await
             .unwrap_or(Err(Error::Expired("before the document searched from was read")));
         if vector.is_err() {
             trace.mark(Stage::Admission, Instant::now());
         }
-        let query: Query = validate::search(request, vector?, self.rules(), &self.config)?;
+        let query: Query = validate::search(request, vector?, self.rules(), &self.config, subject)?;
         router.search(query, deadline, trace).await
     }
 
     /// The vector of the document that a search names instead of bringing one.
     async fn named_vector(
         &self,
+        subject: &Subject,
         router: &Router,
         request: &proto::SearchRequest,
     ) -> Result<Option<Vec<f32>>> {
@@ -128,11 +152,12 @@ impl Gateway {
             let why = "is set beside query_embedding; send one of them";
             return Err(Error::invalid("query_doc_id", why));
         }
-        let id = validate::doc_id("query_doc_id", request.query_doc_id)?;
+        let id = subject.doc_id("query_doc_id", request.query_doc_id)?;
         validate::namespace(&request.namespace)?;
-        let found = router.get(&[id], &request.namespace, true).await?;
+        let found = router.get(&[id], subject.realm(&request.namespace), true).await?;
         let document = found.into_iter().next().flatten().ok_or_else(|| {
-            Error::invalid("query_doc_id", format!("there is no document {} in scope", id.0))
+            let why = format!("there is no document {} in scope", request.query_doc_id);
+            Error::invalid("query_doc_id", why)
         })?;
         Ok(Some(document.embedding.expect("it was asked for").into()))
     }

@@ -9,6 +9,7 @@ use tonic::{Request, Response, Status, Streaming};
 use super::convert::query_response;
 use super::deadline::client_timeout;
 use super::status::{count, status};
+use super::subject::Subject;
 use super::{Gateway, validate};
 use crate::config::{Distance, FsyncPolicy};
 use crate::engine::Write;
@@ -19,6 +20,7 @@ use crate::proto;
 use crate::proto::batch_delete_request::DeleteCriteria;
 use crate::proto::kyro_db_service_server::KyroDbService;
 use crate::status::health::Verdict;
+use crate::store::realm::Realm;
 
 /// A delete by filter looks for its documents for at most so long, if the client sets no limit.
 const DELETE_MAX: Duration = Duration::from_secs(60);
@@ -71,15 +73,16 @@ impl Gateway {
     pub(super) async fn checked_put(
         self: &Arc<Self>,
         request: proto::InsertRequest,
+        subject: &Subject,
     ) -> Result<Write> {
         let mut rules = self.rules();
         if rules.dimension == 0 {
             let length = request.embedding.len();
-            validate::insert(request.clone(), rules)?;
+            validate::insert(request.clone(), rules, subject)?;
             self.check_space()?;
             rules = self.rules_for_insert(length).await?;
         }
-        let write = validate::insert(request, rules)?;
+        let write = validate::insert(request, rules, subject)?;
         self.check_space()?;
         Ok(write)
     }
@@ -102,10 +105,11 @@ impl Gateway {
 
     async fn insert(
         self: &Arc<Self>,
+        subject: Result<Subject>,
         request: proto::InsertRequest,
     ) -> Result<proto::InsertResponse> {
-        let router = self.router()?;
-        let write = self.checked_put(request).await?;
+        let (subject, router) = (subject?, self.router()?);
+        let write = self.checked_put(request, &subject).await?;
         let Write::Put { id, .. } = &write else { unreachable!("an insert is a put") };
         router.write(*id, write).await?;
         Ok(proto::InsertResponse {
@@ -117,11 +121,17 @@ impl Gateway {
         })
     }
 
-    async fn delete(&self, request: proto::DeleteRequest) -> Result<proto::DeleteResponse> {
-        let router = self.router()?;
-        let id = validate::doc_id("doc_id", request.doc_id)?;
+    async fn delete(
+        &self,
+        subject: Result<Subject>,
+        request: proto::DeleteRequest,
+    ) -> Result<proto::DeleteResponse> {
+        let (subject, router) = (subject?, self.router()?);
+        let id = subject.doc_id("doc_id", request.doc_id)?;
         validate::namespace(&request.namespace)?;
-        let outcome = router.write(id, Write::Delete { id, namespace: request.namespace }).await?;
+        let outcome = router
+            .write(id, Write::Delete { id, realm: subject.realm(&request.namespace) })
+            .await?;
         self.observed.gateway.deletes.add(outcome.existed);
         let existed = outcome.existed > 0;
         Ok(proto::DeleteResponse { success: true, existed, ..Default::default() })
@@ -129,24 +139,26 @@ impl Gateway {
 
     async fn update(
         &self,
+        subject: Result<Subject>,
         request: proto::UpdateMetadataRequest,
     ) -> Result<proto::UpdateMetadataResponse> {
-        let router = self.router()?;
-        let id = validate::doc_id("doc_id", request.doc_id)?;
+        let (subject, router) = (subject?, self.router()?);
+        let id = subject.doc_id("doc_id", request.doc_id)?;
         validate::namespace(&request.namespace)?;
-        let payload = validate::payload(&request.metadata, "")?;
-        let (namespace, merge) = (request.namespace, request.merge);
-        let outcome = router.write(id, Write::Update { id, namespace, payload, merge }).await?;
+        let payload = validate::payload(&request.metadata, &Realm::default())?;
+        let (realm, merge) = (subject.realm(&request.namespace), request.merge);
+        let outcome = router.write(id, Write::Update { id, realm, payload, merge }).await?;
         let existed = outcome.existed > 0;
         Ok(proto::UpdateMetadataResponse { success: true, existed, ..Default::default() })
     }
 
     async fn batch_delete(
         &self,
+        subject: Result<Subject>,
         request: proto::BatchDeleteRequest,
         deadline: Instant,
     ) -> Result<proto::BatchDeleteResponse> {
-        let router = self.router()?;
+        let (subject, router) = (subject?, self.router()?);
         validate::namespace(&request.namespace)?;
         let none = HashMap::new();
         let (ids, filter) = match &request.delete_criteria {
@@ -156,11 +168,11 @@ impl Gateway {
                 return Err(Error::invalid("delete_criteria", why));
             }
             Some(DeleteCriteria::Ids(list)) => {
-                let ids = validate::doc_ids("ids", &list.doc_ids)?;
-                (Some(ids), validate::scope(&request.namespace, None, &none)?)
+                let ids = subject.doc_ids("ids", &list.doc_ids)?;
+                (Some(ids), validate::scope(&subject, &request.namespace, None, &none)?)
             }
             Some(DeleteCriteria::Filter(filter)) => {
-                (None, validate::scope(&request.namespace, Some(filter), &none)?)
+                (None, validate::scope(&subject, &request.namespace, Some(filter), &none)?)
             }
         };
         let filter = filter.unwrap_or(Filter::All);
@@ -169,29 +181,39 @@ impl Gateway {
         Ok(proto::BatchDeleteResponse { success: true, deleted_count, ..Default::default() })
     }
 
-    async fn query(&self, request: proto::QueryRequest) -> Result<proto::QueryResponse> {
-        let router = self.router()?;
-        let id = validate::doc_id("doc_id", request.doc_id)?;
+    async fn query(
+        &self,
+        subject: Result<Subject>,
+        request: proto::QueryRequest,
+    ) -> Result<proto::QueryResponse> {
+        let (subject, router) = (subject?, self.router()?);
+        let id = subject.doc_id("doc_id", request.doc_id)?;
         validate::namespace(&request.namespace)?;
-        let found = router.get(&[id], &request.namespace, request.include_embedding).await?;
-        Ok(query_response(id, found.into_iter().next().flatten()))
+        let realm = subject.realm(&request.namespace);
+        let found = router.get(&[id], realm, request.include_embedding).await?;
+        subject.note_queries(1);
+        Ok(query_response(request.doc_id, found.into_iter().next().flatten()))
     }
 
     async fn bulk_query(
         &self,
+        subject: Result<Subject>,
         request: proto::BulkQueryRequest,
     ) -> Result<proto::BulkQueryResponse> {
-        let router = self.router()?;
-        let ids = validate::doc_ids("doc_ids", &request.doc_ids)?;
+        let (subject, router) = (subject?, self.router()?);
+        let ids = subject.doc_ids("doc_ids", &request.doc_ids)?;
         validate::namespace(&request.namespace)?;
         let places = self.bulk_ids.acquire_many(ids.len() as u32);
         let Ok(Ok(_places)) = tokio::time::timeout(BULK_PATIENCE, places).await else {
             let what = format!("BulkQueries for {BULK_IDS_MAX} documents are in work");
             return Err(Error::busy(what));
         };
-        let found = router.get(&ids, &request.namespace, request.include_embeddings).await?;
+        let realm = subject.realm(&request.namespace);
+        let found = router.get(&ids, realm, request.include_embeddings).await?;
+        subject.note_queries(ids.len() as u64);
         let total_found = found.iter().flatten().count() as u32;
-        let results = ids.iter().zip(found).map(|(id, found)| query_response(*id, found)).collect();
+        let asked = request.doc_ids.iter().zip(found);
+        let results = asked.map(|(id, found)| query_response(*id, found)).collect();
         let total_requested = ids.len() as u32;
         Ok(proto::BulkQueryResponse { results, total_found, total_requested, ..Default::default() })
     }
@@ -296,8 +318,9 @@ impl KyroDbService for Service {
         request: Request<proto::InsertRequest>,
     ) -> Result<Response<proto::InsertResponse>, Status> {
         let (gateway, begun) = (&self.0, Instant::now());
+        let subject = gateway.admit_write(request.extensions());
         let timeout = client_timeout(request.metadata());
-        let result = gateway.within(timeout, gateway.insert(request.into_inner())).await;
+        let result = gateway.within(timeout, gateway.insert(subject, request.into_inner())).await;
         let counters = &gateway.observed.gateway;
         if result.is_ok() {
             counters.inserts.add(1)
@@ -311,14 +334,14 @@ impl KyroDbService for Service {
         &self,
         request: Request<Streaming<proto::InsertRequest>>,
     ) -> Result<Response<proto::InsertResponse>, Status> {
-        self.0.bulk_insert(request.into_inner()).await.map(Response::new)
+        self.0.bulk_insert(request).await.map(Response::new)
     }
 
     async fn bulk_load_hnsw(
         &self,
         request: Request<Streaming<proto::InsertRequest>>,
     ) -> Result<Response<proto::BulkLoadResponse>, Status> {
-        self.0.bulk_load(request.into_inner()).await.map(Response::new)
+        self.0.bulk_load(request).await.map(Response::new)
     }
 
     async fn delete(
@@ -326,8 +349,9 @@ impl KyroDbService for Service {
         request: Request<proto::DeleteRequest>,
     ) -> Result<Response<proto::DeleteResponse>, Status> {
         let (gateway, begun) = (&self.0, Instant::now());
+        let subject = gateway.admit_write(request.extensions());
         let timeout = client_timeout(request.metadata());
-        let result = gateway.within(timeout, gateway.delete(request.into_inner())).await;
+        let result = gateway.within(timeout, gateway.delete(subject, request.into_inner())).await;
         gateway.answer(&gateway.observed.methods.change, begun, result)
     }
 
@@ -336,8 +360,9 @@ impl KyroDbService for Service {
         request: Request<proto::UpdateMetadataRequest>,
     ) -> Result<Response<proto::UpdateMetadataResponse>, Status> {
         let (gateway, begun) = (&self.0, Instant::now());
+        let subject = gateway.admit_write(request.extensions());
         let timeout = client_timeout(request.metadata());
-        let result = gateway.within(timeout, gateway.update(request.into_inner())).await;
+        let result = gateway.within(timeout, gateway.update(subject, request.into_inner())).await;
         gateway.answer(&gateway.observed.methods.change, begun, result)
     }
 
@@ -346,9 +371,10 @@ impl KyroDbService for Service {
         request: Request<proto::BatchDeleteRequest>,
     ) -> Result<Response<proto::BatchDeleteResponse>, Status> {
         let (gateway, begun) = (&self.0, Instant::now());
+        let subject = gateway.admit_write(request.extensions());
         let timeout = client_timeout(request.metadata());
         let deadline = begun + timeout.unwrap_or(DELETE_MAX);
-        let delete = gateway.batch_delete(request.into_inner(), deadline);
+        let delete = gateway.batch_delete(subject, request.into_inner(), deadline);
         let result = gateway.within(timeout, delete).await;
         gateway.answer(&gateway.observed.methods.change, begun, result)
     }
@@ -358,8 +384,9 @@ impl KyroDbService for Service {
         request: Request<proto::QueryRequest>,
     ) -> Result<Response<proto::QueryResponse>, Status> {
         let (gateway, begun) = (&self.0, Instant::now());
+        let subject = gateway.admit(request.extensions());
         let timeout = client_timeout(request.metadata());
-        let result = gateway.within(timeout, gateway.query(request.into_inner())).await;
+        let result = gateway.within(timeout, gateway.query(subject, request.into_inner())).await;
         let counters = &gateway.observed.gateway;
         counters.queries.add(1);
         counters.queries_failed.add(u64::from(result.is_err()));
@@ -371,12 +398,13 @@ impl KyroDbService for Service {
         request: Request<proto::BulkQueryRequest>,
     ) -> Result<Response<proto::BulkQueryResponse>, Status> {
         let (gateway, begun) = (&self.0, Instant::now());
+        let subject = gateway.admit(request.extensions());
         let timeout = client_timeout(request.metadata());
         let request = request.into_inner();
         let counters = &gateway.observed.gateway;
         let asked = request.doc_ids.len() as u64;
         counters.queries.add(asked);
-        let result = gateway.within(timeout, gateway.bulk_query(request)).await;
+        let result = gateway.within(timeout, gateway.bulk_query(subject, request)).await;
         counters.queries_failed.add(if result.is_err() { asked } else { 0 });
         gateway.answer(&gateway.observed.methods.query, begun, result)
     }
@@ -395,7 +423,9 @@ impl KyroDbService for Service {
         request: Request<Streaming<proto::SearchRequest>>,
     ) -> Result<Response<Self::BulkSearchStream>, Status> {
         let timeout = client_timeout(request.metadata());
-        Ok(Response::new(self.0.clone().bulk_search(request.into_inner(), timeout)))
+        let subject =
+            self.0.subject(request.extensions()).map_err(|error| self.0.refuse(&error))?;
+        Ok(Response::new(self.0.clone().bulk_search(request.into_inner(), subject, timeout)))
     }
 
     async fn flush_hot_tier(
@@ -403,9 +433,13 @@ impl KyroDbService for Service {
         request: Request<proto::FlushRequest>,
     ) -> Result<Response<proto::FlushResponse>, Status> {
         let (gateway, begun) = (&self.0, Instant::now());
+        let admitted = gateway.admit_operator(request.extensions());
         let timeout = client_timeout(request.metadata());
         let force = request.into_inner().force;
-        let flush = async { gateway.router()?.flush(!force).await };
+        let flush = async {
+            admitted?;
+            gateway.router()?.flush(!force).await
+        };
         let flushed = gateway.within(timeout, flush).await;
         gateway.observed.gateway.flushes.add(u64::from(force && flushed.is_ok()));
         let documents_flushed = flushed.map_err(|error| {
@@ -430,23 +464,30 @@ impl KyroDbService for Service {
 
     async fn get_config(
         &self,
-        _request: Request<proto::ConfigRequest>,
+        request: Request<proto::ConfigRequest>,
     ) -> Result<Response<proto::ConfigResponse>, Status> {
+        let admitted = self.0.admit_operator(request.extensions());
+        admitted.map_err(|error| self.0.refuse(&error))?;
         Ok(Response::new(self.0.config_response()))
     }
 
     async fn metrics(
         &self,
-        _request: Request<proto::MetricsRequest>,
+        request: Request<proto::MetricsRequest>,
     ) -> Result<Response<proto::MetricsResponse>, Status> {
-        Err(Status::unimplemented("Metrics is not served yet; GET /metrics over HTTP is"))
+        let admitted = self.0.admit_operator(request.extensions());
+        admitted.map_err(|error| self.0.refuse(&error))?;
+        Ok(Response::new(self.0.metrics_response()))
     }
 
     async fn create_snapshot(
         &self,
         request: Request<proto::SnapshotRequest>,
     ) -> Result<Response<proto::SnapshotResponse>, Status> {
-        let answer = self.0.create_snapshot(&request.into_inner().path).await;
+        let answer = match self.0.admit_operator(request.extensions()) {
+            Ok(()) => self.0.create_snapshot(&request.into_inner().path).await,
+            Err(error) => Err(error),
+        };
         answer.map(Response::new).map_err(|error| {
             count(&self.0.observed, &error);
             status(&error)

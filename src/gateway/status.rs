@@ -12,6 +12,9 @@ use crate::observe::counters::ErrorCategory;
 /// Domain of `ErrorInfo`.
 const DOMAIN: &str = "kyrodb";
 
+/// When it may be worth another try where a quota is used up: somebody has to delete something.
+const QUOTA_RETRY: Duration = Duration::from_secs(10);
+
 /// The status that tells a client what happened and what to do.
 pub(super) fn status(error: &Error) -> Status {
     let message = error.to_string();
@@ -30,6 +33,12 @@ pub(super) fn status(error: &Error) -> Status {
             (Code::Unavailable, "UNAVAILABLE")
         }
         Error::Expired(_) => (Code::DeadlineExceeded, "DEADLINE_EXCEEDED"),
+        Error::Quota(_) => {
+            details.set_retry_info(Some(QUOTA_RETRY));
+            (Code::ResourceExhausted, "QUOTA")
+        }
+        Error::Unauthenticated(_) => (Code::Unauthenticated, "UNAUTHENTICATED"),
+        Error::Denied(_) => (Code::PermissionDenied, "PERMISSION_DENIED"),
         Error::Internal(_) => (Code::Internal, "INTERNAL"),
     };
     details.set_error_info(reason, DOMAIN, []);
@@ -39,8 +48,10 @@ pub(super) fn status(error: &Error) -> Status {
 /// Counts a failed request by its category.
 pub(super) fn count(observed: &Observed, error: &Error) {
     let category = match error {
-        Error::Invalid { .. } => ErrorCategory::Validation,
-        Error::Busy { .. } => ErrorCategory::ResourceExhausted,
+        Error::Invalid { .. } | Error::Unauthenticated(_) | Error::Denied(_) => {
+            ErrorCategory::Validation
+        }
+        Error::Busy { .. } | Error::Quota(_) => ErrorCategory::ResourceExhausted,
         Error::Expired(_) => ErrorCategory::Timeout,
         Error::Unavailable { .. } | Error::Internal(_) => ErrorCategory::Internal,
     };

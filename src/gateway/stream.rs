@@ -9,11 +9,12 @@ use std::time::{Duration, Instant};
 use futures_util::FutureExt;
 use futures_util::stream::{FuturesUnordered, Stream, StreamExt};
 use tokio::sync::{Semaphore, SemaphorePermit};
-use tonic::{Status, Streaming};
+use tonic::{Request, Status, Streaming};
 
 use super::Gateway;
 use super::service::unix_secs;
 use super::status::{count, status};
+use super::subject::Subject;
 use crate::engine::{Outcome, Write};
 use crate::error::{Error, Result};
 use crate::proto;
@@ -59,6 +60,8 @@ struct Tally {
     done: u64,
     failed: u64,
     last_error: String,
+    /// The quota is used up.
+    over_quota: Option<Error>,
 }
 
 impl Tally {
@@ -66,6 +69,9 @@ impl Tally {
         count(&gateway.observed, error);
         self.failed += 1;
         self.last_error = error.to_string();
+        if matches!(error, Error::Quota(_)) {
+            self.over_quota = Some(error.clone());
+        }
     }
 
     fn settle(&mut self, gateway: &Gateway, results: Result<Vec<Result<Outcome>>>, sent: usize) {
@@ -96,10 +102,11 @@ struct Loader<'a> {
     under_way: Vec<usize>,
     sent: FuturesUnordered<Pin<Box<dyn Future<Output = Answered> + Send>>>,
     tally: Tally,
+    subject: Subject,
 }
 
 impl<'a> Loader<'a> {
-    fn new(gateway: &'a Arc<Gateway>, router: &'a Router) -> Self {
+    fn new(gateway: &'a Arc<Gateway>, router: &'a Router, subject: Subject) -> Self {
         let shards = router.shards() as usize;
         Self {
             gateway,
@@ -108,6 +115,7 @@ impl<'a> Loader<'a> {
             under_way: vec![0; shards],
             sent: FuturesUnordered::new(),
             tally: Tally::default(),
+            subject,
         }
     }
 
@@ -171,7 +179,7 @@ impl<'a> Loader<'a> {
 
     /// Checks and takes one message of a stream.
     async fn take(&mut self, request: proto::InsertRequest) {
-        match self.gateway.checked_put(request).await {
+        match self.gateway.checked_put(request, &self.subject).await {
             Ok(write) => self.put(write).await,
             Err(error) => self.tally.fail(self.gateway, &error),
         }
@@ -182,12 +190,15 @@ impl Gateway {
     /// Always answers OK, unless no insert can be served at all: what failed is counted.
     pub(super) async fn bulk_insert(
         self: &Arc<Self>,
-        mut stream: Streaming<proto::InsertRequest>,
+        request: Request<Streaming<proto::InsertRequest>>,
     ) -> Result<proto::InsertResponse, Status> {
+        let subject =
+            self.admit_write(request.extensions()).map_err(|error| self.refuse(&error))?;
+        let mut stream = request.into_inner();
         let router = self.router().map_err(|error| self.refuse(&error))?.clone();
         self.check_space().map_err(|error| self.refuse(&error))?;
         let _place = self.bulk_place(&self.bulk_inserts).await?;
-        let mut loader = Loader::new(self, &router);
+        let mut loader = Loader::new(self, &router, subject);
         let mut messages = 0;
         loop {
             // A client that pauses is not made to wait for others to fill its batch.
@@ -205,7 +216,7 @@ impl Gateway {
                 loader.tally.fail(self, &Error::busy(why));
                 break;
             }
-            match message {
+            match self.charged(message, &loader.subject) {
                 Ok(request) => loader.take(request).await,
                 // The stream is broken, or its client is gone; what came before is kept.
                 Err(error) => {
@@ -229,13 +240,16 @@ impl Gateway {
 
     pub(super) async fn bulk_load(
         self: &Arc<Self>,
-        mut stream: Streaming<proto::InsertRequest>,
+        request: Request<Streaming<proto::InsertRequest>>,
     ) -> Result<proto::BulkLoadResponse, Status> {
         let begun = Instant::now();
+        let subject =
+            self.admit_write(request.extensions()).map_err(|error| self.refuse(&error))?;
+        let mut stream = request.into_inner();
         let router = self.router().map_err(|error| self.refuse(&error))?.clone();
         self.check_space().map_err(|error| self.refuse(&error))?;
         let _place = self.bulk_place(&self.bulk_loads).await?;
-        let mut loader = Loader::new(self, &router);
+        let mut loader = Loader::new(self, &router, subject);
         let mut messages = 0;
         let mut ended = Ok(());
         while let Some(message) = self.next_message(&mut stream).await {
@@ -246,9 +260,12 @@ impl Gateway {
                 break;
             }
             // What came before is kept; what is still to come would be refused, one by one.
-            let message = message.and_then(|message| match self.check_space() {
-                Ok(()) => Ok(message),
-                Err(error) => Err(self.refuse(&error)),
+            let message = self.charged(message, &loader.subject).and_then(|message| {
+                let room = match &loader.tally.over_quota {
+                    None => self.check_space(),
+                    Some(error) => Err(error.clone()),
+                };
+                room.map(|()| message).map_err(|error| self.refuse(&error))
             });
             match message {
                 Ok(request) => loader.take(request).await,
@@ -261,6 +278,9 @@ impl Gateway {
         let tally = loader.finish().await;
         self.count_bulk(&tally);
         ended?;
+        if let Some(error) = &tally.over_quota {
+            return Err(self.refuse(error));
+        }
         router.flush(false).await.map_err(|error| self.refuse(&error))?;
         self.observed.gateway.flushes.add(1);
         let took = begun.elapsed();
@@ -273,6 +293,14 @@ impl Gateway {
             avg_insert_rate: tally.done as f32 / took.as_secs_f32().max(1e-6),
             peak_memory_bytes: memory_bytes().1,
         })
+    }
+
+    /// A message of a stream of documents, if they are taken, and its client has a token left for it.
+    fn charged<T>(&self, message: Result<T, Status>, subject: &Subject) -> Result<T, Status> {
+        let message = message?;
+        let writable = self.health.modes.check_write();
+        let charged = writable.and_then(|()| self.access.charge(&subject.caller));
+        charged.map(|()| message).map_err(|error| self.refuse(&error))
     }
 
     async fn bulk_place<'a>(&self, places: &'a Semaphore) -> Result<SemaphorePermit<'a>, Status> {
@@ -314,13 +342,14 @@ impl Gateway {
     pub(super) fn bulk_search(
         self: Arc<Self>,
         stream: Streaming<proto::SearchRequest>,
+        subject: Subject,
         timeout: Option<Duration>,
     ) -> SearchStream {
         let opened = Instant::now();
         // One client alone must not run into the bound on searches.
         let ahead = SEARCHES_AHEAD.min(self.config.timeouts.max_concurrent_queries);
         let searches = stream.enumerate().map(move |(index, message)| {
-            let gateway = self.clone();
+            let (gateway, subject) = (self.clone(), subject.clone());
             async move {
                 let request = message?;
                 if index >= BULK_SEARCH_MAX {
@@ -329,7 +358,8 @@ impl Gateway {
                 }
                 let begun = Instant::now();
                 let left = timeout.map(|timeout| timeout.saturating_sub(opened.elapsed()));
-                let found = AssertUnwindSafe(gateway.streamed_search(request, left, begun));
+                let found =
+                    AssertUnwindSafe(gateway.streamed_search(&subject, request, left, begun));
                 let found = found.catch_unwind().await.unwrap_or_else(|_| {
                     gateway.observed.gateway.panics.add(1);
                     Err(Error::Internal("internal server panic".into()))
@@ -340,7 +370,7 @@ impl Gateway {
         Box::pin(until_error(searches.buffered(ahead)))
     }
 
-    fn refuse(&self, error: &Error) -> Status {
+    pub(super) fn refuse(&self, error: &Error) -> Status {
         count(&self.observed, error);
         status(error)
     }

@@ -3,6 +3,7 @@
 
 use std::collections::HashMap;
 
+use super::subject::Subject;
 use crate::config::Config;
 use crate::config::DIMENSION_MAX;
 use crate::engine::filter::{Bound, Filter, Side};
@@ -11,6 +12,7 @@ use crate::error::{Error, Result};
 use crate::kernels::{Metric, normalize};
 use crate::proto;
 use crate::store::payload::{NAMESPACE_BYTES_MAX, Payload, PayloadError};
+use crate::store::realm::Realm;
 use crate::types::DocId;
 
 /// Most results of a search.
@@ -92,13 +94,13 @@ pub(super) fn doc_id(field: &'static str, id: u64) -> Result<DocId> {
     }
 }
 
-/// A list of document ids.
-pub(super) fn doc_ids(field: &'static str, ids: &[u64]) -> Result<Vec<DocId>> {
-    if ids.len() > IDS_MAX {
-        let why = format!("{} ids; at most {IDS_MAX} are allowed", ids.len());
+/// How many document ids there may be in a list.
+pub(super) fn count_of_ids(field: &'static str, count: usize) -> Result<()> {
+    if count > IDS_MAX {
+        let why = format!("{count} ids; at most {IDS_MAX} are allowed");
         return Err(Error::invalid(field, why));
     }
-    ids.iter().map(|&id| doc_id(field, id)).collect()
+    Ok(())
 }
 
 /// A namespace that is looked for.
@@ -111,20 +113,24 @@ pub(super) fn namespace(namespace: &str) -> Result<()> {
 }
 
 /// Metadata that is stored.
-pub(super) fn payload(pairs: &HashMap<String, String>, namespace: &str) -> Result<Payload> {
+pub(super) fn payload(pairs: &HashMap<String, String>, realm: &Realm) -> Result<Payload> {
     let pairs = pairs.iter().map(|(key, value)| (key.as_str(), value.as_str()));
-    Payload::new(pairs, namespace).map_err(|why| {
+    Payload::within(pairs, realm).map_err(|why| {
         let is_namespace = matches!(why, PayloadError::Namespace(_));
         Error::invalid(if is_namespace { "namespace" } else { "metadata" }, why.to_string())
     })
 }
 
 /// A document to store.
-pub(super) fn insert(request: proto::InsertRequest, rules: VectorRules) -> Result<Write> {
-    let id = doc_id("doc_id", request.doc_id)?;
-    let payload = payload(&request.metadata, &request.namespace)?;
+pub(super) fn insert(
+    request: proto::InsertRequest,
+    rules: VectorRules,
+    subject: &Subject,
+) -> Result<Write> {
+    let id = subject.doc_id("doc_id", request.doc_id)?;
+    let payload = payload(&request.metadata, &subject.realm(&request.namespace))?;
     let vector = rules.check("embedding", request.embedding)?.into();
-    Ok(Write::Put { id, vector, payload })
+    Ok(Write::Put { id, vector, payload, tenant_documents_max: subject.documents_max() })
 }
 
 /// A search. `vector` is that of the document named in the request, if it names one.
@@ -133,6 +139,7 @@ pub(super) fn search(
     vector: Option<Vec<f32>>,
     rules: VectorRules,
     config: &Config,
+    subject: &Subject,
 ) -> Result<Query> {
     if !(1..=K_MAX).contains(&request.k) {
         let why = format!("{} is not between 1 and {K_MAX}", request.k);
@@ -154,7 +161,8 @@ pub(super) fn search(
         Some(vector) => vector,
         None => rules.check("query_embedding", request.query_embedding)?,
     };
-    let scope = scope(&request.namespace, request.filter.as_ref(), &request.metadata_filters)?;
+    let filter = request.filter.as_ref();
+    let scope = scope(subject, &request.namespace, filter, &request.metadata_filters)?;
     Ok(Query {
         vector,
         k: request.k as usize,
@@ -168,12 +176,13 @@ pub(super) fn search(
 
 /// All conditions on a document as one filter; `None` if there is no condition.
 pub(super) fn scope(
+    subject: &Subject,
     namespace: &str,
     filter: Option<&proto::MetadataFilter>,
     exact: &HashMap<String, String>,
 ) -> Result<Option<Filter>> {
-    let mut conditions: Vec<Filter> =
-        exact.iter().map(|(key, value)| Filter::Exact(key.clone(), value.clone())).collect();
+    let exact = exact.iter().map(|(key, value)| Filter::Exact(key.clone(), value.clone()));
+    let mut conditions: Vec<Filter> = subject.condition().into_iter().chain(exact).collect();
     if let Some(filter) = filter {
         let mut budget = Budget { conditions: CONDITIONS_MAX, ranges: RANGES_MAX };
         match self::filter(filter, DEPTH_MAX, &mut budget)? {
@@ -284,7 +293,7 @@ mod tests {
                 ..Default::default()
             };
             change(&mut request);
-            search(request, None, RULES, &config)
+            search(request, None, RULES, &config, &Subject::default())
         };
         assert!(message(search(|r| r.k = 0)).starts_with("k: 0"));
         assert!(message(search(|r| r.k = 1_001)).starts_with("k: 1001"));
@@ -308,7 +317,9 @@ mod tests {
 
     #[test]
     fn filters_are_bounded() {
-        let compile = |filter: &proto::MetadataFilter| scope("", Some(filter), &HashMap::new());
+        let everybody = Subject::default();
+        let compile =
+            |filter: &proto::MetadataFilter| scope(&everybody, "", Some(filter), &HashMap::new());
         assert!(compile(&nested(DEPTH_MAX)).is_ok());
         assert!(message(compile(&nested(DEPTH_MAX + 1))).contains("deeper than 32"));
         let wide = |count| proto::MetadataFilter {
@@ -335,7 +346,8 @@ mod tests {
         let compile = |not: proto::NotFilter| {
             let filter_type = Some(FilterType::NotFilter(not.into()));
             let filter = proto::MetadataFilter { filter_type };
-            scope("", Some(&filter), &HashMap::new()).unwrap().unwrap()
+            let everybody = Subject::default();
+            scope(&everybody, "", Some(&filter), &HashMap::new()).unwrap().unwrap()
         };
         assert!(!compile(proto::NotFilter { filter: None }).matches(&payload));
         let empty = Some(Box::new(proto::MetadataFilter::default()));
@@ -346,7 +358,9 @@ mod tests {
     fn ids_are_bounded_and_not_zero() {
         assert!(message(doc_id("doc_id", 0)).contains("begin at 1"));
         assert_eq!(doc_id("doc_id", u64::MAX), Ok(DocId(u64::MAX)));
-        assert!(message(doc_ids("doc_ids", &vec![1; 10_001])).contains("10001 ids"));
-        assert!(message(doc_ids("doc_ids", &[1, 0])).starts_with("doc_ids: 0"));
+        let everybody = Subject::default();
+        let doc_ids = |ids: &[u64]| message(everybody.doc_ids("doc_ids", ids));
+        assert!(doc_ids(&[1; 10_001]).contains("10001 ids"));
+        assert!(doc_ids(&[1, 0]).starts_with("doc_ids: 0"));
     }
 }

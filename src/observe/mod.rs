@@ -3,15 +3,17 @@
 
 pub mod counters;
 pub mod latency;
+pub mod rates;
 pub mod slow;
 pub mod trace;
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use self::counters::{GatewayCounters, ShardCounters, Space, Traffic};
 use self::latency::Latency;
+use self::rates::{Counts, Rates};
 use self::slow::Recorder;
 use self::trace::{Stage, Trace};
 
@@ -58,6 +60,7 @@ pub struct Observed {
     pub space: Space,
     /// The slowest searches.
     pub slow: Recorder,
+    rates: Rates,
     is_recording_off: AtomicBool,
     /// The shards, by number, once their number is known.
     shards: RwLock<Arc<[Arc<ShardCounters>]>>,
@@ -105,5 +108,12 @@ impl Observed {
         for latency in [insert, change, query, search] {
             latency.tick();
         }
+        self.rates.tick(&self.gateway);
+    }
+
+    /// What happened in the last minute, or since the start if that is less; and how long it was.
+    #[must_use]
+    pub fn recent(&self) -> (Counts, Duration) {
+        self.rates.recent(&self.gateway)
     }
 }

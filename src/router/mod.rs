@@ -14,6 +14,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use arc_swap::ArcSwap;
+
 use self::pick::Loads;
 use crate::engine::filter::Filter;
 use crate::engine::{Document, Hit, Outcome, Write};
@@ -28,6 +30,7 @@ use crate::shard::pulse::Activity;
 use crate::shard::reply::{Answers, single};
 use crate::shard::request::Request;
 use crate::shard::snapshot::Taken;
+use crate::store::realm::Realm;
 use crate::types::{DocId, ShardId};
 
 /// A core stops at the deadline by itself; after so much more its answer is not waited for.
@@ -53,7 +56,7 @@ pub struct Router {
     cores: Vec<Arc<Mailbox<Request>>>,
     layout: Layout,
     loads: Loads,
-    limits: Limits,
+    limits: ArcSwap<Limits>,
     activity: Arc<Activity>,
     observed: Arc<Observed>,
     counters: Arc<[Arc<ShardCounters>]>,
@@ -99,7 +102,13 @@ impl Router {
         assert!(!cores.is_empty());
         let loads = Loads::new(cores.len());
         let (counters, searches) = (observed.shards(), AtomicUsize::new(0));
+        let limits = ArcSwap::from_pointee(limits);
         Self { cores, layout, loads, limits, activity, observed, counters, searches }
+    }
+
+    /// Bounds what is in flight from now on.
+    pub fn set_limits(&self, limits: Limits) {
+        self.limits.store(Arc::new(limits));
     }
 
     /// Number of shards.
@@ -118,6 +127,12 @@ impl Router {
     #[must_use]
     pub fn searches_in_flight(&self) -> usize {
         self.searches.load(Ordering::Relaxed)
+    }
+
+    /// Requests that wait for a core.
+    #[must_use]
+    pub fn queue_of(&self, core: usize) -> usize {
+        self.cores[core].len()
     }
 
     /// The core, by index, that serves a shard.
@@ -262,10 +277,10 @@ impl Router {
     pub async fn get(
         &self,
         ids: &[DocId],
-        namespace: &str,
+        realm: Realm,
         include_embeddings: bool,
     ) -> Result<Vec<Option<Document>>> {
-        let namespace: Arc<str> = namespace.into();
+        let realm = Arc::new(realm);
         let mut by_shard = vec![Vec::new(); self.shards() as usize];
         for (place, id) in ids.iter().enumerate() {
             by_shard[id.shard(self.shards()).0 as usize].push((place, *id));
@@ -274,8 +289,8 @@ impl Router {
         for (shard, ids) in by_shard.into_iter().enumerate().filter(|(_, ids)| !ids.is_empty()) {
             let shard = ShardId(shard as u32);
             let (answers, reply) = single();
-            let namespace = namespace.clone();
-            self.send(shard, Request::Get { shard, ids, namespace, include_embeddings, reply })?;
+            let realm = realm.clone();
+            self.send(shard, Request::Get { shard, ids, realm, include_embeddings, reply })?;
             waiting.push((shard, answers));
         }
         let mut documents = vec![None; ids.len()];
@@ -347,10 +362,10 @@ impl Router {
     fn enter(&self) -> Result<Place<'_>> {
         let before = self.searches.fetch_add(1, Ordering::Relaxed);
         let place = Place(&self.searches);
-        if before >= self.limits.searches_max {
+        if before >= self.limits.load().searches_max {
             let what = format!(
                 "{} searches are in flight (timeouts.max_concurrent_queries)",
-                self.limits.searches_max
+                self.limits.load().searches_max
             );
             return Err(Error::busy(what));
         }

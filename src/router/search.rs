@@ -62,13 +62,14 @@ impl Router {
         let query = Arc::new(query);
         let sent = Instant::now();
         trace.mark(Stage::Admission, sent);
+        let hot_budget = self.limits.load().hot_budget;
         let request = |part, reply| SearchRequest {
             shard: ShardId(part),
             query: query.clone(),
             scope,
             lent: Vec::new(),
             deadline,
-            hot_budget: self.limits.hot_budget,
+            hot_budget,
             sent,
             is_traced,
             reply,

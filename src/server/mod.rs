@@ -8,29 +8,32 @@
 
 pub(crate) mod directory;
 mod open;
+mod reload;
 mod repair;
 mod verify;
 
+pub use self::reload::{Reloaded, Reloader};
 pub use self::repair::{Whole, repair_directory, verify_whole};
 pub use self::verify::verify;
 
 use std::net::{TcpListener, ToSocketAddrs};
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 
 use self::directory::Lock;
-use self::open::{Cores, Started};
-use crate::config::Config;
+use self::open::{Cores, Parts, Started};
+use crate::access::Access;
+use crate::config::{Config, Origins};
 use crate::gateway::{self, Gateway};
 use crate::observe::Observed;
 use crate::shard::cpus::{self, Placement};
 use crate::shard::preflight;
 use crate::status::health::{Health, Phase};
-use crate::status::http::{self, Http, Pages};
+use crate::status::http::{self, Http, Pages, Reload};
 
 /// The ports a server listens on.
 pub struct Listeners {
@@ -80,6 +83,9 @@ pub struct Server {
     config: Arc<Config>,
     health: Arc<Health>,
     observed: Arc<Observed>,
+    access: Arc<Access>,
+    reloader: Arc<Reloader>,
+    pages: Arc<Pages>,
     runtime: tokio::runtime::Runtime,
     drain: watch::Sender<bool>,
     serving: tokio::task::JoinHandle<()>,
@@ -94,15 +100,18 @@ pub struct Server {
 }
 
 impl Server {
-    /// Brings a server up; it is ready when this returns.
+    /// Brings a server up; it is ready when this returns. `origins` tells where the configuration
+    /// comes from.
     ///
     /// # Errors
     /// What is in the way, and the way out.
-    pub fn start(config: Config, listeners: Listeners) -> Result<Self, String> {
+    pub fn start(config: Config, origins: Origins, listeners: Listeners) -> Result<Self, String> {
         let begun = Instant::now();
         let config = Arc::new(config);
         let observed = Arc::new(Observed::default());
         let health = Arc::new(Health::new(observed.clone()));
+        health.judge_by(config.slo.clone());
+        let access = Arc::new(Access::new(&config)?);
         let placement = cpus::place(&cpus::allowed(), config.runtime.cores)
             .map_err(|error| error.to_string())?
             .by_node(Path::new("/"));
@@ -110,17 +119,21 @@ impl Server {
         let lock = Lock::take(&config.persistence)?;
         let address = |listener: &TcpListener| listener.local_addr().map_err(|e| e.to_string());
         let (grpc_address, http_address) = (address(&listeners.grpc)?, address(&listeners.http)?);
-        let data_dir = config.persistence.data_dir.clone();
+        health.modes.restore(&config.persistence.data_dir);
         let pages = Arc::new(Pages {
+            config: config.clone(),
+            origins,
             health: health.clone(),
             observed: observed.clone(),
-            data_dir,
+            access: access.clone(),
             shards: OnceLock::new(),
+            reload: OnceLock::new(),
         });
         let http = http::spawn(listeners.http, pages.clone()).map_err(|e| e.to_string())?;
 
         let runtime = gateway_runtime(&placement).map_err(|error| error.to_string())?;
-        let gateway = Gateway::new(config.clone(), observed.clone(), health.clone());
+        let gateway =
+            Gateway::new(config.clone(), observed.clone(), health.clone(), access.clone());
         let (drain, draining) = watch::channel(false);
         let limits = gateway::Limits {
             connections_max: config.server.max_connections,
@@ -135,19 +148,23 @@ impl Server {
                 .map_err(|error| error.to_string())?;
             runtime.spawn(gateway::serve(listener, routes, limits, observed.clone(), draining))
         };
-        let (cores, started, lock) = open::bring_up(
-            &config,
-            &placement,
-            io_memory_bytes,
-            &observed,
-            &health,
-            &runtime,
-            lock,
-        )?;
+        let parts =
+            Parts { config: &config, observed: &observed, health: &health, access: &access };
+        let (cores, started, lock) =
+            open::bring_up(parts, &placement, io_memory_bytes, &runtime, lock)?;
+        access.open()?;
+        runtime.spawn(access.clone().keep());
         gateway.open(started.router.clone(), started.dimension);
         let first = pages.shards.set(started.router.clone());
         debug_assert!(first.is_ok(), "a server starts once");
         health.set_phase(Phase::Serving);
+        let reloader = Arc::new(Reloader {
+            running: Mutex::new((*config).clone()),
+            access: access.clone(),
+            health: health.clone(),
+            gateway,
+            router: started.router.clone(),
+        });
         tracing::info!(
             grpc = %grpc_address,
             http = %http_address,
@@ -166,6 +183,9 @@ impl Server {
             config,
             health,
             observed,
+            access,
+            reloader,
+            pages,
             runtime,
             drain,
             serving,
@@ -190,6 +210,18 @@ impl Server {
         self.http_address
     }
 
+    /// What gives the server another configuration.
+    #[must_use]
+    pub fn reloader(&self) -> Arc<Reloader> {
+        self.reloader.clone()
+    }
+
+    /// Has `/admin/reload` do this. Once.
+    pub fn on_reload(&self, reload: Arc<Reload>) {
+        let first = self.pages.reload.set(reload);
+        debug_assert!(first.is_ok(), "a way to reload is set once");
+    }
+
     /// How the server is.
     #[must_use]
     pub fn health(&self) -> &Health {
@@ -212,7 +244,11 @@ impl Server {
     /// had panicked.
     #[must_use]
     pub fn shut_down(self) -> bool {
-        let patience = Duration::from_secs(self.config.server.shutdown_timeout_secs);
+        let is_emergency = self.health.modes.is_emergency();
+        let patience = match is_emergency {
+            true => Duration::ZERO,
+            false => Duration::from_secs(self.config.server.shutdown_timeout_secs),
+        };
         let begun = Instant::now();
         self.health.set_phase(Phase::Draining);
         self.drain.send_replace(true);
@@ -230,8 +266,10 @@ impl Server {
         }
         // Handlers that are still running lose their clients, not their writes.
         self.runtime.shutdown_background();
-        drop(self.started);
+        // Whoever has the way to reload has the way to the shards.
+        drop((self.started, self.reloader));
         let ended = self.cores.stop();
+        self.access.save_usage(true);
         drop(self.http);
         tracing::info!("the logs are sealed; good-bye");
         drained && ended

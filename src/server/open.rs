@@ -6,7 +6,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::directory::Lock;
+use super::reload::limits;
 use super::repair::{repair_locked, reshard_as_asked};
+use crate::access::Access;
 use crate::config::{Codes, Config, FsyncPolicy, RecoveryMode};
 use crate::disk::space::Room;
 use crate::engine::partition::Joint;
@@ -16,7 +18,7 @@ use crate::kernels::Metric;
 use crate::layout::Layout;
 use crate::manifest::{MANIFEST_VERSION, Manifest, Segment};
 use crate::observe::Observed;
-use crate::router::{Limits, Router};
+use crate::router::Router;
 use crate::shard::breaker;
 use crate::shard::core::{CoreHandle, Settings, SyncPolicy};
 use crate::shard::cpus::Placement;
@@ -91,14 +93,20 @@ pub(super) struct Started {
     pub(super) records: u64,
 }
 
+/// What a server is made of before it has shards.
+pub(super) struct Parts<'a> {
+    pub(super) config: &'a Config,
+    pub(super) observed: &'a Arc<Observed>,
+    pub(super) health: &'a Health,
+    pub(super) access: &'a Access,
+}
+
 /// Starts the cores and opens the shards. A directory that can't be opened is moved aside, and
 /// an empty one taken, where the configuration allows that.
 pub(super) fn bring_up(
-    config: &Config,
+    Parts { config, observed, health, access }: Parts<'_>,
     placement: &Placement,
     io_memory_bytes: usize,
-    observed: &Arc<Observed>,
-    health: &Health,
     runtime: &tokio::runtime::Runtime,
     lock: Lock,
 ) -> Result<(Cores, Started, Lock), String> {
@@ -118,7 +126,7 @@ pub(super) fn bring_up(
             );
         }
         let (cores, nodes) = (placement.cores.len(), placement.nodes);
-        let opening = Opening { config, observed, health, cores, nodes };
+        let opening = Opening { config, observed, health, access, cores, nodes };
         let (cores, activity) =
             start_cores(config, placement, io_memory_bytes, observed).map_err(Refusal::other)?;
         match runtime.block_on(opening.open(&cores, &activity)) {
@@ -220,6 +228,7 @@ struct Opening<'a> {
     config: &'a Config,
     observed: &'a Arc<Observed>,
     health: &'a Health,
+    access: &'a Access,
     cores: usize,
     /// NUMA nodes that the cores lie on.
     nodes: usize,
@@ -278,11 +287,7 @@ impl Opening<'_> {
         }
         self.wait_for_linking(cores, layout, &joints).await;
         let mailboxes = cores.handles.iter().map(|core| core.mailbox.clone()).collect();
-        let timeouts = &self.config.timeouts;
-        let limits = Limits {
-            searches_max: timeouts.max_concurrent_queries,
-            hot_budget: Duration::from_millis(timeouts.hot_tier_ms),
-        };
+        let limits = limits(self.config);
         let router =
             Router::new(mailboxes, layout, limits, activity.clone(), self.observed.clone());
         Ok(Started { router: Arc::new(router), dimension, records })
@@ -390,8 +395,12 @@ impl Opening<'_> {
         layout: Layout,
         joints: &[Option<Arc<Joint>>],
     ) -> Result<Vec<Opened>, Refusal> {
-        let params =
+        let mut params =
             engine_params(self.config, manifest.dimension as usize, manifest.shards as usize);
+        if let Some(accounts) = self.access.accounts() {
+            let capacity = Capacity::with_accounts(documents_max(self.config), accounts);
+            params.capacity = Arc::new(capacity);
+        }
         let mut waiting = Vec::new();
         for shard in (0..manifest.shards).map(ShardId) {
             let core = &cores.handles[layout.core_of(shard, cores.handles.len())];
@@ -478,7 +487,6 @@ fn joint(layout: Layout, partition: u32) -> Option<Arc<Joint>> {
 /// What shapes a shard, where there are so many.
 pub(super) fn engine_params(config: &Config, dimension: usize, shards: usize) -> engine::Params {
     let hnsw = &config.hnsw;
-    let documents_max = if hnsw.max_elements == 0 { usize::MAX } else { hnsw.max_elements };
     let metric = hnsw.distance.into();
     // Codes of vectors that have no bounds of their own may say nothing: all of them the same if
     // what tells them apart is small beside what they have in common.
@@ -493,8 +501,15 @@ pub(super) fn engine_params(config: &Config, dimension: usize, shards: usize) ->
         codes,
         graph: graph::Params { m: hnsw.m, ef_construction: hnsw.ef_construction, seed: hnsw.seed },
         hot_documents_max: (2 * config.cache.capacity).div_ceil(shards),
-        capacity: Arc::new(Capacity::new(documents_max)),
+        capacity: Arc::new(Capacity::new(documents_max(config))),
         home: None,
+    }
+}
+
+fn documents_max(config: &Config) -> usize {
+    match config.hnsw.max_elements {
+        0 => usize::MAX,
+        max => max,
     }
 }
 

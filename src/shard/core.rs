@@ -289,7 +289,9 @@ impl Shard {
     pub(super) fn set_dimension(&self, dimension: usize) {
         let mut engine = self.engine.borrow_mut();
         if engine.is_none() {
-            *engine = Some(Engine::new(engine::Params { dimension, ..self.params.clone() }));
+            let mut fresh = Engine::new(engine::Params { dimension, ..self.params.clone() });
+            fresh.open_ledger();
+            *engine = Some(fresh);
         }
     }
 

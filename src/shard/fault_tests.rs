@@ -26,6 +26,7 @@ use crate::observe::Observed;
 use crate::observe::counters::{BreakerState, ShardCounters};
 use crate::router::{Limits, Router};
 use crate::store::payload::Payload;
+use crate::store::realm::Realm;
 use crate::types::{DocId, ShardId};
 
 const SHARD: ShardId = ShardId(0);
@@ -161,19 +162,24 @@ impl Server {
 
     fn put(&self, id: u64) -> Result<Outcome> {
         let payload = Payload::new([], "").unwrap();
-        let write = Write::Put { id: DocId(id), vector: [id as f32, 1.0].into(), payload };
+        let write = Write::Put {
+            id: DocId(id),
+            vector: [id as f32, 1.0].into(),
+            payload,
+            tenant_documents_max: None,
+        };
         self.runtime.block_on(self.router().write(DocId(id), write))
     }
 
     fn delete(&self, id: u64) -> Result<Outcome> {
-        let write = Write::Delete { id: DocId(id), namespace: String::new() };
+        let write = Write::Delete { id: DocId(id), realm: Realm::default() };
         self.runtime.block_on(self.router().write(DocId(id), write))
     }
 
     /// Which of the documents 1 to 40 are there.
     fn stored(&self) -> Vec<u64> {
         let ids: Vec<DocId> = (1..=40).map(DocId).collect();
-        let found = self.runtime.block_on(self.router().get(&ids, "", true)).unwrap();
+        let found = self.runtime.block_on(self.router().get(&ids, Realm::default(), true)).unwrap();
         for (id, document) in ids.iter().zip(&found) {
             let vector = document.as_ref().map(|document| document.embedding.clone().unwrap());
             assert!(vector.is_none_or(|vector| vector[..] == [id.0 as f32, 1.0]));

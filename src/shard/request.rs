@@ -13,6 +13,7 @@ use crate::engine::{Document, Lent, Outcome, Query, Scope, SearchOutcome, Write}
 use crate::error::{Error, Result};
 use crate::manifest::{LoadError, Manifest};
 use crate::observe::trace::Span;
+use crate::store::realm::Realm;
 use crate::types::{DocId, ShardId};
 
 /// A message to a core. The shard named in it is one of the core's own.
@@ -56,8 +57,8 @@ pub enum Request {
         shard: ShardId,
         /// Which documents, each with its place in the client's list.
         ids: Vec<(usize, DocId)>,
-        /// Only in this namespace; any if empty.
-        namespace: Arc<str>,
+        /// Only in this realm.
+        realm: Arc<Realm>,
         /// Return the vectors too.
         include_embeddings: bool,
         /// Told what was found.

@@ -22,6 +22,7 @@ use crate::engine::filter::Filter;
 use crate::engine::{Engine, Outcome};
 use crate::error::{Error, Result};
 use crate::manifest::Manifest;
+use crate::store::realm::Realm;
 use crate::types::{DocId, ShardId};
 use crate::wal::record::delete_batch;
 
@@ -50,8 +51,8 @@ impl Core {
     fn handle(self: &Rc<Self>, request: Request, taken: Instant) {
         match request {
             Request::Search(request) => self.search(request, taken),
-            Request::Get { shard, ids, namespace, include_embeddings, reply } => {
-                let get = Get { ids, namespace, include_embeddings };
+            Request::Get { shard, ids, realm, include_embeddings, reply } => {
+                let get = Get { ids, realm, include_embeddings };
                 self.get(shard, get, reply);
             }
             Request::Write { shard: id, .. }
@@ -234,7 +235,7 @@ type GetAnswer = Vec<(usize, crate::engine::Document)>;
 
 struct Get {
     ids: Vec<(usize, DocId)>,
-    namespace: Arc<str>,
+    realm: Arc<Realm>,
     include_embeddings: bool,
 }
 
@@ -246,7 +247,7 @@ impl Get {
             return Ok(Vec::new());
         };
         let read = |&(place, id): &(usize, DocId)| {
-            let document = engine.get(id, &self.namespace, self.include_embeddings)?;
+            let document = engine.get(id, &self.realm, self.include_embeddings)?;
             Some((place, document))
         };
         let ids = self.ids[start..].iter().take(GET_SLICE);

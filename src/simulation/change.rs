@@ -4,6 +4,7 @@ use crate::engine::filter::Filter;
 use crate::engine::tests::{Model, Random, payload};
 use crate::engine::{Engine, Write};
 use crate::store::payload::Payload;
+use crate::store::realm::Realm;
 use crate::types::{DocId, ShardId};
 use crate::wal::record::{Record, delete_batch};
 
@@ -57,14 +58,14 @@ impl Change {
         let write = match self {
             Self::Put { id, vector, payload } => {
                 model.0.insert(id, (vector.clone(), payload.clone()));
-                Write::Put { id, vector, payload }
+                Write::Put { id, vector, payload, tenant_documents_max: None }
             }
             Self::Update { id, payload: update, merge } => {
                 if let Some((_, payload)) = model.0.get_mut(&id) {
                     let merged = payload.merged(&update).expect("small metadata");
                     *payload = if merge { merged } else { payload.replaced(&update) };
                 }
-                Write::Update { id, namespace: String::new(), payload: update, merge }
+                Write::Update { id, realm: Realm::default(), payload: update, merge }
             }
             Self::Delete { id, namespace } => {
                 let in_scope =
@@ -72,7 +73,7 @@ impl Change {
                 if model.0.get(&id).is_some_and(|(_, payload)| in_scope(payload)) {
                     model.0.remove(&id);
                 }
-                Write::Delete { id, namespace: namespace.into() }
+                Write::Delete { id, realm: namespace.into() }
             }
             Self::DeleteBatch(ids) => {
                 model.0.retain(|id, _| !ids.contains(id));

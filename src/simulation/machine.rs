@@ -19,6 +19,7 @@ use crate::manifest::{LoadError, MANIFEST_VERSION, Manifest, Segment, Snapshot};
 use crate::shard::keeper::Change as Kept;
 use crate::snapshot::Extent;
 use crate::snapshot::writer::{Identity, Writer as SnapshotWriter};
+use crate::store::realm::Realm;
 use crate::types::{DocId, ShardId, Slot, mix};
 use crate::verify::verify;
 use crate::wal::{Position, Prepared, Writer, segment_name};
@@ -102,7 +103,8 @@ fn params() -> Params {
 
 /// True if the engine holds exactly these documents.
 fn holds(engine: &Engine, ids: &[DocId], model: &Model) -> bool {
-    let found = |id| engine.get(id, "", true).map(|d| (d.embedding.unwrap(), d.payload));
+    let found =
+        |id| engine.get(id, &Realm::default(), true).map(|d| (d.embedding.unwrap(), d.payload));
     engine.live_count() == model.0.len()
         && ids.iter().all(|&id| found(id).as_ref() == model.0.get(&id))
 }

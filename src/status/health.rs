@@ -4,8 +4,12 @@ use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
+use arc_swap::ArcSwapOption;
 use tokio::sync::Notify;
 
+use super::modes::Modes;
+use super::slo::Service;
+use crate::config::SloSection;
 use crate::observe::Observed;
 use crate::observe::counters::{BreakerState, ShardCounters};
 use crate::shard::pulse::Heart;
@@ -48,6 +52,9 @@ pub struct Health {
     hearts: OnceLock<Vec<Arc<Heart>>>,
     observed: Arc<Observed>,
     moved_on: Notify,
+    slo: ArcSwapOption<SloSection>,
+    /// What operators have switched on.
+    pub modes: Modes,
 }
 
 impl Health {
@@ -62,6 +69,8 @@ impl Health {
             hearts: OnceLock::new(),
             observed,
             moved_on: Notify::new(),
+            slo: ArcSwapOption::empty(),
+            modes: Modes::default(),
         }
     }
 
@@ -69,6 +78,23 @@ impl Health {
     pub fn watch(&self, hearts: Vec<Arc<Heart>>) {
         let first = self.hearts.set(hearts);
         debug_assert!(first.is_ok(), "cores are started once");
+    }
+
+    /// The objectives to hold the service to.
+    pub fn judge_by(&self, slo: SloSection) {
+        self.slo.store(Some(Arc::new(slo)));
+    }
+
+    /// These objectives.
+    #[must_use]
+    pub fn objectives(&self) -> SloSection {
+        self.slo.load().as_deref().cloned().unwrap_or_default()
+    }
+
+    /// Switches maintenance.
+    pub fn set_maintenance(&self, is_on: bool) {
+        self.modes.set_maintenance(is_on);
+        self.moved_on.notify_one();
     }
 
     /// Sets how many records there are to read.
@@ -122,15 +148,14 @@ impl Health {
             Phase::Draining => return Verdict::Unhealthy("the server is shutting down".into()),
             Phase::Serving => {}
         }
+        if let Some(why) = self.deadlock() {
+            return Verdict::Unhealthy(why);
+        }
+        if self.modes.is_maintenance() {
+            return Verdict::Unhealthy("in maintenance, switched on by an operator".into());
+        }
         let hearts = self.hearts();
-        let gone = hearts.iter().filter(|heart| heart.is_stopped()).count();
-        if gone > 0 && gone == hearts.len() {
-            return Verdict::Unhealthy("every core has ended after a fault".into());
-        }
-        let stalled = self.hearts().iter().map(|heart| heart.stalled()).max().unwrap_or_default();
-        if stalled >= STALL_UNHEALTHY {
-            return Verdict::Unhealthy(format!("a core has stood still for {stalled:?}"));
-        }
+        let (gone, stalled) = (self.cores_gone(), self.longest_stall());
         let shards = self.observed.shards();
         let count = |is: fn(&ShardCounters) -> &AtomicBool| {
             shards.iter().filter(|shard| is(shard).load(Ordering::Relaxed)).count()
@@ -158,10 +183,35 @@ impl Health {
         if !stalled.is_zero() {
             reasons.push(format!("a core has stood still for {stalled:?}"));
         }
+        if self.modes.is_read_only() {
+            reasons.push("read-only, switched on by an operator".into());
+        }
+        if let Some(slo) = &*self.slo.load() {
+            reasons.extend(Service::of(&self.observed).breaches(slo).words());
+        }
         match reasons.is_empty() {
             true => Verdict::Healthy,
             false => Verdict::Degraded(reasons.join("; ")),
         }
+    }
+
+    /// Why nothing but a new start would help; `None` if the cores run.
+    #[must_use]
+    pub fn deadlock(&self) -> Option<String> {
+        let (gone, stalled) = (self.cores_gone(), self.longest_stall());
+        if gone > 0 && gone == self.hearts().len() {
+            return Some("every core has ended after a fault".into());
+        }
+        let stands = stalled >= STALL_UNHEALTHY;
+        stands.then(|| format!("a core has stood still for {stalled:?}"))
+    }
+
+    fn cores_gone(&self) -> usize {
+        self.hearts().iter().filter(|heart| heart.is_stopped()).count()
+    }
+
+    fn longest_stall(&self) -> Duration {
+        self.hearts().iter().map(|heart| heart.stalled()).max().unwrap_or_default()
     }
 
     /// What is wrong with the logs; `None` if nothing is.
@@ -244,6 +294,16 @@ mod tests {
         assert!(health.is_ready());
         shards[1].is_fenced.store(true, Ordering::Relaxed);
         assert!(matches!(health.verdict(), Verdict::Unhealthy(_)));
+        shards.iter().for_each(|shard| shard.is_fenced.store(false, Ordering::Relaxed));
+        health.set_maintenance(true);
+        let verdict = health.verdict();
+        assert!(matches!(&verdict, Verdict::Unhealthy(why) if why.contains("maintenance")));
+        assert_eq!(health.deadlock(), None, "a new start would not help");
+        health.set_maintenance(false);
+        health.judge_by(SloSection::default());
+        health.observed.gateway.queries.add(1_000);
+        health.observed.gateway.errors(crate::observe::counters::ErrorCategory::Internal).add(10);
+        degraded("missed: slo.error_rate, slo.availability");
         health.set_phase(Phase::Draining);
         assert!(!health.is_ready());
     }

@@ -1,40 +1,67 @@
-//! HTTP for operators: `/health`, `/ready`, `/metrics`, `/debug/slow`, and `/admin/circuit-breaker`.
-//! On a thread of its own, so that it answers from the first moment and while the cores are busy.
+//! HTTP for operators and their programs. On a thread of its own, so that it answers from the first
+//! moment and while the cores are busy.
+//!
+//! | Path | Who may, where keys are asked for | Where not |
+//! |---|---|---|
+//! | `/health`, `/ready`, `/healthz`, `/readyz`, `/livez` | anybody, or a key (`observability_auth` all) | anybody |
+//! | `/metrics`, `/slo` | anybody, or a key (metrics_and_slo, all) | anybody |
+//! | `/usage` | a key; an admin key for all tenants | nobody: 404 |
+//! | `/stats`, `/config`, `/debug/slow` | an admin key | anybody |
+//! | `/admin/…` | an admin key | this machine |
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use axum::Router;
-use axum::extract::State;
-use axum::http::{StatusCode, header};
+use axum::body::Body;
+use axum::extract::{ConnectInfo, Request, State};
+use axum::http::StatusCode;
+use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Json, Response};
 use axum::routing::{get, post};
 use serde_json::json;
 use tokio::sync::oneshot;
 
-use super::health::{Health, Verdict};
-use super::metrics::render;
-use super::slow::page;
+use super::health::Health;
+use super::{admin, pages};
+use crate::access::{Access, Caller};
+use crate::config::{Config, ObservabilityAuth, Origins};
 use crate::observe::Observed;
-use crate::observe::counters::BreakerState;
 use crate::router::Router as Shards;
-use crate::shard::breaker::{Command, Report};
+use crate::shard::breaker::Command;
 
 /// Between two moves of the recent latency windows.
 const TICK: Duration = Duration::from_secs(10);
 
 /// What the pages tell about.
 pub struct Pages {
+    /// What was asked for.
+    pub config: Arc<Config>,
+    /// Where that comes from.
+    pub origins: Origins,
     /// How the server is.
     pub health: Arc<Health>,
     /// What was counted.
     pub observed: Arc<Observed>,
-    /// The data directory.
-    pub data_dir: PathBuf,
+    /// Who may see what.
+    pub access: Arc<Access>,
     /// The way to the shards, once they are there.
     pub shards: OnceLock<Arc<Shards>>,
+    /// Reads the configuration again, once that can be done.
+    pub reload: OnceLock<Arc<Reload>>,
+}
+
+/// Reads the configuration again: what has become of that, or why it can't be used.
+pub type Reload = dyn Fn() -> Result<String, String> + Send + Sync;
+
+impl Pages {
+    /// The data directory.
+    pub(super) fn data_dir(&self) -> &PathBuf {
+        &self.config.persistence.data_dir
+    }
 }
 
 /// The thread that serves. Ends when dropped.
@@ -74,7 +101,8 @@ pub fn spawn(listener: std::net::TcpListener, pages: Arc<Pages>) -> std::io::Res
             });
             let serve = async {
                 let listener = tokio::net::TcpListener::from_std(listener)?;
-                axum::serve(listener, router(pages)).await
+                let service = router(pages).into_make_service_with_connect_info::<SocketAddr>();
+                axum::serve(listener, service).await
             };
             tokio::select! {
                 _ = stopped => {}
@@ -90,89 +118,127 @@ pub fn spawn(listener: std::net::TcpListener, pages: Arc<Pages>) -> std::io::Res
 }
 
 fn router(pages: Arc<Pages>) -> Router {
+    let breakers = |command| move |pages| admin::breakers(pages, command);
     Router::new()
-        .route("/health", get(health))
-        .route("/ready", get(ready))
-        .route("/metrics", get(metrics))
-        .route("/debug/slow", get(slow))
-        .route("/admin/circuit-breaker/status", get(|pages| breakers(pages, None)))
-        .route("/admin/circuit-breaker/reset", post(|pages| breakers(pages, Some(Command::Reset))))
-        .route("/admin/circuit-breaker/trip", post(|pages| breakers(pages, Some(Command::Trip))))
+        .route("/health", get(pages::health))
+        .route("/healthz", get(pages::health))
+        .route("/livez", get(pages::alive))
+        .route("/ready", get(pages::ready))
+        .route("/readyz", get(pages::ready))
+        .route("/metrics", get(pages::metrics))
+        .route("/slo", get(pages::slo))
+        .route("/usage", get(pages::usage))
+        .route("/stats", get(pages::stats))
+        .route("/config", get(pages::config))
+        .route("/debug/slow", get(pages::slow))
+        .route("/admin/circuit-breaker/status", get(breakers(None)))
+        .route("/admin/circuit-breaker/reset", post(breakers(Some(Command::Reset))))
+        .route("/admin/circuit-breaker/trip", post(breakers(Some(Command::Trip))))
+        .route("/admin/read-only", get(admin::modes).post(admin::read_only))
+        .route("/admin/maintenance", get(admin::modes).post(admin::maintenance))
+        .route("/admin/rate-limit", post(admin::rate_limit))
+        .route("/admin/snapshot", post(admin::snapshot))
+        .route("/admin/reload", post(admin::reload))
+        .route("/admin/shutdown", post(admin::shutdown))
+        .fallback(no_such_page)
+        .method_not_allowed_fallback(no_such_method)
+        .layer(from_fn_with_state(pages.clone(), guard))
         .with_state(pages)
 }
 
-async fn health(State(pages): State<Arc<Pages>>) -> Response {
-    let (code, status, reason) = match pages.health.verdict() {
-        Verdict::Healthy => (StatusCode::OK, "healthy", None),
-        Verdict::Degraded(why) => (StatusCode::OK, "degraded", Some(why)),
-        Verdict::Starting(progress) => {
-            (StatusCode::SERVICE_UNAVAILABLE, "starting", Some(progress))
+async fn no_such_page() -> Response {
+    let error = "no such page. There are /health, /ready, /livez, /metrics, /slo, /usage, /stats, \
+                 /config, /debug/slow and /admin/…";
+    (StatusCode::NOT_FOUND, Json(json!({ "error": error }))).into_response()
+}
+
+async fn no_such_method() -> Response {
+    let error = "not with this method: pages are read with GET, and /admin/… acts on POST";
+    (StatusCode::METHOD_NOT_ALLOWED, Json(json!({ "error": error }))).into_response()
+}
+
+/// What a page asks of who reads it.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Need {
+    Nothing,
+    Key,
+    /// An admin key; where there are no keys, nothing.
+    Admin,
+    /// An admin key; where there are no keys, to be on this machine.
+    Operator,
+}
+
+fn need(path: &str, auth: ObservabilityAuth) -> Need {
+    let key_if = |is_needed| if is_needed { Need::Key } else { Need::Nothing };
+    match path {
+        "/health" | "/healthz" | "/livez" | "/ready" | "/readyz" => {
+            key_if(auth == ObservabilityAuth::All)
         }
-        Verdict::Unhealthy(why) => (StatusCode::SERVICE_UNAVAILABLE, "unhealthy", Some(why)),
+        "/metrics" | "/slo" => key_if(auth != ObservabilityAuth::Disabled),
+        "/stats" | "/config" => Need::Admin,
+        _ if path.starts_with("/debug/") => Need::Admin,
+        _ if path.starts_with("/admin/") => Need::Operator,
+        // It looks for itself; and what is not there is not guarded.
+        _ => Need::Nothing,
+    }
+}
+
+/// Lets a request through, if who sends it may; and keeps a line of what operators do.
+async fn guard(
+    State(pages): State<Arc<Pages>>,
+    ConnectInfo(peer): ConnectInfo<SocketAddr>,
+    mut request: Request,
+    next: Next,
+) -> Response {
+    let need = need(request.uri().path(), pages.config.server.observability_auth);
+    let caller = pages.access.caller(request.headers());
+    let is_let_in = match (need, &caller) {
+        (Need::Nothing, _) => Ok(()),
+        (_, Err(_)) => Err(unauthorized()),
+        (Need::Key, Ok(_)) => Ok(()),
+        (Need::Operator, Ok(_)) if !pages.access.is_on() && !is_here(peer) => Err(forbidden()),
+        (Need::Admin | Need::Operator, Ok(caller)) if !caller.is_admin() => Err(forbidden()),
+        (Need::Admin | Need::Operator, Ok(_)) => Ok(()),
     };
-    let mut body = json!({
-        "status": status,
-        "uptime_seconds": pages.health.uptime().as_secs(),
+    let line = (need == Need::Operator).then(|| {
+        let tenant =
+            caller.as_ref().ok().and_then(Caller::grant).map(|grant| grant.tenant_id.clone());
+        // Without what stands after a `?` of somebody who was not let in.
+        let asked = request.uri().path_and_query().map_or("", |asked| asked.as_str());
+        let asked = if is_let_in.is_ok() { asked } else { request.uri().path() };
+        (request.method().to_string(), asked.to_owned(), tenant.unwrap_or_default())
     });
-    if let Some(reason) = reason {
-        body["reason"] = reason.into();
-    }
-    (code, Json(body)).into_response()
-}
-
-async fn ready(State(pages): State<Arc<Pages>>) -> Response {
-    let is_ready = pages.health.is_ready();
-    let status = if is_ready { "ready" } else { "not_ready" };
-    let mut body = json!({ "ready": is_ready, "status": status });
-    match pages.health.verdict() {
-        Verdict::Starting(progress) => body["progress"] = progress.into(),
-        Verdict::Unhealthy(why) | Verdict::Degraded(why) => body["reason"] = why.into(),
-        Verdict::Healthy => {}
-    }
-    let code = if is_ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-    (code, Json(body)).into_response()
-}
-
-async fn metrics(State(pages): State<Arc<Pages>>) -> Response {
-    let text = render(&pages.observed, &pages.health, &pages.data_dir);
-    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], text).into_response()
-}
-
-async fn slow(State(pages): State<Arc<Pages>>) -> Response {
-    Json(page(&pages.observed, &pages.health)).into_response()
-}
-
-/// How the breakers of the logs are, after doing to all of them as an operator says.
-async fn breakers(State(pages): State<Arc<Pages>>, command: Option<Command>) -> Response {
-    let Some(shards) = pages.shards.get() else {
-        let body = json!({ "error": "the server is starting: there are no logs yet" });
-        return (StatusCode::SERVICE_UNAVAILABLE, Json(body)).into_response();
+    let response = match is_let_in {
+        Ok(()) => {
+            if let Ok(caller) = caller {
+                request.extensions_mut().insert(caller);
+            }
+            next.run(request).await
+        }
+        Err(refused) => refused,
     };
-    let reports = shards.breakers(command).await;
-    let states = reports.iter().flatten().map(|report| report.state);
-    let worst = states.fold(BreakerState::Closed, BreakerState::worse);
-    let is_whole = reports.iter().all(Option::is_some);
-    let shards: Vec<_> = reports.iter().enumerate().map(|(shard, r)| breaker(shard, *r)).collect();
-    let body = json!({ "state": worst.word(), "shards": shards });
-    // Some core did not answer, so it did not do as it was told either.
-    let code = if is_whole { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-    (code, Json(body)).into_response()
+    if let Some((method, asked, tenant)) = line {
+        let status = response.status().as_u16();
+        tracing::info!(target: "kyrodb::audit", %peer, tenant, method, asked, status, "admin call");
+    }
+    response
 }
 
-fn breaker(shard: usize, report: Option<Report>) -> serde_json::Value {
-    let Some(report) = report else {
-        return json!({ "shard": shard, "state": "unknown", "reason": "its core does not answer" });
-    };
-    let mut body = json!({
-        "shard": shard,
-        "state": report.state.word(),
-        "recent_failures": report.failures,
-    });
-    if let Some(cause) = report.cause {
-        body["reason"] = cause.words().into();
-    }
-    if !report.open_for.is_zero() {
-        body["retry_after_ms"] = (report.open_for.as_millis() as u64).into();
-    }
-    body
+fn is_here(peer: SocketAddr) -> bool {
+    peer.ip().to_canonical().is_loopback()
+}
+
+/// As the contract has it: without a content type.
+pub(super) fn unauthorized() -> Response {
+    bare(StatusCode::UNAUTHORIZED, "unauthorized")
+}
+
+pub(super) fn forbidden() -> Response {
+    bare(StatusCode::FORBIDDEN, "forbidden")
+}
+
+fn bare(status: StatusCode, text: &'static str) -> Response {
+    let mut response = Response::new(Body::from(text));
+    *response.status_mut() = status;
+    response
 }

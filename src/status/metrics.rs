@@ -188,6 +188,11 @@ fn server(text: &mut Text, observed: &Observed, health: &Health, data_dir: &Path
     text.gauge("kyrodb_ready", "1 if requests should be sent here.", u8::from(health.is_ready()));
     let is_degraded = matches!(health.verdict(), Verdict::Degraded(_));
     text.gauge("kyrodb_degraded", "1 if something needs attention.", u8::from(is_degraded));
+    let modes = &health.modes;
+    let help = "1 while writes are refused because an operator has asked for that.";
+    text.gauge("kyrodb_read_only", help, u8::from(modes.is_read_only()));
+    let help = "1 while reads and writes are refused because an operator has asked for that.";
+    text.gauge("kyrodb_maintenance", help, u8::from(modes.is_maintenance()));
     let is_draining = health.phase() == Phase::Draining;
     text.gauge("kyrodb_draining", "1 while shutting down.", u8::from(is_draining));
     let panics: u64 = observed.shards().iter().map(|shard| shard.panics.get()).sum();

@@ -1,7 +1,11 @@
 //! How the server is, for operators and their programs: health, metrics, HTTP.
 
+mod admin;
 pub mod health;
 pub mod http;
 mod metrics;
+pub mod modes;
+mod pages;
 pub mod process;
+pub mod slo;
 mod slow;

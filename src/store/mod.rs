@@ -21,6 +21,7 @@ mod ids;
 pub mod member;
 mod memory;
 pub mod payload;
+pub mod realm;
 mod rows;
 mod saved;
 mod shared;

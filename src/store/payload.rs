@@ -6,16 +6,24 @@
 //! key_bytes u32 | value_bytes u32 | key (UTF-8) | value (UTF-8)      little-endian
 //! ```
 //!
-//! The namespace is the pair `__namespace__`, present only when it is not empty.
+//! The namespace is the pair `__namespace__`, present only when it is not empty; the tenant, where
+//! there is one, two more.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use super::realm::Realm;
+
 /// Key under which the namespace is stored.
 pub const NAMESPACE_KEY: &str = "__namespace__";
 
+/// Keys under which the name and the number of the tenant are stored.
+pub const TENANT_KEY: &str = "__tenant_id__";
+/// See [`TENANT_KEY`].
+pub const TENANT_INDEX_KEY: &str = "__tenant_idx__";
+
 /// Keys that clients can neither set nor see; the server writes its own.
-pub const RESERVED_KEYS: [&str; 3] = ["__tenant_id__", "__tenant_idx__", NAMESPACE_KEY];
+pub const RESERVED_KEYS: [&str; 3] = [TENANT_KEY, TENANT_INDEX_KEY, NAMESPACE_KEY];
 
 /// Most bytes of keys and values of one document.
 pub const PAYLOAD_BYTES_MAX: usize = 64 << 10;
@@ -78,11 +86,31 @@ impl Payload {
         pairs: impl IntoIterator<Item = (&'a str, &'a str)>,
         namespace: &str,
     ) -> Result<Self, PayloadError> {
-        if namespace.len() > NAMESPACE_BYTES_MAX {
-            return Err(PayloadError::Namespace(namespace.len()));
+        Self::within(pairs, &namespace.into())
+    }
+
+    /// Encodes `pairs`, without the reserved ones among them, and what documents of `realm` have.
+    ///
+    /// # Errors
+    /// If a limit is passed.
+    pub fn within<'a>(
+        pairs: impl IntoIterator<Item = (&'a str, &'a str)>,
+        realm: &Realm,
+    ) -> Result<Self, PayloadError> {
+        if realm.namespace.len() > NAMESPACE_BYTES_MAX {
+            return Err(PayloadError::Namespace(realm.namespace.len()));
         }
-        let mut sorted: BTreeMap<&str, &str> =
-            pairs.into_iter().filter(|(key, _)| !RESERVED_KEYS.contains(key)).collect();
+        Self::with_reserved(pairs, realm.pairs())
+    }
+
+    fn with_reserved<'a, 'b>(
+        pairs: impl IntoIterator<Item = (&'a str, &'a str)>,
+        reserved: impl Iterator<Item = (&'b str, &'b str)>,
+    ) -> Result<Self, PayloadError> {
+        let mut sorted: BTreeMap<&str, &str> = BTreeMap::new();
+        for (key, value) in pairs.into_iter().filter(|(key, _)| !RESERVED_KEYS.contains(key)) {
+            sorted.insert(key, value);
+        }
         if sorted.len() > PAYLOAD_KEYS_MAX {
             return Err(PayloadError::Keys(sorted.len()));
         }
@@ -90,25 +118,26 @@ impl Payload {
         if bytes > PAYLOAD_BYTES_MAX {
             return Err(PayloadError::Bytes(bytes));
         }
-        if !namespace.is_empty() {
-            sorted.insert(NAMESPACE_KEY, namespace);
+        for (key, value) in reserved {
+            sorted.insert(key, value);
         }
         Ok(Self::encode(&sorted))
     }
 
-    /// This metadata with the user keys of `update` laid over it; the namespace stays.
+    /// This metadata with the user keys of `update` laid over it; the realm stays.
     ///
     /// # Errors
     /// If the union passes a limit.
     pub fn merged(&self, update: &Self) -> Result<Self, PayloadError> {
         let union = self.user_pairs().chain(update.user_pairs());
-        Self::new(union, self.namespace())
+        Self::with_reserved(union, self.reserved_pairs())
     }
 
-    /// The user keys of `update` alone, with this document's namespace.
+    /// The user keys of `update` alone, in this document's realm.
     #[must_use]
     pub fn replaced(&self, update: &Self) -> Self {
-        Self::new(update.user_pairs(), self.namespace()).expect("both parts were within limits")
+        Self::with_reserved(update.user_pairs(), self.reserved_pairs())
+            .expect("both parts were within limits")
     }
 
     /// Reads what [`Payload::bytes`] gave, trusting nothing.
@@ -183,6 +212,10 @@ impl Payload {
     /// The pairs that a client may see, by key.
     pub fn user_pairs(&self) -> impl Iterator<Item = (&str, &str)> {
         self.pairs().filter(|(key, _)| !RESERVED_KEYS.contains(key))
+    }
+
+    fn reserved_pairs(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.pairs().filter(|(key, _)| RESERVED_KEYS.contains(key))
     }
 
     /// All pairs, the reserved ones too, by key.

@@ -8,7 +8,7 @@ pub mod documents;
 pub mod filters;
 pub mod volume;
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
@@ -106,14 +106,15 @@ impl Drop for Inside {
 pub fn start_inside(directory: &Path, settings: Settings<'_>) -> Result<Server, String> {
     let listener = || TcpListener::bind("127.0.0.1:0").expect("a port is free");
     let listeners = Listeners { grpc: listener(), http: listener() };
-    Server::start(config(directory, settings), listeners)
+    Server::start(config(directory, settings), BTreeMap::new(), listeners)
 }
 
 pub fn config(directory: &Path, settings: Settings<'_>) -> Config {
     let overrides = Overrides { data_dir: Some(directory.into()), ..Overrides::default() };
     let variables = DEFAULTS.iter().chain(settings);
     let variables = variables.map(|(key, value)| (variable(key), (*value).to_owned()));
-    config::load(&overrides, variables).unwrap_or_else(|faults| panic!("{faults:?}"))
+    let loaded = config::load(&overrides, variables);
+    loaded.unwrap_or_else(|faults| panic!("{faults:?}")).0
 }
 
 /// The real binary, with arguments and variables for a server of its own.
@@ -292,9 +293,21 @@ pub struct Answer {
 
 /// A plain HTTP request.
 pub fn http(address: SocketAddr, method: &str, path: &str) -> std::io::Result<Answer> {
+    http_with(address, method, path, &[])
+}
+
+/// The same with headers.
+pub fn http_with(
+    address: SocketAddr,
+    method: &str,
+    path: &str,
+    headers: &[(&str, &str)],
+) -> std::io::Result<Answer> {
     let mut stream = TcpStream::connect_timeout(&address, Duration::from_secs(1))?;
     stream.set_read_timeout(Some(Duration::from_secs(10)))?;
-    write!(stream, "{method} {path} HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n")?;
+    let headers: String =
+        headers.iter().map(|(key, value)| format!("{key}: {value}\r\n")).collect();
+    write!(stream, "{method} {path} HTTP/1.1\r\nHost: test\r\nConnection: close\r\n{headers}\r\n")?;
     let mut answer = String::new();
     stream.read_to_string(&mut answer)?;
     let (head, body) = answer.split_once("\r\n\r\n").unwrap_or((&answer, ""));

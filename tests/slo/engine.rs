@@ -26,7 +26,12 @@ pub(crate) fn engine() -> Engine {
     });
     for number in 0..DOCUMENTS {
         let payload = Payload::new([("page", "17")], "").unwrap();
-        let write = Write::Put { id: DocId(number + 1), vector: vector(number).into(), payload };
+        let write = Write::Put {
+            id: DocId(number + 1),
+            vector: vector(number).into(),
+            payload,
+            tenant_documents_max: None,
+        };
         for record in engine.stage(write).unwrap().records {
             assert!(engine.apply(engine.applied().next(), record));
         }

@@ -41,7 +41,12 @@ fn engine() -> Engine {
         ];
         let pairs = pairs.iter().map(|(key, value)| (*key, value.as_str()));
         let payload = Payload::new(pairs, "").unwrap();
-        let write = Write::Put { id: DocId(number + 1), vector: vector(number).into(), payload };
+        let write = Write::Put {
+            id: DocId(number + 1),
+            vector: vector(number).into(),
+            payload,
+            tenant_documents_max: None,
+        };
         for record in engine.stage(write).unwrap().records {
             assert!(engine.apply(engine.applied().next(), record));
         }

@@ -65,7 +65,7 @@ pub(super) fn configuration(arguments: Arguments) -> Result<Config, String> {
     let is_asked_for = file.is_some();
     let overrides = Overrides { file, data_dir: data_dir.clone(), port: None };
     match (config::load(&overrides, std::env::vars_os()), data_dir) {
-        (Ok(config), _) => Ok(config),
+        (Ok((config, _)), _) => Ok(config),
         (Err(_), Some(data_dir)) if !is_asked_for => {
             let mut config = Config::default();
             config.persistence.data_dir = data_dir;

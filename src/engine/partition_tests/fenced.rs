@@ -81,7 +81,7 @@ fn an_owner_that_is_gone_holds_up_nobody() {
     });
     let own: Vec<u64> = (1..=1_000).filter(|&id| DocId(id).shard(2).0 == 0).collect();
     for &id in &own {
-        apply(&mut many.engines[0], Write::Delete { id: DocId(id), namespace: String::new() });
+        apply(&mut many.engines[0], Write::Delete { id: DocId(id), realm: Realm::default() });
     }
     while many.engines[0].link_step() == LinkProgress::More {}
     assert_eq!(many.engines[0].store().held_count(), 0);

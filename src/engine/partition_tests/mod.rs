@@ -14,6 +14,7 @@ use super::*;
 use crate::graph::check::check;
 use crate::kernels::normalize;
 use crate::store::payload::Payload;
+use crate::store::realm::Realm;
 use crate::types::Slot;
 use crate::wal::record::Record;
 
@@ -67,14 +68,19 @@ impl Many {
 
     fn put(&mut self, id: u64) {
         let (vector, payload) = (self.random.vector(), payload(self.random.below(5), ""));
-        let write = Write::Put { id: DocId(id), vector: vector.clone(), payload: payload.clone() };
+        let write = Write::Put {
+            id: DocId(id),
+            vector: vector.clone(),
+            payload: payload.clone(),
+            tenant_documents_max: None,
+        };
         let existed = self.model.0.insert(DocId(id), (vector, payload)).is_some();
         assert_eq!(self.write(write).existed, u64::from(existed));
     }
 
     fn delete(&mut self, id: u64) {
         let existed = self.model.0.remove(&DocId(id)).is_some();
-        let write = Write::Delete { id: DocId(id), namespace: String::new() };
+        let write = Write::Delete { id: DocId(id), realm: Realm::default() };
         assert_eq!(self.write(write).existed, u64::from(existed));
     }
 
@@ -83,8 +89,8 @@ impl Many {
         if let Some((_, payload)) = self.model.0.get_mut(&DocId(id)) {
             *payload = update.clone();
         }
-        let (id, namespace) = (DocId(id), String::new());
-        self.write(Write::Update { id, namespace, payload: update, merge: false });
+        let (id, realm) = (DocId(id), Realm::default());
+        self.write(Write::Update { id, realm, payload: update, merge: false });
     }
 
     fn random_write(&mut self, ids: u64) {
@@ -431,9 +437,9 @@ fn owners_on_threads_of_their_own_see_each_others_documents() {
                     let is_put = version % 2 == 0;
                     let write = if is_put {
                         let (vector, payload) = versioned(id, version);
-                        Write::Put { id: DocId(id), vector, payload }
+                        Write::Put { id: DocId(id), vector, payload, tenant_documents_max: None }
                     } else if random.below(2) == 0 {
-                        Write::Delete { id: DocId(id), namespace: String::new() }
+                        Write::Delete { id: DocId(id), realm: Realm::default() }
                     } else {
                         continue;
                     };

@@ -149,6 +149,6 @@ fn another_partition_links_all_documents_anew() {
         let linked = engine.live_count() + engine.dead_count();
         assert_eq!((report.linked as usize, report.unreachable), (linked, vec![]));
         let own: Vec<u64> = (1..=ids).filter(|&id| DocId(id).shard(3).0 == 1).collect();
-        assert!(own.iter().all(|&id| engine.get(DocId(id), "", false).is_some()));
+        assert!(own.iter().all(|&id| engine.get(DocId(id), &Realm::default(), false).is_some()));
     }
 }

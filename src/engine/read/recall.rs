@@ -212,7 +212,12 @@ mod tests {
         // Thirty documents on each place: ten of them are as true as any other ten.
         for id in 1..=3_000_u64 {
             let vector = places[id as usize % 100].clone();
-            pair.write(Write::Put { id: DocId(id), vector, payload: payload(1, "") });
+            pair.write(Write::Put {
+                id: DocId(id),
+                vector,
+                payload: payload(1, ""),
+                tenant_documents_max: None,
+            });
         }
         pair.link_all();
         for _ in 0..50 {

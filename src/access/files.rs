@@ -1,0 +1,17 @@
+//! Small files that are there whole or as they were before.
+
+use std::fs::{File, OpenOptions};
+use std::io::{Result, Write};
+use std::path::Path;
+
+/// Writes a file under a temporary name, syncs it, gives it its name, and makes that durable.
+pub(super) fn write_whole(path: &Path, content: &[u8]) -> Result<()> {
+    let mut temporary = path.as_os_str().to_owned();
+    temporary.push(".tmp");
+    let mut file = OpenOptions::new().write(true).create(true).truncate(true).open(&temporary)?;
+    file.write_all(content)?;
+    file.sync_all()?;
+    std::fs::rename(&temporary, path)?;
+    let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty());
+    File::open(directory.unwrap_or_else(|| Path::new(".")))?.sync_all()
+}

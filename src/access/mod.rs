@@ -1,0 +1,349 @@
+//! Who may do what, and how much of it: API keys, tenants, quotas, rate limits, usage.
+//!
+//! ```text
+//! headers → keyring → Caller → charge (tenant's bucket, then everybody's) → the request
+//! ```
+//!
+//! Nothing here takes a lock on the way of a request: keys are swapped as a whole when their file
+//! changes, buckets and counts are atomic numbers.
+
+mod bucket;
+mod files;
+mod keyring;
+mod keys;
+mod tenant;
+mod usage;
+
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, SystemTime};
+
+use arc_swap::ArcSwap;
+
+use self::bucket::Bucket;
+pub use self::keyring::Grant;
+use self::keyring::Keyring;
+use self::keys::Entry;
+pub use self::tenant::Tenant;
+use self::tenant::Tenants;
+pub use self::usage::TenantUsage;
+use crate::clock::unix_ms;
+use crate::config::{Config, RateLimitSection};
+use crate::engine::accounts::Accounts;
+use crate::error::{Error, Result};
+
+/// Between two looks at whether the key file has changed.
+const KEYS_LOOK: Duration = Duration::from_secs(1);
+
+/// Between two saves of what was used.
+const USAGE_PERIOD: Duration = Duration::from_secs(60);
+
+/// Who asks. The default one is anybody, where no keys are asked for.
+#[derive(Clone, Default)]
+pub struct Caller(Option<Arc<Grant>>);
+
+impl Caller {
+    /// May do what operators do.
+    #[must_use]
+    pub fn is_admin(&self) -> bool {
+        self.0.as_ref().is_none_or(|grant| grant.is_admin)
+    }
+
+    /// What its key allows; `None` if there are no keys.
+    #[must_use]
+    pub fn grant(&self) -> Option<&Arc<Grant>> {
+        self.0.as_ref()
+    }
+}
+
+/// The door.
+pub struct Access {
+    /// `None` where no keys are asked for.
+    auth: Option<Auth>,
+    rate_limit: ArcSwap<RateLimitSection>,
+    /// Everybody's bucket.
+    global: Bucket,
+    /// Values of a vector, once it is known.
+    dimension: AtomicUsize,
+}
+
+struct Auth {
+    keys_file: PathBuf,
+    data_dir: PathBuf,
+    accounts: Arc<Accounts>,
+    keyring: ArcSwap<Keyring>,
+    state: Mutex<State>,
+}
+
+/// What changes only with the key file.
+struct State {
+    entries: Vec<Entry>,
+    /// The file when it was read last, good or bad.
+    stamp: Option<Stamp>,
+    /// Another file that was seen, and may still be being written.
+    seen: Option<Stamp>,
+    /// `None` until the data directory is open.
+    tenants: Option<Tenants>,
+}
+
+/// What tells a file from what it was.
+type Stamp = (SystemTime, u64, u64);
+
+impl Access {
+    /// Reads the keys, if keys are to be asked for.
+    ///
+    /// # Errors
+    /// All that is wrong with the key file.
+    pub fn new(config: &Config) -> std::result::Result<Self, String> {
+        let auth = config.auth.enabled.then(|| Auth::new(config)).transpose()?;
+        let access = Self {
+            auth,
+            rate_limit: ArcSwap::default(),
+            global: Bucket::default(),
+            dimension: AtomicUsize::new(0),
+        };
+        access.set_rate_limit(config.rate_limit.clone());
+        Ok(access)
+    }
+
+    /// Keys are asked for.
+    #[must_use]
+    pub fn is_on(&self) -> bool {
+        self.auth.is_some()
+    }
+
+    /// Where the shards count the documents of tenants; `None` if there are none.
+    #[must_use]
+    pub fn accounts(&self) -> Option<Arc<Accounts>> {
+        self.auth.as_ref().map(|auth| auth.accounts.clone())
+    }
+
+    /// The data directory is open and what is in it is counted: tenants have their numbers from now
+    /// on.
+    ///
+    /// # Errors
+    /// If `tenants.json` can't be used, or not be written.
+    pub fn open(&self) -> std::result::Result<(), String> {
+        let Some(auth) = &self.auth else { return Ok(()) };
+        let before = usage::restore(&usage::folder(&auth.data_dir))?;
+        let mut tenants = Tenants::open(&auth.data_dir, auth.accounts.clone(), &before)?;
+        let mut state = auth.state();
+        let entries = std::mem::take(&mut state.entries);
+        let done = auth.put_in_force(&entries, &mut tenants, &self.rate_limit.load());
+        state.entries = entries;
+        state.tenants = Some(tenants);
+        done.map(drop)
+    }
+
+    /// Vectors have so many values.
+    pub fn set_dimension(&self, dimension: usize) {
+        self.dimension.store(dimension, Ordering::Relaxed);
+    }
+
+    /// Who sends these headers.
+    ///
+    /// # Errors
+    /// If a key is needed and there is none, or it is not a good one.
+    pub fn caller(&self, headers: &http::HeaderMap) -> Result<Caller> {
+        let Some(auth) = &self.auth else { return Ok(Caller::default()) };
+        let key = match (headers.get("x-api-key"), headers.get(http::header::AUTHORIZATION)) {
+            (Some(key), _) => key.to_str().ok(),
+            (None, Some(bearer)) => bearer.to_str().ok().and_then(|b| b.strip_prefix("Bearer ")),
+            (None, None) => {
+                return Err(Error::Unauthenticated(
+                    "an API key is needed: send it as `x-api-key: KEY` or `authorization: Bearer KEY`",
+                ));
+            }
+        };
+        let grant = key.and_then(|key| auth.keyring.load().find(key));
+        let grant = grant.ok_or(Error::Unauthenticated("the API key is not valid"))?;
+        Ok(Caller(Some(grant)))
+    }
+
+    /// Takes a token for one request, or one message of a stream.
+    ///
+    /// # Errors
+    /// If the tenant, or everybody together, has none left.
+    pub fn charge(&self, caller: &Caller) -> Result<()> {
+        let tenant = caller.0.as_ref().and_then(|grant| grant.tenant.as_ref());
+        let limited = |whose: &str, retry_after| Error::Busy {
+            what: format!("{whose} rate limit is reached"),
+            retry_after,
+        };
+        if let Some(tenant) = tenant {
+            tenant.bucket.take().map_err(|wait| limited("the tenant's", wait))?;
+        }
+        self.global.take().map_err(|wait| {
+            if let Some(tenant) = tenant {
+                tenant.bucket.give_back();
+            }
+            limited("the server's", wait)
+        })
+    }
+
+    /// Limits the rate of all tenants together; 0 lifts the limit.
+    pub fn limit_all(&self, per_second: u32) {
+        self.global.set_rate(per_second, per_second);
+    }
+
+    /// Reads the key file again. If it is bad, the keys of before stay in force.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub fn reload(&self) -> std::result::Result<String, String> {
+        let Some(auth) = &self.auth else { return Ok("no keys are asked for".into()) };
+        auth.reload(&self.rate_limit.load())
+    }
+
+    /// Sets the rate of all tenants together, and the default of each; tenants have theirs when keys
+    /// are [read](Access::reload) again.
+    pub fn set_rate_limit(&self, rate: RateLimitSection) {
+        match rate.enabled {
+            true => self.global.set_rate(rate.max_qps_global, rate.burst_capacity),
+            false => self.global.set_rate(0, 0),
+        }
+        self.rate_limit.store(Arc::new(rate));
+    }
+
+    /// What tenants have used, by id; only `of` if it is named.
+    #[must_use]
+    pub fn usage(&self, of: Option<&str>) -> Vec<TenantUsage> {
+        let Some(auth) = &self.auth else { return Vec::new() };
+        let dimension = self.dimension.load(Ordering::Relaxed);
+        let state = auth.state();
+        let tenants = state.tenants.iter().flat_map(Tenants::all);
+        let wanted = tenants.filter(|tenant| of.is_none_or(|id| tenant.mark.id == id));
+        let usage = wanted.map(|tenant| TenantUsage::of(tenant, dimension));
+        usage.filter(|usage| !usage.is_nothing()).collect()
+    }
+
+    /// Makes durable what tenants have used.
+    pub fn save_usage(&self, is_last: bool) {
+        let Some(auth) = &self.auth else { return };
+        let table = self.usage(None);
+        let state = auth.state();
+        let Some(tenants) = &state.tenants else { return };
+        let counts = tenants.all().map(|tenant| (tenant.mark.id.as_str(), tenant.usage()));
+        let folder = usage::folder(&auth.data_dir);
+        if let Err(error) = usage::save(&folder, counts, &table, unix_ms() / 1_000, is_last) {
+            tracing::error!("usage could not be saved in {}: {error}", folder.display());
+        }
+    }
+
+    /// Looks after the key file and what was used, until it is dropped.
+    pub async fn keep(self: Arc<Self>) {
+        if self.auth.is_none() {
+            return;
+        }
+        let (mut looks, mut saves) =
+            (tokio::time::interval(KEYS_LOOK), tokio::time::interval(USAGE_PERIOD));
+        saves.tick().await;
+        loop {
+            let is_save = tokio::select! {
+                _ = looks.tick() => false,
+                _ = saves.tick() => true,
+            };
+            let access = self.clone();
+            let work = move || match is_save {
+                true => access.save_usage(false),
+                false => access.look(),
+            };
+            if tokio::task::spawn_blocking(work).await.is_err() {
+                tracing::error!("looking after API keys has panicked; it goes on");
+            }
+        }
+    }
+
+    /// Reads the key file again if it has changed, and is the same as at the last look: one that is
+    /// still being written may look whole.
+    fn look(&self) {
+        let Some(auth) = &self.auth else { return };
+        let stamp = auth.stamp();
+        let mut state = auth.state();
+        let is_settled = state.seen == stamp;
+        state.seen = stamp;
+        let is_other = state.stamp != stamp;
+        drop(state);
+        if !is_other || !is_settled {
+            return;
+        }
+        match auth.reload(&self.rate_limit.load()) {
+            Ok(done) => tracing::info!("the key file has changed: {done}"),
+            Err(why) => tracing::error!("the key file has changed and is not used: {why}"),
+        }
+    }
+}
+
+impl Auth {
+    fn new(config: &Config) -> std::result::Result<Self, String> {
+        let keys_file = config.auth.api_keys_file.clone().ok_or("auth.api_keys_file is not set")?;
+        let stamp = stamp(&keys_file);
+        let entries = keys::read(&keys_file)?;
+        let keyring = Keyring::new(&entries, |_| None)?;
+        Ok(Self {
+            keys_file,
+            data_dir: config.persistence.data_dir.clone(),
+            accounts: Arc::default(),
+            keyring: ArcSwap::from_pointee(keyring),
+            state: Mutex::new(State { entries, stamp, seen: None, tenants: None }),
+        })
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn stamp(&self) -> Option<Stamp> {
+        stamp(&self.keys_file)
+    }
+
+    fn reload(&self, rate: &RateLimitSection) -> std::result::Result<String, String> {
+        let mut state = self.state();
+        // Before the content: what changes after it is seen by the next look.
+        state.stamp = self.stamp();
+        let entries = keys::read(&self.keys_file)?;
+        let State { tenants: Some(tenants), .. } = &mut *state else {
+            self.keyring.store(Arc::new(Keyring::new(&entries, |_| None)?));
+            state.entries = entries;
+            return Ok("keys were read again".into());
+        };
+        let count = self.put_in_force(&entries, tenants, rate)?;
+        state.entries = entries;
+        Ok(format!("{count} keys are in force"))
+    }
+
+    /// Numbers new tenants, and has these keys asked for from now on.
+    fn put_in_force(
+        &self,
+        entries: &[Entry],
+        tenants: &mut Tenants,
+        rate: &RateLimitSection,
+    ) -> std::result::Result<usize, String> {
+        let enabled = || entries.iter().filter(|entry| entry.enabled);
+        tenants.enroll(enabled().map(|entry| entry.tenant_id.as_str()))?;
+        let keyring = Keyring::new(entries, |entry| tenants.get(&entry.tenant_id))?;
+        let mut limited = std::collections::BTreeSet::new();
+        for entry in enabled() {
+            // A tenant has one bucket, with the limit of its first key.
+            if limited.insert(&entry.tenant_id)
+                && let Some(tenant) = tenants.get(&entry.tenant_id)
+            {
+                let per_second = match entry.max_qps {
+                    0 if rate.enabled => rate.max_qps_per_connection,
+                    own => own,
+                };
+                tenant.bucket.set_rate(per_second, per_second);
+            }
+        }
+        let count = keyring.len();
+        self.keyring.store(Arc::new(keyring));
+        Ok(count)
+    }
+}
+
+fn stamp(path: &std::path::Path) -> Option<Stamp> {
+    use std::os::unix::fs::MetadataExt;
+    let metadata = std::fs::metadata(path).ok()?;
+    Some((metadata.modified().ok()?, metadata.len(), metadata.ino()))
+}

@@ -1,0 +1,46 @@
+//! The `Metrics` RPC: figures for programs that do not scrape.
+
+use super::Gateway;
+use super::service::unix_secs;
+use crate::proto::MetricsResponse;
+use crate::status::process::{disk_bytes, memory_bytes};
+
+impl Gateway {
+    /// Hit rates are percentages; rates are those of the last minute. There is no cache in this
+    /// version: what is said of it is 0.
+    pub(super) fn metrics_response(&self) -> MetricsResponse {
+        let observed = &self.observed;
+        let (counters, shards) = (&observed.gateway, observed.shards());
+        let (counts, window) = observed.recent();
+        let per_second = |count: u64| count as f64 / window.as_secs_f64().max(1e-3);
+        let search = observed.methods.search.recent();
+        let latency_ms = |quantile| search.quantile_ns(quantile) as f64 / 1e6;
+        let sum = |of: fn(&crate::observe::counters::ShardCounters) -> u64| {
+            shards.iter().map(|shard| of(shard)).sum::<u64>()
+        };
+        let (hot_hits, cold_hits) = (counters.hot_hits.get(), counters.cold_hits.get());
+        let share = |part: u64, all: u64| 100.0 * part as f64 / all.max(1) as f64;
+        MetricsResponse {
+            hot_tier_hits: hot_hits,
+            hot_tier_misses: cold_hits,
+            hot_tier_hit_rate: share(hot_hits, hot_hits + cold_hits),
+            hot_tier_size: sum(|shard| shard.hot_documents.get()),
+            hot_tier_flushes: counters.flushes.get(),
+            cold_tier_searches: sum(|shard| shard.searches.get()),
+            cold_tier_size: sum(|shard| shard.linked_nodes.get()),
+            p50_latency_ms: latency_ms(0.5),
+            p95_latency_ms: latency_ms(0.95),
+            p99_latency_ms: latency_ms(0.99),
+            total_queries: counters.queries.get(),
+            total_inserts: counters.inserts.get(),
+            queries_per_second: per_second(counts.queries),
+            inserts_per_second: per_second(counts.inserts),
+            memory_usage_bytes: memory_bytes().0,
+            disk_usage_bytes: disk_bytes(&self.config.persistence.data_dir),
+            cpu_usage_percent: 100.0 * counts.cpu.as_secs_f64() / window.as_secs_f64().max(1e-3),
+            overall_hit_rate: share(hot_hits, hot_hits + cold_hits),
+            collected_at: unix_secs(),
+            ..MetricsResponse::default()
+        }
+    }
+}

@@ -1,0 +1,115 @@
+//! What happened over the last minute: counts now, less what they were then.
+
+use std::collections::VecDeque;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use super::counters::{ErrorCategory, GatewayCounters};
+
+/// How many [`Rates::tick`]s are looked back.
+const WINDOW_TICKS: usize = 6;
+
+/// Counts since the start, or their growth over a while.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Searches and documents read.
+    pub queries: u64,
+    /// Documents written.
+    pub inserts: u64,
+    /// All that clients have asked for, each document of a stream for itself.
+    pub requests: u64,
+    /// Of that, what failed without being wrong in itself.
+    pub failed: u64,
+    /// Of that, what failed because the server could not do it.
+    pub unserved: u64,
+    /// Time that all threads of the process had a CPU.
+    pub cpu: Duration,
+}
+
+impl Counts {
+    fn now(gateway: &GatewayCounters) -> Self {
+        let cpu = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
+        let seconds = u64::try_from(cpu.tv_sec).unwrap_or_default();
+        let nanos = u32::try_from(cpu.tv_nsec).unwrap_or_default();
+        let errors = |category| gateway.errors(category).get();
+        let unserved = errors(ErrorCategory::Internal);
+        let (queries, inserts) = (gateway.queries.get(), gateway.inserts.get());
+        Self {
+            queries,
+            inserts,
+            requests: queries + inserts + gateway.inserts_failed.get() + gateway.deletes.get(),
+            failed: unserved
+                + errors(ErrorCategory::Timeout)
+                + errors(ErrorCategory::ResourceExhausted),
+            unserved,
+            cpu: Duration::new(seconds, nanos),
+        }
+    }
+
+    fn since(self, before: Self) -> Self {
+        Self {
+            queries: self.queries - before.queries,
+            inserts: self.inserts - before.inserts,
+            requests: self.requests - before.requests,
+            failed: self.failed - before.failed,
+            unserved: self.unserved - before.unserved,
+            cpu: self.cpu.saturating_sub(before.cpu),
+        }
+    }
+}
+
+/// The counts of the last ticks, oldest first; the first is that of the start.
+pub struct Rates(Mutex<VecDeque<(Instant, Counts)>>);
+
+impl Default for Rates {
+    fn default() -> Self {
+        Self(Mutex::new([(Instant::now(), Counts::default())].into()))
+    }
+}
+
+impl Rates {
+    /// Moves the window on. Called every ten seconds.
+    pub(super) fn tick(&self, gateway: &GatewayCounters) {
+        let mut ticks = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        ticks.push_back((Instant::now(), Counts::now(gateway)));
+        if ticks.len() > WINDOW_TICKS {
+            ticks.pop_front();
+        }
+    }
+
+    /// What happened in the last minute, or since the start if that is less; and how long it was.
+    pub(super) fn recent(&self, gateway: &GatewayCounters) -> (Counts, Duration) {
+        let ticks = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let (at, before) = ticks.front().expect("there is always one");
+        (Counts::now(gateway).since(*before), at.elapsed())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_older_than_the_window_does_not_count() {
+        let (gateway, rates) = (GatewayCounters::default(), Rates::default());
+        gateway.queries.add(5);
+        gateway.errors(ErrorCategory::Timeout).add(2);
+        gateway.errors(ErrorCategory::Validation).add(3);
+        let (counts, _) = rates.recent(&gateway);
+        assert_eq!((counts.queries, counts.requests), (5, 5));
+        assert_eq!(
+            (counts.failed, counts.unserved),
+            (2, 0),
+            "what was wrong in itself is no fault"
+        );
+        assert!(counts.cpu > Duration::ZERO);
+        rates.tick(&gateway);
+        gateway.inserts.add(4);
+        gateway.errors(ErrorCategory::Internal).add(1);
+        (1..WINDOW_TICKS).for_each(|_| rates.tick(&gateway));
+        let (counts, _) = rates.recent(&gateway);
+        assert_eq!((counts.queries, counts.inserts, counts.failed), (0, 4, 1));
+        rates.tick(&gateway);
+        assert_eq!(rates.recent(&gateway).0.inserts, 0);
+    }
+}

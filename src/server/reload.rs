@@ -1,0 +1,117 @@
+//! Another configuration for a server that runs: what can change does, and the rest is named.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use serde_json::Value;
+
+use crate::access::Access;
+use crate::config::Config;
+use crate::gateway::Gateway;
+use crate::router::{Limits, Router};
+use crate::status::health::Health;
+
+/// Sections, and keys of others, that take effect at once.
+const LIVE: [&str; 4] = ["timeouts.", "slo.", "rate_limit.", "logging.level"];
+
+/// What has become of another configuration.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Reloaded {
+    /// Keys that have other values now: `key: before -> now`.
+    pub changed: Vec<String>,
+    /// Keys that have other values in the configuration, but only after a restart.
+    pub needs_restart: Vec<String>,
+    /// About the API keys.
+    pub keys: String,
+}
+
+impl std::fmt::Display for Reloaded {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let list = |lines: &[String]| match lines {
+            [] => "nothing".to_owned(),
+            lines => lines.join(", "),
+        };
+        write!(f, "changed: {}; {}", list(&self.changed), self.keys)?;
+        if !self.needs_restart.is_empty() {
+            write!(f, "; needs a restart: {}", list(&self.needs_restart))?;
+        }
+        Ok(())
+    }
+}
+
+/// The parts of a server that can change.
+pub struct Reloader {
+    pub(super) running: Mutex<Config>,
+    pub(super) access: Arc<Access>,
+    pub(super) health: Arc<Health>,
+    pub(super) gateway: Arc<Gateway>,
+    pub(super) router: Arc<Router>,
+}
+
+/// The limits that a configuration sets for the router.
+pub(super) fn limits(config: &Config) -> Limits {
+    Limits {
+        searches_max: config.timeouts.max_concurrent_queries,
+        hot_budget: Duration::from_millis(config.timeouts.hot_tier_ms),
+    }
+}
+
+impl Reloader {
+    /// Takes what can change from a valid configuration, and reads the API keys again.
+    ///
+    /// # Errors
+    /// If the key file is bad: the keys of before stay, all else is changed.
+    pub fn apply(&self, config: Config) -> Result<Reloaded, String> {
+        let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut reloaded = Reloaded::default();
+        for (key, before, now) in differences(&running, &config) {
+            if LIVE.iter().any(|live| key.starts_with(live)) {
+                reloaded.changed.push(format!("{key}: {before} -> {now}"));
+            } else {
+                reloaded.needs_restart.push(key);
+            }
+        }
+        running.timeouts = config.timeouts;
+        running.slo = config.slo;
+        running.rate_limit = config.rate_limit;
+        running.logging.level = config.logging.level;
+        self.router.set_limits(limits(&running));
+        self.gateway.set_timeouts(&running.timeouts);
+        self.health.judge_by(running.slo.clone());
+        self.access.set_rate_limit(running.rate_limit.clone());
+        reloaded.keys = self.access.reload()?;
+        Ok(reloaded)
+    }
+}
+
+/// Keys with different values, and these.
+fn differences(before: &Config, after: &Config) -> Vec<(String, Value, Value)> {
+    let flat =
+        |config: &Config| -> BTreeMap<String, Value> { config.leaves().into_iter().collect() };
+    let (before, mut after) = (flat(before), flat(after));
+    let pairs = before.into_iter().filter_map(|(key, value)| {
+        let now = after.remove(&key).unwrap_or(Value::Null);
+        (now != value).then_some((key, value, now))
+    });
+    pairs.collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_differs_is_named() {
+        let before = Config::default();
+        assert!(differences(&before, &before.clone()).is_empty());
+        let mut after = before.clone();
+        after.hnsw.m = 20;
+        after.server.http_port = Some(7);
+        after.timeouts.cold_tier_ms = 9;
+        let found = differences(&before, &after);
+        let keys: Vec<&str> = found.iter().map(|(key, ..)| key.as_str()).collect();
+        assert_eq!(keys, ["hnsw.m", "server.http_port", "timeouts.cold_tier_ms"]);
+        assert_eq!((&found[1].1, &found[1].2), (&Value::Null, &7.into()));
+    }
+}

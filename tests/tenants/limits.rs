@@ -1,0 +1,158 @@
+//! Quotas and rates.
+
+use kyrodb::proto::{DeleteRequest, HealthRequest, InsertRequest, QueryRequest, SearchRequest};
+use tonic::{Code, Status};
+
+use crate::common::{insert, retry_delay, runtime, search};
+use crate::{ACME, BETA, Entry, Place, ROOT, by, put, vector};
+
+const QUOTA: u64 = 3;
+const SMALL: Entry<'static> = Entry { tenant: "small", mark: 's', more: "max_vectors: 3" };
+
+fn documents(ids: impl Iterator<Item = u64>) -> impl Iterator<Item = InsertRequest> {
+    ids.map(|id| insert(id, &vector(&SMALL, id), &[]))
+}
+
+fn is_exhausted(status: &Status) {
+    assert_eq!(status.code(), Code::ResourceExhausted, "{status:?}");
+    assert!(!retry_delay(status).is_zero());
+}
+
+#[test]
+fn a_quota_counts_documents_and_no_new_version_of_one() {
+    let place = Place::new(&[SMALL, BETA, ROOT], &[]);
+    let mut process = place.start();
+    runtime().block_on(async {
+        let mut client = process.client().await;
+        for id in 1..=QUOTA {
+            put(&mut client, &SMALL, id).await.unwrap();
+        }
+        put(&mut client, &SMALL, QUOTA).await.unwrap();
+        let refused = put(&mut client, &SMALL, QUOTA + 1).await.unwrap_err();
+        is_exhausted(&refused);
+        assert!(refused.message().contains("max_vectors"), "{refused:?}");
+        put(&mut client, &BETA, 1).await.unwrap();
+    });
+    // Counted anew from what is there.
+    process.kill();
+    process = place.start();
+    runtime().block_on(async {
+        let mut client = process.client().await;
+        is_exhausted(&put(&mut client, &SMALL, QUOTA + 1).await.unwrap_err());
+        // In a stream, one that is too many fails alone.
+        let stream = tokio_stream::iter(documents(3..=5));
+        let done = client.bulk_insert(by(&SMALL, stream)).await.unwrap().into_inner();
+        assert_eq!((done.total_inserted, done.total_failed), (1, 2));
+        assert!(done.error.contains("max_vectors"), "{}", done.error);
+        // A bulk load is refused as a whole, though what came before is kept.
+        let stream = tokio_stream::iter(documents(1..=200));
+        is_exhausted(&client.bulk_load_hnsw(by(&SMALL, stream)).await.unwrap_err());
+        // A place is free as soon as a document is deleted, once.
+        let delete = DeleteRequest { doc_id: 1, namespace: String::new() };
+        for existed in [true, false] {
+            let done = client.delete(by(&SMALL, delete.clone())).await.unwrap().into_inner();
+            assert_eq!(done.existed, existed);
+        }
+        put(&mut client, &SMALL, 9).await.unwrap();
+        is_exhausted(&put(&mut client, &SMALL, 10).await.unwrap_err());
+        // Clients in a hurry get no more than there is.
+        let delete = DeleteRequest { doc_id: 9, namespace: String::new() };
+        client.delete(by(&SMALL, delete)).await.unwrap();
+        let inserts = (100..140).map(|id| {
+            let mut client = client.clone();
+            async move { put(&mut client, &SMALL, id).await.is_ok() }
+        });
+        let done = futures_util::future::join_all(inserts).await;
+        assert_eq!(done.iter().filter(|is_in| **is_in).count(), 1);
+    });
+    process.stop();
+}
+
+/// A bucket of ten that fills in a second is emptied by what comes at once; how many more get
+/// through depends on the time that it takes.
+#[test]
+fn a_tenant_has_its_rate_and_one_that_floods_costs_others_nothing() {
+    let slow = Entry { tenant: "slow", mark: 's', more: "max_qps: 10" };
+    let slow_again = Entry { tenant: "slow", mark: 't', more: "max_qps: 5000" };
+    let place = Place::new(&[slow, slow_again, ACME, ROOT], &[]);
+    let slow = [
+        Entry { tenant: "slow", mark: 's', more: "" },
+        Entry { tenant: "slow", mark: 't', more: "" },
+    ];
+    let process = place.start();
+    runtime().block_on(async {
+        let client = process.client().await;
+        let request = QueryRequest { doc_id: 1, ..QueryRequest::default() };
+        let begun = std::time::Instant::now();
+        let flood = (0..400).map(|number: usize| {
+            let (mut client, request) = (client.clone(), by(&slow[number % 2], request.clone()));
+            async move { client.query(request).await }
+        });
+        let flood = flood.collect::<Vec<_>>();
+        let answers = futures_util::future::join_all(flood).await;
+        let allowed = answers.iter().filter(|answer| answer.is_ok()).count() as f64;
+        let most = 10.0 + 10.0 * begun.elapsed().as_secs_f64();
+        assert!((10.0..=most).contains(&allowed), "{allowed} of at most {most}");
+        answers.iter().filter_map(|answer| answer.as_ref().err()).for_each(is_exhausted);
+        let mut client = client;
+        // It costs others nothing, and what is free stays free.
+        for _ in 0..100 {
+            put(&mut client, &ACME, 1).await.unwrap();
+            client.health(by(&slow[0], HealthRequest::default())).await.unwrap();
+        }
+        // Each message of a stream has its price, and the stream ends where there is no more.
+        let one = || search(&vector(&ACME, 1), 1);
+        let stream = tokio_stream::iter((0..100).map(|_| one()).collect::<Vec<SearchRequest>>());
+        let mut found = client.bulk_search(by(&slow[0], stream)).await.unwrap().into_inner();
+        let ended = loop {
+            match found.message().await {
+                Ok(answer) => assert!(answer.is_some(), "nothing limited it"),
+                Err(status) => break status,
+            }
+        };
+        is_exhausted(&ended);
+        let stream = tokio_stream::iter(documents(1..=100).collect::<Vec<_>>());
+        is_exhausted(&client.bulk_insert(by(&slow[0], stream)).await.unwrap_err());
+    });
+    process.stop();
+}
+
+#[test]
+fn all_tenants_together_have_a_rate_that_operators_can_change() {
+    let settings = [
+        ("rate_limit.enabled", "true"),
+        ("rate_limit.max_qps_per_connection", "100000"),
+        ("rate_limit.max_qps_global", "5"),
+        ("rate_limit.burst_capacity", "20"),
+    ];
+    let place = Place::new(&[ACME, BETA, ROOT], &settings);
+    let process = place.start();
+    runtime().block_on(async {
+        let mut client = process.client().await;
+        let request = QueryRequest { doc_id: 1, ..QueryRequest::default() };
+        let refused = loop {
+            let entry = if rand_bit() { &ACME } else { &BETA };
+            if let Err(status) = client.query(by(entry, request.clone())).await {
+                break status;
+            }
+        };
+        is_exhausted(&refused);
+        assert!(refused.message().contains("the server's rate limit"), "{refused:?}");
+        let root = ROOT.key();
+        let headers = [("x-api-key", root.as_str())];
+        let path = "/admin/rate-limit?ops_per_sec=0";
+        let done = crate::common::http_with(process.http, "POST", path, &headers).unwrap();
+        assert_eq!(done.code, 200, "{done:?}");
+        for _ in 0..200 {
+            client.query(by(&ACME, request.clone())).await.unwrap();
+        }
+    });
+    process.stop();
+}
+
+/// One of two, in turn.
+fn rand_bit() -> bool {
+    use std::sync::atomic::{AtomicBool, Ordering};
+    static LAST: AtomicBool = AtomicBool::new(false);
+    LAST.fetch_xor(true, Ordering::Relaxed)
+}

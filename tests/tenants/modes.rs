@@ -1,0 +1,182 @@
+//! What operators switch on and off.
+
+use kyrodb::proto::{FlushRequest, HealthRequest, QueryRequest};
+use serde_json::Value;
+use tonic::Code;
+
+use crate::common::{
+    Answer, Client, Process, directory, get, http, insert, metric, retry_delay, runtime, search,
+};
+use crate::{DIMENSION, Place, ROOT, put};
+
+fn vector(id: u64) -> Vec<f32> {
+    crate::common::vector(id, DIMENSION)
+}
+
+fn post(process: &Process, path: &str) -> Answer {
+    http(process.http, "POST", path).unwrap()
+}
+
+/// How a write and a read are answered.
+async fn codes(client: &mut Client) -> [Code; 4] {
+    fn code<T>(answer: Result<T, tonic::Status>) -> Code {
+        let Err(status) = answer else { return Code::Ok };
+        assert!(!retry_delay(&status).is_zero(), "{status:?}");
+        status.code()
+    }
+    let documents = tokio_stream::iter([insert(2, &vector(2), &[])]);
+    let query = QueryRequest { doc_id: 1, ..QueryRequest::default() };
+    [
+        code(client.insert(insert(1, &vector(1), &[])).await),
+        code(client.bulk_load_hnsw(documents).await),
+        code(client.query(query).await),
+        code(client.search(search(&vector(1), 1)).await),
+    ]
+}
+
+#[test]
+fn read_only_outlives_a_restart_and_maintenance_does_not() {
+    let directory = directory();
+    let data_dir = directory.path().join("data");
+    let settings = [("runtime.shards", "1")];
+    let mut process = Process::start(&data_dir, &settings);
+    let (all, refused) = ([Code::Ok; 4], Code::Unavailable);
+    let only_reads = [refused, refused, Code::Ok, Code::Ok];
+    let runtime = runtime();
+    let ask =
+        |process: &Process| runtime.block_on(async { codes(&mut process.client().await).await });
+    let reason = |process: &Process| -> (u16, String) {
+        let (code, body) = get(process.http, "/health").unwrap();
+        let body: Value = serde_json::from_str(&body).unwrap();
+        (code, body["reason"].as_str().unwrap_or_default().to_owned())
+    };
+    let gauge = |process: &Process, name: &str| {
+        metric(&get(process.http, "/metrics").unwrap().1, name).unwrap()
+    };
+    assert_eq!(ask(&process), all);
+    assert_eq!(post(&process, "/admin/read-only").code, 400);
+    assert_eq!(post(&process, "/admin/read-only?state=perhaps").code, 400);
+    assert_eq!(ask(&process), all);
+    let on = post(&process, "/admin/read-only?state=on");
+    assert!(on.code == 200 && on.body.contains("\"read_only\":true"), "{on:?}");
+    assert_eq!(ask(&process), only_reads);
+    process.kill();
+    process = Process::start(&data_dir, &settings);
+    assert_eq!(ask(&process), only_reads);
+    assert_eq!(gauge(&process, "kyrodb_read_only"), 1.0);
+    let (code, why) = reason(&process);
+    assert!(code == 200 && why.contains("read-only"), "{why}");
+    assert_eq!(post(&process, "/admin/read-only?state=off").code, 200);
+    assert_eq!(ask(&process), all);
+    // In maintenance nothing is answered, and balancers look elsewhere; what operators do works, and
+    // nobody should start the process anew.
+    assert_eq!(post(&process, "/admin/maintenance?state=on").code, 200);
+    assert_eq!(ask(&process), [refused; 4]);
+    let (code, why) = reason(&process);
+    assert!(code == 503 && why.contains("maintenance"), "{why}");
+    assert_eq!(get(process.http, "/ready").unwrap().0, 503);
+    assert_eq!(get(process.http, "/livez").unwrap().0, 200);
+    assert_eq!(gauge(&process, "kyrodb_maintenance"), 1.0);
+    assert_eq!(post(&process, "/admin/snapshot").code, 200);
+    runtime.block_on(async {
+        let mut client = process.client().await;
+        client.flush_hot_tier(FlushRequest { force: true }).await.unwrap();
+        let health = client.health(HealthRequest::default()).await.unwrap().into_inner();
+        assert!(health.components["cold_tier"].contains("maintenance"), "{health:?}");
+    });
+    process.kill();
+    process = Process::start(&data_dir, &settings);
+    assert_eq!(ask(&process), all);
+    assert_eq!(get(process.http, "/admin/read-only").unwrap().0, 200);
+    process.stop();
+}
+
+#[test]
+fn a_server_is_shut_down_over_http_and_what_was_acknowledged_is_there() {
+    let directory = directory();
+    let data_dir = directory.path().join("data");
+    let settings = [("runtime.shards", "1")];
+    for (round, mode) in (1..).zip(["", "?mode=graceful", "?mode=emergency"]) {
+        let process = Process::start(&data_dir, &settings);
+        runtime().block_on(async {
+            let mut client = process.client().await;
+            client.insert(insert(round, &vector(round), &[])).await.unwrap();
+        });
+        assert_eq!(post(&process, "/admin/shutdown?mode=soon").code, 400);
+        assert_eq!(post(&process, &format!("/admin/shutdown{mode}")).code, 202);
+        assert_eq!(process.wait(), Some(0), "{mode}");
+    }
+    let process = Process::start(&data_dir, &settings);
+    let metrics = get(process.http, "/metrics").unwrap().1;
+    assert_eq!(metric(&metrics, "kyrodb_hnsw_vector_count"), Some(3.0));
+    process.stop();
+}
+
+#[test]
+fn pages_tell_what_is_in_force_and_what_is_there() {
+    let place = Place::new(&[ROOT], &[("slo.p99_latency_ms", "25")]);
+    let process = place.start();
+    runtime().block_on(async { put(&mut process.client().await, &ROOT, 1).await.unwrap() });
+    let page = |path: &str| -> Value {
+        serde_json::from_str(&crate::get(&process, path, &ROOT.key()).body).unwrap()
+    };
+    let config = page("/config");
+    assert_eq!(config["slo.p99_latency_ms"]["value"], 25.0);
+    assert_eq!(config["slo.p99_latency_ms"]["origin"], "KYRODB__SLO__P99_LATENCY_MS");
+    assert_eq!(config["persistence.data_dir"]["origin"], "--data-dir");
+    assert_eq!(config["hnsw.m"]["origin"], "default");
+    let stats = page("/stats");
+    assert_eq!((&stats["documents"], stats["shards"].as_array().unwrap().len()), (&1.into(), 2));
+    assert!(stats["cores"][0]["is_running"].as_bool().unwrap(), "{stats}");
+    let slo = page("/slo");
+    assert_eq!(slo["slo_thresholds"]["p99_latency_ns"], 25_000_000);
+    assert_eq!(slo["slo_breaches"]["p99_latency"], false);
+    // What is done is kept in the log: by whom, and how it ended.
+    crate::get(&process, "/admin/read-only", &ROOT.key());
+    let log = process.log();
+    let line = log.lines().find(|line| line.contains("/admin/read-only")).unwrap_or_default();
+    assert!(line.contains("root") && line.contains("200"), "{log}");
+    process.stop();
+}
+
+#[test]
+fn a_reload_changes_what_can_change_and_names_the_rest() {
+    let directory = directory();
+    let path = directory.path().join("kyrodb.toml");
+    let configure = |text: &str| std::fs::write(&path, text).unwrap();
+    configure("[runtime]\nshards = 1\n[slo]\np99_latency_ms = 10.0\n");
+    let mut launch = crate::common::Launch::new(&directory.path().join("data"), &[]);
+    launch.command.arg("--config").arg(&path);
+    let mut process = launch.spawn();
+    process.wait_ready();
+    let threshold = || -> u64 {
+        let page: Value = serde_json::from_str(&get(process.http, "/slo").unwrap().1).unwrap();
+        page["slo_thresholds"]["p99_latency_ns"].as_u64().unwrap()
+    };
+    assert_eq!(threshold(), 10_000_000);
+    configure(
+        "[runtime]\nshards = 1\n[slo]\np99_latency_ms = 99.0\n[hnsw]\nm = 20\n\
+         [logging]\nlevel = \"debug\"\n",
+    );
+    process.signal("HUP");
+    runtime().block_on(crate::common::eventually("the objective changes", || async {
+        threshold() == 99_000_000
+    }));
+    runtime().block_on(crate::common::eventually("the log tells", || async {
+        let log = process.log();
+        ["slo.p99_latency_ms: 10.0 -> 99.0", "needs a restart: hnsw.m"]
+            .iter()
+            .all(|what| log.contains(what))
+    }));
+    configure("[slo]\np99_latency_ms = -1.0\n[hnsw]\nm = 1000\nef_serch = 7\n");
+    let refused = post(&process, "/admin/reload");
+    assert_eq!(refused.code, 400, "{refused:?}");
+    for what in ["slo.p99_latency_ms", "hnsw.m", "did you mean `hnsw.ef_search`"] {
+        assert!(refused.body.contains(what), "{what}: {refused:?}");
+    }
+    assert_eq!(threshold(), 99_000_000);
+    configure("[runtime]\nshards = 1\n[slo]\np99_latency_ms = 10.0\n");
+    assert_eq!(post(&process, "/admin/reload").code, 200);
+    assert_eq!(threshold(), 10_000_000);
+    process.stop();
+}
