@@ -19,6 +19,7 @@
 //! | [`verify`] | checks the log of a directory that no server uses, and tells all that is wrong |
 //! | [`repair`] | inspects such a directory as a whole, repairs it, gives it other shards |
 //! | [`disk`] | the only door to storage: O_DIRECT, read-only, or simulated |
+//! | [`tls`] | certificates, and connections that use them |
 //! | [`observe`], [`status`] | counters that take no lock; health, metrics and HTTP made of them |
 //! | [`types`], [`layout`], [`error`], [`clock`] | ids and positions; which shards have one graph; errors by what the caller must do; the wall clock |
 //! | [`doctor`] | looks at a host and its disk, and says what to change there |
@@ -64,6 +65,7 @@ mod simulation;
 pub mod snapshot;
 pub mod status;
 pub mod store;
+pub mod tls;
 pub mod types;
 pub mod verify;
 pub mod wal;

@@ -144,13 +144,3 @@ fn environments_refuse_what_is_unsafe_in_them() {
     let pilot = fault_of(|c| c.environment.r#type = Environment::Pilot);
     assert!(pilot.contains("auth.enabled") && pilot.contains("rate_limit.enabled"), "{pilot}");
 }
-
-#[test]
-fn what_is_not_built_yet_can_not_be_switched_on() {
-    let fault = with_variables(&[
-        ("KYRODB__SERVER__TLS__ENABLED", "true"),
-        ("KYRODB__SERVER__TLS__CERT_PATH", "cert.pem"),
-        ("KYRODB__SERVER__TLS__KEY_PATH", "key.pem"),
-    ]);
-    assert!(fault.unwrap_err().contains("TLS can't be switched on in this version"));
-}

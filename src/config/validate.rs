@@ -53,7 +53,6 @@ impl Config {
         self.check_cache(&mut faults);
         self.check_limits(&mut faults);
         self.check_safety(&mut faults);
-        self.check_available(&mut faults);
         faults.0
     }
 
@@ -285,13 +284,6 @@ impl Config {
             );
             refuse(grpc_off_box && !tls.enabled, "a gRPC host off loopback without TLS");
         }
-    }
-
-    /// What is promised by a setting but not built yet must not seem to be in force.
-    fn check_available(&self, faults: &mut Faults) {
-        faults.unless(!self.server.tls.enabled, || {
-            "server.tls.enabled: TLS can't be switched on in this version yet".into()
-        });
     }
 }
 

@@ -18,9 +18,11 @@ use hyper_util::service::TowerToHyperService;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, watch};
+use tokio_util::either::Either;
 use tower::Service;
 
 use crate::observe::Observed;
+use crate::tls::{Protocol, Stream, Tls};
 
 /// Flow-control windows: large enough that a bulk load is not held up by round trips.
 const STREAM_WINDOW_BYTES: u32 = 1 << 20;
@@ -55,10 +57,18 @@ pub struct Limits {
 /// Ends the serving: sent once, when the server begins to shut down.
 pub type Drain = watch::Receiver<bool>;
 
+/// Where clients come from.
+pub struct Door {
+    /// What they connect to.
+    pub listener: TcpListener,
+    /// How they agree on keys; `None` if they do not.
+    pub tls: Option<Arc<Tls>>,
+}
+
 /// Serves until `drain` is set, then until every request in flight has been answered. Dropping
 /// the future ends it at once.
 pub async fn serve<S>(
-    listener: TcpListener,
+    Door { listener, tls }: Door,
     service: S,
     limits: Limits,
     observed: Arc<Observed>,
@@ -100,10 +110,25 @@ pub async fn serve<S>(
         }
         let connection = Connection { limits, observed: observed.clone(), drain: drain.clone() };
         observed.gateway.connections.fetch_add(1, Ordering::Relaxed);
-        tokio::spawn(connection.run(stream, service.clone(), alive.clone()));
+        let (tls, service, alive) = (tls.clone(), service.clone(), alive.clone());
+        tokio::spawn(async move {
+            match secured(tls, stream, connection.drain.clone()).await {
+                Ok(stream) => connection.run(stream, service, alive).await,
+                Err(error) => tracing::debug!("no TLS with a client: {error}"),
+            }
+        });
     }
     drop((listener, alive));
     all_gone.recv().await;
+}
+
+/// Agrees on keys with a client, where there are any. A server at its end does not wait for that.
+async fn secured(tls: Option<Arc<Tls>>, stream: TcpStream, mut drain: Drain) -> io::Result<Stream> {
+    let Some(tls) = tls else { return Ok(Either::Left(stream)) };
+    tokio::select! {
+        accepted = tls.accept(Protocol::Grpc, stream) => accepted.map(Either::Right),
+        _ = drain.wait_for(|drain| *drain) => Err(io::ErrorKind::ConnectionAborted.into()),
+    }
 }
 
 /// Accepts a connection, and sets it up.
@@ -129,7 +154,7 @@ impl Drop for Connection {
 }
 
 impl Connection {
-    async fn run<S>(mut self, stream: TcpStream, service: S, _alive: mpsc::Sender<()>)
+    async fn run<S>(mut self, stream: Stream, service: S, _alive: mpsc::Sender<()>)
     where
         S: Service<
                 http::Request<Incoming>,
@@ -264,7 +289,7 @@ where
 
 /// A stream that notes when bytes move.
 struct Watched {
-    stream: TcpStream,
+    stream: Stream,
     activity: Arc<Activity>,
 }
 

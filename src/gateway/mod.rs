@@ -30,7 +30,7 @@ use tonic::service::interceptor::InterceptedService;
 use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
 
-pub use self::connection::{Drain, Limits, serve};
+pub use self::connection::{Door, Drain, Limits, serve};
 use self::panics::Contained;
 use self::validate::VectorRules;
 use crate::access::Access;

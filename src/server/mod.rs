@@ -34,6 +34,7 @@ use crate::shard::cpus::{self, Placement};
 use crate::shard::preflight;
 use crate::status::health::{Health, Phase};
 use crate::status::http::{self, Http, Pages, Reload};
+use crate::tls::Tls;
 
 /// The ports a server listens on.
 pub struct Listeners {
@@ -112,6 +113,7 @@ impl Server {
         let health = Arc::new(Health::new(observed.clone()));
         health.judge_by(config.slo.clone());
         let access = Arc::new(Access::new(&config)?);
+        let tls = Tls::new(&config.server.tls)?;
         let placement = cpus::place(&cpus::allowed(), config.runtime.cores)
             .map_err(|error| error.to_string())?
             .by_node(Path::new("/"));
@@ -129,7 +131,8 @@ impl Server {
             shards: OnceLock::new(),
             reload: OnceLock::new(),
         });
-        let http = http::spawn(listeners.http, pages.clone()).map_err(|e| e.to_string())?;
+        let http = http::spawn(listeners.http, tls.clone(), pages.clone());
+        let http = http.map_err(|error| error.to_string())?;
 
         let runtime = gateway_runtime(&placement).map_err(|error| error.to_string())?;
         let gateway =
@@ -146,7 +149,8 @@ impl Server {
             set.map_err(|error| error.to_string())?;
             let listener = tokio::net::TcpListener::from_std(listeners.grpc)
                 .map_err(|error| error.to_string())?;
-            runtime.spawn(gateway::serve(listener, routes, limits, observed.clone(), draining))
+            let door = gateway::Door { listener, tls: tls.clone() };
+            runtime.spawn(gateway::serve(door, routes, limits, observed.clone(), draining))
         };
         let parts =
             Parts { config: &config, observed: &observed, health: &health, access: &access };
@@ -154,6 +158,9 @@ impl Server {
             open::bring_up(parts, &placement, io_memory_bytes, &runtime, lock)?;
         access.open()?;
         runtime.spawn(access.clone().keep());
+        if let Some(tls) = &tls {
+            runtime.spawn(tls.clone().keep());
+        }
         gateway.open(started.router.clone(), started.dimension);
         let first = pages.shards.set(started.router.clone());
         debug_assert!(first.is_ok(), "a server starts once");
@@ -164,6 +171,7 @@ impl Server {
             health: health.clone(),
             gateway,
             router: started.router.clone(),
+            tls,
         });
         tracing::info!(
             grpc = %grpc_address,

@@ -11,6 +11,7 @@ use crate::config::Config;
 use crate::gateway::Gateway;
 use crate::router::{Limits, Router};
 use crate::status::health::Health;
+use crate::tls::Tls;
 
 /// Sections, and keys of others, that take effect at once.
 const LIVE: [&str; 4] = ["timeouts.", "slo.", "rate_limit.", "logging.level"];
@@ -47,6 +48,7 @@ pub struct Reloader {
     pub(super) health: Arc<Health>,
     pub(super) gateway: Arc<Gateway>,
     pub(super) router: Arc<Router>,
+    pub(super) tls: Option<Arc<Tls>>,
 }
 
 /// The limits that a configuration sets for the router.
@@ -61,7 +63,7 @@ impl Reloader {
     /// Takes what can change from a valid configuration, and reads the API keys again.
     ///
     /// # Errors
-    /// If the key file is bad: the keys of before stay, all else is changed.
+    /// If the key file or a certificate is bad: what was in force of both stays, all else is changed.
     pub fn apply(&self, config: Config) -> Result<Reloaded, String> {
         let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
         let mut reloaded = Reloaded::default();
@@ -80,8 +82,9 @@ impl Reloader {
         self.gateway.set_timeouts(&running.timeouts);
         self.health.judge_by(running.slo.clone());
         self.access.set_rate_limit(running.rate_limit.clone());
+        let secured = self.tls.as_ref().map_or(Ok(()), |tls| tls.reload());
         reloaded.keys = self.access.reload()?;
-        Ok(reloaded)
+        secured.map(|()| reloaded)
     }
 }
 

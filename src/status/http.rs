@@ -17,11 +17,13 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
+use axum::extract::connect_info::Connected;
 use axum::extract::{ConnectInfo, Request, State};
 use axum::http::StatusCode;
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Json, Response};
 use axum::routing::{get, post};
+use axum::serve::IncomingStream;
 use serde_json::json;
 use tokio::sync::oneshot;
 
@@ -32,6 +34,7 @@ use crate::config::{Config, ObservabilityAuth, Origins};
 use crate::observe::Observed;
 use crate::router::Router as Shards;
 use crate::shard::breaker::Command;
+use crate::tls::{Incoming, Tls};
 
 /// Between two moves of the recent latency windows.
 const TICK: Duration = Duration::from_secs(10);
@@ -84,7 +87,11 @@ impl Drop for Http {
 ///
 /// # Errors
 /// If the thread can't be made.
-pub fn spawn(listener: std::net::TcpListener, pages: Arc<Pages>) -> std::io::Result<Http> {
+pub fn spawn(
+    listener: std::net::TcpListener,
+    tls: Option<Arc<Tls>>,
+    pages: Arc<Pages>,
+) -> std::io::Result<Http> {
     listener.set_nonblocking(true)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let (stop, stopped) = oneshot::channel();
@@ -101,8 +108,8 @@ pub fn spawn(listener: std::net::TcpListener, pages: Arc<Pages>) -> std::io::Res
             });
             let serve = async {
                 let listener = tokio::net::TcpListener::from_std(listener)?;
-                let service = router(pages).into_make_service_with_connect_info::<SocketAddr>();
-                axum::serve(listener, service).await
+                let service = router(pages).into_make_service_with_connect_info::<Peer>();
+                axum::serve(Incoming::new(listener, tls)?, service).await
             };
             tokio::select! {
                 _ = stopped => {}
@@ -115,6 +122,16 @@ pub fn spawn(listener: std::net::TcpListener, pages: Arc<Pages>) -> std::io::Res
         });
     })?;
     Ok(Http { stop: Some(stop), thread: Some(thread) })
+}
+
+/// Who asks.
+#[derive(Clone, Copy, Debug)]
+struct Peer(SocketAddr);
+
+impl Connected<IncomingStream<'_, Incoming>> for Peer {
+    fn connect_info(stream: IncomingStream<'_, Incoming>) -> Self {
+        Self(*stream.remote_addr())
+    }
 }
 
 fn router(pages: Arc<Pages>) -> Router {
@@ -186,7 +203,7 @@ fn need(path: &str, auth: ObservabilityAuth) -> Need {
 /// Lets a request through, if who sends it may; and keeps a line of what operators do.
 async fn guard(
     State(pages): State<Arc<Pages>>,
-    ConnectInfo(peer): ConnectInfo<SocketAddr>,
+    ConnectInfo(Peer(peer)): ConnectInfo<Peer>,
     mut request: Request,
     next: Next,
 ) -> Response {

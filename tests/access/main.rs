@@ -1,4 +1,4 @@
-//! Keys, tenants, quotas, rate limits and usage, seen from outside.
+//! Who may do what, seen from outside: TLS, keys, tenants, quotas, rate limits, usage, modes.
 
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test")]
 
@@ -9,6 +9,7 @@ mod isolation;
 mod keys;
 mod limits;
 mod modes;
+mod tls;
 mod usage;
 
 use std::path::{Path, PathBuf};

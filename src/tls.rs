@@ -1,0 +1,277 @@
+//! Transport security: certificates and keys from files, which are read again when they change. A
+//! connection keeps what it began with; the next one has what is there then.
+
+use std::io;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, SystemTime};
+
+use arc_swap::ArcSwap;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::server::WebPkiClientVerifier;
+use rustls::{RootCertStore, ServerConfig};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{Semaphore, mpsc};
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
+use tokio_util::either::Either;
+
+use crate::config::TlsSection;
+
+/// Between two looks at whether a file has changed.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// How long a client may take to agree on keys.
+const HANDSHAKE_PATIENCE: Duration = Duration::from_secs(10);
+
+/// Clients of HTTP that agree on keys at the same time.
+const HANDSHAKES_MAX: usize = 1_024;
+
+/// After a failure to accept, such as too many open files.
+const ACCEPT_RETRY: Duration = Duration::from_millis(50);
+
+/// A connection, with TLS or without.
+pub type Stream = Either<TcpStream, Box<TlsStream<TcpStream>>>;
+
+/// What is spoken on a port.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Protocol {
+    /// HTTP/2.
+    Grpc,
+    /// HTTP/1.1.
+    Http,
+}
+
+/// The certificate that is shown, and what clients have to show.
+pub struct Tls {
+    files: TlsSection,
+    grpc: ArcSwap<ServerConfig>,
+    http: ArcSwap<ServerConfig>,
+    seen: Mutex<Seen>,
+}
+
+/// What the files were when they were read, and at the last look.
+#[derive(Default)]
+struct Seen {
+    read: Vec<Option<Stamp>>,
+    last: Vec<Option<Stamp>>,
+}
+
+/// What tells a file from what it was.
+type Stamp = (SystemTime, u64, u64);
+
+impl Tls {
+    /// Reads the files of a configuration; `None` if it has TLS switched off.
+    ///
+    /// # Errors
+    /// Which file can't be used, and why.
+    pub fn new(files: &TlsSection) -> Result<Option<Arc<Self>>, String> {
+        if !files.enabled {
+            return Ok(None);
+        }
+        let read = stamps(files);
+        let config = |protocol| read_config(files, protocol).map(ArcSwap::from_pointee);
+        let (grpc, http) = (config(Protocol::Grpc)?, config(Protocol::Http)?);
+        let seen = Mutex::new(Seen { last: read.clone(), read });
+        Ok(Some(Arc::new(Self { files: files.clone(), grpc, http, seen })))
+    }
+
+    fn acceptor(&self, protocol: Protocol) -> TlsAcceptor {
+        let config = match protocol {
+            Protocol::Grpc => self.grpc.load_full(),
+            Protocol::Http => self.http.load_full(),
+        };
+        TlsAcceptor::from(config)
+    }
+
+    /// Agrees on keys with a client.
+    ///
+    /// # Errors
+    /// If that fails, or takes too long.
+    pub async fn accept(
+        &self,
+        protocol: Protocol,
+        stream: TcpStream,
+    ) -> io::Result<Box<TlsStream<TcpStream>>> {
+        let accepted = self.acceptor(protocol).accept(stream);
+        tokio::time::timeout(HANDSHAKE_PATIENCE, accepted).await?.map(Box::new)
+    }
+
+    /// Reads the files again. If one is bad, what was in force stays.
+    ///
+    /// # Errors
+    /// Which one, and why.
+    pub fn reload(&self) -> Result<(), String> {
+        // Before their content: what changes after that is seen by the next look.
+        let stamps = stamps(&self.files);
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner).read = stamps;
+        let grpc = read_config(&self.files, Protocol::Grpc)?;
+        let http = read_config(&self.files, Protocol::Http)?;
+        self.grpc.store(Arc::new(grpc));
+        self.http.store(Arc::new(http));
+        Ok(())
+    }
+
+    /// Reads the files again whenever they change, until it is dropped.
+    pub async fn keep(self: Arc<Self>) {
+        loop {
+            tokio::time::sleep(LOOK).await;
+            let tls = self.clone();
+            if tokio::task::spawn_blocking(move || tls.look()).await.is_err() {
+                tracing::error!("looking after certificates has panicked; it goes on");
+            }
+        }
+    }
+
+    /// Files that are the same as at the last look, and not what was read, are read: certificate and
+    /// key are seldom written in the same moment.
+    fn look(&self) {
+        let now = stamps(&self.files);
+        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_settled = seen.last == now;
+        let is_other = seen.read != now;
+        seen.last = now;
+        drop(seen);
+        if !is_other || !is_settled {
+            return;
+        }
+        match self.reload() {
+            Ok(()) => tracing::info!("the certificate has changed; new connections have it"),
+            Err(why) => tracing::error!("the certificate has changed and is not used: {why}"),
+        }
+    }
+}
+
+fn paths(files: &TlsSection) -> impl Iterator<Item = &PathBuf> {
+    [&files.cert_path, &files.key_path, &files.ca_cert_path].into_iter().flatten()
+}
+
+fn stamps(files: &TlsSection) -> Vec<Option<Stamp>> {
+    use std::os::unix::fs::MetadataExt;
+    let stamp = |path: &PathBuf| {
+        let metadata = std::fs::metadata(path).ok()?;
+        Some((metadata.modified().ok()?, metadata.len(), metadata.ino()))
+    };
+    paths(files).map(stamp).collect()
+}
+
+fn read_config(files: &TlsSection, protocol: Protocol) -> Result<ServerConfig, String> {
+    let cert_path = files.cert_path.as_deref().ok_or("server.tls.cert_path is not set")?;
+    let key_path = files.key_path.as_deref().ok_or("server.tls.key_path is not set")?;
+    let certificates = read_certificates(cert_path)?;
+    let key = PrivateKeyDer::from_pem_file(key_path)
+        .map_err(|error| format!("the key {} can't be used: {error}", key_path.display()))?;
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let builder = ServerConfig::builder_with_provider(provider.clone())
+        .with_safe_default_protocol_versions()
+        .map_err(|error| error.to_string())?;
+    let builder = match &files.ca_cert_path {
+        None => builder.with_no_client_auth(),
+        Some(path) => {
+            let shown = path.display();
+            let mut roots = RootCertStore::empty();
+            for certificate in read_certificates(path)? {
+                roots.add(certificate).map_err(|error| format!("{shown}: {error}"))?;
+            }
+            let verifier = WebPkiClientVerifier::builder_with_provider(roots.into(), provider);
+            let verifier = match files.require_client_cert {
+                true => verifier,
+                false => verifier.allow_unauthenticated(),
+            };
+            let verifier = verifier.build().map_err(|error| format!("{shown}: {error}"))?;
+            builder.with_client_cert_verifier(verifier)
+        }
+    };
+    let mut config = builder.with_single_cert(certificates, key).map_err(|error| {
+        let (certificate, key) = (cert_path.display(), key_path.display());
+        format!("the certificate {certificate} with the key {key} can't be used: {error}")
+    })?;
+    config.alpn_protocols = match protocol {
+        Protocol::Grpc => vec![b"h2".to_vec()],
+        Protocol::Http => vec![b"http/1.1".to_vec()],
+    };
+    Ok(config)
+}
+
+fn read_certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
+    let shown = path.display();
+    let read = CertificateDer::pem_file_iter(path).and_then(Iterator::collect::<Result<_, _>>);
+    let certificates: Vec<_> =
+        read.map_err(|error| format!("the certificate {shown} can't be used: {error}"))?;
+    if certificates.is_empty() {
+        return Err(format!("there is no certificate in {shown}"));
+    }
+    Ok(certificates)
+}
+
+/// Accepts clients of HTTP. One that takes its time to agree on keys keeps no other waiting.
+pub struct Incoming {
+    accepted: mpsc::Receiver<(Stream, SocketAddr)>,
+    address: SocketAddr,
+}
+
+impl Incoming {
+    /// Begins to accept, as a task of the runtime that this is called in.
+    ///
+    /// # Errors
+    /// If the listener has no address.
+    pub fn new(listener: TcpListener, tls: Option<Arc<Tls>>) -> io::Result<Self> {
+        let address = listener.local_addr()?;
+        let (send, accepted) = mpsc::channel(1);
+        tokio::spawn(accept_all(listener, tls, send));
+        Ok(Self { accepted, address })
+    }
+}
+
+async fn accept_all(
+    listener: TcpListener,
+    tls: Option<Arc<Tls>>,
+    send: mpsc::Sender<(Stream, SocketAddr)>,
+) {
+    let handshakes = Arc::new(Semaphore::new(HANDSHAKES_MAX));
+    loop {
+        let Ok(place) = handshakes.clone().acquire_owned().await else { return };
+        let (stream, peer) = match listener.accept().await {
+            Ok(accepted) => accepted,
+            Err(error) => {
+                tracing::warn!("a connection of HTTP could not be accepted: {error}");
+                tokio::time::sleep(ACCEPT_RETRY).await;
+                continue;
+            }
+        };
+        let (tls, send) = (tls.clone(), send.clone());
+        tokio::spawn(async move {
+            let stream = match tls {
+                None => Either::Left(stream),
+                Some(tls) => match tls.accept(Protocol::Http, stream).await {
+                    Ok(stream) => Either::Right(stream),
+                    Err(error) => {
+                        tracing::debug!(%peer, "no TLS with a client of HTTP: {error}");
+                        return;
+                    }
+                },
+            };
+            drop(place);
+            // Nobody takes it any more where the server is at its end.
+            send.send((stream, peer)).await.ok();
+        });
+    }
+}
+
+impl axum::serve::Listener for Incoming {
+    type Io = Stream;
+    type Addr = SocketAddr;
+
+    async fn accept(&mut self) -> (Stream, SocketAddr) {
+        match self.accepted.recv().await {
+            Some(accepted) => accepted,
+            None => std::future::pending().await,
+        }
+    }
+
+    fn local_addr(&self) -> io::Result<SocketAddr> {
+        Ok(self.address)
+    }
+}

@@ -1,0 +1,239 @@
+//! TLS on both ports, and certificates that change.
+
+use std::net::{SocketAddr, TcpStream};
+use std::path::{Path, PathBuf};
+
+use kyrodb::proto::HealthRequest;
+use kyrodb::proto::kyro_db_service_client::KyroDbServiceClient;
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
+use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity};
+
+use crate::DIMENSION;
+use crate::common::{Client, Process, directory, eventually, insert, runtime};
+
+/// Who signs certificates.
+struct Authority(CertifiedIssuer<'static, KeyPair>);
+
+/// A certificate and its key, as PEM.
+struct Signed {
+    certificate: String,
+    key: String,
+}
+
+impl Authority {
+    fn new() -> Self {
+        let mut params = CertificateParams::new(Vec::new()).unwrap();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        Self(CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap())
+    }
+
+    fn pem(&self) -> String {
+        self.0.pem()
+    }
+
+    /// For this machine, until a year.
+    fn sign(&self, last_year: i32) -> Signed {
+        let names = vec!["localhost".to_owned(), "127.0.0.1".to_owned()];
+        let mut params = CertificateParams::new(names).unwrap();
+        params.not_before = rcgen::date_time_ymd(2000, 1, 1);
+        params.not_after = rcgen::date_time_ymd(last_year, 12, 31);
+        let key = KeyPair::generate().unwrap();
+        let certificate = params.signed_by(&key, &self.0).unwrap();
+        Signed { certificate: certificate.pem(), key: key.serialize_pem() }
+    }
+}
+
+/// The files of a server.
+struct Files {
+    directory: tempfile::TempDir,
+}
+
+impl Files {
+    fn new(signed: &Signed, authority: &Authority) -> Self {
+        let files = Self { directory: directory() };
+        files.write(signed);
+        std::fs::write(files.path("ca.pem"), authority.pem()).unwrap();
+        files
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.directory.path().join(name)
+    }
+
+    /// Key first, certificate later: in between they do not fit.
+    fn write(&self, signed: &Signed) {
+        std::fs::write(self.path("key.pem"), &signed.key).unwrap();
+        std::fs::write(self.path("cert.pem"), &signed.certificate).unwrap();
+    }
+
+    fn settings(&self, is_mutual: bool) -> Vec<(&'static str, String)> {
+        let path = |name| self.path(name).to_string_lossy().into_owned();
+        let mut settings = vec![
+            ("runtime.shards", "1".into()),
+            ("server.tls.enabled", "true".into()),
+            ("server.tls.cert_path", path("cert.pem")),
+            ("server.tls.key_path", path("key.pem")),
+        ];
+        if is_mutual {
+            settings.push(("server.tls.ca_cert_path", path("ca.pem")));
+            settings.push(("server.tls.require_client_cert", "true".into()));
+        }
+        settings
+    }
+
+    fn spawn(&self, is_mutual: bool) -> Process {
+        let settings = self.settings(is_mutual);
+        let settings: Vec<_> = settings.iter().map(|(key, value)| (*key, value.as_str())).collect();
+        Process::spawn(&self.path("data"), &settings)
+    }
+}
+
+async fn dial(
+    address: SocketAddr,
+    authority: &Authority,
+    own: Option<&Signed>,
+) -> Result<Channel, tonic::transport::Error> {
+    let mut tls = ClientTlsConfig::new()
+        .domain_name("localhost")
+        .ca_certificate(Certificate::from_pem(authority.pem()));
+    if let Some(own) = own {
+        tls = tls.identity(Identity::from_pem(&own.certificate, &own.key));
+    }
+    let endpoint = Endpoint::from_shared(format!("https://{address}"))?.tls_config(tls)?;
+    endpoint.connect().await
+}
+
+/// True if a request is answered. A server that refuses the client's certificate says so only after
+/// the client has sent something.
+async fn is_served(address: SocketAddr, authority: &Authority, own: Option<&Signed>) -> bool {
+    match dial(address, authority, own).await {
+        Ok(channel) => {
+            KyroDbServiceClient::new(channel).health(HealthRequest::default()).await.is_ok()
+        }
+        Err(_) => false,
+    }
+}
+
+/// `GET path` over HTTPS.
+async fn get(address: SocketAddr, authority: &Authority, path: &str) -> Result<u16, String> {
+    // Both providers may be in the tree of a test: which one is meant has to be said.
+    let provider = rustls::crypto::ring::default_provider();
+    provider.install_default().ok();
+    let root = reqwest::Certificate::from_pem(authority.pem().as_bytes()).unwrap();
+    let client = reqwest::Client::builder().tls_certs_only([root]).build().unwrap();
+    let answer = client.get(format!("https://localhost:{}{path}", address.port())).send().await;
+    answer.map(|answer| answer.status().as_u16()).map_err(|error| format!("{error:?}"))
+}
+
+async fn ready(process: &Process, authority: &Authority) {
+    eventually("the server is ready", || async {
+        get(process.http, authority, "/ready").await == Ok(200)
+    })
+    .await;
+}
+
+#[test]
+fn both_ports_speak_tls_and_nothing_else() {
+    let authority = Authority::new();
+    let files = Files::new(&authority.sign(2090), &authority);
+    let process = files.spawn(false);
+    runtime().block_on(async {
+        ready(&process, &authority).await;
+        let channel = dial(process.grpc, &authority, None).await.unwrap();
+        let mut client: Client = KyroDbServiceClient::new(channel);
+        let vector = crate::common::vector(1, DIMENSION);
+        client.insert(insert(1, &vector, &[])).await.unwrap();
+        let found = client.search(crate::common::search(&vector, 1)).await.unwrap().into_inner();
+        assert_eq!(crate::common::ids(&found), [1]);
+        // Another authority's certificate is not believed, and plain text is not answered.
+        assert!(!is_served(process.grpc, &Authority::new(), None).await);
+        let plain = Endpoint::from_shared(format!("http://{}", process.grpc)).unwrap();
+        if let Ok(channel) = plain.connect().await {
+            let mut client = KyroDbServiceClient::new(channel);
+            assert!(client.health(HealthRequest::default()).await.is_err());
+        }
+        assert!(crate::common::get(process.http, "/ready").is_err_or_empty());
+        // Clients that connect and say nothing keep nobody waiting.
+        let silent: Vec<TcpStream> = (0..200)
+            .map(|n| TcpStream::connect(if n % 2 == 0 { process.http } else { process.grpc }))
+            .collect::<Result<_, _>>()
+            .unwrap();
+        assert_eq!(get(process.http, &authority, "/ready").await, Ok(200));
+        assert!(is_served(process.grpc, &authority, None).await);
+        drop(silent);
+    });
+    process.stop();
+}
+
+trait IsErrOrEmpty {
+    fn is_err_or_empty(&self) -> bool;
+}
+
+impl IsErrOrEmpty for std::io::Result<(u16, String)> {
+    fn is_err_or_empty(&self) -> bool {
+        self.as_ref().map_or(true, |(code, _)| *code == 0)
+    }
+}
+
+#[test]
+fn clients_show_a_certificate_where_that_is_asked_for() {
+    let authority = Authority::new();
+    let files = Files::new(&authority.sign(2090), &authority);
+    let process = files.spawn(true);
+    runtime().block_on(async {
+        let own = authority.sign(2090);
+        eventually("the server is ready", || is_served(process.grpc, &authority, Some(&own))).await;
+        assert!(!is_served(process.grpc, &authority, None).await);
+        let strangers = Authority::new().sign(2090);
+        assert!(!is_served(process.grpc, &authority, Some(&strangers)).await);
+        let expired = authority.sign(2001);
+        assert!(!is_served(process.grpc, &authority, Some(&expired)).await);
+        assert!(get(process.http, &authority, "/ready").await.is_err());
+    });
+    process.stop();
+}
+
+#[test]
+fn an_expired_certificate_is_replaced_while_the_server_runs() {
+    let authority = Authority::new();
+    let files = Files::new(&authority.sign(2001), &authority);
+    let process = files.spawn(false);
+    runtime().block_on(async {
+        // It is up, and says so in its log; no client believes it.
+        eventually("the server is up", || async { process.log().contains("is ready") }).await;
+        assert!(!is_served(process.grpc, &authority, None).await);
+        files.write(&authority.sign(2090));
+        eventually("the new certificate is shown", || is_served(process.grpc, &authority, None))
+            .await;
+        assert_eq!(get(process.http, &authority, "/ready").await, Ok(200));
+        // What does not fit, or is no certificate, is not used: the good one stays.
+        std::fs::write(files.path("key.pem"), authority.sign(2090).key).unwrap();
+        eventually("the log tells", || async { process.log().contains("is not used") }).await;
+        std::fs::write(files.path("cert.pem"), "nothing").unwrap();
+        process.signal("HUP");
+        eventually("the log tells", || async { process.log().contains("no certificate in") }).await;
+        assert!(is_served(process.grpc, &authority, None).await);
+    });
+    process.stop();
+}
+
+fn refused(files: &Files) -> String {
+    files.spawn(false).refuses()
+}
+
+#[test]
+fn files_that_can_not_be_used_are_named_at_start() {
+    let authority = Authority::new();
+    let files = Files::new(&authority.sign(2090), &authority);
+    std::fs::write(files.path("key.pem"), authority.sign(2090).key).unwrap();
+    let said = refused(&files);
+    assert!(said.contains("cert.pem") && said.contains("key.pem"), "{said}");
+    std::fs::write(files.path("key.pem"), "nothing").unwrap();
+    assert!(refused(&files).contains("key.pem"));
+    std::fs::write(files.path("cert.pem"), "nothing").unwrap();
+    assert!(refused(&files).contains("no certificate in"));
+    std::fs::remove_file(files.path("cert.pem")).unwrap();
+    let said = refused(&files);
+    assert!(said.contains("cert.pem can't be used"), "{said}");
+    assert!(!Path::new(&files.path("data")).join("MANIFEST").exists(), "nothing was made");
+}
