@@ -60,6 +60,17 @@ impl Bound {
         Self { side, text, number }
     }
 
+    /// What admits every value that this does not, NaN excepted.
+    pub(super) fn turned(&self) -> Self {
+        let side = match self.side {
+            Side::AtLeast => Side::Below,
+            Side::AtMost => Side::Above,
+            Side::Above => Side::AtMost,
+            Side::Below => Side::AtLeast,
+        };
+        Self { side, text: self.text.clone(), number: self.number }
+    }
+
     /// The bound as a number, if it is one.
     pub(super) fn number(&self) -> Option<f64> {
         self.number

@@ -6,8 +6,9 @@ use kyrodb::proto::metadata_filter::FilterType;
 use kyrodb::proto::range_match::Bound;
 use kyrodb::proto::{ExactMatch, MetadataFilter, RangeMatch, SearchRequest};
 
+use super::stages::Stages;
 use super::{latencies, micros, shown};
-use crate::common::{Process, search};
+use crate::common::{Process, get, metric_sum, search};
 use crate::data::{Data, FilterCase};
 
 pub(super) async fn filters(process: &Process, data: &Data) {
@@ -15,6 +16,8 @@ pub(super) async fn filters(process: &Process, data: &Data) {
     for case in &data.filters {
         let (mut exact, mut hits, mut alone) = (0, 0, latencies());
         let count = case.truth.count();
+        let stages = Stages::of_search(process);
+        let before = totals(process);
         for (query, wanted) in data.queries.iter().zip(case.truth.iter()) {
             let request = SearchRequest { filter: Some(filter(case)), ..search(query, 10) };
             let begun = Instant::now();
@@ -34,7 +37,19 @@ pub(super) async fn filters(process: &Process, data: &Data) {
             hits as f64 / (10 * count) as f64,
             shown(&alone)
         );
+        let per_search = totals(process).map(|(_, now)| now).into_iter().zip(before);
+        let per_search: Vec<String> = per_search
+            .map(|(now, (name, before))| format!("{:.0} {name}", (now - before) / count as f64))
+            .collect();
+        println!("  {}; a search: {}", stages.since(process), per_search.join(", "));
     }
+}
+
+/// What searches have cost so far, over all shards.
+fn totals(process: &Process) -> [(&'static str, f64); 2] {
+    let text = get(process.http, "/metrics").expect("metrics").1;
+    let sum = |name: &str| metric_sum(&text, &format!("kyrodb_shard_search_{name}_total"));
+    [("distances", sum("distances")), ("lists", sum("hops"))]
 }
 
 fn filter(case: &FilterCase) -> MetadataFilter {

@@ -24,12 +24,31 @@ impl Stages {
         ("stage", "stage=\"commit\""),
     ];
 
+    /// The stages of a search as its record has them, which add up to it.
+    const OF_SEARCH: [(&'static str, &'static str); 8] = [
+        ("search_stage", "stage=\"admission\""),
+        ("search_stage", "stage=\"mailbox\""),
+        ("search_stage", "stage=\"queue\""),
+        ("search_stage", "stage=\"hot\""),
+        ("search_stage", "stage=\"walk\""),
+        ("search_stage", "stage=\"suspended\""),
+        ("search_stage", "stage=\"collect\""),
+        ("search_stage", "stage=\"reply\""),
+    ];
+
     pub(super) fn now(process: &Process) -> Self {
-        Self(
-            Self::ALL
-                .map(|(family, labels)| (family, labels, timed(process, family, labels)))
-                .into(),
-        )
+        Self::of(process, &Self::ALL)
+    }
+
+    pub(super) fn of_search(process: &Process) -> Self {
+        Self::of(process, &Self::OF_SEARCH)
+    }
+
+    fn of(process: &Process, stages: &[(&'static str, &'static str)]) -> Self {
+        let timed = |&(family, labels): &(&'static str, &'static str)| {
+            (family, labels, timed(process, family, labels))
+        };
+        Self(stages.iter().map(timed).collect())
     }
 
     pub(super) fn since(&self, process: &Process) -> String {

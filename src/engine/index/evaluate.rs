@@ -8,6 +8,7 @@
 use roaring::RoaringBitmap;
 
 use super::MetadataIndex;
+use super::gather::Gathered;
 use super::key::{Cursor, Key};
 use super::slots::{CHUNK_COST, SlotSet, chunks};
 use crate::engine::filter::Filter;
@@ -67,6 +68,11 @@ pub(in crate::engine) struct Evaluation {
     program: Vec<Op>,
     next: usize,
     progress: Progress,
+    /// What the values of the condition have come to so far.
+    gathered: Gathered,
+    /// Where the values outside a range are read, since those are less: all slots that had one of
+    /// either when that began. What comes later must not be taken for what is left.
+    whole: Option<RoaringBitmap>,
     stack: Vec<RoaringBitmap>,
     /// What was indexed when it began. What has been read in since may have come too late for the
     /// conditions that had been read.
@@ -80,8 +86,16 @@ impl Evaluation {
     pub(in crate::engine) fn new(index: &MetadataIndex, filter: &Filter) -> Self {
         let mut program = Vec::new();
         compile(index, filter, 0, true, &mut program);
-        let (progress, stack) = (Progress::Begin, Vec::new());
-        Self { program, next: 0, progress, stack, indexed_to: index.indexed_to, unsure: 0 }
+        Self {
+            program,
+            next: 0,
+            progress: Progress::Begin,
+            gathered: Gathered::default(),
+            whole: None,
+            stack: Vec::new(),
+            indexed_to: index.indexed_to,
+            unsure: 0,
+        }
     }
 
     /// Does some tens of microseconds of work on the same filter. Returns the candidates for a
@@ -163,26 +177,35 @@ impl Evaluation {
         budget: &mut u64,
     ) -> bool {
         let progress = std::mem::take(&mut self.progress);
-        if matches!(progress, Progress::Begin) {
-            self.stack.push(RoaringBitmap::new());
-        }
         let (Filter::Exact(text, _) | Filter::In(text, _) | Filter::Range(text, _)) = condition
         else {
             unreachable!("connectives are instructions of their own");
         };
         if let Some(key) = index.keys.get(text.as_str()) {
-            let top = self.stack.last_mut().expect("pushed when the condition began");
-            if let Some(rest) = read_values(key, condition, progress, top, budget) {
+            // Slots come and go between two steps, but no number of a slot goes down.
+            let extent = index.slots.max().map_or(0, |last| last + 1);
+            if let (Progress::Begin, Filter::Range(_, Some(bound))) = (&progress, condition) {
+                self.whole = key.is_rest_less(bound).then(|| key.present() - key.coarse());
+            }
+            let reading = Reading { key, extent, is_turned: self.whole.is_some() };
+            if let Some(rest) = reading.values(condition, progress, &mut self.gathered, budget) {
                 self.progress = rest;
                 return false;
             }
+            let found = std::mem::take(&mut self.gathered).finish();
+            self.stack.push(match self.whole.take() {
+                Some(whole) => whole - found,
+                None => found,
+            });
             let has_values = !matches!(condition, Filter::Range(_, None));
             if has_values && !key.coarse().is_empty() {
                 self.unsure += key.coarse().len();
                 if is_upper {
-                    *top |= key.coarse();
+                    *self.top() |= key.coarse();
                 }
             }
+        } else {
+            self.stack.push(RoaringBitmap::new());
         }
         if !index.untracked.is_empty() {
             self.unsure += index.untracked.len();
@@ -202,45 +225,62 @@ impl Evaluation {
     }
 }
 
-/// Adds the slots of the values that a condition names to `found`, as far as `budget` goes.
-/// Returns where to go on.
-fn read_values(
-    key: &Key,
-    condition: &Filter,
-    progress: Progress,
-    found: &mut RoaringBitmap,
-    budget: &mut u64,
-) -> Option<Progress> {
-    let mut charge = |cost: u64| {
-        *budget = budget.saturating_sub(cost);
-        *budget > 0
-    };
-    let mut take = |set: Option<&SlotSet>| {
-        set.into_iter().for_each(|set| set.add_to(found));
-        charge(set.map_or(1, |set| set.cost()))
-    };
-    match condition {
-        Filter::In(_, values) => {
-            let start = if let Progress::List(start) = progress { start } else { 0 };
-            for (place, value) in values.iter().enumerate().skip(start) {
-                if !take(key.exact(value)) && place + 1 < values.len() {
-                    return Some(Progress::List(place + 1));
+/// The values of a key being read.
+struct Reading<'a> {
+    key: &'a Key,
+    /// All slots are below this.
+    extent: u32,
+    /// Of a range, the values outside it are read.
+    is_turned: bool,
+}
+
+impl Reading<'_> {
+    /// Adds the slots of the values that a condition names to `found`, as far as `budget` goes.
+    /// Returns where to go on.
+    fn values(
+        &self,
+        condition: &Filter,
+        progress: Progress,
+        found: &mut Gathered,
+        budget: &mut u64,
+    ) -> Option<Progress> {
+        let Self { key, extent, is_turned } = *self;
+        let mut charge = |cost: u64| {
+            *budget = budget.saturating_sub(cost);
+            *budget > 0
+        };
+        let mut take = |set: Option<&SlotSet>| {
+            set.into_iter().for_each(|set| found.add(set, extent));
+            charge(set.map_or(1, |set| set.cost()))
+        };
+        match condition {
+            Filter::In(_, values) => {
+                let start = if let Progress::List(start) = progress { start } else { 0 };
+                for (place, value) in values.iter().enumerate().skip(start) {
+                    if !take(key.exact(value)) && place + 1 < values.len() {
+                        return Some(Progress::List(place + 1));
+                    }
                 }
             }
+            Filter::Range(_, Some(bound)) => {
+                let cursor =
+                    if let Progress::Range(cursor) = progress { Some(cursor) } else { None };
+                let rest = match is_turned {
+                    true => key.range(&bound.turned(), cursor, take),
+                    false => key.range(bound, cursor, take),
+                };
+                return rest.map(Progress::Range);
+            }
+            Filter::Exact(_, value) => {
+                take(key.exact(value));
+            }
+            _ => {
+                found.join(key.present());
+                charge(CHUNK_COST / 4 * chunks(key.present()));
+            }
         }
-        Filter::Range(_, Some(bound)) => {
-            let cursor = if let Progress::Range(cursor) = progress { Some(cursor) } else { None };
-            return key.range(bound, cursor, take).map(Progress::Range);
-        }
-        Filter::Exact(_, value) => {
-            take(key.exact(value));
-        }
-        _ => {
-            *found |= key.present();
-            charge(CHUNK_COST / 4 * chunks(key.present()));
-        }
+        None
     }
-    None
 }
 
 /// The conditions of a filter, in the order in which they are numbered.

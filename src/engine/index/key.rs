@@ -18,6 +18,9 @@ use crate::engine::filter::{Bound, Side};
 /// Longest value that gets a set of its own; more are of texts that nobody asks for by value.
 const VALUE_BYTES_MAX: usize = 256;
 
+/// Values of a range that are looked at to tell what it costs.
+const COUNTED_VALUES_MAX: usize = 512;
+
 /// What a value costs beside its text: its set and its place in a tree whose nodes are two thirds
 /// full.
 pub(super) const VALUE_BYTES: usize = (size_of::<Number>() + size_of::<SlotSet>()) * 3 / 2;
@@ -210,6 +213,33 @@ impl Key {
         None
     }
 
+    /// True if the values outside `bound` are known to be cheaper to join than those within. What is
+    /// outside is then what the [turned](Bound::turned) bound admits.
+    ///
+    /// Looks at a few values of each side only: where there are more outside, most of the time there
+    /// are as many within.
+    pub(super) fn is_rest_less(&self, bound: &Bound) -> bool {
+        // What is not a number is within neither of the two.
+        let has_nan = self.numbers.last_key_value().is_some_and(|(n, _)| n.order == u64::MAX);
+        if has_nan || bound.number().is_some_and(f64::is_nan) {
+            return false;
+        }
+        let Some(outside) = self.cost_of(&bound.turned(), u64::MAX) else { return false };
+        self.cost_of(bound, outside).is_none()
+    }
+
+    /// What it costs to join the values within a bound; `None` if that is more than `max`, or they are
+    /// too many to tell.
+    fn cost_of(&self, bound: &Bound, max: u64) -> Option<u64> {
+        let (mut cost, mut values) = (0, 0);
+        let more = self.range(bound, None, |slots| {
+            cost += slots.map_or(1, SlotSet::cost);
+            values += 1;
+            cost <= max && values < COUNTED_VALUES_MAX
+        });
+        (more.is_none() && cost <= max).then_some(cost)
+    }
+
     /// About as many bytes as the sets of slots take, as if all values had equally many.
     pub(super) fn estimated_set_bytes(&self) -> usize {
         let own = bitmap_bytes(&self.present) + bitmap_bytes(&self.coarse);
@@ -362,6 +392,32 @@ mod tests {
                 let wanted = (0..).zip(VALUES).filter(|(_, value)| bound.admits(value));
                 assert!(found.iter().eq(wanted.map(|(slot, _)| slot)), "{side:?} {text:?}");
                 assert!(steps <= VALUES.len());
+            }
+        }
+    }
+
+    #[test]
+    fn the_cheaper_side_of_a_range_is_read_if_together_they_are_everything() {
+        let (mut key, mut room) = (Key::default(), Room { used: 0, max: usize::MAX });
+        for slot in 0..100 {
+            key.insert(&(slot % 10).to_string(), slot, &mut room);
+        }
+        let is_turned =
+            |side, text: &str, key: &Key| key.is_rest_less(&Bound::new(side, text.into()));
+        assert!(is_turned(Side::AtLeast, "1", &key) && is_turned(Side::Below, "9", &key));
+        assert!(!is_turned(Side::AtLeast, "9", &key) && !is_turned(Side::Below, "1", &key));
+        assert!(!is_turned(Side::AtLeast, "nan", &key));
+        // A bound that is no number: numbers compare as text, those below it and those above.
+        assert!(is_turned(Side::Above, "0x", &key) && is_turned(Side::Below, "8x", &key));
+        key.insert("nan", 100, &mut room);
+        assert!(!is_turned(Side::AtLeast, "1", &key), "it is on neither side");
+        for (text, side) in [("1", Side::AtLeast), ("5", Side::Above), ("x", Side::AtMost)] {
+            let bound = Bound::new(side, text.into());
+            for (slot, value) in (0..).zip(VALUES.into_iter().filter(|value| *value != "nan")) {
+                let is_number = value.parse::<f64>().is_ok_and(|number| !number.is_nan());
+                if is_number || bound.number().is_none() {
+                    assert_ne!(bound.admits(value), bound.turned().admits(value), "{slot}");
+                }
             }
         }
     }

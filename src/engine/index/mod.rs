@@ -17,6 +17,7 @@
 //!   condition on that key, or on any key.
 
 pub(super) mod evaluate;
+mod gather;
 mod key;
 mod slots;
 

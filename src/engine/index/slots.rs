@@ -80,6 +80,7 @@ impl SlotSet {
     }
 
     /// Adds all slots to `target`.
+    #[cfg(test)]
     pub(super) fn add_to(&self, target: &mut RoaringBitmap) {
         match self {
             Self::One(slot) => {
@@ -90,7 +91,7 @@ impl SlotSet {
         }
     }
 
-    /// What [`SlotSet::add_to`] costs, in units of looking up a value.
+    /// What it costs to join it with another, in units of looking up a value.
     pub(super) fn cost(&self) -> u64 {
         /// A list of a chunk's slots is gone through, a chunk's bitmap is joined by words.
         const SLOTS_PER_UNIT: u64 = 8;

@@ -1,0 +1,85 @@
+//! Many sets of slots joined to one: the values of a range, or of a list.
+//!
+//! Most values have few slots, and a bitmap takes tens of nanoseconds to take one in. So they are
+//! set as plain bits, which become a bitmap at the end.
+
+use roaring::RoaringBitmap;
+
+use super::slots::SlotSet;
+
+/// So many slots go into the bitmap; from there on, the rest become plain bits. A few values are not
+/// worth a bit for every slot there is.
+const SINGLE_MAX: usize = if cfg!(test) { 2 } else { 64 };
+
+/// What has been joined so far.
+#[derive(Debug, Default)]
+pub(super) struct Gathered {
+    set: RoaringBitmap,
+    /// Slots put into the set one by one.
+    singles: usize,
+    /// A bit for every slot there is; empty until there are many.
+    bits: Vec<u8>,
+}
+
+impl Gathered {
+    /// Adds the slots of a value; all of them are below `extent`.
+    pub(super) fn add(&mut self, set: &SlotSet, extent: u32) {
+        match set {
+            SlotSet::One(slot) => self.add_slots(&[*slot], extent),
+            SlotSet::List(slots) => self.add_slots(slots, extent),
+            SlotSet::Bitmap(bitmap) => self.join(bitmap),
+        }
+    }
+
+    /// Adds a set.
+    pub(super) fn join(&mut self, set: &RoaringBitmap) {
+        self.set |= set;
+    }
+
+    fn add_slots(&mut self, slots: &[u32], extent: u32) {
+        if self.bits.is_empty() && self.singles + slots.len() <= SINGLE_MAX {
+            self.singles += slots.len();
+            self.set.extend(slots.iter().copied());
+            return;
+        }
+        // The number of slots may have grown since the last value.
+        let bytes = (extent as usize).div_ceil(8);
+        if self.bits.len() < bytes {
+            self.bits.resize(bytes, 0);
+        }
+        for slot in slots {
+            self.bits[(slot / 8) as usize] |= 1 << (slot % 8);
+        }
+    }
+
+    /// All that was added.
+    pub(super) fn finish(mut self) -> RoaringBitmap {
+        if !self.bits.is_empty() {
+            self.set |= RoaringBitmap::from_lsb0_bytes(0, &self.bits);
+        }
+        self.set
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sets_of_all_kinds_are_joined() {
+        let (mut gathered, mut wanted) = (Gathered::default(), RoaringBitmap::new());
+        let extent = 200_001;
+        for step in [1_000_u32, 70_000, 3, 500, 100, 199_999] {
+            let mut set = SlotSet::One(step);
+            (0..extent).step_by(step as usize).for_each(|slot| set.insert(slot));
+            let mut slots = RoaringBitmap::new();
+            set.add_to(&mut slots);
+            wanted |= slots;
+            gathered.add(&set, extent);
+        }
+        gathered.add(&SlotSet::One(300_000), 300_001);
+        wanted.insert(300_000);
+        assert_eq!(gathered.finish(), wanted);
+        assert!(Gathered::default().finish().is_empty());
+    }
+}
