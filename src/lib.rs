@@ -24,6 +24,7 @@
 //! | [`types`], [`layout`], [`error`], [`clock`] | ids and positions; which shards have one graph; errors by what the caller must do; the wall clock |
 //! | [`doctor`] | looks at a host and its disk, and says what to change there |
 //! | [`backup`] | copies of a data directory, whole or of what is new, and the way back from them |
+//! | [`ctl`] | what an operator's program asks of a server |
 //! | [`load`] | the load tester: open and closed loops, recall, sweeps, reports |
 //! | [`demo`], [`dataset`], [`proto`] | the sample, vector files, the generated wire format |
 //!
@@ -41,6 +42,7 @@ pub mod access;
 pub mod backup;
 pub mod clock;
 pub mod config;
+pub mod ctl;
 pub mod dataset;
 pub mod demo;
 pub mod disk;

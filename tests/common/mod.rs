@@ -3,6 +3,7 @@
 
 #![allow(dead_code, unreachable_pub, reason = "each test uses its part")]
 
+pub mod certificates;
 pub mod clustered;
 pub mod documents;
 pub mod filters;

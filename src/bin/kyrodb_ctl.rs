@@ -1,0 +1,267 @@
+//! The operator's program: arguments → a request over HTTP → what came of it, and an exit code.
+
+use std::io::Write;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{CommandFactory, Parser, Subcommand, ValueEnum};
+use clap_complete::Shell;
+use kyrodb::ctl::client::{Answer, Place, Server};
+use kyrodb::ctl::show;
+use serde_json::{Value, json};
+
+/// Looks at a KyroDB server and changes how it runs.
+///
+/// Exit codes: 0 done, or well; 1 the server says no, or is not well; 2 wrong usage, or no answer.
+#[derive(Parser)]
+#[command(name = "kyrodb_ctl", version)]
+struct Arguments {
+    /// HTTP address of the server: its gRPC port + 1000
+    #[arg(
+        long,
+        value_name = "URL",
+        default_value = "http://127.0.0.1:51051",
+        env = "KYRODB_URL",
+        global = true
+    )]
+    url: String,
+
+    /// File with an API key; else the variable KYRODB_API_KEY. There is no option for the key
+    /// itself: others on the machine could read it
+    #[arg(long, value_name = "PATH", global = true)]
+    key_file: Option<PathBuf>,
+
+    /// PEM of the authority that signs the server's certificate, if the system does not know it
+    #[arg(long, value_name = "PATH", env = "KYRODB_CA_CERT", global = true)]
+    ca_cert: Option<PathBuf>,
+
+    /// Print what the server said as JSON
+    #[arg(long, global = true)]
+    json: bool,
+
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// How the server is, on one screen; 1 if it is not ready
+    Status,
+    /// 0 if it is healthy or degraded, 1 otherwise
+    Health,
+    /// 0 if requests should be sent there, 1 otherwise
+    Ready,
+    /// Objectives, and how the last minute was
+    Slo,
+    /// What this key's tenant has used
+    Usage {
+        /// What all tenants have used; needs an admin key
+        #[arg(long)]
+        all: bool,
+    },
+    /// The slowest searches of the last five minutes, and stalls of cores
+    Slow,
+    /// Metrics with this text in their name or labels, all if none is given; 1 if there is none
+    Metrics {
+        /// The text
+        part: Option<String>,
+    },
+    /// The configuration and where its values come from
+    Config {
+        /// Only what is not a default
+        #[arg(long)]
+        set: bool,
+    },
+    /// The breakers of the logs
+    Breaker {
+        /// What to do
+        #[arg(value_enum)]
+        action: BreakerAction,
+    },
+    /// Refuses writes until it is switched off, also over a restart
+    ReadOnly {
+        /// What to do
+        #[arg(value_enum)]
+        action: Switch,
+    },
+    /// Refuses reads and writes until it is switched off, or the server restarts
+    Maintenance {
+        /// What to do
+        #[arg(value_enum)]
+        action: Switch,
+    },
+    /// Limits requests of all tenants together until the configuration is loaded again
+    RateLimit {
+        /// Requests a second; 0 for no limit
+        per_second: u32,
+    },
+    /// Takes a snapshot of every shard, after which the log before it is dropped
+    Snapshot,
+    /// Reads the configuration, API keys and certificates again, as SIGHUP does
+    Reload,
+    /// Ends the server: what is in flight is finished first
+    Shutdown {
+        /// Cut off what is in flight, and take no last snapshot; nothing acknowledged is lost
+        #[arg(long)]
+        emergency: bool,
+    },
+    /// Prints a completion script
+    Completion {
+        /// For this shell
+        shell: Shell,
+    },
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum BreakerAction {
+    Status,
+    Reset,
+    Trip,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Switch {
+    Status,
+    On,
+    Off,
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    if let Command::Completion { shell } = arguments.command {
+        let mut command = Arguments::command();
+        clap_complete::generate(shell, &mut command, "kyrodb_ctl", &mut std::io::stdout());
+        return ExitCode::SUCCESS;
+    }
+    match run(&arguments) {
+        Ok((text, is_good)) => {
+            let mut output = std::io::stdout();
+            // A reader that went away has seen enough.
+            output.write_all(text.as_bytes()).and_then(|()| output.flush()).ok();
+            if is_good { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+        }
+        Err(why) => {
+            eprintln!("kyrodb_ctl: {why}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+fn run(arguments: &Arguments) -> Result<(String, bool), String> {
+    let place = Place {
+        url: arguments.url.clone(),
+        key: key(arguments)?,
+        ca_cert: arguments.ca_cert.clone(),
+    };
+    let server = Server::at(&place)?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.map_err(|error| error.to_string())?;
+    runtime.block_on(ask(&server, arguments))
+}
+
+fn key(arguments: &Arguments) -> Result<Option<String>, String> {
+    let Some(path) = &arguments.key_file else {
+        return Ok(std::env::var("KYRODB_API_KEY").ok().filter(|key| !key.is_empty()));
+    };
+    let read = std::fs::read_to_string(path);
+    let text = read.map_err(|error| format!("{} can't be read: {error}", path.display()))?;
+    match text.trim() {
+        "" => Err(format!("there is no key in {}", path.display())),
+        key => Ok(Some(key.to_owned())),
+    }
+}
+
+async fn ask(server: &Server, arguments: &Arguments) -> Result<(String, bool), String> {
+    let answer = match &arguments.command {
+        Command::Status => return status(server, arguments.json).await,
+        Command::Config { set } => {
+            let answer = server.get("/config").await?;
+            if answer.is_good() && !arguments.json {
+                return Ok((show::config(&answer.body, *set), true));
+            }
+            answer
+        }
+        Command::Metrics { part } => {
+            let answer = server.get("/metrics").await?;
+            let Some(text) = answer.body.as_str().filter(|_| answer.is_good()) else {
+                return Ok(shown(&answer, arguments.json));
+            };
+            return Ok(metrics(text, part.as_deref()));
+        }
+        Command::Health => server.get("/health").await?,
+        Command::Ready => server.get("/ready").await?,
+        Command::Slo => server.get("/slo").await?,
+        Command::Usage { all: false } => server.get("/usage?scope=self").await?,
+        Command::Usage { all: true } => server.get("/usage?scope=all").await?,
+        Command::Slow => server.get("/debug/slow").await?,
+        Command::Breaker { action } => match action {
+            BreakerAction::Status => server.get("/admin/circuit-breaker/status").await?,
+            BreakerAction::Reset => server.post("/admin/circuit-breaker/reset").await?,
+            BreakerAction::Trip => server.post("/admin/circuit-breaker/trip").await?,
+        },
+        Command::ReadOnly { action } => switch(server, "/admin/read-only", *action).await?,
+        Command::Maintenance { action } => switch(server, "/admin/maintenance", *action).await?,
+        Command::RateLimit { per_second } => {
+            server.post(&format!("/admin/rate-limit?ops_per_sec={per_second}")).await?
+        }
+        Command::Snapshot => server.post("/admin/snapshot").await?,
+        Command::Reload => server.post("/admin/reload").await?,
+        Command::Shutdown { emergency } => {
+            let mode = if *emergency { "emergency" } else { "graceful" };
+            server.post(&format!("/admin/shutdown?mode={mode}")).await?
+        }
+        Command::Completion { .. } => return Ok((String::new(), true)),
+    };
+    Ok(shown(&answer, arguments.json))
+}
+
+/// Samples that have `part` before their value.
+fn metrics(text: &str, part: Option<&str>) -> (String, bool) {
+    let Some(part) = part else { return (text.to_owned(), true) };
+    let is_asked_for = |line: &&str| {
+        !line.starts_with('#') && line.rsplit_once(' ').is_some_and(|(name, _)| name.contains(part))
+    };
+    let found: String = text.lines().filter(is_asked_for).map(|line| format!("{line}\n")).collect();
+    let is_found = !found.is_empty();
+    (if is_found { found } else { format!("no metric has `{part}`\n") }, is_found)
+}
+
+async fn switch(server: &Server, path: &str, action: Switch) -> Result<Answer, String> {
+    match action {
+        Switch::Status => server.get(path).await,
+        Switch::On => server.post(&format!("{path}?state=on")).await,
+        Switch::Off => server.post(&format!("{path}?state=off")).await,
+    }
+}
+
+/// What was said, and whether it was a yes.
+fn shown(answer: &Answer, is_json: bool) -> (String, bool) {
+    let text = match (is_json, answer.is_good()) {
+        (true, _) => format!("{:#}\n", answer.body),
+        (false, true) => show::plain(&answer.body),
+        (false, false) => format!("{}\n", answer.reason()),
+    };
+    (text, answer.is_good())
+}
+
+async fn status(server: &Server, is_json: bool) -> Result<(String, bool), String> {
+    let (health, ready) = (server.get("/health").await?, server.get("/ready").await?);
+    let (stats, slo) = (server.get("/stats").await?, server.get("/slo").await?);
+    // A server that is not well says so with a status of its own, and has the rest to tell.
+    for answer in [&health, &ready, &stats, &slo] {
+        if matches!(answer.code, 401 | 403 | 404) {
+            return Ok(shown(answer, is_json));
+        }
+    }
+    let is_ready = ready.is_good();
+    let bodies = [health, ready, stats, slo].map(|answer| answer.body);
+    let text = if is_json {
+        let [health, ready, stats, slo] = bodies;
+        let all: Value = json!({ "health": health, "ready": ready, "stats": stats, "slo": slo });
+        format!("{all:#}\n")
+    } else {
+        let [health, ready, stats, slo] = bodies;
+        show::status(&show::Pages { health, ready, stats, slo })
+    };
+    Ok((text, is_ready))
+}

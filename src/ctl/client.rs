@@ -1,0 +1,140 @@
+//! Requests to the HTTP port of a server.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use reqwest::{Certificate, Client, Method, Url};
+use serde_json::Value;
+
+/// How long an answer may take: a snapshot of a large server takes minutes.
+const PATIENCE: Duration = Duration::from_secs(600);
+
+/// How long a connection may take.
+const CONNECT_PATIENCE: Duration = Duration::from_secs(5);
+
+/// Where a server is, and how to get in.
+#[derive(Clone, Debug, Default)]
+pub struct Place {
+    /// Its HTTP address, such as `http://127.0.0.1:51051`.
+    pub url: String,
+    /// An API key, if it asks for one.
+    pub key: Option<String>,
+    /// PEM of the authority that signs its certificate, if the system does not know it.
+    pub ca_cert: Option<PathBuf>,
+}
+
+/// What came back.
+#[derive(Debug)]
+pub struct Answer {
+    /// HTTP status.
+    pub code: u16,
+    /// The body: JSON, or text.
+    pub body: Value,
+}
+
+impl Answer {
+    /// The server did what was asked.
+    #[must_use]
+    pub fn is_good(&self) -> bool {
+        (200..300).contains(&self.code)
+    }
+
+    /// What is wrong, in the server's words.
+    #[must_use]
+    pub fn reason(&self) -> String {
+        let said = ["error", "reason", "progress"].iter().find_map(|name| self.body[name].as_str());
+        match (said.or(self.body.as_str()), self.code) {
+            (_, 401) => "the server asks for an API key, or does not know this one: name a file \
+                         with a good one by --key-file, or set KYRODB_API_KEY"
+                .into(),
+            (_, 403) => "this needs a key with is_admin; without keys, to be on the server's \
+                         machine"
+                .into(),
+            (Some(said), _) if !said.is_empty() => said.to_owned(),
+            (_, code) => format!("the server answered {code}"),
+        }
+    }
+}
+
+/// A server to ask.
+pub struct Server {
+    client: Client,
+    url: Url,
+    key: Option<String>,
+}
+
+impl Server {
+    /// Gets ready to ask the server at this place.
+    ///
+    /// # Errors
+    /// If the address or the certificate can't be used.
+    pub fn at(place: &Place) -> Result<Self, String> {
+        let url = Url::parse(&place.url).map_err(|error| format!("{}: {error}", place.url))?;
+        if !["http", "https"].contains(&url.scheme()) {
+            return Err(format!("{url} begins neither with http:// nor with https://"));
+        }
+        // Only the first one in a process is installed, which is this one or as good.
+        rustls::crypto::ring::default_provider().install_default().ok();
+        let mut builder =
+            Client::builder().timeout(PATIENCE).connect_timeout(CONNECT_PATIENCE).no_proxy();
+        if let Some(path) = &place.ca_cert {
+            builder = builder.tls_certs_only(certificates(path)?);
+        }
+        let client = builder.build().map_err(|error| told(&error))?;
+        Ok(Self { client, url, key: place.key.clone() })
+    }
+
+    /// Reads a page.
+    ///
+    /// # Errors
+    /// If there is no answer.
+    pub async fn get(&self, path: &str) -> Result<Answer, String> {
+        self.ask(Method::GET, path).await
+    }
+
+    /// Has something done.
+    ///
+    /// # Errors
+    /// If there is no answer.
+    pub async fn post(&self, path: &str) -> Result<Answer, String> {
+        self.ask(Method::POST, path).await
+    }
+
+    async fn ask(&self, method: Method, path: &str) -> Result<Answer, String> {
+        let url = self.url.join(path).map_err(|error| format!("{path}: {error}"))?;
+        let mut request = self.client.request(method, url);
+        if let Some(key) = &self.key {
+            request = request.header("x-api-key", key);
+        }
+        let lost = |error: reqwest::Error| {
+            format!(
+                "{} does not answer: {}. Is the server up, and is this its HTTP port (the gRPC port \
+                 + 1000)?",
+                self.url,
+                told(&error)
+            )
+        };
+        let answer = request.send().await.map_err(lost)?;
+        let code = answer.status().as_u16();
+        let text = answer.text().await.map_err(lost)?;
+        let body = serde_json::from_str(&text).unwrap_or(Value::String(text));
+        Ok(Answer { code, body })
+    }
+}
+
+fn certificates(path: &Path) -> Result<Vec<Certificate>, String> {
+    let shown = path.display();
+    let pem = std::fs::read(path).map_err(|error| format!("{shown} can't be read: {error}"))?;
+    Certificate::from_pem_bundle(&pem).map_err(|error| format!("{shown}: {}", told(&error)))
+}
+
+/// An error and what is behind it: the outermost says little.
+fn told(error: &reqwest::Error) -> String {
+    let mut said = vec![error.to_string()];
+    let mut inner = std::error::Error::source(error);
+    while let Some(error) = inner {
+        said.push(error.to_string());
+        inner = error.source();
+    }
+    said.join(": ")
+}

@@ -1,0 +1,179 @@
+//! Disks, logs, damage, backups.
+
+use std::path::{Path, PathBuf};
+
+use tonic::Code;
+
+use crate::common::volume::Volume;
+use crate::common::{Process, directory, eventually, http, runtime};
+use crate::{Runbook, code, put, store, stored};
+
+const SETTINGS: &[(&str, &str)] = &[("runtime.shards", "1")];
+
+#[test]
+fn the_disk_is_full() {
+    let directory = directory();
+    let Some(volume) = Volume::mount(directory.path(), 64 << 20) else { return };
+    let settings = [("runtime.shards", "1"), ("persistence.disk_reserve_bytes", "8388608")];
+    let process = Process::start(&volume.path("data"), &settings);
+    let mut runbook = Runbook::open("The disk is full", directory.path());
+    runbook.ask(&process);
+    let runtime = runtime();
+    runtime.block_on(async { store(&mut process.client().await, 20).await });
+    volume.fill();
+    runtime.block_on(async {
+        let refused = async || put(&mut process.client().await, 21).await.is_err();
+        eventually("the reserve", refused).await;
+        assert_eq!(code(put(&mut process.client().await, 22).await), Code::ResourceExhausted);
+        // Deletes go on for as long as the log has room.
+        let mut client = process.client().await;
+        let update = |n: u64| kyrodb::proto::UpdateMetadataRequest {
+            doc_id: 5,
+            metadata: [("n".to_owned(), n.to_string())].into(),
+            ..Default::default()
+        };
+        let mut n = 0;
+        while client.update_metadata(update(n)).await.is_ok() {
+            n += 1;
+        }
+        assert!(n > 100, "{n}");
+    });
+    runbook.next().has(0, &["kyrodb_disk_available_bytes", "kyrodb_disk_reserve_bytes 8388608"]);
+    runbook.next().has(0, &["state: open", "shards.0.state: open"]);
+    volume.empty();
+    // It opens again where there is no room yet, as far as the server knows.
+    runtime.block_on(eventually("inserts come back", async || {
+        runbook_reset(&process);
+        put(&mut process.client().await, 31).await.is_ok()
+    }));
+    runbook.next().has(0, &["state: closed"]);
+    runbook.next().has(0, &["shards.0.file: snapshot_"]);
+    runbook.done();
+    let found = runtime.block_on(async { stored(&mut process.client().await, 20).await });
+    assert_eq!(found, 20);
+    process.stop();
+}
+
+fn runbook_reset(process: &Process) {
+    http(process.http, "POST", "/admin/circuit-breaker/reset").unwrap();
+}
+
+#[test]
+fn the_log_can_not_be_written() {
+    let directory = directory();
+    let process = Process::start(&directory.path().join("data"), SETTINGS);
+    let mut runbook = Runbook::open("The log can not be written", directory.path());
+    runbook.ask(&process);
+    let write = || runtime().block_on(async { code(put(&mut process.client().await, 1).await) });
+    assert_eq!(write(), Code::Ok);
+    http(process.http, "POST", "/admin/circuit-breaker/trip").unwrap();
+    assert_eq!(write(), Code::Unavailable);
+    runbook.next().has(0, &["shards.0.state: open", "retry_after_ms"]);
+    runbook.next().has(0, &["kyrodb_wal_circuit_breaker_state 1"]);
+    runbook.next().has(0, &["shards.0.state: closed"]);
+    assert_eq!(write(), Code::Ok);
+    runbook.next().has(0, &["shards.0.reason: it was tripped by an operator"]);
+    assert_eq!(write(), Code::Unavailable);
+    runbook.done();
+    process.stop();
+}
+
+#[test]
+fn a_shard_is_fenced_or_its_log_is_lost() {
+    let directory = directory();
+    let data_dir = directory.path().join("data");
+    let process = Process::start(&data_dir, SETTINGS);
+    let mut runbook = Runbook::open("A shard is fenced, or its log is lost", directory.path());
+    runbook.ask(&process);
+    let runtime = runtime();
+    runtime.block_on(async { store(&mut process.client().await, 20).await });
+    runbook.next().has(0, &["shutting_down: true"]);
+    assert_eq!(process.wait(), Some(0));
+    runbook.next().has(0, &["clean: 1 segment, 20 records"]);
+    runbook.done();
+    let process = Process::start(&data_dir, SETTINGS);
+    let found = runtime.block_on(async { stored(&mut process.client().await, 20).await });
+    assert_eq!(found, 20);
+    process.stop();
+}
+
+/// Overwrites a byte of a record in the first segment, which is not its last.
+fn damage(data_dir: &Path) {
+    use std::os::unix::fs::FileExt;
+    let names = std::fs::read_dir(data_dir).unwrap().map(|entry| entry.unwrap().path());
+    let mut logs: Vec<PathBuf> =
+        names.filter(|path| path.extension().is_some_and(|e| e == "wal")).collect();
+    logs.sort();
+    let file = std::fs::OpenOptions::new().read(true).write(true).open(&logs[0]).unwrap();
+    // The second of the groups of one record each, each a block long, behind the header.
+    let offset = 2 * 4_096 + 64;
+    let mut byte = [0];
+    file.read_exact_at(&mut byte, offset).unwrap();
+    file.write_all_at(&[byte[0] ^ 0x55], offset).unwrap();
+}
+
+#[test]
+fn the_server_does_not_start() {
+    let directory = directory();
+    let data_dir = directory.path().join("data");
+    let runtime = runtime();
+    let process = Process::start(&data_dir, SETTINGS);
+    runtime.block_on(async { store(&mut process.client().await, 20).await });
+    let mut runbook = Runbook::open("The server does not start: damage", directory.path());
+    let backup = std::process::Command::new(env!("CARGO_BIN_EXE_kyrodb_backup"))
+        .args(["create", "--fast"])
+        .env("KYRODB_DATA_DIR", &data_dir)
+        .current_dir(directory.path())
+        .output()
+        .unwrap();
+    assert!(backup.status.success(), "{backup:?}");
+    process.kill();
+    damage(&data_dir);
+    let said = Process::refused(&data_dir, SETTINGS);
+    assert!(said.contains("--verify --repair") && said.contains("kyrodb_backup restore"), "{said}");
+    runbook.next().has(1, &["DAMAGED"]);
+    runbook.next().has(1, &["NOT SOUND"]);
+    runbook.next().has(0, &["Full"]);
+    runbook.next().has(0, &[]);
+    let process = Process::start(&data_dir, SETTINGS);
+    let count = || runtime.block_on(async { stored(&mut process.client().await, 20).await });
+    assert_eq!(count(), 20);
+    process.kill();
+    damage(&data_dir);
+    // Something was lost, which it says.
+    runbook.next().has(1, &["quarantine"]);
+    runbook.done();
+    let process = Process::start(&data_dir, SETTINGS);
+    let found = runtime.block_on(async { stored(&mut process.client().await, 20).await });
+    assert!((1..20).contains(&found), "{found}");
+    process.stop();
+}
+
+#[test]
+fn a_backup_fails() {
+    let directory = directory();
+    let Some(volume) = Volume::mount(directory.path(), 64 << 20) else { return };
+    let process = Process::start(&directory.path().join("data"), SETTINGS);
+    runtime().block_on(async { store(&mut process.client().await, 200).await });
+    let mut runbook = Runbook::open("A backup fails", directory.path());
+    // The default place of backups, on a file system of its own.
+    std::fs::create_dir(volume.path("backups")).unwrap();
+    std::os::unix::fs::symlink(volume.path("backups"), directory.path().join("backups")).unwrap();
+    let create = || {
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_kyrodb_backup"));
+        command.args(["create", "--fast"]).env("KYRODB_DATA_DIR", directory.path().join("data"));
+        command.current_dir(directory.path()).output().unwrap()
+    };
+    assert!(create().status.success() && create().status.success());
+    volume.fill();
+    let failed = create();
+    assert_eq!(failed.status.code(), Some(1), "{failed:?}");
+    let listed = runbook.next().has(0, &["Full"]).text;
+    assert_eq!(listed.matches("Full").count(), 2, "one that is not whole is not listed:\n{listed}");
+    runbook.next().has(0, &[]);
+    volume.empty();
+    runbook.next().has(0, &["Backup ID"]);
+    runbook.next().has(0, &[]);
+    runbook.done();
+    process.stop();
+}

@@ -1,0 +1,175 @@
+//! Load, modes, settings, restarts.
+
+use kyrodb::proto::QueryRequest;
+use tonic::Code;
+
+use crate::common::{Launch, Process, directory, runtime, search, vector};
+use crate::{DIMENSION, Runbook, code, put, store, stored};
+
+const SETTINGS: &[(&str, &str)] = &[("runtime.shards", "1")];
+
+#[test]
+fn where_to_look_first() {
+    let directory = directory();
+    let process = Process::start(&directory.path().join("data"), SETTINGS);
+    runtime().block_on(async { store(&mut process.client().await, 3).await });
+    let mut runbook = Runbook::open("Where to look first", directory.path());
+    runbook.ask(&process);
+    runbook
+        .next()
+        .has(0, &["health       healthy", "ready        yes", "documents    3", "shard 0"]);
+    runbook.next().has(0, &["status: healthy"]);
+    runbook.next().has(0, &["ready: true"]);
+    runbook.next().has(0, &["slo_thresholds.p99_latency_ns: 10000000"]);
+    runbook.next().has(0, &["runtime.shards = 1  # KYRODB__RUNTIME__SHARDS", "--data-dir"]);
+    process.stop();
+    runbook.again().has(2, &["does not answer", "the gRPC port"]);
+    runbook.done();
+}
+
+#[test]
+fn searches_are_slow() {
+    let directory = directory();
+    let settings = [("runtime.shards", "1"), ("slo.p99_latency_ms", "0.001")];
+    let process = Process::start(&directory.path().join("data"), &settings);
+    runtime().block_on(async {
+        let mut client = process.client().await;
+        store(&mut client, 20).await;
+        for id in 0..120 {
+            client.search(search(&vector(id, DIMENSION), 3)).await.unwrap();
+        }
+    });
+    let health = crate::common::get(process.http, "/health").unwrap().1;
+    assert!(health.contains("missed: slo.p99_latency_ms"), "{health}");
+    let mut runbook = Runbook::open("Searches are slow", directory.path());
+    runbook.ask(&process);
+    runbook.next().has(0, &["slo_breaches.p99_latency: true"]);
+    runbook.next().has(0, &["walk", "mailbox"]);
+    runbook.next().has(0, &["stage=\"walk\"", "stage=\"suspended\""]);
+    runbook.next().has(0, &["kyrodb_shard_hot_documents{shard=\"0\"} 0"]);
+    runbook.done();
+    process.stop();
+}
+
+#[test]
+fn too_much_is_asked_for() {
+    let directory = directory();
+    let process = Process::start(&directory.path().join("data"), SETTINGS);
+    let mut runbook = Runbook::open("Too much is asked for", directory.path());
+    runbook.ask(&process);
+    runbook.next().has(0, &["ops_per_sec: 500"]);
+    let query = || QueryRequest { doc_id: 1, ..QueryRequest::default() };
+    let runtime = runtime();
+    runtime.block_on(async {
+        let client = process.client().await;
+        let refused = async {
+            for _ in 0..1_000 {
+                let all = (0..64).map(|_| {
+                    let mut client = client.clone();
+                    async move { client.query(query()).await }
+                });
+                let all = futures_util::future::join_all(all).await;
+                if let Some(status) = all.into_iter().find_map(Result::err) {
+                    return status;
+                }
+            }
+            panic!("64,000 requests, and none was one too many");
+        };
+        let refused = refused.await;
+        assert_eq!(refused.code(), Code::ResourceExhausted);
+        assert!(!crate::common::retry_delay(&refused).is_zero());
+    });
+    runbook.next().has(0, &["ops_per_sec: 0"]);
+    runtime.block_on(async {
+        let mut client = process.client().await;
+        for _ in 0..1_200 {
+            client.query(query()).await.unwrap();
+        }
+    });
+    runbook.done();
+    process.stop();
+}
+
+#[test]
+fn something_else_is_to_write_or_nobody_is() {
+    let directory = directory();
+    let process = Process::start(&directory.path().join("data"), SETTINGS);
+    let mut runbook = Runbook::open("Something else is to write, or nobody is", directory.path());
+    runbook.ask(&process);
+    let runtime = runtime();
+    let codes = || {
+        runtime.block_on(async {
+            let mut client = process.client().await;
+            let read = client.query(QueryRequest { doc_id: 1, ..QueryRequest::default() }).await;
+            (code(put(&mut client, 1).await), code(read))
+        })
+    };
+    runbook.next().has(0, &["read_only: true"]);
+    assert_eq!(codes(), (Code::Unavailable, Code::Ok));
+    runbook.next().has(0, &["read_only: false"]);
+    assert_eq!(codes(), (Code::Ok, Code::Ok));
+    runbook.next().has(0, &["maintenance: true"]);
+    assert_eq!(codes(), (Code::Unavailable, Code::Unavailable));
+    runbook.next().has(0, &["maintenance: true"]);
+    assert_eq!(crate::common::get(process.http, "/ready").unwrap().0, 503);
+    runbook.next().has(0, &["maintenance: false"]);
+    assert_eq!(codes(), (Code::Ok, Code::Ok));
+    runbook.done();
+    process.stop();
+}
+
+#[test]
+fn a_setting_has_to_change() {
+    let directory = directory();
+    let path = directory.path().join("kyrodb.yaml");
+    std::fs::write(&path, "timeouts:\n  cold_tier_ms: 900\n").unwrap();
+    let mut launch = Launch::new(&directory.path().join("data"), SETTINGS);
+    launch.command.arg("--config").arg(&path);
+    let mut process = launch.spawn();
+    process.wait_ready();
+    let mut runbook = Runbook::open("A setting has to change", directory.path());
+    runbook.ask(&process);
+    std::fs::write(&path, "timeouts:\n  cold_tier_ms: 800\nhnsw:\n  m: 17\n").unwrap();
+    runbook.next().has(0, &["timeouts.cold_tier_ms: 900 -> 800", "needs a restart: hnsw.m"]);
+    std::fs::write(&path, "timeouts:\n  cold_tier_ms: 0\nhnsw:\n  mm: 17\n").unwrap();
+    runbook.again().has(1, &["timeouts.cold_tier_ms: has to be above 0", "did you mean `hnsw.m`"]);
+    std::fs::write(&path, "hnsw:\n  m: 17\n").unwrap();
+    runbook.again().has(0, &["timeouts.cold_tier_ms: 800 -> 1000"]);
+    runbook.done();
+    process.stop();
+}
+
+/// Clients write all the while, and lose nothing that was acknowledged.
+#[test]
+fn a_restart() {
+    let directory = directory();
+    let data_dir = directory.path().join("data");
+    let mut runbook = Runbook::open("A restart", directory.path());
+    let mut acknowledged = 0;
+    let runtime = runtime();
+    for _ in 0..2 {
+        let process = Process::start(&data_dir, SETTINGS);
+        runbook.ask(&process);
+        let writing = runtime.spawn({
+            let client = runtime.block_on(process.client());
+            async move {
+                let (mut client, mut id) = (client, acknowledged);
+                while put(&mut client, id + 1).await.is_ok() {
+                    id += 1;
+                }
+                id
+            }
+        });
+        std::thread::sleep(std::time::Duration::from_millis(50));
+        runbook.next().has(0, &["shutting_down: true"]);
+        assert_eq!(process.wait(), Some(0));
+        let last = runtime.block_on(writing).unwrap();
+        assert!(last > acknowledged, "nothing was written meanwhile");
+        acknowledged = last;
+    }
+    runbook.done();
+    let process = Process::start(&data_dir, SETTINGS);
+    let found = runtime.block_on(async { stored(&mut process.client().await, acknowledged).await });
+    assert_eq!(found, acknowledged);
+    process.stop();
+}
