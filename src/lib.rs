@@ -22,6 +22,7 @@
 //! | [`tls`] | certificates, and connections that use them |
 //! | [`observe`], [`status`] | counters that take no lock; health, metrics and HTTP made of them |
 //! | [`types`], [`layout`], [`error`], [`clock`] | ids and positions; which shards have one graph; errors by what the caller must do; the wall clock |
+//! | `sync` | the atomics of the parts that the package in `models/` models |
 //! | [`doctor`] | looks at a host and its disk, and says what to change there |
 //! | [`backup`] | copies of a data directory, whole or of what is new, and the way back from them |
 //! | [`ctl`] | what an operator's program asks of a server |
@@ -67,6 +68,7 @@ mod simulation;
 pub mod snapshot;
 pub mod status;
 pub mod store;
+mod sync;
 pub mod tls;
 pub mod types;
 pub mod verify;

@@ -5,9 +5,8 @@
 //! thread that has lost its processor while it held a node keeps nobody from serving. Walks do not
 //! look: they read lists while these change.
 
-use std::sync::atomic::Ordering;
-
 use super::Graph;
+use crate::sync::atomic::Ordering;
 use crate::types::Slot;
 
 /// Set in a node's level while it is held.

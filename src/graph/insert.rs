@@ -6,7 +6,7 @@
 //! meets the node half-linked can always go on from it.
 //!
 //! While it runs, its owner keeps a view open ([`crate::store::view`]): a node that was dead before
-//! it began is linked to only where nothing else is left (`DeadLinks` in `unlink`),
+//! it began is linked to only where nothing else is left (`dead_links`),
 //! and one that dies after that stays in the graph until it has ended.
 
 use super::Graph;

@@ -15,6 +15,7 @@
 
 pub mod adopt;
 pub mod check;
+mod dead_links;
 pub mod filtered;
 pub mod frozen;
 mod hold;
@@ -32,10 +33,10 @@ pub(crate) mod visited;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
 
+use self::dead_links::DeadLinks;
 use self::frozen::Frozen;
 use self::hold::{DOOMED, Held, LEFT, LEVEL};
 use self::layer::Layers;
-use self::unlink::DeadLinks;
 use crate::store::arena::Arena;
 use crate::store::stripe::Stripe;
 use crate::types::{DocId, Slot, mix};

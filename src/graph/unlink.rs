@@ -19,16 +19,15 @@
 //! and they may be at it together: a node that goes is marked, and whoever comes upon the mark treats
 //! it as going. Their linkers go on: none that could have found a node that goes alive is still at
 //! work when this begins, and those that link to dead nodes for want of others are looked after
-//! (`DeadLinks`). Meanwhile an owner keeps a view open, so that no node which it has found alive goes
+//! (`dead_links`). Meanwhile an owner keeps a view open, so that no node which it has found alive goes
 //! before it is done. Steps of the owner's own [`Linker`](super::insert::Linker) may not lie between
 //! steps of an adoption, as they share a scratch.
 
-use std::sync::atomic::{AtomicU32, Ordering};
-
-use crossbeam_queue::SegQueue;
+use std::sync::atomic::Ordering;
 
 use super::Graph;
 use super::adopt::Adoption;
+use super::dead_links::LastLook;
 use super::hold::Held;
 use super::insert::Rows;
 use super::reach::Reach;
@@ -63,48 +62,6 @@ enum Phase {
     Adopt,
 }
 
-/// Linkers that found none but dead nodes and link to those. Nodes leave the graph at a moment when
-/// there are none of them, and when what they have linked has been looked through.
-#[derive(Default)]
-pub(super) struct DeadLinks {
-    /// How many are at it, or [`CLOSED`] while nodes are leaving.
-    linkers: AtomicU32,
-    /// Nodes linked like that since somebody looked.
-    linked: SegQueue<Slot>,
-}
-
-/// No linker may begin to link to dead nodes.
-const CLOSED: u32 = 1 << 31;
-
-impl DeadLinks {
-    /// A linker wants to link to dead nodes. False if nodes are leaving just now; else
-    /// [`DeadLinks::end`] must follow.
-    pub(super) fn begin(&self) -> bool {
-        let more = |linkers| (linkers & CLOSED == 0).then_some(linkers + 1);
-        self.linkers.fetch_update(Ordering::AcqRel, Ordering::Acquire, more).is_ok()
-    }
-
-    /// It has linked `slot`.
-    pub(super) fn end(&self, slot: Slot) {
-        self.linked.push(slot);
-        self.linkers.fetch_sub(1, Ordering::AcqRel);
-    }
-
-    /// Keeps linkers out until [`DeadLinks::open`]. False if there are some.
-    fn close(&self) -> bool {
-        self.linkers.compare_exchange(0, CLOSED, Ordering::AcqRel, Ordering::Acquire).is_ok()
-    }
-
-    fn open(&self) {
-        self.linkers.store(0, Ordering::Release);
-    }
-
-    /// What has been linked to dead nodes since this was last asked.
-    fn take(&self) -> Vec<Slot> {
-        std::iter::from_fn(|| self.linked.pop()).collect()
-    }
-}
-
 /// Some dead nodes on their way out of the graph.
 pub struct Unlinker {
     doomed: Vec<Slot>,
@@ -115,11 +72,8 @@ pub struct Unlinker {
     adoption: Option<Adoption>,
     /// Nodes that have few links, or that nothing leads to, and get more in the end.
     weak: Vec<Slot>,
-    /// Nodes linked since that may lead to some that go. Linkers to dead nodes are kept out until
-    /// they have been looked at.
-    recheck: Vec<Slot>,
-    /// No linker may link to dead nodes until the end.
-    is_closed: bool,
+    /// At nodes linked since that may lead to some that go.
+    last_look: LastLook,
     unreachable_found: u64,
 }
 
@@ -158,8 +112,7 @@ impl Unlinker {
             phase,
             adoption: None,
             weak: Vec::new(),
-            recheck: Vec::new(),
-            is_closed: false,
+            last_look: LastLook::default(),
             unreachable_found: 0,
         }
     }
@@ -168,7 +121,7 @@ impl Unlinker {
     /// keep linkers out that find none but dead nodes.
     #[must_use]
     pub fn must_go_on(&self) -> bool {
-        self.adoption.is_some() || self.is_closed
+        self.adoption.is_some() || self.last_look.has_begun()
     }
 
     /// Live nodes found that no walk could reach, all of which have links now.
@@ -198,9 +151,9 @@ impl Unlinker {
             }
             return false;
         }
-        if let Some(slot) = self.recheck.pop() {
+        if let Some(slot) = self.last_look.next() {
             if self.mend_all::<D>(context, scratch, slot).is_none() {
-                self.recheck.push(slot);
+                self.last_look.put_back(slot);
             }
             return false;
         }
@@ -220,23 +173,13 @@ impl Unlinker {
             Phase::Adopt => {
                 self.adoption = self.weak.pop().map(Adoption::new);
                 if self.adoption.is_none() {
-                    return self.close(graph);
+                    self.last_look.begin(&graph.dead_links);
+                    return self.last_look.is_done();
                 }
                 Phase::Adopt
             }
         };
         false
-    }
-
-    /// All lists have been looked through. True if nothing leads to the nodes that go, and nobody
-    /// is about to link to them. What was linked to dead nodes is looked at first, and meanwhile
-    /// no others let theirs go: it may lead to those as well, and they do not know of it.
-    fn close(&mut self, graph: &Graph) -> bool {
-        if !self.is_closed && graph.dead_links.close() {
-            self.is_closed = true;
-            self.recheck = graph.dead_links.take();
-        }
-        self.is_closed && self.recheck.is_empty()
     }
 
     /// Ends this: nothing leads to the nodes that go, which it returns. They are still in the graph,
@@ -245,24 +188,17 @@ impl Unlinker {
     /// # Panics
     /// If something may still lead to one of them.
     pub fn finish(self, graph: &Graph, slot_count: u32) -> Vec<Slot> {
-        assert!(
-            self.is_closed && self.recheck.is_empty(),
-            "nodes are taken out when nothing leads to them"
-        );
+        assert!(self.last_look.is_done(), "nodes are taken out when nothing leads to them");
         // A node linked since may have become the entry, or none may have been left.
         self.hand_over_entry(graph, slot_count);
         self.doomed.iter().for_each(|&slot| graph.leave(slot));
-        graph.dead_links.open();
+        self.last_look.end(&graph.dead_links);
         self.doomed
     }
 
     /// Gives up: the nodes that were to go stay.
     pub fn abandon(self, graph: &Graph) -> Vec<Slot> {
-        if self.is_closed {
-            // Left to others, whose nodes they may lead to.
-            self.recheck.iter().for_each(|&slot| graph.dead_links.linked.push(slot));
-            graph.dead_links.open();
-        }
+        self.last_look.give_up(&graph.dead_links);
         self.doomed.iter().for_each(|&slot| graph.set_doomed(slot, false));
         self.doomed
     }

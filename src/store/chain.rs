@@ -5,11 +5,10 @@
 //! added again only after all those have gone, which the store sees to: a slot is filled again
 //! when no view is open that was there when it was taken off.
 
-use std::sync::atomic::{AtomicU32, Ordering};
-
 use super::arena::Arena;
 use super::member::Padded;
 use super::stripe::Stripe;
+use crate::sync::atomic::{AtomicU32, Ordering};
 use crate::types::Slot;
 
 /// Links are the next slot + 1, or this at the end.

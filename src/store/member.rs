@@ -1,7 +1,6 @@
 //! What the owners of a partition let each other see, beside the documents.
 
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
-
+use crate::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use crate::types::Lsn;
 
 /// On cache lines of its own, as the processor fetches them in pairs.

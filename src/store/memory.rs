@@ -2,8 +2,9 @@
 
 use std::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64};
 
+use super::Store;
+use super::life::Life;
 use super::payload::Payload;
-use super::{Life, Store};
 
 impl Store {
     /// Bytes of vectors, padding and dead versions included.

@@ -18,9 +18,11 @@ pub mod arena;
 pub mod chain;
 mod codes;
 mod ids;
+mod life;
 pub mod member;
 mod memory;
 pub mod payload;
+mod pin;
 pub mod realm;
 mod rows;
 mod saved;
@@ -32,11 +34,11 @@ pub mod view;
 use std::collections::{BTreeMap, VecDeque};
 use std::ops::Range;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
 
 pub use self::codes::{Codes, OwnCode};
 pub use self::ids::Index;
 use self::ids::{Ids, Slots};
+use self::life::ALIVE;
 use self::payload::Payload;
 pub use self::saved::{Changed, payloads, values};
 pub use self::shared::Shared;
@@ -44,11 +46,6 @@ use self::stripe::{BLOCK_SLOTS, Stripe};
 pub use self::vectors::{LINE_VALUES, Vectors};
 use self::view::Views;
 use crate::types::{DocId, Lsn, Slot};
-
-/// `[born, died]` as LSNs. `died` is 0 in a slot never used, [`ALIVE`] while alive.
-type Life = [AtomicU64; 2];
-
-const ALIVE: u64 = u64::MAX;
 
 /// Metadata that a running search may still have to see, by slot and by the LSN at which it was
 /// replaced.
@@ -305,8 +302,7 @@ impl Store {
     #[inline]
     #[must_use]
     pub fn is_visible(&self, slot: Slot, snapshot: Lsn) -> bool {
-        let [born, died] = self.shared.life(slot);
-        born <= snapshot.0 && snapshot.0 < died
+        self.shared.is_visible(slot, snapshot)
     }
 
     /// Current metadata of a version that is alive.

@@ -6,11 +6,11 @@ use std::sync::atomic::{AtomicPtr, AtomicU64, Ordering};
 use super::arena::Arena;
 use super::chain::Chains;
 use super::codes::Codes;
+use super::life::{self, Life};
 use super::member::Member;
 use super::payload::Payload;
 use super::stripe::Stripe;
 use super::vectors::Vectors;
-use super::{ALIVE, Life};
 use crate::types::{DocId, Lsn, Slot};
 
 /// Documents by slot, of all owners of a partition.
@@ -87,11 +87,13 @@ impl Shared {
     /// When the version in `slot` was born, and when it died.
     #[inline]
     pub(super) fn life(&self, slot: Slot) -> [u64; 2] {
-        // The other way round than they are written: where the slot is being filled again, this is
-        // either the end of the former version, which no open view sees, or it sees the new birth.
-        let life = self.lives.get(slot.index());
-        let died = life[1].load(Ordering::Acquire);
-        [life[0].load(Ordering::Acquire), died]
+        life::read(self.lives.get(slot.index()))
+    }
+
+    /// True if the version in `slot` was alive at `snapshot`.
+    #[inline]
+    pub(super) fn is_visible(&self, slot: Slot, snapshot: Lsn) -> bool {
+        life::is_visible(self.lives.get(slot.index()), snapshot)
     }
 
     #[inline]
@@ -101,17 +103,15 @@ impl Shared {
 
     #[inline]
     pub(super) fn is_live(&self, slot: Slot) -> bool {
-        self.lives.get(slot.index())[1].load(Ordering::Acquire) == ALIVE
+        life::is_live(self.lives.get(slot.index()))
     }
 
-    pub(super) fn set_life(&self, slot: Slot, [born, died]: [u64; 2]) {
-        let life = self.lives.get(slot.index());
-        life[0].store(born, Ordering::Release);
-        life[1].store(died, Ordering::Release);
+    pub(super) fn set_life(&self, slot: Slot, life: [u64; 2]) {
+        life::write(self.lives.get(slot.index()), life);
     }
 
     pub(super) fn set_died(&self, slot: Slot, died: Lsn) {
-        self.lives.get(slot.index())[1].store(died.0, Ordering::Release);
+        life::end(self.lives.get(slot.index()), died);
     }
 
     /// The metadata of the version in `slot`, if it has not been dropped: for its owner, or for

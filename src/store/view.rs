@@ -1,23 +1,10 @@
 //! Views: the state of a partition that a search sees, one LSN for each owner, and how it is kept
-//! until the search has ended.
-//!
-//! An owner drops versions, and fills slots again, that no open view sees. Each reader tells each
-//! owner the oldest of its states that it looks at, a *pin*. No lock is taken, so the two may miss
-//! each other by a moment:
-//!
-//! - the reader sets its pin to what the owner has applied, and *then* asks again what that is: the
-//!   answer is the LSN of its view;
-//! - the owner publishes what it has applied, and *then* asks for the pins.
-//!
-//! Between the two halves of each lies a sequentially consistent fence. So either the owner sees
-//! the pin, and keeps what is of use at it; or the reader sees all that the owner had applied when
-//! it asked, and a view of that has no use for what the owner drops.
+//! until the search has ended: by pins (`pin`).
 
 use std::collections::VecDeque;
-use std::sync::atomic::{Ordering, fence};
 
 use super::member::NEVER;
-use super::{Shared, Store};
+use super::{Store, pin};
 use crate::types::{Lsn, Slot};
 
 /// The state of a partition that a search sees.
@@ -84,7 +71,7 @@ impl Store {
             return;
         }
         let mut pins = self.views.spare.pop().unwrap_or_default();
-        pin(&self.shared, self.stripe.owner(), &mut pins, self.views.open.is_empty());
+        pin::pin(&self.shared.members, self.stripe.owner(), &mut pins, self.views.open.is_empty());
         for (owner, (member, &pin)) in self.shared.members.iter().zip(&pins).enumerate() {
             view.lsns.push(match owner == self.stripe.owner() as usize {
                 true => own,
@@ -137,7 +124,7 @@ impl Store {
         }
         if has_moved {
             let oldest = views.open.front().map(|view| &view.pins[..]);
-            publish(&self.shared, self.stripe.owner(), oldest);
+            pin::publish(&self.shared.members, self.stripe.owner(), oldest);
         }
     }
 
@@ -180,14 +167,10 @@ impl Store {
     /// The oldest state of this owner that anybody looks at; the end of time if nobody does.
     pub(super) fn oldest_snapshot(&self) -> Lsn {
         let own = self.snapshots.iter().copied().min().unwrap_or(Lsn(NEVER));
-        let (owner, owners) = (self.stripe.owner(), self.stripe.owners());
-        if owners == 1 {
+        if self.stripe.owners() == 1 {
             return own;
         }
-        fence(Ordering::SeqCst);
-        let member = &self.shared.members[owner as usize];
-        let pins = (0..owners).filter(|&reader| reader != owner).map(|reader| member.pin(reader));
-        own.min(Lsn(pins.min().unwrap_or(NEVER)))
+        own.min(Lsn(pin::oldest(&self.shared.members, self.stripe.owner())))
     }
 
     /// Ends all views: nobody looks at what they see any more, but to close them.
@@ -196,30 +179,6 @@ impl Store {
         views.first += views.open.len() as u64;
         views.abandoned = views.first;
         views.open.clear();
-        publish(&self.shared, self.stripe.owner(), None);
-    }
-}
-
-/// Sees to it that `reader` can look at a state of each owner, and says at which: `is_first` if it
-/// looks at none yet.
-fn pin(shared: &Shared, reader: u32, pins: &mut Vec<Lsn>, is_first: bool) {
-    let others =
-        || shared.members.iter().enumerate().filter(|&(owner, _)| owner != reader as usize);
-    if is_first {
-        for (_, member) in others() {
-            member.set_pin(reader, member.applied().0);
-        }
-        fence(Ordering::SeqCst);
-    }
-    pins.clear();
-    pins.extend(shared.members.iter().map(super::member::Member::applied));
-}
-
-/// The oldest view of `reader` has these LSNs.
-fn publish(shared: &Shared, reader: u32, pins: Option<&[Lsn]>) {
-    for (owner, member) in shared.members.iter().enumerate() {
-        if owner != reader as usize {
-            member.set_pin(reader, pins.map_or(NEVER, |pins| pins[owner].0));
-        }
+        pin::publish(&self.shared.members, self.stripe.owner(), None);
     }
 }
