@@ -44,7 +44,7 @@ fn code(text: &str) -> String {
 
 #[test]
 fn files_are_short_and_say_what_they_are_for() {
-    for folder in ["src", "tests", "benches", "fuzz/fuzz_targets"] {
+    for folder in ["src", "tests", "benches", "fuzz/fuzz_targets", "models/src", "models/tests"] {
         for (name, text) in files(folder) {
             let lines = text.lines().count();
             assert!(lines <= FILE_LINES_MAX, "{name} has {lines} lines: split it");
@@ -125,7 +125,7 @@ fn each_part_keeps_its_library_to_itself() {
 
 #[test]
 fn unsafe_is_where_it_is_expected() {
-    let with_unsafe: Vec<String> = ["src", "tests", "benches"]
+    let with_unsafe: Vec<String> = ["src", "tests", "benches", "models/src"]
         .into_iter()
         .flat_map(files)
         .filter(|(name, text)| name != "tests/tidy.rs" && code(text).contains("unsafe {"))
@@ -146,13 +146,15 @@ fn unsafe_is_where_it_is_expected() {
     let mut expected = expected.map(|name| format!("src/{name}.rs")).to_vec();
     // A counting allocator can't do without.
     expected.push("tests/slo/allocations.rs".into());
+    // Memory that threads of a model would share without an atomic.
+    expected.push("models/src/plain.rs".into());
     assert_eq!(with_unsafe, expected);
 }
 
 #[test]
 fn nothing_is_left_unfinished() {
     let words = ["todo!(", "unimplemented!(", "TODO", "FIXME", "XXX", "#[ignore"];
-    for folder in ["src", "tests", "benches"] {
+    for folder in ["src", "tests", "benches", "models/src"] {
         for (name, text) in files(folder).into_iter().filter(|(name, _)| name != "tests/tidy.rs") {
             for word in words {
                 assert!(!text.contains(word), "{name} has {word}");
@@ -172,13 +174,32 @@ fn ci_runs_what_the_readme_says() {
 
 #[test]
 fn every_dependency_has_its_reason() {
-    let manifest = std::fs::read_to_string(root().join("Cargo.toml")).unwrap();
-    let mut is_dependency = false;
-    for line in manifest.lines() {
-        if line.starts_with('[') {
-            is_dependency = line.contains("dependencies");
-        } else if is_dependency && line.contains(" = ") {
-            assert!(line.contains(" # "), "no reason beside: {line}");
+    for name in ["Cargo.toml", "fuzz/Cargo.toml", "models/Cargo.toml"] {
+        let manifest = std::fs::read_to_string(root().join(name)).unwrap();
+        let mut is_dependency = false;
+        for line in manifest.lines() {
+            if line.starts_with('[') {
+                is_dependency = line.contains("dependencies");
+            } else if is_dependency && line.contains(" = ") {
+                assert!(line.contains(" # "), "no reason beside: {line}");
+            }
         }
     }
+}
+
+/// An atomic of the standard library is none to a model: it would go unnoticed.
+#[test]
+fn what_is_modelled_has_all_its_atomics_from_one_place() {
+    let mut modelled = 0;
+    for (name, text) in files("models/src") {
+        for path in text.lines().filter_map(|line| line.strip_prefix("#[path = \"../../")) {
+            let path = path.strip_suffix("\"]").unwrap();
+            let text = std::fs::read_to_string(root().join(path)).unwrap();
+            for word in ["std::sync", "core::sync", "crossbeam"] {
+                assert!(!code(&text).contains(word), "{path}, which {name} has, names {word}");
+            }
+            modelled += 1;
+        }
+    }
+    assert!(modelled > 0, "the models have files of ours");
 }

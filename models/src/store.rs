@@ -1,0 +1,15 @@
+//! The files of `store` that are modelled, and what they name.
+
+pub mod arena;
+#[path = "../../src/store/chain.rs"]
+pub mod chain;
+pub mod chain_model;
+#[path = "../../src/store/life.rs"]
+mod life;
+#[path = "../../src/store/member.rs"]
+pub mod member;
+#[path = "../../src/store/pin.rs"]
+mod pin;
+#[path = "../../src/store/stripe.rs"]
+pub mod stripe;
+pub mod view_model;
