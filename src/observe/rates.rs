@@ -28,9 +28,6 @@ pub struct Counts {
 
 impl Counts {
     fn now(gateway: &GatewayCounters) -> Self {
-        let cpu = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
-        let seconds = u64::try_from(cpu.tv_sec).unwrap_or_default();
-        let nanos = u32::try_from(cpu.tv_nsec).unwrap_or_default();
         let errors = |category| gateway.errors(category).get();
         let unserved = errors(ErrorCategory::Internal);
         let (queries, inserts) = (gateway.queries.get(), gateway.inserts.get());
@@ -42,7 +39,7 @@ impl Counts {
                 + errors(ErrorCategory::Timeout)
                 + errors(ErrorCategory::ResourceExhausted),
             unserved,
-            cpu: Duration::new(seconds, nanos),
+            cpu: cpu_time(),
         }
     }
 
@@ -58,12 +55,21 @@ impl Counts {
     }
 }
 
+/// Time that all threads of the process had a CPU.
+fn cpu_time() -> Duration {
+    let cpu = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
+    let seconds = u64::try_from(cpu.tv_sec).unwrap_or_default();
+    Duration::new(seconds, u32::try_from(cpu.tv_nsec).unwrap_or_default())
+}
+
 /// The counts of the last ticks, oldest first; the first is that of the start.
 pub struct Rates(Mutex<VecDeque<(Instant, Counts)>>);
 
 impl Default for Rates {
     fn default() -> Self {
-        Self(Mutex::new([(Instant::now(), Counts::default())].into()))
+        // The process may be older than the server in it.
+        let start = Counts { cpu: cpu_time(), ..Counts::default() };
+        Self(Mutex::new([(Instant::now(), start)].into()))
     }
 }
 

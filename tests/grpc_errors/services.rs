@@ -86,12 +86,34 @@ fn get_config_tells_what_is_in_force() {
 }
 
 #[test]
-fn what_is_not_served_says_so() {
+fn metrics_are_those_of_what_was_asked() {
     let server = Inside::start(&[]);
     runtime().block_on(async {
         let mut client = server.client().await;
-        let status = client.metrics(MetricsRequest::default()).await.unwrap_err();
-        assert_eq!(status.code(), Code::Unimplemented, "{status:?}");
+        for id in 1..=3 {
+            client.insert(insert(id, &[1.0, id as f32], &[])).await.unwrap();
+        }
+        for _ in 0..2 {
+            client.search(super::common::search(&[1.0, 2.0], 3)).await.unwrap();
+        }
+        let metrics = client.metrics(MetricsRequest::default()).await.unwrap().into_inner();
+        assert_eq!((metrics.total_inserts, metrics.total_queries), (3, 2));
+        assert_eq!(metrics.hot_tier_hits + metrics.hot_tier_misses, 6);
+        assert!((0.0..=100.0).contains(&metrics.hot_tier_hit_rate), "{metrics:?}");
+        assert!(metrics.queries_per_second > 0.0 && metrics.inserts_per_second > 0.0);
+        assert!(0.0 < metrics.p50_latency_ms && metrics.p50_latency_ms <= metrics.p99_latency_ms);
+        assert!(metrics.memory_usage_bytes > 1 << 20 && metrics.disk_usage_bytes > 0);
+        let cpus = std::thread::available_parallelism().unwrap().get() as f64;
+        assert!((0.0..=100.0 * cpus + 1.0).contains(&metrics.cpu_usage_percent), "{metrics:?}");
+        assert!(metrics.collected_at > 1_700_000_000);
+    });
+}
+
+#[test]
+fn a_snapshot_has_its_place_and_no_other() {
+    let server = Inside::start(&[]);
+    runtime().block_on(async {
+        let mut client = server.client().await;
         let elsewhere = SnapshotRequest { path: "/elsewhere".into() };
         let status = client.create_snapshot(elsewhere).await.unwrap_err();
         assert_eq!(super::common::bad_field(&status), "path");
