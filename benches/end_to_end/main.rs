@@ -40,7 +40,7 @@ struct Arguments {
     #[arg(
         long,
         value_delimiter = ',',
-        default_value = "load,search,filter,insert,mixed,snapshot,backup,restart,disk"
+        default_value = "load,search,filter,insert,mixed,overload,snapshot,backup,restart,disk"
     )]
     only: Vec<String>,
     /// Given by `cargo bench`

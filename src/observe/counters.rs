@@ -311,6 +311,8 @@ pub struct GatewayCounters {
     pub connections: AtomicU64,
     /// Connections refused because there were too many.
     pub connections_refused: Counter,
+    /// Searches refused because their answer would have come too late.
+    pub searches_shed: Counter,
     /// Reads: searches and documents asked for.
     pub queries: Counter,
     /// Reads that failed.

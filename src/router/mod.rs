@@ -5,6 +5,7 @@
 
 pub mod budget;
 pub mod merge;
+mod pace;
 mod pick;
 mod search;
 #[cfg(test)]
@@ -16,6 +17,7 @@ use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 
+use self::pace::Pace;
 use self::pick::Loads;
 use crate::engine::filter::Filter;
 use crate::engine::{Document, Hit, Outcome, Write};
@@ -42,6 +44,13 @@ const MAILBOX_RETRY: Duration = Duration::from_millis(1);
 /// How long a core may take to say how its breakers are.
 const BREAKER_PATIENCE: Duration = Duration::from_secs(2);
 
+/// A search is not let in if it is expected to take more than this share of the time it has: what comes
+/// with it may take longer, and an answer that comes too late has cost as much as one in time.
+const DEADLINE_SHARE: u32 = 2;
+
+/// So many searches for each core are always let in: only what is answered tells the pace.
+const ALWAYS_PER_CORE: usize = 4;
+
 /// Limits on what is in flight.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
@@ -61,6 +70,7 @@ pub struct Router {
     observed: Arc<Observed>,
     counters: Arc<[Arc<ShardCounters>]>,
     searches: AtomicUsize,
+    pace: Pace,
 }
 
 /// What a search of all shards came to.
@@ -103,7 +113,8 @@ impl Router {
         let loads = Loads::new(cores.len());
         let (counters, searches) = (observed.shards(), AtomicUsize::new(0));
         let limits = ArcSwap::from_pointee(limits);
-        Self { cores, layout, loads, limits, activity, observed, counters, searches }
+        let pace = Pace::default();
+        Self { cores, layout, loads, limits, activity, observed, counters, searches, pace }
     }
 
     /// Bounds what is in flight from now on.
@@ -359,7 +370,8 @@ impl Router {
         }
     }
 
-    fn enter(&self) -> Result<Place<'_>> {
+    /// Takes a place among the searches in flight, for one that has until its deadline.
+    fn enter(&self, deadline: Instant) -> Result<Place<'_>> {
         let before = self.searches.fetch_add(1, Ordering::Relaxed);
         let place = Place(&self.searches);
         if before >= self.limits.load().searches_max {
@@ -368,6 +380,20 @@ impl Router {
                 self.limits.load().searches_max
             );
             return Err(Error::busy(what));
+        }
+        let expected = self.pace.expected(before);
+        let left = deadline.saturating_duration_since(Instant::now());
+        if before >= ALWAYS_PER_CORE * self.cores.len() && expected > left / DEADLINE_SHARE {
+            self.observed.gateway.searches_shed.add(1);
+            return Err(Error::Busy {
+                what: format!(
+                    "{before} searches are in flight: another one would take some {} ms of the {} ms \
+                     that it has",
+                    expected.as_millis(),
+                    left.as_millis()
+                ),
+                retry_after: expected,
+            });
         }
         Ok(place)
     }

@@ -36,7 +36,8 @@ impl Router {
         deadline: Instant,
         trace: &mut Trace,
     ) -> Result<Found> {
-        let _place = self.enter()?;
+        let entered = Instant::now();
+        let _place = self.enter(deadline)?;
         let (k, is_traced) = (query.k, trace.is_on());
         query.ef = query.ef.max(k);
         trace.asked = Asked {
@@ -104,6 +105,7 @@ impl Router {
         let merged = Instant::now();
         self.observed.stages.merge.record(merged.duration_since(begun));
         trace.mark(Stage::Merge, merged);
+        self.pace.note(merged.duration_since(entered));
         found
     }
 

@@ -181,6 +181,9 @@ fn server(text: &mut Text, observed: &Observed, health: &Health, data_dir: &Path
     }
     let connections = observed.gateway.connections.load(Ordering::Relaxed);
     text.gauge("kyrodb_active_connections", "Open gRPC connections.", connections);
+    let shed = observed.gateway.searches_shed.get();
+    let help = "Searches refused because their answer would have come too late.";
+    text.counter("kyrodb_searches_shed_total", help, shed);
     let refused = observed.gateway.connections_refused.get();
     text.counter("kyrodb_connections_refused_total", "Connections beyond the limit.", refused);
     let uptime = health.uptime().as_secs();

@@ -5,6 +5,7 @@ mod disk;
 mod filter;
 mod insert;
 mod load;
+mod overload;
 mod recording;
 mod restart;
 mod search;
@@ -58,6 +59,9 @@ pub(crate) fn run(arguments: &Arguments, data: &Data) {
     }
     if wants("mixed") {
         runtime.block_on(beside::mixed(&process, data));
+    }
+    if wants("overload") {
+        runtime.block_on(overload::overload(&process, data));
     }
     if wants("snapshot") {
         runtime.block_on(beside::snapshots(&process, data));
