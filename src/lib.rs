@@ -19,7 +19,7 @@
 //! | [`verify`] | checks the log of a directory that no server uses, and tells all that is wrong |
 //! | [`repair`] | inspects such a directory as a whole, repairs it, gives it other shards |
 //! | [`disk`] | the only door to storage: O_DIRECT, read-only, or simulated |
-//! | [`tls`] | certificates, and connections that use them |
+//! | [`tls`], [`watched`] | certificates, and connections that use them; files that are read again |
 //! | [`observe`], [`status`] | counters that take no lock; health, metrics and HTTP made of them |
 //! | [`types`], [`layout`], [`error`], [`clock`] | ids and positions; which shards have one graph; errors by what the caller must do; the wall clock |
 //! | `sync` | the atomics of the parts that the package in `models/` models |
@@ -73,3 +73,4 @@ pub mod tls;
 pub mod types;
 pub mod verify;
 pub mod wal;
+pub mod watched;

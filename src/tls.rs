@@ -3,9 +3,9 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, SystemTime};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use rustls::pki_types::pem::PemObject;
@@ -19,6 +19,7 @@ use tokio_rustls::server::TlsStream;
 use tokio_util::either::Either;
 
 use crate::config::TlsSection;
+use crate::watched::Watched;
 
 /// Between two looks at whether a file has changed.
 const LOOK: Duration = Duration::from_secs(1);
@@ -49,18 +50,8 @@ pub struct Tls {
     files: TlsSection,
     grpc: ArcSwap<ServerConfig>,
     http: ArcSwap<ServerConfig>,
-    seen: Mutex<Seen>,
+    watched: Watched,
 }
-
-/// What the files were when they were read, and at the last look.
-#[derive(Default)]
-struct Seen {
-    read: Vec<Option<Stamp>>,
-    last: Vec<Option<Stamp>>,
-}
-
-/// What tells a file from what it was.
-type Stamp = (SystemTime, u64, u64);
 
 impl Tls {
     /// Reads the files of a configuration; `None` if it has TLS switched off.
@@ -71,11 +62,11 @@ impl Tls {
         if !files.enabled {
             return Ok(None);
         }
-        let read = stamps(files);
+        let paths = [&files.cert_path, &files.key_path, &files.ca_cert_path];
+        let watched = Watched::new(paths.into_iter().flatten().cloned().collect());
         let config = |protocol| read_config(files, protocol).map(ArcSwap::from_pointee);
         let (grpc, http) = (config(Protocol::Grpc)?, config(Protocol::Http)?);
-        let seen = Mutex::new(Seen { last: read.clone(), read });
-        Ok(Some(Arc::new(Self { files: files.clone(), grpc, http, seen })))
+        Ok(Some(Arc::new(Self { files: files.clone(), grpc, http, watched })))
     }
 
     fn acceptor(&self, protocol: Protocol) -> TlsAcceptor {
@@ -104,9 +95,7 @@ impl Tls {
     /// # Errors
     /// Which one, and why.
     pub fn reload(&self) -> Result<(), String> {
-        // Before their content: what changes after that is seen by the next look.
-        let stamps = stamps(&self.files);
-        self.seen.lock().unwrap_or_else(PoisonError::into_inner).read = stamps;
+        self.watched.note_reading();
         let grpc = read_config(&self.files, Protocol::Grpc)?;
         let http = read_config(&self.files, Protocol::Http)?;
         self.grpc.store(Arc::new(grpc));
@@ -125,16 +114,9 @@ impl Tls {
         }
     }
 
-    /// Files that are the same as at the last look, and not what was read, are read: certificate and
-    /// key are seldom written in the same moment.
+    /// Reads the files again if they have changed.
     fn look(&self) {
-        let now = stamps(&self.files);
-        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
-        let is_settled = seen.last == now;
-        let is_other = seen.read != now;
-        seen.last = now;
-        drop(seen);
-        if !is_other || !is_settled {
+        if !self.watched.have_changed() {
             return;
         }
         match self.reload() {
@@ -142,19 +124,6 @@ impl Tls {
             Err(why) => tracing::error!("the certificate has changed and is not used: {why}"),
         }
     }
-}
-
-fn paths(files: &TlsSection) -> impl Iterator<Item = &PathBuf> {
-    [&files.cert_path, &files.key_path, &files.ca_cert_path].into_iter().flatten()
-}
-
-fn stamps(files: &TlsSection) -> Vec<Option<Stamp>> {
-    use std::os::unix::fs::MetadataExt;
-    let stamp = |path: &PathBuf| {
-        let metadata = std::fs::metadata(path).ok()?;
-        Some((metadata.modified().ok()?, metadata.len(), metadata.ino()))
-    };
-    paths(files).map(stamp).collect()
 }
 
 fn read_config(files: &TlsSection, protocol: Protocol) -> Result<ServerConfig, String> {

@@ -17,7 +17,7 @@ mod usage;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
 
@@ -32,6 +32,7 @@ use crate::clock::unix_ms;
 use crate::config::{Config, RateLimitSection};
 use crate::engine::accounts::Accounts;
 use crate::error::{Error, Result};
+use crate::watched::Watched;
 
 /// Between two looks at whether the key file has changed.
 const KEYS_LOOK: Duration = Duration::from_secs(1);
@@ -70,6 +71,7 @@ pub struct Access {
 
 struct Auth {
     keys_file: PathBuf,
+    watched: Watched,
     data_dir: PathBuf,
     accounts: Arc<Accounts>,
     keyring: ArcSwap<Keyring>,
@@ -79,16 +81,9 @@ struct Auth {
 /// What changes only with the key file.
 struct State {
     entries: Vec<Entry>,
-    /// The file when it was read last, good or bad.
-    stamp: Option<Stamp>,
-    /// Another file that was seen, and may still be being written.
-    seen: Option<Stamp>,
     /// `None` until the data directory is open.
     tenants: Option<Tenants>,
 }
-
-/// What tells a file from what it was.
-type Stamp = (SystemTime, u64, u64);
 
 impl Access {
     /// Reads the keys, if keys are to be asked for.
@@ -255,17 +250,10 @@ impl Access {
         }
     }
 
-    /// Reads the key file again if it has changed, and is the same as at the last look: one that is
-    /// still being written may look whole.
+    /// Reads the key file again if it has changed.
     fn look(&self) {
         let Some(auth) = &self.auth else { return };
-        let stamp = auth.stamp();
-        let mut state = auth.state();
-        let is_settled = state.seen == stamp;
-        state.seen = stamp;
-        let is_other = state.stamp != stamp;
-        drop(state);
-        if !is_other || !is_settled {
+        if !auth.watched.have_changed() {
             return;
         }
         match auth.reload(&self.rate_limit.load()) {
@@ -278,15 +266,16 @@ impl Access {
 impl Auth {
     fn new(config: &Config) -> std::result::Result<Self, String> {
         let keys_file = config.auth.api_keys_file.clone().ok_or("auth.api_keys_file is not set")?;
-        let stamp = stamp(&keys_file);
+        let watched = Watched::new(vec![keys_file.clone()]);
         let entries = keys::read(&keys_file)?;
         let keyring = Keyring::new(&entries, |_| None)?;
         Ok(Self {
             keys_file,
+            watched,
             data_dir: config.persistence.data_dir.clone(),
             accounts: Arc::default(),
             keyring: ArcSwap::from_pointee(keyring),
-            state: Mutex::new(State { entries, stamp, seen: None, tenants: None }),
+            state: Mutex::new(State { entries, tenants: None }),
         })
     }
 
@@ -294,14 +283,9 @@ impl Auth {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn stamp(&self) -> Option<Stamp> {
-        stamp(&self.keys_file)
-    }
-
     fn reload(&self, rate: &RateLimitSection) -> std::result::Result<String, String> {
         let mut state = self.state();
-        // Before the content: what changes after it is seen by the next look.
-        state.stamp = self.stamp();
+        self.watched.note_reading();
         let entries = keys::read(&self.keys_file)?;
         let State { tenants: Some(tenants), .. } = &mut *state else {
             self.keyring.store(Arc::new(Keyring::new(&entries, |_| None)?));
@@ -340,10 +324,4 @@ impl Auth {
         self.keyring.store(Arc::new(keyring));
         Ok(count)
     }
-}
-
-fn stamp(path: &std::path::Path) -> Option<Stamp> {
-    use std::os::unix::fs::MetadataExt;
-    let metadata = std::fs::metadata(path).ok()?;
-    Some((metadata.modified().ok()?, metadata.len(), metadata.ino()))
 }

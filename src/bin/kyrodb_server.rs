@@ -114,13 +114,12 @@ fn run(arguments: Arguments) -> Result<ExitCode, String> {
     let listeners = Listeners::bind(&config)?;
     let server = Server::start(config, origins, listeners)?;
     let (reloader, is_demo) = (server.reloader(), arguments.demo);
-    let reload: Arc<Reload> = Arc::new(move || {
+    let reload: Box<Reload> = Box::new(move || {
         let (config, _) = load(&overrides, is_demo)?;
         set_level(&config)?;
         reloader.apply(config).map(|reloaded| reloaded.to_string())
     });
-    server.on_reload(reload.clone());
-    signals.server_is_up(reload);
+    signals.server_is_up(server.on_reload(reload));
     if arguments.demo {
         let shown = server.block_on(demo::run(server.grpc_address()));
         if arguments.once || shown.is_err() {

@@ -10,6 +10,7 @@ pub(crate) mod directory;
 mod open;
 mod reload;
 mod repair;
+mod systemd;
 mod verify;
 
 pub use self::reload::{Reloaded, Reloader};
@@ -26,6 +27,7 @@ use tokio::sync::watch;
 
 use self::directory::Lock;
 use self::open::{Cores, Parts, Started};
+use self::systemd::Systemd;
 use crate::access::Access;
 use crate::config::{Config, Origins};
 use crate::gateway::{self, Gateway};
@@ -96,6 +98,8 @@ pub struct Server {
     http_address: std::net::SocketAddr,
     // The pages tell of everything above until it is down.
     http: Http,
+    // It hears that the server is at its end while that takes.
+    _systemd: Systemd,
     // Given back last: another server may come once everything else is down.
     _lock: Lock,
 }
@@ -114,6 +118,7 @@ impl Server {
         health.judge_by(config.slo.clone());
         let access = Arc::new(Access::new(&config)?);
         let tls = Tls::new(&config.server.tls)?;
+        let systemd = Systemd::start(health.clone()).map_err(|error| error.to_string())?;
         let placement = cpus::place(&cpus::allowed(), config.runtime.cores)
             .map_err(|error| error.to_string())?
             .by_node(Path::new("/"));
@@ -202,6 +207,7 @@ impl Server {
             grpc_address,
             http_address,
             http,
+            _systemd: systemd,
             _lock: lock,
         })
     }
@@ -224,10 +230,18 @@ impl Server {
         self.reloader.clone()
     }
 
-    /// Has `/admin/reload` do this. Once.
-    pub fn on_reload(&self, reload: Arc<Reload>) {
-        let first = self.pages.reload.set(reload);
+    /// Has `/admin/reload` do this, and returns what SIGHUP is to do: the same, and systemd knows of
+    /// it. Once.
+    pub fn on_reload(&self, reload: Box<Reload>) -> Arc<Reload> {
+        let told: Arc<Reload> = Arc::new(move || {
+            systemd::reloading();
+            let done = reload();
+            systemd::reloaded();
+            done
+        });
+        let first = self.pages.reload.set(told.clone());
         debug_assert!(first.is_ok(), "a way to reload is set once");
+        told
     }
 
     /// How the server is.
@@ -258,6 +272,7 @@ impl Server {
             false => Duration::from_secs(self.config.server.shutdown_timeout_secs),
         };
         let begun = Instant::now();
+        systemd::stopping();
         self.health.set_phase(Phase::Draining);
         self.drain.send_replace(true);
         let drained = self

@@ -180,3 +180,40 @@ fn a_reload_changes_what_can_change_and_names_the_rest() {
     assert_eq!(threshold(), 10_000_000);
     process.stop();
 }
+
+/// As systemd starts it, which listens on a socket.
+#[test]
+fn systemd_is_told_how_the_server_is() {
+    let directory = directory();
+    let path = directory.path().join("notify");
+    let socket = std::os::unix::net::UnixDatagram::bind(&path).unwrap();
+    socket.set_read_timeout(Some(crate::common::PATIENCE)).unwrap();
+    let mut launch =
+        crate::common::Launch::new(&directory.path().join("data"), &[("runtime.shards", "1")]);
+    launch.command.env("NOTIFY_SOCKET", &path).env("WATCHDOG_USEC", "300000");
+    let process = launch.spawn();
+    let mut told = String::new();
+    let mut until = |what: &str| {
+        let (mut message, begun) = ([0; 4_096], std::time::Instant::now());
+        while !told.contains(what) {
+            assert!(begun.elapsed() < crate::common::PATIENCE, "{what}: {told}");
+            let bytes = socket.recv(&mut message).unwrap_or_else(|_| panic!("{what}: {told}"));
+            told.push_str(std::str::from_utf8(&message[..bytes]).unwrap());
+            told.push('\n');
+        }
+        std::mem::take(&mut told)
+    };
+    let start = until("READY=1");
+    // What it is comes before that it serves.
+    assert!(start.contains("STATUS=healthy"), "{start}");
+    until("WATCHDOG=1");
+    assert_eq!(post(&process, "/admin/maintenance?state=on").code, 200);
+    until("STATUS=unhealthy: in maintenance");
+    until("WATCHDOG=1");
+    process.signal("HUP");
+    let reload = until("READY=1");
+    assert!(reload.contains("RELOADING=1") && reload.contains("MONOTONIC_USEC="), "{reload}");
+    process.signal("TERM");
+    until("STOPPING=1");
+    assert_eq!(process.wait(), Some(0));
+}
