@@ -1,11 +1,14 @@
 //! The server program: arguments → configuration → server → exit code.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::{Arc, OnceLock, mpsc};
 
 use clap::Parser;
-use kyrodb::config::{self, Config, LogFormat, Origins, Overrides};
+use file_rotate::compression::Compression;
+use file_rotate::suffix::AppendCount;
+use file_rotate::{ContentLimit, FileRotate};
+use kyrodb::config::{self, Config, LogFormat, LoggingSection, Origins, Overrides};
 use kyrodb::demo;
 use kyrodb::server::{Listeners, Server};
 use kyrodb::status::http::Reload;
@@ -211,6 +214,14 @@ fn load(overrides: &Overrides, is_demo: bool) -> Result<(Config, Origins), Strin
     Ok((config, origins))
 }
 
+/// A log file that makes way for another one when it is full: `kyrodb.log`, `kyrodb.log.1` before it,
+/// and so on, `logging.max_files` in all.
+fn rotated(path: &Path, logging: &LoggingSection) -> FileRotate<AppendCount> {
+    let max_bytes = usize::try_from(logging.max_file_size_bytes).unwrap_or(usize::MAX);
+    let before = AppendCount::new(logging.max_files - 1);
+    FileRotate::new(path, before, ContentLimit::BytesSurpassed(max_bytes), Compression::None, None)
+}
+
 /// Sets the level of the log as configured.
 type SetLevel = Box<dyn Fn(&Config) -> Result<(), String> + Send + Sync>;
 
@@ -228,7 +239,10 @@ fn start_log(config: &Config, is_demo: bool) -> Result<SetLevel, String> {
             let file = std::fs::OpenOptions::new().create(true).append(true).open(path);
             let shown = path.display();
             let file = file.map_err(|error| format!("the log file {shown}: {error}"))?;
-            BoxMakeWriter::new(std::sync::Mutex::new(file))
+            match logging.rotation {
+                true => BoxMakeWriter::new(std::sync::Mutex::new(rotated(path, logging))),
+                false => BoxMakeWriter::new(std::sync::Mutex::new(file)),
+            }
         }
         None if is_demo => BoxMakeWriter::new(std::io::stderr),
         None => BoxMakeWriter::new(std::io::stdout),

@@ -74,9 +74,6 @@ impl Config {
                 "of the keys under cache only cache.capacity has an effect in this version".into(),
             );
         }
-        if self.logging.file.is_some() && self.logging.rotation {
-            warnings.push("logging.rotation has no effect in this version: the file grows".into());
-        }
         warnings
     }
 

@@ -20,6 +20,7 @@ use axum::body::Body;
 use axum::extract::connect_info::Connected;
 use axum::extract::{ConnectInfo, Request, State};
 use axum::http::StatusCode;
+use axum::http::header::ORIGIN;
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Json, Response};
 use axum::routing::{get, post};
@@ -28,13 +29,14 @@ use serde_json::json;
 use tokio::sync::oneshot;
 
 use super::health::Health;
+use super::incoming::Incoming;
 use super::{admin, pages};
 use crate::access::{Access, Caller};
 use crate::config::{Config, ObservabilityAuth, Origins};
 use crate::observe::Observed;
 use crate::router::Router as Shards;
 use crate::shard::breaker::Command;
-use crate::tls::{Incoming, Tls};
+use crate::tls::Tls;
 
 /// Between two moves of the recent latency windows.
 const TICK: Duration = Duration::from_secs(10);
@@ -213,7 +215,9 @@ async fn guard(
         (Need::Nothing, _) => Ok(()),
         (_, Err(_)) => Err(unauthorized()),
         (Need::Key, Ok(_)) => Ok(()),
-        (Need::Operator, Ok(_)) if !pages.access.is_on() && !is_here(peer) => Err(forbidden()),
+        (Need::Operator, Ok(_)) if !pages.access.is_on() && !is_at_hand(peer, &request) => {
+            Err(forbidden())
+        }
         (Need::Admin | Need::Operator, Ok(caller)) if !caller.is_admin() => Err(forbidden()),
         (Need::Admin | Need::Operator, Ok(_)) => Ok(()),
     };
@@ -241,8 +245,11 @@ async fn guard(
     response
 }
 
-fn is_here(peer: SocketAddr) -> bool {
-    peer.ip().to_canonical().is_loopback()
+/// Sent by a program on this machine; not by a browser on it that some page has told to.
+fn is_at_hand(peer: SocketAddr, request: &Request) -> bool {
+    let headers = request.headers();
+    let is_page = headers.contains_key(ORIGIN) || headers.contains_key("sec-fetch-site");
+    peer.ip().to_canonical().is_loopback() && !is_page
 }
 
 /// As the contract has it: without a content type.

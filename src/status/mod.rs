@@ -3,6 +3,7 @@
 mod admin;
 pub mod health;
 pub mod http;
+mod incoming;
 mod metrics;
 pub mod modes;
 mod pages;

@@ -217,3 +217,52 @@ fn systemd_is_told_how_the_server_is() {
     until("STOPPING=1");
     assert_eq!(process.wait(), Some(0));
 }
+
+/// A page that a browser on the machine shows may have it send requests here; it says that it does.
+#[test]
+fn a_page_in_a_browser_is_no_operator() {
+    let directory = directory();
+    let process = Process::start(&directory.path().join("data"), &[("runtime.shards", "1")]);
+    let path = "/admin/read-only?state=on";
+    for header in [("Origin", "https://elsewhere.example"), ("Sec-Fetch-Site", "cross-site")] {
+        let answer = crate::common::http_with(process.http, "POST", path, &[header]).unwrap();
+        assert_eq!((answer.code, answer.body.as_str()), (403, "forbidden"), "{header:?}");
+    }
+    assert!(get(process.http, "/admin/read-only").unwrap().1.contains("\"read_only\":false"));
+    process.stop();
+}
+
+#[test]
+fn log_files_have_a_size_and_a_number() {
+    let directory = directory();
+    let path = directory.path().join("kyrodb.log").to_string_lossy().into_owned();
+    let settings = [
+        ("runtime.shards", "1"),
+        ("logging.file", path.as_str()),
+        ("logging.max_file_size_bytes", "4000"),
+        ("logging.max_files", "3"),
+    ];
+    let data_dir = directory.path().join("data");
+    for _ in 0..2 {
+        let process = Process::start(&data_dir, &settings);
+        for _ in 0..150 {
+            get(process.http, "/admin/read-only").unwrap();
+        }
+        process.stop();
+    }
+    let names = std::fs::read_dir(directory.path()).unwrap().map(|entry| entry.unwrap());
+    let mut logs: Vec<(String, u64)> = names
+        .map(|entry| {
+            let bytes = entry.metadata().unwrap().len();
+            (entry.file_name().to_string_lossy().into_owned(), bytes)
+        })
+        .filter(|(name, _)| name.starts_with("kyrodb.log"))
+        .collect();
+    logs.sort();
+    let found: Vec<&str> = logs.iter().map(|(name, _)| name.as_str()).collect();
+    assert_eq!(found, ["kyrodb.log", "kyrodb.log.1", "kyrodb.log.2"]);
+    // The line that fills it is whole.
+    assert!(logs.iter().all(|(_, bytes)| *bytes < 5_000), "{logs:?}");
+    let last = std::fs::read_to_string(&path).unwrap();
+    assert!(last.contains("good-bye"), "{last}");
+}
