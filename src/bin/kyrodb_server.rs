@@ -41,6 +41,11 @@ struct Arguments {
     #[arg(long, value_name = "FORMAT")]
     generate_config: Option<String>,
 
+    /// Check the configuration, and the keys and certificates that it names, change nothing, and
+    /// exit: 0 good, 1 not, with all that is wrong
+    #[arg(long, conflicts_with = "generate_config")]
+    check_config: bool,
+
     /// Load the sample data, show some searches, and keep serving
     #[arg(long)]
     demo: bool,
@@ -109,6 +114,17 @@ fn run(arguments: Arguments) -> Result<ExitCode, String> {
     let overrides =
         Overrides { file: arguments.config, port: arguments.port, data_dir: arguments.data_dir };
     let (config, origins) = load(&overrides, arguments.demo)?;
+    if arguments.check_config {
+        Server::check(&config)?;
+        for warning in config.warnings() {
+            eprintln!("kyrodb_server: warning: {warning}");
+        }
+        #[expect(clippy::print_stdout, reason = "this is what was asked for")]
+        {
+            println!("the configuration is good");
+        }
+        return Ok(ExitCode::SUCCESS);
+    }
     let set_level = start_log(&config, arguments.demo)?;
     let signals = Signals::listen().map_err(|error| format!("signals: {error}"))?;
     for warning in config.warnings() {

@@ -105,6 +105,16 @@ pub struct Server {
 }
 
 impl Server {
+    /// Reads what a configuration names beside the data directory: API keys and certificates.
+    ///
+    /// # Errors
+    /// All that is wrong with them.
+    pub fn check(config: &Config) -> Result<(), String> {
+        let faults = [Access::new(config).err(), Tls::new(&config.server.tls).err()];
+        let faults: Vec<String> = faults.into_iter().flatten().collect();
+        if faults.is_empty() { Ok(()) } else { Err(faults.join("\n")) }
+    }
+
     /// Brings a server up; it is ready when this returns. `origins` tells where the configuration
     /// comes from.
     ///

@@ -110,3 +110,32 @@ fn a_tenant_keeps_its_documents_whatever_becomes_of_the_file_of_numbers() {
     assert!(found(&process, &BETA) && !found(&process, &early));
     process.stop();
 }
+
+/// `--check-config` says what a start would, of files as well, and touches nothing.
+#[test]
+fn a_configuration_is_checked_with_the_files_that_it_names() {
+    let place = Place::new(&[ACME], &[]);
+    let check = |more: &[(&str, &str)]| {
+        let settings: Vec<_> = place.settings().into_iter().chain(more.iter().copied()).collect();
+        let mut launch = crate::common::Launch::new(&place.data_dir(), &settings);
+        let output = launch.command.arg("--check-config").output().unwrap();
+        let said = [output.stdout, output.stderr].concat();
+        (output.status.code(), String::from_utf8_lossy(&said).into_owned())
+    };
+    assert_eq!(check(&[]), (Some(0), "the configuration is good\n".into()));
+    let (code, said) = check(&[("hnsw.m", "1"), ("slo.error_rate", "7")]);
+    assert!(
+        code == Some(1) && said.contains("hnsw.m") && said.contains("slo.error_rate"),
+        "{said}"
+    );
+    std::fs::write(&place.keys, "api_keys: []").unwrap();
+    let tls = [
+        ("server.tls.enabled", "true"),
+        ("server.tls.cert_path", "/nowhere/cert.pem"),
+        ("server.tls.key_path", "/nowhere/key.pem"),
+    ];
+    let (code, said) = check(&tls);
+    assert_eq!(code, Some(1), "{said}");
+    assert!(said.contains("keys.yaml") && said.contains("/nowhere/cert.pem"), "{said}");
+    assert!(!place.data_dir().exists());
+}

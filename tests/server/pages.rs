@@ -95,3 +95,30 @@ fn threads_have_names_of_their_own() {
     assert!(names.iter().any(|name| name.starts_with("kyro-block")), "{names:?}");
     process.stop();
 }
+
+/// What the alerts and the dashboard ask for is there, under that name.
+#[test]
+fn alerts_and_dashboard_name_metrics_that_exist() {
+    let directory = directory();
+    let process = Process::start(&directory.path().join("data"), SETTINGS);
+    let metrics = get(process.http, "/metrics").unwrap().1;
+    let families: Vec<&str> = metrics
+        .lines()
+        .filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next())
+        .collect();
+    let is_there = |name: &str| {
+        let parts = ["_bucket", "_sum", "_count"].iter().filter_map(|part| name.strip_suffix(part));
+        parts.chain([name]).any(|name| families.contains(&name))
+    };
+    for file in ["contrib/prometheus/kyrodb.rules.yml", "contrib/grafana/kyrodb.json"] {
+        let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join(file);
+        let text = std::fs::read_to_string(path).unwrap();
+        let is_part = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == ':';
+        let words = text.split(|c| !is_part(c)).filter(|word| word.starts_with("kyrodb_"));
+        let names: std::collections::BTreeSet<&str> = words.collect();
+        assert!(names.len() > 10, "{file}: {names:?}");
+        let missing: Vec<&&str> = names.iter().filter(|name| !is_there(name)).collect();
+        assert!(missing.is_empty(), "{file}: {missing:?}");
+    }
+    process.stop();
+}

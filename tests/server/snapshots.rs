@@ -127,6 +127,8 @@ fn a_damaged_snapshot_costs_nothing_while_the_older_one_and_the_log_are_good() {
     let process = Process::start(&data_dir, SETTINGS);
     let metrics = get(process.http, "/metrics").unwrap().1;
     assert_eq!(metric_sum(&metrics, "kyrodb_snapshots_damaged_total"), 2.0);
+    assert_eq!(metric_sum(&metrics, "kyrodb_hnsw_corruption_detected_total"), 2.0);
+    assert_eq!(metric_sum(&metrics, "kyrodb_hnsw_fallback_recovery_success"), 2.0);
     assert_says(&process.log(), &["00000003.snap is damaged at byte", "bad checksum"]);
     runtime.block_on(async { assert_contents(&mut process.client().await, &contents).await });
     process.kill();
