@@ -124,11 +124,9 @@ impl Access {
         let before = usage::restore(&usage::folder(&auth.data_dir))?;
         let mut tenants = Tenants::open(&auth.data_dir, auth.accounts.clone(), &before)?;
         let mut state = auth.state();
-        let entries = std::mem::take(&mut state.entries);
-        let done = auth.put_in_force(&entries, &mut tenants, &self.rate_limit.load());
-        state.entries = entries;
+        auth.put_in_force(&state.entries, &mut tenants, &self.rate_limit.load())?;
         state.tenants = Some(tenants);
-        done.map(drop)
+        Ok(())
     }
 
     /// Vectors have so many values.

@@ -54,7 +54,7 @@ impl Tenants {
     ) -> Result<Self, String> {
         let path = directory.join(FILE_NAME);
         let mut indexes = read(&path)?;
-        let mut names: BTreeMap<u32, &str> =
+        let names: BTreeMap<u32, &str> =
             indexes.iter().map(|(id, &index)| (index, id.as_str())).collect();
         let found = accounts.names();
         let mut missing = BTreeMap::new();
@@ -82,7 +82,6 @@ impl Tenants {
                 }
             }
         }
-        names.clear();
         if !missing.is_empty() {
             let count = missing.len();
             tracing::warn!("{FILE_NAME} did not name {count} tenants that have documents");

@@ -134,9 +134,9 @@ fn run(arguments: Arguments) -> Result<ExitCode, String> {
     let server = Server::start(config, origins, listeners)?;
     let (reloader, is_demo) = (server.reloader(), arguments.demo);
     let reload: Box<Reload> = Box::new(move || {
-        let (config, _) = load(&overrides, is_demo)?;
+        let (config, origins) = load(&overrides, is_demo)?;
         set_level(&config)?;
-        reloader.apply(config).map(|reloaded| reloaded.to_string())
+        reloader.apply(config, origins).map(|reloaded| reloaded.to_string())
     });
     signals.server_is_up(server.on_reload(reload));
     if arguments.demo {

@@ -40,6 +40,15 @@ const FILE_BYTES_MAX: usize = 64 << 10;
 /// Where the values come from that are not defaults, by key: a file, a variable, an option.
 pub type Origins = BTreeMap<String, String>;
 
+/// What is in force, and where it comes from.
+#[derive(Clone, Debug, Default)]
+pub struct Running {
+    /// The values.
+    pub config: Config,
+    /// Of those that are not defaults.
+    pub origins: Origins,
+}
+
 /// Loads the configuration, and tells where its values come from. `environment` are the variables
 /// of the process.
 ///

@@ -14,7 +14,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-pub use self::load::{Origins, Overrides, from_bytes, generate, load};
+pub use self::load::{Origins, Overrides, Running, from_bytes, generate, load};
 pub(crate) use self::validate::DIMENSION_MAX;
 pub use self::words::{
     CacheStrategy, Codes, Distance, Environment, FsyncPolicy, LogFormat, LogLevel,

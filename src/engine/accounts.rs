@@ -102,10 +102,10 @@ impl Ledger {
     pub(super) fn open(accounts: Option<Arc<Accounts>>, store: &Store) -> Self {
         let mut ledger = Self { accounts, tenants: BTreeMap::new() };
         let Some(accounts) = ledger.accounts.clone() else { return ledger };
-        let mut unnamed = BTreeMap::new();
+        let mut named = BTreeMap::new();
         for slot in store.slots().filter(|&slot| store.is_live(slot)) {
             let tenant = store.doc_id(slot).tenant();
-            let is_named = unnamed.entry(tenant).or_insert(false);
+            let is_named = named.entry(tenant).or_insert(false);
             if !*is_named && let Some(name) = store.payload(slot).get(TENANT_KEY) {
                 accounts.note_name(tenant, name);
                 *is_named = true;

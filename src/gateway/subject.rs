@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use tonic::{Extensions, Request, Status};
 
-use super::status::{count, loading, status};
+use super::status::loading;
 use super::{Gateway, validate};
 use crate::access::{Caller, Tenant};
 use crate::engine::filter::Filter;
@@ -83,11 +83,8 @@ impl Gateway {
     /// Asks who sends a request, before anything of it is read.
     pub(super) fn identify(&self, mut request: Request<()>) -> Result<Request<()>, Status> {
         if self.access.is_on() {
-            let headers = request.metadata().clone().into_headers();
-            let caller = self.access.caller(&headers).map_err(|error| {
-                count(&self.observed, &error);
-                status(&error)
-            })?;
+            let caller = self.access.caller(request.metadata().as_ref());
+            let caller = caller.map_err(|error| self.refuse(&error))?;
             request.extensions_mut().insert(caller);
         }
         Ok(request)

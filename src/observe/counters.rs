@@ -238,6 +238,8 @@ pub struct ShardCounters {
     pub snapshot_bytes: Counter,
     /// Snapshots that were found damaged at start.
     pub damaged_snapshots: Counter,
+    /// Starts from an older snapshot and the log since, or from the log alone, in place of damaged ones.
+    pub fallback_recoveries: Counter,
     /// Failures that count against the breaker.
     pub breaker_failures: Gauge,
     breaker: AtomicU8,

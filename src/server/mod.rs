@@ -23,13 +23,14 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
+use arc_swap::ArcSwap;
 use tokio::sync::watch;
 
 use self::directory::Lock;
 use self::open::{Cores, Parts, Started};
 use self::systemd::Systemd;
 use crate::access::Access;
-use crate::config::{Config, Origins};
+use crate::config::{Config, Origins, Running};
 use crate::gateway::{self, Gateway};
 use crate::observe::Observed;
 use crate::shard::cpus::{self, Placement};
@@ -122,6 +123,8 @@ impl Server {
     /// What is in the way, and the way out.
     pub fn start(config: Config, origins: Origins, listeners: Listeners) -> Result<Self, String> {
         let begun = Instant::now();
+        let running = Running { config: config.clone(), origins };
+        let running = Arc::new(ArcSwap::from_pointee(running));
         let config = Arc::new(config);
         let observed = Arc::new(Observed::default());
         let health = Arc::new(Health::new(observed.clone()));
@@ -138,8 +141,8 @@ impl Server {
         let (grpc_address, http_address) = (address(&listeners.grpc)?, address(&listeners.http)?);
         health.modes.restore(&config.persistence.data_dir);
         let pages = Arc::new(Pages {
-            config: config.clone(),
-            origins,
+            running: running.clone(),
+            data_dir: config.persistence.data_dir.clone(),
             health: health.clone(),
             observed: observed.clone(),
             access: access.clone(),
@@ -181,7 +184,8 @@ impl Server {
         debug_assert!(first.is_ok(), "a server starts once");
         health.set_phase(Phase::Serving);
         let reloader = Arc::new(Reloader {
-            running: Mutex::new((*config).clone()),
+            running,
+            turn: Mutex::default(),
             access: access.clone(),
             health: health.clone(),
             gateway,

@@ -4,10 +4,11 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use serde_json::Value;
 
 use crate::access::Access;
-use crate::config::Config;
+use crate::config::{Config, Origins, Running};
 use crate::gateway::Gateway;
 use crate::router::{Limits, Router};
 use crate::status::health::Health;
@@ -43,7 +44,9 @@ impl std::fmt::Display for Reloaded {
 
 /// The parts of a server that can change.
 pub struct Reloader {
-    pub(super) running: Mutex<Config>,
+    pub(super) running: Arc<ArcSwap<Running>>,
+    /// Held while something changes.
+    pub(super) turn: Mutex<()>,
     pub(super) access: Arc<Access>,
     pub(super) health: Arc<Health>,
     pub(super) gateway: Arc<Gateway>,
@@ -64,24 +67,30 @@ impl Reloader {
     ///
     /// # Errors
     /// If the key file or a certificate is bad: what was in force of both stays, all else is changed.
-    pub fn apply(&self, config: Config) -> Result<Reloaded, String> {
-        let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
+    pub fn apply(&self, config: Config, origins: Origins) -> Result<Reloaded, String> {
+        let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut running = Running::clone(&self.running.load());
         let mut reloaded = Reloaded::default();
-        for (key, before, now) in differences(&running, &config) {
-            if LIVE.iter().any(|live| key.starts_with(live)) {
+        let is_live = |key: &str| LIVE.iter().any(|live| key.starts_with(live));
+        for (key, before, now) in differences(&running.config, &config) {
+            if is_live(&key) {
                 reloaded.changed.push(format!("{key}: {before} -> {now}"));
             } else {
                 reloaded.needs_restart.push(key);
             }
         }
-        running.timeouts = config.timeouts;
-        running.slo = config.slo;
-        running.rate_limit = config.rate_limit;
-        running.logging.level = config.logging.level;
-        self.router.set_limits(limits(&running));
-        self.gateway.set_timeouts(&running.timeouts);
-        self.health.judge_by(running.slo.clone());
-        self.access.set_rate_limit(running.rate_limit.clone());
+        let Running { config: live, origins: known } = &mut running;
+        live.timeouts = config.timeouts;
+        live.slo = config.slo;
+        live.rate_limit = config.rate_limit;
+        live.logging.level = config.logging.level;
+        known.retain(|key, _| !is_live(key));
+        known.extend(origins.into_iter().filter(|(key, _)| is_live(key)));
+        self.router.set_limits(limits(live));
+        self.gateway.set_timeouts(&live.timeouts);
+        self.health.judge_by(live.slo.clone());
+        self.access.set_rate_limit(live.rate_limit.clone());
+        self.running.store(Arc::new(running));
         let secured = self.tls.as_ref().map_or(Ok(()), |tls| tls.reload());
         reloaded.keys = self.access.reload()?;
         secured.map(|()| reloaded)

@@ -118,6 +118,7 @@ pub(super) async fn open(core: &Rc<Core>, open: Open) -> Result<Opened, Refusal>
         );
         counters.damaged_snapshots.add(1);
     }
+    counters.fallback_recoveries.add(u64::from(!damaged.is_empty()));
     for torn in &log.torn {
         tracing::warn!(shard = id.0, "the last write of the log was cut off: {torn}");
         counters.torn_writes.add(1);

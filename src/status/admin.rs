@@ -85,7 +85,7 @@ pub(super) async fn modes(State(pages): State<Arc<Pages>>) -> Response {
 pub(super) async fn read_only(pages: State<Arc<Pages>>, Query(parameters): Parameters) -> Response {
     match switch(&parameters) {
         Err(why) => refuse(StatusCode::BAD_REQUEST, why),
-        Ok(is_on) => match pages.health.modes.set_read_only(pages.data_dir(), is_on) {
+        Ok(is_on) => match pages.health.modes.set_read_only(&pages.data_dir, is_on) {
             Ok(()) => modes(pages).await,
             Err(error) => {
                 let why = format!("the switch could not be made durable: {error}");

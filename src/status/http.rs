@@ -15,6 +15,7 @@ use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use axum::Router;
 use axum::body::Body;
 use axum::extract::connect_info::Connected;
@@ -32,7 +33,7 @@ use super::health::Health;
 use super::incoming::Incoming;
 use super::{admin, pages};
 use crate::access::{Access, Caller};
-use crate::config::{Config, ObservabilityAuth, Origins};
+use crate::config::{ObservabilityAuth, Running};
 use crate::observe::Observed;
 use crate::router::Router as Shards;
 use crate::shard::breaker::Command;
@@ -43,10 +44,10 @@ const TICK: Duration = Duration::from_secs(10);
 
 /// What the pages tell about.
 pub struct Pages {
-    /// What was asked for.
-    pub config: Arc<Config>,
-    /// Where that comes from.
-    pub origins: Origins,
+    /// What is in force.
+    pub running: Arc<ArcSwap<Running>>,
+    /// The data directory.
+    pub data_dir: PathBuf,
     /// How the server is.
     pub health: Arc<Health>,
     /// What was counted.
@@ -61,13 +62,6 @@ pub struct Pages {
 
 /// Reads the configuration again: what has become of that, or why it can't be used.
 pub type Reload = dyn Fn() -> Result<String, String> + Send + Sync;
-
-impl Pages {
-    /// The data directory.
-    pub(super) fn data_dir(&self) -> &PathBuf {
-        &self.config.persistence.data_dir
-    }
-}
 
 /// The thread that serves. Ends when dropped.
 pub struct Http {
@@ -209,7 +203,7 @@ async fn guard(
     mut request: Request,
     next: Next,
 ) -> Response {
-    let need = need(request.uri().path(), pages.config.server.observability_auth);
+    let need = need(request.uri().path(), pages.running.load().config.server.observability_auth);
     let caller = pages.access.caller(request.headers());
     let is_let_in = match (need, &caller) {
         (Need::Nothing, _) => Ok(()),

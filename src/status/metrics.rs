@@ -161,16 +161,15 @@ fn log(text: &mut Text, observed: &Observed) {
         "Log writes that found no room on the disk.",
         sum(|s| s.disk_full.get()),
     );
-    let damaged = sum(|s| s.damaged_snapshots.get());
     text.counter(
         "kyrodb_hnsw_corruption_detected_total",
         "Snapshots found damaged at start.",
-        damaged,
+        sum(|s| s.damaged_snapshots.get()),
     );
     text.counter(
         "kyrodb_hnsw_fallback_recovery_success",
-        "Starts from an older snapshot and the log since, in place of a damaged one.",
-        damaged,
+        "Shards brought back from an older snapshot and the log since, in place of a damaged one.",
+        sum(|s| s.fallback_recoveries.get()),
     );
     let worst = shards.iter().map(|s| s.breaker()).fold(BreakerState::Closed, BreakerState::worse);
     let help = "The worst of the logs. 0: closed, it is written. 1: open. 2: half-open.";

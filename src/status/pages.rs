@@ -64,7 +64,7 @@ pub(super) async fn ready(State(pages): State<Arc<Pages>>) -> Response {
 }
 
 pub(super) async fn metrics(State(pages): State<Arc<Pages>>) -> Response {
-    let text = render(&pages.observed, &pages.health, pages.data_dir());
+    let text = render(&pages.observed, &pages.health, &pages.data_dir);
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], text).into_response()
 }
 
@@ -149,7 +149,7 @@ pub(super) async fn stats(State(pages): State<Arc<Pages>>) -> Response {
         "cpu_percent": (100.0 * counts.cpu.as_secs_f64() / window.as_secs_f64().max(1e-3)).round(),
         "memory": { "resident_bytes": used, "peak_bytes": peak },
         "disk": {
-            "used_bytes": disk_bytes(pages.data_dir()),
+            "used_bytes": disk_bytes(&pages.data_dir),
             "available_bytes": observed.space.available(),
             "reserve_bytes": observed.space.reserve(),
         },
@@ -184,11 +184,12 @@ fn shard(index: usize, shard: &ShardCounters) -> Value {
     })
 }
 
-/// What was in force when the server began, and where each value comes from.
+/// What is in force, and where each value comes from.
 pub(super) async fn config(State(pages): State<Arc<Pages>>) -> Response {
     let mut values = BTreeMap::new();
-    for (key, value) in pages.config.leaves() {
-        let origin = pages.origins.get(&key).map_or("default", String::as_str);
+    let running = pages.running.load();
+    for (key, value) in running.config.leaves() {
+        let origin = running.origins.get(&key).map_or("default", String::as_str);
         values.insert(key, json!({ "value": value, "origin": origin }));
     }
     Json(values).into_response()

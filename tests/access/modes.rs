@@ -162,6 +162,15 @@ fn a_reload_changes_what_can_change_and_names_the_rest() {
     runtime().block_on(crate::common::eventually("the objective changes", || async {
         threshold() == 99_000_000
     }));
+    // The page shows what is in force, and not what needs a restart.
+    let page: Value = serde_json::from_str(&get(process.http, "/config").unwrap().1).unwrap();
+    let file = path.to_string_lossy();
+    assert_eq!(page["slo.p99_latency_ms"]["value"], 99.0);
+    assert_eq!(page["logging.level"]["origin"], *file);
+    assert_eq!(
+        (&page["hnsw.m"]["value"], &page["hnsw.m"]["origin"]),
+        (&16.into(), &"default".into())
+    );
     runtime().block_on(crate::common::eventually("the log tells", || async {
         let log = process.log();
         ["slo.p99_latency_ms: 10.0 -> 99.0", "needs a restart: hnsw.m"]

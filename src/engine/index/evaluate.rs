@@ -185,7 +185,12 @@ impl Evaluation {
             // Slots come and go between two steps, but no number of a slot goes down.
             let extent = index.slots.max().map_or(0, |last| last + 1);
             if let (Progress::Begin, Filter::Range(_, Some(bound))) = (&progress, condition) {
-                self.whole = key.is_rest_less(bound).then(|| key.present() - key.coarse());
+                let mut charge = |cost: u64| {
+                    *budget = budget.saturating_sub(cost);
+                    *budget > 0
+                };
+                let is_turned = key.is_rest_less(bound, &mut charge);
+                self.whole = is_turned.then(|| key.present() - key.coarse());
             }
             let reading = Reading { key, extent, is_turned: self.whole.is_some() };
             if let Some(rest) = reading.values(condition, progress, &mut self.gathered, budget) {

@@ -19,7 +19,7 @@ use crate::engine::filter::{Bound, Side};
 const VALUE_BYTES_MAX: usize = 256;
 
 /// Values of a range that are looked at to tell what it costs.
-const COUNTED_VALUES_MAX: usize = 512;
+const COUNTED_VALUES_MAX: u64 = 512;
 
 /// What a value costs beside its text: its set and its place in a tree whose nodes are two thirds
 /// full.
@@ -216,28 +216,35 @@ impl Key {
     /// True if the values outside `bound` are known to be cheaper to join than those within. What is
     /// outside is then what the [turned](Bound::turned) bound admits.
     ///
-    /// Looks at a few values of each side only: where there are more outside, most of the time there
-    /// are as many within.
-    pub(super) fn is_rest_less(&self, bound: &Bound) -> bool {
+    /// Looks at a few values of each side only, and charges for each.
+    pub(super) fn is_rest_less(&self, bound: &Bound, charge: &mut impl FnMut(u64) -> bool) -> bool {
         // What is not a number is within neither of the two.
         let has_nan = self.numbers.last_key_value().is_some_and(|(n, _)| n.order == u64::MAX);
         if has_nan || bound.number().is_some_and(f64::is_nan) {
             return false;
         }
-        let Some(outside) = self.cost_of(&bound.turned(), u64::MAX) else { return false };
-        self.cost_of(bound, outside).is_none()
+        let mut look = |bound: &Bound, max: u64| {
+            let (cost, values, is_all) = self.cost_of(bound, max);
+            // However little is left of the budget, the condition is begun.
+            charge(values);
+            (cost, is_all)
+        };
+        // At least so much; all of it, if they are few.
+        let (within, _) = look(bound, u64::MAX);
+        let (outside, is_all) = look(&bound.turned(), within);
+        is_all && outside < within
     }
 
-    /// What it costs to join the values within a bound; `None` if that is more than `max`, or they are
-    /// too many to tell.
-    fn cost_of(&self, bound: &Bound, max: u64) -> Option<u64> {
+    /// What it costs to join the values within a bound, how many were looked at for that, and whether
+    /// those are all: no more than a few, and none once the cost has reached `max`.
+    fn cost_of(&self, bound: &Bound, max: u64) -> (u64, u64, bool) {
         let (mut cost, mut values) = (0, 0);
         let more = self.range(bound, None, |slots| {
             cost += slots.map_or(1, SlotSet::cost);
             values += 1;
-            cost <= max && values < COUNTED_VALUES_MAX
+            cost < max && values < COUNTED_VALUES_MAX
         });
-        (more.is_none() && cost <= max).then_some(cost)
+        (cost, values, more.is_none())
     }
 
     /// About as many bytes as the sets of slots take, as if all values had equally many.
@@ -402,8 +409,16 @@ mod tests {
         for slot in 0..100 {
             key.insert(&(slot % 10).to_string(), slot, &mut room);
         }
-        let is_turned =
-            |side, text: &str, key: &Key| key.is_rest_less(&Bound::new(side, text.into()));
+        let is_turned = |side, text: &str, key: &Key| {
+            let mut looked_at = 0;
+            let mut charge = |values| {
+                looked_at += values;
+                true
+            };
+            let is_turned = key.is_rest_less(&Bound::new(side, text.into()), &mut charge);
+            assert!(looked_at <= 2 * COUNTED_VALUES_MAX);
+            is_turned
+        };
         assert!(is_turned(Side::AtLeast, "1", &key) && is_turned(Side::Below, "9", &key));
         assert!(!is_turned(Side::AtLeast, "9", &key) && !is_turned(Side::Below, "1", &key));
         assert!(!is_turned(Side::AtLeast, "nan", &key));
@@ -411,6 +426,12 @@ mod tests {
         assert!(is_turned(Side::Above, "0x", &key) && is_turned(Side::Below, "8x", &key));
         key.insert("nan", 100, &mut room);
         assert!(!is_turned(Side::AtLeast, "1", &key), "it is on neither side");
+        // Of many values on both sides a few are looked at, and those within are read.
+        let mut wide = Key::default();
+        for slot in 0..5_000 {
+            wide.insert(&slot.to_string(), slot, &mut room);
+        }
+        assert!(!is_turned(Side::AtLeast, "2500", &wide) && is_turned(Side::AtLeast, "9", &wide));
         for (text, side) in [("1", Side::AtLeast), ("5", Side::Above), ("x", Side::AtMost)] {
             let bound = Bound::new(side, text.into());
             for (slot, value) in (0..).zip(VALUES.into_iter().filter(|value| *value != "nan")) {
