@@ -65,6 +65,7 @@ pub mod server;
 pub mod shard;
 #[cfg(test)]
 mod simulation;
+pub mod sizing;
 pub mod snapshot;
 pub mod status;
 pub mod store;

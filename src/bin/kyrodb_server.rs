@@ -20,6 +20,8 @@ use tracing_subscriber::fmt::writer::BoxMakeWriter;
 mod check;
 #[path = "kyrodb_server/doctor.rs"]
 mod doctor;
+#[path = "kyrodb_server/plan.rs"]
+mod plan;
 
 /// A vector database for people who answer for the 99th percentile.
 #[derive(Parser)]
@@ -75,6 +77,24 @@ struct Arguments {
     #[arg(long, conflicts_with_all = ["demo", "generate_config", "verify_wal", "verify"])]
     doctor: bool,
 
+    /// Print what a data set of --rows documents needs in memory and on the disk with this
+    /// configuration, and exit: 0 it fits here, 1 it does not, 2 it can't be told
+    #[arg(long, requires = "rows",
+        conflicts_with_all = ["demo", "generate_config", "verify_wal", "verify", "doctor"])]
+    plan: bool,
+
+    /// With --plan: documents
+    #[arg(long, value_name = "N", requires = "plan")]
+    rows: Option<u64>,
+
+    /// With --plan: values in a vector [default: hnsw.dimension]
+    #[arg(long, value_name = "N", requires = "plan")]
+    dim: Option<usize>,
+
+    /// With --plan: bytes of keys and values in the metadata of a document
+    #[arg(long, value_name = "N", requires = "plan", default_value_t = 64)]
+    metadata_bytes: usize,
+
     /// With --verify-wal, --verify or --doctor: print the report as JSON
     #[arg(long)]
     json: bool,
@@ -82,8 +102,12 @@ struct Arguments {
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    if arguments.verify_wal || arguments.verify || arguments.doctor {
-        let run = if arguments.doctor { doctor::run } else { check::run };
+    if arguments.verify_wal || arguments.verify || arguments.doctor || arguments.plan {
+        let run = match () {
+            () if arguments.doctor => doctor::run,
+            () if arguments.plan => plan::run,
+            () => check::run,
+        };
         return run(arguments).unwrap_or_else(|message| {
             eprintln!("kyrodb_server: {message}");
             ExitCode::from(2)

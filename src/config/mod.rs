@@ -35,6 +35,8 @@ pub struct Config {
     pub cache: CacheSection,
     /// The index.
     pub hnsw: HnswSection,
+    /// Bounds on memory.
+    pub memory: MemorySection,
     /// Files and durability.
     pub persistence: PersistenceSection,
     /// Objectives.
@@ -188,6 +190,15 @@ pub struct HnswSection {
     /// Searches that are repeated exactly in idle time, at most, a second, to see what they have
     /// found of what there was; 0 for none.
     pub recall_sample_per_second: f64,
+}
+
+/// `memory`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct MemorySection {
+    /// Inserts are refused where the process uses more than this; 0 for nine tenths of what its
+    /// control group, or the host, has.
+    pub max_bytes: u64,
 }
 
 /// `persistence`.

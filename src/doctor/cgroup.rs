@@ -2,6 +2,7 @@
 
 use super::Host;
 use super::report::{About, Check};
+use super::tree::Tree;
 use crate::shard::cpus;
 
 const MOUNT: &str = "sys/fs/cgroup";
@@ -25,7 +26,7 @@ pub(super) fn cpu(host: &Host<'_>) -> Check {
         why: "a group that has used up its quota stops for the rest of a period, up to 100 ms, \
               and every search with it",
     };
-    let quota = tightest(host, "cpu", |directory, is_unified| {
+    let quota = tightest(host.tree, "cpu", |directory, is_unified| {
         let (quota, period) = if is_unified {
             let line = host.tree.line(&format!("{directory}/cpu.max"))?;
             let (quota, period) = line.split_once(' ')?;
@@ -67,19 +68,10 @@ pub(super) fn memory(host: &Host<'_>) -> Check {
         name: "memory",
         why: "vectors, graphs and metadata are in memory; at the limit the kernel ends the server",
     };
-    let files = |directory: &str, is_unified: bool| {
-        let names: &[&str] =
-            if is_unified { &["memory.max", "memory.high"] } else { &["memory.limit_in_bytes"] };
-        let limits = names.iter().filter_map(|name| {
-            let line = host.tree.line(&format!("{directory}/{name}"))?;
-            if line == "max" { Some(u64::MAX) } else { line.parse().ok() }
-        });
-        limits.min().map(|bytes| bytes as f64)
-    };
-    let Some(total) = mem_total(host) else {
+    let Some(total) = mem_total(host.tree) else {
         return about.unknown("/proc/meminfo does not tell");
     };
-    let (limit, found) = match tightest(host, "memory", files) {
+    let (limit, found) = match tightest_memory(host.tree) {
         Found::Unknown => {
             let total = total >> 20;
             return about
@@ -101,24 +93,42 @@ pub(super) fn memory(host: &Host<'_>) -> Check {
     about.ok(found)
 }
 
-fn mem_total(host: &Host<'_>) -> Option<u64> {
-    let text = host.tree.text("proc/meminfo")?;
+/// Bytes that this process may use: what its group allows, or what the host has if that is less.
+/// `None` if nothing says.
+pub(super) fn memory_limit(tree: &Tree) -> Option<u64> {
+    let total = mem_total(tree)?;
+    match tightest_memory(tree) {
+        Found::Limit(bytes) => Some(total.min(bytes as u64)),
+        Found::None | Found::Unknown => Some(total),
+    }
+}
+
+fn tightest_memory(tree: &Tree) -> Found<f64> {
+    tightest(tree, "memory", |directory, is_unified| {
+        let names: &[&str] =
+            if is_unified { &["memory.max", "memory.high"] } else { &["memory.limit_in_bytes"] };
+        let limits = names.iter().filter_map(|name| {
+            let line = tree.line(&format!("{directory}/{name}"))?;
+            if line == "max" { Some(u64::MAX) } else { line.parse().ok() }
+        });
+        limits.min().map(|bytes| bytes as f64)
+    })
+}
+
+fn mem_total(tree: &Tree) -> Option<u64> {
+    let text = tree.text("proc/meminfo")?;
     let line = text.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
     line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()?.checked_mul(1024)
 }
 
 /// The tightest limit on the way from this process's group to the top. `read` gets a directory,
 /// and whether it is of version 2.
-fn tightest(
-    host: &Host<'_>,
-    controller: &str,
-    read: impl Fn(&str, bool) -> Option<f64>,
-) -> Found<f64> {
-    let Some((mount, group, is_unified)) = group(host, controller) else {
+fn tightest(tree: &Tree, controller: &str, read: impl Fn(&str, bool) -> Option<f64>) -> Found<f64> {
+    let Some((mount, group, is_unified)) = group(tree, controller) else {
         return Found::Unknown;
     };
     // In a container the path may be the host's, which is not to be seen: its own is the top.
-    let is_seen = !group.contains("..") && host.tree.has_directory(&format!("{mount}{group}"));
+    let is_seen = !group.contains("..") && tree.has_directory(&format!("{mount}{group}"));
     let group = if is_seen { group.trim_end_matches('/') } else { "" };
     let levels = group.split('/').count().min(LEVELS_MAX);
     let directories = (1..=levels).map(|level| {
@@ -135,8 +145,8 @@ fn tightest(
 }
 
 /// Where a controller is mounted, the group of this process there, and whether it is version 2.
-fn group(host: &Host<'_>, controller: &str) -> Option<(String, String, bool)> {
-    let text = host.tree.text("proc/self/cgroup")?;
+fn group(tree: &Tree, controller: &str) -> Option<(String, String, bool)> {
+    let text = tree.text("proc/self/cgroup")?;
     let mut unified = None;
     for line in text.lines() {
         let mut parts = line.splitn(3, ':');
@@ -145,7 +155,7 @@ fn group(host: &Host<'_>, controller: &str) -> Option<(String, String, bool)> {
             unified = Some(path.to_owned());
         } else if names.split(',').any(|name| name == controller) {
             let mounts = [format!("{MOUNT}/{names}"), format!("{MOUNT}/{controller}")];
-            let mount = mounts.into_iter().find(|mount| host.tree.has_directory(mount))?;
+            let mount = mounts.into_iter().find(|mount| tree.has_directory(mount))?;
             return Some((mount, path.to_owned(), false));
         }
     }

@@ -42,6 +42,13 @@ pub fn run(config: &Config) -> Result<Report, String> {
     Ok(examine(&tree, &probes, config))
 }
 
+/// Bytes of memory that this process may use, by its control group and the host. `None` if nothing
+/// says.
+#[must_use]
+pub fn memory_limit() -> Option<u64> {
+    cgroup::memory_limit(&Tree::new(Path::new("/")))
+}
+
 /// What a host comes to, by what its files and the probes say.
 #[must_use]
 pub fn examine(tree: &Tree, probes: &Probes, config: &Config) -> Report {

@@ -297,6 +297,10 @@ fn groups_of_both_versions() {
     let check = Made::with(limit, "536870912\n", "memory", Verdict::Warn);
     assert_says(&check, "the data directory takes 1024 MiB", "MemoryMax=");
     let made = Made::good();
+    let tree = Tree::new(made.directory.path());
+    assert_eq!(super::cgroup::memory_limit(&tree), Some(32 << 30));
+    made.write(limit, "536870912\n");
+    assert_eq!(super::cgroup::memory_limit(&tree), Some(512 << 20));
     std::fs::remove_dir_all(made.path("sys/fs/cgroup")).unwrap();
     made.write("proc/self/cgroup", "4:memory:/docker/ab\n2:cpu,cpuacct:/docker/ab\n0::/\n");
     made.write("sys/fs/cgroup/cpu,cpuacct/docker/ab/cpu.cfs_quota_us", "150000\n");

@@ -2,12 +2,25 @@
 //! add, scratch memory of searches, and metadata that only a running search still sees are not in
 //! it.
 
-use super::Engine;
+use super::{Engine, Params};
+use crate::graph::Graph;
+use crate::kernels::Metric;
 use crate::store::payload::Payload;
+use crate::types::{DocId, Lsn};
 
 /// What an allocation of metadata has beside its bytes: two counts of references, and what leads to
 /// it.
 const PAYLOAD_HEADER_BYTES: usize = 2 * size_of::<usize>() + size_of::<Payload>();
+
+/// What the index of ids has for a document: a slot and a byte of control, in tables that are
+/// between 7/16 and 7/8 full.
+const ID_TABLE_BYTES: usize = 9;
+
+/// Bytes of metadata that the index has again, at most, beside its sets.
+const INDEX_BYTES_MAX: usize = 256;
+
+/// Bytes that a row of codes is padded to.
+const LINE_BYTES: usize = 64;
 
 /// Bytes of memory of one shard.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -26,6 +39,34 @@ pub struct Memory {
     pub metadata_index: usize,
     /// What leads to what is not linked yet: a place for each slot.
     pub hot_tier: usize,
+}
+
+impl Memory {
+    /// About what a live document takes, with so many bytes of metadata: without what growth leaves
+    /// unused, and dead versions that wait to be reclaimed.
+    #[must_use]
+    pub fn of_document(params: &Params, payload_bytes: usize) -> Self {
+        let vectors =
+            params.dimension.next_multiple_of(LINE_BYTES / size_of::<f32>()) * size_of::<f32>();
+        let scales = size_of::<f32>() * (1 + usize::from(params.metric != Metric::Cosine));
+        let codes = params.dimension.next_multiple_of(LINE_BYTES) + scales;
+        Self {
+            vectors,
+            codes: if params.codes { codes } else { 0 },
+            links: Graph::bytes_of_node(&params.graph),
+            ids: size_of::<DocId>() + 2 * size_of::<Lsn>() + ID_TABLE_BYTES,
+            metadata: size_of::<usize>() + payload_bytes + PAYLOAD_HEADER_BYTES,
+            metadata_index: payload_bytes.min(INDEX_BYTES_MAX),
+            hot_tier: size_of::<u32>(),
+        }
+    }
+
+    /// Bytes of all parts.
+    #[must_use]
+    pub fn sum(&self) -> usize {
+        let Self { vectors, codes, links, ids, metadata, metadata_index, hot_tier } = self;
+        vectors + codes + links + ids + metadata + metadata_index + hot_tier
+    }
 }
 
 impl Engine {

@@ -18,6 +18,7 @@
 //! threads: then a search of one of them covers all. What it reads of the others takes no lock.
 
 pub mod accounts;
+mod capacity;
 pub mod checkpoint;
 pub mod filter;
 #[cfg(test)]
@@ -47,9 +48,9 @@ pub mod write;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
-use self::accounts::{Accounts, Ledger};
+use self::accounts::Ledger;
+pub use self::capacity::Capacity;
 use self::healing::{Healing, Ward};
 use self::hot::HotTier;
 use self::index::MetadataIndex;
@@ -65,43 +66,6 @@ use crate::store::stripe::Stripe;
 use crate::store::view::View;
 use crate::types::{DocId, Lsn, Slot};
 use crate::with_distance;
-
-/// How many documents all shards of a server may hold, and do.
-#[derive(Debug)]
-pub struct Capacity {
-    max: usize,
-    used: AtomicUsize,
-    accounts: Option<Arc<Accounts>>,
-}
-
-impl Capacity {
-    /// Room for `max` documents.
-    #[must_use]
-    pub fn new(max: usize) -> Self {
-        Self { max, used: AtomicUsize::new(0), accounts: None }
-    }
-
-    /// The same, and the documents of each tenant are counted.
-    #[must_use]
-    pub fn with_accounts(max: usize, accounts: Arc<Accounts>) -> Self {
-        Self { accounts: Some(accounts), ..Self::new(max) }
-    }
-
-    /// Takes a place; false if there is none.
-    fn take(&self) -> bool {
-        let is_free = |used| (used < self.max).then_some(used + 1);
-        self.used.fetch_update(Ordering::AcqRel, Ordering::Relaxed, is_free).is_ok()
-    }
-
-    /// Moves the count of one shard, whatever the bound.
-    fn shift(&self, from: usize, to: usize) {
-        if to >= from {
-            self.used.fetch_add(to - from, Ordering::AcqRel);
-        } else {
-            self.used.fetch_sub(from - to, Ordering::AcqRel);
-        }
-    }
-}
 
 /// What shapes a shard.
 #[derive(Clone, Debug)]
@@ -147,6 +111,12 @@ pub struct Engine {
     live_after_staged: usize,
     /// Puts staged but not applied.
     staged_puts: usize,
+    /// Metadata staged but not applied.
+    staged_payload_bytes: usize,
+    /// The most metadata that there has been since the start.
+    payload_peak_bytes: usize,
+    /// What a document takes beside its metadata, about.
+    slot_bytes: usize,
     /// Documents of a batch delete whose last record has not been applied.
     batch: Vec<DocId>,
     /// Documents of a complete batch that are yet to be deleted, all at this LSN.
@@ -184,6 +154,7 @@ impl Engine {
             Some(home) => (home.partition(&params), home.stripe()),
         };
         let Partition { shared, graph, ward } = partition;
+        let slot_bytes = memory::Memory::of_document(&params, 0).sum();
         if stripe.owners() > 1 {
             graph.clear(stripe);
             ward.forget(stripe);
@@ -199,6 +170,9 @@ impl Engine {
             staged: BTreeMap::new(),
             live_after_staged: 0,
             staged_puts: 0,
+            staged_payload_bytes: 0,
+            payload_peak_bytes: 0,
+            slot_bytes,
             batch: Vec::new(),
             draining: (Lsn(0), VecDeque::new()),
             linker: None,

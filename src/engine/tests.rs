@@ -40,7 +40,11 @@ impl Random {
 }
 
 pub(crate) fn engine() -> Engine {
-    Engine::new(Params {
+    Engine::new(params())
+}
+
+pub(crate) fn params() -> Params {
+    Params {
         metric: Metric::Cosine,
         dimension: DIMENSION,
         codes: true,
@@ -48,7 +52,7 @@ pub(crate) fn engine() -> Engine {
         hot_documents_max: usize::MAX,
         capacity: Arc::new(Capacity::new(usize::MAX)),
         home: None,
-    })
+    }
 }
 
 pub(crate) fn payload(colour: u64, namespace: &str) -> Payload {
@@ -387,7 +391,7 @@ fn writes_are_checked_against_what_is_staged() {
     assert!(pair.engine.staged.is_empty());
     assert!(!pair.engine.has_staged());
 
-    assert_eq!(capacity.used.load(std::sync::atomic::Ordering::Relaxed), 2);
+    assert_eq!(capacity.used(), 2);
 
     // What could not be logged has never been.
     assert_eq!(pair.engine.stage(delete(2, "")).unwrap().outcome.existed, 1);
@@ -522,7 +526,7 @@ fn what_was_read_from_the_log_keeps_no_new_document_out() {
 #[test]
 fn tenants_have_their_own_counts_and_bounds() {
     let accounts = Arc::new(accounts::Accounts::default());
-    let capacity = Arc::new(Capacity::with_accounts(5, accounts.clone()));
+    let capacity = Arc::new(Capacity::new(5).with_accounts(Some(accounts.clone())));
     let params = engine().params().clone();
     let mut engine = Engine::new(Params { capacity, ..params });
     engine.open_ledger();

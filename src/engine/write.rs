@@ -106,6 +106,9 @@ impl Engine {
                 let payload = after.map_err(|why: PayloadError| {
                     Error::invalid("metadata", format!("{why} (after the merge)"))
                 })?;
+                let (now, then) = (before.bytes().len(), payload.bytes().len());
+                self.take_memory(false, then.saturating_sub(now))?;
+                self.stage_payload(then);
                 self.plan(id, Some(payload.clone()));
                 let records = vec![Record::SetPayload { id, payload }];
                 Ok(Staged { records, outcome: Outcome { existed: 1 } })
@@ -141,6 +144,7 @@ impl Engine {
         if self.store.room() <= self.staged_puts {
             return Err(Error::busy("the shard has no slot left; use more shards"));
         }
+        self.take_memory(true, payload.bytes().len())?;
         let max = tenant_documents_max.unwrap_or(u64::MAX);
         if !existed && !self.ledger.take(id, max) {
             return Err(Error::Quota(format!(
@@ -152,12 +156,13 @@ impl Engine {
             self.ledger.give_back(id);
             return Err(Error::busy(format!(
                 "the index is full: hnsw.max_elements allows {} documents",
-                self.params.capacity.max
+                self.params.capacity.max()
             )));
         }
         self.live_after_staged += usize::from(!existed);
         self.plan(id, Some(payload.clone()));
         self.staged_puts += 1;
+        self.stage_payload(payload.bytes().len());
         Ok(Staged {
             records: vec![Record::Put { id, vector, payload }],
             outcome: Outcome { existed: u64::from(existed) },
@@ -233,6 +238,7 @@ impl Engine {
     pub fn abandon_staged(&mut self) {
         self.staged.clear();
         self.staged_puts = 0;
+        self.staged_payload_bytes = 0;
         self.set_live_after_staged(self.store.live_count());
         self.ledger.abandon_staged();
         self.batch.clear();
@@ -255,10 +261,12 @@ impl Engine {
         }
         match record {
             Record::Put { id, vector, payload } => {
+                let payload_bytes = payload.bytes().len();
                 // Others look for the node of every slot that there is.
                 self.graph.reserve(self.store.next_slot());
                 let (slot, former) = self.store.put(lsn, id, &vector, payload);
                 self.index.insert(slot, self.store.payload(slot));
+                self.note_payload(payload_bytes);
                 self.hot.push(&self.store, slot);
                 if former.is_none() {
                     self.ledger.note_new(id);
@@ -271,10 +279,12 @@ impl Engine {
                 self.end(lsn, id);
             }
             Record::SetPayload { id, payload } => {
+                let payload_bytes = payload.bytes().len();
                 if let Some(slot) = self.store.find(id) {
                     self.index.replace(slot, self.store.payload(slot), &payload);
                     self.store.set_payload(lsn, id, payload);
                 }
+                self.note_payload(payload_bytes);
                 self.unplan(id);
             }
             Record::DeleteBatch { ids, more, part: _ } => {

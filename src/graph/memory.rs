@@ -2,8 +2,8 @@
 
 use std::sync::atomic::{AtomicU8, AtomicU32};
 
-use super::Graph;
 use super::layer::{LINE_LINKS, Line};
+use super::{Graph, Params};
 use crate::store::stripe::Stripe;
 
 impl Graph {
@@ -11,8 +11,24 @@ impl Graph {
     /// what leads to them, where so many of its slots hold a node or have held one.
     #[must_use]
     pub fn bytes(&self, stripe: Stripe, slots: usize) -> usize {
-        let list = |level| self.links_max(level).div_ceil(LINE_LINKS) * size_of::<Line>();
-        let of_node = list(0) + size_of::<AtomicU32>() + size_of::<AtomicU8>();
-        slots * of_node + self.layers.upper_count(stripe) as usize * list(1)
+        let upper = self.layers.upper_count(stripe) as usize;
+        slots * bottom_bytes(self.params.m) + upper * list_bytes(self.params.m)
     }
+
+    /// Bytes of a node on all levels that it can be expected to have.
+    #[must_use]
+    pub fn bytes_of_node(params: &Params) -> usize {
+        // One node in M is on the level above.
+        bottom_bytes(params.m) + list_bytes(params.m) / (params.m - 1).max(1)
+    }
+}
+
+/// Bytes of a list of so many neighbours.
+fn list_bytes(links: usize) -> usize {
+    links.div_ceil(LINE_LINKS) * size_of::<Line>()
+}
+
+/// Bytes of a node on the lowest level.
+fn bottom_bytes(m: usize) -> usize {
+    list_bytes(2 * m) + size_of::<AtomicU32>() + size_of::<AtomicU8>()
 }

@@ -2,6 +2,7 @@
 //! count, and nothing here knows who does.
 
 pub mod counters;
+pub mod headroom;
 pub mod latency;
 pub mod rates;
 pub mod slow;
@@ -12,6 +13,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use self::counters::{GatewayCounters, ShardCounters, Space, Traffic};
+use self::headroom::Headroom;
 use self::latency::Latency;
 use self::rates::{Counts, Rates};
 use self::slow::Recorder;
@@ -58,6 +60,8 @@ pub struct Observed {
     pub traffic: Arc<Traffic>,
     /// The room on the disk.
     pub space: Space,
+    /// The memory that is used, and may be.
+    pub memory: Arc<Headroom>,
     /// The slowest searches.
     pub slow: Recorder,
     rates: Rates,

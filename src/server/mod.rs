@@ -8,6 +8,7 @@
 
 pub(crate) mod directory;
 mod open;
+mod plan;
 mod reload;
 mod repair;
 mod systemd;
@@ -28,6 +29,8 @@ use tokio::sync::watch;
 
 use self::directory::Lock;
 use self::open::{Cores, Parts, Started};
+use self::plan::check_memory;
+pub use self::plan::plan;
 use self::systemd::Systemd;
 use crate::access::Access;
 use crate::config::{Config, Origins, Running};
@@ -35,6 +38,7 @@ use crate::gateway::{self, Gateway};
 use crate::observe::Observed;
 use crate::shard::cpus::{self, Placement};
 use crate::shard::preflight;
+use crate::sizing;
 use crate::status::health::{Health, Phase};
 use crate::status::http::{self, Http, Pages, Reload};
 use crate::tls::Tls;
@@ -111,7 +115,11 @@ impl Server {
     /// # Errors
     /// All that is wrong with them.
     pub fn check(config: &Config) -> Result<(), String> {
-        let faults = [Access::new(config).err(), Tls::new(&config.server.tls).err()];
+        let faults = [
+            Access::new(config).err(),
+            Tls::new(&config.server.tls).err(),
+            check_memory(config).err(),
+        ];
         let faults: Vec<String> = faults.into_iter().flatten().collect();
         if faults.is_empty() { Ok(()) } else { Err(faults.join("\n")) }
     }
@@ -129,6 +137,8 @@ impl Server {
         let observed = Arc::new(Observed::default());
         let health = Arc::new(Health::new(observed.clone()));
         health.judge_by(config.slo.clone());
+        observed.memory.set_max(sizing::memory_max(&config.memory));
+        check_memory(&config)?;
         let access = Arc::new(Access::new(&config)?);
         let tls = Tls::new(&config.server.tls)?;
         let systemd = Systemd::start(health.clone()).map_err(|error| error.to_string())?;
@@ -188,6 +198,7 @@ impl Server {
             turn: Mutex::default(),
             access: access.clone(),
             health: health.clone(),
+            observed: observed.clone(),
             gateway,
             router: started.router.clone(),
             tls,

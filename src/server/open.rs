@@ -397,10 +397,10 @@ impl Opening<'_> {
     ) -> Result<Vec<Opened>, Refusal> {
         let mut params =
             engine_params(self.config, manifest.dimension as usize, manifest.shards as usize);
-        if let Some(accounts) = self.access.accounts() {
-            let capacity = Capacity::with_accounts(documents_max(self.config), accounts);
-            params.capacity = Arc::new(capacity);
-        }
+        let capacity = Capacity::new(documents_max(self.config))
+            .with_accounts(self.access.accounts())
+            .with_memory(self.observed.memory.clone());
+        params.capacity = Arc::new(capacity);
         let mut waiting = Vec::new();
         for shard in (0..manifest.shards).map(ShardId) {
             let core = &cores.handles[layout.core_of(shard, cores.handles.len())];

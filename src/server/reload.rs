@@ -10,12 +10,14 @@ use serde_json::Value;
 use crate::access::Access;
 use crate::config::{Config, Origins, Running};
 use crate::gateway::Gateway;
+use crate::observe::Observed;
 use crate::router::{Limits, Router};
+use crate::sizing;
 use crate::status::health::Health;
 use crate::tls::Tls;
 
 /// Sections, and keys of others, that take effect at once.
-const LIVE: [&str; 4] = ["timeouts.", "slo.", "rate_limit.", "logging.level"];
+const LIVE: [&str; 5] = ["timeouts.", "slo.", "rate_limit.", "logging.level", "memory."];
 
 /// What has become of another configuration.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -49,6 +51,7 @@ pub struct Reloader {
     pub(super) turn: Mutex<()>,
     pub(super) access: Arc<Access>,
     pub(super) health: Arc<Health>,
+    pub(super) observed: Arc<Observed>,
     pub(super) gateway: Arc<Gateway>,
     pub(super) router: Arc<Router>,
     pub(super) tls: Option<Arc<Tls>>,
@@ -83,12 +86,14 @@ impl Reloader {
         live.timeouts = config.timeouts;
         live.slo = config.slo;
         live.rate_limit = config.rate_limit;
+        live.memory = config.memory;
         live.logging.level = config.logging.level;
         known.retain(|key, _| !is_live(key));
         known.extend(origins.into_iter().filter(|(key, _)| is_live(key)));
         self.router.set_limits(limits(live));
         self.gateway.set_timeouts(&live.timeouts);
         self.health.judge_by(live.slo.clone());
+        self.observed.memory.set_max(sizing::memory_max(&live.memory));
         self.access.set_rate_limit(live.rate_limit.clone());
         self.running.store(Arc::new(running));
         let secured = self.tls.as_ref().map_or(Ok(()), |tls| tls.reload());

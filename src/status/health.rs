@@ -180,6 +180,14 @@ impl Health {
                 space.reserve() >> 20
             ));
         }
+        let memory = &self.observed.memory;
+        if memory.is_low() {
+            reasons.push(format!(
+                "{} MiB of memory are used, all of the {} MiB of memory.max_bytes: inserts are refused",
+                memory.used() >> 20,
+                memory.max() >> 20
+            ));
+        }
         if !stalled.is_zero() {
             reasons.push(format!("a core has stood still for {stalled:?}"));
         }
@@ -289,6 +297,11 @@ mod tests {
         space.set_reserve(3 << 20);
         space.set_available(2 << 20);
         degraded("2 MiB are left on the disk, less than the reserve of 3 MiB");
+        let memory = &health.observed.memory;
+        memory.measure(9 << 20);
+        memory.set_max(8 << 20);
+        degraded("9 MiB of memory are used, all of the 8 MiB");
+        memory.set_max(u64::MAX);
         shards[0].is_fenced.store(true, Ordering::Relaxed);
         assert!(matches!(health.verdict(), Verdict::Degraded(why) if why.contains("1 of 2")));
         assert!(health.is_ready());

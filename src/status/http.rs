@@ -31,6 +31,7 @@ use tokio::sync::oneshot;
 
 use super::health::Health;
 use super::incoming::Incoming;
+use super::process::resident_bytes;
 use super::{admin, pages};
 use crate::access::{Access, Caller};
 use crate::config::{ObservabilityAuth, Running};
@@ -41,6 +42,9 @@ use crate::tls::Tls;
 
 /// Between two moves of the recent latency windows.
 const TICK: Duration = Duration::from_secs(10);
+
+/// Between two looks at how much memory is used.
+const MEMORY_LOOK: Duration = Duration::from_millis(200);
 
 /// What the pages tell about.
 pub struct Pages {
@@ -93,7 +97,16 @@ pub fn spawn(
     let (stop, stopped) = oneshot::channel();
     let thread = std::thread::Builder::new().name("kyro-http".into()).spawn(move || {
         runtime.block_on(async move {
-            let observed = pages.observed.clone();
+            let (observed, memory) = (pages.observed.clone(), pages.observed.memory.clone());
+            tokio::spawn(async move {
+                let mut looks = tokio::time::interval(MEMORY_LOOK);
+                loop {
+                    looks.tick().await;
+                    if let Some(bytes) = resident_bytes() {
+                        memory.measure(bytes);
+                    }
+                }
+            });
             tokio::spawn(async move {
                 let mut ticks = tokio::time::interval(TICK);
                 ticks.tick().await;

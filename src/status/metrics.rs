@@ -180,6 +180,10 @@ fn server(text: &mut Text, observed: &Observed, health: &Health, data_dir: &Path
     let (used, peak) = memory_bytes();
     text.gauge("kyrodb_memory_used_bytes", "Resident memory.", used);
     text.gauge("kyrodb_memory_peak_bytes", "The most there has been.", peak);
+    if observed.memory.max() < u64::MAX {
+        let help = "Inserts are refused where more than this is used.";
+        text.gauge("kyrodb_memory_max_bytes", help, observed.memory.max());
+    }
     text.gauge("kyrodb_disk_used_bytes", "Files in the data directory.", disk_bytes(data_dir));
     let space = &observed.space;
     // Before the data directory is open, nobody has looked.

@@ -133,6 +133,7 @@ pub(super) async fn stats(State(pages): State<Arc<Pages>>) -> Response {
         })
     });
     let (used, peak) = memory_bytes();
+    let memory_max = Some(observed.memory.max()).filter(|&max| max < u64::MAX);
     let (counts, window) = observed.recent();
     let per_second =
         |count: u64| (count as f64 / window.as_secs_f64().max(1e-3) * 10.0).round() / 10.0;
@@ -147,7 +148,7 @@ pub(super) async fn stats(State(pages): State<Arc<Pages>>) -> Response {
         "queries_per_second": per_second(counts.queries),
         "inserts_per_second": per_second(counts.inserts),
         "cpu_percent": (100.0 * counts.cpu.as_secs_f64() / window.as_secs_f64().max(1e-3)).round(),
-        "memory": { "resident_bytes": used, "peak_bytes": peak },
+        "memory": { "resident_bytes": used, "peak_bytes": peak, "max_bytes": memory_max },
         "disk": {
             "used_bytes": disk_bytes(&pages.data_dir),
             "available_bytes": observed.space.available(),

@@ -271,6 +271,12 @@ impl Store {
         self.free.len() + self.stripe.slots_max() - self.count as usize
     }
 
+    /// Slots that have held a version before, and are free again.
+    #[must_use]
+    pub fn free_count(&self) -> usize {
+        self.free.len()
+    }
+
     /// The document that a slot holds or held.
     #[inline]
     #[must_use]

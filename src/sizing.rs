@@ -1,0 +1,214 @@
+//! What a data set needs, before anyone buys a machine for it: memory by part, and room on the disk.
+//! And how much memory a server may use.
+//!
+//! Figures are sums of what the parts of the engine take for a document; `tests/server` compares them
+//! with a server that runs.
+
+use std::fmt::{Display, Formatter, Result as FmtResult};
+
+use crate::config::{Config, MemorySection};
+use crate::doctor;
+use crate::engine::Params;
+use crate::engine::memory::Memory;
+
+/// Of what the process may have, so many parts in [`SHARE_OF`] are used where nothing is configured:
+/// the rest is for the kernel, and for what comes between two looks.
+const SHARE: u64 = 9;
+const SHARE_OF: u64 = 10;
+
+/// The program, its threads and their stacks, and what each core keeps ready for reads and writes.
+const PROGRAM_BYTES: u64 = 48 << 20;
+const CORE_BYTES: u64 = 16 << 20;
+
+/// One in so many versions in memory may be dead and not reclaimed yet.
+const DEAD_SHARE: u64 = 32;
+
+/// Segments of a shard's log beside what asks for a snapshot: the active one, the next one, and the
+/// one that the older snapshot begins in.
+const SEGMENTS_BESIDE: u64 = 3;
+
+/// Most memory that a server may use, in bytes; `u64::MAX` if nothing is configured and nothing says
+/// what there is.
+#[must_use]
+pub fn memory_max(memory: &MemorySection) -> u64 {
+    match memory.max_bytes {
+        0 => doctor::memory_limit().map_or(u64::MAX, |bytes| bytes / SHARE_OF * SHARE),
+        bytes => bytes,
+    }
+}
+
+/// What is to be planned for.
+#[derive(Clone, Copy, Debug)]
+pub struct DataSet {
+    /// Documents.
+    pub rows: u64,
+    /// Bytes of keys and values of the metadata of each.
+    pub metadata_bytes: usize,
+}
+
+/// What a data set needs.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    data: DataSet,
+    params: Params,
+    document: Memory,
+    cores: u64,
+    shards: u64,
+    log_bytes: u64,
+    memory_max: u64,
+}
+
+impl Plan {
+    /// Plans for the data with this configuration, on so many cores.
+    #[must_use]
+    pub fn new(
+        config: &Config,
+        params: Params,
+        data: DataSet,
+        cores: usize,
+        shards: usize,
+    ) -> Self {
+        let persistence = &config.persistence;
+        let shards = shards as u64;
+        let segments = shards * SEGMENTS_BESIDE * persistence.wal_segment_bytes;
+        Self {
+            data,
+            document: Memory::of_document(&params, data.metadata_bytes),
+            params,
+            cores: cores as u64,
+            shards,
+            log_bytes: 2 * persistence.max_wal_size_bytes + segments,
+            memory_max: memory_max(&config.memory),
+        }
+    }
+
+    /// Bytes of memory in all.
+    #[must_use]
+    pub fn memory_bytes(&self) -> u64 {
+        let documents = self.data.rows.saturating_mul(self.document.sum() as u64);
+        documents.saturating_add(documents / DEAD_SHARE).saturating_add(self.program_bytes())
+    }
+
+    /// Most bytes on the disk.
+    #[must_use]
+    pub fn disk_bytes(&self) -> u64 {
+        self.snapshot_bytes().saturating_add(self.log_bytes)
+    }
+
+    /// It fits into the memory that the server may use.
+    #[must_use]
+    pub fn fits(&self) -> bool {
+        self.memory_bytes() <= self.memory_max
+    }
+
+    fn program_bytes(&self) -> u64 {
+        PROGRAM_BYTES + self.cores * CORE_BYTES
+    }
+
+    /// Vectors and metadata lie in files of which at least half is in use; the rest is written whole,
+    /// and there are two snapshots beside the one that is being written.
+    fn snapshot_bytes(&self) -> u64 {
+        let Memory { vectors, links, ids, .. } = self.document;
+        let carried = (vectors + self.data.metadata_bytes) as u64;
+        let whole = (links + ids) as u64;
+        self.data.rows.saturating_mul(2 * carried + 3 * whole)
+    }
+}
+
+/// Bytes for people.
+fn human(bytes: u64) -> String {
+    const UNITS: [&str; 4] = ["KiB", "MiB", "GiB", "TiB"];
+    let mut value = bytes as f64 / 1024.0;
+    let mut unit = 0;
+    while value >= 1024.0 && unit + 1 < UNITS.len() {
+        value /= 1024.0;
+        unit += 1;
+    }
+    format!("{value:.1} {}", UNITS[unit])
+}
+
+impl Display for Plan {
+    fn fmt(&self, f: &mut Formatter<'_>) -> FmtResult {
+        let Params { dimension, graph, codes, .. } = &self.params;
+        let DataSet { rows, metadata_bytes } = self.data;
+        let codes = if *codes { "with 8-bit codes" } else { "without codes" };
+        writeln!(
+            f,
+            "{rows} documents of {dimension} values and {metadata_bytes} bytes of metadata, \
+             hnsw.m {}, {codes}, {} shards on {} cores\n",
+            graph.m, self.shards, self.cores
+        )?;
+        writeln!(f, "{:<34}{:>12}{:>14}", "Memory", "a document", "in all")?;
+        let Memory { vectors, codes, links, ids, metadata, metadata_index, hot_tier } =
+            self.document;
+        let parts = [
+            ("vectors", vectors),
+            ("codes", codes),
+            ("links of the graph", links),
+            ("ids and lifetimes", ids),
+            ("metadata", metadata),
+            ("index of the metadata, at most", metadata_index),
+            ("what leads to unlinked documents", hot_tier),
+        ];
+        for (name, bytes) in parts.into_iter().filter(|(_, bytes)| *bytes > 0) {
+            let all = human(rows.saturating_mul(bytes as u64));
+            writeln!(f, "  {name:<32}{:>12}{all:>14}", format!("{bytes} B"))?;
+        }
+        let dead = rows.saturating_mul(self.document.sum() as u64) / DEAD_SHARE;
+        writeln!(f, "  {:<44}{:>14}", "versions that are replaced, at most", human(dead))?;
+        writeln!(f, "  {:<44}{:>14}", "the program", human(self.program_bytes()))?;
+        writeln!(f, "  {:<44}{:>14}", "together", human(self.memory_bytes()))?;
+        let verdict = match (self.memory_max, self.fits()) {
+            (u64::MAX, _) => "There is no bound on memory (memory.max_bytes).".to_owned(),
+            (max, true) => format!("That fits into the {} that this server may use.", human(max)),
+            (max, false) => format!(
+                "That does NOT fit into the {} that this server may use (memory.max_bytes, or nine \
+                 tenths of what there is).",
+                human(max)
+            ),
+        };
+        writeln!(f, "  {verdict}\n")?;
+        writeln!(f, "Disk, at most")?;
+        writeln!(f, "  {:<44}{:>14}", "snapshots", human(self.snapshot_bytes()))?;
+        writeln!(f, "  {:<44}{:>14}", "the log", human(self.log_bytes))?;
+        write!(f, "  {:<44}{:>14}", "together", human(self.disk_bytes()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::tests::params;
+    use crate::graph;
+
+    fn plan(rows: u64, max_bytes: u64) -> Plan {
+        let mut config = Config::default();
+        config.memory.max_bytes = max_bytes;
+        let graph = graph::Params { m: 16, ef_construction: 200, seed: 0 };
+        let params = Params { dimension: 384, graph, ..params() };
+        Plan::new(&config, params, DataSet { rows, metadata_bytes: 20 }, 2, 2)
+    }
+
+    #[test]
+    fn what_fits_is_told_from_what_does_not() {
+        let small = plan(1_000, 1 << 30);
+        assert!(small.fits());
+        let large = plan(10_000_000, 1 << 30);
+        assert!(!large.fits());
+        let text = large.to_string();
+        assert!(text.contains("does NOT fit into the 1.0 GiB"), "{text}");
+        let endless = plan(u64::MAX, u64::MAX);
+        assert!(endless.disk_bytes() > 1 << 62 && !endless.to_string().is_empty());
+        // What a document takes was measured: some 2,300 bytes.
+        let each = (large.memory_bytes() - small.memory_bytes()) / (10_000_000 - 1_000);
+        assert!((2_100..2_500).contains(&each), "{each}");
+    }
+
+    #[test]
+    fn the_bound_is_what_is_configured_or_less_than_there_is() {
+        assert_eq!(memory_max(&MemorySection { max_bytes: 7 }), 7);
+        let there_is = doctor::memory_limit().unwrap();
+        let bound = memory_max(&MemorySection { max_bytes: 0 });
+        assert!(bound < there_is && bound > there_is / 2, "{bound} of {there_is}");
+    }
+}
