@@ -14,6 +14,7 @@ use super::files::write_whole;
 use super::usage::Usage;
 use crate::engine::accounts::{Account, Accounts};
 use crate::observe::counters::Counter;
+use crate::router::fair::Party;
 use crate::store::realm::TenantMark;
 
 /// Name of the file in the data directory.
@@ -31,6 +32,8 @@ pub struct Tenant {
     pub queries: Counter,
     /// Its requests.
     pub bucket: Bucket,
+    /// Its searches in flight.
+    pub party: Party,
     /// What was counted before the start.
     pub(super) before: Usage,
 }
@@ -103,6 +106,7 @@ impl Tenants {
             account: self.accounts.of(index),
             queries: Counter::default(),
             bucket: Bucket::default(),
+            party: Party::default(),
             before: before.get(&id).copied().unwrap_or_default(),
         };
         self.by_id.insert(id, Arc::new(tenant));

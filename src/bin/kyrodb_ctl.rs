@@ -4,10 +4,10 @@ use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{CommandFactory, Parser, Subcommand, ValueEnum};
+use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 use kyrodb::ctl::client::{Answer, Place, Server};
-use kyrodb::ctl::show;
+use kyrodb::ctl::{show, transfer};
 use serde_json::{Value, json};
 
 /// Looks at a KyroDB server and changes how it runs.
@@ -97,6 +97,30 @@ enum Command {
     },
     /// Takes a snapshot of every shard, after which the log before it is dropped
     Snapshot,
+    /// Takes deleted and replaced documents out of the graphs now, so that their memory is used again
+    Compact,
+    /// Drops what snapshots cover of the logs, and says what is kept
+    Truncate,
+    /// Writes every document that the key may see as a line of JSON, in the order of ids
+    Dump {
+        #[command(flatten)]
+        place: Grpc,
+        /// To this file, which must not be there yet; to standard output if it is not named
+        file: Option<PathBuf>,
+        /// Go on behind the last whole line of the file
+        #[arg(long, requires = "file")]
+        resume: bool,
+        /// Only documents of this namespace
+        #[arg(long, default_value = "")]
+        namespace: String,
+    },
+    /// Stores the documents of a dump, for the tenant of the key; once more does no harm
+    Load {
+        #[command(flatten)]
+        place: Grpc,
+        /// From this file; from standard input if it is not named
+        file: Option<PathBuf>,
+    },
     /// Reads the configuration, API keys and certificates again, as SIGHUP does
     Reload,
     /// Ends the server: what is in flight is finished first
@@ -110,6 +134,19 @@ enum Command {
         /// For this shell
         shell: Shell,
     },
+}
+
+/// Where documents go over.
+#[derive(Args)]
+struct Grpc {
+    /// gRPC address of the server
+    #[arg(
+        long,
+        value_name = "URL",
+        default_value = "http://127.0.0.1:50051",
+        env = "KYRODB_GRPC_URL"
+    )]
+    grpc: String,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -153,9 +190,12 @@ fn run(arguments: &Arguments) -> Result<(String, bool), String> {
         key: key(arguments)?,
         ca_cert: arguments.ca_cert.clone(),
     };
-    let server = Server::at(&place)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|error| error.to_string())?;
+    if let Command::Dump { .. } | Command::Load { .. } = &arguments.command {
+        return runtime.block_on(transfer(place, arguments));
+    }
+    let server = Server::at(&place)?;
     runtime.block_on(ask(&server, arguments))
 }
 
@@ -205,14 +245,53 @@ async fn ask(server: &Server, arguments: &Arguments) -> Result<(String, bool), S
             server.post(&format!("/admin/rate-limit?ops_per_sec={per_second}")).await?
         }
         Command::Snapshot => server.post("/admin/snapshot").await?,
+        Command::Compact => server.post("/admin/compact").await?,
+        Command::Truncate => server.post("/admin/wal/truncate").await?,
         Command::Reload => server.post("/admin/reload").await?,
         Command::Shutdown { emergency } => {
             let mode = if *emergency { "emergency" } else { "graceful" };
             server.post(&format!("/admin/shutdown?mode={mode}")).await?
         }
-        Command::Completion { .. } => return Ok((String::new(), true)),
+        Command::Completion { .. } | Command::Dump { .. } | Command::Load { .. } => {
+            return Ok((String::new(), true));
+        }
     };
     Ok(shown(&answer, arguments.json))
+}
+
+/// Takes documents out, or in.
+async fn transfer(place: Place, arguments: &Arguments) -> Result<(String, bool), String> {
+    let at = |grpc: &Grpc| Place { url: grpc.grpc.clone(), ..place.clone() };
+    match &arguments.command {
+        Command::Dump { place, file, resume, namespace } => {
+            let written = transfer::dump(&at(place), file.as_deref(), *resume, namespace).await?;
+            let text = match (file, arguments.json) {
+                // Standard output has the documents, and nothing else.
+                (None, _) => String::new(),
+                (_, true) => format!("{}\n", json!({ "written": written })),
+                (Some(file), false) => format!("{written} documents are in {}\n", file.display()),
+            };
+            Ok((text, true))
+        }
+        Command::Load { place, file } => {
+            let loaded = transfer::load(&at(place), file.as_deref()).await?;
+            let transfer::Loaded { stored, failed, last_error } = &loaded;
+            let text = match (arguments.json, failed) {
+                (true, _) => {
+                    let all =
+                        json!({ "stored": stored, "failed": failed, "last_error": last_error });
+                    format!("{all}\n")
+                }
+                (false, 0) => format!("{stored} documents are stored\n"),
+                (false, _) => format!(
+                    "{stored} documents are stored; {failed} were refused, the last one: \
+                     {last_error}\n"
+                ),
+            };
+            Ok((text, *failed == 0))
+        }
+        _ => Ok((String::new(), true)),
+    }
 }
 
 /// Samples that have `part` before their value.

@@ -103,6 +103,11 @@ pub(super) struct Healing {
     unlinker: Option<Unlinker>,
     /// What it may come upon, where others take nodes out as well.
     view: View,
+    /// Dead nodes are to go however few they are, until so many have gone since the start.
+    is_wanted: bool,
+    wanted: u64,
+    /// Of the nodes taken out, those whose slots are free.
+    pub(super) freed: u64,
     /// Steps left before linking goes on.
     turn: usize,
     counts: Counts,
@@ -157,7 +162,8 @@ impl Healing {
     ) -> bool {
         let own = graph.linked_of(stripe.owner()) as usize;
         let share = if is_idle { DEAD_SHARE_IDLE } else { DEAD_SHARE_BUSY };
-        let enough = (own / share).max(DEAD_MIN).min(own).max(1);
+        let many = (own / share).max(DEAD_MIN).min(own).max(1);
+        let enough = if self.is_wanted { 1 } else { many };
         if self.waiting.len() >= enough {
             let round = ward.rounds.fetch_add(1, Ordering::Relaxed);
             let has_check = round.is_multiple_of(stripe.owners() as usize);
@@ -180,6 +186,16 @@ impl Engine {
     #[must_use]
     pub fn healing(&self) -> Counts {
         self.healing.counts()
+    }
+
+    /// Has all nodes that are dead now taken out of the graph, and returns how many that is.
+    pub fn compact(&mut self) -> usize {
+        // Some may have left the graph already, and keep their lists until searches end.
+        let left = self.healing.counts.removed - self.healing.freed;
+        let count = self.dead_linked.saturating_sub(left as usize);
+        self.healing.is_wanted = count > 0;
+        self.healing.wanted = self.healing.counts.removed + count as u64;
+        count
     }
 
     /// Dead nodes in the graph.
@@ -232,6 +248,8 @@ impl Engine {
         if removed.is_empty() {
             self.ward.is_checking.store(false, Ordering::Release);
         }
+        // What has died since then may wait again.
+        self.healing.is_wanted &= counts.removed < self.healing.wanted;
         self.store.release(removed);
         if self.store.stripe().owners() > 1 {
             self.store.close_view(&self.healing.view);

@@ -381,6 +381,7 @@ impl Engine {
         let Self { store, graph, linker, index, ward, healing, dead_linked, .. } = self;
         let linking = linker.as_ref().map(Linker::slot);
         let (shared, owner) = (store.shared_handle(), store.stripe().owner());
+        let mut freed_nodes = 0;
         let dropped = |slot, payload: Option<&_>| {
             if let Some(payload) = payload {
                 index.remove(slot, payload);
@@ -398,9 +399,12 @@ impl Engine {
             // It left the graph in all but its own lists.
             let is_removed = graph.remove(slot);
             *dead_linked -= usize::from(is_removed);
+            freed_nodes += u64::from(is_removed);
             ward.remove_dead(owner, usize::from(is_removed));
             is_removed
         };
-        store.reclaim(versions_max, dropped, freed) > 0
+        let reclaimed = store.reclaim(versions_max, dropped, freed) > 0;
+        healing.freed += freed_nodes;
+        reclaimed
     }
 }

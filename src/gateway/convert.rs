@@ -12,7 +12,7 @@ use crate::router::Found;
 use crate::store::payload::Payload;
 
 /// The pairs that a client may see.
-fn metadata(payload: &Payload) -> HashMap<String, String> {
+pub(super) fn metadata(payload: &Payload) -> HashMap<String, String> {
     payload.user_pairs().map(|(key, value)| (key.to_owned(), value.to_owned())).collect()
 }
 

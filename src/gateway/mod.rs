@@ -10,6 +10,7 @@
 mod connection;
 mod convert;
 mod deadline;
+mod list;
 mod metrics;
 mod panics;
 mod search;

@@ -135,7 +135,7 @@ impl Gateway {
             trace.mark(Stage::Admission, Instant::now());
         }
         let query: Query = validate::search(request, vector?, self.rules(), &self.config, subject)?;
-        router.search(query, deadline, trace).await
+        router.search(query, subject.party(), deadline, trace).await
     }
 
     /// The vector of the document that a search names instead of bringing one.

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use tokio::sync::SemaphorePermit;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::convert::query_response;
@@ -38,7 +39,7 @@ pub(super) struct Service(pub(super) Arc<Gateway>);
 
 impl Gateway {
     /// Ends a request: its latency and its failure are counted.
-    fn answer<T>(
+    pub(super) fn answer<T>(
         &self,
         latency: &Latency,
         begun: Instant,
@@ -56,7 +57,7 @@ impl Gateway {
 
     /// Runs `work` for at most as long as the client waits. A write that is cut off so may have
     /// been done or not.
-    async fn within<T>(
+    pub(super) async fn within<T>(
         &self,
         timeout: Option<Duration>,
         work: impl Future<Output = Result<T>>,
@@ -203,11 +204,7 @@ impl Gateway {
         let (subject, router) = (subject?, self.router()?);
         let ids = subject.doc_ids("doc_ids", &request.doc_ids)?;
         validate::namespace(&request.namespace)?;
-        let places = self.bulk_ids.acquire_many(ids.len() as u32);
-        let Ok(Ok(_places)) = tokio::time::timeout(BULK_PATIENCE, places).await else {
-            let what = format!("BulkQueries for {BULK_IDS_MAX} documents are in work");
-            return Err(Error::busy(what));
-        };
+        let _places = self.bulk_places(ids.len()).await?;
         let realm = subject.realm(&request.namespace);
         let found = router.get(&ids, realm, request.include_embeddings).await?;
         subject.note_queries(ids.len() as u64);
@@ -216,6 +213,15 @@ impl Gateway {
         let results = asked.map(|(id, found)| query_response(*id, found)).collect();
         let total_requested = ids.len() as u32;
         Ok(proto::BulkQueryResponse { results, total_found, total_requested, ..Default::default() })
+    }
+
+    /// Waits, but not for long, until so many more documents may be read at once.
+    pub(super) async fn bulk_places(&self, count: usize) -> Result<SemaphorePermit<'_>> {
+        let places = self.bulk_ids.acquire_many(count as u32);
+        match tokio::time::timeout(BULK_PATIENCE, places).await {
+            Ok(Ok(places)) => Ok(places),
+            _ => Err(Error::busy(format!("reads of {BULK_IDS_MAX} documents are in work"))),
+        }
     }
 
     async fn create_snapshot(&self, path: &str) -> Result<proto::SnapshotResponse> {
@@ -407,6 +413,13 @@ impl KyroDbService for Service {
         let result = gateway.within(timeout, gateway.bulk_query(subject, request)).await;
         counters.queries_failed.add(if result.is_err() { asked } else { 0 });
         gateway.answer(&gateway.observed.methods.query, begun, result)
+    }
+
+    async fn list_documents(
+        &self,
+        request: Request<proto::ListDocumentsRequest>,
+    ) -> Result<Response<proto::ListDocumentsResponse>, Status> {
+        self.0.list_page(request).await
     }
 
     async fn search(

@@ -10,6 +10,7 @@ use super::{Gateway, validate};
 use crate::access::{Caller, Tenant};
 use crate::engine::filter::Filter;
 use crate::error::{Error, Result};
+use crate::router::fair::Party;
 use crate::store::realm::Realm;
 use crate::types::DocId;
 
@@ -52,6 +53,15 @@ impl Subject {
         Ok(DocId::of_tenant(tenant.index, own))
     }
 
+    /// The document that others come behind; 0 is before all of them.
+    pub(super) fn bound(&self, field: &'static str, id: u64) -> Result<DocId> {
+        match (&self.tenant, id) {
+            (None, 0) => Ok(DocId(0)),
+            (Some(tenant), 0) => Ok(DocId::of_tenant(tenant.index, 0)),
+            (_, id) => self.doc_id(field, id),
+        }
+    }
+
     /// The documents that the client means.
     pub(super) fn doc_ids(&self, field: &'static str, ids: &[u64]) -> Result<Vec<DocId>> {
         validate::count_of_ids(field, ids.len())?;
@@ -69,6 +79,11 @@ impl Subject {
     /// How many documents it may have; any number if `None`.
     pub(super) fn documents_max(&self) -> Option<u64> {
         self.caller.grant().map(|grant| grant.max_vectors)
+    }
+
+    /// Its searches in flight; `None` if there are no tenants.
+    pub(super) fn party(&self) -> Option<&Party> {
+        self.tenant.as_ref().map(|tenant| &tenant.party)
     }
 
     /// It has been answered so many searches, or documents asked for by id.

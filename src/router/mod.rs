@@ -4,6 +4,7 @@
 //! answer that misses some shards. Knows neither the wire nor the executors of cores.
 
 pub mod budget;
+pub mod fair;
 pub mod merge;
 mod pace;
 mod pick;
@@ -17,6 +18,7 @@ use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 
+use self::fair::{Parties, Party, Seat};
 use self::pace::Pace;
 use self::pick::Loads;
 use crate::engine::filter::Filter;
@@ -29,9 +31,10 @@ use crate::observe::counters::{BreakerState, ShardCounters};
 use crate::shard::breaker::{Command, Report};
 use crate::shard::mailbox::{Mailbox, Refused};
 use crate::shard::pulse::Activity;
-use crate::shard::reply::{Answers, single};
+use crate::shard::reply::{Answers, Reply, single};
 use crate::shard::request::Request;
 use crate::shard::snapshot::Taken;
+use crate::shard::truncate::Truncated;
 use crate::store::realm::Realm;
 use crate::types::{DocId, ShardId};
 
@@ -70,6 +73,7 @@ pub struct Router {
     observed: Arc<Observed>,
     counters: Arc<[Arc<ShardCounters>]>,
     searches: AtomicUsize,
+    parties: Parties,
     pace: Pace,
 }
 
@@ -91,11 +95,14 @@ pub struct Found {
 }
 
 /// A place among the searches in flight; leaves it when dropped.
-struct Place<'a>(&'a AtomicUsize);
+struct Place<'a> {
+    searches: &'a AtomicUsize,
+    _party: Option<Seat<'a>>,
+}
 
 impl Drop for Place<'_> {
     fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
+        self.searches.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -113,8 +120,8 @@ impl Router {
         let loads = Loads::new(cores.len());
         let (counters, searches) = (observed.shards(), AtomicUsize::new(0));
         let limits = ArcSwap::from_pointee(limits);
-        let pace = Pace::default();
-        Self { cores, layout, loads, limits, activity, observed, counters, searches, pace }
+        let (parties, pace) = (Parties::default(), Pace::default());
+        Self { cores, layout, loads, limits, activity, observed, counters, searches, parties, pace }
     }
 
     /// Bounds what is in flight from now on.
@@ -313,23 +320,55 @@ impl Router {
         Ok(documents)
     }
 
+    /// Asks every shard, and waits for all of them.
+    async fn ask_every<T>(
+        &self,
+        request: impl Fn(ShardId, Reply<Result<T>>) -> Request,
+    ) -> Result<Vec<T>> {
+        let mut waiting = Vec::new();
+        for shard in (0..self.shards()).map(ShardId) {
+            let (answers, reply) = single();
+            self.send(shard, request(shard, reply))?;
+            waiting.push((shard, answers));
+        }
+        let mut answered = Vec::new();
+        for (shard, answers) in waiting {
+            answered.push(answers.one().await.unwrap_or_else(|| Err(gone(shard)))?);
+        }
+        Ok(answered)
+    }
+
+    /// The ids of the documents that pass, of those behind `after` the `max` smallest, in order; and
+    /// whether there are more.
+    ///
+    /// # Errors
+    /// If any shard can't answer, or not until the deadline.
+    pub async fn list(
+        &self,
+        filter: Filter,
+        after: DocId,
+        max: usize,
+        deadline: Instant,
+    ) -> Result<(Vec<DocId>, bool)> {
+        let request = |shard, reply| {
+            let (filter, max) = (filter.clone(), max + 1);
+            Request::List { shard, filter, after, max, deadline, reply }
+        };
+        let mut ids: Vec<DocId> = self.ask_every(request).await?.into_iter().flatten().collect();
+        ids.sort_unstable();
+        let has_more = ids.len() > max;
+        ids.truncate(max);
+        Ok((ids, has_more))
+    }
+
     /// Links what the hot tier holds now; returns how many documents that was. With
     /// `only_start` it does not wait.
     ///
     /// # Errors
     /// If any shard can't.
     pub async fn flush(&self, only_start: bool) -> Result<u64> {
-        let mut waiting = Vec::new();
-        for shard in (0..self.shards()).map(ShardId) {
-            let (answers, reply) = single();
-            self.send(shard, Request::Flush { shard, only_count: only_start, reply })?;
-            waiting.push((shard, answers));
-        }
-        let mut linked = 0;
-        for (shard, answers) in waiting {
-            linked += answers.one().await.unwrap_or_else(|| Err(gone(shard)))?;
-        }
-        Ok(linked)
+        let request = |shard, reply| Request::Flush { shard, only_count: only_start, reply };
+        Ok(self.ask_every(request).await?.into_iter().sum())
     }
 
     /// Takes a snapshot of every shard.
@@ -337,17 +376,24 @@ impl Router {
     /// # Errors
     /// If any shard can't.
     pub async fn snapshot(&self) -> Result<Vec<Taken>> {
-        let mut waiting = Vec::new();
-        for shard in (0..self.shards()).map(ShardId) {
-            let (answers, reply) = single();
-            self.send(shard, Request::Snapshot { shard, reply })?;
-            waiting.push((shard, answers));
-        }
-        let mut taken = Vec::new();
-        for (shard, answers) in waiting {
-            taken.push(answers.one().await.unwrap_or_else(|| Err(gone(shard)))?);
-        }
-        Ok(taken)
+        self.ask_every(|shard, reply| Request::Snapshot { shard, reply }).await
+    }
+
+    /// Takes all dead documents out of the graphs; returns how many there were.
+    ///
+    /// # Errors
+    /// If any shard can't.
+    pub async fn compact(&self) -> Result<u64> {
+        let counts = self.ask_every(|shard, reply| Request::Compact { shard, reply }).await?;
+        Ok(counts.into_iter().sum())
+    }
+
+    /// Drops what snapshots cover of every shard's log; returns what is left of each.
+    ///
+    /// # Errors
+    /// If any shard can't.
+    pub async fn truncate(&self) -> Result<Vec<Truncated>> {
+        self.ask_every(|shard, reply| Request::Truncate { shard, reply }).await
     }
 
     /// Leaves little to do to the next start: has every shard link what is not linked and take a
@@ -371,17 +417,26 @@ impl Router {
     }
 
     /// Takes a place among the searches in flight, for one that has until its deadline.
-    fn enter(&self, deadline: Instant) -> Result<Place<'_>> {
-        let before = self.searches.fetch_add(1, Ordering::Relaxed);
-        let place = Place(&self.searches);
-        if before >= self.limits.load().searches_max {
+    fn enter<'a>(&'a self, party: Option<&'a Party>, deadline: Instant) -> Result<Place<'a>> {
+        let max = self.limits.load().searches_max;
+        let seat = party.map(|party| self.parties.enter(party, max)).transpose();
+        let seat = seat.map_err(|share| {
             let what = format!(
-                "{} searches are in flight (timeouts.max_concurrent_queries)",
-                self.limits.load().searches_max
+                "{share} searches of this tenant are in flight, its share of {max} \
+                 (timeouts.max_concurrent_queries)"
             );
-            return Err(Error::busy(what));
-        }
-        let expected = self.pace.expected(before);
+            Error::busy(what)
+        })?;
+        let is_free = |searches| (searches < max).then_some(searches + 1);
+        let entered = self.searches.fetch_update(Ordering::Relaxed, Ordering::Relaxed, is_free);
+        let before = entered.map_err(|_| {
+            let what = format!("{max} searches are in flight (timeouts.max_concurrent_queries)");
+            Error::busy(what)
+        })?;
+        // A tenant is judged by what would be in flight if all had as much of it.
+        let weight = seat.as_ref().map_or(before, |own| own.before * self.parties.count());
+        let place = Place { searches: &self.searches, _party: seat };
+        let expected = self.pace.expected(weight);
         let left = deadline.saturating_duration_since(Instant::now());
         if before >= ALWAYS_PER_CORE * self.cores.len() && expected > left / DEADLINE_SHARE {
             self.observed.gateway.searches_shed.add(1);

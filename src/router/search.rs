@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::budget::beam_width;
+use super::fair::Party;
 use super::merge::merge;
 use super::pick::UnderWay;
 use super::{Found, GRACE, Router, gone};
@@ -26,18 +27,19 @@ use crate::types::ShardId;
 const FENCED: &str = "it is fenced after a fault; restart the server";
 
 impl Router {
-    /// Searches all documents until the deadline, and notes in `trace` where the time goes.
+    /// Searches all documents for a tenant, if it is for one, until the deadline, and notes in `trace` where the time goes.
     ///
     /// # Errors
     /// If too many searches are in flight, or if no shard has anything to answer.
     pub async fn search(
         &self,
         mut query: Query,
+        party: Option<&Party>,
         deadline: Instant,
         trace: &mut Trace,
     ) -> Result<Found> {
         let entered = Instant::now();
-        let _place = self.enter(deadline)?;
+        let _place = self.enter(party, deadline)?;
         let (k, is_traced) = (query.k, trace.is_on());
         query.ef = query.ef.max(k);
         trace.asked = Asked {

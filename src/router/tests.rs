@@ -86,7 +86,7 @@ impl Town {
         };
         let begun = Instant::now();
         let deadline = begun + Duration::from_millis(200);
-        self.router.search(query, deadline, &mut self.observed.begin(begun)).await
+        self.router.search(query, None, deadline, &mut self.observed.begin(begun)).await
     }
 
     fn asked(&self) -> Vec<u32> {

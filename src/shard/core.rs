@@ -27,6 +27,7 @@ use super::reply::{self, Reply};
 use super::request::Request;
 use super::snapshot::{Due, Snapshots};
 use super::spare::Spare;
+use super::truncate::Compaction;
 use crate::disk::direct::DirectDisk;
 use crate::engine::{self, Engine};
 use crate::error::{Error, Result};
@@ -218,6 +219,7 @@ pub(super) struct Shard {
     /// They wait for room in the hot tier.
     pub(super) is_load_paused: Cell<bool>,
     pub(super) flushes: RefCell<Vec<Flush>>,
+    pub(super) compactions: RefCell<Vec<Compaction>>,
     pub(super) spare: Spare,
     pub(super) snapshots: Snapshots,
     pub(super) sampler: Sampler,
@@ -261,6 +263,7 @@ impl Shard {
             loads: RefCell::default(),
             is_load_paused: Cell::new(false),
             flushes: RefCell::default(),
+            compactions: RefCell::default(),
             spare: Spare::default(),
             snapshots,
             sampler: Sampler::default(),
@@ -335,6 +338,7 @@ impl Shard {
         for flush in self.flushes.take() {
             flush.reply.send(self.check_readable().map(|()| 0));
         }
+        self.end_compactions();
     }
 
     /// Sets the gauges.

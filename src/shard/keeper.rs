@@ -23,6 +23,8 @@ pub enum Change {
     Sealed(ShardId, u64, Sealed),
     /// A segment could not be begun: the log goes on in another one.
     Unused(ShardId, u64),
+    /// Complete segments that snapshots cover go.
+    Truncated(ShardId, Vec<u64>),
     /// The first document has decided the dimension.
     Dimension(u32),
     /// A snapshot is durable; what it makes dispensable goes.
@@ -61,6 +63,9 @@ impl Change {
             }
             Self::Unused(shard, number) => {
                 manifest.segments.retain(|s| (s.shard, s.number) != (shard.0, number));
+            }
+            Self::Truncated(shard, numbers) => {
+                manifest.segments.retain(|s| s.shard != shard.0 || !numbers.contains(&s.number));
             }
             Self::Dimension(dimension) => manifest.dimension = dimension,
             Self::Snapshotted { snapshot, dropped_snapshots, dropped_segments } => {

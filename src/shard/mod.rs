@@ -40,5 +40,6 @@ pub mod snapshot;
 mod spare;
 #[cfg(test)]
 mod tests;
+pub mod truncate;
 mod upkeep;
 mod watch;

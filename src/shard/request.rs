@@ -8,6 +8,7 @@ use super::keeper::Change;
 use super::open::{Open, Opened, Refusal};
 use super::reply::Reply;
 use super::snapshot::Taken;
+use super::truncate::Truncated;
 use crate::engine::filter::Filter;
 use crate::engine::{Document, Lent, Outcome, Query, Scope, SearchOutcome, Write};
 use crate::error::{Error, Result};
@@ -64,6 +65,21 @@ pub enum Request {
         /// Told what was found.
         reply: Reply<Result<Vec<(usize, Document)>>>,
     },
+    /// Say which documents there are, by their ids.
+    List {
+        /// The shard.
+        shard: ShardId,
+        /// Only those that pass.
+        filter: Filter,
+        /// Only those with ids behind this one.
+        after: DocId,
+        /// So many, those with the smallest ids.
+        max: usize,
+        /// When to give up.
+        deadline: Instant,
+        /// Told their ids, in order.
+        reply: Reply<Result<Vec<DocId>>>,
+    },
     /// Link everything that is in the hot tier now.
     Flush {
         /// The shard.
@@ -79,6 +95,20 @@ pub enum Request {
         shard: ShardId,
         /// Told when it is durable and in MANIFEST.
         reply: Reply<Result<Taken>>,
+    },
+    /// Take dead documents out of the graph now, however few.
+    Compact {
+        /// The shard.
+        shard: ShardId,
+        /// Told how many there were, once they are gone.
+        reply: Reply<Result<u64>>,
+    },
+    /// Drop what snapshots cover of the log.
+    Truncate {
+        /// The shard.
+        shard: ShardId,
+        /// Told what is left of it.
+        reply: Reply<Result<Truncated>>,
     },
     /// Leave little to do to the next start: link what is not linked and take a snapshot, if
     /// there is enough that is in neither.

@@ -19,6 +19,7 @@ use super::reply::Reply;
 use super::request::Request;
 use crate::disk::{Disk, File};
 use crate::engine::filter::Filter;
+use crate::engine::sweep::Sweep;
 use crate::engine::{Engine, Outcome};
 use crate::error::{Error, Result};
 use crate::manifest::Manifest;
@@ -64,6 +65,22 @@ impl Core {
                     self.write(&shard, request);
                 }
             }
+            Request::List { shard, filter, after, max, deadline, reply } => {
+                if let Some(shard) = self.shard(shard) {
+                    spawn(self.queues.serve, async move {
+                        let begin = |engine: &mut Engine| engine.begin_page(filter, after, max);
+                        let listed =
+                            shard.check_readable().map(|()| sweep(&shard, begin, deadline));
+                        let listed = match listed {
+                            Ok(sweep) => {
+                                sweep.await.map(|found| found.map_or_else(Vec::new, |(_, ids)| ids))
+                            }
+                            Err(error) => Err(error),
+                        };
+                        reply.send(listed);
+                    });
+                }
+            }
             Request::Flush { shard, only_count, reply } => self.flush(shard, only_count, reply),
             Request::Snapshot { shard, reply } => {
                 if let Some(shard) = self.shard(shard) {
@@ -72,6 +89,19 @@ impl Core {
                         Err(error) => reply.send(Err(error)),
                     }
                     self.upkeep.raise();
+                }
+            }
+            Request::Compact { shard, reply } => {
+                if let Some(shard) = self.shard(shard) {
+                    shard.compact(self, reply);
+                }
+            }
+            Request::Truncate { shard, reply } => {
+                if let Some(shard) = self.shard(shard) {
+                    let core = self.clone();
+                    spawn(self.queues.upkeep, async move {
+                        reply.send(shard.truncate(&core).await);
+                    });
                 }
             }
             Request::Settle { shard, reply } => {
@@ -269,11 +299,13 @@ async fn delete_many(
         return;
     }
     let found = match ids {
-        Some(ids) => Ok((filter, ids)),
-        None => sweep(shard, filter, deadline).await,
+        Some(ids) => Ok(Some((filter, ids))),
+        None => sweep(shard, |engine| engine.begin_sweep(filter), deadline).await,
     };
     let (filter, ids) = match found.and_then(|found| shard.check_writable().map(|()| found)) {
-        Ok(found) => found,
+        Ok(Some(found)) => found,
+        // There has never been a document.
+        Ok(None) => return reply.send(Ok(Outcome { existed: 0 })),
         Err(error) => return reply.send(Err(error)),
     };
     // Another batch may have begun while this one was looking.
@@ -309,13 +341,18 @@ async fn delete_many(
     shard.pump_loads(core.settings.bulk_hot_max);
 }
 
-/// Finds the documents that pass. A search that is cut short may answer in part; this may not.
-async fn sweep(shard: &Shard, filter: Filter, deadline: Instant) -> Result<(Filter, Vec<DocId>)> {
+/// Finds the documents that pass; `None` if the shard has never had one. A search that is cut short may
+/// answer in part; this may not.
+async fn sweep(
+    shard: &Shard,
+    begin: impl FnOnce(&mut Engine) -> Sweep,
+    deadline: Instant,
+) -> Result<Option<(Filter, Vec<DocId>)>> {
     let mut sweep = match &mut *shard.engine.borrow_mut() {
-        Some(engine) => engine.begin_sweep(filter),
-        None => return Ok((filter, Vec::new())),
+        Some(engine) => begin(engine),
+        None => return Ok(None),
     };
-    let step = |sweep: &mut crate::engine::sweep::Sweep| {
+    let step = |sweep: &mut Sweep| {
         shard.engine.borrow().as_ref().is_none_or(|engine: &Engine| sweep.step(engine))
     };
     while !step(&mut sweep) {
@@ -325,11 +362,11 @@ async fn sweep(shard: &Shard, filter: Filter, deadline: Instant) -> Result<(Filt
             if let Some(engine) = &mut *shard.engine.borrow_mut() {
                 engine.finish_sweep(sweep);
             }
-            return Err(Error::Expired("while the documents to delete were looked for"));
+            return Err(Error::Expired("while the documents were looked for"));
         }
     }
     match &mut *shard.engine.borrow_mut() {
-        Some(engine) => Ok(engine.finish_sweep(sweep)),
+        Some(engine) => Ok(Some(engine.finish_sweep(sweep))),
         None => unreachable!("the sweep began in it"),
     }
 }

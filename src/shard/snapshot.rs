@@ -159,6 +159,31 @@ impl Snapshots {
         }
     }
 
+    /// Forgets the segments that snapshots cover, and returns their numbers.
+    pub(super) fn drop_covered(&self) -> Vec<u64> {
+        let mut sealed = self.sealed.borrow_mut();
+        let covered = retain::covered(&self.live.borrow(), &sealed);
+        sealed.retain(|number, _| !covered.contains(number));
+        covered
+    }
+
+    /// Files that are not needed any more.
+    pub(super) fn take_dispensable(&self) -> Vec<String> {
+        self.dispensable.take()
+    }
+
+    /// They are still there.
+    pub(super) fn give_back_dispensable(&self, names: Vec<String>) {
+        self.dispensable.borrow_mut().extend(names);
+    }
+
+    /// Complete segments that are kept, their bytes, and the first LSN that is needed.
+    pub(super) fn log_kept(&self) -> (usize, u64, u64) {
+        let sealed = self.sealed.borrow();
+        let bytes = sealed.values().map(|sealed| sealed.end_bytes).sum();
+        (sealed.len(), bytes, retain::needed_from(&self.live.borrow()))
+    }
+
     /// One is being written.
     pub(super) fn is_running(&self) -> bool {
         self.is_running.get()
@@ -409,7 +434,7 @@ async fn publish(
 }
 
 /// Removes files that nothing names. What fails costs space, until the next start.
-async fn remove<D: Disk>(disk: &D, names: impl Iterator<Item = String>) {
+pub(super) async fn remove<D: Disk>(disk: &D, names: impl Iterator<Item = String>) {
     for name in names {
         if let Err(error) = disk.remove(&name).await {
             tracing::warn!("space could not be given back: {error}");

@@ -86,6 +86,7 @@ impl Shard {
         for flush in done {
             flush.reply.send(Ok(flush.count));
         }
+        self.end_compactions();
         if !self.loads.borrow().is_empty() {
             self.pump_loads(bulk_hot_max);
         }

@@ -36,10 +36,7 @@ pub fn retain(
 ) -> Retained {
     live.push(newest);
     let dropped: Vec<Snapshot> = live.drain(..live.len().saturating_sub(KEPT)).collect();
-    // With one snapshot alone, the log has to be able to stand in for it.
-    let needed_from = if live.len() == KEPT { live[0].next_lsn } else { 1 };
-    let is_covered = |(_, sealed): &(&u64, &Sealed)| sealed.last_lsn + 1 < needed_from;
-    let segments = sealed.iter().filter(is_covered).map(|(number, _)| *number).collect();
+    let segments = covered(&live, sealed);
     let needed: BTreeSet<u64> = live.iter().flat_map(|snapshot| snapshot.files.clone()).collect();
     let files: BTreeSet<u64> = dropped.iter().flat_map(|s| s.files.clone()).collect();
     Retained {
@@ -48,6 +45,21 @@ pub fn retain(
         segments,
         files: files.difference(&needed).copied().collect(),
     }
+}
+
+/// The first LSN that a start from any of the snapshots `live`, oldest first, needs of the log.
+#[must_use]
+pub fn needed_from(live: &[Snapshot]) -> u64 {
+    // With one snapshot alone, the log has to be able to stand in for it.
+    if live.len() == KEPT { live[0].next_lsn } else { 1 }
+}
+
+/// Numbers of the complete segments that the snapshots `live`, oldest first, cover.
+#[must_use]
+pub fn covered(live: &[Snapshot], sealed: &BTreeMap<u64, Sealed>) -> Vec<u64> {
+    let needed_from = needed_from(live);
+    let is_covered = |(_, sealed): &(&u64, &Sealed)| sealed.last_lsn + 1 < needed_from;
+    sealed.iter().filter(is_covered).map(|(number, _)| *number).collect()
 }
 
 /// Numbers of the snapshots in whose files these extents are, and that of the snapshot itself.

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::extract::{Query, State};
 use axum::http::StatusCode;
@@ -13,6 +14,10 @@ use super::pages::Parameters;
 use crate::error::Error;
 use crate::observe::counters::BreakerState;
 use crate::shard::breaker::{Command, Report};
+use crate::shard::truncate::Truncated;
+
+/// How long a compaction is waited for; it goes on afterwards.
+const COMPACT_PATIENCE: Duration = Duration::from_secs(60);
 
 fn answer(code: StatusCode, body: Value) -> Response {
     (code, Json(body)).into_response()
@@ -144,10 +149,48 @@ pub(super) async fn snapshot(State(pages): State<Arc<Pages>>) -> Response {
                 .collect();
             answer(StatusCode::OK, json!({ "shards": shards }))
         }
-        Err(error @ (Error::Busy { .. } | Error::Unavailable { .. })) => {
+        Err(error) => failed(&error),
+    }
+}
+
+fn failed(error: &Error) -> Response {
+    match error {
+        Error::Busy { .. } | Error::Unavailable { .. } => {
             refuse(StatusCode::SERVICE_UNAVAILABLE, error.to_string())
         }
-        Err(error) => refuse(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()),
+        _ => refuse(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()),
+    }
+}
+
+/// Takes dead documents out of the graphs now, however few they are, so that their slots are free.
+pub(super) async fn compact(State(pages): State<Arc<Pages>>) -> Response {
+    let Some(shards) = pages.shards.get() else { return starting() };
+    match tokio::time::timeout(COMPACT_PATIENCE, shards.compact()).await {
+        Ok(Ok(count)) => answer(StatusCode::OK, json!({ "reclaimed": count, "is_done": true })),
+        Ok(Err(error)) => failed(&error),
+        // It goes on all the same.
+        Err(_) => answer(StatusCode::ACCEPTED, json!({ "is_done": false })),
+    }
+}
+
+/// Drops the segments of the log that snapshots cover, and says what is left and why.
+pub(super) async fn truncate(State(pages): State<Arc<Pages>>) -> Response {
+    let Some(shards) = pages.shards.get() else { return starting() };
+    match shards.truncate().await {
+        Ok(logs) => {
+            let shard = |(shard, log): (usize, &Truncated)| {
+                json!({
+                    "shard": shard,
+                    "removed": log.removed,
+                    "kept_segments": log.kept,
+                    "kept_bytes": log.kept_bytes,
+                    "needed_from_lsn": log.needed_from,
+                })
+            };
+            let shards: Vec<Value> = logs.iter().enumerate().map(shard).collect();
+            answer(StatusCode::OK, json!({ "shards": shards }))
+        }
+        Err(error) => failed(&error),
     }
 }
 

@@ -164,6 +164,8 @@ fn router(pages: Arc<Pages>) -> Router {
         .route("/admin/maintenance", get(admin::modes).post(admin::maintenance))
         .route("/admin/rate-limit", post(admin::rate_limit))
         .route("/admin/snapshot", post(admin::snapshot))
+        .route("/admin/compact", post(admin::compact))
+        .route("/admin/wal/truncate", post(admin::truncate))
         .route("/admin/reload", post(admin::reload))
         .route("/admin/shutdown", post(admin::shutdown))
         .fallback(no_such_page)

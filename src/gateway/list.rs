@@ -1,0 +1,85 @@
+//! ListDocuments: every document in scope, page by page in the order of ids.
+//!
+//! A page is cut from the state of one moment of each shard, by ids, which never change: what is there
+//! from the first page to the last is on one of them, whatever else is written meanwhile.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tonic::{Request, Response, Status};
+
+use super::convert::metadata;
+use super::deadline::client_timeout;
+use super::subject::Subject;
+use super::{Gateway, validate};
+use crate::engine::filter::Filter;
+use crate::error::{Error, Result};
+use crate::proto;
+
+/// Documents on a page, at most, and where the client does not say.
+const PAGE_MAX: u32 = 10_000;
+const PAGE_DEFAULT: u32 = 100;
+
+/// A page is looked for at most so long, if the client sets no limit.
+const LIST_MAX: Duration = Duration::from_secs(60);
+
+impl Gateway {
+    /// Answers a ListDocuments.
+    pub(super) async fn list_page(
+        self: &Arc<Self>,
+        request: Request<proto::ListDocumentsRequest>,
+    ) -> Result<Response<proto::ListDocumentsResponse>, Status> {
+        let begun = Instant::now();
+        let subject = self.admit(request.extensions());
+        let timeout = client_timeout(request.metadata());
+        let deadline = begun + timeout.unwrap_or(LIST_MAX);
+        let list = self.list(subject, request.into_inner(), deadline);
+        let result = self.within(timeout, list).await;
+        let counters = &self.observed.gateway;
+        counters.queries.add(1);
+        counters.queries_failed.add(u64::from(result.is_err()));
+        self.answer(&self.observed.methods.query, begun, result)
+    }
+
+    async fn list(
+        &self,
+        subject: Result<Subject>,
+        request: proto::ListDocumentsRequest,
+        deadline: Instant,
+    ) -> Result<proto::ListDocumentsResponse> {
+        let (subject, router) = (subject?, self.router()?);
+        let limit = match request.limit {
+            0 => PAGE_DEFAULT,
+            limit if limit <= PAGE_MAX => limit,
+            limit => {
+                let why = format!("{limit} is above {PAGE_MAX}; ask for the next page");
+                return Err(Error::invalid("limit", why));
+            }
+        };
+        let after = subject.bound("after_doc_id", request.after_doc_id)?;
+        validate::namespace(&request.namespace)?;
+        let none = std::collections::HashMap::new();
+        let filter = request.filter.as_ref();
+        let scope = validate::scope(&subject, &request.namespace, filter, &none)?;
+        let _places = self.bulk_places(limit as usize).await?;
+        let filter = scope.unwrap_or(Filter::All);
+        let (ids, has_more) = router.list(filter, after, limit as usize, deadline).await?;
+        let next_after = ids.last().map_or(request.after_doc_id, |&last| subject.own_id(last));
+        let realm = subject.realm(&request.namespace);
+        let found = router.get(&ids, realm, request.include_embeddings).await?;
+        // One that was deleted since is not there any more.
+        let documents: Vec<_> = ids
+            .iter()
+            .zip(found)
+            .filter_map(|(&id, document)| Some((id, document?)))
+            .map(|(id, document)| proto::ListedDocument {
+                doc_id: subject.own_id(id),
+                embedding: document.embedding.map(Vec::from).unwrap_or_default(),
+                metadata: metadata(&document.payload),
+                namespace: document.payload.namespace().to_owned(),
+            })
+            .collect();
+        subject.note_queries(documents.len() as u64);
+        Ok(proto::ListDocumentsResponse { documents, has_more, next_after_doc_id: next_after })
+    }
+}
