@@ -6,8 +6,8 @@ use kyrodb::proto::batch_delete_request::DeleteCriteria;
 use kyrodb::proto::metadata_filter::FilterType;
 use kyrodb::proto::{
     BatchDeleteRequest, BulkQueryRequest, ConfigRequest, DeleteRequest, ExactMatch, FlushRequest,
-    HealthRequest, IdList, MetadataFilter, MetricsRequest, NotFilter, QueryRequest, SearchRequest,
-    SnapshotRequest, UpdateMetadataRequest,
+    HealthRequest, IdList, ListDocumentsRequest, MetadataFilter, MetricsRequest, NotFilter,
+    QueryRequest, SearchRequest, SnapshotRequest, UpdateMetadataRequest,
 };
 use tonic::{Code, Request, Status};
 
@@ -110,6 +110,26 @@ async fn reads(client: &mut Client) {
             assert!((1..=OF_BETA).contains(&result.doc_id));
         }
     }
+    for namespace in ["", "secret"] {
+        let request = ListDocumentsRequest {
+            limit: 10_000,
+            include_embeddings: true,
+            namespace: namespace.into(),
+            ..Default::default()
+        };
+        let page = client.list_documents(by(&BETA, request)).await.unwrap().into_inner();
+        let ids: Vec<u64> = page.documents.iter().map(|document| document.doc_id).collect();
+        let own: Vec<u64> = if namespace.is_empty() { (1..=OF_BETA).collect() } else { Vec::new() };
+        assert_eq!((ids, page.has_more), (own, false));
+        for document in page.documents {
+            assert_eq!(document.metadata["owner"], "beta_2");
+            assert!(document.metadata.keys().all(|key| !key.starts_with("__")));
+        }
+    }
+    let theirs = MetadataFilter { filter_type: exact("owner", "acme").filter_type };
+    let request = ListDocumentsRequest { filter: Some(theirs), ..Default::default() };
+    let page = client.list_documents(by(&BETA, request)).await.unwrap().into_inner();
+    assert!(page.documents.is_empty() && !page.has_more);
     // As if it were not there: the same words as for an id that nobody has.
     let like = |id| SearchRequest { k: 3, query_doc_id: id, ..SearchRequest::default() };
     let theirs = client.search(by(&BETA, like(OF_ACME))).await.unwrap_err();
@@ -236,6 +256,10 @@ async fn every_rpc(client: &mut Client, entry: Option<&str>) -> Vec<(&'static st
         ("BatchDelete", code(client.batch_delete(request(entry, batch)).await)),
         ("Query", code(client.query(request(entry, query(9))).await)),
         ("BulkQuery", code(client.bulk_query(request(entry, bulk)).await)),
+        (
+            "ListDocuments",
+            code(client.list_documents(request(entry, ListDocumentsRequest::default())).await),
+        ),
         ("Search", code(client.search(request(entry, one())).await)),
         ("BulkSearch", streamed),
         ("Health", code(client.health(request(entry, HealthRequest::default())).await)),

@@ -156,3 +156,54 @@ fn rand_bit() -> bool {
     static LAST: AtomicBool = AtomicBool::new(false);
     LAST.fetch_xor(true, Ordering::Relaxed)
 }
+
+/// Searches of one tenant are all that its share lets in, while another one, a search at a time, finds a
+/// place at once.
+#[test]
+fn a_flood_of_searches_leaves_others_their_places() {
+    const DOCUMENTS: u64 = 3_000;
+    let quota = Entry { tenant: "acme", mark: 'a', more: "max_vectors: 10000" };
+    let settings = [("timeouts.max_concurrent_queries", "8")];
+    let place = Place::new(&[quota, BETA, ROOT], &settings);
+    let process = place.start();
+    runtime().block_on(async {
+        let mut client = process.client().await;
+        let documents = (1..=DOCUMENTS).map(|id| insert(id, &vector(&ACME, id), &[]));
+        let documents = tokio_stream::iter(documents.collect::<Vec<_>>());
+        client.bulk_load_hnsw(by(&ACME, documents)).await.unwrap();
+        put(&mut client, &BETA, 1).await.unwrap();
+        let exact = |entry: &Entry<'_>, k| {
+            let request = SearchRequest { exact: true, ..search(&vector(entry, 1), k) };
+            by(entry, request)
+        };
+        let flood = (0..32).map(|_| {
+            let mut client = client.clone();
+            tokio::spawn(async move {
+                let (mut done, mut refused) = (0, 0);
+                for _ in 0..60 {
+                    match client.search(exact(&ACME, 1_000)).await {
+                        Ok(_) => done += 1,
+                        Err(status) => {
+                            is_exhausted(&status);
+                            assert!(status.message().contains("its share of 8"), "{status:?}");
+                            refused += 1;
+                        }
+                    }
+                }
+                (done, refused)
+            })
+        });
+        let flood: Vec<_> = flood.collect();
+        let mut calm = 0;
+        while !flood.iter().all(tokio::task::JoinHandle::is_finished) {
+            let found = client.search(exact(&BETA, 1)).await.unwrap().into_inner();
+            assert_eq!(found.results.len(), 1);
+            calm += 1;
+        }
+        let ended = futures_util::future::join_all(flood).await;
+        let (done, refused) =
+            ended.into_iter().map(Result::unwrap).fold((0, 0), |a, b| (a.0 + b.0, a.1 + b.1));
+        assert!(done > 0 && refused > 0 && calm > 0, "{done} {refused} {calm}");
+    });
+    process.stop();
+}

@@ -129,7 +129,12 @@ pub struct Launch {
 impl Launch {
     /// What it prints goes to a file beside the data directory.
     pub fn new(data_dir: &Path, settings: Settings<'_>) -> Self {
-        let (grpc_port, http_port) = (free_port(), free_port());
+        Self::at(data_dir, settings, (free_port(), free_port()))
+    }
+
+    /// The same on these ports, of gRPC and HTTP.
+    pub fn at(data_dir: &Path, settings: Settings<'_>, ports: (u16, u16)) -> Self {
+        let (grpc_port, http_port) = ports;
         let mut command = Command::new(env!("CARGO_BIN_EXE_kyrodb_server"));
         command.arg("--data-dir").arg(data_dir).args(["--port", &grpc_port.to_string()]);
         command.env("KYRODB__SERVER__HTTP_PORT", http_port.to_string());

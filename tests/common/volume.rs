@@ -5,8 +5,12 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+/// What is wrong with it makes it read-only, as most systems have it.
+const OPTIONS: &str = "loop,errors=remount-ro";
+
 /// A small file system in a file.
 pub struct Volume {
+    image: PathBuf,
     mounted_at: PathBuf,
 }
 
@@ -32,13 +36,40 @@ impl Volume {
             }
         };
         let is_mounted = run("mkfs.ext4", &["-q", "-m", "0"], &[&image])
-            && run("mount", &["-o", "loop"], &[&image, &mounted_at]);
-        is_mounted.then_some(Self { mounted_at })
+            && run("mount", &["-o", OPTIONS], &[&image, &mounted_at]);
+        is_mounted.then_some(Self { image, mounted_at })
     }
 
     /// A name on it. What a server prints goes to a file beside its directory, so here as well.
     pub fn path(&self, name: &str) -> PathBuf {
         self.mounted_at.join(name)
+    }
+
+    /// Has the file system find that it is damaged: from then on nothing can be written or synced. False,
+    /// and why, where the system does not let us.
+    pub fn fail(&self) -> bool {
+        let found =
+            Command::new("findmnt").args(["-n", "-o", "SOURCE"]).arg(&self.mounted_at).output();
+        let device = found.map(|output| String::from_utf8_lossy(&output.stdout).trim().to_owned());
+        let device = device.unwrap_or_default();
+        let name = device.trim_start_matches("/dev/");
+        let failed = std::fs::write(format!("/sys/fs/ext4/{name}/trigger_fs_error"), "1");
+        if let Err(error) = &failed {
+            println!("skipped: the file system of `{device}` can't be broken: {error}");
+        }
+        failed.is_ok()
+    }
+
+    /// What an operator does then: unmounts it, has it checked, and mounts it again.
+    pub fn mend(&self) {
+        let run = |program: &str, arguments: &[&str], paths: &[&Path]| {
+            let status = Command::new(program).args(arguments).args(paths).status();
+            status.ok().and_then(|status| status.code())
+        };
+        assert_eq!(run("umount", &[], &[&self.mounted_at]), Some(0));
+        let checked = run("e2fsck", &["-p"], &[&self.image]);
+        assert!(checked.is_some_and(|code| code <= 1), "{checked:?}");
+        assert_eq!(run("mount", &["-o", OPTIONS], &[&self.image, &self.mounted_at]), Some(0));
     }
 
     fn ballast(&self) -> PathBuf {

@@ -7,6 +7,7 @@ mod common;
 
 mod completeness;
 mod exact;
+mod list;
 mod query;
 mod scores;
 mod search;

@@ -177,3 +177,82 @@ fn a_backup_fails() {
     runbook.done();
     process.stop();
 }
+
+/// The file system goes away under the server: what it has acknowledged is there when it is back.
+#[test]
+fn the_disk_fails() {
+    let directory = directory();
+    let Some(volume) = Volume::mount(directory.path(), 96 << 20) else { return };
+    let data_dir = volume.path("data");
+    let process = Process::start(&data_dir, SETTINGS);
+    let mut runbook = Runbook::open("The disk fails", directory.path());
+    runbook.ask(&process);
+    runbook.set("KYRODB_DATA_DIR", data_dir.to_string_lossy());
+    let runtime = runtime();
+    let stored_documents = |process: &Process, count| {
+        runtime.block_on(async { stored(&mut process.client().await, count).await })
+    };
+    runtime.block_on(async { store(&mut process.client().await, 20).await });
+    if !volume.fail() {
+        process.stop();
+        return;
+    }
+    runtime.block_on(async {
+        let mut client = process.client().await;
+        let mut codes = Vec::new();
+        for id in 21..=30 {
+            codes.push(code(put(&mut client, id).await));
+        }
+        assert!(codes.iter().all(|code| *code == Code::Unavailable), "{codes:?}");
+    });
+    assert_eq!(stored_documents(&process, 30), 20, "reads go on, and see what was acknowledged");
+    runbook.next().has(0, &["state: open", "shards.0.state: open"]);
+    runbook.next().has(0, &["kyrodb_wal_writes_failed"]);
+    runbook.next().has(0, &["shutting_down: true"]);
+    // It ends, though it can't leave its log as it would like to.
+    process.wait();
+    volume.mend();
+    runbook.next().has(0, &["clean"]);
+    runbook.done();
+    let process = Process::start(&data_dir, SETTINGS);
+    assert_eq!(stored_documents(&process, 30), 20);
+    runtime.block_on(async { put(&mut process.client().await, 21).await.unwrap() });
+    process.stop();
+}
+
+#[test]
+fn a_snapshot_is_damaged() {
+    use std::os::unix::fs::FileExt;
+    let directory = directory();
+    let data_dir = directory.path().join("data");
+    let runtime = runtime();
+    let process = Process::start(&data_dir, SETTINGS);
+    for _ in 0..2 {
+        runtime.block_on(async { store(&mut process.client().await, 20).await });
+        assert_eq!(http(process.http, "POST", "/admin/snapshot").unwrap().code, 200);
+    }
+    process.kill();
+    let names = std::fs::read_dir(&data_dir).unwrap().map(|entry| entry.unwrap().path());
+    let mut snapshots: Vec<PathBuf> =
+        names.filter(|path| path.extension().is_some_and(|e| e == "snap")).collect();
+    snapshots.sort();
+    assert_eq!(snapshots.len(), 2);
+    let file = std::fs::OpenOptions::new().read(true).write(true).open(&snapshots[1]).unwrap();
+    let mut byte = [0];
+    file.read_exact_at(&mut byte, 5_000).unwrap();
+    file.write_all_at(&[byte[0] ^ 0x55], 5_000).unwrap();
+    let process = Process::start(&data_dir, SETTINGS);
+    let mut runbook = Runbook::open("A snapshot is damaged", directory.path());
+    runbook.ask(&process);
+    let found = runtime.block_on(async { stored(&mut process.client().await, 20).await });
+    assert_eq!(found, 20);
+    runbook.next().has(0, &["kyrodb_hnsw_corruption_detected_total 1"]);
+    for _ in 0..2 {
+        runbook.next().has(0, &["shards.0.file: snapshot_"]);
+    }
+    runbook.next().has(0, &["shards.0.kept_bytes", "needed_from_lsn"]);
+    runbook.next().has(0, &["shutting_down: true"]);
+    assert_eq!(process.wait(), Some(0));
+    runbook.next().has(0, &["20 documents"]);
+    runbook.done();
+}

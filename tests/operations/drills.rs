@@ -173,3 +173,87 @@ fn a_restart() {
     assert_eq!(found, acknowledged);
     process.stop();
 }
+
+/// Clients that wait as they are told, and try again, notice nothing of restarts but a pause.
+#[test]
+fn a_restart_under_load_fails_nobody_who_tries_again() {
+    const CLIENTS: u64 = 4;
+    let directory = directory();
+    let data_dir = directory.path().join("data");
+    let ports = (crate::common::free_port(), crate::common::free_port());
+    let start = || {
+        let mut process = Launch::at(&data_dir, SETTINGS, ports).spawn();
+        process.wait_ready();
+        process
+    };
+    let mut process = start();
+    let runtime = runtime();
+    let (stop, stopped) = tokio::sync::watch::channel(false);
+    let clients: Vec<_> = (0..CLIENTS)
+        .map(|number| {
+            let client = runtime.block_on(process.client());
+            runtime.spawn(work(client, number, stopped.clone()))
+        })
+        .collect();
+    for signal in ["TERM", "KILL", "TERM"] {
+        std::thread::sleep(std::time::Duration::from_millis(200));
+        process.signal(signal);
+        process.wait();
+        process = start();
+    }
+    std::thread::sleep(std::time::Duration::from_millis(100));
+    stop.send(true).unwrap();
+    let (mut written, mut retries) = (Vec::new(), 0);
+    for client in clients {
+        let (of_one, tried_again) = runtime.block_on(client).unwrap();
+        assert!(of_one.len() > 10, "{}", of_one.len());
+        written.extend(of_one);
+        retries += tried_again;
+    }
+    assert!(retries > 0, "nobody noticed three restarts");
+    runtime.block_on(async {
+        let mut client = process.client().await;
+        for ids in written.chunks(5_000) {
+            let doc_ids = ids.to_vec();
+            let request = kyrodb::proto::BulkQueryRequest { doc_ids, ..Default::default() };
+            let found = client.bulk_query(request).await.unwrap().into_inner();
+            assert_eq!(found.total_found as usize, ids.len());
+        }
+    });
+    process.stop();
+}
+
+/// Writes and searches until it is told to stop; panics if something fails that may be tried again and
+/// does not come right. Returns what was acknowledged, and how often it tried again.
+async fn work(
+    mut client: crate::common::Client,
+    number: u64,
+    stopped: tokio::sync::watch::Receiver<bool>,
+) -> (Vec<u64>, u64) {
+    use tonic_types::StatusExt;
+    let (mut written, mut retries) = (Vec::new(), 0);
+    let mut id = number;
+    while !*stopped.borrow() {
+        id += 10;
+        let mut tries = 0;
+        loop {
+            let stored = put(&mut client, id).await;
+            let found = match stored {
+                Ok(()) => client.search(search(&vector(id, DIMENSION), 1)).await.map(drop),
+                Err(status) => Err(status),
+            };
+            let Err(status) = found else { break };
+            // A connection that breaks tells nothing: what was asked may have been done or not.
+            let is_passing =
+                matches!(status.code(), Code::Unavailable | Code::Unknown | Code::Cancelled);
+            assert!(is_passing, "{status:?}");
+            tries += 1;
+            assert!(tries < 500, "{status:?}");
+            retries += 1;
+            let said = status.get_error_details().retry_info().and_then(|info| info.retry_delay);
+            tokio::time::sleep(said.unwrap_or(std::time::Duration::from_millis(20))).await;
+        }
+        written.push(id);
+    }
+    (written, retries)
+}

@@ -8,6 +8,7 @@ mod common;
 
 mod disk;
 mod drills;
+mod memory;
 mod secured;
 
 use std::path::{Path, PathBuf};
@@ -19,21 +20,25 @@ use tonic::{Code, Status};
 const DIMENSION: usize = 8;
 
 /// Sections, and which module drills them.
-const DRILLS: [&str; 14] = [
+const DRILLS: [&str; 18] = [
     "Where to look first",
     "Searches are slow",
     "Too much is asked for",
     "One tenant floods the server",
     "The key file is wrong",
     "The disk is full",
+    "Memory is full",
     "The log can not be written",
+    "The disk fails",
     "A shard is fenced, or its log is lost",
     "The server does not start: damage",
+    "A snapshot is damaged",
     "A backup fails",
     "A certificate expires",
     "Something else is to write, or nobody is",
     "A setting has to change",
     "A restart",
+    "Documents have to move",
 ];
 
 fn text() -> String {

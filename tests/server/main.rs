@@ -18,6 +18,7 @@ mod shards;
 mod shutdown;
 mod slow;
 mod snapshots;
+mod transfer;
 mod verify;
 
 use std::os::unix::fs::FileExt;

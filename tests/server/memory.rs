@@ -46,4 +46,32 @@ fn memory_by_part_is_what_the_rows_of_all_documents_take() {
     assert!((count * 340.0..count * 500.0).contains(&sum), "{sum}");
     assert!(sum < metric(&text, "kyrodb_memory_used_bytes").unwrap(), "{text}");
     process.stop();
+    // What was planned for so many is what they take.
+    let plan = |rows: &str, max_bytes: &str| {
+        let output = std::process::Command::new(env!("CARGO_BIN_EXE_kyrodb_server"))
+            .args(["--plan", "--rows", rows, "--dim", "8", "--metadata-bytes", "27"])
+            .env("KYRODB__MEMORY__MAX_BYTES", max_bytes)
+            .output()
+            .unwrap();
+        (output.status.code(), String::from_utf8_lossy(&output.stdout).into_owned())
+    };
+    let (code, table) = plan("5000", "1073741824");
+    assert_eq!(code, Some(0), "{table}");
+    let planned = |name: &str| -> f64 {
+        let line = table.lines().find_map(|line| line.trim().strip_prefix(name)).unwrap();
+        line.split_whitespace().next().unwrap().parse().unwrap()
+    };
+    for (name, named) in [
+        ("vectors", "vectors"),
+        ("codes", "codes"),
+        ("links of the graph", "links"),
+        ("ids and lifetimes", "ids"),
+        ("metadata", "metadata"),
+    ] {
+        let ratio = planned(name) / part(named);
+        assert!((0.8..1.25).contains(&ratio), "{name}: {ratio}\n{table}");
+    }
+    let (code, table) = plan("5000000", "1073741824");
+    assert_eq!(code, Some(1), "{table}");
+    assert!(table.contains("does NOT fit into the 1.0 GiB"), "{table}");
 }
