@@ -259,8 +259,14 @@ impl Gateway {
                 ended = Err(self.refuse(&Error::busy(why)));
                 break;
             }
+            // A full group costs one more than its documents do.
+            let is_group_full = messages.is_multiple_of(BATCH_DOCUMENTS as u64);
+            let charged = self.charged(message, &loader.subject).and_then(|message| {
+                let more = if is_group_full { self.charge(&loader.subject) } else { Ok(()) };
+                more.map(|()| message)
+            });
             // What came before is kept; what is still to come would be refused, one by one.
-            let message = self.charged(message, &loader.subject).and_then(|message| {
+            let message = charged.and_then(|message| {
                 let room = match &loader.tally.over_quota {
                     None => self.check_space(),
                     Some(error) => Err(error.clone()),
@@ -298,9 +304,13 @@ impl Gateway {
     /// A message of a stream of documents, if they are taken, and its client has a token left for it.
     fn charged<T>(&self, message: Result<T, Status>, subject: &Subject) -> Result<T, Status> {
         let message = message?;
-        let writable = self.health.modes.check_write();
-        let charged = writable.and_then(|()| self.access.charge(&subject.caller));
-        charged.map(|()| message).map_err(|error| self.refuse(&error))
+        self.health.modes.check_write().map_err(|error| self.refuse(&error))?;
+        self.charge(subject).map(|()| message)
+    }
+
+    /// Takes a token.
+    fn charge(&self, subject: &Subject) -> Result<(), Status> {
+        self.access.charge(&subject.caller).map_err(|error| self.refuse(&error))
     }
 
     async fn bulk_place<'a>(&self, places: &'a Semaphore) -> Result<SemaphorePermit<'a>, Status> {

@@ -310,7 +310,7 @@ impl Committer {
             let bytes = self.writer.stats().bytes - before;
             self.apply(group).await;
             // Whoever hears of a document is served by counts that have it (`router::budget`).
-            self.shard.publish();
+            self.publish();
             self.shard.snapshots.note_group(count, bytes);
             self.note_position();
             self.core.upkeep.raise();

@@ -86,7 +86,7 @@ fn memory_is_full() {
             put_large(&mut client, id).await.unwrap();
         }
     });
-    runbook.next().has(0, &["vectors", "1,536 B", "together"]);
+    runbook.next().has(0, &["vectors", "1536 B", "together"]);
     runbook.done();
     process.stop();
 }
