@@ -10,7 +10,7 @@ use file_rotate::suffix::AppendCount;
 use file_rotate::{ContentLimit, FileRotate};
 use kyrodb::config::{self, Config, LogFormat, LoggingSection, Origins, Overrides};
 use kyrodb::demo;
-use kyrodb::server::{Listeners, Server};
+use kyrodb::server::{Listeners, Server, forget_pid};
 use kyrodb::status::http::Reload;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
@@ -150,7 +150,7 @@ fn run(arguments: Arguments) -> Result<ExitCode, String> {
         return Ok(ExitCode::SUCCESS);
     }
     let set_level = start_log(&config, arguments.demo)?;
-    let signals = Signals::listen().map_err(|error| format!("signals: {error}"))?;
+    let signals = Signals::listen(&config).map_err(|error| format!("signals: {error}"))?;
     for warning in config.warnings() {
         eprintln!("kyrodb_server: warning: {warning}");
     }
@@ -185,7 +185,8 @@ struct Signals {
 }
 
 impl Signals {
-    fn listen() -> std::io::Result<Self> {
+    fn listen(config: &Config) -> std::io::Result<Self> {
+        let config = config.clone();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build()?;
         let kinds = [SignalKind::terminate(), SignalKind::interrupt(), SignalKind::hangup()];
         let entered = runtime.enter();
@@ -215,6 +216,7 @@ impl Signals {
                 // While logs are read nothing is in flight, and all that is on disk stays. One
                 // who asks twice does not want to wait for what is.
                 if is_up.get().is_none() {
+                    forget_pid(&config);
                     std::process::exit(0);
                 } else if is_asked {
                     std::process::exit(1);

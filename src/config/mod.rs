@@ -81,6 +81,8 @@ pub struct ServerSection {
     pub shutdown_timeout_secs: u64,
     /// Largest message taken from a client.
     pub max_message_bytes: usize,
+    /// Written with the number of the process at the start, removed at the end; none if not set.
+    pub pid_file: Option<PathBuf>,
     /// Transport security.
     pub tls: TlsSection,
 }
@@ -311,6 +313,7 @@ impl Default for ServerSection {
             connection_timeout_secs: 300,
             shutdown_timeout_secs: 30,
             max_message_bytes: 16 << 20,
+            pid_file: None,
             tls: TlsSection::default(),
         }
     }

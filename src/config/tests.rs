@@ -45,6 +45,7 @@ fn both_formats_of_generated_defaults_load_again() {
     }
     let toml = generate("toml").unwrap();
     assert!(!toml.contains("http_port") && !toml.contains("api_keys_file"), "{toml}");
+    assert!(!toml.contains("pid_file"), "{toml}");
     assert!(generate("json").unwrap_err().contains("toml or yaml"));
 }
 
@@ -105,6 +106,7 @@ fn wrong_types_and_words_name_their_key() {
 fn all_faults_are_listed_at_once() {
     let mut config = Config::default();
     config.server.port = 65_000;
+    config.server.pid_file = Some("".into());
     config.hnsw.m = 4;
     config.hnsw.ef_construction = 3;
     config.hnsw.dimension = 5_000;
@@ -114,7 +116,7 @@ fn all_faults_are_listed_at_once() {
     config.persistence.wal_segment_bytes = 5 << 20 | 1;
     config.cache.min_training_samples = 20_000;
     let faults = config.validate();
-    assert_eq!(faults.len(), 9, "{faults:#?}");
+    assert_eq!(faults.len(), 10, "{faults:#?}");
 }
 
 #[test]

@@ -88,6 +88,8 @@ impl Config {
         faults.unless(http_host.is_none_or(|host| !host.trim().is_empty()), || {
             "server.http_host: is blank".into()
         });
+        let is_named = server.pid_file.as_ref().is_none_or(|path| !path.as_os_str().is_empty());
+        faults.unless(is_named, || "server.pid_file: is empty".into());
         match server.http_port {
             None => faults.unless(server.port.checked_add(1_000).is_some(), || {
                 format!(

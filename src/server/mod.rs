@@ -9,6 +9,7 @@
 pub(crate) mod directory;
 mod open;
 mod plan;
+mod pid_file;
 mod reload;
 mod repair;
 mod systemd;
@@ -31,6 +32,7 @@ use self::directory::Lock;
 use self::open::{Cores, Parts, Started};
 use self::plan::check_memory;
 pub use self::plan::plan;
+use self::pid_file::PidFile;
 use self::systemd::Systemd;
 use crate::access::Access;
 use crate::config::{Config, Origins, Running};
@@ -86,6 +88,13 @@ fn bind(what: &str, host: &str, port: u16, setting: &str) -> Result<TcpListener,
     Err(failed)
 }
 
+/// Removes `server.pid_file` for a process that ends while it starts, without taking a server down.
+pub fn forget_pid(config: &Config) {
+    if let Some(path) = &config.server.pid_file {
+        pid_file::remove(path);
+    }
+}
+
 /// A server that is up.
 pub struct Server {
     config: Arc<Config>,
@@ -105,6 +114,7 @@ pub struct Server {
     http: Http,
     // It hears that the server is at its end while that takes.
     _systemd: Systemd,
+    _pid_file: Option<PidFile>,
     // Given back last: another server may come once everything else is down.
     _lock: Lock,
 }
@@ -147,6 +157,7 @@ impl Server {
             .by_node(Path::new("/"));
         let io_memory_bytes = preflight::check_system(placement.cores.len())?;
         let lock = Lock::take(&config.persistence)?;
+        let pid_file = config.server.pid_file.as_deref().map(PidFile::write).transpose()?;
         let address = |listener: &TcpListener| listener.local_addr().map_err(|e| e.to_string());
         let (grpc_address, http_address) = (address(&listeners.grpc)?, address(&listeners.http)?);
         health.modes.restore(&config.persistence.data_dir);
@@ -233,6 +244,7 @@ impl Server {
             http_address,
             http,
             _systemd: systemd,
+            _pid_file: pid_file,
             _lock: lock,
         })
     }

@@ -11,6 +11,7 @@ mod demo;
 mod doctor;
 mod memory;
 mod pages;
+mod pid_file;
 mod recall;
 mod refusals;
 mod repair;
