@@ -26,6 +26,7 @@
 //! | [`doctor`] | looks at a host and its disk, and says what to change there |
 //! | [`backup`] | copies of a data directory, whole or of what is new, and the way back from them |
 //! | [`ctl`] | what an operator's program asks of a server |
+//! | [`credentials`] | the API key that programs bring along |
 //! | [`load`] | the load tester: open and closed loops, recall, sweeps, reports |
 //! | [`demo`], [`dataset`], [`proto`] | the sample, vector files, the generated wire format |
 //!
@@ -43,6 +44,7 @@ pub mod access;
 pub mod backup;
 pub mod clock;
 pub mod config;
+pub mod credentials;
 pub mod ctl;
 pub mod dataset;
 pub mod demo;

@@ -6,6 +6,7 @@ use std::process::ExitCode;
 
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
+use kyrodb::credentials::api_key;
 use kyrodb::ctl::client::{Answer, Place, Server};
 use kyrodb::ctl::{show, transfer};
 use serde_json::{Value, json};
@@ -187,7 +188,7 @@ fn main() -> ExitCode {
 fn run(arguments: &Arguments) -> Result<(String, bool), String> {
     let place = Place {
         url: arguments.url.clone(),
-        key: key(arguments)?,
+        key: api_key(arguments.key_file.as_deref())?,
         ca_cert: arguments.ca_cert.clone(),
     };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
@@ -197,18 +198,6 @@ fn run(arguments: &Arguments) -> Result<(String, bool), String> {
     }
     let server = Server::at(&place)?;
     runtime.block_on(ask(&server, arguments))
-}
-
-fn key(arguments: &Arguments) -> Result<Option<String>, String> {
-    let Some(path) = &arguments.key_file else {
-        return Ok(std::env::var("KYRODB_API_KEY").ok().filter(|key| !key.is_empty()));
-    };
-    let read = std::fs::read_to_string(path);
-    let text = read.map_err(|error| format!("{} can't be read: {error}", path.display()))?;
-    match text.trim() {
-        "" => Err(format!("there is no key in {}", path.display())),
-        key => Ok(Some(key.to_owned())),
-    }
 }
 
 async fn ask(server: &Server, arguments: &Arguments) -> Result<(String, bool), String> {

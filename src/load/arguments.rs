@@ -4,10 +4,14 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
 
 use super::Fault;
+use super::client::Door;
 use super::peers::Target;
 use super::workload::{Weights, Workload};
+use crate::credentials::api_key;
 use crate::dataset::is_vectors_name;
 
 /// Most requests a second that one generator may be asked for.
@@ -46,9 +50,12 @@ const POINT_SECONDS: f64 = 5.0;
 #[derive(Parser)]
 #[command(name = "kyrodb_load_tester", version)]
 pub struct Arguments {
-    /// The server
+    /// The server; https:// for one with TLS
     #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:50051", global = true)]
     pub(super) server: String,
+
+    #[command(flatten)]
+    pub(super) entry: Entry,
 
     /// Requests a second [default: 1000]
     #[arg(long, value_name = "N", global = true, conflicts_with = "closed")]
@@ -140,6 +147,59 @@ pub struct Arguments {
 
     #[command(subcommand)]
     pub(super) command: Option<Command>,
+}
+
+/// What a server that is not open to everybody asks for.
+#[derive(Args)]
+pub(super) struct Entry {
+    /// File with an API key; else the variable KYRODB_API_KEY. A key with is_admin: the load tester
+    /// asks for the server's settings. There is no option for the key itself: others on the machine
+    /// could read it
+    #[arg(long, value_name = "PATH", global = true)]
+    key_file: Option<PathBuf>,
+
+    /// PEM of the authority that signs the server's certificate, if the system does not know it
+    #[arg(long, value_name = "PATH", global = true)]
+    ca_cert: Option<PathBuf>,
+
+    /// PEM certificate to show, where the server asks for one
+    #[arg(long, value_name = "PATH", global = true)]
+    client_cert: Option<PathBuf>,
+
+    /// PEM key of that certificate
+    #[arg(long, value_name = "PATH", global = true)]
+    client_key: Option<PathBuf>,
+}
+
+impl Entry {
+    fn settle(&self, url: &str) -> Result<Door, Fault> {
+        let usage = |why: String| Err(Fault::Usage(why));
+        if self.client_cert.is_some() != self.client_key.is_some() {
+            return usage("--client-cert and --client-key go together".into());
+        }
+        let has_files = self.ca_cert.is_some() || self.client_cert.is_some();
+        if has_files && !url.starts_with("https://") {
+            return usage(format!(
+                "--server {url} is not asked with TLS: certificates go with an https:// address"
+            ));
+        }
+        let read = |name: &str, path: &Option<PathBuf>| {
+            let Some(path) = path else { return Ok(None) };
+            let shown = path.display();
+            let read = std::fs::read(path);
+            read.map(Some).map_err(|error| Fault::Usage(format!("{name} {shown}: {error}")))
+        };
+        let ca_cert = read("--ca-cert", &self.ca_cert)?;
+        let is_pem = |pem: &Vec<u8>| CertificateDer::pem_slice_iter(pem).next().is_some();
+        if let Some(path) = self.ca_cert.as_ref().filter(|_| !ca_cert.as_ref().is_some_and(is_pem))
+        {
+            return usage(format!("--ca-cert {}: there is no certificate in it", path.display()));
+        }
+        let cert = read("--client-cert", &self.client_cert)?;
+        let identity = cert.zip(read("--client-key", &self.client_key)?);
+        let key = api_key(self.key_file.as_deref()).map_err(Fault::Usage)?;
+        Ok(Door { url: url.to_owned(), key, ca_cert, identity })
+    }
 }
 
 #[derive(Subcommand)]
@@ -260,7 +320,7 @@ pub(super) enum Sweep {
 
 /// The settings of all runs: arguments over workload file over defaults, checked.
 pub(super) struct Settings {
-    pub(super) server: String,
+    pub(super) door: Door,
     pub(super) rate: f64,
     pub(super) duration: Duration,
     pub(super) warm_up: Duration,
@@ -326,7 +386,7 @@ impl Arguments {
             self.check_sweep(&workload, &source)?;
         }
         Ok(Settings {
-            server: self.server.clone(),
+            door: self.entry.settle(&self.server)?,
             rate,
             duration: Duration::from_secs_f64(duration),
             warm_up: Duration::from_secs_f64(self.warm_up),

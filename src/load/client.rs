@@ -4,7 +4,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use tonic::transport::{Channel, Endpoint};
+use tonic::metadata::AsciiMetadataValue;
+use tonic::service::Interceptor;
+use tonic::service::interceptor::InterceptedService;
+use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity};
 use tonic::{Request, Status};
 
 use super::Fault;
@@ -18,7 +21,7 @@ use crate::proto::{
     UpdateMetadataRequest,
 };
 
-pub(super) type Client = KyroDbServiceClient<Channel>;
+pub(super) type Client = KyroDbServiceClient<InterceptedService<Channel, WithKey>>;
 
 /// Largest answer.
 const MESSAGE_BYTES_MAX: usize = 64 << 20;
@@ -26,27 +29,108 @@ const MESSAGE_BYTES_MAX: usize = 64 << 20;
 /// Documents that inserts write, over and over.
 const WRITTEN_MAX: u64 = 100_000;
 
+/// Where the server is, and what it asks of whoever comes.
+pub(super) struct Door {
+    pub(super) url: String,
+    pub(super) key: Option<String>,
+    /// PEM of the authority to believe; those that the system believes where there is none.
+    pub(super) ca_cert: Option<Vec<u8>>,
+    /// PEM of a certificate and of its key.
+    pub(super) identity: Option<(Vec<u8>, Vec<u8>)>,
+}
+
+impl Door {
+    /// True if a server with TLS learns nothing of who we are from the connection.
+    pub(super) fn is_without_certificate(&self) -> bool {
+        self.url.starts_with("https://") && self.identity.is_none()
+    }
+
+    fn tls(&self) -> ClientTlsConfig {
+        let tls = match &self.ca_cert {
+            Some(pem) => ClientTlsConfig::new().ca_certificate(Certificate::from_pem(pem)),
+            None => ClientTlsConfig::new().with_native_roots(),
+        };
+        match &self.identity {
+            Some((cert, key)) => tls.identity(Identity::from_pem(cert, key)),
+            None => tls,
+        }
+    }
+}
+
+/// Puts the API key, if there is one, into each request.
+#[derive(Clone)]
+pub(super) struct WithKey(Option<AsciiMetadataValue>);
+
+impl Interceptor for WithKey {
+    fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
+        if let Some(key) = &self.0 {
+            request.metadata_mut().insert("x-api-key", key.clone());
+        }
+        Ok(request)
+    }
+}
+
 /// Opens a connection.
 ///
 /// # Errors
-/// If the address is none, or nobody answers there.
-pub(super) async fn connect(server: &str, timeout: Duration) -> Result<Client, Fault> {
+/// If the address is none, nobody answers there, or the two do not agree on certificates.
+pub(super) async fn connect(door: &Door, timeout: Duration) -> Result<Client, Fault> {
+    let server = &door.url;
     let usage = |why: &dyn std::fmt::Display| {
-        Fault::Usage(format!("--server {server}: {why}; it has to be like http://127.0.0.1:50051"))
+        Fault::Usage(format!(
+            "--server {server}: {why}; it has to be like http://127.0.0.1:50051, or begin with \
+             https://"
+        ))
     };
-    let endpoint = Endpoint::from_shared(server.to_owned()).map_err(|error| usage(&error))?;
-    let uri = endpoint.uri();
-    if uri.scheme_str() != Some("http") || uri.host().is_none_or(str::is_empty) {
-        return Err(usage(&"not an http:// address"));
+    let mut endpoint = Endpoint::from_shared(server.to_owned()).map_err(|error| usage(&error))?;
+    let is_secured = match endpoint.uri().scheme_str() {
+        Some("http") => false,
+        Some("https") => true,
+        _ => return Err(usage(&"neither an http:// nor an https:// address")),
+    };
+    if endpoint.uri().host().is_none_or(str::is_empty) {
+        return Err(usage(&"no host"));
+    }
+    if is_secured {
+        let set = endpoint.tls_config(door.tls());
+        endpoint = set.map_err(|error| {
+            Fault::Usage(format!(
+                "the certificates can't be used: {}; --ca-cert names the authority of the server's",
+                causes(&error)
+            ))
+        })?;
     }
     let channel = endpoint.connect_timeout(timeout).connect().await.map_err(|error| {
-        let cause = std::error::Error::source(&error).map_or(String::new(), |c| format!(": {c}"));
+        let more = match is_secured {
+            true => {
+                "; is it one with TLS, and is --ca-cert the authority of its certificate? Where it \
+                 asks for one of ours, --client-cert and --client-key show it"
+            }
+            false => "",
+        };
         Fault::Failed(format!(
-            "{server} can't be reached ({error}{cause}); is kyrodb_server running there? \
-             --server URL names another"
+            "{server} can't be reached ({}); is kyrodb_server running there? --server URL names \
+             another{more}",
+            causes(&error)
         ))
     })?;
-    Ok(KyroDbServiceClient::new(channel).max_decoding_message_size(MESSAGE_BYTES_MAX))
+    let mut key = door
+        .key
+        .as_deref()
+        .map(AsciiMetadataValue::try_from)
+        .transpose()
+        .map_err(|_| Fault::Usage("the API key has characters that no key has".into()))?;
+    if let Some(key) = &mut key {
+        key.set_sensitive(true);
+    }
+    let client = KyroDbServiceClient::with_interceptor(channel, WithKey(key));
+    Ok(client.max_decoding_message_size(MESSAGE_BYTES_MAX))
+}
+
+/// An error and what is behind it: the outermost says little.
+fn causes(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(Some(error), |error| error.source());
+    causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }
 
 /// What the requests are made of.

@@ -70,7 +70,7 @@ impl Output {
             json!({"load_tester": env!("CARGO_PKG_VERSION"), "server": bench.server.version});
         let data = &bench.requests.data;
         let settings = json!({
-            "server": settings.server,
+            "server": settings.door.url,
             "data": data.name,
             "documents": data.base.count(),
             "dimension": data.base.width,

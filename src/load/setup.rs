@@ -8,7 +8,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 
 use super::Fault;
 use super::arguments::{Settings, Source};
-use super::client::{Client, Requests, connect};
+use super::client::{Client, Door, Requests, connect};
 use super::data::{Data, metadata};
 use super::record::LAG_MAX_MS;
 use super::workload::Weights;
@@ -64,11 +64,12 @@ impl Bench {
         let data = Arc::new(Data::get(&settings.source, settings.seed, settings.k)?);
         let mut clients = Vec::with_capacity(settings.connections);
         for _ in 0..settings.connections {
-            clients.push(connect(&settings.server, CONNECT_TIMEOUT).await?);
+            clients.push(connect(&settings.door, CONNECT_TIMEOUT).await?);
         }
         let client = &mut clients[0];
         let server = client.get_config(soon(ConfigRequest {})).await;
-        let server = server.map_err(|status| failed("GetConfig", &status))?.into_inner();
+        let server =
+            server.map_err(|status| refused("GetConfig", &status, &settings.door))?.into_inner();
         check_dimension(&server, &data, &settings.source)?;
         let loaded = match settings.source {
             Source::Random { .. } => {
@@ -109,6 +110,22 @@ fn soon<T>(message: T) -> tonic::Request<T> {
 
 fn failed(what: &str, status: &tonic::Status) -> Fault {
     Fault::Failed(format!("{what}: {:?}: {}", status.code(), status.message()))
+}
+
+/// The same for the first request, which finds out whether the server knows us.
+fn refused(what: &str, status: &tonic::Status, door: &Door) -> Fault {
+    let way_out = match status.code() {
+        tonic::Code::Unauthenticated => {
+            "; --key-file FILE, or the variable KYRODB_API_KEY, has an API key for it"
+        }
+        tonic::Code::PermissionDenied => "; the load tester needs a key with is_admin",
+        // It hangs up on those that show none, once they have sent something.
+        tonic::Code::Unavailable | tonic::Code::Unknown if door.is_without_certificate() => {
+            "; where the server asks for a certificate, --client-cert and --client-key show one"
+        }
+        _ => return failed(what, status),
+    };
+    Fault::Failed(format!("{what}: {}{way_out}", status.message()))
 }
 
 fn check_dimension(server: &ConfigResponse, data: &Data, source: &Source) -> Result<(), Fault> {

@@ -10,6 +10,7 @@ mod contract;
 mod data;
 mod recall;
 mod refusals;
+mod secured;
 mod trouble;
 
 use std::path::{Path, PathBuf};
@@ -96,7 +97,7 @@ impl Place {
 
 fn tester(arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_kyrodb_load_tester"));
-    command.args(arguments).stdin(Stdio::null());
+    command.args(arguments).stdin(Stdio::null()).env_remove("KYRODB_API_KEY");
     command
 }
 

@@ -6,7 +6,7 @@ use crate::{Place, assert_says, said, tester, text};
 
 #[test]
 fn wrong_usage_exits_with_2() {
-    let cases: [(&[&str], &str); 16] = [
+    let cases: [(&[&str], &str); 20] = [
         (&["--concurency", "1"], "--concurrency"),
         (&["--qps", "0"], "--qps is 0"),
         (&["--qps", "1e9"], "run several load testers"),
@@ -16,7 +16,11 @@ fn wrong_usage_exits_with_2() {
         (&["--max-failure-ratio", "2"], "--max-failure-ratio is 2"),
         (&["--closed", "--qps", "5"], "cannot be used"),
         (&["--server", "localhost"], "http://127.0.0.1:50051"),
-        (&["--server", "https://localhost:1"], "http://127.0.0.1:50051"),
+        (&["--server", "ftp://localhost:1"], "http://127.0.0.1:50051"),
+        (&["--ca-cert", "Cargo.toml"], "an https:// address"),
+        (&["--client-cert", "Cargo.toml"], "go together"),
+        (&["--key-file", "/nowhere/key"], "/nowhere/key can't be read"),
+        (&["--server", "https://localhost:1", "--ca-cert", "/nowhere/ca.pem"], "/nowhere/ca.pem"),
         (&["--load"], "--load needs --data"),
         (&["--base", "b.npy"], "--base needs --queries"),
         (&["--base", "b.csv", "--queries", "q.npy"], ".npy, .fvecs or .bvecs"),
