@@ -26,6 +26,8 @@
 //! first record; and both headers have the random epoch of the server that wrote them. So an
 //! incremental backup reads only what is new.
 //!
+//! [`textfile`] tells monitoring when a backup was made and verified last.
+//!
 //! [`storage`] alone knows where backups are, a directory as above or a bucket, and
 //! [`crate::disk::view`] alone how their files are read. Nothing here needs io_uring, or the memory of a database; [`verify`] and [`restore()`]
 //! open a shard at a time for a trial, which takes the memory of that shard.
@@ -43,6 +45,7 @@ pub mod storage;
 mod swap;
 #[cfg(test)]
 mod tests;
+pub mod textfile;
 pub mod time;
 pub mod verify;
 

@@ -3,11 +3,13 @@
 use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Instant;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use kyrodb::backup::create::Create;
 use kyrodb::backup::prune::Rules;
 use kyrodb::backup::restore::{Point, Restore};
+use kyrodb::backup::textfile::{Done, Textfile};
 use kyrodb::backup::time::{show, show_bytes};
 use kyrodb::backup::verify::verify;
 use kyrodb::backup::{Backup, Storage, create, give_way, prune, raise_file_limit, restore};
@@ -76,6 +78,18 @@ struct CreateArguments {
     /// Take no rests between pieces, which otherwise spare a server beside it
     #[arg(long)]
     fast: bool,
+
+    #[command(flatten)]
+    metrics: MetricsArguments,
+}
+
+#[derive(Args)]
+struct MetricsArguments {
+    /// Write when this was done and what came of it to a file, as Prometheus text for the textfile
+    /// collector of node_exporter, which reads files whose names end in .prom. `create` and
+    /// `verify` may share one
+    #[arg(long, value_name = "PATH")]
+    metrics_file: Option<PathBuf>,
 }
 
 #[derive(Args)]
@@ -96,8 +110,17 @@ enum Format {
 }
 
 #[derive(Args)]
-#[group(required = true, multiple = false)]
 struct VerifyArguments {
+    #[command(flatten)]
+    which: WhichArguments,
+
+    #[command(flatten)]
+    metrics: MetricsArguments,
+}
+
+#[derive(Args)]
+#[group(required = true, multiple = false)]
+struct WhichArguments {
     /// Which backup
     #[arg(value_name = "ID")]
     id: Option<String>,
@@ -204,14 +227,26 @@ fn run_create(
     storage: &Storage,
     asked: &CreateArguments,
 ) -> Result<(), String> {
+    let metrics = asked.metrics.open()?;
     give_way();
+    let begun = Instant::now();
     let (description, reference) = (asked.description.clone(), asked.reference.clone());
     let created = create(
         storage,
         &arguments.data_dir,
         Create { description, reference, is_fast: asked.fast },
-    )
-    .map_err(|why| format!("no backup was made: {why}"))?;
+    );
+    let done = match &created {
+        Ok(created) => Done::Created {
+            unix_seconds: created.backup.timestamp,
+            bytes: created.backup.size_bytes,
+            documents: created.backup.vector_count,
+            seconds: begun.elapsed().as_secs_f64(),
+        },
+        Err(_) => Done::NotCreated,
+    };
+    let noted = note(metrics.as_ref(), &done);
+    let created = created.map_err(|why| format!("no backup was made: {why}{}", also(&noted)))?;
     if created.is_clock_back {
         eprintln!(
             "kyrodb_backup: warning: the log has writes that are later than now, so the clock of \
@@ -224,7 +259,24 @@ fn run_create(
     say(&format!("Type:      {}", backup.backup_type));
     say(&format!("Size:      {} ({} bytes)", show_bytes(backup.size_bytes), backup.size_bytes));
     say(&format!("Vectors:   {}", backup.vector_count));
-    Ok(())
+    noted.map_err(|why| format!("the backup was made, but {why}"))
+}
+
+impl MetricsArguments {
+    /// Sees that the file can be written before anything is done that takes long.
+    fn open(&self) -> Result<Option<Textfile>, String> {
+        self.metrics_file.as_deref().map(Textfile::open).transpose()
+    }
+}
+
+/// Notes what was done, if that is wanted.
+fn note(metrics: Option<&Textfile>, done: &Done) -> Result<(), String> {
+    metrics.map_or(Ok(()), |file| file.note(done))
+}
+
+/// What else went wrong, behind what is said already.
+fn also(noted: &Result<(), String>) -> String {
+    noted.as_ref().err().map_or_else(String::new, |why| format!("\n  and {why}"))
 }
 
 /// A backup as `list --json` has it.
@@ -293,15 +345,27 @@ fn print_table(backups: &[Backup]) {
 }
 
 fn run_verify(storage: &Storage, asked: &VerifyArguments) -> Result<(), String> {
-    let id = asked.id.as_ref().or(asked.backup_id.as_ref()).ok_or("no backup is named")?;
-    let verified =
-        verify(storage, id).map_err(|why| format!("backup {id} can't be restored:\n  {why}"))?;
+    let which = &asked.which;
+    let id = which.id.as_ref().or(which.backup_id.as_ref()).ok_or("no backup is named")?;
+    let metrics = asked.metrics.open()?;
+    let begun = Instant::now();
+    let verified = verify(storage, id);
+    let done = match &verified {
+        Ok(_) => Done::Verified {
+            unix_seconds: unix_ms() / 1000,
+            seconds: begun.elapsed().as_secs_f64(),
+        },
+        Err(_) => Done::NotVerified,
+    };
+    let noted = note(metrics.as_ref(), &done);
+    let verified = verified
+        .map_err(|why| format!("backup {id} can't be restored:\n  {why}{}", also(&noted)))?;
     say(&format!(
         "Backup {id} is good: {} files in {} backups have their checksums, and it opens with {} \
          vectors.",
         verified.files, verified.backups, verified.vectors
     ));
-    Ok(())
+    noted.map_err(|why| format!("the backup is good, but {why}"))
 }
 
 fn run_restore(

@@ -10,6 +10,7 @@ mod bucket;
 mod chain;
 mod damage;
 mod hot;
+mod metrics;
 mod point;
 mod refusals;
 mod s3;

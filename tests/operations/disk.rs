@@ -174,6 +174,12 @@ fn a_backup_fails() {
     volume.empty();
     runbook.next().has(0, &["Backup ID"]);
     runbook.next().has(0, &[]);
+    runbook.set("TEXTFILES", directory.path().to_string_lossy());
+    let noted = || std::fs::read_to_string(directory.path().join("kyrodb_backup.prom")).unwrap();
+    runbook.next().has(0, &["Backup ID"]);
+    assert!(noted().contains("kyrodb_backup_last_success_timestamp_seconds "), "{}", noted());
+    runbook.next().has(0, &["is good"]);
+    assert!(noted().contains("kyrodb_backup_last_verified_timestamp_seconds "), "{}", noted());
     runbook.done();
     process.stop();
 }

@@ -115,6 +115,8 @@ fn alerts_and_dashboard_name_metrics_that_exist() {
         let text = std::fs::read_to_string(path).unwrap();
         let is_part = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == ':';
         let words = text.split(|c| !is_part(c)).filter(|word| word.starts_with("kyrodb_"));
+        // These are of files that another program writes; see `backups_are_told_of_by_name`.
+        let words = words.filter(|word| !word.starts_with("kyrodb_backup"));
         let names: std::collections::BTreeSet<&str> = words.collect();
         assert!(names.len() > 10, "{file}: {names:?}");
         let missing: Vec<&&str> = names.iter().filter(|name| !is_there(name)).collect();
