@@ -332,7 +332,8 @@ impl Server {
         self.access.save_usage(true);
         drop(self.http);
         tracing::info!("the logs are sealed; good-bye");
-        drained && ended
+        // What is cut off because that was asked is no failure.
+        (drained || is_emergency) && ended
     }
 }
 

@@ -162,7 +162,8 @@ fn a_restart() {
         });
         std::thread::sleep(std::time::Duration::from_millis(50));
         runbook.next().has(0, &["shutting_down: true"]);
-        assert_eq!(process.wait(), Some(0));
+        let log = process.log_path();
+        assert_eq!(process.wait(), Some(0), "{}", std::fs::read_to_string(log).unwrap());
         let last = runtime.block_on(writing).unwrap();
         assert!(last > acknowledged, "nothing was written meanwhile");
         acknowledged = last;
