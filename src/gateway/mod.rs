@@ -195,6 +195,8 @@ impl Gateway {
             tonic_reflection::server::Builder::configure()
                 .register_encoded_file_descriptor_set(FILE_DESCRIPTOR_SET)
                 .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+                // Details of statuses: without these, clients show them as bytes.
+                .register_encoded_file_descriptor_set(tonic_types::pb::FILE_DESCRIPTOR_SET)
         };
         let v1 = reflection().build_v1().map_err(|error| error.to_string())?;
         let v1alpha = reflection().build_v1alpha().map_err(|error| error.to_string())?;

@@ -157,6 +157,8 @@ macro_rules! assert_reflects {
         let requests = [
             MessageRequest::ListServices(String::new()),
             MessageRequest::FileContainingSymbol(SERVICE.into()),
+            MessageRequest::FileContainingSymbol("google.rpc.RetryInfo".into()),
+            MessageRequest::FileByFilename("google/protobuf/duration.proto".into()),
         ]
         .map(|request| ServerReflectionRequest {
             host: String::new(),
@@ -170,13 +172,17 @@ macro_rules! assert_reflects {
         };
         let names: Vec<&str> = list.service.iter().map(|service| &*service.name).collect();
         assert!(names.contains(&SERVICE) && names.contains(&"grpc.health.v1.Health"), "{names:?}");
-        let MessageResponse::FileDescriptorResponse(files) = &answers[1] else {
-            panic!("{:?}", answers[1])
-        };
-        let holds = |name: &[u8]| {
+        let holds = |answer: usize, name: &[u8]| {
+            let MessageResponse::FileDescriptorResponse(files) = &answers[answer] else {
+                panic!("{:?}", answers[answer])
+            };
             files.file_descriptor_proto.iter().any(|f| f.windows(name.len()).any(|w| w == name))
         };
-        assert!(holds(b"KyroDBService") && holds(b"BulkLoadHnsw") && holds(b"SearchRequest"));
+        for name in ["KyroDBService", "BulkLoadHnsw", "SearchRequest"] {
+            assert!(holds(1, name.as_bytes()), "{name}");
+        }
+        // What the details of a status are, and what these are made of.
+        assert!(holds(2, b"BadRequest") && holds(2, b"ErrorInfo") && holds(3, b"Duration"));
     }};
 }
 
