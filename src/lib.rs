@@ -26,7 +26,7 @@
 //! | [`doctor`] | looks at a host and its disk, and says what to change there |
 //! | [`backup`] | copies of a data directory, whole or of what is new, and the way back from them |
 //! | [`ctl`] | what an operator's program asks of a server |
-//! | [`credentials`] | the API key that programs bring along |
+//! | [`credentials`], [`packaging`] | the API key that programs bring along; manual pages and completions of all four |
 //! | [`load`] | the load tester: open and closed loops, recall, sweeps, reports |
 //! | [`demo`], [`dataset`], [`proto`] | the sample, vector files, the generated wire format |
 //!
@@ -59,6 +59,7 @@ pub mod layout;
 pub mod load;
 pub mod manifest;
 pub mod observe;
+pub mod packaging;
 pub mod proto;
 pub mod repair;
 pub mod router;

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Instant;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use kyrodb::backup::create::Create;
 use kyrodb::backup::prune::Rules;
 use kyrodb::backup::restore::{Point, Restore};
@@ -188,6 +188,9 @@ struct PruneArguments {
 }
 
 fn main() -> ExitCode {
+    if let Some(code) = kyrodb::packaging::if_asked(Arguments::command) {
+        return code;
+    }
     let arguments = Arguments::parse();
     tracing_subscriber::fmt()
         .with_max_level(tracing::Level::WARN)

@@ -165,6 +165,9 @@ enum Switch {
 }
 
 fn main() -> ExitCode {
+    if let Some(code) = kyrodb::packaging::if_asked(Arguments::command) {
+        return code;
+    }
     let arguments = Arguments::parse();
     if let Command::Completion { shell } = arguments.command {
         let mut command = Arguments::command();

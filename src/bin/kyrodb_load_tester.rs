@@ -2,10 +2,13 @@
 
 use std::process::ExitCode;
 
-use clap::Parser;
+use clap::{CommandFactory, Parser};
 use kyrodb::load::{Arguments, Fault, run};
 
 fn main() -> ExitCode {
+    if let Some(code) = kyrodb::packaging::if_asked(Arguments::command) {
+        return code;
+    }
     match run(&Arguments::parse()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(Fault::Usage(why)) => {

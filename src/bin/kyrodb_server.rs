@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::{Arc, OnceLock, mpsc};
 
-use clap::Parser;
+use clap::{CommandFactory, Parser};
 use file_rotate::compression::Compression;
 use file_rotate::suffix::AppendCount;
 use file_rotate::{ContentLimit, FileRotate};
@@ -101,6 +101,9 @@ struct Arguments {
 }
 
 fn main() -> ExitCode {
+    if let Some(code) = kyrodb::packaging::if_asked(Arguments::command) {
+        return code;
+    }
     let arguments = Arguments::parse();
     if arguments.verify_wal || arguments.verify || arguments.doctor || arguments.plan {
         let run = match () {
