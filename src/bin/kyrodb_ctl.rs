@@ -1,7 +1,7 @@
 //! The operator's program: arguments → a request over HTTP → what came of it, and an exit code.
 
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
@@ -62,6 +62,19 @@ enum Command {
     },
     /// The slowest searches of the last five minutes, and stalls of cores
     Slow,
+    /// Where the server spends its CPU time: a flame graph, by thread and function
+    Profile {
+        /// How long to look, 1 to 60
+        #[arg(long, value_name = "N", default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..=60))]
+        seconds: u64,
+        /// Where to put it: a picture (.svg), stacks in lines (.folded, .txt), or else the protobuf
+        /// that pprof reads
+        #[arg(long, value_name = "FILE")]
+        out: PathBuf,
+        /// Samples of a running thread a second, 1 to 999
+        #[arg(long, value_name = "N", default_value_t = 99, value_parser = clap::value_parser!(u64).range(1..=999))]
+        hz: u64,
+    },
     /// Metrics with this text in their name or labels, all if none is given; 1 if there is none
     Metrics {
         /// The text
@@ -226,6 +239,18 @@ async fn ask(server: &Server, arguments: &Arguments) -> Result<(String, bool), S
         Command::Usage { all: false } => server.get("/usage?scope=self").await?,
         Command::Usage { all: true } => server.get("/usage?scope=all").await?,
         Command::Slow => server.get("/debug/slow").await?,
+        Command::Profile { seconds, out, hz } => {
+            let format = match out.extension().and_then(std::ffi::OsStr::to_str) {
+                Some("svg") => "svg",
+                Some("folded" | "txt") => "folded",
+                _ => "pprof",
+            };
+            let path = format!("/debug/pprof/profile?seconds={seconds}&hz={hz}&format={format}");
+            match server.fetch(&path).await? {
+                Ok(profile) => return write(out, &profile),
+                Err(refused) => refused,
+            }
+        }
         Command::Breaker { action } => match action {
             BreakerAction::Status => server.get("/admin/circuit-breaker/status").await?,
             BreakerAction::Reset => server.post("/admin/circuit-breaker/reset").await?,
@@ -284,6 +309,13 @@ async fn transfer(place: Place, arguments: &Arguments) -> Result<(String, bool),
         }
         _ => Ok((String::new(), true)),
     }
+}
+
+/// Puts what was read into a file.
+fn write(path: &Path, bytes: &[u8]) -> Result<(String, bool), String> {
+    let shown = path.display();
+    std::fs::write(path, bytes).map_err(|error| format!("{shown} can't be written: {error}"))?;
+    Ok((format!("{} bytes are in {shown}\n", bytes.len()), true))
 }
 
 /// Samples that have `part` before their value.

@@ -33,6 +33,11 @@ pub struct Answer {
 }
 
 impl Answer {
+    fn read(code: u16, bytes: &[u8]) -> Self {
+        let text = || Value::String(String::from_utf8_lossy(bytes).into_owned());
+        Self { code, body: serde_json::from_slice(bytes).unwrap_or_else(|_| text()) }
+    }
+
     /// The server did what was asked.
     #[must_use]
     pub fn is_good(&self) -> bool {
@@ -103,7 +108,24 @@ impl Server {
         self.ask(Method::POST, path).await
     }
 
+    /// Reads a file, byte by byte as it is; the answer if there is none.
+    ///
+    /// # Errors
+    /// If there is no answer.
+    pub async fn fetch(&self, path: &str) -> Result<Result<Vec<u8>, Answer>, String> {
+        let (code, bytes) = self.send(Method::GET, path).await?;
+        Ok(match (200..300).contains(&code) {
+            true => Ok(bytes),
+            false => Err(Answer::read(code, &bytes)),
+        })
+    }
+
     async fn ask(&self, method: Method, path: &str) -> Result<Answer, String> {
+        let (code, bytes) = self.send(method, path).await?;
+        Ok(Answer::read(code, &bytes))
+    }
+
+    async fn send(&self, method: Method, path: &str) -> Result<(u16, Vec<u8>), String> {
         let url = self.url.join(path).map_err(|error| format!("{path}: {error}"))?;
         let mut request = self.client.request(method, url);
         if let Some(key) = &self.key {
@@ -119,9 +141,8 @@ impl Server {
         };
         let answer = request.send().await.map_err(lost)?;
         let code = answer.status().as_u16();
-        let text = answer.text().await.map_err(lost)?;
-        let body = serde_json::from_str(&text).unwrap_or(Value::String(text));
-        Ok(Answer { code, body })
+        let bytes = answer.bytes().await.map_err(lost)?;
+        Ok((code, bytes.into()))
     }
 }
 

@@ -7,7 +7,7 @@
 //! | `/metrics`, `/slo` | anybody, or a key (metrics_and_slo, all) | anybody |
 //! | `/usage` | a key; an admin key for all tenants | nobody: 404 |
 //! | `/stats`, `/config`, `/debug/slow` | an admin key | anybody |
-//! | `/admin/…` | an admin key | this machine |
+//! | `/debug/pprof/…`, `/admin/…` | an admin key | this machine |
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -32,7 +32,7 @@ use tokio::sync::oneshot;
 use super::health::Health;
 use super::incoming::Incoming;
 use super::process::resident_bytes;
-use super::{admin, pages};
+use super::{admin, pages, profile};
 use crate::access::{Access, Caller};
 use crate::config::{ObservabilityAuth, Running};
 use crate::observe::Observed;
@@ -157,6 +157,8 @@ fn router(pages: Arc<Pages>) -> Router {
         .route("/stats", get(pages::stats))
         .route("/config", get(pages::config))
         .route("/debug/slow", get(pages::slow))
+        .route("/debug/pprof/profile", get(profile::profile))
+        .route("/debug/pprof/heap", get(profile::heap))
         .route("/admin/circuit-breaker/status", get(breakers(None)))
         .route("/admin/circuit-breaker/reset", post(breakers(Some(Command::Reset))))
         .route("/admin/circuit-breaker/trip", post(breakers(Some(Command::Trip))))
@@ -176,7 +178,7 @@ fn router(pages: Arc<Pages>) -> Router {
 
 async fn no_such_page() -> Response {
     let error = "no such page. There are /health, /ready, /livez, /metrics, /slo, /usage, /stats, \
-                 /config, /debug/slow and /admin/…";
+                 /config, /debug/slow, /debug/pprof/profile and /admin/…";
     (StatusCode::NOT_FOUND, Json(json!({ "error": error }))).into_response()
 }
 
@@ -204,6 +206,7 @@ fn need(path: &str, auth: ObservabilityAuth) -> Need {
         }
         "/metrics" | "/slo" => key_if(auth != ObservabilityAuth::Disabled),
         "/stats" | "/config" => Need::Admin,
+        _ if path.starts_with("/debug/pprof/") => Need::Operator,
         _ if path.starts_with("/debug/") => Need::Admin,
         _ if path.starts_with("/admin/") => Need::Operator,
         // It looks for itself; and what is not there is not guarded.

@@ -8,5 +8,6 @@ mod metrics;
 pub mod modes;
 mod pages;
 pub mod process;
+mod profile;
 pub mod slo;
 mod slow;

@@ -12,6 +12,7 @@ mod doctor;
 mod memory;
 mod pages;
 mod pid_file;
+mod profile;
 mod recall;
 mod refusals;
 mod repair;

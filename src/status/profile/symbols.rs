@@ -1,0 +1,132 @@
+//! What addresses are called, inlined functions included.
+
+use std::collections::HashMap;
+use std::ffi::c_void;
+
+use super::sampler::{Samples, Stack};
+
+/// A function of which there is no name.
+const UNKNOWN: &str = "[unknown]";
+
+/// Where time in the kernel is shown, at the end of the stack that has led there.
+pub(super) const KERNEL: &str = "[kernel]";
+
+/// A function, and where in it.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Frame {
+    pub(super) function: String,
+    pub(super) file: String,
+    pub(super) line: u32,
+}
+
+/// The names of all addresses of some samples.
+pub(super) struct Symbols {
+    /// By the address that was asked about: the functions that are there, innermost first.
+    frames: HashMap<u64, Vec<Frame>>,
+}
+
+impl Symbols {
+    /// Looks up what there is in these.
+    pub(super) fn of(samples: &Samples) -> Self {
+        let mut frames = HashMap::new();
+        for (stack, _) in &samples.stacks {
+            for call in calls(stack) {
+                frames.entry(call).or_insert_with(|| resolve(call));
+            }
+        }
+        // What was read of the binary for it is not to stay in memory.
+        backtrace::clear_symbol_cache();
+        Self { frames }
+    }
+
+    /// The functions of a stack, innermost first.
+    pub(super) fn frames(&self, stack: &Stack) -> impl Iterator<Item = &Frame> {
+        self.locations(stack).flat_map(|(_, frames)| frames)
+    }
+
+    /// The addresses of a stack with their functions, innermost first.
+    pub(super) fn locations(&self, stack: &Stack) -> impl Iterator<Item = (u64, &[Frame])> {
+        calls(stack).filter_map(|call| Some((call, self.frames.get(&call)?.as_slice())))
+    }
+}
+
+/// The addresses of a stack as `backtrace` wants them: it looks one byte in front of each, since that of
+/// a return may be in the next function already. The innermost one is no return.
+fn calls(stack: &Stack) -> impl Iterator<Item = u64> {
+    let addresses = stack.addresses.iter().enumerate();
+    addresses.map(|(index, &address)| if index == 0 { address.wrapping_add(1) } else { address })
+}
+
+fn resolve(call: u64) -> Vec<Frame> {
+    let mut frames = Vec::new();
+    backtrace::resolve(call as *mut c_void, |symbol| {
+        let name = symbol.name().map(|name| format!("{name:#}"));
+        let file = symbol.filename().map(|path| path.display().to_string());
+        frames.push(Frame {
+            function: name.map_or_else(|| UNKNOWN.into(), |name| shortened(&name)),
+            file: file.unwrap_or_default(),
+            line: symbol.lineno().unwrap_or(0),
+        });
+    });
+    if frames.is_empty() {
+        frames.push(Frame { function: UNKNOWN.into(), file: String::new(), line: 0 });
+    }
+    frames
+}
+
+/// A name without the parameters of its types, which fill lines and say little: what stands in angle
+/// brackets, but for a type in front of whose method they are, `<Type as Trait>::method`.
+fn shortened(name: &str) -> String {
+    let mut short = String::with_capacity(name.len().min(128));
+    let (mut depth, mut is_qualified, mut before) = (0_u32, false, None);
+    for letter in name.chars() {
+        match letter {
+            '<' => {
+                is_qualified |= depth == 0 && short.is_empty();
+                depth += 1;
+                if depth == 1 && is_qualified {
+                    short.push('<');
+                }
+            }
+            // Not that of an arrow.
+            '>' if before != Some('-') && depth > 0 => {
+                depth -= 1;
+                if depth == 0 && is_qualified {
+                    short.push('>');
+                    is_qualified = false;
+                }
+            }
+            _ if depth == 0 || depth == 1 && is_qualified => short.push(letter),
+            _ => {}
+        }
+        before = Some(letter);
+    }
+    // What is no name of Rust, as the comparison of two numbers in one of C++.
+    if depth == 0 && !short.is_empty() { short } else { name.into() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_lose_their_parameters_and_nothing_else() {
+        for (name, short) in [
+            ("kyrodb::graph::search::walk", "kyrodb::graph::search::walk"),
+            ("call_once<fn(u32) -> Option<u8>, ()>", "call_once"),
+            (
+                "<alloc::boxed::Box<dyn F<()> + Send> as F<()>>::call",
+                "<alloc::boxed::Box as F>::call",
+            ),
+            ("map<a::B<c>>::{closure#0}", "map::{closure#0}"),
+            (
+                "<f32 as simsimd::SpatialSimilarity>::dot",
+                "<f32 as simsimd::SpatialSimilarity>::dot",
+            ),
+            ("operator<", "operator<"),
+            ("__memcpy_avx512_unaligned_erms", "__memcpy_avx512_unaligned_erms"),
+        ] {
+            assert_eq!(shortened(name), short);
+        }
+    }
+}
