@@ -277,6 +277,10 @@ pub struct LoggingSection {
     pub max_file_size_bytes: u64,
     /// How many are kept.
     pub max_files: usize,
+    /// A search that takes so long or longer has a line in the log; 0 for none.
+    pub slow_query_ms: u64,
+    /// Most of these lines a second. How many were left out stands in the next one.
+    pub slow_query_per_second: u32,
 }
 
 /// `auth`.
@@ -426,6 +430,8 @@ impl Default for LoggingSection {
             rotation: true,
             max_file_size_bytes: 100 << 20,
             max_files: 10,
+            slow_query_ms: 100,
+            slow_query_per_second: 10,
         }
     }
 }

@@ -225,6 +225,8 @@ impl Config {
                 .positive("rate_limit.max_qps_per_connection", rate.max_qps_per_connection.into());
             faults.positive("rate_limit.max_qps_global", rate.max_qps_global.into());
         }
+        let lines = self.logging.slow_query_per_second;
+        faults.positive("logging.slow_query_per_second", lines.into());
         faults.positive("logging.max_files", self.logging.max_files as u64);
         faults.positive("logging.max_file_size_bytes", self.logging.max_file_size_bytes);
     }

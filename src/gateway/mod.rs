@@ -11,6 +11,7 @@ mod connection;
 mod convert;
 mod deadline;
 mod list;
+mod ended;
 mod metrics;
 mod panics;
 mod search;
@@ -35,7 +36,7 @@ pub use self::connection::{Door, Drain, Limits, serve};
 use self::panics::Contained;
 use self::validate::VectorRules;
 use crate::access::Access;
-use crate::config::{Config, Distance, TimeoutsSection};
+use crate::config::{Config, Distance, LoggingSection, TimeoutsSection};
 use crate::error::{Error, Result};
 use crate::kernels::Metric;
 use crate::observe::Observed;
@@ -94,6 +95,8 @@ impl Gateway {
         health: Arc<Health>,
         access: Arc<Access>,
     ) -> Arc<Self> {
+        let LoggingSection { slow_query_ms, slow_query_per_second, .. } = config.logging;
+        observed.slow_log.set(slow_query_ms, slow_query_per_second);
         Arc::new(Self {
             search_max_ms: AtomicU64::new(config.timeouts.cold_tier_ms),
             config,
@@ -119,6 +122,11 @@ impl Gateway {
     /// Searches may take so long from now on.
     pub fn set_timeouts(&self, timeouts: &TimeoutsSection) {
         self.search_max_ms.store(timeouts.cold_tier_ms, Ordering::Relaxed);
+    }
+
+    /// Slow searches have their lines by this from now on.
+    pub fn set_logging(&self, logging: &LoggingSection) {
+        self.observed.slow_log.set(logging.slow_query_ms, logging.slow_query_per_second);
     }
 
     fn set_dimension(&self, dimension: usize) {

@@ -1,5 +1,9 @@
 //! A panic in a handler is an answer of INTERNAL to that request, and the server goes on. What is
 //! not a panic passes, and has its record ended ([`super::timing`]).
+//!
+//! Requests are known here by what their clients call them (`x-request-id`, `traceparent`): an answer
+//! has the id of a request that has one, and every answer that is an error has one, which the log has
+//! too where it was a fault of the server.
 
 use std::convert::Infallible;
 use std::panic::AssertUnwindSafe;
@@ -8,12 +12,14 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use futures_util::FutureExt;
-use tonic::Status;
+use http::HeaderMap;
 use tonic::body::Body;
+use tonic::{Code, Status};
 use tower::Service;
 
 use super::timing::watched;
 use crate::observe::Observed;
+use crate::observe::origin::{Origin, REQUEST_ID};
 
 /// Wraps a service.
 #[derive(Clone)]
@@ -37,30 +43,152 @@ where
         self.inner.poll_ready(context).map(|_| Ok(()))
     }
 
-    fn call(&mut self, request: http::Request<B>) -> Self::Future {
+    fn call(&mut self, mut request: http::Request<B>) -> Self::Future {
+        let mut origin = Origin::read(request.headers());
+        let method = method(request.uri().path());
+        if !origin.is_empty() {
+            request.extensions_mut().insert(origin.clone());
+        }
         let answer = AssertUnwindSafe(self.inner.call(request)).catch_unwind();
         let observed = self.observed.clone();
         Box::pin(async move {
-            Ok(match answer.await {
+            let mut response = match answer.await {
                 Ok(Ok(response)) => watched(response),
                 Ok(Err(error)) => {
                     tracing::error!("a request failed before its handler: {error}");
                     Status::internal("internal server error").into_http()
                 }
-                // The panic hook has written the place to the log.
+                // The panic hook has written the place to standard error.
                 Err(_) => {
                     observed.gateway.panics.add(1);
                     Status::internal("internal server panic").into_http()
                 }
-            })
+            };
+            name(method, &mut origin, response.headers_mut());
+            Ok(response)
         })
     }
+}
+
+/// The last part of the path of a method that there is.
+fn method(path: &str) -> &'static str {
+    const METHODS: [&str; 15] = [
+        "Insert",
+        "BulkInsert",
+        "BulkLoadHnsw",
+        "Delete",
+        "UpdateMetadata",
+        "BatchDelete",
+        "Query",
+        "Search",
+        "BulkSearch",
+        "BulkQuery",
+        "Health",
+        "Metrics",
+        "FlushHotTier",
+        "CreateSnapshot",
+        "GetConfig",
+    ];
+    let last = path.rsplit('/').next().unwrap_or_default();
+    METHODS.into_iter().find(|method| *method == last).unwrap_or("another")
+}
+
+/// Gives an answer the id of its request, if it has one; if it is an error it has.
+fn name(method: &'static str, origin: &mut Origin, headers: &mut HeaderMap) {
+    if let Some(status) = Status::from_header_map(headers).filter(|s| s.code() != Code::Ok) {
+        origin.named();
+        match status.code() {
+            Code::Internal | Code::Unknown | Code::DataLoss => {
+                log_fault(method, origin, status.message());
+            }
+            code => tracing::debug!(
+                request_id = origin.request_id(),
+                trace_id = origin.trace_id(),
+                method,
+                ?code,
+                "a request was refused",
+            ),
+        }
+    }
+    if let Some(id) = &origin.request_id {
+        headers.insert(REQUEST_ID, id.value());
+    }
+}
+
+/// A request met a fault of the server.
+pub(super) fn log_fault(method: &'static str, origin: &Origin, what: &str) {
+    tracing::error!(
+        request_id = origin.request_id(),
+        trace_id = origin.trace_id(),
+        method,
+        "a request has failed: {what}",
+    );
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use tower::ServiceExt;
+
+    /// What is written to the log.
+    #[derive(Clone, Default)]
+    struct Log(Arc<std::sync::Mutex<Vec<u8>>>);
+
+    impl std::io::Write for Log {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            self.0.lock().unwrap().extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[tokio::test]
+    async fn a_panic_and_a_fault_are_logged_by_the_names_of_their_requests() {
+        let log = Log::default();
+        let writer = log.clone();
+        let subscriber = tracing_subscriber::fmt()
+            .with_ansi(false)
+            .with_max_level(tracing::Level::DEBUG)
+            .with_writer(move || writer.clone())
+            .finish();
+        let _guard = tracing::subscriber::set_default(subscriber);
+        let inner = tower::service_fn(async |request: http::Request<()>| {
+            let origin = request.extensions().get::<Origin>().cloned().unwrap_or_default();
+            assert_eq!(origin.request_id(), Some("mine"));
+            match request.uri().path() {
+                "/kyrodb.v1.KyroDBService/Search" => panic!("on purpose"),
+                "/fault" => Ok(Status::internal("a bug").into_http()),
+                _ => Ok::<_, Infallible>(Status::unavailable("not now").into_http()),
+            }
+        });
+        let service = Contained { inner, observed: Arc::default() };
+        let trace = "4bf92f3577b34da6a3ce929d0e0e4736";
+        for path in ["/kyrodb.v1.KyroDBService/Search", "/fault", "/refusal"] {
+            let request = http::Request::builder()
+                .uri(path)
+                .header("x-request-id", "mine")
+                .header("traceparent", format!("00-{trace}-00f067aa0ba902b7-00"))
+                .body(())
+                .unwrap();
+            let response = service.clone().oneshot(request).await.unwrap();
+            assert_eq!(response.headers()["x-request-id"], "mine");
+        }
+        let log = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
+        let lines: Vec<&str> = log.lines().collect();
+        assert_eq!(lines.len(), 3, "{log}");
+        for (line, parts) in lines.iter().zip([
+            ["ERROR", "internal server panic", "method=\"Search\""],
+            ["ERROR", "a bug", "method=\"another\""],
+            ["DEBUG", "Unavailable", "method=\"another\""],
+        ]) {
+            for part in parts.into_iter().chain(["request_id=\"mine\"", trace]) {
+                assert!(line.contains(part), "{part}: {line}");
+            }
+        }
+    }
 
     #[tokio::test]
     async fn a_panic_is_an_answer() {
@@ -72,6 +200,7 @@ mod tests {
         let service = Contained { inner, observed: observed.clone() };
         let request = http::Request::builder().uri("/panic").body(()).unwrap();
         let response = service.clone().oneshot(request).await.unwrap();
+        assert_eq!(response.headers()["x-request-id"].len(), 16);
         assert_eq!(response.headers()["grpc-status"], "13");
         assert_eq!(response.headers()["grpc-message"], "internal%20server%20panic");
         assert_eq!(observed.gateway.panics.get(), 1);

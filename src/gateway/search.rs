@@ -7,6 +7,7 @@ use tonic::{Request, Response, Status};
 
 use super::convert::search_response;
 use super::deadline::{client_timeout, search_deadline};
+use super::ended::{About, end};
 use super::status::{count, status};
 use super::subject::Subject;
 use super::timing::{self, Unfinished};
@@ -28,13 +29,15 @@ impl Gateway {
         let is_asked = timing::is_asked(request.metadata());
         let subject = self.admit(request.extensions());
         let mut trace = self.observed.begin(begun);
-        let found = match subject {
+        let message = request.into_inner();
+        let (found, about) = match subject {
             Ok(subject) => {
-                self.search(&subject, request.into_inner(), timeout, begun, &mut trace).await
+                let about = subject.about(&message);
+                (self.search(&subject, message, timeout, begun, &mut trace).await, about)
             }
-            Err(error) => Err(self.refuse_search(error)),
+            Err(error) => (Err(self.refuse_search(error)), About::default()),
         };
-        let record = Unfinished { trace, observed: self.observed.clone(), is_asked };
+        let record = Unfinished { trace, observed: self.observed.clone(), about, is_asked };
         match found {
             Ok(found) => {
                 let mut response = Response::new(found);
@@ -64,13 +67,14 @@ impl Gateway {
     ) -> Result<proto::SearchResponse> {
         let mut trace = self.observed.begin(begun);
         let modes = &self.health.modes;
+        let about = subject.about(&request);
         let found = match modes.check().and_then(|()| self.access.charge(&subject.caller)) {
             Ok(()) => self.search(subject, request, timeout, begun, &mut trace).await,
             Err(error) => Err(self.refuse_search(error)),
         };
         if matches!(found, Ok(_) | Err(Error::Expired(_))) {
             trace.mark(Stage::Encode, Instant::now());
-            self.observed.end(&trace);
+            end(&self.observed, &trace, &about);
         }
         found
     }

@@ -12,6 +12,7 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 use tonic::{Request, Status, Streaming};
 
 use super::Gateway;
+use super::panics::log_fault;
 use super::service::unix_secs;
 use super::status::{count, status};
 use super::subject::Subject;
@@ -374,7 +375,12 @@ impl Gateway {
                     gateway.observed.gateway.panics.add(1);
                     Err(Error::Internal("internal server panic".into()))
                 });
-                found.map_err(|error| gateway.refuse(&error))
+                found.map_err(|error| {
+                    if let Error::Internal(what) = &error {
+                        log_fault("BulkSearch", &subject.origin, what);
+                    }
+                    gateway.refuse(&error)
+                })
             }
         });
         Box::pin(until_error(searches.buffered(ahead)))

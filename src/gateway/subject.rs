@@ -5,12 +5,15 @@ use std::sync::Arc;
 
 use tonic::{Extensions, Request, Status};
 
+use super::ended::About;
 use super::status::loading;
 use super::{Gateway, validate};
 use crate::access::{Caller, Tenant};
 use crate::engine::filter::Filter;
 use crate::error::{Error, Result};
 use crate::router::fair::Party;
+use crate::observe::origin::Origin;
+use crate::proto;
 use crate::store::realm::Realm;
 use crate::types::DocId;
 
@@ -19,16 +22,18 @@ use crate::types::DocId;
 pub(super) struct Subject {
     pub(super) caller: Caller,
     tenant: Option<Arc<Tenant>>,
+    /// How the client names the request.
+    pub(super) origin: Origin,
 }
 
 impl Subject {
-    fn of(caller: Caller) -> Result<Self> {
+    fn of(caller: Caller, origin: Origin) -> Result<Self> {
         let tenant = match caller.grant() {
             None => None,
             // Keys are known before the directory is open.
             Some(grant) => Some(grant.tenant.clone().ok_or_else(|| loading("a moment"))?),
         };
-        Ok(Self { caller, tenant })
+        Ok(Self { caller, tenant, origin })
     }
 
     /// Its documents in this namespace; in any if it is empty.
@@ -76,6 +81,15 @@ impl Subject {
         }
     }
 
+    /// What is told of a search if it is slow.
+    pub(super) fn about(&self, request: &proto::SearchRequest) -> About {
+        About {
+            origin: self.origin.clone(),
+            tenant: self.tenant.as_ref().map(|tenant| tenant.mark.clone()),
+            has_namespace: !request.namespace.is_empty(),
+        }
+    }
+
     /// How many documents it may have; any number if `None`.
     pub(super) fn documents_max(&self) -> Option<u64> {
         self.caller.grant().map(|grant| grant.max_vectors)
@@ -115,7 +129,8 @@ impl Gateway {
 
     /// For whom a request about documents is done.
     pub(super) fn subject(&self, extensions: &Extensions) -> Result<Subject> {
-        Subject::of(self.caller(extensions)?)
+        let origin = extensions.get::<Origin>().cloned().unwrap_or_default();
+        Subject::of(self.caller(extensions)?, origin)
     }
 
     /// The same, and it costs a token.

@@ -16,6 +16,7 @@ use tonic::Status;
 use tonic::body::Body;
 use tonic::metadata::MetadataMap;
 
+use super::ended::{About, end};
 use crate::observe::Observed;
 use crate::observe::trace::{Stage, Trace};
 
@@ -32,6 +33,7 @@ pub(super) fn is_asked(metadata: &MetadataMap) -> bool {
 pub(super) struct Unfinished {
     pub(super) trace: Trace,
     pub(super) observed: Arc<Observed>,
+    pub(super) about: About,
     /// The client wants it.
     pub(super) is_asked: bool,
 }
@@ -45,7 +47,7 @@ impl Unfinished {
         {
             status.metadata_mut().insert(KEY, value);
         }
-        self.observed.end(&self.trace);
+        end(&self.observed, &self.trace, &self.about);
     }
 }
 
@@ -100,7 +102,8 @@ impl Drop for Watched {
     fn drop(&mut self) {
         // Nobody has waited for an answer that was never sent.
         if self.is_sent {
-            self.record.observed.end(&self.record.trace);
+            let Unfinished { observed, trace, about, .. } = &self.record;
+            end(observed, trace, about);
         }
     }
 }
@@ -139,7 +142,12 @@ mod tests {
         let observed = Arc::new(Observed::default());
         let mut trace = observed.begin(Instant::now());
         trace.mark(Stage::Encode, Instant::now() + Duration::from_millis(1));
-        let record = Unfinished { trace, observed: observed.clone(), is_asked: false };
+        let record = Unfinished {
+            trace,
+            observed: observed.clone(),
+            about: About::default(),
+            is_asked: false,
+        };
         drop(Watched { body: Body::empty(), record: record.clone(), is_sent: false });
         assert!(observed.slow.slowest(Instant::now()).is_empty());
         drop(Watched { body: Body::empty(), record, is_sent: true });
@@ -152,7 +160,8 @@ mod tests {
         for is_asked in [false, true] {
             let trace = observed.begin(Instant::now());
             let mut status = Status::deadline_exceeded("late");
-            Unfinished { trace, observed: observed.clone(), is_asked }.fail(&mut status);
+            let about = About::default();
+            Unfinished { trace, observed: observed.clone(), about, is_asked }.fail(&mut status);
             assert_eq!(status.metadata().contains_key(KEY), is_asked);
         }
         assert_eq!(observed.slow.slowest(Instant::now()).len(), 2);

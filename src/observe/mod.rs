@@ -4,8 +4,10 @@
 pub mod counters;
 pub mod headroom;
 pub mod latency;
+pub mod origin;
 pub mod rates;
 pub mod slow;
+pub mod slow_log;
 pub mod trace;
 
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -15,8 +17,10 @@ use std::time::{Duration, Instant};
 use self::counters::{GatewayCounters, ShardCounters, Space, Traffic};
 use self::headroom::Headroom;
 use self::latency::Latency;
+use self::origin::Origin;
 use self::rates::{Counts, Rates};
 use self::slow::Recorder;
+use self::slow_log::SlowLog;
 use self::trace::{Stage, Trace};
 
 /// Where the time of a request goes.
@@ -64,6 +68,8 @@ pub struct Observed {
     pub memory: Arc<Headroom>,
     /// The slowest searches.
     pub slow: Recorder,
+    /// Which slow searches have a line in the log.
+    pub slow_log: SlowLog,
     rates: Rates,
     is_recording_off: AtomicBool,
     /// The shards, by number, once their number is known.
@@ -90,14 +96,14 @@ impl Observed {
     }
 
     /// A search has ended: its stages are counted, and it is kept if it was slow.
-    pub fn end(&self, trace: &Trace) {
+    pub fn end(&self, trace: &Trace, origin: &Origin) {
         if !trace.is_on() {
             return;
         }
         for stage in Stage::ALL {
             self.stages.search[stage as usize].record(trace.spent(stage));
         }
-        self.slow.offer(trace);
+        self.slow.offer(trace, origin);
     }
 
     /// Has searches recorded or not, so that a bench can tell what that costs.

@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use super::origin::Origin;
 use super::trace::{Trace, nanos};
 use crate::clock::unix_ms;
 
@@ -26,10 +27,12 @@ const NS_BITS: u32 = 40;
 const NS_MAX: u64 = (1 << NS_BITS) - 1;
 
 /// A search that was slow for its minute.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Slow {
     /// Its record.
     pub trace: Trace,
+    /// How its client names it.
+    pub origin: Origin,
     /// When it ended, in Unix milliseconds.
     pub unix_ms: u64,
 }
@@ -55,7 +58,7 @@ impl Default for Recorder {
 
 impl Recorder {
     /// Keeps a search that has ended, if it is among the slowest of its minute.
-    pub fn offer(&self, trace: &Trace) {
+    pub fn offer(&self, trace: &Trace, origin: &Origin) {
         let (number, ns) = (self.window(trace.ended()), nanos(trace.total()).min(NS_MAX));
         let threshold = self.threshold.load(Ordering::Relaxed);
         if threshold >> NS_BITS == number && ns <= threshold & NS_MAX {
@@ -72,7 +75,7 @@ impl Recorder {
         let Some(window) = windows.iter_mut().rev().find(|window| window.number == number) else {
             return;
         };
-        window.keep(Slow { trace: *trace, unix_ms: unix_ms() });
+        window.keep(Slow { trace: *trace, origin: origin.clone(), unix_ms: unix_ms() });
         if windows.back().is_some_and(|newest| newest.number == number) {
             let least_ns = windows.back().map_or(0, Window::least_ns);
             self.threshold.store(number << NS_BITS | least_ns, Ordering::Relaxed);
@@ -85,7 +88,7 @@ impl Recorder {
         let number = self.window(now);
         let windows = self.lock();
         let recent = windows.iter().filter(|window| window.number + WINDOWS > number);
-        let mut slowest: Vec<Slow> = recent.flat_map(|window| &window.slowest).copied().collect();
+        let mut slowest: Vec<Slow> = recent.flat_map(|window| &window.slowest).cloned().collect();
         drop(windows);
         slowest.sort_by_key(|slow| std::cmp::Reverse(slow.trace.total()));
         slowest.truncate(SLOWEST);
@@ -148,7 +151,7 @@ mod tests {
         let at = Duration::from_secs(10);
         // 1 to 1,000 in a mixed order.
         for number in 0..1_000_u64 {
-            recorder.offer(&ended(&recorder, at, (number * 733) % 1_000 + 1));
+            recorder.offer(&ended(&recorder, at, (number * 733) % 1_000 + 1), &Origin::default());
         }
         let expected: Vec<u128> = (969..=1_000).rev().collect();
         assert_eq!(totals_us(&recorder, at), expected);
@@ -163,7 +166,10 @@ mod tests {
             for number in 0..100 {
                 let at = WINDOW * minute as u32 + Duration::from_secs(1);
                 // Each minute is faster than the one before.
-                recorder.offer(&ended(&recorder, at, 1_000 * (7 - minute) + number));
+                recorder.offer(
+                    &ended(&recorder, at, 1_000 * (7 - minute) + number),
+                    &Origin::default(),
+                );
             }
         }
         let now = WINDOW * 6 + Duration::from_secs(2);
@@ -182,15 +188,16 @@ mod tests {
         let recorder = Recorder::default();
         let at = Duration::from_secs(10);
         for _ in 0..SLOWEST {
-            recorder.offer(&ended(&recorder, at, 500));
+            recorder.offer(&ended(&recorder, at, 500), &Origin::default());
         }
         let held = recorder.lock();
         std::thread::scope(|scope| {
-            let fast = scope.spawn(|| recorder.offer(&ended(&recorder, at, 500)));
+            let fast =
+                scope.spawn(|| recorder.offer(&ended(&recorder, at, 500), &Origin::default()));
             assert!(fast.join().is_ok());
         });
         drop(held);
-        recorder.offer(&ended(&recorder, at, 501));
+        recorder.offer(&ended(&recorder, at, 501), &Origin::default());
         assert_eq!(totals_us(&recorder, at)[0], 501);
     }
 }

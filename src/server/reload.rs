@@ -17,7 +17,8 @@ use crate::status::health::Health;
 use crate::tls::Tls;
 
 /// Sections, and keys of others, that take effect at once.
-const LIVE: [&str; 5] = ["timeouts.", "slo.", "rate_limit.", "logging.level", "memory."];
+const LIVE: [&str; 6] =
+    ["timeouts.", "slo.", "rate_limit.", "logging.level", "logging.slow_query_", "memory."];
 
 /// What has become of another configuration.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -88,10 +89,13 @@ impl Reloader {
         live.rate_limit = config.rate_limit;
         live.memory = config.memory;
         live.logging.level = config.logging.level;
+        live.logging.slow_query_ms = config.logging.slow_query_ms;
+        live.logging.slow_query_per_second = config.logging.slow_query_per_second;
         known.retain(|key, _| !is_live(key));
         known.extend(origins.into_iter().filter(|(key, _)| is_live(key)));
         self.router.set_limits(limits(live));
         self.gateway.set_timeouts(&live.timeouts);
+        self.gateway.set_logging(&live.logging);
         self.health.judge_by(live.slo.clone());
         self.observed.memory.set_max(sizing::memory_max(&live.memory));
         self.access.set_rate_limit(live.rate_limit.clone());

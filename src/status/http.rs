@@ -34,6 +34,7 @@ use super::incoming::Incoming;
 use super::process::resident_bytes;
 use super::{admin, pages, profile};
 use crate::access::{Access, Caller};
+use crate::observe::origin::{Origin, REQUEST_ID};
 use crate::config::{ObservabilityAuth, Running};
 use crate::observe::Observed;
 use crate::router::Router as Shards;
@@ -209,6 +210,7 @@ fn need(path: &str, auth: ObservabilityAuth) -> Need {
         _ if path.starts_with("/debug/pprof/") => Need::Operator,
         _ if path.starts_with("/debug/") => Need::Admin,
         _ if path.starts_with("/admin/") => Need::Operator,
+    let mut origin = Origin::read(request.headers());
         // It looks for itself; and what is not there is not guarded.
         _ => Need::Nothing,
     }
@@ -241,7 +243,7 @@ async fn guard(
         let asked = if is_let_in.is_ok() { asked } else { request.uri().path() };
         (request.method().to_string(), asked.to_owned(), tenant.unwrap_or_default())
     });
-    let response = match is_let_in {
+    let mut response = match is_let_in {
         Ok(()) => {
             if let Ok(caller) = caller {
                 request.extensions_mut().insert(caller);
@@ -252,7 +254,21 @@ async fn guard(
     };
     if let Some((method, asked, tenant)) = line {
         let status = response.status().as_u16();
-        tracing::info!(target: "kyrodb::audit", %peer, tenant, method, asked, status, "admin call");
+        origin.named();
+        tracing::info!(
+            target: "kyrodb::audit",
+            request_id = origin.request_id(),
+            trace_id = origin.trace_id(),
+            %peer,
+            tenant,
+            method,
+            asked,
+            status,
+            "admin call",
+        );
+    }
+    if let Some(id) = origin.request_id {
+        response.headers_mut().insert(REQUEST_ID, id.value());
     }
     response
 }

@@ -102,6 +102,11 @@ fn requests(text: &mut Text, observed: &Observed) {
         "Searches answered without some shard.",
         gateway.partial_searches.get(),
     );
+    let (slow, unlogged) = (&observed.slow_log.slow, &observed.slow_log.unlogged);
+    let help = "Searches that took logging.slow_query_ms or longer.";
+    text.counter("kyrodb_slow_queries_total", help, slow.get());
+    let help = "Of these, those that have no line in the log for their number.";
+    text.counter("kyrodb_slow_queries_unlogged_total", help, unlogged.get());
     text.family("kyrodb_tier_hits_total", "counter", "Results by the tier they came from.");
     text.sample("kyrodb_tier_hits_total", "tier=\"hot\"", gateway.hot_hits.get());
     text.sample("kyrodb_tier_hits_total", "tier=\"cold\"", gateway.cold_hits.get());

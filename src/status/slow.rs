@@ -28,10 +28,10 @@ pub(super) fn page(observed: &Observed, health: &Health) -> Value {
 }
 
 fn search(slow: &Slow) -> Value {
-    let Slow { trace, unix_ms } = slow;
+    let Slow { trace, origin, unix_ms } = slow;
     let spent = Stage::ALL.map(|stage| (stage.word().to_owned(), ms(trace.spent(stage)).into()));
     let (asked, counts, state) = (&trace.asked, &trace.counts, &trace.state);
-    json!({
+    let mut told = json!({
         "ended_unix_ms": unix_ms,
         "total_ms": ms(trace.total()),
         "stages_ms": Map::from_iter(spent),
@@ -53,7 +53,15 @@ fn search(slow: &Slow) -> Value {
             "snapshot_running": state.is_snapshot_running,
             "linking": state.is_linking,
         },
-    })
+    });
+    // Only those that their clients have named have them.
+    if let Some(request_id) = origin.request_id() {
+        told["request_id"] = request_id.into();
+    }
+    if let Some(trace_id) = origin.trace_id() {
+        told["trace_id"] = trace_id.into();
+    }
+    told
 }
 
 fn stalled(core: usize, stall: &Stall) -> Value {

@@ -16,6 +16,7 @@ mod profile;
 mod recall;
 mod refusals;
 mod repair;
+mod requests;
 mod shards;
 mod shutdown;
 mod slow;
