@@ -10,8 +10,8 @@
 mod connection;
 mod convert;
 mod deadline;
-mod list;
 mod ended;
+mod list;
 mod metrics;
 mod panics;
 mod search;

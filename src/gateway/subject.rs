@@ -11,9 +11,9 @@ use super::{Gateway, validate};
 use crate::access::{Caller, Tenant};
 use crate::engine::filter::Filter;
 use crate::error::{Error, Result};
-use crate::router::fair::Party;
 use crate::observe::origin::Origin;
 use crate::proto;
+use crate::router::fair::Party;
 use crate::store::realm::Realm;
 use crate::types::DocId;
 

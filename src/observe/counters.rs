@@ -313,6 +313,10 @@ pub struct GatewayCounters {
     pub connections: AtomicU64,
     /// Connections refused because there were too many.
     pub connections_refused: Counter,
+    /// Connections of HTTP that are open.
+    pub http_connections: AtomicU64,
+    /// Connections of HTTP refused because there were too many.
+    pub http_connections_refused: Counter,
     /// Searches refused because their answer would have come too late.
     pub searches_shed: Counter,
     /// Reads: searches and documents asked for.

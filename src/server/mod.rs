@@ -8,8 +8,8 @@
 
 pub(crate) mod directory;
 mod open;
-mod plan;
 mod pid_file;
+mod plan;
 mod reload;
 mod repair;
 mod systemd;
@@ -30,9 +30,9 @@ use tokio::sync::watch;
 
 use self::directory::Lock;
 use self::open::{Cores, Parts, Started};
+use self::pid_file::PidFile;
 use self::plan::check_memory;
 pub use self::plan::plan;
-use self::pid_file::PidFile;
 use self::systemd::Systemd;
 use crate::access::Access;
 use crate::config::{Config, Origins, Running};

@@ -18,25 +18,23 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use axum::Router;
 use axum::body::Body;
-use axum::extract::connect_info::Connected;
 use axum::extract::{ConnectInfo, Request, State};
 use axum::http::StatusCode;
 use axum::http::header::ORIGIN;
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Json, Response};
 use axum::routing::{get, post};
-use axum::serve::IncomingStream;
 use serde_json::json;
 use tokio::sync::oneshot;
 
 use super::health::Health;
-use super::incoming::Incoming;
+use super::incoming::{Limits, serve};
 use super::process::resident_bytes;
 use super::{admin, pages, profile};
 use crate::access::{Access, Caller};
-use crate::observe::origin::{Origin, REQUEST_ID};
 use crate::config::{ObservabilityAuth, Running};
 use crate::observe::Observed;
+use crate::observe::origin::{Origin, REQUEST_ID};
 use crate::router::Router as Shards;
 use crate::shard::breaker::Command;
 use crate::tls::Tls;
@@ -116,18 +114,14 @@ pub fn spawn(
                     observed.tick();
                 }
             });
-            let serve = async {
-                let listener = tokio::net::TcpListener::from_std(listener)?;
-                let service = router(pages).into_make_service_with_connect_info::<Peer>();
-                axum::serve(Incoming::new(listener, tls)?, service).await
+            let observed = pages.observed.clone();
+            let listener = match tokio::net::TcpListener::from_std(listener) {
+                Ok(listener) => listener,
+                Err(error) => return tracing::error!("HTTP is not served: {error}"),
             };
             tokio::select! {
                 _ = stopped => {}
-                served = serve => {
-                    if let Err(error) = served {
-                        tracing::error!("HTTP is not served any more: {error}");
-                    }
-                }
+                never = serve(listener, tls, router(pages), Limits::default(), observed) => match never {},
             }
         });
     })?;
@@ -136,13 +130,7 @@ pub fn spawn(
 
 /// Who asks.
 #[derive(Clone, Copy, Debug)]
-struct Peer(SocketAddr);
-
-impl Connected<IncomingStream<'_, Incoming>> for Peer {
-    fn connect_info(stream: IncomingStream<'_, Incoming>) -> Self {
-        Self(*stream.remote_addr())
-    }
-}
+pub(super) struct Peer(pub(super) SocketAddr);
 
 fn router(pages: Arc<Pages>) -> Router {
     let breakers = |command| move |pages| admin::breakers(pages, command);
@@ -210,7 +198,6 @@ fn need(path: &str, auth: ObservabilityAuth) -> Need {
         _ if path.starts_with("/debug/pprof/") => Need::Operator,
         _ if path.starts_with("/debug/") => Need::Admin,
         _ if path.starts_with("/admin/") => Need::Operator,
-    let mut origin = Origin::read(request.headers());
         // It looks for itself; and what is not there is not guarded.
         _ => Need::Nothing,
     }
@@ -223,6 +210,7 @@ async fn guard(
     mut request: Request,
     next: Next,
 ) -> Response {
+    let mut origin = Origin::read(request.headers());
     let need = need(request.uri().path(), pages.running.load().config.server.observability_auth);
     let caller = pages.access.caller(request.headers());
     let is_let_in = match (need, &caller) {

@@ -205,6 +205,11 @@ fn server(text: &mut Text, observed: &Observed, health: &Health, data_dir: &Path
     text.counter("kyrodb_searches_shed_total", help, shed);
     let refused = observed.gateway.connections_refused.get();
     text.counter("kyrodb_connections_refused_total", "Connections beyond the limit.", refused);
+    let pages = observed.gateway.http_connections.load(Ordering::Relaxed);
+    text.gauge("kyrodb_http_connections", "Open connections of HTTP.", pages);
+    let refused = observed.gateway.http_connections_refused.get();
+    let help = "Connections of HTTP beyond the limit.";
+    text.counter("kyrodb_http_connections_refused_total", help, refused);
     let uptime = health.uptime().as_secs();
     text.counter("kyrodb_uptime_seconds", "Time since the start.", uptime);
     text.gauge("kyrodb_ready", "1 if requests should be sent here.", u8::from(health.is_ready()));
