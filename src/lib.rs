@@ -12,6 +12,7 @@
 //! | [`gateway`] | gRPC: connections, deadlines, validation, statuses; alone knows the wire |
 //! | [`access`] | who may do what, and how much of it: keys, tenants, quotas, rate limits, usage |
 //! | [`router`] | placement, whom to ask, beams, bounds on what is in flight, merge, coverage |
+//! | [`cache`] | what answers are kept by: what has changed since, and a table that nobody waits for |
 //! | [`shard`] | pinned cores: mailboxes, search slices, group commit, upkeep; alone knows executors |
 //! | [`engine`] | one shard as a state machine: stage, apply, search, link, in bounded steps |
 //! | [`graph`], [`store`], [`kernels`] | HNSW, documents by slot, distances |
@@ -42,6 +43,7 @@
 
 pub mod access;
 pub mod backup;
+pub mod cache;
 pub mod clock;
 pub mod config;
 pub mod credentials;

@@ -121,7 +121,7 @@ pub struct RuntimeSection {
 #[serde(default, deny_unknown_fields)]
 #[expect(
     missing_docs,
-    reason = "the keys of the learned cache are in the contract; only `capacity` acts yet"
+    reason = "the keys of the learned cache are in the contract, and do not act yet"
 )]
 pub struct CacheSection {
     /// Soft limit of the hot tier in documents; twice as many is the hard limit.
@@ -131,8 +131,18 @@ pub struct CacheSection {
     pub enable_training_task: bool,
     pub logger_window_size: usize,
     pub predictor_capacity_multiplier: usize,
+    /// The cache of queries: whether there is one.
+    pub query_cache_enabled: bool,
+    /// Answers that it keeps, at most.
     pub query_cache_capacity: usize,
+    /// Bytes of them, at most, about. An answer of more than a quarter of that is not kept.
+    pub query_cache_max_bytes: usize,
+    /// 1: an answer is given again to the same question alone.
     pub query_cache_similarity_threshold: f32,
+    /// Hits compared with a fresh search while nothing else is to be done, at most, a second.
+    pub query_cache_checks_per_second: f64,
+    /// Where its last hits have a smaller share of what fresh searches find, it turns itself off.
+    pub query_cache_min_overlap: f64,
     pub search_access_log_top_n: usize,
     pub hot_tier_max_age_secs: Option<u64>,
     pub training_window_secs: u64,
@@ -332,8 +342,12 @@ impl Default for CacheSection {
             enable_training_task: true,
             logger_window_size: 1_000_000,
             predictor_capacity_multiplier: 4,
+            query_cache_enabled: true,
             query_cache_capacity: 100,
+            query_cache_max_bytes: 64 << 20,
             query_cache_similarity_threshold: 1.0,
+            query_cache_checks_per_second: 1.0,
+            query_cache_min_overlap: 0.95,
             search_access_log_top_n: 16,
             hot_tier_max_age_secs: None,
             training_window_secs: 3_600,

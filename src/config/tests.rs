@@ -115,8 +115,12 @@ fn all_faults_are_listed_at_once() {
     config.timeouts.cold_tier_ms = 0;
     config.persistence.wal_segment_bytes = 5 << 20 | 1;
     config.cache.min_training_samples = 20_000;
+    config.cache.query_cache_capacity = 10_000_001;
+    config.cache.query_cache_max_bytes = 0;
+    config.cache.query_cache_checks_per_second = f64::NAN;
+    config.cache.query_cache_min_overlap = 1.5;
     let faults = config.validate();
-    assert_eq!(faults.len(), 10, "{faults:#?}");
+    assert_eq!(faults.len(), 14, "{faults:#?}");
 }
 
 #[test]

@@ -21,6 +21,10 @@ const SEGMENT_BYTES_MAX: u64 = 1 << 30;
 /// Most searches a second that are compared with the truth: each costs a scan of its shard.
 const RECALL_SAMPLES_MAX: f64 = 1_000.0;
 
+/// Most answers in the cache of queries, and most of them that are checked a second.
+const CACHE_ENTRIES_MAX: usize = 10_000_000;
+const CACHE_CHECKS_MAX: f64 = 1_000.0;
+
 const _: () = assert!(LEVEL_MAX < u8::MAX, "levels are stored plus one");
 
 /// Collects faults.
@@ -68,10 +72,21 @@ impl Config {
             ));
         }
         let defaults = Self::default();
-        let cache = super::CacheSection { capacity: self.cache.capacity, ..defaults.cache };
+        let cache = super::CacheSection {
+            capacity: self.cache.capacity,
+            query_cache_enabled: self.cache.query_cache_enabled,
+            query_cache_capacity: self.cache.query_cache_capacity,
+            query_cache_max_bytes: self.cache.query_cache_max_bytes,
+            query_cache_similarity_threshold: self.cache.query_cache_similarity_threshold,
+            query_cache_checks_per_second: self.cache.query_cache_checks_per_second,
+            query_cache_min_overlap: self.cache.query_cache_min_overlap,
+            ..defaults.cache
+        };
         if self.cache != cache {
             warnings.push(
-                "of the keys under cache only cache.capacity has an effect in this version".into(),
+                "of the keys under cache only cache.capacity and cache.query_cache_* have an effect \
+                 in this version"
+                    .into(),
             );
         }
         warnings
@@ -173,6 +188,18 @@ impl Config {
         for (key, value) in positive {
             faults.positive(key, value);
         }
+        faults.positive("cache.query_cache_max_bytes", cache.query_cache_max_bytes as u64);
+        let entries = cache.query_cache_capacity;
+        faults.unless(entries <= CACHE_ENTRIES_MAX, || {
+            format!("cache.query_cache_capacity: {entries} is above {CACHE_ENTRIES_MAX}")
+        });
+        let checks = cache.query_cache_checks_per_second;
+        faults.unless((0.0..=CACHE_CHECKS_MAX).contains(&checks), || {
+            format!(
+                "cache.query_cache_checks_per_second: {checks} is not between 0 and {CACHE_CHECKS_MAX}"
+            )
+        });
+        faults.share("cache.query_cache_min_overlap", cache.query_cache_min_overlap);
         let shares = [
             ("cache.query_cache_similarity_threshold", cache.query_cache_similarity_threshold),
             ("cache.admission_threshold", cache.admission_threshold),

@@ -57,6 +57,7 @@ use self::index::MetadataIndex;
 use self::partition::{Home, Partition};
 pub use self::read::{Document, Hit, Lent, Query, Scope, Search, SearchOutcome};
 pub use self::write::{Outcome, Staged, Write};
+use crate::cache::changes::{Changes, Changing};
 use crate::graph::insert::{Linker, Rows};
 use crate::graph::search::{Scratch, Work};
 use crate::graph::{self, Graph};
@@ -121,6 +122,8 @@ pub struct Engine {
     batch: Vec<DocId>,
     /// Documents of a complete batch that are yet to be deleted, all at this LSN.
     draining: (Lsn, VecDeque<DocId>),
+    /// Whoever keeps answers is told what changes.
+    changing: Changing,
     linker: Option<Linker>,
     /// What the linker may come upon, where others take nodes out of the graph.
     link_view: View,
@@ -175,6 +178,7 @@ impl Engine {
             slot_bytes,
             batch: Vec::new(),
             draining: (Lsn(0), VecDeque::new()),
+            changing: Changing::default(),
             linker: None,
             link_view: View::default(),
             link_scratch: Scratch::default(),
@@ -346,6 +350,11 @@ impl Engine {
         self.abandon_staged();
         self.hot.set_backlog();
         self.open_ledger();
+    }
+
+    /// Moves these counters with every change that is applied from now on.
+    pub fn tell_changes(&mut self, changes: Arc<Changes>) {
+        self.changing.begin(changes);
     }
 
     /// Begins to count the documents of tenants, if they are counted at all.

@@ -262,6 +262,8 @@ impl Engine {
         match record {
             Record::Put { id, vector, payload } => {
                 let payload_bytes = payload.bytes().len();
+                self.touch(id);
+                self.changing.touch(&payload);
                 // Others look for the node of every slot that there is.
                 self.graph.reserve(self.store.next_slot());
                 let (slot, former) = self.store.put(lsn, id, &vector, payload);
@@ -280,6 +282,7 @@ impl Engine {
             }
             Record::SetPayload { id, payload } => {
                 let payload_bytes = payload.bytes().len();
+                self.touch(id);
                 if let Some(slot) = self.store.find(id) {
                     self.index.replace(slot, self.store.payload(slot), &payload);
                     self.store.set_payload(lsn, id, payload);
@@ -315,12 +318,21 @@ impl Engine {
 
     /// Ends a document.
     fn end(&mut self, lsn: Lsn, id: DocId) {
+        self.touch(id);
         let former = self.store.delete(lsn, id);
         if former.is_some() {
             self.ledger.note_gone(id);
         }
         self.count_dead(former);
         self.unplan(id);
+    }
+
+    /// A document is about to be replaced, changed or ended, if it is there: whoever keeps answers
+    /// that it may be part of is told before anybody can see that.
+    fn touch(&mut self, id: DocId) {
+        if let Some(slot) = self.store.find(id) {
+            self.changing.touch(self.store.payload(slot));
+        }
     }
 
     /// Everything up to `lsn` is applied.
@@ -331,6 +343,8 @@ impl Engine {
 
     fn finish_apply(&mut self, lsn: Lsn) {
         self.set_applied(lsn);
+        // All of it is there to be seen, and no client has heard of it yet.
+        self.changing.settle();
         if self.staged.is_empty() {
             self.set_live_after_staged(self.store.live_count());
         }

@@ -9,6 +9,7 @@ use crate::proto;
 use crate::proto::query_response::Tier;
 use crate::proto::search_response::SearchPath;
 use crate::router::Found;
+use crate::router::cached::Answer;
 use crate::store::payload::Payload;
 
 /// The pairs that a client may see.
@@ -34,35 +35,55 @@ pub(super) fn query_response(id: u64, document: Option<Document>) -> proto::Quer
 
 /// The answer to a Search.
 pub(super) fn search_response(
-    found: Found,
+    answer: Answer,
     subject: &Subject,
     latency: Duration,
 ) -> proto::SearchResponse {
-    let hot = found.hits.iter().filter(|hit| hit.is_hot).count();
-    let path = match (hot, found.hits.len() - hot) {
+    let is_cached = answer.is_cached();
+    let Found { hits, found, work, shards_asked, shards_answered, reasons } = answer.found();
+    let hot = hits.iter().filter(|hit| hit.is_hot).count();
+    let path = match (hot, hits.len() - hot) {
+        _ if is_cached => SearchPath::CacheHit,
         (0, 0) => SearchPath::Unknown,
         (_, 0) => SearchPath::HotTierOnly,
         (0, _) => SearchPath::ColdTierOnly,
         _ => SearchPath::HotAndCold,
     };
-    proto::SearchResponse {
-        results: found.hits.into_iter().map(|hit| search_result(hit, subject)).collect(),
-        total_found: u32::try_from(found.found).unwrap_or(u32::MAX),
+    let response = proto::SearchResponse {
+        results: Vec::new(),
+        total_found: u32::try_from(*found).unwrap_or(u32::MAX),
         search_latency_ms: latency.as_secs_f32() * 1e3,
         search_path: path.into(),
         error: String::new(),
-        shards_asked: found.shards_asked,
-        shards_answered: found.shards_answered,
-        documents_considered: found.work.distances,
-        coverage_reasons: found.reasons,
-    }
+        shards_asked: *shards_asked,
+        shards_answered: *shards_answered,
+        documents_considered: if is_cached { 0 } else { work.distances },
+        coverage_reasons: reasons.clone(),
+    };
+    let results = match answer {
+        Answer::Fresh(found) => {
+            let own = |mut hit: Hit| {
+                let embedding = hit.embedding.take().map(Vec::from);
+                search_result(&hit, embedding, subject)
+            };
+            found.hits.into_iter().map(own).collect()
+        }
+        Answer::Shared(kept) | Answer::Cached(kept) => {
+            let copy = |hit: &Hit| {
+                let embedding = hit.embedding.as_deref().map(<[f32]>::to_vec);
+                search_result(hit, embedding, subject)
+            };
+            kept.found.hits.iter().map(copy).collect()
+        }
+    };
+    proto::SearchResponse { results, ..response }
 }
 
-fn search_result(hit: Hit, subject: &Subject) -> proto::SearchResult {
+fn search_result(hit: &Hit, embedding: Option<Vec<f32>>, subject: &Subject) -> proto::SearchResult {
     proto::SearchResult {
         doc_id: subject.own_id(hit.id),
         score: hit.score,
-        embedding: hit.embedding.map(Vec::from).unwrap_or_default(),
+        embedding: embedding.unwrap_or_default(),
         metadata: metadata(&hit.payload),
     }
 }

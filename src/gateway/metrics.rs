@@ -6,8 +6,9 @@ use crate::proto::MetricsResponse;
 use crate::status::process::{disk_bytes, memory_bytes};
 
 impl Gateway {
-    /// Hit rates are percentages; rates are those of the last minute. There is no cache in this
-    /// version: what is said of it is 0.
+    /// Hit rates are percentages; rates are those of the last minute. The cache is that of queries:
+    /// its rate is of the searches that it was asked about, and the overall rate is that of results
+    /// which came from it or from the hot tier.
     pub(super) fn metrics_response(&self) -> MetricsResponse {
         let observed = &self.observed;
         let (counters, shards) = (&observed.gateway, observed.shards());
@@ -20,7 +21,13 @@ impl Gateway {
         };
         let (hot_hits, cold_hits) = (counters.hot_hits.get(), counters.cold_hits.get());
         let share = |part: u64, all: u64| 100.0 * part as f64 / all.max(1) as f64;
+        let (cache, cached) = (&counters.cache, counters.cached_results.get());
+        let (cache_hits, cache_misses) = (cache.hits.get(), cache.misses.get());
         MetricsResponse {
+            cache_hits,
+            cache_misses,
+            cache_hit_rate: share(cache_hits, cache_hits + cache_misses),
+            cache_size: cache.entries.get(),
             hot_tier_hits: hot_hits,
             hot_tier_misses: cold_hits,
             hot_tier_hit_rate: share(hot_hits, hot_hits + cold_hits),
@@ -38,9 +45,8 @@ impl Gateway {
             memory_usage_bytes: memory_bytes().0,
             disk_usage_bytes: disk_bytes(&self.config.persistence.data_dir),
             cpu_usage_percent: 100.0 * counts.cpu.as_secs_f64() / window.as_secs_f64().max(1e-3),
-            overall_hit_rate: share(hot_hits, hot_hits + cold_hits),
+            overall_hit_rate: share(cached + hot_hits, cached + hot_hits + cold_hits),
             collected_at: unix_secs(),
-            ..MetricsResponse::default()
         }
     }
 }

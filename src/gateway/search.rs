@@ -16,7 +16,8 @@ use crate::engine::Query;
 use crate::error::{Error, Result};
 use crate::observe::trace::{Stage, Trace};
 use crate::proto;
-use crate::router::{Found, Router};
+use crate::router::Router;
+use crate::router::cached::Answer;
 
 impl Gateway {
     /// A Search. Its record ends when its response is encoded, or with the error.
@@ -100,14 +101,21 @@ impl Gateway {
         let gateway = &self.observed.gateway;
         gateway.queries.add(1);
         match found {
-            Ok(found) => {
+            Ok(answer) => {
                 self.observed.methods.search.record(latency);
-                let hot = found.hits.iter().filter(|hit| hit.is_hot).count() as u64;
-                gateway.hot_hits.add(hot);
-                gateway.cold_hits.add(found.hits.len() as u64 - hot);
+                let (found, is_cached) = (answer.found(), answer.is_cached());
+                let results = found.hits.len() as u64;
+                if is_cached {
+                    self.observed.cached.record(latency);
+                    gateway.cached_results.add(results);
+                } else {
+                    let hot = found.hits.iter().filter(|hit| hit.is_hot).count() as u64;
+                    gateway.hot_hits.add(hot);
+                    gateway.cold_hits.add(results - hot);
+                }
                 gateway.partial_searches.add(u64::from(!found.reasons.is_empty()));
                 subject.note_queries(1);
-                Ok(search_response(found, subject, latency))
+                Ok(search_response(answer, subject, latency))
             }
             Err(error) => {
                 // A request that was refused says nothing about how long searches take.
@@ -127,7 +135,7 @@ impl Gateway {
         timeout: Option<Duration>,
         begun: Instant,
         trace: &mut Trace,
-    ) -> Result<Found> {
+    ) -> Result<Answer> {
         let router = self.router()?;
         let server_max = Duration::from_millis(self.search_max_ms.load(Ordering::Relaxed));
         let deadline = search_deadline(begun, timeout, server_max);
@@ -138,8 +146,9 @@ impl Gateway {
         if vector.is_err() {
             trace.mark(Stage::Admission, Instant::now());
         }
+        let realm = subject.realm(&request.namespace);
         let query: Query = validate::search(request, vector?, self.rules(), &self.config, subject)?;
-        router.search(query, subject.party(), deadline, trace).await
+        router.search_cached(query, realm, subject.party(), deadline, trace).await
     }
 
     /// The vector of the document that a search names instead of bringing one.

@@ -16,11 +16,12 @@ use crate::config::{Distance, FsyncPolicy};
 use crate::engine::Write;
 use crate::engine::filter::Filter;
 use crate::error::{Error, Result};
+use crate::observe::Observed;
 use crate::observe::latency::Latency;
 use crate::proto;
 use crate::proto::batch_delete_request::DeleteCriteria;
 use crate::proto::kyro_db_service_server::KyroDbService;
-use crate::status::health::Verdict;
+use crate::status::health::{Verdict, cache_trouble};
 use crate::store::realm::Realm;
 
 /// A delete by filter looks for its documents for at most so long, if the client sets no limit.
@@ -33,6 +34,16 @@ const SPACE_RETRY: Duration = Duration::from_secs(1);
 /// wait, but not for long.
 pub(super) const BULK_IDS_MAX: usize = 40_000;
 const BULK_PATIENCE: Duration = Duration::from_secs(1);
+
+/// How the cache of queries is, in words.
+fn cache_health(observed: &Observed) -> String {
+    let cache = &observed.gateway.cache;
+    match cache_trouble(observed) {
+        Some(why) => format!("degraded: {why}"),
+        None if cache.capacity.get() == 0 => "healthy: switched off".to_owned(),
+        None => format!("healthy: {} of {} answers", cache.entries.get(), cache.capacity.get()),
+    }
+}
 
 /// Implements the generated trait.
 pub(super) struct Service(pub(super) Arc<Gateway>);
@@ -262,7 +273,7 @@ impl Gateway {
         let hot: u64 = shards.iter().map(|shard| shard.hot_documents.get()).sum();
         let linked: u64 = shards.iter().map(|shard| shard.linked_nodes.get()).sum();
         let of = |component: &str| match (component, status) {
-            ("cache", _) => "healthy: no cache in this version".to_owned(),
+            ("cache", Status::Healthy | Status::Degraded) => cache_health(&self.observed),
             ("wal", Status::Healthy | Status::Degraded) => match &log_trouble {
                 None => "healthy".to_owned(),
                 Some(why) => format!("degraded: {why}"),

@@ -1,7 +1,10 @@
 //! Numbers that cores and gateway write and that metrics and health read. Each has one writer,
 //! or is rare; nothing here takes a lock.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+
+use crate::cache::changes::Changes;
 
 /// A number that only grows.
 #[derive(Default)]
@@ -251,6 +254,8 @@ pub struct ShardCounters {
     pub is_read_only: AtomicBool,
     /// The state in memory may be half written: everything is refused.
     pub is_fenced: AtomicBool,
+    /// What has been written, for whoever keeps answers.
+    pub changes: Arc<Changes>,
 }
 
 impl ShardCounters {
@@ -306,6 +311,46 @@ pub enum ErrorCategory {
     ResourceExhausted,
 }
 
+/// What the cache of queries has done.
+#[derive(Default)]
+pub struct CacheCounters {
+    /// Answers that it may keep; 0 where there is no cache.
+    pub capacity: Gauge,
+    /// Searches that it has answered.
+    pub hits: Counter,
+    /// Searches that it was asked about, and had no answer for.
+    pub misses: Counter,
+    /// Of them, those that had been asked lately, with nothing written since: more room, and it would
+    /// have had the answer.
+    pub missed_repeats: Counter,
+    /// Answers that had to go for others.
+    pub evictions: Counter,
+    /// Answers that it has.
+    pub entries: Gauge,
+    /// Bytes of them.
+    pub bytes: Gauge,
+    /// Hits that were compared with a fresh search.
+    pub checked: Counter,
+    /// Hits whose comparison was given up.
+    pub checks_dropped: Counter,
+    /// What the fresh searches found, and what of it the hits had.
+    pub check_wanted: Counter,
+    /// See `check_wanted`.
+    pub check_hits: Counter,
+    /// Had by found, in millionths, of the last hits compared.
+    pub overlap_millionths: Gauge,
+    /// It has turned itself off, since its hits are not what a search finds.
+    pub is_off: AtomicBool,
+}
+
+impl CacheCounters {
+    /// There is one, and it has not turned itself off.
+    #[must_use]
+    pub fn is_on(&self) -> bool {
+        self.capacity.get() > 0 && !self.is_off.load(Ordering::Relaxed)
+    }
+}
+
 /// What the gateway has done.
 #[derive(Default)]
 pub struct GatewayCounters {
@@ -331,6 +376,10 @@ pub struct GatewayCounters {
     pub deletes: Counter,
     /// Explicit and bulk-load flushes of the hot tier.
     pub flushes: Counter,
+    /// The cache of queries.
+    pub cache: CacheCounters,
+    /// Results that came from it.
+    pub cached_results: Counter,
     /// Results that came from the hot tier.
     pub hot_hits: Counter,
     /// Results that came from the graph.

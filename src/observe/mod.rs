@@ -58,6 +58,8 @@ pub struct Observed {
     pub stages: Stages,
     /// How long requests take.
     pub methods: Methods,
+    /// How long searches take that a cache answers: they are searches among `methods` too.
+    pub cached: Latency,
     /// What the gateway does.
     pub gateway: GatewayCounters,
     /// What passes between the gateway and the cores.
@@ -118,6 +120,7 @@ impl Observed {
         for latency in [insert, change, query, search] {
             latency.tick();
         }
+        self.cached.tick();
         self.rates.tick(&self.gateway);
     }
 

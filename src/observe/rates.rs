@@ -22,6 +22,12 @@ pub struct Counts {
     pub failed: u64,
     /// Of that, what failed because the server could not do it.
     pub unserved: u64,
+    /// Searches that the cache of queries has answered.
+    pub cache_hits: u64,
+    /// Those that it was asked about in vain.
+    pub cache_misses: u64,
+    /// Those of them that were repeats, with nothing written since.
+    pub cache_missed_repeats: u64,
     /// Time that all threads of the process had a CPU.
     pub cpu: Duration,
 }
@@ -39,6 +45,9 @@ impl Counts {
                 + errors(ErrorCategory::Timeout)
                 + errors(ErrorCategory::ResourceExhausted),
             unserved,
+            cache_hits: gateway.cache.hits.get(),
+            cache_misses: gateway.cache.misses.get(),
+            cache_missed_repeats: gateway.cache.missed_repeats.get(),
             cpu: cpu_time(),
         }
     }
@@ -50,6 +59,9 @@ impl Counts {
             requests: self.requests - before.requests,
             failed: self.failed - before.failed,
             unserved: self.unserved - before.unserved,
+            cache_hits: self.cache_hits - before.cache_hits,
+            cache_misses: self.cache_misses - before.cache_misses,
+            cache_missed_repeats: self.cache_missed_repeats - before.cache_missed_repeats,
             cpu: self.cpu.saturating_sub(before.cpu),
         }
     }

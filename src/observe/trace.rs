@@ -14,6 +14,8 @@ pub enum Stage {
     /// From the handler in the gateway until the search goes to the cores. Includes reading the
     /// vector of a document that is searched from.
     Admission,
+    /// Looking for the answer in the cache of queries.
+    Cache,
     /// Until the core takes it from its mailbox.
     Mailbox,
     /// Until its first step.
@@ -38,11 +40,12 @@ pub enum Stage {
 
 impl Stage {
     /// How many there are.
-    pub const COUNT: usize = 11;
+    pub const COUNT: usize = 12;
 
     /// All, in the order of the way.
     pub const ALL: [Self; Self::COUNT] = [
         Self::Admission,
+        Self::Cache,
         Self::Mailbox,
         Self::Queue,
         Self::Hot,
@@ -60,6 +63,7 @@ impl Stage {
     pub fn word(self) -> &'static str {
         match self {
             Self::Admission => "admission",
+            Self::Cache => "cache",
             Self::Mailbox => "mailbox",
             Self::Queue => "queue",
             Self::Hot => "hot",
@@ -302,7 +306,7 @@ mod tests {
     fn stages_add_up_to_the_whole_along_the_shard_that_answered_last() {
         let trace = two_shards(Instant::now());
         let spent = Stage::ALL.map(|stage| trace.spent(stage).as_millis());
-        assert_eq!(spent, [1, 3, 2, 2, 5, 3, 13, 1, 3, 1, 6]);
+        assert_eq!(spent, [1, 0, 3, 2, 2, 5, 3, 13, 1, 3, 1, 6]);
         assert_eq!(spent.iter().sum::<u128>(), trace.total().as_millis());
         assert_eq!((trace.counts.slices, trace.state.hot_documents), (4, 7));
     }

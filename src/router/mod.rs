@@ -4,7 +4,10 @@
 //! answer that misses some shards. Knows neither the wire nor the executors of cores.
 
 pub mod budget;
+pub mod cached;
+pub mod check;
 pub mod fair;
+mod key;
 pub mod merge;
 mod pace;
 mod pick;
@@ -18,6 +21,7 @@ use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 
+use self::cached::QueryCache;
 use self::fair::{Parties, Party, Seat};
 use self::pace::Pace;
 use self::pick::Loads;
@@ -75,6 +79,7 @@ pub struct Router {
     searches: AtomicUsize,
     parties: Parties,
     pace: Pace,
+    cache: Option<QueryCache>,
 }
 
 /// What a search of all shards came to.
@@ -121,7 +126,20 @@ impl Router {
         let (counters, searches) = (observed.shards(), AtomicUsize::new(0));
         let limits = ArcSwap::from_pointee(limits);
         let (parties, pace) = (Parties::default(), Pace::default());
-        Self { cores, layout, loads, limits, activity, observed, counters, searches, parties, pace }
+        let cache = None;
+        Self {
+            cores,
+            layout,
+            loads,
+            limits,
+            activity,
+            observed,
+            counters,
+            searches,
+            parties,
+            pace,
+            cache,
+        }
     }
 
     /// Bounds what is in flight from now on.

@@ -33,11 +33,22 @@ impl Router {
     /// If too many searches are in flight, or if no shard has anything to answer.
     pub async fn search(
         &self,
-        mut query: Query,
+        query: Query,
         party: Option<&Party>,
         deadline: Instant,
         trace: &mut Trace,
     ) -> Result<Found> {
+        self.search_as(query, party, deadline, trace).await.map(|(found, _)| found)
+    }
+
+    /// The same, and tells what shards were asked.
+    pub(super) async fn search_as(
+        &self,
+        mut query: Query,
+        party: Option<&Party>,
+        deadline: Instant,
+        trace: &mut Trace,
+    ) -> Result<(Found, Arc<Query>)> {
         let entered = Instant::now();
         let _place = self.enter(party, deadline)?;
         let (k, is_traced) = (query.k, trace.is_on());
@@ -108,7 +119,7 @@ impl Router {
         self.observed.stages.merge.record(merged.duration_since(begun));
         trace.mark(Stage::Merge, merged);
         self.pace.note(merged.duration_since(entered));
-        found
+        found.map(|found| (found, query))
     }
 
     /// Asks so many, and gathers what they answer until the deadline of their requests.

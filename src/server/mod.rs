@@ -38,6 +38,7 @@ use crate::access::Access;
 use crate::config::{Config, Origins, Running};
 use crate::gateway::{self, Gateway};
 use crate::observe::Observed;
+use crate::router::check::check_hits;
 use crate::shard::cpus::{self, Placement};
 use crate::shard::preflight;
 use crate::sizing;
@@ -200,6 +201,7 @@ impl Server {
         if let Some(tls) = &tls {
             runtime.spawn(tls.clone().keep());
         }
+        runtime.spawn(check_hits(Arc::downgrade(&started.router)));
         gateway.open(started.router.clone(), started.dimension);
         let first = pages.shards.set(started.router.clone());
         debug_assert!(first.is_ok(), "a server starts once");

@@ -18,7 +18,7 @@ use crate::kernels::Metric;
 use crate::layout::Layout;
 use crate::manifest::{MANIFEST_VERSION, Manifest, Segment};
 use crate::observe::Observed;
-use crate::router::Router;
+use crate::router::{Router, cached};
 use crate::shard::breaker;
 use crate::shard::core::{CoreHandle, Settings, SyncPolicy};
 use crate::shard::cpus::Placement;
@@ -288,8 +288,17 @@ impl Opening<'_> {
         self.wait_for_linking(cores, layout, &joints).await;
         let mailboxes = cores.handles.iter().map(|core| core.mailbox.clone()).collect();
         let limits = limits(self.config);
-        let router =
-            Router::new(mailboxes, layout, limits, activity.clone(), self.observed.clone());
+        let observed = self.observed.clone();
+        let mut router = Router::new(mailboxes, layout, limits, activity.clone(), observed);
+        let cache = &self.config.cache;
+        if cache.query_cache_enabled {
+            router = router.with_cache(cached::Params {
+                entries_max: cache.query_cache_capacity,
+                bytes_max: cache.query_cache_max_bytes,
+                checks_per_second: cache.query_cache_checks_per_second,
+                overlap_min: cache.query_cache_min_overlap,
+            });
+        }
         Ok(Started { router: Arc::new(router), dimension, records })
     }
 

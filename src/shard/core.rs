@@ -249,10 +249,13 @@ impl Shard {
     pub(super) fn new(
         id: ShardId,
         params: engine::Params,
-        engine: Option<Engine>,
+        mut engine: Option<Engine>,
         counters: Arc<ShardCounters>,
         snapshots: Snapshots,
     ) -> Self {
+        if let Some(engine) = &mut engine {
+            engine.tell_changes(counters.changes.clone());
+        }
         let shard = Self {
             id,
             counters,
@@ -294,6 +297,7 @@ impl Shard {
         if engine.is_none() {
             let mut fresh = Engine::new(engine::Params { dimension, ..self.params.clone() });
             fresh.open_ledger();
+            fresh.tell_changes(self.counters.changes.clone());
             *engine = Some(fresh);
         }
     }

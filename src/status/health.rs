@@ -194,6 +194,7 @@ impl Health {
         if self.modes.is_read_only() {
             reasons.push("read-only, switched on by an operator".into());
         }
+        reasons.extend(cache_trouble(&self.observed));
         if let Some(slo) = &*self.slo.load() {
             reasons.extend(Service::of(&self.observed).breaches(slo).words());
         }
@@ -259,6 +260,18 @@ impl Health {
             expected => format!("reading the log: {read} of about {expected} records"),
         }
     }
+}
+
+/// What is wrong with the cache of queries; `None` if nothing is.
+#[must_use]
+pub fn cache_trouble(observed: &Observed) -> Option<String> {
+    let cache = &observed.gateway.cache;
+    cache.is_off.load(Ordering::Relaxed).then(|| {
+        format!(
+            "the cache of queries has turned itself off: its hits had {:.1} % of what searches find",
+            cache.overlap_millionths.get() as f64 / 1e4
+        )
+    })
 }
 
 #[cfg(test)]

@@ -82,6 +82,7 @@ impl Text {
 pub(super) fn render(observed: &Observed, health: &Health, data_dir: &Path) -> String {
     let mut text = Text::default();
     requests(&mut text, observed);
+    cache(&mut text, observed);
     log(&mut text, observed);
     server(&mut text, observed, health, data_dir);
     shards(&mut text, observed);
@@ -139,6 +140,49 @@ fn requests(text: &mut Text, observed: &Observed) {
     if insert.count() > 0 {
         let p99_ms = insert.quantile_ns(0.99) as f64 / 1e6;
         text.gauge("kyrodb_insert_latency_p99", "99th percentile of inserts, in ms.", p99_ms);
+    }
+}
+
+/// The cache of queries, where there is one.
+fn cache(text: &mut Text, observed: &Observed) {
+    let cache = &observed.gateway.cache;
+    if cache.capacity.get() == 0 {
+        return;
+    }
+    text.counter("kyrodb_cache_hits_total", "Searches that a cache answered.", cache.hits.get());
+    let help = "Searches that a cache was asked about, and had no answer for.";
+    text.counter("kyrodb_cache_misses_total", help, cache.misses.get());
+    let help = "Those of them that were asked lately, with nothing written since: more room helps.";
+    text.counter("kyrodb_cache_missed_repeats_total", help, cache.missed_repeats.get());
+    let help = "Answers that went for others.";
+    text.counter("kyrodb_cache_evictions_total", help, cache.evictions.get());
+    text.gauge("kyrodb_cache_size", "Answers kept.", cache.entries.get());
+    text.gauge("kyrodb_cache_bytes", "Memory of them, about.", cache.bytes.get());
+    let help = "0 if the cache has turned itself off, since its hits are not what searches find.";
+    text.gauge("kyrodb_cache_enabled", help, u8::from(cache.is_on()));
+    let (counts, _) = observed.recent();
+    let asked = counts.cache_hits + counts.cache_misses;
+    if asked > 0 {
+        let rate = counts.cache_hits as f64 / asked as f64;
+        text.gauge(
+            "kyrodb_cache_hit_rate",
+            "Hits of all, from 0 to 1, over the last minute.",
+            rate,
+        );
+    }
+    let hits = observed.cached.recent();
+    if hits.count() > 0 {
+        let p99_ms = hits.quantile_ns(0.99) as f64 / 1e6;
+        text.gauge("kyrodb_cache_latency_p99", "99th percentile of hits, in ms.", p99_ms);
+    }
+    let help = "Hits compared with a fresh search (cache.query_cache_checks_per_second).";
+    text.counter("kyrodb_cache_checked_hits_total", help, cache.checked.get());
+    let help = "Hits to be compared that were given up: busy, or something was written.";
+    text.counter("kyrodb_cache_dropped_checks_total", help, cache.checks_dropped.get());
+    if cache.checked.get() > 0 {
+        let ratio = cache.overlap_millionths.get() as f64 / 1e6;
+        let help = "What fresh searches found that the last 100 hits compared had, from 0 to 1.";
+        text.gauge("kyrodb_cache_overlap_ratio", help, ratio);
     }
 }
 

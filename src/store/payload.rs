@@ -177,6 +177,16 @@ impl Payload {
         Self { block: block.clone(), start: range.start, end: range.end }
     }
 
+    /// The same in memory of its own, for whoever keeps it longer than its document: not as a part of
+    /// what documents share.
+    #[must_use]
+    pub fn alone(&self) -> Self {
+        match self.bytes().len() == self.block.len() {
+            true => self.clone(),
+            false => Self::whole(self.bytes().into()),
+        }
+    }
+
     fn whole(block: Arc<[u8]>) -> Self {
         let end = u32::try_from(block.len()).expect("within PAYLOAD_BYTES_MAX");
         Self { block, start: 0, end }

@@ -1,0 +1,318 @@
+//! So many things in so many bytes, by hash, for several threads, none of which waits for another:
+//! where a part of the table is in use, nothing is found in it and nothing kept.
+//!
+//! What has to go is chosen by a hand that goes around (CLOCK with a small count): what was found
+//! since the hand came by last stays for as many rounds as it was found, up to [`USES_MAX`]. What can't
+//! be of use any more goes first.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, MutexGuard, TryLockError};
+
+use hashbrown::HashTable;
+
+/// Most rounds that something stays for having been found.
+const USES_MAX: u8 = 3;
+
+/// Parts that a table has at most, and how many things a part has room for at least, if there are more
+/// parts than one.
+const PARTS_MAX: usize = 16;
+const PART_ENTRIES_MIN: usize = 64;
+
+/// The table.
+pub struct Table<V> {
+    parts: Box<[Part<V>]>,
+}
+
+struct Part<V> {
+    entries_max: usize,
+    bytes_max: usize,
+    /// What is in `kept`, for whoever only wants to know how much.
+    entries: AtomicUsize,
+    bytes: AtomicUsize,
+    kept: Mutex<Kept<V>>,
+}
+
+struct Kept<V> {
+    /// Numbers of places.
+    index: HashTable<u32>,
+    places: Vec<Option<Entry<V>>>,
+    free: Vec<u32>,
+    hand: usize,
+    bytes: usize,
+}
+
+struct Entry<V> {
+    hash: u64,
+    bytes: usize,
+    uses: u8,
+    value: V,
+}
+
+impl<V: Clone> Table<V> {
+    /// Room for so many things, of so many bytes together.
+    #[must_use]
+    pub fn new(entries_max: usize, bytes_max: usize) -> Self {
+        let count = (entries_max / PART_ENTRIES_MIN).clamp(1, PARTS_MAX);
+        let part = |index: usize| Part {
+            entries_max: entries_max / count + usize::from(index < entries_max % count),
+            bytes_max: bytes_max / count,
+            entries: AtomicUsize::new(0),
+            bytes: AtomicUsize::new(0),
+            kept: Mutex::new(Kept::default()),
+        };
+        Self { parts: (0..count).map(part).collect() }
+    }
+
+    /// Things in it, and bytes of them.
+    #[must_use]
+    pub fn size(&self) -> (usize, usize) {
+        let sum = |of: fn(&Part<V>) -> &AtomicUsize| {
+            self.parts.iter().map(|part| of(part).load(Ordering::Relaxed)).sum()
+        };
+        (sum(|part| &part.entries), sum(|part| &part.bytes))
+    }
+
+    /// The largest thing that is kept.
+    #[must_use]
+    pub fn entry_bytes_max(&self) -> usize {
+        // It must not drive out all others.
+        self.parts[0].bytes_max / 4
+    }
+
+    /// True if something of so many bytes has room, and nothing has to go for it.
+    #[must_use]
+    pub fn has_room(&self, hash: u64, bytes: usize) -> bool {
+        let part = self.part(hash);
+        part.entries.load(Ordering::Relaxed) < part.entries_max
+            && part.bytes.load(Ordering::Relaxed) + bytes <= part.bytes_max
+    }
+
+    /// Finds what has this hash and is wanted.
+    pub fn find(&self, hash: u64, mut is_wanted: impl FnMut(&V) -> bool) -> Option<V> {
+        let mut kept = self.part(hash).lock()?;
+        let Kept { index, places, .. } = &mut *kept;
+        let is_it = |&place: &u32| {
+            let entry = places[place as usize].as_ref();
+            entry.is_some_and(|entry| entry.hash == hash && is_wanted(&entry.value))
+        };
+        let place = *index.find(hash, is_it)?;
+        let entry = places[place as usize].as_mut()?;
+        entry.uses = (entry.uses + 1).min(USES_MAX);
+        Some(entry.value.clone())
+    }
+
+    /// Keeps something in the place of what is the same, or of what has been of the least use, or of
+    /// none. How many had to go for it; `None` if it could not be kept. What is not there any more is put
+    /// into `gone`: it is for the caller to drop, once nobody finds the table in use for it.
+    pub fn keep(
+        &self,
+        hash: u64,
+        bytes: usize,
+        value: V,
+        is_same: impl Fn(&V) -> bool,
+        is_stale: impl Fn(&V) -> bool,
+        gone: &mut Vec<V>,
+    ) -> Option<usize> {
+        let part = self.part(hash);
+        if bytes > part.bytes_max || part.entries_max == 0 {
+            return None;
+        }
+        let mut kept = part.lock()?;
+        let Kept { index, places, .. } = &*kept;
+        let is_it = |&place: &u32| {
+            let entry = places[place as usize].as_ref();
+            entry.is_some_and(|entry| entry.hash == hash && is_same(&entry.value))
+        };
+        let same = index.find(hash, is_it).copied();
+        let uses = match same {
+            Some(place) => kept.remove(place, gone),
+            None => 0,
+        };
+        let mut evicted = 0;
+        while kept.index.len() >= part.entries_max || kept.bytes + bytes > part.bytes_max {
+            let place = kept.least_used(&is_stale);
+            kept.remove(place, gone);
+            evicted += 1;
+        }
+        kept.add(Entry { hash, bytes, uses, value });
+        part.note(&kept);
+        Some(evicted)
+    }
+
+    /// Forgets everything, also what is in use at the moment: for whoever may wait.
+    pub fn clear(&self) {
+        for part in &self.parts {
+            let mut kept = part.kept.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+            let before = std::mem::take(&mut *kept);
+            part.note(&kept);
+            drop(kept);
+            drop(before);
+        }
+    }
+
+    fn part(&self, hash: u64) -> &Part<V> {
+        // The index uses the upper and the lower bits.
+        &self.parts[(hash >> 24) as usize % self.parts.len()]
+    }
+}
+
+impl<V> Part<V> {
+    /// The part, unless somebody else has it.
+    fn lock(&self) -> Option<MutexGuard<'_, Kept<V>>> {
+        match self.kept.try_lock() {
+            Ok(kept) => Some(kept),
+            // What is compared and kept in there may panic, but between two changes only.
+            Err(TryLockError::Poisoned(kept)) => Some(kept.into_inner()),
+            Err(TryLockError::WouldBlock) => None,
+        }
+    }
+
+    fn note(&self, kept: &Kept<V>) {
+        self.entries.store(kept.index.len(), Ordering::Relaxed);
+        self.bytes.store(kept.bytes, Ordering::Relaxed);
+    }
+}
+
+impl<V> Default for Kept<V> {
+    fn default() -> Self {
+        Self { index: HashTable::new(), places: Vec::new(), free: Vec::new(), hand: 0, bytes: 0 }
+    }
+}
+
+impl<V> Kept<V> {
+    fn add(&mut self, entry: Entry<V>) {
+        self.bytes += entry.bytes;
+        let hash = entry.hash;
+        let place = match self.free.pop() {
+            Some(place) => {
+                self.places[place as usize] = Some(entry);
+                place
+            }
+            None => {
+                self.places.push(Some(entry));
+                u32::try_from(self.places.len() - 1).expect("no more than entries_max")
+            }
+        };
+        let places = &self.places;
+        let hash_of = |&place: &u32| places[place as usize].as_ref().map_or(0, |entry| entry.hash);
+        self.index.insert_unique(hash, place, hash_of);
+    }
+
+    /// Takes out what is at `place`; how much it was used.
+    fn remove(&mut self, place: u32, gone: &mut Vec<V>) -> u8 {
+        let Some(entry) = self.places[place as usize].take() else { return 0 };
+        if let Ok(found) = self.index.find_entry(entry.hash, |&other| other == place) {
+            found.remove();
+        }
+        self.free.push(place);
+        self.bytes -= entry.bytes;
+        gone.push(entry.value);
+        entry.uses
+    }
+
+    /// The place of what has been of the least use. Something has to be there.
+    fn least_used(&mut self, is_stale: impl Fn(&V) -> bool) -> u32 {
+        loop {
+            let place = self.hand;
+            self.hand = (self.hand + 1) % self.places.len();
+            if let Some(entry) = &mut self.places[place] {
+                if entry.uses == 0 || is_stale(&entry.value) {
+                    return place as u32;
+                }
+                entry.uses -= 1;
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use std::collections::HashMap;
+
+    /// A number of so many bytes, under its own hash.
+    fn keep(table: &Table<u64>, number: u64, bytes: usize) -> Vec<u64> {
+        let mut gone = Vec::new();
+        let hash = crate::types::mix(number);
+        table.keep(hash, bytes, number, |&same| same == number, |_| false, &mut gone);
+        gone
+    }
+
+    fn find(table: &Table<u64>, number: u64) -> bool {
+        table.find(crate::types::mix(number), |&value| value == number).is_some()
+    }
+
+    #[test]
+    fn what_is_found_stays_and_what_is_not_goes() {
+        let table = Table::new(10, 1_000);
+        (0..10).for_each(|number| assert!(keep(&table, number, 10).is_empty()));
+        assert!(!table.has_room(0, 1) && table.size() == (10, 100));
+        (0..5).for_each(|number| assert!(find(&table, number)));
+        let gone: Vec<u64> = (10..15).flat_map(|number| keep(&table, number, 10)).collect();
+        assert_eq!(gone, [5, 6, 7, 8, 9]);
+        assert!((0..5).chain(10..15).all(|number| find(&table, number)));
+        // The same comes to the same place, and nothing else has to go.
+        assert_eq!(keep(&table, 3, 20), [3]);
+        assert_eq!(table.size(), (10, 110));
+        table.clear();
+        assert_eq!((table.size(), find(&table, 3)), ((0, 0), false));
+    }
+
+    #[test]
+    fn what_is_stale_goes_first_and_bytes_are_bounded() {
+        let table = Table::new(100, 100);
+        (0..10).for_each(|number| assert!(keep(&table, number, 10).is_empty()));
+        (0..10).for_each(|number| assert!(find(&table, number)));
+        let mut gone = Vec::new();
+        let evicted = table.keep(1 << 40, 10, 77, |_| false, |&value| value == 6, &mut gone);
+        assert_eq!(evicted, Some(1));
+        assert_eq!(gone, [6]);
+        assert_eq!(keep(&table, 88, 50).len(), 5);
+        assert!(table.size().1 <= 100);
+        assert!(keep(&table, 99, 101).is_empty());
+        assert!(!find(&table, 99), "it is larger than all there is room for");
+    }
+
+    #[test]
+    fn who_finds_it_in_use_goes_on() {
+        let table = Table::new(10, 1_000);
+        keep(&table, 1, 10);
+        let held = table.parts[0].kept.lock().unwrap();
+        assert!(!find(&table, 1));
+        assert!(keep(&table, 2, 10).is_empty());
+        drop(held);
+        assert!(find(&table, 1) && !find(&table, 2));
+    }
+
+    proptest! {
+        #[test]
+        fn it_is_a_map_that_forgets(
+            entries_max in 1..200_usize,
+            bytes_max in 1..2_000_usize,
+            changes in proptest::collection::vec((0..300_u64, 1..100_usize), 1..400),
+        ) {
+            let table = Table::new(entries_max, bytes_max);
+            // By number: bytes, and how often it was kept.
+            let mut model: HashMap<u64, (usize, usize)> = HashMap::new();
+            for (turn, (number, bytes)) in changes.into_iter().enumerate() {
+                let (mut gone, hash) = (Vec::new(), crate::types::mix(number));
+                let value = (number, turn);
+                let kept =
+                    table.keep(hash, bytes, value, |same| same.0 == number, |_| false, &mut gone);
+                for (number, turn) in gone {
+                    prop_assert_eq!(model.remove(&number).map(|(_, turn)| turn), Some(turn));
+                }
+                if kept.is_some() {
+                    model.insert(number, (bytes, turn));
+                }
+                let sum = model.values().map(|(bytes, _)| bytes).sum::<usize>();
+                prop_assert_eq!(table.size(), (model.len(), sum));
+                prop_assert!(model.len() <= entries_max && sum <= bytes_max);
+                let asked = (number * 7) % 300;
+                let found = table.find(crate::types::mix(asked), |value| value.0 == asked);
+                prop_assert_eq!(found.map(|value| value.1), model.get(&asked).map(|m| m.1));
+            }
+        }
+    }
+}
