@@ -101,6 +101,35 @@ impl<V: Clone> Table<V> {
         Some(entry.value.clone())
     }
 
+    /// Finds what has the largest measure of the things that have one, of at most so many looked at.
+    pub fn nearest(
+        &self,
+        looked_at_max: usize,
+        mut measure: impl FnMut(&V) -> Option<f32>,
+    ) -> Option<V> {
+        let mut nearest: Option<(f32, V)> = None;
+        let mut left = looked_at_max;
+        for part in &self.parts {
+            let Some(mut kept) = part.lock() else { continue };
+            let entries = kept.places.iter_mut().flatten().take(left);
+            let mut best = None;
+            for entry in entries {
+                left -= 1;
+                let least = nearest.as_ref().map_or(f32::NEG_INFINITY, |(least, _)| *least);
+                let is_better =
+                    |value: &f32| *value > best.as_ref().map_or(least, |(best, _)| *best);
+                if let Some(value) = measure(&entry.value).filter(is_better) {
+                    best = Some((value, entry));
+                }
+            }
+            if let Some((value, entry)) = best {
+                entry.uses = (entry.uses + 1).min(USES_MAX);
+                nearest = Some((value, entry.value.clone()));
+            }
+        }
+        nearest.map(|(_, value)| value)
+    }
+
     /// Keeps something in the place of what is the same, or of what has been of the least use, or of
     /// none. How many had to go for it; `None` if it could not be kept. What is not there any more is put
     /// into `gone`: it is for the caller to drop, once nobody finds the table in use for it.
@@ -272,6 +301,26 @@ mod tests {
         assert!(table.size().1 <= 100);
         assert!(keep(&table, 99, 101).is_empty());
         assert!(!find(&table, 99), "it is larger than all there is room for");
+    }
+
+    #[test]
+    fn the_nearest_of_all_parts_is_found() {
+        let table = Table::new(1_000, 100_000);
+        (0..500).for_each(|number| drop(keep(&table, number, 10)));
+        let near = |wanted: u64| {
+            move |&value: &u64| (value % 2 == 0).then(|| -(value.abs_diff(wanted) as f32))
+        };
+        for wanted in [0, 33, 100, 498, 499] {
+            let found = table.nearest(1_000, near(wanted)).unwrap();
+            assert!(found.abs_diff(wanted) <= 1 && found % 2 == 0, "{found} for {wanted}");
+        }
+        assert_eq!(table.nearest(1_000, |_| None), None);
+        let mut looked_at = 0;
+        table.nearest(70, |_| {
+            looked_at += 1;
+            None
+        });
+        assert_eq!(looked_at, 70);
     }
 
     #[test]

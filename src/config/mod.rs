@@ -137,7 +137,10 @@ pub struct CacheSection {
     pub query_cache_capacity: usize,
     /// Bytes of them, at most, about. An answer of more than a quarter of that is not kept.
     pub query_cache_max_bytes: usize,
-    /// 1: an answer is given again to the same question alone.
+    /// 1: an answer is given again to the same question alone. Below: a question whose vector has at
+    /// least this score with that of one of before is answered from what was found around that one,
+    /// compared with the new vector, but only where this proves the answer. Each search that is kept
+    /// then takes memory for some `2k + 10` vectors.
     pub query_cache_similarity_threshold: f32,
     /// Hits compared with a fresh search while nothing else is to be done, at most, a second.
     pub query_cache_checks_per_second: f64,

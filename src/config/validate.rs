@@ -1,7 +1,7 @@
 //! Rules between and beyond types: ranges, settings that need each other, and what is not safe
 //! in an environment.
 
-use super::{Config, Environment, FsyncPolicy, ObservabilityAuth, RecoveryMode};
+use super::{Config, Distance, Environment, FsyncPolicy, ObservabilityAuth, RecoveryMode};
 use crate::disk::BLOCK;
 use crate::graph::LEVEL_MAX;
 use crate::wal::GROUP_BYTES_MAX;
@@ -192,6 +192,12 @@ impl Config {
         let entries = cache.query_cache_capacity;
         faults.unless(entries <= CACHE_ENTRIES_MAX, || {
             format!("cache.query_cache_capacity: {entries} is above {CACHE_ENTRIES_MAX}")
+        });
+        let is_near = cache.query_cache_enabled && cache.query_cache_similarity_threshold < 1.0;
+        faults.unless(!is_near || self.hnsw.distance != Distance::InnerProduct, || {
+            "cache.query_cache_similarity_threshold: below 1 it needs hnsw.distance cosine or \
+             euclidean: of the inner product nothing can be proved about what is near"
+                .into()
         });
         let checks = cache.query_cache_checks_per_second;
         faults.unless((0.0..=CACHE_CHECKS_MAX).contains(&checks), || {

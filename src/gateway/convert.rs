@@ -61,7 +61,7 @@ pub(super) fn search_response(
         coverage_reasons: reasons.clone(),
     };
     let results = match answer {
-        Answer::Fresh(found) => {
+        Answer::Fresh(found) | Answer::Near(found) => {
             let own = |mut hit: Hit| {
                 let embedding = hit.embedding.take().map(Vec::from);
                 search_result(&hit, embedding, subject)

@@ -341,6 +341,16 @@ pub struct CacheCounters {
     pub overlap_millionths: Gauge,
     /// It has turned itself off, since its hits are not what a search finds.
     pub is_off: AtomicBool,
+    /// It answers questions that are near those of before.
+    pub has_near: AtomicBool,
+    /// Such questions that it has answered; they are among the hits.
+    pub near_hits: Counter,
+    /// Those that were near one, whose answer could not be proved from it.
+    pub near_misses: Counter,
+    /// As `overlap_millionths`, of their answers.
+    pub near_overlap_millionths: Gauge,
+    /// It has turned that off, since what it answers is not what a search finds.
+    pub is_near_off: AtomicBool,
 }
 
 impl CacheCounters {

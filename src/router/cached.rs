@@ -8,7 +8,8 @@
 //!
 //! What may be kept, and given: only what all shards have searched to the end, and only while all of them
 //! could answer. Why an answer that is kept hides no write: [`crate::cache::changes`]. What a search is
-//! told apart by: [`super::key`].
+//! told apart by: [`super::key`]. How a question that is only nearly one of before may be answered:
+//! [`super::near`]. How hits are seen to be what is found: [`super::check`].
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -16,17 +17,23 @@ use std::time::Instant;
 
 use hashbrown::DefaultHashBuilder;
 
-use super::check::Checks;
+use super::check::{Checks, Sample};
 use super::fair::Party;
-use super::key::{self, Key};
+use super::key::{self, Asked, Key};
+use super::near::{Near, Neighbourhood};
+use super::search::asked;
 use super::{Found, Router};
 use crate::cache::changes::{Bucket, Stamp};
 use crate::cache::seen::Seen;
 use crate::cache::table::Table;
 use crate::engine::{Hit, Query};
 use crate::error::Result;
+use crate::graph::search::Work;
 use crate::observe::trace::{Stage, Trace};
 use crate::store::realm::Realm;
+
+/// Questions of before that a new one is compared with, at most: some tens of microseconds.
+const COMPARED_MAX: usize = 512;
 
 /// What shapes the cache.
 #[derive(Clone, Copy, Debug)]
@@ -35,6 +42,8 @@ pub struct Params {
     pub entries_max: usize,
     /// Most bytes of them, about.
     pub bytes_max: usize,
+    /// When a question is near one of before; `None` if only the same one counts.
+    pub near: Option<Near>,
     /// Hits compared with a fresh search, at most, a second.
     pub checks_per_second: f64,
     /// It turns itself off where its hits have less of what fresh searches find.
@@ -48,6 +57,8 @@ pub struct Kept {
     pub(super) stamp: Stamp,
     /// The answer.
     pub found: Found,
+    /// What is around it, where questions near this one may be answered.
+    around: Option<Neighbourhood>,
 }
 
 /// The answer to a search.
@@ -58,6 +69,8 @@ pub enum Answer {
     Shared(Arc<Kept>),
     /// From the cache.
     Cached(Arc<Kept>),
+    /// Of documents that the cache has, compared with this question.
+    Near(Found),
 }
 
 impl Answer {
@@ -65,7 +78,7 @@ impl Answer {
     #[must_use]
     pub fn found(&self) -> &Found {
         match self {
-            Self::Fresh(found) => found,
+            Self::Fresh(found) | Self::Near(found) => found,
             Self::Shared(kept) | Self::Cached(kept) => &kept.found,
         }
     }
@@ -73,7 +86,7 @@ impl Answer {
     /// It comes from the cache.
     #[must_use]
     pub fn is_cached(&self) -> bool {
-        matches!(self, Self::Cached(_))
+        matches!(self, Self::Cached(_) | Self::Near(_))
     }
 }
 
@@ -82,6 +95,7 @@ pub(super) struct QueryCache {
     table: Table<Arc<Kept>>,
     seen: Seen,
     hasher: DefaultHashBuilder,
+    near: Option<Near>,
     pub(super) checks: Checks,
 }
 
@@ -91,9 +105,22 @@ impl QueryCache {
             table: Table::new(params.entries_max, params.bytes_max),
             seen: Seen::default(),
             hasher: DefaultHashBuilder::default(),
+            near: params.near,
             checks: Checks::new(params.checks_per_second, params.overlap_min),
         }
     }
+}
+
+/// What the cache knows of a question.
+enum Looked {
+    /// It has the answer.
+    Same(Arc<Kept>),
+    /// It has what proves the answer.
+    Near(Found),
+    /// It has no answer, and may keep one.
+    Missed(Missed),
+    /// Something is being written, or a shard can't answer.
+    Unsettled,
 }
 
 /// A question that the cache had no answer for.
@@ -110,7 +137,9 @@ impl Router {
     /// Keeps answers from now on.
     #[must_use]
     pub fn with_cache(mut self, params: Params) -> Self {
-        self.observed.gateway.cache.capacity.set(params.entries_max as u64);
+        let counters = &self.observed.gateway.cache;
+        counters.capacity.set(params.entries_max as u64);
+        counters.has_near.store(params.near.is_some(), Ordering::Relaxed);
         self.cache = Some(QueryCache::new(params));
         self
     }
@@ -122,7 +151,7 @@ impl Router {
     /// As [`Router::search`].
     pub async fn search_cached(
         &self,
-        query: Query,
+        mut query: Query,
         realm: Realm,
         party: Option<&Party>,
         deadline: Instant,
@@ -132,48 +161,88 @@ impl Router {
         let Some(cache) = self.cache.as_ref().filter(|_| counters.is_on()) else {
             return self.search(query, party, deadline, trace).await.map(Answer::Fresh);
         };
+        trace.asked = asked(&query);
         trace.mark(Stage::Admission, Instant::now());
         let looked = self.look(cache, &query, realm);
         trace.mark(Stage::Cache, Instant::now());
-        let missed = match looked {
-            Ok(kept) => {
-                counters.hits.add(1);
-                trace.counts.shards_asked = kept.found.shards_asked;
-                trace.counts.shards_answered = kept.found.shards_answered;
-                cache.checks.offer(&kept);
-                return Ok(Answer::Cached(kept));
+        let hit = match looked {
+            Looked::Same(kept) => Answer::Cached(kept),
+            Looked::Near(found) => Answer::Near(found),
+            Looked::Unsettled => {
+                counters.misses.add(1);
+                return self.search(query, party, deadline, trace).await.map(Answer::Fresh);
             }
-            Err(missed) => missed,
+            Looked::Missed(mut missed) => {
+                counters.misses.add(1);
+                let asked = Asked::of(&query);
+                let width = self.near(cache).and_then(|near| near.width(&query));
+                if let Some(width) = width {
+                    (query.k, query.include_embeddings) = (width, true);
+                }
+                let (found, query) = self.search_as(query, party, deadline, trace).await?;
+                let realm = std::mem::take(&mut missed.realm);
+                let key = Key { query, asked, realm };
+                return Ok(self.keep(cache, missed, key, found, width.is_some()));
+            }
         };
-        counters.misses.add(1);
-        let ef = query.ef;
-        let (found, query) = self.search_as(query, party, deadline, trace).await?;
-        Ok(match missed {
-            Some(missed) => {
-                self.keep(cache, missed, Key { query, ef, realm: Realm::default() }, found)
-            }
-            None => Answer::Fresh(found),
-        })
+        counters.hits.add(1);
+        trace.counts.shards_asked = hit.found().shards_asked;
+        trace.counts.shards_answered = hit.found().shards_answered;
+        Ok(hit)
     }
 
-    /// The answer that is kept; or else what it takes to keep one, if it may be kept.
-    fn look(
-        &self,
-        cache: &QueryCache,
-        query: &Query,
-        realm: Realm,
-    ) -> std::result::Result<Arc<Kept>, Option<Missed>> {
+    /// When questions are near, if such are answered.
+    fn near(&self, cache: &QueryCache) -> Option<Near> {
+        let is_off = self.observed.gateway.cache.is_near_off.load(Ordering::Relaxed);
+        cache.near.filter(|_| !is_off)
+    }
+
+    /// Looks for the answer to a question.
+    fn look(&self, cache: &QueryCache, query: &Query, realm: Realm) -> Looked {
         let bucket = Bucket::of(&realm);
         // Before anything is looked at: what is written from here on may be missing.
-        let Some(stamp) = self.stamp(bucket) else { return Err(None) };
+        let Some(stamp) = self.stamp(bucket) else { return Looked::Unsettled };
         let hash = key::hash(&cache.hasher, query, &realm);
         let is_it = |kept: &Arc<Kept>| kept.stamp == stamp && kept.key.is_for(query, &realm);
         if let Some(kept) = cache.table.find(hash, is_it) {
-            return Ok(kept);
+            cache.checks.offer(|| Sample::of(&kept.key, kept.stamp, &kept.found.hits));
+            return Looked::Same(kept);
+        }
+        if let Some(found) = self.look_near(cache, query, &realm, stamp) {
+            cache.checks.offer(|| Sample::near(query, &realm, stamp, &found.hits));
+            return Looked::Near(found);
         }
         let is_repeat = cache.seen.note(hash, stamp);
         self.observed.gateway.cache.missed_repeats.add(u64::from(is_repeat));
-        Err(Some(Missed { hash, bucket, stamp, is_repeat, realm }))
+        Looked::Missed(Missed { hash, bucket, stamp, is_repeat, realm })
+    }
+
+    /// Looks for what proves the answer.
+    fn look_near(
+        &self,
+        cache: &QueryCache,
+        query: &Query,
+        realm: &Realm,
+        stamp: Stamp,
+    ) -> Option<Found> {
+        let near = self.near(cache)?;
+        near.width(query)?;
+        let kept = cache.table.nearest(COMPARED_MAX, |kept| {
+            let is_fit =
+                kept.around.is_some() && kept.stamp == stamp && kept.key.is_beside(query, realm);
+            is_fit.then(|| near.similarity(&query.vector, &kept.key.query.vector)).flatten()
+        })?;
+        let around = kept.around.as_ref()?;
+        let hits = near.answer(query, &kept.key.query.vector, &kept.found.hits, around);
+        let counters = &self.observed.gateway.cache;
+        let Some(hits) = hits else {
+            counters.near_misses.add(1);
+            return None;
+        };
+        counters.near_hits.add(1);
+        let Found { found, shards_asked, shards_answered, .. } = kept.found;
+        let (work, reasons) = (Work::default(), Vec::new());
+        Some(Found { hits, found, work, shards_asked, shards_answered, reasons })
     }
 
     /// What the counters of all shards say of a bucket; `None` while something is being written there,
@@ -186,23 +255,42 @@ impl Router {
         Stamp::read(self.counters.iter().map(|shard| &*shard.changes), bucket)
     }
 
-    /// Keeps an answer, if it is whole and worth it.
-    fn keep(&self, cache: &QueryCache, missed: Missed, mut key: Key, mut found: Found) -> Answer {
+    /// Keeps an answer, if it is whole and worth it. With `has_more` it has more documents than were
+    /// asked for, and their vectors.
+    fn keep(
+        &self,
+        cache: &QueryCache,
+        missed: Missed,
+        key: Key,
+        mut found: Found,
+        has_more: bool,
+    ) -> Answer {
+        let Missed { hash, bucket, stamp, is_repeat, realm: _ } = missed;
+        let around = match cache.near.filter(|_| has_more) {
+            None => None,
+            Some(near) => {
+                let (query, asked) = (&*key.query, key.asked);
+                let (width, shows) = (query.k, asked.include_embeddings);
+                Some(near.take(&query.vector, &mut found.hits, width, asked.k, shows))
+            }
+        };
         let is_whole = found.reasons.is_empty() && found.shards_answered == found.shards_asked;
-        let Missed { hash, bucket, stamp, is_repeat, realm } = missed;
-        key.realm = realm;
-        let bytes = key.bytes() + bytes(&found);
-        let is_worth_it = is_repeat || cache.table.has_room(hash, bytes);
+        let more = around.as_ref().map_or(0, Neighbourhood::bytes);
+        let bytes = key.bytes() + bytes(&found) + more;
+        // A question near another one never is the same.
+        let is_worth_it = is_repeat || has_more || cache.table.has_room(hash, bytes);
         let is_fit = is_worth_it && bytes <= cache.table.entry_bytes_max();
         // If something has been written since, nobody would be given it, but it would take a place.
         if !is_whole || !is_fit || self.stamp(bucket) != Some(stamp) {
             return Answer::Fresh(found);
         }
+        let mut kept = Kept { key, stamp, found, around };
         // Memory that documents share must not be kept for the sake of one of them.
-        for hit in &mut found.hits {
+        let others = kept.around.iter_mut().flat_map(|around| &mut around.others);
+        for hit in kept.found.hits.iter_mut().chain(others) {
             hit.payload = hit.payload.alone();
         }
-        let kept = Arc::new(Kept { key, stamp, found });
+        let kept = Arc::new(kept);
         let is_same = |other: &Arc<Kept>| other.key.is_same(&kept.key);
         let is_stale =
             |other: &Arc<Kept>| self.stamp(Bucket::of(&other.key.realm)) != Some(other.stamp);
@@ -218,7 +306,9 @@ impl Router {
     pub fn retry_cache(&self) {
         let Some(cache) = &self.cache else { return };
         cache.checks.forget();
-        if self.observed.gateway.cache.is_off.swap(false, Ordering::Relaxed) {
+        let counters = &self.observed.gateway.cache;
+        let was_off = counters.is_off.swap(false, Ordering::Relaxed);
+        if counters.is_near_off.swap(false, Ordering::Relaxed) || was_off {
             self.clear_cache(cache);
             tracing::info!("the cache of queries is on again");
         }

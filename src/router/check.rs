@@ -9,14 +9,15 @@
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
-use super::cached::Kept;
+use super::key::{Asked, Key};
 use super::{Found, Router};
-use crate::cache::changes::Bucket;
+use crate::cache::changes::{Bucket, Stamp};
 use crate::engine::{Hit, Query};
 use crate::observe::trace::{Trace, nanos};
+use crate::store::realm::Realm;
 
 /// Between two looks at whether there is a hit to be compared, and time for it.
 const LOOK_PERIOD: Duration = Duration::from_millis(100);
@@ -39,13 +40,33 @@ pub(super) struct Checks {
     /// What moments are counted from.
     epoch: Instant,
     not_before_ns: AtomicU64,
-    pending: Mutex<Option<Pending>>,
-    recent: Mutex<VecDeque<Overlap>>,
+    pending: Mutex<Option<(Sample, Instant)>>,
+    /// Of answers to the same question, and to one that is near.
+    recent: [Mutex<VecDeque<Overlap>>; 2],
 }
 
-struct Pending {
-    kept: Arc<Kept>,
-    since: Instant,
+/// A hit that may be compared.
+pub(super) struct Sample {
+    query: Query,
+    realm: Realm,
+    stamp: Stamp,
+    hits: Vec<Hit>,
+    is_near: bool,
+}
+
+impl Sample {
+    /// An answer that is kept.
+    pub(super) fn of(key: &Key, stamp: Stamp, hits: &[Hit]) -> Self {
+        let Asked { k, ef, include_embeddings } = key.asked;
+        let query = Query { k, ef, include_embeddings, ..(*key.query).clone() };
+        Self { query, realm: key.realm.clone(), stamp, hits: hits.into(), is_near: false }
+    }
+
+    /// An answer that was proved from one that is kept.
+    pub(super) fn near(query: &Query, realm: &Realm, stamp: Stamp, hits: &[Hit]) -> Self {
+        let (query, realm) = (query.clone(), realm.clone());
+        Self { query, realm, stamp, hits: hits.into(), is_near: true }
+    }
 }
 
 /// How many documents a search found, and how many of them a hit had.
@@ -64,12 +85,12 @@ impl Checks {
             epoch: Instant::now(),
             not_before_ns: AtomicU64::new(0),
             pending: Mutex::default(),
-            recent: Mutex::default(),
+            recent: Default::default(),
         }
     }
 
     /// An answer was given that may be compared. Waits for nobody.
-    pub(super) fn offer(&self, kept: &Arc<Kept>) {
+    pub(super) fn offer(&self, sample: impl FnOnce() -> Sample) {
         let Some(period) = self.period else { return };
         let now = Instant::now();
         let now_ns = nanos(now.saturating_duration_since(self.epoch));
@@ -79,28 +100,33 @@ impl Checks {
         if let Ok(mut pending) = self.pending.try_lock()
             && pending.is_none()
         {
-            *pending = Some(Pending { kept: kept.clone(), since: now });
+            *pending = Some((sample(), now));
             self.not_before_ns.store(now_ns.saturating_add(nanos(period)), Ordering::Relaxed);
         }
     }
 
     pub(super) fn forget(&self) {
         self.take();
-        self.recent.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        for recent in &self.recent {
+            recent.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        }
     }
 
-    fn take(&self) -> Option<Pending> {
-        self.pending.lock().unwrap_or_else(PoisonError::into_inner).take()
+    fn take(&self) -> Option<Sample> {
+        let mut pending = self.pending.lock().unwrap_or_else(PoisonError::into_inner);
+        pending.take().map(|(sample, _)| sample)
     }
 
     fn waits_since(&self) -> Option<Instant> {
         let pending = self.pending.lock().unwrap_or_else(PoisonError::into_inner);
-        pending.as_ref().map(|pending| pending.since)
+        pending.as_ref().map(|(_, since)| *since)
     }
 
-    /// The share of what searches found that the last hits had, and whether that is too little.
-    fn note(&self, overlap: Overlap) -> (f64, bool) {
-        let mut recent = self.recent.lock().unwrap_or_else(PoisonError::into_inner);
+    /// The share of what searches found that the last hits of the kind had, and whether that is too
+    /// little.
+    fn note(&self, overlap: Overlap, is_near: bool) -> (f64, bool) {
+        let recent = &self.recent[usize::from(is_near)];
+        let mut recent = recent.lock().unwrap_or_else(PoisonError::into_inner);
         if recent.len() == RECENT {
             recent.pop_front();
         }
@@ -130,44 +156,55 @@ impl Router {
         if self.searches_in_flight() > 0 && !is_late {
             return;
         }
-        let Some(Pending { kept, .. }) = cache.checks.take() else { return };
+        let Some(sample) = cache.checks.take() else { return };
         let fresh = match is_late {
             true => None,
-            false => self.repeat(&kept).await,
+            false => self.repeat(&sample).await,
         };
         let Some(fresh) = fresh else { return counters.checks_dropped.add(1) };
-        let overlap = overlap(&fresh.hits, &kept.found.hits);
+        let (overlap, is_near) = (overlap(&fresh.hits, &sample.hits), sample.is_near);
         if overlap.found == 0 {
             return;
         }
         counters.check_wanted.add(overlap.found);
         counters.check_hits.add(overlap.had);
-        let (share, is_too_little) = cache.checks.note(overlap);
-        counters.overlap_millionths.set((share * 1e6) as u64);
+        let (share, is_too_little) = cache.checks.note(overlap, is_near);
+        let (millionths, is_off) = match is_near {
+            false => (&counters.overlap_millionths, &counters.is_off),
+            true => (&counters.near_overlap_millionths, &counters.is_near_off),
+        };
+        millionths.set((share * 1e6) as u64);
         // Counted last and shown first: there is never less of the others than belongs to it.
         counters.checked.add(1);
-        if is_too_little && !counters.is_off.swap(true, Ordering::Relaxed) {
+        if is_too_little && !is_off.swap(true, Ordering::Relaxed) {
             self.clear_cache(cache);
+            let what = match is_near {
+                false => "the cache of queries has turned itself off: please report this",
+                true => {
+                    "the cache of queries answers only the same questions from now on, and none that \
+                     are near: raise cache.query_cache_similarity_threshold"
+                }
+            };
             tracing::error!(
-                "the cache of queries has turned itself off: its last hits had {:.1} % of what fresh \
-                 searches found, and cache.query_cache_min_overlap asks for {:.1} %. Please report \
-                 this; a reload of the configuration (SIGHUP) gives it another try",
+                "{what}. Its last hits had {:.1} % of what fresh searches found, and \
+                 cache.query_cache_min_overlap asks for {:.1} %; a reload of the configuration \
+                 (SIGHUP) gives it another try",
                 100.0 * share,
                 100.0 * cache.checks.overlap_min
             );
         }
     }
 
-    /// Searches once more for what was kept; `None` if that can't be compared with it.
-    async fn repeat(&self, kept: &Kept) -> Option<Found> {
-        let is_as_before = || self.stamp(Bucket::of(&kept.key.realm)) == Some(kept.stamp);
+    /// Searches once more for what was found; `None` if that can't be compared with it.
+    async fn repeat(&self, sample: &Sample) -> Option<Found> {
+        let is_as_before = || self.stamp(Bucket::of(&sample.realm)) == Some(sample.stamp);
         if !is_as_before() {
             return None;
         }
-        let query = Query { ef: kept.key.ef, ..(*kept.key.query).clone() };
         let now = Instant::now();
         let mut trace = Trace::new(now, false);
-        let found = self.search(query, None, now + SEARCH_MAX, &mut trace).await.ok()?;
+        let found =
+            self.search(sample.query.clone(), None, now + SEARCH_MAX, &mut trace).await.ok()?;
         (found.reasons.is_empty() && is_as_before()).then_some(found)
     }
 }
@@ -209,13 +246,14 @@ mod tests {
     fn too_little_is_judged_by_enough_hits_only() {
         let checks = Checks::new(1.0, 0.9);
         for _ in 1..RECENT_MIN {
-            assert!(!checks.note(Overlap { had: 0, found: 10 }).1);
+            assert!(!checks.note(Overlap { had: 0, found: 10 }, true).1);
         }
-        assert_eq!(checks.note(Overlap { had: 10, found: 10 }), (0.05, true));
+        assert_eq!(checks.note(Overlap { had: 10, found: 10 }, false), (1.0, false));
+        assert_eq!(checks.note(Overlap { had: 10, found: 10 }, true), (0.05, true));
         for _ in 0..RECENT {
-            checks.note(Overlap { had: 10, found: 10 });
+            checks.note(Overlap { had: 10, found: 10 }, true);
         }
-        assert_eq!(checks.note(Overlap { had: 0, found: 10 }), (0.99, false));
+        assert_eq!(checks.note(Overlap { had: 0, found: 10 }, true), (0.99, false));
         // So many a second, and none where nobody wants any.
         assert_eq!(Checks::new(4.0, 0.9).period, Some(Duration::from_millis(250)));
         assert_eq!(Checks::new(0.0, 0.9).period, None);

@@ -12,13 +12,29 @@ use crate::engine::Query;
 use crate::engine::filter::Filter;
 use crate::store::realm::Realm;
 
+/// What of a query shards may be asked otherwise than the client has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Asked {
+    pub(super) k: usize,
+    /// The beam that was asked for, or is the default. That of shards depends on how many documents
+    /// they have.
+    pub(super) ef: usize,
+    pub(super) include_embeddings: bool,
+}
+
+impl Asked {
+    pub(super) fn of(query: &Query) -> Self {
+        let Query { k, ef, include_embeddings, .. } = *query;
+        Self { k, ef, include_embeddings }
+    }
+}
+
 /// A search as its client asked for it.
 #[derive(Clone, Debug)]
 pub(super) struct Key {
-    /// Its beam is what shards were asked with, which depends on how many documents they have.
+    /// What shards were asked.
     pub(super) query: Arc<Query>,
-    /// The beam that was asked for, or is the default.
-    pub(super) ef: usize,
+    pub(super) asked: Asked,
     pub(super) realm: Realm,
 }
 
@@ -37,25 +53,32 @@ pub(super) fn hash(hasher: &impl BuildHasher, query: &Query, realm: &Realm) -> u
 }
 
 impl Key {
-    /// True if this is the same search, whose beam is the one that was asked for.
+    /// True if this is the same search.
     pub(super) fn is_for(&self, query: &Query, realm: &Realm) -> bool {
-        self.is_alike(query, query.ef, realm)
+        bits(&query.vector) == bits(&self.query.vector)
+            && Asked::of(query) == self.asked
+            && self.is_among(query, realm)
     }
 
     /// True if it is the same search as the other.
     pub(super) fn is_same(&self, other: &Self) -> bool {
-        self.is_alike(&other.query, other.ef, &other.realm)
+        bits(&other.query.vector) == bits(&self.query.vector)
+            && other.asked == self.asked
+            && self.is_among(&other.query, &other.realm)
     }
 
-    fn is_alike(&self, query: &Query, ef: usize, realm: &Realm) -> bool {
-        let Query { vector, k, ef: _, min_score, filter, include_embeddings, is_exact } = query;
+    /// True if it is this search, but for its vector, and for what is shown of documents.
+    pub(super) fn is_beside(&self, query: &Query, realm: &Realm) -> bool {
+        (query.k, query.ef) == (self.asked.k, self.asked.ef) && self.is_among(query, realm)
+    }
+
+    /// True if it is among the same documents, in the same way.
+    fn is_among(&self, query: &Query, realm: &Realm) -> bool {
         let own = &*self.query;
         // Of filters that name NaN none is equal to any, and so none is ever kept for another.
-        bits(vector) == bits(&own.vector)
-            && (*k, ef) == (own.k, self.ef)
-            && floor(*min_score).to_bits() == floor(own.min_score).to_bits()
-            && (*include_embeddings, *is_exact) == (own.include_embeddings, own.is_exact)
-            && *filter == own.filter
+        floor(query.min_score).to_bits() == floor(own.min_score).to_bits()
+            && query.is_exact == own.is_exact
+            && query.filter == own.filter
             && *realm == self.realm
     }
 
@@ -181,11 +204,15 @@ mod tests {
         for (index, (query, realm)) in searches.iter().enumerate() {
             // Shards are asked with another beam.
             let asked = Arc::new(Query { ef: 7, ..query.clone() });
-            let key = Key { query: asked, ef: query.ef, realm: realm.clone() };
+            let key = Key { query: asked, asked: Asked::of(query), realm: realm.clone() };
             assert!(key.bytes() > 4 * query.vector.len());
             for (other_index, (other, others_realm)) in searches.iter().enumerate() {
                 let is_same = index == other_index;
                 assert_eq!(key.is_for(other, others_realm), is_same, "{query:?} and {other:?}");
+                let asked = Asked::of(other);
+                let others =
+                    Key { query: Arc::new(other.clone()), asked, realm: others_realm.clone() };
+                assert_eq!(key.is_same(&others), is_same, "{query:?} and {other:?}");
                 let hashes = [(query, realm), (other, others_realm)]
                     .map(|(query, realm)| hash(&hasher, query, realm));
                 assert_eq!(hashes[0] == hashes[1], is_same, "{query:?} and {other:?}");
@@ -194,17 +221,32 @@ mod tests {
     }
 
     #[test]
+    fn only_the_vector_and_what_is_shown_may_differ_beside_it() {
+        let key =
+            Key { asked: Asked::of(&query()), query: Arc::new(query()), realm: Realm::default() };
+        let beside: Vec<Query> = different()
+            .into_iter()
+            .filter(|(query, realm)| key.is_beside(query, realm))
+            .map(|(query, _)| query)
+            .collect();
+        // Itself, two other vectors, and with embeddings.
+        assert_eq!(beside.len(), 4, "{beside:?}");
+        assert!(beside.iter().all(|query| query.filter.is_none() && query.k == 10));
+    }
+
+    #[test]
     fn what_the_answer_does_not_depend_on_is_not_told_apart() {
         let hasher = RandomState::new();
         let (one, other) = (query(), Query { min_score: -1.0, ..query() });
         let everybody = Realm::default();
         assert_eq!(hash(&hasher, &one, &everybody), hash(&hasher, &other, &everybody));
-        let key = Key { query: Arc::new(one), ef: 50, realm: everybody.clone() };
+        let key = Key { asked: Asked::of(&one), query: Arc::new(one), realm: everybody.clone() };
         assert!(key.is_for(&other, &everybody));
         // NaN equals nothing, not even itself: such an answer is never given again.
         let nan = Bound::new(Side::Above, "nan".into());
         let nan = Query { filter: Some(Filter::Range("n".into(), Some(nan))), ..query() };
-        let key = Key { query: Arc::new(nan.clone()), ef: 50, realm: everybody.clone() };
+        let key =
+            Key { asked: Asked::of(&nan), query: Arc::new(nan.clone()), realm: everybody.clone() };
         assert!(!key.is_for(&nan, &everybody));
     }
 }

@@ -5,10 +5,13 @@
 
 pub mod budget;
 pub mod cached;
+#[cfg(test)]
+mod cached_tests;
 pub mod check;
 pub mod fair;
 mod key;
 pub mod merge;
+pub mod near;
 mod pace;
 mod pick;
 mod search;

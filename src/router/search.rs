@@ -53,12 +53,7 @@ impl Router {
         let _place = self.enter(party, deadline)?;
         let (k, is_traced) = (query.k, trace.is_on());
         query.ef = query.ef.max(k);
-        trace.asked = Asked {
-            k,
-            ef: query.ef,
-            is_filtered: query.filter.is_some(),
-            is_exact: query.is_exact,
-        };
+        trace.asked = asked(&query);
         // What passes a filter may all be in one shard.
         if query.filter.is_none() {
             query.ef = beam_width(query.ef, self.largest_share());
@@ -293,6 +288,12 @@ impl Router {
         }
         Ok(found)
     }
+}
+
+/// What of a query says how long its search may take.
+pub(super) fn asked(query: &Query) -> Asked {
+    let Query { k, ef, is_exact, .. } = *query;
+    Asked { k, ef, is_filtered: query.filter.is_some(), is_exact }
 }
 
 /// What has been answered so far.

@@ -7,6 +7,7 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use super::cached::Params;
 use super::{Found, Limits, Router};
 use crate::engine::filter::Filter;
 use crate::engine::{Query, Scope, SearchOutcome};
@@ -21,17 +22,17 @@ use crate::types::ShardId;
 const MAILBOX_CAPACITY: usize = 4;
 
 /// A router to cores that answer as `outcome` says.
-struct Town {
-    router: Arc<Router>,
-    mailboxes: Vec<Arc<Mailbox<Request>>>,
-    observed: Arc<Observed>,
+pub(super) struct Town {
+    pub(super) router: Arc<Router>,
+    pub(super) mailboxes: Vec<Arc<Mailbox<Request>>>,
+    pub(super) observed: Arc<Observed>,
     /// Searches answered, by shard asked.
     answered: Arc<Mutex<BTreeMap<u32, u32>>>,
 }
 
 impl Town {
     /// A shard on each core, `partitions` graphs; nobody answers.
-    fn new(shards: usize, partitions: u32) -> Self {
+    pub(super) fn new(shards: usize, partitions: u32) -> Self {
         let observed = Arc::new(Observed::default());
         observed.set_shards(shards);
         let mailbox = |_| Arc::new(Mailbox::new(MAILBOX_CAPACITY, Arc::default()));
@@ -43,8 +44,15 @@ impl Town {
         Self { router: Arc::new(router), mailboxes, observed, answered: Arc::default() }
     }
 
+    /// The same, and answers are kept.
+    pub(super) fn with_cache(mut self, params: Params) -> Self {
+        let router = Arc::into_inner(self.router).expect("nobody else has it yet");
+        self.router = Arc::new(router.with_cache(params));
+        self
+    }
+
     /// Has the core of a shard answer each search so; none is answered where that is `None`.
-    fn answer(
+    pub(super) fn answer(
         &self,
         shard: usize,
         outcome: impl Fn(Scope) -> Option<Result<SearchOutcome>> + Send + 'static,
@@ -70,7 +78,7 @@ impl Town {
         });
     }
 
-    fn fence(&self, shard: usize) {
+    pub(super) fn fence(&self, shard: usize) {
         self.observed.shards()[shard].is_fenced.store(true, Ordering::Relaxed);
     }
 

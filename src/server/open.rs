@@ -18,6 +18,7 @@ use crate::kernels::Metric;
 use crate::layout::Layout;
 use crate::manifest::{MANIFEST_VERSION, Manifest, Segment};
 use crate::observe::Observed;
+use crate::router::near::Near;
 use crate::router::{Router, cached};
 use crate::shard::breaker;
 use crate::shard::core::{CoreHandle, Settings, SyncPolicy};
@@ -292,7 +293,10 @@ impl Opening<'_> {
         let mut router = Router::new(mailboxes, layout, limits, activity.clone(), observed);
         let cache = &self.config.cache;
         if cache.query_cache_enabled {
+            let similarity_min = cache.query_cache_similarity_threshold;
+            let metric = self.config.hnsw.distance.into();
             router = router.with_cache(cached::Params {
+                near: (similarity_min < 1.0).then_some(Near { metric, similarity_min }),
                 entries_max: cache.query_cache_capacity,
                 bytes_max: cache.query_cache_max_bytes,
                 checks_per_second: cache.query_cache_checks_per_second,

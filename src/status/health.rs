@@ -11,7 +11,7 @@ use super::modes::Modes;
 use super::slo::Service;
 use crate::config::SloSection;
 use crate::observe::Observed;
-use crate::observe::counters::{BreakerState, ShardCounters};
+use crate::observe::counters::{BreakerState, Gauge, ShardCounters};
 use crate::shard::pulse::Heart;
 
 /// A core that stands still for so long makes the server unhealthy.
@@ -266,12 +266,16 @@ impl Health {
 #[must_use]
 pub fn cache_trouble(observed: &Observed) -> Option<String> {
     let cache = &observed.gateway.cache;
-    cache.is_off.load(Ordering::Relaxed).then(|| {
-        format!(
-            "the cache of queries has turned itself off: its hits had {:.1} % of what searches find",
-            cache.overlap_millionths.get() as f64 / 1e4
-        )
-    })
+    let percent = |millionths: &Gauge| millionths.get() as f64 / 1e4;
+    let (what, had) = if cache.is_off.load(Ordering::Relaxed) {
+        ("the cache of queries has turned itself off", percent(&cache.overlap_millionths))
+    } else if cache.is_near_off.load(Ordering::Relaxed) {
+        let what = "the cache of queries has turned near questions off";
+        (what, percent(&cache.near_overlap_millionths))
+    } else {
+        return None;
+    };
+    Some(format!("{what}: its hits had {had:.1} % of what searches find"))
 }
 
 #[cfg(test)]
@@ -330,6 +334,12 @@ mod tests {
         health.observed.gateway.queries.add(1_000);
         health.observed.gateway.errors(crate::observe::counters::ErrorCategory::Internal).add(10);
         degraded("missed: slo.error_rate, slo.availability");
+        let cache = &health.observed.gateway.cache;
+        cache.is_near_off.store(true, Ordering::Relaxed);
+        degraded("near questions off: its hits had 0.0 %");
+        cache.overlap_millionths.set(876_543);
+        cache.is_off.store(true, Ordering::Relaxed);
+        degraded("turned itself off: its hits had 87.7 %");
         health.set_phase(Phase::Draining);
         assert!(!health.is_ready());
     }

@@ -10,7 +10,9 @@ use std::time::Duration;
 use super::health::{Health, Phase, Verdict};
 use super::process::{disk_bytes, memory_bytes};
 use crate::observe::Observed;
-use crate::observe::counters::{BreakerState, ErrorCategory, MemoryPart, ShardCounters};
+use crate::observe::counters::{
+    BreakerState, CacheCounters, ErrorCategory, MemoryPart, ShardCounters,
+};
 use crate::observe::latency::Latency;
 use crate::observe::trace::Stage;
 
@@ -179,10 +181,30 @@ fn cache(text: &mut Text, observed: &Observed) {
     text.counter("kyrodb_cache_checked_hits_total", help, cache.checked.get());
     let help = "Hits to be compared that were given up: busy, or something was written.";
     text.counter("kyrodb_cache_dropped_checks_total", help, cache.checks_dropped.get());
-    if cache.checked.get() > 0 {
+    if cache.has_near.load(Ordering::Relaxed) {
+        near(text, cache);
+    }
+    if cache.overlap_millionths.get() > 0 {
         let ratio = cache.overlap_millionths.get() as f64 / 1e6;
         let help = "What fresh searches found that the last 100 hits compared had, from 0 to 1.";
         text.gauge("kyrodb_cache_overlap_ratio", help, ratio);
+    }
+}
+
+/// Questions that are near those of before, where such are answered.
+fn near(text: &mut Text, cache: &CacheCounters) {
+    let help =
+        "Questions answered from what was found for one that is near; they are among the hits.";
+    text.counter("kyrodb_cache_near_hits_total", help, cache.near_hits.get());
+    let help = "Questions that were near one, whose answer could not be proved from it.";
+    text.counter("kyrodb_cache_near_misses_total", help, cache.near_misses.get());
+    let is_on = cache.is_on() && !cache.is_near_off.load(Ordering::Relaxed);
+    let help = "0 if that has turned itself off, since it is not what searches find.";
+    text.gauge("kyrodb_cache_near_enabled", help, u8::from(is_on));
+    if cache.near_overlap_millionths.get() > 0 {
+        let ratio = cache.near_overlap_millionths.get() as f64 / 1e6;
+        let help = "As kyrodb_cache_overlap_ratio, of answers to near questions.";
+        text.gauge("kyrodb_cache_near_overlap_ratio", help, ratio);
     }
 }
 

@@ -8,7 +8,8 @@ use serde::Deserialize;
 const FILE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/perf/slo.toml");
 
 /// The files in which values are measured.
-const SOURCES: [&str; 5] = [
+const SOURCES: [&str; 6] = [
+    include_str!("cache.rs"),
     include_str!("engine.rs"),
     include_str!("filters.rs"),
     include_str!("searches.rs"),

@@ -11,6 +11,7 @@ mod common;
 mod allocations;
 mod beside;
 mod bounds;
+mod cache;
 mod engine;
 mod filters;
 mod searches;
@@ -27,12 +28,14 @@ use kyrodb::proto::FlushRequest;
 #[global_allocator]
 static ALLOCATOR: allocations::Counting = allocations::Counting;
 
-/// What all servers here are set to: one core, and no snapshot that nobody asks for.
+/// What all servers here are set to: one core, no snapshot that nobody asks for, and no answer that
+/// was found before, as searches are measured here.
 const SETTINGS: Settings<'static> = &[
     ("runtime.cores", "1"),
     // The only one in which snapshots may be left out.
     ("environment.type", "benchmark"),
     ("persistence.snapshot_interval_mutations", "0"),
+    ("cache.query_cache_enabled", "false"),
 ];
 
 /// What is measured here would be disturbed by another measurement.

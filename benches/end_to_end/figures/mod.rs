@@ -7,6 +7,7 @@ mod insert;
 mod load;
 mod overload;
 mod recording;
+mod repeats;
 mod restart;
 mod search;
 mod stages;
@@ -27,6 +28,8 @@ pub(crate) fn run(arguments: &Arguments, data: &Data) {
         ("runtime.shards", shards.as_str()),
         ("runtime.cores", cores.as_str()),
         ("persistence.wal_segment_bytes", "33554432"),
+        // Figures ask the same questions more than once, and want searches.
+        ("cache.query_cache_enabled", "false"),
     ];
     let data_dir = directory.path().join("data");
     let mut process = Process::start(&data_dir, &settings);
@@ -77,6 +80,9 @@ pub(crate) fn run(arguments: &Arguments, data: &Data) {
         for &ef_search in &arguments.ef {
             recording::recording(&runtime, data, &settings, ef_search);
         }
+    }
+    if wants("repeats") {
+        repeats::repeats(&runtime, data, &settings);
     }
     if wants("disk") {
         disk::disk(&runtime, data, &settings);

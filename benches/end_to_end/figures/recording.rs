@@ -124,7 +124,7 @@ async fn rate(clients: &[Client], requests: &Arc<Vec<SearchRequest>>) -> Rate {
 }
 
 /// Nanoseconds that the threads of this process have run.
-fn run_ns() -> u64 {
+pub(super) fn run_ns() -> u64 {
     let tasks = std::fs::read_dir("/proc/self/task").expect("this process has threads");
     let run_ns = |task: std::io::Result<std::fs::DirEntry>| -> Option<u64> {
         let text = std::fs::read_to_string(task.ok()?.path().join("schedstat")).ok()?;

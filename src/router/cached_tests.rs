@@ -1,0 +1,164 @@
+//! The cache of queries over mailboxes that a thread answers as told: what happens between the moments
+//! of a search, and which answers are kept.
+
+#![allow(clippy::unwrap_used, reason = "a test")]
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use super::cached::{Answer, Params};
+use super::tests::Town;
+use crate::cache::changes::Changing;
+use crate::engine::{Hit, Query, Scope, SearchOutcome};
+use crate::error::Result;
+use crate::store::payload::Payload;
+use crate::store::realm::Realm;
+use crate::types::DocId;
+
+const PARAMS: Params = Params {
+    entries_max: 10,
+    bytes_max: 1 << 20,
+    near: None,
+    checks_per_second: 1e6,
+    overlap_min: 0.9,
+};
+
+/// What shards find: a document, by its number.
+fn found(number: u64) -> Result<SearchOutcome> {
+    let payload = Payload::new([], "").unwrap();
+    // Each is a little less near than the one before.
+    let score = 1.0 / number as f32;
+    let hit = Hit { id: DocId(number), score, payload, embedding: None, is_hot: false };
+    Ok(SearchOutcome { hits: vec![hit], complete: true, ..SearchOutcome::default() })
+}
+
+/// A shard whose answers have a number of their own.
+fn numbered(
+    numbers: &Arc<AtomicU64>,
+) -> impl Fn(Scope) -> Option<Result<SearchOutcome>> + Send + 'static {
+    let numbers = numbers.clone();
+    move |_| Some(found(numbers.fetch_add(1, Ordering::Relaxed)))
+}
+
+impl Town {
+    /// The owner of a shard, as far as what it writes is counted.
+    fn owner(&self, shard: usize) -> Changing {
+        let mut changing = Changing::default();
+        changing.begin(self.observed.shards()[shard].changes.clone());
+        changing
+    }
+
+    async fn ask(&self, k: usize) -> Result<Answer> {
+        let query = Query {
+            vector: vec![1.0],
+            k,
+            ef: 1,
+            min_score: 0.0,
+            filter: None,
+            include_embeddings: false,
+            is_exact: false,
+        };
+        let begun = Instant::now();
+        let deadline = begun + Duration::from_millis(200);
+        let mut trace = self.observed.begin(begun);
+        self.router.search_cached(query, Realm::default(), None, deadline, &mut trace).await
+    }
+
+    /// The number of the answer, and whether it was kept before.
+    async fn number(&self) -> (u64, bool) {
+        let answer = self.ask(1).await.unwrap();
+        (answer.found().hits[0].id.0, answer.is_cached())
+    }
+}
+
+fn document() -> Payload {
+    Payload::new([], "").unwrap()
+}
+
+#[tokio::test]
+async fn what_is_written_while_a_search_is_under_way_is_not_hidden_by_its_answer() {
+    let town = Town::new(1, 1).with_cache(PARAMS);
+    let (numbers, owner) = (Arc::new(AtomicU64::new(1)), std::sync::Mutex::new(town.owner(0)));
+    // The shard answers first, and then changes before anybody has the answer.
+    let (count, is_written) = (numbers.clone(), Arc::new(AtomicU64::new(0)));
+    let writes = is_written.clone();
+    town.answer(0, move |_| {
+        let answer = found(count.fetch_add(1, Ordering::Relaxed));
+        if writes.load(Ordering::Relaxed) > 0 {
+            let mut owner = owner.lock().unwrap();
+            owner.touch(&document());
+            owner.settle();
+        }
+        Some(answer)
+    });
+    is_written.store(1, Ordering::Relaxed);
+    for number in 1..=3 {
+        assert_eq!(town.number().await, (number, false));
+    }
+    is_written.store(0, Ordering::Relaxed);
+    assert_eq!(town.number().await, (4, false));
+    assert_eq!(town.number().await, (4, true));
+}
+
+#[tokio::test]
+async fn nothing_is_given_or_kept_while_something_is_written() {
+    let town = Town::new(2, 1).with_cache(PARAMS);
+    let (numbers, mut owner) = (Arc::new(AtomicU64::new(1)), town.owner(1));
+    (0..2).for_each(|shard| town.answer(shard, numbered(&numbers)));
+    assert_eq!([town.number().await, town.number().await], [(1, false), (1, true)]);
+    owner.touch(&document());
+    assert_eq!([town.number().await, town.number().await], [(2, false), (3, false)]);
+    owner.settle();
+    assert_eq!([town.number().await, town.number().await], [(4, false), (4, true)]);
+    // Of a realm that the question does not ask for, too: it asks for all of them.
+    owner.touch(&Payload::new([], "elsewhere").unwrap());
+    owner.settle();
+    assert_eq!(town.number().await, (5, false));
+}
+
+#[tokio::test]
+async fn what_some_shard_is_missing_in_is_not_kept() {
+    let town = Town::new(2, 2).with_cache(PARAMS);
+    let numbers = Arc::new(AtomicU64::new(1));
+    town.answer(0, numbered(&numbers));
+    let asked = Arc::new(AtomicU64::new(0));
+    town.answer(1, move |_| match asked.fetch_add(1, Ordering::Relaxed) {
+        0 => None,
+        1 => Some(Ok(SearchOutcome { complete: false, ..SearchOutcome::default() })),
+        2 => Some(Ok(SearchOutcome { hot_cut: true, complete: true, ..SearchOutcome::default() })),
+        _ => Some(Ok(SearchOutcome { complete: true, ..SearchOutcome::default() })),
+    });
+    for number in 1..=4 {
+        assert_eq!(town.number().await, (number, false), "it is not the whole answer");
+    }
+    assert_eq!(town.number().await, (4, true));
+    town.fence(1);
+    assert_eq!(town.number().await, (5, false));
+    town.observed.shards()[1].is_fenced.store(false, Ordering::Relaxed);
+    assert_eq!(town.number().await, (4, true));
+    town.mailboxes[1].close();
+    assert_eq!(town.number().await, (6, false));
+}
+
+#[tokio::test]
+async fn a_cache_whose_hits_are_not_what_is_found_turns_itself_off() {
+    let town = Town::new(1, 1).with_cache(PARAMS);
+    let numbers = Arc::new(AtomicU64::new(1));
+    town.answer(0, numbered(&numbers));
+    let counters = &town.observed.gateway.cache;
+    assert_eq!(town.number().await, (1, false));
+    for check in 1..=20 {
+        assert_eq!(town.number().await, (1, true));
+        assert!(counters.is_on());
+        // Each search finds something else.
+        town.router.check_hit().await;
+        assert_eq!(counters.checked.get(), check);
+    }
+    assert!(!counters.is_on() && counters.entries.get() == 0);
+    assert_eq!(counters.overlap_millionths.get(), 0);
+    let first = numbers.load(Ordering::Relaxed);
+    assert_eq!([town.number().await, town.number().await], [(first, false), (first + 1, false)]);
+    town.router.retry_cache();
+    assert_eq!([town.number().await, town.number().await], [(first + 2, false), (first + 2, true)]);
+}

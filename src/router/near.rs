@@ -1,0 +1,301 @@
+//! Answers to questions that are nearly those of before: `cache.query_cache_similarity_threshold`
+//! below 1.
+//!
+//! What is kept of a search is then a *neighbourhood*: more documents than were asked for, with their
+//! vectors. A later question is compared with all of them, so its scores are its own, and the nearest k
+//! are its answer only where it is proved that no other document can be among them. All other documents
+//! were at least as far from the question of before as the last of the neighbourhood is; by the triangle
+//! inequality they are from the new one, less the way between the two. If the k-th of the neighbourhood
+//! is nearer than that, it is one of the k nearest of all. Ways are angles under cosine, and lengths of
+//! lines under euclidean distance; the inner product has none. Rounding is allowed for on both sides.
+//!
+//! The proof goes as far as the search did that found the neighbourhood: if its walk had missed a
+//! document that is nearer than the last of it, that document may be missing here too, as it would be
+//! from the walk's own answer. Of an exact search, the answer is proved to be the exact one. What this
+//! comes to is measured ([`super::check`]).
+//!
+//! Neighbours are dense in many dimensions, so the proof holds for questions that are very near: the
+//! same text, embedded by another batch or another processor, and not the same thought in other words.
+
+use crate::engine::{Hit, Query};
+use crate::kernels::{Distance, Metric};
+use crate::with_distance;
+
+/// Documents of a neighbourhood, beside as many more as were asked for.
+const MORE: usize = 10;
+
+/// Most of them.
+const NEIGHBOURHOOD_MAX: usize = 1_000;
+
+/// Values in a cache line. Vectors are compared in the length that they have in the store, padded with
+/// zeros: then scores are what a shard would give.
+const LINE_VALUES: usize = 16;
+
+/// When a question is near.
+#[derive(Clone, Copy, Debug)]
+pub struct Near {
+    /// How vectors are compared.
+    pub metric: Metric,
+    /// The least score of the one question with the other.
+    pub similarity_min: f32,
+}
+
+/// The documents around a question.
+pub(super) struct Neighbourhood {
+    /// Their vectors, padded, one after the other; in the order of the hits.
+    vectors: Box<[f32]>,
+    /// Hits behind those that were asked for.
+    pub(super) others: Vec<Hit>,
+    /// All other documents are at least so far from the question; `None` if there are none in scope.
+    edge: Option<f64>,
+}
+
+impl Near {
+    /// How many documents the neighbourhood of this question is to have; `None` if there is to be none.
+    /// A walk is to cost no more for it, so there are no more than its beam is wide.
+    pub(super) fn width(self, query: &Query) -> Option<usize> {
+        let most = if query.is_exact { NEIGHBOURHOOD_MAX } else { query.ef.min(NEIGHBOURHOOD_MAX) };
+        let width = (2 * query.k + MORE).min(most);
+        // What has too low a score for one may be high enough for another.
+        (width > query.k && query.min_score <= 0.0).then_some(width)
+    }
+
+    /// The score of two questions, if it is high enough.
+    pub(super) fn similarity(self, one: &[f32], other: &[f32]) -> Option<f32> {
+        if one.len() != other.len() {
+            return None;
+        }
+        let distance = with_distance!(self.metric, D => D::between(one, other));
+        let score = self.metric.score(distance);
+        (score >= self.similarity_min).then_some(score)
+    }
+
+    /// Takes the neighbourhood of a question out of what was found of `width` documents wanted, all of
+    /// which have their vectors, and leaves of it what the client asked for.
+    pub(super) fn take(
+        self,
+        vector: &[f32],
+        hits: &mut Vec<Hit>,
+        width: usize,
+        k: usize,
+        include_embeddings: bool,
+    ) -> Neighbourhood {
+        let row_values = vector.len().next_multiple_of(LINE_VALUES);
+        let mut vectors = vec![0.0; hits.len() * row_values].into_boxed_slice();
+        for (row, hit) in vectors.chunks_exact_mut(row_values).zip(&*hits) {
+            let values = hit.embedding.as_deref().expect("it was asked for");
+            row[..vector.len()].copy_from_slice(values);
+        }
+        let vector = padded(vector);
+        let farthest = |row: &[f32]| self.bounds(self.distance(&vector, row), vector.len()).0;
+        let edge = vectors.chunks_exact(row_values).map(farthest).reduce(f64::max);
+        let is_all = hits.len() < width;
+        let mut others = hits.split_off(k.min(hits.len()));
+        others.iter_mut().for_each(|hit| hit.embedding = None);
+        if !include_embeddings {
+            hits.iter_mut().for_each(|hit| hit.embedding = None);
+        }
+        Neighbourhood { vectors, others, edge: if is_all { None } else { edge } }
+    }
+
+    /// The answer to a question, if the neighbourhood of another one, whose first hits are these,
+    /// proves it.
+    pub(super) fn answer(
+        self,
+        query: &Query,
+        other: &[f32],
+        first: &[Hit],
+        around: &Neighbourhood,
+    ) -> Option<Vec<Hit>> {
+        let vector = padded(&query.vector);
+        let rows = around.vectors.chunks_exact(vector.len());
+        let hits = first.iter().chain(&around.others);
+        let mut nearest: Vec<(f32, &Hit, &[f32])> =
+            hits.zip(rows).map(|(hit, row)| (self.distance(&vector, row), hit, row)).collect();
+        nearest.sort_unstable_by(|a, b| a.0.total_cmp(&b.0).then(a.1.id.cmp(&b.1.id)));
+        nearest.truncate(query.k);
+        if let Some(edge) = around.edge {
+            let (last, ..) = nearest.get(query.k - 1)?;
+            let (_, most) = self.bounds(*last, vector.len());
+            if most >= edge - self.way(&query.vector, other) {
+                return None;
+            }
+        }
+        let hit = |(distance, hit, row): (f32, &Hit, &[f32])| Hit {
+            score: self.metric.score(distance),
+            embedding: query.include_embeddings.then(|| row[..query.vector.len()].into()),
+            ..hit.clone()
+        };
+        let mut answer: Vec<Hit> = nearest.into_iter().map(hit).collect();
+        // Distances that differ may be equal as scores.
+        answer.sort_by(|a, b| b.score.total_cmp(&a.score).then(a.id.cmp(&b.id)));
+        Some(answer)
+    }
+
+    fn distance(self, one: &[f32], other: &[f32]) -> f32 {
+        with_distance!(self.metric, D => D::between(one, other))
+    }
+
+    /// The least and the longest way that there can be where the distance was computed as this.
+    fn bounds(self, distance: f32, values: usize) -> (f64, f64) {
+        // Each product and each sum is rounded once.
+        let rounding = (2 * values) as f64 * f64::from(f32::EPSILON);
+        let distance = f64::from(distance);
+        match self.metric {
+            Metric::Cosine => {
+                let angle = |dot: f64| dot.clamp(-1.0, 1.0).acos();
+                (angle(-distance + rounding), angle(-distance - rounding))
+            }
+            Metric::Euclidean => {
+                let length = |square: f64| square.max(0.0).sqrt();
+                (length(distance * (1.0 - rounding)), length(distance * (1.0 + rounding)))
+            }
+            Metric::InnerProduct => (f64::NEG_INFINITY, f64::INFINITY),
+        }
+    }
+
+    /// The longest way that there can be from one question to another.
+    fn way(self, one: &[f32], other: &[f32]) -> f64 {
+        let square = |(a, b): (&f32, &f32)| (f64::from(*a) - f64::from(*b)).powi(2);
+        let line = one.iter().zip(other).map(square).sum::<f64>().sqrt() * (1.0 + 1e-9);
+        match self.metric {
+            // The lengths of unit vectors are rounded as well.
+            Metric::Cosine => 2.0 * (line / 2.0 + 1e-6).min(1.0).asin(),
+            Metric::Euclidean => line,
+            Metric::InnerProduct => f64::INFINITY,
+        }
+    }
+}
+
+impl Neighbourhood {
+    /// Bytes of memory, about.
+    pub(super) fn bytes(&self) -> usize {
+        let others = self.others.iter().map(|hit| hit.payload.bytes().len()).sum::<usize>();
+        size_of_val(&*self.vectors) + self.others.capacity() * size_of::<Hit>() + others
+    }
+}
+
+fn padded(vector: &[f32]) -> Vec<f32> {
+    let mut padded = Vec::with_capacity(vector.len().next_multiple_of(LINE_VALUES));
+    padded.extend_from_slice(vector);
+    padded.resize(vector.len().next_multiple_of(LINE_VALUES), 0.0);
+    padded
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kernels::normalize;
+    use crate::store::payload::Payload;
+    use crate::types::{DocId, mix};
+    use proptest::prelude::*;
+
+    fn vector(metric: Metric, seed: u64, dimension: usize) -> Vec<f32> {
+        let value = |d: u64| (mix(seed * 1_000 + d) >> 40) as f32 / (1 << 23) as f32 - 1.0;
+        let mut vector: Vec<f32> = (0..dimension as u64).map(value).collect();
+        if metric == Metric::Cosine {
+            normalize(&mut vector);
+        }
+        vector
+    }
+
+    fn query(vector: Vec<f32>, k: usize) -> Query {
+        Query {
+            vector,
+            k,
+            ef: 50,
+            min_score: 0.0,
+            filter: None,
+            include_embeddings: false,
+            is_exact: false,
+        }
+    }
+
+    /// The nearest documents of all, by their numbers.
+    fn nearest(near: Near, documents: &[Vec<f32>], query: &[f32], k: usize) -> Vec<Hit> {
+        let query = padded(query);
+        let distances = documents.iter().map(|document| near.distance(&query, &padded(document)));
+        let mut all: Vec<(f32, usize)> = distances.zip(0..).collect();
+        all.sort_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1)));
+        all.truncate(k);
+        let hit = |(distance, number): (f32, usize)| Hit {
+            id: DocId(number as u64 + 1),
+            score: near.metric.score(distance),
+            payload: Payload::new([], "").unwrap(),
+            embedding: Some(documents[number].as_slice().into()),
+            is_hot: false,
+        };
+        let mut all: Vec<Hit> = all.into_iter().map(hit).collect();
+        all.sort_by(|a, b| b.score.total_cmp(&a.score).then(a.id.cmp(&b.id)));
+        all
+    }
+
+    fn answers(near: Near, documents: &[Vec<f32>], k: usize, step: f32, seed: u64) -> Option<bool> {
+        let dimension = documents[0].len();
+        let before = vector(near.metric, seed, dimension);
+        let aside = vector(near.metric, seed + 1, dimension);
+        let mut now: Vec<f32> = before.iter().zip(&aside).map(|(a, b)| a + step * b).collect();
+        if near.metric == Metric::Cosine {
+            normalize(&mut now);
+        }
+        let width = near.width(&query(before.clone(), k)).unwrap();
+        let mut hits = nearest(near, documents, &before, width);
+        let around = near.take(&before, &mut hits, width, k, false);
+        assert_eq!(hits.len(), k.min(documents.len()));
+        assert!(hits.iter().chain(&around.others).all(|hit| hit.embedding.is_none()));
+        let asked = Query { include_embeddings: true, ..query(now.clone(), k) };
+        let found = near.answer(&asked, &before, &hits, &around)?;
+        let expected = nearest(near, documents, &now, k);
+        let shown = |hits: &[Hit]| -> Vec<_> {
+            hits.iter().map(|hit| (hit.id, hit.score, hit.embedding.clone())).collect()
+        };
+        assert_eq!(shown(&found), shown(&expected), "what is proved is so");
+        Some(true)
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_proved_is_what_a_search_of_all_finds(
+            seed in 0..1_000_000_u64, count in 1..400_usize, dimension in 2..40_usize,
+            k in 1..20_usize, exponent in -6.0..0.0_f32, is_cosine in any::<bool>(),
+        ) {
+            let metric = if is_cosine { Metric::Cosine } else { Metric::Euclidean };
+            let near = Near { metric, similarity_min: 0.0 };
+            let documents: Vec<_> =
+                (0..count as u64).map(|n| vector(metric, seed + 7 + n, dimension)).collect();
+            answers(near, &documents, k, 10_f32.powf(exponent), seed);
+        }
+    }
+
+    #[test]
+    fn the_same_text_embedded_elsewhere_is_proved_and_another_thought_is_not() {
+        for metric in [Metric::Cosine, Metric::Euclidean] {
+            let near = Near { metric, similarity_min: 0.0 };
+            let documents: Vec<_> = (0..2_000).map(|n| vector(metric, 10_000 + n, 64)).collect();
+            let proved = |step: f32| {
+                (0..50)
+                    .filter(|seed| answers(near, &documents, 10, step, 5 * seed).is_some())
+                    .count()
+            };
+            assert!(proved(1e-4) >= 48 && proved(1e-3) > 25, "{} {}", proved(1e-4), proved(1e-3));
+            assert_eq!(proved(1.0), 0);
+            // Where there are no others, nothing has to be proved.
+            assert!(answers(near, &documents[..5], 10, 1.0, 3).is_some());
+        }
+        let near = Near { metric: Metric::InnerProduct, similarity_min: 0.0 };
+        let documents: Vec<_> = (0..100).map(|n| vector(near.metric, n, 8)).collect();
+        assert_eq!(answers(near, &documents, 5, 1e-6, 1), None, "it has no triangles");
+    }
+
+    #[test]
+    fn only_what_is_near_is_looked_at_and_a_walk_costs_no_more() {
+        let near = Near { metric: Metric::Cosine, similarity_min: 0.9 };
+        assert_eq!(near.similarity(&[1.0, 0.0], &[1.0, 0.0]), Some(1.0));
+        assert_eq!(near.similarity(&[1.0, 0.0], &[0.6, 0.8]), None);
+        assert_eq!(near.similarity(&[1.0, 0.0], &[1.0]), None);
+        let width = |k, ef| near.width(&Query { ef, ..query(vec![1.0], k) });
+        assert_eq!((width(10, 50), width(10, 15), width(10, 10)), (Some(30), Some(15), None));
+        assert_eq!(near.width(&Query { min_score: 0.1, ..query(vec![1.0], 10) }), None);
+        assert_eq!(near.width(&Query { is_exact: true, ..query(vec![1.0], 100) }), Some(210));
+    }
+}

@@ -1,0 +1,74 @@
+//! What the cache of queries costs a search that it has no answer for, and what it saves one that it has.
+
+use kyrodb::proto::SearchRequest;
+
+use crate::bounds::Bounds;
+use crate::common::clustered::K;
+use crate::common::{Client, Inside, runtime, search};
+use crate::{SETTINGS, allocations, alone, data, load};
+
+/// Questions, and answers that the cache has room for: so few that it is in one part.
+const QUESTIONS: usize = 120;
+
+/// Asks every question once; none was asked before, unless it was with the same beam.
+async fn search_all(client: &mut Client, ef_search: u32) {
+    for query in &data().queries[..QUESTIONS] {
+        let request = SearchRequest { ef_search, ..search(query, K as u32) };
+        client.search(request).await.unwrap();
+    }
+}
+
+/// What all questions cost, each: distances, messages to cores, and allocations of the whole server.
+async fn cost(server: &Inside, client: &mut Client, ef_search: u32) -> [f64; 3] {
+    let observed = server.server().observed();
+    let now = || {
+        let distances: u64 =
+            observed.shards().iter().map(|shard| shard.search_distances.get()).sum();
+        [distances, observed.traffic.messages.get(), allocations::of_threads("kyro-")]
+    };
+    let before = now();
+    search_all(client, ef_search).await;
+    let after = now();
+    std::array::from_fn(|figure| (after[figure] - before[figure]) as f64 / QUESTIONS as f64)
+}
+
+#[test]
+fn a_repeat_costs_no_search_and_a_miss_next_to_nothing() {
+    let _alone = alone();
+    let mut bounds = Bounds::read();
+    let capacity = QUESTIONS.to_string();
+    let settings = |is_on| {
+        [
+            ("cache.query_cache_enabled", is_on),
+            ("cache.query_cache_capacity", capacity.as_str()),
+            ("cache.query_cache_checks_per_second", "0"),
+        ]
+    };
+    let start = |is_on| Inside::start(&[SETTINGS, &settings(is_on)].concat());
+    let (with, without) = (start("true"), start("false"));
+    runtime().block_on(async {
+        let (mut client, mut other) = (with.client().await, without.client().await);
+        load(&mut client).await;
+        load(&mut other).await;
+        // Fills what is kept for reuse, and the cache.
+        cost(&with, &mut client, 20).await;
+        cost(&without, &mut other, 20).await;
+        let [distances, messages, allocations] = cost(&with, &mut client, 20).await;
+        assert_eq!((distances, messages), (0.0, 0.0), "a repeat asks nobody");
+        bounds.hold("cache_hit_allocations", allocations);
+        // No place is free any more, and none of these has been asked before.
+        let [_, _, missed] = cost(&with, &mut client, 21).await;
+        let [_, _, uncached] = cost(&without, &mut other, 21).await;
+        bounds.hold("cache_miss_more_allocations", missed - uncached);
+        // Now they have, and are kept.
+        let [_, _, missed] = cost(&with, &mut client, 21).await;
+        let [_, _, uncached] = cost(&without, &mut other, 21).await;
+        bounds.hold("cache_kept_more_allocations", missed - uncached);
+    });
+    let cache = &with.server().observed().gateway.cache;
+    let count = QUESTIONS as u64;
+    assert_eq!((cache.hits.get(), cache.misses.get()), (count, 3 * count));
+    assert!(cache.evictions.get() > count / 2, "{}", cache.evictions.get());
+    drop((with, without));
+    bounds.end();
+}
