@@ -62,9 +62,10 @@ fn resolve(call: u64) -> Vec<Frame> {
     backtrace::resolve(call as *mut c_void, |symbol| {
         let name = symbol.name().map(|name| format!("{name:#}"));
         let file = symbol.filename().map(|path| path.display().to_string());
+        let file = file.unwrap_or_default();
         frames.push(Frame {
-            function: name.map_or_else(|| UNKNOWN.into(), |name| shortened(&name)),
-            file: file.unwrap_or_default(),
+            function: name.map_or_else(|| UNKNOWN.into(), |name| qualified(shortened(&name), &file)),
+            file,
             line: symbol.lineno().unwrap_or(0),
         });
     });
@@ -105,9 +106,58 @@ fn shortened(name: &str) -> String {
     if depth == 0 && !short.is_empty() { short } else { name.into() }
 }
 
+/// A name with its module in front, if it has none: what is said of inlined functions has only their
+/// files.
+fn qualified(name: String, file: &str) -> String {
+    match module(file).filter(|_| !name.contains("::")) {
+        Some(module) => format!("{module}::{name}"),
+        None => name,
+    }
+}
+
+/// The module that a file is of: `…/tokio-1.2.3/src/net/mod.rs` is `tokio::net`.
+fn module(file: &str) -> Option<String> {
+    let own = file.strip_prefix(env!("CARGO_MANIFEST_DIR")).unwrap_or(file);
+    let own = ["/src/", "./src/", "src/"].iter().find_map(|folder| own.strip_prefix(folder));
+    let (package, path) = match own {
+        Some(path) => ("kyrodb", path),
+        None => {
+            let (folder, path) = file.rsplit_once("/src/")?;
+            (folder.rsplit('/').next()?, path)
+        }
+    };
+    let is_version = |text: &str| text.starts_with(|letter: char| letter.is_ascii_digit());
+    let package = match package.rsplit_once('-') {
+        Some((package, version)) if is_version(version) => package,
+        _ => package,
+    };
+    let path = path.strip_suffix(".rs")?;
+    let path = path.strip_suffix("/mod").unwrap_or(path);
+    let path = if path == "lib" { String::new() } else { format!("::{}", path.replace('/', "::")) };
+    Some(format!("{}{path}", package.replace('-', "_")))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn inlined_functions_are_named_by_their_files() {
+        let own = concat!(env!("CARGO_MANIFEST_DIR"), "/src/graph/search.rs");
+        let registry = "/r/registry/src/index.crates.io-1949cf8c6b5b557f";
+        for (name, file, full) in [
+            ("walk", own, "kyrodb::graph::search::walk"),
+            ("dots", "src/kernels/mod.rs", "kyrodb::kernels::dots"),
+            ("poll", &format!("{registry}/tokio-1.54.1/src/time/mod.rs"), "tokio::time::poll"),
+            ("get", &format!("{registry}/arc-swap-1.9.0/src/lib.rs"), "arc_swap::get"),
+            ("add", "/rustc/5980/library/core/src/ptr/mut_ptr.rs", "core::ptr::mut_ptr::add"),
+            ("a::b", own, "a::b"),
+            ("_int_free", "./malloc/malloc.c", "_int_free"),
+            ("main", "", "main"),
+        ] {
+            assert_eq!(qualified(name.into(), file), full);
+        }
+    }
 
     #[test]
     fn names_lose_their_parameters_and_nothing_else() {
