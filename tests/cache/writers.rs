@@ -14,7 +14,7 @@ const ROUNDS: u64 = 150;
 
 /// A writer has a namespace of its own, or, one in two, none.
 fn namespace(writer: u64) -> String {
-    if writer % 2 == 0 { format!("writer {writer}") } else { String::new() }
+    if writer.is_multiple_of(2) { format!("writer {writer}") } else { String::new() }
 }
 
 /// What a writer asks, and whoever else does: for the document that it writes.
