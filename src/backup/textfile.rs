@@ -11,6 +11,7 @@ use std::fs::{File, Permissions};
 use std::io::{ErrorKind, Write as _};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::time::Instant;
 
 use super::Result;
 
@@ -45,8 +46,6 @@ pub enum Done {
         bytes: u64,
         /// In it.
         documents: u64,
-        /// That it took.
-        seconds: f64,
     },
     /// None could be made.
     NotCreated,
@@ -54,8 +53,6 @@ pub enum Done {
     Verified {
         /// Now.
         unix_seconds: u64,
-        /// That it took.
-        seconds: f64,
     },
     /// It is not.
     NotVerified,
@@ -66,6 +63,8 @@ pub enum Done {
 pub struct Textfile {
     path: PathBuf,
     directory: PathBuf,
+    /// What is done begins when the file is opened.
+    begun: Instant,
 }
 
 /// Values by family.
@@ -85,7 +84,7 @@ impl Textfile {
             Some(parent) if !parent.as_os_str().is_empty() => parent.to_owned(),
             _ => PathBuf::from("."),
         };
-        let file = Self { path: path.to_owned(), directory };
+        let file = Self { path: path.to_owned(), directory, begun: Instant::now() };
         let _lock = file.lock()?;
         file.read()?;
         // Whether the directory may be written to, before a backup is made for hours.
@@ -103,20 +102,21 @@ impl Textfile {
     pub fn note(&self, done: &Done) -> Result<()> {
         let _lock = self.lock()?;
         let mut values = self.read()?;
+        let seconds = format!("{:.3}", self.begun.elapsed().as_secs_f64());
         let mut set = |name: &str, value: String| values.insert(name.to_owned(), value);
         match done {
-            Done::Created { unix_seconds, bytes, documents, seconds } => {
+            Done::Created { unix_seconds, bytes, documents } => {
                 set(CREATE_SUCCEEDED, "1".into());
                 set(LAST_SUCCESS, unix_seconds.to_string());
                 set("kyrodb_backup_last_size_bytes", bytes.to_string());
                 set("kyrodb_backup_last_documents", documents.to_string());
-                set("kyrodb_backup_last_duration_seconds", format!("{seconds:.3}"));
+                set("kyrodb_backup_last_duration_seconds", seconds);
             }
             Done::NotCreated => drop(set(CREATE_SUCCEEDED, "0".into())),
-            Done::Verified { unix_seconds, seconds } => {
+            Done::Verified { unix_seconds } => {
                 set(VERIFY_SUCCEEDED, "1".into());
                 set(LAST_VERIFIED, unix_seconds.to_string());
-                set("kyrodb_backup_last_verify_duration_seconds", format!("{seconds:.3}"));
+                set("kyrodb_backup_last_verify_duration_seconds", seconds);
             }
             Done::NotVerified => drop(set(VERIFY_SUCCEEDED, "0".into())),
         }
@@ -208,8 +208,7 @@ fn text(values: &Values) -> String {
 mod tests {
     use super::*;
 
-    const CREATED: Done =
-        Done::Created { unix_seconds: 1_772_337_906, bytes: 4_096, documents: 7, seconds: 1.5 };
+    const CREATED: Done = Done::Created { unix_seconds: 1_772_337_906, bytes: 4_096, documents: 7 };
 
     fn value(path: &Path, name: &str) -> Option<String> {
         values(&std::fs::read_to_string(path).unwrap()).unwrap().remove(name)
@@ -225,7 +224,7 @@ mod tests {
         assert_eq!(value(&path, CREATE_SUCCEEDED), Some("0".into()));
         assert_eq!(value(&path, LAST_SUCCESS), None, "there was none");
         file.note(&CREATED).unwrap();
-        let verified = Done::Verified { unix_seconds: 1_772_337_999, seconds: 0.25 };
+        let verified = Done::Verified { unix_seconds: 1_772_337_999 };
         file.note(&verified).unwrap();
         file.note(&Done::NotVerified).unwrap();
         file.note(&Done::NotCreated).unwrap();
@@ -234,13 +233,17 @@ mod tests {
             (LAST_SUCCESS, "1772337906"),
             ("kyrodb_backup_last_size_bytes", "4096"),
             ("kyrodb_backup_last_documents", "7"),
-            ("kyrodb_backup_last_duration_seconds", "1.500"),
             (VERIFY_SUCCEEDED, "0"),
             (LAST_VERIFIED, "1772337999"),
-            ("kyrodb_backup_last_verify_duration_seconds", "0.250"),
         ];
         for (name, wanted) in wanted {
             assert_eq!(value(&path, name).as_deref(), Some(wanted), "{name}");
+        }
+        for name in
+            ["kyrodb_backup_last_duration_seconds", "kyrodb_backup_last_verify_duration_seconds"]
+        {
+            let seconds: f64 = value(&path, name).unwrap().parse().unwrap();
+            assert!(seconds >= 0.0, "{name}: {seconds}");
         }
         let mode = std::fs::metadata(&path).unwrap().permissions().mode() & 0o777;
         assert_eq!(mode, 0o644);

@@ -3,7 +3,6 @@
 use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::time::Instant;
 
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use kyrodb::backup::create::Create;
@@ -232,7 +231,6 @@ fn run_create(
 ) -> Result<(), String> {
     let metrics = asked.metrics.open()?;
     give_way();
-    let begun = Instant::now();
     let (description, reference) = (asked.description.clone(), asked.reference.clone());
     let created = create(
         storage,
@@ -244,7 +242,6 @@ fn run_create(
             unix_seconds: created.backup.timestamp,
             bytes: created.backup.size_bytes,
             documents: created.backup.vector_count,
-            seconds: begun.elapsed().as_secs_f64(),
         },
         Err(_) => Done::NotCreated,
     };
@@ -351,13 +348,9 @@ fn run_verify(storage: &Storage, asked: &VerifyArguments) -> Result<(), String> 
     let which = &asked.which;
     let id = which.id.as_ref().or(which.backup_id.as_ref()).ok_or("no backup is named")?;
     let metrics = asked.metrics.open()?;
-    let begun = Instant::now();
     let verified = verify(storage, id);
     let done = match &verified {
-        Ok(_) => Done::Verified {
-            unix_seconds: unix_ms() / 1000,
-            seconds: begun.elapsed().as_secs_f64(),
-        },
+        Ok(_) => Done::Verified { unix_seconds: unix_ms() / 1000 },
         Err(_) => Done::NotVerified,
     };
     let noted = note(metrics.as_ref(), &done);
