@@ -64,7 +64,8 @@ fn resolve(call: u64) -> Vec<Frame> {
         let file = symbol.filename().map(|path| path.display().to_string());
         let file = file.unwrap_or_default();
         frames.push(Frame {
-            function: name.map_or_else(|| UNKNOWN.into(), |name| qualified(shortened(&name), &file)),
+            function: name
+                .map_or_else(|| UNKNOWN.into(), |name| qualified(shortened(&name), &file)),
             file,
             line: symbol.lineno().unwrap_or(0),
         });
