@@ -131,7 +131,7 @@ mod tests {
         trace.mark(Stage::Admission, arrived + Duration::from_micros(12));
         trace.mark(Stage::Encode, arrived + Duration::from_micros(1_512));
         let text = text(&trace);
-        assert!(text.starts_with("total;dur=1.5120, admission;dur=0.0120, mailbox;dur=0.0000, "));
+        assert!(text.starts_with("total;dur=1.5120, admission;dur=0.0120, cache;dur=0.0000, "));
         assert!(text.ends_with(", merge;dur=0.0000, encode;dur=1.5000"), "{text}");
         assert_eq!(text.split(", ").count(), Stage::COUNT + 1);
         assert!(HeaderValue::try_from(&text).is_ok());
