@@ -105,7 +105,6 @@ fn each_part_keeps_its_library_to_itself() {
             &[
                 "src/access/bucket.rs",
                 "src/backup/",
-                "src/bin/kyrodb_backup.rs",
                 "src/shard/",
                 "src/gateway/",
                 "src/router/",
