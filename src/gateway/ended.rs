@@ -52,6 +52,7 @@ fn write(trace: &Trace, about: &About, left_out: u64) {
         distances = counts.distances,
         slices = counts.slices,
         admission_ms = spent(Stage::Admission),
+        cache_ms = spent(Stage::Cache),
         mailbox_ms = spent(Stage::Mailbox),
         queue_ms = spent(Stage::Queue),
         hot_ms = spent(Stage::Hot),
