@@ -14,7 +14,7 @@
 //! - An answer that was found later than its counters say is newer than they are, never older.
 //!
 //! A search of one namespace does not read what is written in another one: its answer rests on documents
-//! of its realm alone. There are [`BUCKETS`] counters, and realms that meet in one are told apart no
+//! of its realm alone. There are `BUCKETS` counters, and realms that meet in one are told apart no
 //! more: their answers are given up too early, never too late. A document counts where any search could
 //! ask for it: as one of its tenant and of all, in its namespace and in any.
 //!

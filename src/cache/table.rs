@@ -2,7 +2,7 @@
 //! where a part of the table is in use, nothing is found in it and nothing kept.
 //!
 //! What has to go is chosen by a hand that goes around (CLOCK with a small count): what was found
-//! since the hand came by last stays for as many rounds as it was found, up to [`USES_MAX`]. What can't
+//! since the hand came by last stays for as many rounds as it was found, up to `USES_MAX`. What can't
 //! be of use any more goes first.
 
 use std::sync::atomic::{AtomicUsize, Ordering};

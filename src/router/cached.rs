@@ -8,7 +8,7 @@
 //!
 //! What may be kept, and given: only what all shards have searched to the end, and only while all of them
 //! could answer. Why an answer that is kept hides no write: [`crate::cache::changes`]. What a search is
-//! told apart by: [`super::key`]. How a question that is only nearly one of before may be answered:
+//! told apart by: `super::key`. How a question that is only nearly one of before may be answered:
 //! [`super::near`]. How hits are seen to be what is found: [`super::check`].
 
 use std::sync::Arc;
