@@ -3,6 +3,11 @@
 
 use std::path::Path;
 
+use tonic::metadata::AsciiMetadataValue;
+use tonic::metadata::errors::InvalidMetadataValue;
+use tonic::service::Interceptor;
+use tonic::{Request, Status};
+
 /// The variable that has a key where no file is named.
 pub const KEY_VARIABLE: &str = "KYRODB_API_KEY";
 
@@ -20,5 +25,32 @@ pub fn api_key(key_file: Option<&Path>) -> Result<Option<String>, String> {
     match text.trim() {
         "" => Err(format!("there is no key in {}", path.display())),
         key => Ok(Some(key.to_owned())),
+    }
+}
+
+/// Puts the API key, if there is one, into each request.
+#[derive(Clone)]
+pub(crate) struct WithKey(Option<AsciiMetadataValue>);
+
+impl WithKey {
+    /// With this key.
+    ///
+    /// # Errors
+    /// If it has characters that no key has.
+    pub(crate) fn new(key: Option<&str>) -> Result<Self, InvalidMetadataValue> {
+        let mut key = key.map(AsciiMetadataValue::try_from).transpose()?;
+        if let Some(key) = &mut key {
+            key.set_sensitive(true);
+        }
+        Ok(Self(key))
+    }
+}
+
+impl Interceptor for WithKey {
+    fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
+        if let Some(key) = &self.0 {
+            request.metadata_mut().insert("x-api-key", key.clone());
+        }
+        Ok(request)
     }
 }

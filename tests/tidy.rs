@@ -93,7 +93,14 @@ fn each_part_keeps_its_library_to_itself() {
         ("glommio::", &["src/shard/", "src/disk/direct.rs"][..]),
         (
             "tonic::",
-            &["src/gateway/", "src/load/", "src/ctl/transfer.rs", "src/demo.rs", "src/proto.rs"],
+            &[
+                "src/gateway/",
+                "src/load/",
+                "src/ctl/transfer.rs",
+                "src/credentials.rs",
+                "src/demo.rs",
+                "src/proto.rs",
+            ],
         ),
         ("axum::", &["src/status/"]),
         ("simsimd::", &["src/kernels/simd.rs", "src/dataset.rs"]),

@@ -12,14 +12,13 @@ use std::path::Path;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
-use tonic::metadata::AsciiMetadataValue;
-use tonic::service::Interceptor;
 use tonic::service::interceptor::InterceptedService;
 use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint};
-use tonic::{Code, Request, Status};
+use tonic::{Code, Status};
 use tonic_types::StatusExt;
 
 use super::client::Place;
+use crate::credentials::WithKey;
 use crate::proto::kyro_db_service_client::KyroDbServiceClient;
 use crate::proto::{InsertRequest, ListDocumentsRequest, ListedDocument};
 
@@ -68,18 +67,6 @@ impl From<Line> for InsertRequest {
     }
 }
 
-#[derive(Clone)]
-struct WithKey(Option<AsciiMetadataValue>);
-
-impl Interceptor for WithKey {
-    fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
-        if let Some(key) = &self.0 {
-            request.metadata_mut().insert("x-api-key", key.clone());
-        }
-        Ok(request)
-    }
-}
-
 type Client = KyroDbServiceClient<InterceptedService<Channel, WithKey>>;
 
 /// Connects to the gRPC port at `place`.
@@ -104,11 +91,10 @@ async fn connect(place: &Place) -> Result<Client, String> {
         rustls::crypto::ring::default_provider().install_default().ok();
         endpoint = endpoint.tls_config(tls).map_err(|error| told(&error))?;
     }
-    let key = place.key.as_deref().map(AsciiMetadataValue::try_from).transpose();
+    let key = WithKey::new(place.key.as_deref());
     let key = key.map_err(|_| "the API key has characters that no key has".to_owned())?;
     let channel = endpoint.connect().await.map_err(|error| told(&error))?;
-    Ok(KyroDbServiceClient::with_interceptor(channel, WithKey(key))
-        .max_decoding_message_size(usize::MAX))
+    Ok(KyroDbServiceClient::with_interceptor(channel, key).max_decoding_message_size(usize::MAX))
 }
 
 /// How long to wait before asking again; `None` if that would not help.

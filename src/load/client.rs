@@ -4,8 +4,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use tonic::metadata::AsciiMetadataValue;
-use tonic::service::Interceptor;
 use tonic::service::interceptor::InterceptedService;
 use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity};
 use tonic::{Request, Status};
@@ -15,6 +13,7 @@ use super::contact::late;
 use super::data::{Data, metadata};
 use super::pacing::Random;
 use super::workload::Kind;
+use crate::credentials::WithKey;
 use crate::proto::kyro_db_service_client::KyroDbServiceClient;
 use crate::proto::{
     DeleteRequest, InsertRequest, MetadataFilter, SearchRequest, SearchResponse,
@@ -54,19 +53,6 @@ impl Door {
             Some((cert, key)) => tls.identity(Identity::from_pem(cert, key)),
             None => tls,
         }
-    }
-}
-
-/// Puts the API key, if there is one, into each request.
-#[derive(Clone)]
-pub(super) struct WithKey(Option<AsciiMetadataValue>);
-
-impl Interceptor for WithKey {
-    fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
-        if let Some(key) = &self.0 {
-            request.metadata_mut().insert("x-api-key", key.clone());
-        }
-        Ok(request)
     }
 }
 
@@ -114,16 +100,9 @@ pub(super) async fn connect(door: &Door, timeout: Duration) -> Result<Client, Fa
             causes(&error)
         ))
     })?;
-    let mut key = door
-        .key
-        .as_deref()
-        .map(AsciiMetadataValue::try_from)
-        .transpose()
+    let key = WithKey::new(door.key.as_deref())
         .map_err(|_| Fault::Usage("the API key has characters that no key has".into()))?;
-    if let Some(key) = &mut key {
-        key.set_sensitive(true);
-    }
-    let client = KyroDbServiceClient::with_interceptor(channel, WithKey(key));
+    let client = KyroDbServiceClient::with_interceptor(channel, key);
     Ok(client.max_decoding_message_size(MESSAGE_BYTES_MAX))
 }
 
