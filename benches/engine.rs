@@ -14,7 +14,9 @@ use std::time::Duration;
 use clustered::{K, WIDTH, vector};
 use criterion::{BatchSize, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use kyrodb::engine::filter::{Bound, Filter, Side};
-use kyrodb::engine::{Capacity, Engine, LinkProgress, Params, Query, SearchOutcome, Write};
+use kyrodb::engine::{
+    Capacity, Engine, LinkProgress, Params, Query, SearchOutcome, VectorStorage, Write,
+};
 use kyrodb::graph;
 use kyrodb::kernels::Metric;
 use kyrodb::store::payload::Payload;
@@ -54,6 +56,7 @@ fn engine() -> Engine {
         graph: graph::Params { m: 16, ef_construction: 200, seed: 42 },
         hot_documents_max: usize::MAX,
         capacity: Arc::new(Capacity::new(usize::MAX)),
+        vectors: VectorStorage::Memory,
         home: None,
     });
     for number in 0..DOCUMENTS {

@@ -59,6 +59,7 @@ fn cores(criterion: &mut Criterion) {
         breaker: kyrodb::shard::breaker::Params::default(),
         watch_period: Duration::from_secs(1),
         recall_per_second: 0.0,
+        document_cache_bytes: 0,
     };
     let place = cpus::place(&cpus::allowed(), 1).unwrap();
     let core = CoreHandle::spawn(0, place.cores[0], settings, None, Arc::new(Observed::default()))

@@ -43,6 +43,7 @@ fn core(directory: &std::path::Path) -> CoreHandle {
         breaker: kyrodb::shard::breaker::Params::default(),
         watch_period: Duration::from_secs(1),
         recall_per_second: 0.0,
+        document_cache_bytes: 0,
     };
     let place = cpus::place(&cpus::allowed(), 1).unwrap();
     CoreHandle::spawn(0, place.cores[0], settings, None, Arc::new(Observed::default())).unwrap()

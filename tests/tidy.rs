@@ -143,13 +143,15 @@ fn unsafe_is_where_it_is_expected() {
         .map(|(name, _)| name)
         .collect();
     // Rows that several threads read are written in one place, by way of vectors and codes; who may
-    // reach them is in `store/mod.rs`. Metadata is behind a pointer in `store/shared.rs`.
+    // reach them is in `store/mod.rs`. Metadata is behind a pointer in `store/shared.rs`, and so are
+    // vectors that wait for a snapshot, in `store/places.rs`.
     let expected = [
         "graph/tests",
         "kernels/simd",
         "store/arena",
         "store/codes",
         "store/mod",
+        "store/places",
         "store/rows",
         "store/shared",
         "store/vectors",

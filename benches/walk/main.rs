@@ -28,7 +28,7 @@ use std::time::Instant;
 
 use clap::Parser;
 use kyrodb::dataset::{Rows, read_ids, read_vectors};
-use kyrodb::engine::{Capacity, Engine, LinkProgress, Params, Query, Write};
+use kyrodb::engine::{Capacity, Engine, LinkProgress, Params, Query, VectorStorage, Write};
 use kyrodb::graph;
 use kyrodb::graph::search::Work;
 use kyrodb::kernels::{Metric, normalize};
@@ -101,6 +101,7 @@ fn params(dimension: usize, codes: bool) -> Params {
         graph: graph::Params { m: 16, ef_construction: 200, seed: 0 },
         hot_documents_max: usize::MAX,
         capacity: Arc::new(Capacity::new(usize::MAX)),
+        vectors: VectorStorage::Memory,
         home: None,
     }
 }

@@ -10,7 +10,7 @@ use super::{Result, shards};
 use crate::disk::BLOCK;
 use crate::disk::view::{View, Viewed, run};
 use crate::engine::recover::{Listed, home_of, recover};
-use crate::engine::{Capacity, Params};
+use crate::engine::{Capacity, Params, VectorStorage};
 use crate::graph;
 use crate::kernels::Metric;
 use crate::manifest::Manifest;
@@ -211,6 +211,7 @@ pub fn trial(view: &View, manifest: &Manifest) -> Result<u64> {
             graph: graph::Params { m, ef_construction: m, seed: 0 },
             hot_documents_max: usize::MAX,
             capacity: Arc::new(Capacity::new(usize::MAX)),
+            vectors: VectorStorage::Memory,
             home: run(home_of(view, &listed)),
         };
         let recovered = run(recover(view, listed, params, || {}));

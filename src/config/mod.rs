@@ -18,7 +18,7 @@ pub use self::load::{Origins, Overrides, Running, from_bytes, generate, load};
 pub(crate) use self::validate::DIMENSION_MAX;
 pub use self::words::{
     CacheStrategy, Codes, Distance, Environment, FsyncPolicy, LogFormat, LogLevel,
-    ObservabilityAuth, RecoveryMode,
+    ObservabilityAuth, RecoveryMode, VectorStorage,
 };
 
 /// Everything.
@@ -37,6 +37,8 @@ pub struct Config {
     pub hnsw: HnswSection,
     /// Bounds on memory.
     pub memory: MemorySection,
+    /// Where vectors are.
+    pub storage: StorageSection,
     /// Files and durability.
     pub persistence: PersistenceSection,
     /// Objectives.
@@ -126,6 +128,8 @@ pub struct RuntimeSection {
 pub struct CacheSection {
     /// Soft limit of the hot tier in documents; twice as many is the hard limit.
     pub capacity: usize,
+    /// Bytes of vectors read from files that all cores together keep, where vectors are in files.
+    pub document_bytes: u64,
     pub strategy: CacheStrategy,
     pub training_interval_secs: u64,
     pub enable_training_task: bool,
@@ -214,6 +218,18 @@ pub struct MemorySection {
     /// Inserts are refused where the process uses more than this; 0 for nine tenths of what its
     /// control group, or the host, has.
     pub max_bytes: u64,
+}
+
+/// `storage`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct StorageSection {
+    /// In memory, or in the files of snapshots: then memory has codes, graph and metadata alone, and
+    /// what a search compares as vectors is read.
+    pub vectors: VectorStorage,
+    /// Bytes of vectors that may wait in memory for a snapshot, in all shards together, where vectors
+    /// are in files: a snapshot begins long before, and inserts are refused beyond.
+    pub unsaved_bytes: u64,
 }
 
 /// `persistence`.
@@ -340,6 +356,7 @@ impl Default for CacheSection {
     fn default() -> Self {
         Self {
             capacity: 10_000,
+            document_bytes: 256 << 20,
             strategy: CacheStrategy::Learned,
             training_interval_secs: 600,
             enable_training_task: true,
@@ -395,6 +412,12 @@ impl Default for HnswSection {
             seed: 0,
             recall_sample_per_second: 1.0,
         }
+    }
+}
+
+impl Default for StorageSection {
+    fn default() -> Self {
+        Self { vectors: VectorStorage::Memory, unsaved_bytes: 256 << 20 }
     }
 }
 

@@ -1,7 +1,10 @@
 //! Rules between and beyond types: ranges, settings that need each other, and what is not safe
 //! in an environment.
 
-use super::{Config, Distance, Environment, FsyncPolicy, ObservabilityAuth, RecoveryMode};
+use super::{
+    Codes, Config, Distance, Environment, FsyncPolicy, ObservabilityAuth, RecoveryMode,
+    VectorStorage,
+};
 use crate::disk::BLOCK;
 use crate::graph::LEVEL_MAX;
 use crate::wal::GROUP_BYTES_MAX;
@@ -24,6 +27,8 @@ const RECALL_SAMPLES_MAX: f64 = 1_000.0;
 /// Most answers in the cache of queries, and most of them that are checked a second.
 const CACHE_ENTRIES_MAX: usize = 10_000_000;
 const CACHE_CHECKS_MAX: f64 = 1_000.0;
+/// Least memory for vectors that wait for a snapshot: some of the largest groups of the log.
+const UNSAVED_BYTES_MIN: u64 = 16 << 20;
 
 const _: () = assert!(LEVEL_MAX < u8::MAX, "levels are stored plus one");
 
@@ -54,6 +59,7 @@ impl Config {
         let mut faults = Faults(Vec::new());
         self.check_server(&mut faults);
         self.check_index(&mut faults);
+        self.check_storage(&mut faults);
         self.check_cache(&mut faults);
         self.check_limits(&mut faults);
         self.check_safety(&mut faults);
@@ -74,6 +80,7 @@ impl Config {
         let defaults = Self::default();
         let cache = super::CacheSection {
             capacity: self.cache.capacity,
+            document_bytes: self.cache.document_bytes,
             query_cache_enabled: self.cache.query_cache_enabled,
             query_cache_capacity: self.cache.query_cache_capacity,
             query_cache_max_bytes: self.cache.query_cache_max_bytes,
@@ -84,7 +91,7 @@ impl Config {
         };
         if self.cache != cache {
             warnings.push(
-                "of the keys under cache only cache.capacity and cache.query_cache_* have an effect \
+                "of the keys under cache only cache.capacity, cache.document_bytes and cache.query_cache_* have an effect \
                  in this version"
                     .into(),
             );
@@ -167,6 +174,31 @@ impl Config {
                 "persistence.wal_segment_bytes: {segment} is not a multiple of {BLOCK} between \
                  {SEGMENT_BYTES_MIN} and {SEGMENT_BYTES_MAX}"
             )
+        });
+    }
+
+    fn check_storage(&self, faults: &mut Faults) {
+        if self.storage.vectors == VectorStorage::Memory {
+            return;
+        }
+        let (hnsw, unsaved) = (&self.hnsw, self.storage.unsaved_bytes);
+        let has_codes = hnsw.codes == Codes::Sq8
+            || hnsw.codes == Codes::Auto && hnsw.distance == Distance::Cosine;
+        faults.unless(has_codes, || {
+            format!(
+                "storage.vectors: nvme needs codes of the vectors in memory, and hnsw.codes {} means none \
+                 under hnsw.distance {}; set hnsw.codes to sq8",
+                hnsw.codes.word(),
+                hnsw.distance.word()
+            )
+        });
+        faults.unless(unsaved >= UNSAVED_BYTES_MIN, || {
+            format!("storage.unsaved_bytes: {unsaved} is below {UNSAVED_BYTES_MIN}")
+        });
+        faults.unless(self.persistence.snapshot_interval_mutations > 0, || {
+            "storage.vectors: nvme keeps vectors in snapshots, and \
+             persistence.snapshot_interval_mutations 0 means none"
+                .into()
         });
     }
 

@@ -113,6 +113,17 @@ words! {
 }
 
 words! {
+    /// Where vectors are.
+    VectorStorage {
+        /// In memory.
+        Memory = "memory",
+        /// In files, read as they are needed; in memory are codes, graph and metadata.
+        Nvme = "nvme",
+    }
+    default Memory
+}
+
+words! {
     /// When an acknowledged write is durable.
     FsyncPolicy {
         /// fdatasync before the acknowledgement.

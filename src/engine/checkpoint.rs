@@ -3,16 +3,20 @@
 //! Documents are seen as a search sees them, by their lifetimes; the graph keeps copies of what
 //! is written over ([`crate::graph::frozen`]). A piece is some tens of microseconds of work.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::ops::Range;
 
-use super::Engine;
+use super::{Engine, VectorStorage};
 use crate::snapshot::{
     Extent, INDEX_IN_BLOCK, PAYLOADS_IN_BLOCK, Part, SLOTS_IN_BLOCK, Shape, links_in_block,
     vectors_in_block,
 };
-use crate::store::{Changed, Index};
+use crate::store::{Changed, Index, SavedVectors};
 use crate::types::Lsn;
+
+/// A snapshot begins once one part in so many of the memory for vectors that wait for one is taken:
+/// while it is written, as many again may come.
+const UNSAVED_PARTS: usize = 3;
 
 /// Some rows of a part.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -25,6 +29,18 @@ pub struct Piece {
     pub bytes: Vec<u8>,
 }
 
+/// What comes next of a snapshot.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Next {
+    /// Nothing: all pieces have been given.
+    Done,
+    /// A piece.
+    Piece(Piece),
+    /// A piece that can only be made of what is in this extent: it has to be read, whatever state it
+    /// is in, and given.
+    Read(Extent),
+}
+
 /// A snapshot on its way. [`Engine::end_checkpoint`] or [`Engine::abandon_checkpoint`] must
 /// follow.
 pub struct Checkpoint {
@@ -33,6 +49,8 @@ pub struct Checkpoint {
     changed: Changed,
     /// Extents of the snapshot before that stay as they are.
     carried: Vec<Extent>,
+    /// Where blocks of vectors are that have to be written anew, if vectors are on disk alone.
+    bases: BTreeMap<u32, Extent>,
     todo: VecDeque<(Part, u32)>,
     index: Index,
 }
@@ -56,14 +74,47 @@ impl Checkpoint {
         &self.carried
     }
 
-    /// The next piece; `None` when all have been given.
+    /// The next piece of an engine whose vectors are in memory; `None` when all have been given.
+    ///
+    /// # Panics
+    /// If they are not, and something has to be read.
     pub fn next(&mut self, engine: &Engine) -> Option<Piece> {
-        let (part, block) = self.todo.pop_front()?;
+        match self.next_over(engine, None) {
+            Ok(Next::Piece(piece)) => Some(piece),
+            Ok(Next::Done) => None,
+            other => unreachable!("vectors are in memory: {other:?}"),
+        }
+    }
+
+    /// What comes next, wherever vectors are. `base` is the content of the extent that was asked for the last time.
+    ///
+    /// # Errors
+    /// If a vector that it should have can't be read any more. Then it can't be finished.
+    pub fn next_over(&mut self, engine: &Engine, base: Option<&[u8]>) -> Result<Next, String> {
+        let Some(&(part, block)) = self.todo.front() else {
+            return Ok(Next::Done);
+        };
         let slots = |in_block: u32| rows(block, in_block, self.shape.slots);
         let (store, stripe) = (&engine.store, engine.store.stripe());
         let bytes = match part {
             Part::Vectors => {
-                store.saved_vectors(slots(vectors_in_block(store.vectors().row_bytes())))
+                let numbers = slots(vectors_in_block(store.vectors().row_bytes()));
+                match store.saved_vectors(numbers, self.snapshot, base) {
+                    SavedVectors::Rows(bytes) => bytes,
+                    SavedVectors::OnDisk => {
+                        let base = self.bases.get(&block).copied();
+                        return base.map(Next::Read).ok_or_else(|| {
+                            format!("nobody knows where block {block} of vectors is")
+                        });
+                    }
+                    SavedVectors::Lost(id) => {
+                        return Err(format!(
+                            "the vector of document {} can't be read any more; delete it, or store \
+                             it again",
+                            id.0
+                        ));
+                    }
+                }
             }
             Part::Payloads => store.saved_payloads(slots(PAYLOADS_IN_BLOCK), self.snapshot),
             Part::Lives => store.saved_lives(slots(SLOTS_IN_BLOCK), self.snapshot),
@@ -93,7 +144,8 @@ impl Checkpoint {
                 bytemuck::cast_slice(&self.index.entries()[entries]).to_vec()
             }
         };
-        Some(Piece { part, block, bytes })
+        self.todo.pop_front();
+        Ok(Next::Piece(Piece { part, block, bytes }))
     }
 }
 
@@ -155,9 +207,13 @@ impl Engine {
             !changed && stays(extent)
         };
         let carried: Vec<Extent> = before.iter().filter(is_same).copied().collect();
-        let index = Index::with_room(live);
-        let mut checkpoint =
-            Checkpoint { snapshot, shape, changed, carried, todo: VecDeque::new(), index };
+        let is_base = |extent: &&Extent| extent.part == Part::Vectors && !is_same(extent);
+        let bases = match self.store.places() {
+            Some(_) => before.iter().filter(is_base).map(|e| (e.block, *e)).collect(),
+            None => BTreeMap::new(),
+        };
+        let (index, todo) = (Index::with_room(live), VecDeque::new());
+        let mut checkpoint = Checkpoint { snapshot, shape, changed, carried, bases, todo, index };
         self.plan_pieces(&mut checkpoint);
         checkpoint
     }
@@ -189,6 +245,23 @@ impl Engine {
             (Part::Vectors, slots, vectors_in_block(self.store.vectors().row_bytes())),
             (Part::Index, index_entries, INDEX_IN_BLOCK),
         ]
+    }
+
+    /// True if so many vectors wait for a snapshot that one should not wait any longer.
+    #[must_use]
+    pub fn is_pressed_to_save(&self) -> bool {
+        let VectorStorage::Disk { unsaved_bytes_max } = self.params.vectors else {
+            return false;
+        };
+        self.store.unsaved_bytes() >= unsaved_bytes_max / UNSAVED_PARTS
+    }
+
+    /// A snapshot is durable, and MANIFEST names it. These are its extents: what is on disk is read
+    /// from there from now on, so that files which it makes dispensable may go.
+    pub fn note_saved(&mut self, checkpoint: &Checkpoint, extents: &[Extent]) {
+        if let Err(why) = self.store.set_saved(checkpoint.snapshot, extents) {
+            tracing::warn!("vectors stay in memory: {why}");
+        }
     }
 
     /// Ends a snapshot that is durable.

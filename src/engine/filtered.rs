@@ -232,6 +232,7 @@ impl Search {
             batch.push(slot);
         }
         self.look::<D>(engine, &batch, is_sure);
+        batch.clear();
         self.reused.batch = batch;
         self.phase = next.map_or(Phase::Done, Phase::Scan);
     }
@@ -239,6 +240,13 @@ impl Search {
     /// Considers documents that are visible and pass; if that is only what the index says, those
     /// that would be hits are asked themselves.
     fn look<D: Distance>(&mut self, engine: &Engine, batch: &[Slot], is_from_index: bool) {
+        if let Some(places) = engine.store.places() {
+            // What can't be among the best is dropped by bounds that only what passes may set.
+            let passing = batch.iter().copied();
+            let passing = passing.filter(|&slot| !is_from_index || self.matches(engine, slot));
+            self.reused.batch = passing.collect();
+            return self.look_on_disk::<D>(engine, places);
+        }
         let Reused { vector, keys, .. } = &mut *self.reused;
         keys.clear();
         let space = Exact::<D>::new(vector, engine.store.vectors());

@@ -12,9 +12,8 @@
 
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
-use super::{Engine, LinkProgress};
+use super::{Engine, LinkProgress, rows_of};
 use crate::graph::Graph;
-use crate::graph::insert::Rows;
 use crate::graph::unlink::{Context, Unlinker};
 use crate::store::stripe::Stripe;
 use crate::store::view::View;
@@ -224,7 +223,7 @@ impl Engine {
             return LinkProgress::Idle;
         };
         let is_ready = with_distance!(params.metric.for_linking(), D => {
-            let rows = Rows { vectors: store.vectors(), codes: store.codes() };
+            let rows = rows_of(store);
             let context = Context { graph, rows, slot_count, is_live: |slot| store.is_live(slot) };
             unlinker.step::<D>(&context, link_scratch)
         });

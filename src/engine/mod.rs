@@ -20,6 +20,8 @@
 pub mod accounts;
 mod capacity;
 pub mod checkpoint;
+#[cfg(test)]
+pub(crate) mod disk_tests;
 pub mod filter;
 #[cfg(test)]
 mod filter_tests;
@@ -68,6 +70,27 @@ use crate::store::view::View;
 use crate::types::{DocId, Lsn, Slot};
 use crate::with_distance;
 
+/// Where the vectors of a shard are.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum VectorStorage {
+    /// In memory.
+    #[default]
+    Memory,
+    /// In the files of snapshots; in memory only until one has them. There have to be codes.
+    Disk {
+        /// Writes are refused while so many bytes wait for a snapshot.
+        unsaved_bytes_max: usize,
+    },
+}
+
+impl VectorStorage {
+    /// True if they are not all in memory.
+    #[must_use]
+    pub fn are_on_disk(self) -> bool {
+        matches!(self, Self::Disk { .. })
+    }
+}
+
 /// What shapes a shard.
 #[derive(Clone, Debug)]
 pub struct Params {
@@ -78,6 +101,8 @@ pub struct Params {
     /// Walks go by 8-bit codes of the vectors, kept beside them; what they find is compared as
     /// vectors.
     pub codes: bool,
+    /// Where vectors are.
+    pub vectors: VectorStorage,
     /// The graph's own parameters.
     pub graph: graph::Params,
     /// Most documents in the hot tier; writes beyond it are refused until some are linked.
@@ -92,6 +117,10 @@ pub struct Params {
 /// replaced, so that they never pile up while writes go on.
 const RECLAIM_VERSIONS_MAX: usize = 256;
 const RECLAIM_BESIDE_LINKING: usize = 4;
+
+/// Vectors that go from memory in one slice, once they are on disk: some 20 µs of checksums at a few
+/// hundred dimensions.
+const ROWS_GO_MAX: usize = 64;
 
 /// Scratches kept for reuse; more searches than this at once allocate.
 const SCRATCHES_MAX: usize = 8;
@@ -136,6 +165,12 @@ pub struct Engine {
     dead_linked: usize,
     ward: Arc<Ward>,
     healing: Healing,
+}
+
+/// What linking goes by: vectors where they are in memory, and codes where there are any.
+fn rows_of(store: &Store) -> Rows<'_> {
+    let vectors = store.places().is_none().then(|| store.vectors());
+    Rows { vectors, codes: store.codes() }
 }
 
 /// What [`Engine::link_step`] did.
@@ -281,8 +316,9 @@ impl Engine {
             if self.heal_step(is_idle) == LinkProgress::More {
                 return LinkProgress::More;
             }
+            let gone = self.store.let_rows_go(ROWS_GO_MAX);
             if !self.next_linker() {
-                let reclaimed = self.reclaim(RECLAIM_VERSIONS_MAX);
+                let reclaimed = self.reclaim(RECLAIM_VERSIONS_MAX) || gone > 0;
                 return if reclaimed { LinkProgress::More } else { LinkProgress::Idle };
             }
         }
@@ -292,7 +328,7 @@ impl Engine {
         };
         let is_live = |slot| store.is_live(slot);
         let linked = with_distance!(params.metric.for_linking(), D => {
-            let rows = Rows { vectors: store.vectors(), codes: store.codes() };
+            let rows = rows_of(store);
             current.step::<D>(graph, rows, link_scratch, is_live)
         });
         if linked {

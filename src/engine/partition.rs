@@ -22,7 +22,12 @@ impl Partition {
     pub(super) fn new(params: &Params, owners: u32) -> Self {
         let codes = params.codes.then_some(params.metric == Metric::Cosine);
         Self {
-            shared: Arc::new(Shared::new(params.dimension, codes, owners)),
+            shared: Arc::new(Shared::new(
+                params.dimension,
+                codes,
+                params.vectors.are_on_disk(),
+                owners,
+            )),
             graph: Arc::new(Graph::shared(params.graph, owners)),
             ward: Arc::new(Ward::new(owners)),
         }

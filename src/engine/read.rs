@@ -9,12 +9,16 @@
 //!
 //! With a filter, the index says first which documents those are: see `engine::filtered`.
 
+pub mod disk;
+mod outcome;
 pub mod recall;
 mod rerank;
 mod walk;
 
 use std::sync::Arc;
 
+use self::disk::OnDisk;
+pub use self::outcome::{Document, Hit, SearchOutcome};
 use self::walk::Walk;
 use super::filter::Filter;
 use super::filtered::Filtered;
@@ -28,11 +32,9 @@ use crate::graph::space::{Coded, Exact};
 use crate::graph::visited::Visited;
 use crate::kernels::Distance;
 use crate::store::OwnCode;
-use crate::store::payload::Payload;
-use crate::store::realm::Realm;
 use crate::store::stripe::Stripe;
 use crate::store::view::View;
-use crate::types::{DocId, Lsn, Slot};
+use crate::types::{Lsn, Slot};
 use crate::with_distance;
 
 /// Below this many slots for each unit of ef, looking at all of them costs less than a walk,
@@ -82,53 +84,6 @@ pub enum Scope {
     Partition,
 }
 
-/// A document found.
-#[derive(Clone, Debug)]
-pub struct Hit {
-    /// The document.
-    pub id: DocId,
-    /// Its score, as the client sees it.
-    pub score: f32,
-    /// Its metadata.
-    pub payload: Payload,
-    /// Its vector, if asked for.
-    pub embedding: Option<Box<[f32]>>,
-    /// It has not been linked into the graph yet.
-    pub is_hot: bool,
-}
-
-/// A document read by id.
-#[derive(Clone, Debug)]
-pub struct Document {
-    /// Its metadata.
-    pub payload: Payload,
-    /// Its vector, if asked for.
-    pub embedding: Option<Box<[f32]>>,
-    /// It has not been linked into the graph yet.
-    pub is_hot: bool,
-}
-
-/// What a search found in one shard.
-#[derive(Clone, Debug, Default)]
-pub struct SearchOutcome {
-    /// At most k documents, best first.
-    pub hits: Vec<Hit>,
-    /// Documents that passed every condition before the cut to k.
-    pub found: u64,
-    /// What it cost.
-    pub work: Work,
-    /// Documents of the hot tier that it has looked at; their distances are in `work`.
-    pub hot_scanned: u64,
-    /// The scan of the hot tier was stopped by its budget.
-    pub hot_cut: bool,
-    /// The search ran to its end.
-    pub complete: bool,
-    /// Owners of the partition, by number, whose documents it has left out: they are fenced.
-    pub missing: Vec<u32>,
-    /// What passes, where that is to be walked among by one search for all shards of the partition.
-    pub lent: Option<Arc<Lent>>,
-}
-
 /// Where a search is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Phase {
@@ -142,6 +97,8 @@ pub enum Phase {
     Walk,
     /// Comparing what the walk found as vectors, from this one on.
     Rerank(usize),
+    /// Waiting for vectors that are on disk.
+    Fetch,
     /// Scanning all slots from this one.
     Scan(u32),
     /// Nothing is left to do.
@@ -196,6 +153,8 @@ pub(super) struct Reused {
     candidates: Vec<Key>,
     pub(super) batch: Vec<Slot>,
     pub(super) keys: Vec<Key>,
+    /// Where vectors are not all in memory.
+    disk: OnDisk,
 }
 
 impl Search {
@@ -228,6 +187,7 @@ impl Search {
                 Phase::Enter => self.enter::<D>(engine),
                 Phase::Walk => self.walk::<D>(engine),
                 Phase::Rerank(first) => self.rerank::<D>(engine, first),
+                Phase::Fetch => self.take_rows::<D>(engine),
                 Phase::Scan(slot) if self.filtered.is_some() => {
                     self.scan_candidates::<D>(engine, slot);
                 }
@@ -235,6 +195,9 @@ impl Search {
                 Phase::Done => {}
             }
         });
+        if let Some(places) = engine.store.places() {
+            self.hold_for_rows(engine, places);
+        }
         self.phase == Phase::Done
     }
 
@@ -253,6 +216,9 @@ impl Search {
             }
             next = chains.after(slot);
         }
+        if let Some(places) = engine.store.places() {
+            self.look_on_disk::<D>(engine, places);
+        }
         let is_last = self.scope != Scope::Partition || owner + 1 == engine.store.stripe().owners();
         self.phase = match next {
             Some(_) => Phase::Hot(HotPlace { owner, next }),
@@ -263,8 +229,10 @@ impl Search {
 
     fn enter<D: Distance>(&mut self, engine: &Engine) {
         let Some((entry, top)) = engine.graph.entry() else {
-            self.finish_walk(engine);
-            return;
+            return match engine.store.places() {
+                Some(_) => self.phase = Phase::Rerank(0),
+                None => self.finish_walk(engine),
+            };
         };
         if let Some(filtered) = &self.filtered {
             filtered.lay_out(&mut self.reused.wanted, engine);
@@ -366,6 +334,9 @@ impl Search {
                 self.consider::<D>(engine, slot);
             }
         }
+        if let Some(places) = engine.store.places() {
+            self.look_on_disk::<D>(engine, places);
+        }
         let next = if end < numbers.end { end } else { next };
         let last = match self.scope {
             Scope::Partition => store.extent(),
@@ -381,6 +352,9 @@ impl Search {
     }
 
     pub(super) fn consider<D: Distance>(&mut self, engine: &Engine, slot: Slot) {
+        if engine.store.places().is_some() {
+            return self.reused.batch.push(slot);
+        }
         let distance = D::between(&self.reused.vector, engine.store.vectors().row(slot));
         self.work.count_full(1);
         self.admit(engine, slot, distance);
@@ -478,6 +452,12 @@ impl Engine {
         reused.scanned.reset(self.store.extent());
         reused.top.reset(query.k);
         self.store.vectors().pad_into(&query.vector, &mut reused.vector);
+        if let (Some(_), Some(codes)) = (self.store.places(), self.store.codes()) {
+            codes.encode_into(&query.vector, &mut reused.code);
+            reused.batch.clear();
+            reused.candidates.clear();
+            reused.disk.reset();
+        }
         Search {
             scope,
             snapshot: reused.view.own(),
@@ -519,10 +499,13 @@ impl Engine {
         if search.phase == Phase::Walk {
             search.collect_walk(self);
         }
+        let awaits_disk = search.waits_for_rows();
+        search.wind_up(self);
         // What is nearest by codes was worth the walk: it is a step more.
-        if matches!(search.phase, Phase::Rerank(_)) {
+        if matches!(search.phase, Phase::Rerank(_) | Phase::Fetch) {
             search.step(self);
         }
+        let lost = search.lost();
         let Search { query, snapshot, found, work, hot_scanned, hot_cut, mut reused, .. } = search;
         let missing = match search.scope {
             Scope::Partition => self.store.missing_in(&reused.view).collect(),
@@ -533,14 +516,31 @@ impl Engine {
             id: candidate.id,
             score: self.params.metric.score(candidate.distance()),
             payload: self.store.payload_at(candidate.slot, snapshot).clone(),
-            embedding: query.include_embeddings.then(|| self.embedding(candidate.slot)),
+            embedding: match query.include_embeddings {
+                true => self.embedding_of_hit(candidate.slot, &reused.disk),
+                false => None,
+            },
             is_hot: self.is_hot(candidate.slot),
         };
         let mut hits: Vec<Hit> = reused.top.take_sorted(hit);
         // Distances that differ may be equal as scores.
         hits.sort_by(|a, b| b.score.total_cmp(&a.score).then(a.id.cmp(&b.id)));
         self.end_search(reused);
-        SearchOutcome { hits, found, work, hot_scanned, hot_cut, complete, missing, lent }
+        if query.include_embeddings && self.store.places().is_some() {
+            hits.retain(|hit| hit.embedding.is_some());
+        }
+        SearchOutcome {
+            hits,
+            found,
+            work,
+            hot_scanned,
+            hot_cut,
+            complete,
+            missing,
+            lost,
+            awaits_disk,
+            lent,
+        }
     }
 
     /// Ends a search whose answer nobody wants.
@@ -555,28 +555,12 @@ impl Engine {
         }
     }
 
-    /// Reads the document `id` if it is in `realm`.
-    #[must_use]
-    pub fn get(&self, id: DocId, realm: &Realm, include_embedding: bool) -> Option<Document> {
-        let slot = self.store.find(id)?;
-        let payload = self.store.payload(slot);
-        realm.admits(payload).then(|| Document {
-            payload: payload.clone(),
-            embedding: include_embedding.then(|| self.embedding(slot)),
-            is_hot: self.is_hot(slot),
-        })
-    }
-
     /// True if a walk may keep `slot`. While nothing in the graph is dead, everything may be
     /// kept, and no lifetime has to be fetched from memory: what was born or died since the
     /// search began is sorted out at its end.
     #[inline]
     fn accepts(&self, slot: Slot, view: &View) -> bool {
         view.is_whole() && self.ward.dead() == 0 || self.store.sees(view, slot)
-    }
-
-    fn embedding(&self, slot: Slot) -> Box<[f32]> {
-        self.store.vectors().values(slot).into()
     }
 
     fn is_hot(&self, slot: Slot) -> bool {

@@ -21,6 +21,8 @@ pub struct Restore {
     /// The snapshot's graph is used.
     has_graph: bool,
     applied: Lsn,
+    /// Where vectors are, if they stay there.
+    vectors: Vec<Extent>,
 }
 
 impl Restore {
@@ -61,6 +63,9 @@ impl Restore {
         // With another number of links, they lie in other blocks, which nobody reads.
         parts.retain(|(part, ..)| has_graph || !matches!(part, Part::Links | Part::UpperLinks));
         check_table(&parts, extents)?;
+        let is_kept =
+            |extent: &&Extent| extent.part == Part::Vectors && engine.params.vectors.are_on_disk();
+        let vectors = extents.iter().filter(is_kept).copied().collect();
         Ok(Self {
             engine,
             shape,
@@ -68,6 +73,7 @@ impl Restore {
             index: vec![0; entries as usize],
             has_graph,
             applied,
+            vectors,
         })
     }
 
@@ -129,11 +135,12 @@ impl Restore {
     /// # Errors
     /// If they do not fit together, or some are missing.
     pub fn finish(self) -> Result<Engine, String> {
-        let Self { mut engine, shape, frame, index, has_graph, applied } = self;
+        let Self { mut engine, shape, frame, index, has_graph, applied, vectors } = self;
         if engine.store.slot_count() != shape.slots {
             let found = engine.store.slot_count();
             return Err(format!("vectors for {found} slots; the header says {}", shape.slots));
         }
+        engine.store.set_saved(applied, &vectors)?;
         if has_graph {
             engine.graph.finish_restore(engine.store.stripe(), &frame)?;
         } else {

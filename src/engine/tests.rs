@@ -51,6 +51,7 @@ pub(crate) fn params() -> Params {
         graph: graph::Params { m: 12, ef_construction: 60, seed: 3 },
         hot_documents_max: usize::MAX,
         capacity: Arc::new(Capacity::new(usize::MAX)),
+        vectors: VectorStorage::Memory,
         home: None,
     }
 }

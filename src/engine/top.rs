@@ -50,6 +50,11 @@ impl Top {
         }
     }
 
+    /// Where the candidates kept are, in no order.
+    pub(super) fn slots(&self) -> impl Iterator<Item = Slot> {
+        self.heap.iter().map(|candidate| candidate.slot)
+    }
+
     /// The distance that a candidate must not exceed to be kept.
     pub(super) fn bound(&self) -> f32 {
         match self.heap.peek() {

@@ -1,7 +1,7 @@
 //! Writes: checked against all that was staged before, turned into records, applied in order.
 
-use super::Engine;
 use super::filter::Filter;
+use super::{Engine, VectorStorage};
 use crate::error::{Error, Result};
 use crate::store::payload::{Payload, PayloadError};
 use crate::store::realm::Realm;
@@ -140,6 +140,12 @@ impl Engine {
                 "{} documents wait to be linked into the graph",
                 self.params.hot_documents_max
             )));
+        }
+        if let VectorStorage::Disk { unsaved_bytes_max } = self.params.vectors
+            && self.store.row_bytes_in_memory() >= unsaved_bytes_max
+        {
+            let mib = unsaved_bytes_max >> 20;
+            return Err(Error::busy(format!("{mib} MiB of vectors wait for a snapshot")));
         }
         if self.store.room() <= self.staged_puts {
             return Err(Error::busy("the shard has no slot left; use more shards"));

@@ -5,7 +5,7 @@ use super::Graph;
 use super::hold::Held;
 use super::insert::Rows;
 use super::search::{Beam, Scratch};
-use super::space::{Coded, Exact, Space};
+use super::space::{Between, ByCodes, ByVectors, Coded, Exact, Space};
 use crate::kernels::Distance;
 use crate::types::Slot;
 
@@ -46,11 +46,16 @@ impl Adoption {
             let space = Coded::<D>::new(codes.get(own), codes);
             self.walk(graph, space, scratch, may_adopt)
         } else {
-            let space = Exact::<D>::new(rows.vectors.row(own), rows.vectors);
+            let vectors = rows.whole();
+            let space = Exact::<D>::new(vectors.row(own), vectors);
             self.walk(graph, space, scratch, may_adopt)
         };
         // Somebody may be changing its lists: then a later step does it.
-        is_found && self.adopt::<D>(graph, rows, scratch)
+        match rows.vectors {
+            _ if !is_found => false,
+            Some(vectors) => self.adopt(graph, ByVectors::<D>::new(vectors), scratch),
+            None => self.adopt(graph, ByCodes::<D>::new(rows.coded()), scratch),
+        }
     }
 
     fn walk<S: Space>(
@@ -72,7 +77,7 @@ impl Adoption {
     }
 
     /// Links the node with those found. False if somebody else is changing its lists.
-    fn adopt<D: Distance>(&self, graph: &Graph, rows: Rows<'_>, scratch: &mut Scratch) -> bool {
+    fn adopt(&self, graph: &Graph, rows: impl Between, scratch: &mut Scratch) -> bool {
         if graph.entry().is_none() {
             return true;
         }
@@ -93,7 +98,7 @@ impl Adoption {
             if adopters == ADOPTERS {
                 break;
             }
-            adopters += usize::from(self.adopt_by::<D>(graph, rows, scratch, &held, source));
+            adopters += usize::from(self.adopt_by(graph, rows, scratch, &held, source));
         }
         true
     }
@@ -101,10 +106,10 @@ impl Adoption {
     /// Makes `source` link to the node. If its list is full, the farthest in it gives up its place
     /// and is linked to from the node: `source` still leads to it. False if there is no room for
     /// that either, or somebody else is changing it.
-    fn adopt_by<D: Distance>(
+    fn adopt_by<B: Between>(
         &self,
         graph: &Graph,
-        rows: Rows<'_>,
+        rows: B,
         scratch: &mut Scratch,
         own: &Held<'_>,
         source: Slot,
@@ -121,10 +126,10 @@ impl Adoption {
             graph.set_neighbours(&held, 0, &list);
             return true;
         }
-        let origin = rows.vectors.row(source);
-        scratch.work.count_full(list.len() as u64);
+        let origin = rows.origin(source);
+        B::count(&mut scratch.work, list.len());
         let farthest = (0..list.len())
-            .map(|index| (D::between(origin, rows.vectors.row(list[index])), index))
+            .map(|index| (rows.between(origin, list[index]), index))
             .max_by(|a, b| a.0.total_cmp(&b.0));
         let Some((_, index)) = farthest else {
             return false;

@@ -11,7 +11,7 @@
 
 use super::Graph;
 use super::search::{Beam, Key, Scratch, Work};
-use super::space::{Coded, Exact, Space};
+use super::space::{Between, ByCodes, ByVectors, Coded, Exact, Space};
 use crate::kernels::Distance;
 use crate::store::{Codes, Vectors};
 use crate::types::{DocId, Slot};
@@ -36,13 +36,31 @@ enum Phase {
 }
 
 /// The vectors of the nodes, and their codes where there are any: then walks go by those, and
-/// only what they find is compared as vectors.
+/// only what they find is compared as vectors. At least one of the two is there.
 #[derive(Clone, Copy)]
 pub struct Rows<'a> {
-    /// The vectors.
-    pub vectors: &'a Vectors,
+    /// The vectors; `None` where they are not all in memory, and everything goes by codes.
+    pub vectors: Option<&'a Vectors>,
     /// Their codes.
     pub codes: Option<&'a Codes>,
+}
+
+impl<'a> Rows<'a> {
+    /// The vectors, where there are no codes.
+    ///
+    /// # Panics
+    /// If there is neither.
+    pub(super) fn whole(self) -> &'a Vectors {
+        self.vectors.expect("there are vectors or codes")
+    }
+
+    /// The codes, where vectors are not all in memory.
+    ///
+    /// # Panics
+    /// If there is neither.
+    pub(super) fn coded(self) -> &'a Codes {
+        self.codes.expect("there are vectors or codes")
+    }
 }
 
 /// A node on its way into the graph.
@@ -91,7 +109,17 @@ impl Linker {
     ) -> bool {
         self.phase = match std::mem::replace(&mut self.phase, Phase::Done) {
             Phase::LinkBack { level, done } => {
-                self.link_back::<D>(graph, rows.vectors, scratch, (level, done), is_live)
+                let place = (level, done);
+                match rows.vectors {
+                    Some(vectors) => {
+                        let rows = ByVectors::<D>::new(vectors);
+                        self.link_back(graph, rows, scratch, place, is_live)
+                    }
+                    None => {
+                        let rows = ByCodes::<D>::new(rows.coded());
+                        self.link_back(graph, rows, scratch, place, is_live)
+                    }
+                }
             }
             Phase::Done => Phase::Done,
             Phase::Descend if graph.entry().is_none() => {
@@ -106,12 +134,21 @@ impl Linker {
                     let space = Coded::<D>::new(codes.get(self.slot), codes);
                     self.walk(graph, space, walking, scratch, is_live)
                 } else {
-                    let space = Exact::<D>::new(rows.vectors.row(self.slot), rows.vectors);
+                    let vectors = rows.whole();
+                    let space = Exact::<D>::new(vectors.row(self.slot), vectors);
                     self.walk(graph, space, walking, scratch, is_live)
                 };
-                match walked {
-                    Phase::Choose { level } => self.choose::<D>(graph, rows, scratch, level),
-                    other => other,
+                let has_codes = rows.codes.is_some();
+                match (walked, rows.vectors) {
+                    (Phase::Choose { level }, Some(vectors)) => {
+                        let rows = ByVectors::<D>::new(vectors);
+                        self.choose(graph, rows, has_codes, scratch, level)
+                    }
+                    (Phase::Choose { level }, None) => {
+                        let rows = ByCodes::<D>::new(rows.coded());
+                        self.choose(graph, rows, has_codes, scratch, level)
+                    }
+                    (other, _) => other,
                 }
             }
         };
@@ -178,10 +215,10 @@ impl Linker {
     }
 
     /// Links back from one of the neighbours chosen on `level`.
-    fn link_back<D: Distance>(
+    fn link_back(
         &self,
         graph: &Graph,
-        vectors: &Vectors,
+        rows: impl Between,
         scratch: &mut Scratch,
         (level, done): (u8, usize),
         is_live: impl Fn(Slot) -> bool,
@@ -190,7 +227,7 @@ impl Linker {
         let chosen = &self.chosen[self.chosen.len() - 1 - usize::from(level)];
         let source = chosen[done];
         let (target, work) = (self.slot, &mut scratch.work);
-        let is_linked = link_back::<D>(graph, vectors, source, level, target, work, is_live);
+        let is_linked = link_back(graph, rows, source, level, target, work, is_live);
         if !is_linked {
             return Phase::LinkBack { level, done };
         }
@@ -204,22 +241,19 @@ impl Linker {
     }
 
     /// Chooses the node's neighbours on `level` among what the beam found.
-    fn choose<D: Distance>(
+    fn choose<B: Between>(
         &mut self,
         graph: &Graph,
-        rows: Rows<'_>,
+        rows: B,
+        has_codes: bool,
         scratch: &mut Scratch,
         level: u8,
     ) -> Phase {
-        let vectors = rows.vectors;
-        let origin = vectors.row(self.slot);
-        let candidates = match rows.codes {
-            Some(_) => scratch.nearest_by(Exact::<D>::new(origin, vectors)),
-            None => scratch.nearest().collect(),
-        };
+        let origin = rows.origin(self.slot);
+        let candidates = rows.found(origin, has_codes, scratch);
         let nearest = candidates.first().expect("the entry at least was found").slot();
         let m = graph.params().m;
-        let chosen = select::<D>(vectors, origin, &candidates, m, &mut scratch.work);
+        let chosen = select(rows, self.slot, &candidates, m, &mut scratch.work);
         graph.first_write(self.slot, level, &chosen);
         self.chosen.push(chosen);
         match level.checked_sub(1) {
@@ -233,9 +267,9 @@ impl Linker {
 
 /// Adds `target` to the list of `source`, dropping what the heuristic finds dispensable if the
 /// list is full. False if somebody else is changing one of the two: to be tried again.
-fn link_back<D: Distance>(
+fn link_back<B: Between>(
     graph: &Graph,
-    vectors: &Vectors,
+    rows: B,
     source: Slot,
     level: u8,
     target: Slot,
@@ -252,18 +286,18 @@ fn link_back<D: Distance>(
     if graph.push_neighbour(&held, level, target) {
         return true;
     }
-    let origin = vectors.row(source);
+    let origin = rows.origin(source);
     let mut candidates: Vec<Key> = graph
         .neighbours(source, level)
         .into_iter()
         .chain([target])
-        .map(|slot| Key::new(D::between(origin, vectors.row(slot)), slot))
+        .map(|slot| rows.key(origin, slot))
         .collect();
-    work.count_full(candidates.len() as u64);
+    B::count(work, candidates.len());
     candidates.sort_unstable();
-    let kept = select::<D>(vectors, origin, &candidates, graph.links_max(level), work);
+    let kept = select(rows, source, &candidates, graph.links_max(level), work);
     // A copy that made room for a later copy is linked to from there: `source` still leads to it.
-    let to_itself = D::between(origin, origin);
+    let to_itself = rows.between(origin, source);
     let is_copy = |key: &&Key| key.distance() <= to_itself;
     if kept.contains(&target) && candidates.iter().any(|k| k.slot() == target && is_copy(&k)) {
         let Some(held) = graph.hold(target) else {
@@ -285,14 +319,14 @@ fn link_back<D: Distance>(
 
 /// The neighbour selection heuristic (Algorithm 4 of the paper): nearest first, a candidate is
 /// taken if it is nearer to the origin than to everything taken before it, so that links point
-/// in different directions. `candidates` are sorted by their distance to the origin.
+/// in different directions. `candidates` are sorted by their distance to `node`, the origin.
 ///
 /// Copies of the origin would all be taken, and nothing else: where there are many, they would
 /// link among themselves only, and to the oldest of them. So they get a part of the list, the
 /// newest first; see [`link_back`] for those that lose their place.
-fn select<D: Distance>(
-    vectors: &Vectors,
-    origin: &[f32],
+fn select(
+    rows: impl Between,
+    node: Slot,
     candidates: &[Key],
     links_max: usize,
     work: &mut Work,
@@ -302,7 +336,7 @@ fn select<D: Distance>(
         taken.extend(candidates.iter().map(|key| key.slot()));
         return taken;
     }
-    let to_itself = D::between(origin, origin);
+    let to_itself = rows.between(rows.origin(node), node);
     let copies = candidates.partition_point(|key| key.distance() <= to_itself);
     let (copies, others) = candidates.split_at(copies);
     let copies_max = (links_max / COPIES_SHARE).max(1);
@@ -312,13 +346,9 @@ fn select<D: Distance>(
         if taken.len() == links_max {
             break;
         }
-        let row = vectors.row(candidate.slot());
+        let origin = rows.origin(candidate.slot());
         // From the copies it is as far as from the origin.
-        let is_apart = taken[copies_taken..].iter().all(|&other| {
-            work.count_full(1);
-            D::between(row, vectors.row(other)) >= candidate.distance()
-        });
-        if is_apart {
+        if rows.are_beyond(origin, &taken[copies_taken..], candidate.distance(), work) {
             taken.push(candidate.slot());
         }
     }

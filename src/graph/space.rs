@@ -3,7 +3,7 @@
 
 use std::marker::PhantomData;
 
-use super::search::{Key, Work};
+use super::search::{Key, Scratch, Work};
 use crate::kernels::codes::{CODE_ROWS, Code, Origin};
 use crate::kernels::{Distance, simd};
 use crate::store::{Codes, Vectors};
@@ -105,8 +105,17 @@ impl<'a, D: Distance> Coded<'a, D> {
     /// The least that the distance of the vector in the key's slot may be, by this key.
     #[must_use]
     pub fn least(self, key: Key) -> f32 {
-        let slot = key.slot();
-        key.distance() - self.origin.error::<D>(self.codes.scale(slot), self.codes.square(slot))
+        key.distance() - self.error(key.slot())
+    }
+
+    /// The most that it may be.
+    #[must_use]
+    pub fn most(self, key: Key) -> f32 {
+        key.distance() + self.error(key.slot())
+    }
+
+    fn error(self, slot: Slot) -> f32 {
+        self.origin.error::<D>(self.codes.scale(slot), self.codes.square(slot))
     }
 }
 
@@ -132,5 +141,144 @@ impl<D: Distance> Space for Coded<'_, D> {
             }
         }
         work.distances += slots.len() as u64;
+    }
+}
+
+/// Distances between nodes, for whoever chooses among their neighbours.
+pub(super) trait Between: Copy {
+    /// A node that others are compared with.
+    type Origin: Copy;
+
+    /// The node in `slot`.
+    fn origin(self, slot: Slot) -> Self::Origin;
+
+    /// How far `slot` is from it. Not counted.
+    fn between(self, origin: Self::Origin, slot: Slot) -> f32;
+
+    /// The key of `slot`, as seen from it. Not counted.
+    fn key(self, origin: Self::Origin, slot: Slot) -> Key {
+        Key::new(self.between(origin, slot), slot)
+    }
+
+    /// True if all of `others` are at least so far from it. Counts what was compared.
+    fn are_beyond(
+        self,
+        origin: Self::Origin,
+        others: &[Slot],
+        distance: f32,
+        work: &mut Work,
+    ) -> bool;
+
+    /// Counts so many distances.
+    fn count(work: &mut Work, distances: usize);
+
+    /// What a walk by codes, or by vectors where there are none, has found, by these distances.
+    fn found(self, origin: Self::Origin, has_codes: bool, scratch: &mut Scratch) -> Vec<Key>;
+}
+
+/// By the vectors.
+pub(super) struct ByVectors<'a, D>(&'a Vectors, PhantomData<D>);
+
+/// By the codes, where vectors are not all in memory.
+pub(super) struct ByCodes<'a, D>(&'a Codes, PhantomData<D>);
+
+impl<D> Clone for ByVectors<'_, D> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<D> Copy for ByVectors<'_, D> {}
+
+impl<D> Clone for ByCodes<'_, D> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<D> Copy for ByCodes<'_, D> {}
+
+impl<'a, D> ByVectors<'a, D> {
+    pub(super) fn new(vectors: &'a Vectors) -> Self {
+        Self(vectors, PhantomData)
+    }
+}
+
+impl<'a, D> ByCodes<'a, D> {
+    pub(super) fn new(codes: &'a Codes) -> Self {
+        Self(codes, PhantomData)
+    }
+}
+
+impl<'a, D: Distance> Between for ByVectors<'a, D> {
+    type Origin = &'a [f32];
+
+    #[inline]
+    fn origin(self, slot: Slot) -> &'a [f32] {
+        self.0.row(slot)
+    }
+
+    #[inline]
+    fn between(self, origin: &'a [f32], slot: Slot) -> f32 {
+        D::between(origin, self.0.row(slot))
+    }
+
+    #[inline]
+    fn are_beyond(
+        self,
+        origin: &'a [f32],
+        others: &[Slot],
+        distance: f32,
+        work: &mut Work,
+    ) -> bool {
+        others.iter().all(|&other| {
+            work.count_full(1);
+            self.between(origin, other) >= distance
+        })
+    }
+
+    fn count(work: &mut Work, distances: usize) {
+        work.count_full(distances as u64);
+    }
+
+    fn found(self, origin: &'a [f32], has_codes: bool, scratch: &mut Scratch) -> Vec<Key> {
+        match has_codes {
+            true => scratch.nearest_by(Exact::<D>::new(origin, self.0)),
+            false => scratch.nearest().collect(),
+        }
+    }
+}
+
+impl<'a, D: Distance> Between for ByCodes<'a, D> {
+    type Origin = Coded<'a, D>;
+
+    fn origin(self, slot: Slot) -> Coded<'a, D> {
+        Coded::new(self.0.get(slot), self.0)
+    }
+
+    fn between(self, origin: Coded<'a, D>, slot: Slot) -> f32 {
+        Space::key(origin, slot, &mut Work::default()).distance()
+    }
+
+    fn are_beyond(
+        self,
+        origin: Coded<'a, D>,
+        others: &[Slot],
+        distance: f32,
+        work: &mut Work,
+    ) -> bool {
+        others.chunks(CODE_ROWS).all(|others| {
+            let mut are_beyond = true;
+            origin.each_key(others, work, |other| are_beyond &= other.distance() >= distance);
+            are_beyond
+        })
+    }
+
+    fn count(work: &mut Work, distances: usize) {
+        work.distances += distances as u64;
+    }
+
+    fn found(self, _: Coded<'a, D>, _: bool, scratch: &mut Scratch) -> Vec<Key> {
+        scratch.nearest().collect()
     }
 }

@@ -27,7 +27,7 @@ fn points(seed: u64, count: u64, dimension: u64, clusters: u64) -> Vec<Vec<f32>>
 }
 
 fn link_all<D: Distance>(graph: &Graph, vectors: &Vectors, points: &[Vec<f32>]) {
-    link_by::<D>(graph, vectors, None, points);
+    link_by::<D>(graph, vectors, None, points, true);
 }
 
 fn link_by<D: Distance>(
@@ -35,6 +35,7 @@ fn link_by<D: Distance>(
     vectors: &Vectors,
     codes: Option<&Codes>,
     points: &[Vec<f32>],
+    by_vectors: bool,
 ) {
     let mut scratch = Scratch::default();
     for point in points {
@@ -53,7 +54,7 @@ fn link_by<D: Distance>(
             }
         }
         let mut linker = Linker::new(graph, slot, DocId(u64::from(slot.0) + 1));
-        let rows = Rows { vectors, codes };
+        let rows = Rows { vectors: by_vectors.then_some(vectors), codes };
         while !linker.step::<D>(graph, rows, &mut scratch, |_| true) {}
     }
 }
@@ -112,26 +113,28 @@ fn exact<D: Distance>(points: &[Vec<f32>], query: &[f32], k: usize) -> Vec<Slot>
     keys.into_iter().take(k).map(Key::slot).collect()
 }
 
-/// Shares of the ten nearest that a walk finds: by vectors, and by codes in a graph that was
-/// linked by codes.
-fn recalls<D: Distance>(dimension: u64, are_unit: bool) -> [f64; 2] {
+/// Shares of the ten nearest that a walk finds: by vectors, by codes in a graph whose links were
+/// looked for by codes, and the same where they were chosen by codes as well.
+fn recalls<D: Distance>(dimension: u64, are_unit: bool) -> [f64; 3] {
     let base = points(1, 4_000, dimension, 40);
     let queries = points(2, 100, dimension, 40);
     let vectors = [0, 1].map(|_| Vectors::new(dimension as usize));
-    let graphs = [0, 1].map(|_| Graph::new(PARAMS));
+    let graphs = [0, 1, 2].map(|_| Graph::new(PARAMS));
     let codes = Codes::new(dimension as usize, are_unit);
     link_all::<D>(&graphs[0], &vectors[0], &base);
-    link_by::<D>(&graphs[1], &vectors[1], Some(&codes), &base);
+    link_by::<D>(&graphs[1], &vectors[1], Some(&codes), &base, true);
+    link_by::<D>(&graphs[2], &vectors[1], Some(&codes), &base, false);
     for graph in &graphs {
         let report = check(graph, graph.linked_count()).unwrap();
         assert_eq!((report.linked, report.unreachable.len()), (4_000, 0));
     }
-    let mut hits = [0, 0];
+    let mut hits = [0; 3];
     for query in &queries {
         let truth = exact::<D>(&base, query, 10);
         let found = [
             search::<D>(&graphs[0], &vectors[0], query, 64, |_| true),
             search_by_codes::<D>(&graphs[1], &vectors[1], &codes, query, 64),
+            search_by_codes::<D>(&graphs[2], &vectors[1], &codes, query, 64),
         ];
         for (hits, found) in hits.iter_mut().zip(found) {
             *hits += truth.iter().filter(|slot| found[..10].contains(slot)).count();
@@ -147,9 +150,10 @@ fn finds_the_nearest_under_each_distance() {
         ("dot, squares kept", recalls::<NegatedDot>(32, false)),
         ("l2", recalls::<SquaredEuclidean>(20, false)),
     ] {
-        let [by_vectors, by_codes] = recalls;
+        let [by_vectors, by_codes, chosen_by_codes] = recalls;
         assert!(by_vectors >= 0.97, "{name}: recall@10 {by_vectors} at ef 64");
         assert!(by_codes >= by_vectors - 0.005, "{name}: {by_codes} by codes, {by_vectors} else");
+        assert!(chosen_by_codes >= by_codes - 0.002, "{name}: {chosen_by_codes} for {by_codes}");
     }
 }
 
@@ -321,7 +325,7 @@ fn a_node_out_of_reach_is_found_and_linked_to_again() {
     };
     assert_eq!(unreachable(&graph), [lost]);
     let (mut adoption, mut scratch) = (Adoption::new(lost), Scratch::default());
-    let rows = Rows { vectors: &vectors, codes: None };
+    let rows = Rows { vectors: Some(&vectors), codes: None };
     while !adoption.step::<NegatedDot>(&graph, rows, &mut scratch, |_| true) {}
     assert_eq!(unreachable(&graph), []);
     assert_eq!(check(&graph, 1_500).unwrap().unreachable, []);

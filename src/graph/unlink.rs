@@ -345,7 +345,8 @@ impl Unlinker {
             let from = |slot| Coded::<D>::new(codes.get(slot), codes);
             choose(from(slot), from, &mut kept, &heirs, lost, &mut scratch.work);
         } else {
-            let from = |slot| Exact::<D>::new(rows.vectors.row(slot), rows.vectors);
+            let vectors = rows.whole();
+            let from = |slot| Exact::<D>::new(vectors.row(slot), vectors);
             choose(from(slot), from, &mut kept, &heirs, lost, &mut scratch.work);
         }
         graph.set_neighbours(held, level, &kept);

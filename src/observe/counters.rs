@@ -207,6 +207,8 @@ pub struct ShardCounters {
     pub recall_hits: Counter,
     /// Found by wanted, in millionths, of the last searches compared.
     pub recall_recent_millionths: Gauge,
+    /// What was wanted of vectors on disk.
+    pub vectors: super::vectors::VectorCounters,
     /// Documents linked into the graph.
     pub links: Counter,
     /// Distances computed to link them, and to take dead ones out.

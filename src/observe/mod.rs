@@ -9,6 +9,7 @@ pub mod rates;
 pub mod slow;
 pub mod slow_log;
 pub mod trace;
+pub mod vectors;
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
@@ -60,6 +61,8 @@ pub struct Observed {
     pub methods: Methods,
     /// How long searches take that a cache answers: they are searches among `methods` too.
     pub cached: Latency,
+    /// How long reads of vectors take.
+    pub vector_reads: Latency,
     /// What the gateway does.
     pub gateway: GatewayCounters,
     /// What passes between the gateway and the cores.

@@ -337,10 +337,20 @@ fn note_coverage(
 ) {
     for &shard in covered {
         gathered.has_answered[shard as usize] = true;
-        let why = if scope == Scope::Partition && outcome.missing.contains(&(shard - first)) {
+        let owner = shard - first;
+        if let Some((_, count)) = outcome.lost.iter().find(|(lost, _)| *lost == owner) {
+            gathered.found.reasons.push(format!(
+                "shard {shard}: {count} documents were left out, since their vectors can't be read; the \
+                 log of the server names them"
+            ));
+            continue;
+        }
+        let why = if scope == Scope::Partition && outcome.missing.contains(&owner) {
             FENCED
         } else if outcome.hot_cut {
             "the hot tier was not scanned to its end (timeouts.hot_tier_ms)"
+        } else if !outcome.complete && outcome.awaits_disk {
+            "stopped at the deadline, while it waited for vectors on disk"
         } else if !outcome.complete {
             "stopped at the deadline"
         } else {

@@ -9,7 +9,7 @@ use super::directory::Lock;
 use super::reload::limits;
 use super::repair::{repair_locked, reshard_as_asked};
 use crate::access::Access;
-use crate::config::{Codes, Config, FsyncPolicy, RecoveryMode};
+use crate::config::{Codes, Config, FsyncPolicy, RecoveryMode, VectorStorage};
 use crate::disk::space::Room;
 use crate::engine::partition::Joint;
 use crate::engine::{self, Capacity};
@@ -212,6 +212,7 @@ fn start_cores(
         breaker: breaker::Params::default(),
         watch_period: WATCH_PERIOD,
         recall_per_second: config.hnsw.recall_sample_per_second,
+        document_cache_bytes: (config.cache.document_bytes / count as u64) as usize,
     };
     let mut handles: Vec<CoreHandle> = Vec::with_capacity(count);
     for (index, &cpu) in placement.cores.iter().enumerate() {
@@ -408,8 +409,12 @@ impl Opening<'_> {
         layout: Layout,
         joints: &[Option<Arc<Joint>>],
     ) -> Result<Vec<Opened>, Refusal> {
-        let mut params =
-            engine_params(self.config, manifest.dimension as usize, manifest.shards as usize);
+        let shards = manifest.shards as usize;
+        let mut params = engine_params(self.config, manifest.dimension as usize, shards);
+        if self.config.storage.vectors == VectorStorage::Nvme {
+            let unsaved_bytes_max = (self.config.storage.unsaved_bytes / shards as u64) as usize;
+            params.vectors = engine::VectorStorage::Disk { unsaved_bytes_max };
+        }
         let capacity = Capacity::new(documents_max(self.config))
             .with_accounts(self.access.accounts())
             .with_memory(self.observed.memory.clone());
@@ -515,6 +520,7 @@ pub(super) fn engine_params(config: &Config, dimension: usize, shards: usize) ->
         graph: graph::Params { m: hnsw.m, ef_construction: hnsw.ef_construction, seed: hnsw.seed },
         hot_documents_max: (2 * config.cache.capacity).div_ceil(shards),
         capacity: Arc::new(Capacity::new(documents_max(config))),
+        vectors: engine::VectorStorage::Memory,
         home: None,
     }
 }

@@ -28,6 +28,7 @@ use super::request::Request;
 use super::snapshot::{Due, Snapshots};
 use super::spare::Spare;
 use super::truncate::Compaction;
+use super::vectors::Vectors;
 use crate::disk::direct::DirectDisk;
 use crate::engine::{self, Engine};
 use crate::error::{Error, Result};
@@ -87,6 +88,8 @@ pub struct Settings {
     pub watch_period: Duration,
     /// Searches of the server that are repeated exactly, at most, a second.
     pub recall_per_second: f64,
+    /// Bytes of vectors read from disk that a core keeps.
+    pub document_cache_bytes: usize,
 }
 
 /// A core seen from outside.
@@ -175,6 +178,8 @@ pub(super) struct Core {
     pub(super) disk: Rc<DirectDisk>,
     pub(super) queues: Queues,
     pub(super) observed: Arc<Observed>,
+    /// Vectors on disk, and what was read of them.
+    pub(super) vectors: Vectors,
     pub(super) shards: RefCell<BTreeMap<ShardId, Rc<Shard>>>,
     /// All shards of all cores are in service, and MANIFEST says so.
     pub(super) is_open: Cell<bool>,
@@ -210,7 +215,7 @@ pub(super) struct Flush {
 pub(super) struct Shard {
     pub(super) id: ShardId,
     pub(super) counters: Arc<ShardCounters>,
-    params: engine::Params,
+    pub(super) params: engine::Params,
     /// `None` until the dimension is known.
     pub(super) engine: RefCell<Option<Engine>>,
     pub(super) staged: RefCell<VecDeque<StagedWrite>>,
@@ -396,6 +401,7 @@ impl Core {
             }
         };
         let core = Rc::new(Self {
+            vectors: Vectors::new(settings.document_cache_bytes),
             settings,
             disk: disk.clone(),
             queues,

@@ -84,6 +84,7 @@ impl Server {
             breaker: BREAKER,
             watch_period: Duration::from_millis(20),
             recall_per_second: 0.0,
+            document_cache_bytes: 1 << 20,
         };
         self.observed.set_shards(1);
         let cpu = cpus::allowed()[0];
@@ -114,6 +115,7 @@ impl Server {
                 graph: crate::graph::Params { m: 8, ef_construction: 20, seed: 0 },
                 hot_documents_max: 10_000,
                 capacity: Arc::new(Capacity::new(usize::MAX)),
+                vectors: engine::VectorStorage::Memory,
                 home: None,
             },
             epoch: manifest.epoch,

@@ -42,4 +42,5 @@ mod spare;
 mod tests;
 pub mod truncate;
 mod upkeep;
+mod vectors;
 mod watch;

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use super::core::{Core, Shard};
 use super::doing::Doing;
 use super::serve::contained;
+use crate::engine::Engine;
 use crate::engine::read::recall::{Recall, Sample};
 
 /// How long a search may wait to be compared, and that take: what dies meanwhile is not reclaimed.
@@ -48,6 +49,8 @@ struct Pending {
     ended: Instant,
     /// Time worked on it.
     spent: Duration,
+    /// The disk has not given it everything: it can't be told what is true.
+    is_cut: bool,
 }
 
 impl Sampler {
@@ -72,7 +75,12 @@ impl Sampler {
     /// Keeps a search that was wanted.
     pub(super) fn keep(&self, sample: Sample, now: Instant) {
         self.not_before.set(self.period.get().and_then(|period| now.checked_add(period)));
-        self.pending.replace(Some(Pending { sample, ended: now, spent: Duration::ZERO }));
+        self.pending.replace(Some(Pending {
+            sample,
+            ended: now,
+            spent: Duration::ZERO,
+            is_cut: false,
+        }));
     }
 
     /// Lets a core with so many shards do other things after so much work.
@@ -85,7 +93,7 @@ impl Sampler {
 
 impl Core {
     /// Compares searches for some steps. False if there are none to be compared.
-    pub(super) async fn compare_some(&self, shards: &[Rc<Shard>]) -> bool {
+    pub(super) async fn compare_some(self: &Rc<Self>, shards: &[Rc<Shard>]) -> bool {
         let mut has_worked = false;
         for shard in shards {
             for _ in 0..STEPS {
@@ -96,6 +104,7 @@ impl Core {
                     break;
                 }
                 has_worked = true;
+                shard.fetch_for_sample(self).await;
                 self.give_way().await;
             }
         }
@@ -140,6 +149,27 @@ impl Shard {
         true
     }
 
+    /// Reads the vectors on disk that the comparison waits for, if it does.
+    async fn fetch_for_sample(self: &Rc<Self>, core: &Rc<Core>) {
+        let missing = {
+            let (mut place, engine) = (self.sampler.pending.borrow_mut(), self.engine.borrow());
+            let (Some(pending), Some(engine)) = (&mut *place, &*engine) else { return };
+            let Some(search) = Engine::sample_to_fetch(&mut pending.sample) else { return };
+            core.give_cached(self, engine, search)
+        };
+        if missing.is_empty() {
+            return;
+        }
+        let rows = core.read_vectors(self, &missing, Instant::now() + LIFE_MAX).await;
+        let mut place = self.sampler.pending.borrow_mut();
+        let Some(pending) = &mut *place else { return };
+        if let Some(search) = Engine::sample_to_fetch(&mut pending.sample)
+            && !Core::give_read(search, missing.len(), &rows)
+        {
+            pending.is_cut = true;
+        }
+    }
+
     /// Gives up a comparison that takes too long, or whose shard can't be trusted any more. The
     /// core has so many `shards`.
     pub(super) fn drop_stale_sample(&self, shards: usize) {
@@ -148,7 +178,8 @@ impl Shard {
             return;
         };
         let is_fenced = self.check_readable().is_err();
-        if !is_fenced && pending.ended.elapsed() < LIFE_MAX && !self.holds_much() {
+        let is_whole = !pending.is_cut && pending.ended.elapsed() < LIFE_MAX;
+        if !is_fenced && is_whole && !self.holds_much() {
             return;
         }
         self.counters.recall_dropped.add(1);

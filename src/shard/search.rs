@@ -16,6 +16,7 @@ use crate::engine::read::{Phase, Search, SearchOutcome};
 use crate::engine::{Engine, Scope};
 use crate::error::{Error, Result};
 use crate::observe::trace::{CoreState, Span, nanos};
+use crate::types::Slot;
 
 /// How long a search may keep its core before others get their turn.
 const SLICE: Duration = Duration::from_micros(250);
@@ -62,16 +63,21 @@ impl Core {
             }
             Err(error) => return request.answer(Err(error), span),
         };
-        let running = Running { shard, request, search, begun: now, paused: now, span };
+        let missing = Vec::new();
+        let running = Running { shard, request, search, missing, begun: now, paused: now, span };
         if let Some(running) = running.slice(self) {
             let core = self.clone();
             let counted = LongSearch::begin(&core);
             spawn(self.queues.serve, async move {
                 let _counted = counted;
                 let mut next = Some(running);
-                while let Some(running) = next {
-                    glommio::executor().yield_now().await;
-                    glommio::executor().yield_if_needed().await;
+                while let Some(mut running) = next {
+                    if running.missing.is_empty() {
+                        glommio::executor().yield_now().await;
+                        glommio::executor().yield_if_needed().await;
+                    } else if !running.fetch(&core).await {
+                        return running.finish(&core);
+                    }
                     let _piece = core.heart.doing.begin(Doing::Search);
                     next = running.slice(&core);
                 }
@@ -109,6 +115,8 @@ struct Running {
     shard: Rc<Shard>,
     request: SearchRequest,
     search: Search,
+    /// Vectors that it waits for and that have to be read, by index and slot.
+    missing: Vec<(usize, Slot)>,
     begun: Instant,
     /// When its last slice ended.
     paused: Instant,
@@ -134,7 +142,7 @@ impl Running {
             return None;
         }
         let shard = self.shard.clone();
-        match contained(&shard, "a search", || self.work()) {
+        match contained(&shard, "a search", || self.work(core)) {
             Ok(Sliced::More) => Some(self),
             Ok(Sliced::Done | Sliced::Stop) => {
                 self.finish(core);
@@ -149,7 +157,7 @@ impl Running {
         }
     }
 
-    fn work(&mut self) -> Sliced {
+    fn work(&mut self, core: &Core) -> Sliced {
         let engine = self.shard.engine.borrow();
         let engine = engine.as_ref().expect("a search began in it");
         let begun = Instant::now();
@@ -164,7 +172,7 @@ impl Running {
             let now = Instant::now();
             let stage_ns = match phase {
                 Phase::Hot(_) => &mut self.span.hot_ns,
-                Phase::Enter | Phase::Walk | Phase::Rerank(_) | Phase::Done => {
+                Phase::Enter | Phase::Walk | Phase::Rerank(_) | Phase::Fetch | Phase::Done => {
                     &mut self.span.walk_ns
                 }
                 Phase::Plan | Phase::Scan(_) => &mut self.span.scan_ns,
@@ -173,6 +181,12 @@ impl Running {
             (before, self.paused) = (now, now);
             if is_done {
                 return Sliced::Done;
+            }
+            if self.search.phase() == Phase::Fetch && now < self.request.deadline {
+                self.missing = core.give_cached(&self.shard, engine, &mut self.search);
+                if !self.missing.is_empty() {
+                    return Sliced::More;
+                }
             }
             let is_hot = matches!(self.search.phase(), Phase::Hot(_));
             if is_hot && now.duration_since(self.begun) >= self.request.hot_budget {
@@ -186,8 +200,22 @@ impl Running {
         }
     }
 
+    /// Reads the vectors that the search waits for; false if the deadline comes first.
+    async fn fetch(&mut self, core: &Rc<Core>) -> bool {
+        let missing = std::mem::take(&mut self.missing);
+        let rows = core.read_vectors(&self.shard, &missing, self.request.deadline).await;
+        Core::give_read(&mut self.search, missing.len(), &rows)
+    }
+
     fn finish(self, core: &Core) {
-        let Self { shard, request, search, paused, mut span, .. } = self;
+        let Self { shard, request, mut search, paused, mut span, .. } = self;
+        // At the deadline it has what is in memory of what it has found.
+        if search.phase() != Phase::Done
+            && let Some(engine) = &*shard.engine.borrow()
+            && contained(&shard, "ending a search", || search.wind_up(engine)).is_ok()
+        {
+            core.give_cached(&shard, engine, &mut search);
+        }
         // What was lent can't be asked for again.
         let is_one = request.lent.is_empty() && request.scope != Scope::Lending;
         let is_sampled = is_one && !request.query.is_exact && shard.sampler.wants(paused);

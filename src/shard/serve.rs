@@ -169,6 +169,12 @@ impl Core {
             return;
         };
         let core = self.clone();
+        if get.include_embeddings && shard.params.vectors.are_on_disk() {
+            return spawn(self.queues.serve, async move {
+                let found = get.from_disk(&core, &shard).await;
+                reply.send(found);
+            });
+        }
         if get.ids.len() <= GET_SLICE {
             let _piece = core.heart.doing.begin(Doing::Read);
             return reply.send(shard.check_readable().and_then(|()| get.slice(&shard, 0)));
@@ -261,7 +267,7 @@ pub(super) fn contained<T>(shard: &Shard, what: &str, work: impl FnOnce() -> T) 
     })
 }
 
-type GetAnswer = Vec<(usize, crate::engine::Document)>;
+pub(super) type GetAnswer = Vec<(usize, crate::engine::Document)>;
 
 struct Get {
     ids: Vec<(usize, DocId)>,
@@ -282,6 +288,29 @@ impl Get {
         };
         let ids = self.ids[start..].iter().take(GET_SLICE);
         contained(shard, "reading documents", || ids.filter_map(read).collect())
+    }
+
+    /// Reads the documents where their vectors may be on disk.
+    async fn from_disk(&self, core: &Rc<Core>, shard: &Rc<Shard>) -> Result<GetAnswer> {
+        let mut found = Vec::new();
+        for start in (0..self.ids.len()).step_by(GET_SLICE) {
+            shard.check_readable()?;
+            // Their slots are not filled again until all are read.
+            let reads = shard.engine.borrow_mut().as_mut().map(Engine::begin_reads);
+            let Some(reads) = reads else { break };
+            let piece = core.heart.doing.begin(Doing::Read);
+            let slice = self.slice(shard, start);
+            drop(piece);
+            let slice = match slice {
+                Ok(slice) => core.read_documents(shard, slice).await,
+                Err(error) => Err(error),
+            };
+            if let Some(engine) = &mut *shard.engine.borrow_mut() {
+                engine.end_reads(&reads);
+            }
+            found.extend(slice?);
+        }
+        Ok(found)
     }
 }
 

@@ -22,9 +22,10 @@ use super::reply::{Reply, single};
 use crate::clock::unix_ms;
 use crate::disk::Disk;
 use crate::engine::Engine;
-use crate::engine::checkpoint::Checkpoint;
+use crate::engine::checkpoint::{Checkpoint, Next};
 use crate::error::{Error, Result};
 use crate::manifest::{Sealed, Segment, Snapshot};
+use crate::snapshot::reader;
 use crate::snapshot::retain::{self, Retained};
 use crate::snapshot::writer::{Identity, Writer, Written, discard};
 use crate::snapshot::{Extent, snapshot_name};
@@ -207,8 +208,11 @@ impl Snapshots {
         let is_quiet = self.written.get().elapsed() >= QUIET && self.waits_for_quiet(engine);
         // What is not linked yet would have to be linked again by the next start.
         let is_quiet = is_quiet && engine.hot_count() == 0;
+        // Vectors that are to be on disk wait for it in memory, and later for room there.
+        let is_pressed = engine.is_pressed_to_save();
         due.mutations > 0
             && (is_quiet
+                || is_pressed
                 || self.mutations.get() >= due.mutations.max(share)
                 || self.log_bytes.get() >= due.log_bytes.max(kept / 2))
     }
@@ -332,7 +336,7 @@ async fn take(
     }
     let shape = checkpoint.shape();
     let kept = match written {
-        Ok(written) => publish(core, shard, identity, written).await,
+        Ok(written) => publish(core, shard, identity, &checkpoint, written).await,
         Err(why) => Err(why),
     };
     let mut engine = shard.engine.borrow_mut();
@@ -372,14 +376,26 @@ async fn write(
     let disk = &*core.disk;
     let written = async {
         let mut writer = Writer::begin(disk, identity).await.map_err(|e| e.to_string())?;
+        let mut base: Option<Vec<u8>> = None;
         loop {
             if shard.is_closing.get() || shard.check_readable().is_err() {
                 return Err("the shard is closing".to_owned());
             }
-            let piece = checkpoint.next(shard.engine.borrow().as_ref().expect("it began in it"));
-            let Some(piece) = piece else { break };
-            let put = writer.put(disk, piece.part, piece.block, &piece.bytes).await;
-            put.map_err(|error| error.to_string())?;
+            let next = checkpoint.next_over(
+                shard.engine.borrow().as_ref().expect("it began in it"),
+                base.take().as_deref(),
+            );
+            match next? {
+                Next::Done => break,
+                Next::Piece(piece) => {
+                    let put = writer.put(disk, piece.part, piece.block, &piece.bytes).await;
+                    put.map_err(|error| error.to_string())?;
+                }
+                Next::Read(extent) => {
+                    let read = reader::content(disk, identity.shard, &extent).await;
+                    base = Some(read.map_err(|error| error.to_string())?);
+                }
+            }
             core.give_way().await;
         }
         let finished = writer.finish(disk, checkpoint.shape(), checkpoint.carried()).await;
@@ -398,6 +414,7 @@ async fn publish(
     core: &Rc<Core>,
     shard: &Shard,
     identity: Identity,
+    checkpoint: &Checkpoint,
     written: Written,
 ) -> Result<u64, String> {
     let snapshots = &shard.snapshots;
@@ -429,6 +446,9 @@ async fn publish(
     let segments = dropped_segments.into_iter().map(|number| segment_name(id, number));
     snapshots.dispensable.borrow_mut().extend(names.chain(segments));
     core.keep(change).await?;
+    if let Some(engine) = &mut *shard.engine.borrow_mut() {
+        engine.note_saved(checkpoint, &snapshots.extents.borrow());
+    }
     remove(&*core.disk, snapshots.dispensable.take().into_iter()).await;
     Ok(written.file_bytes)
 }

@@ -26,6 +26,7 @@ fn core(directory: &std::path::Path) -> CoreHandle {
         breaker: super::breaker::Params::default(),
         watch_period: Duration::from_secs(1),
         recall_per_second: 0.0,
+        document_cache_bytes: 0,
     };
     let cpu = cpus::allowed()[0];
     CoreHandle::spawn(0, cpu, settings, None, Arc::new(Observed::default())).unwrap()

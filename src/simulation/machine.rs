@@ -6,13 +6,14 @@ use std::sync::Arc;
 
 use super::change::ids;
 use super::clock::Clock;
-use super::{Known, order};
+use super::{Known, order, vectors};
 use crate::disk::sim::{SimDisk, SimFile, run};
 use crate::disk::{BLOCK, Disk, DiskError, File};
 use crate::engine::checkpoint::Checkpoint;
+use crate::engine::disk_tests::on_disk;
 use crate::engine::partition::{Home, Joint, Settling};
 use crate::engine::recover::{Listed, RecoverError, recover};
-use crate::engine::tests::{Model, Random, engine, finish};
+use crate::engine::tests::{Model, Random, engine};
 use crate::engine::{Engine, LinkProgress, Params, Query, Scope};
 use crate::graph::check::{Report, check};
 use crate::manifest::{LoadError, MANIFEST_VERSION, Manifest, Segment, Snapshot};
@@ -102,9 +103,14 @@ fn params() -> Params {
 }
 
 /// True if the engine holds exactly these documents.
-fn holds(engine: &Engine, ids: &[DocId], model: &Model) -> bool {
-    let found =
-        |id| engine.get(id, &Realm::default(), true).map(|d| (d.embedding.unwrap(), d.payload));
+fn holds(disk: &SimDisk, shard: ShardId, engine: &Engine, ids: &[DocId], model: &Model) -> bool {
+    let found = |id| {
+        let document = engine.get(id, &Realm::default(), true)?;
+        let read =
+            |slot| vectors::row(disk, shard, engine, slot)[..engine.params().dimension].into();
+        let vector = document.embedding.or_else(|| document.on_disk.map(read));
+        Some((vector.expect("it is in memory or on disk"), document.payload))
+    };
     engine.live_count() == model.0.len()
         && ids.iter().all(|&id| found(id).as_ref() == model.0.get(&id))
 }
@@ -223,14 +229,16 @@ impl Machine {
                 is_exact: false,
             };
             let search = node.engine.begin_search_in(Arc::new(query), Scope::Partition).unwrap();
-            assert_eq!(finish(&mut node.engine, search).hits.len(), expected);
+            let outcome = vectors::finish(&self.disk, node.id, &mut node.engine, search);
+            assert_eq!(outcome.hits.len(), expected);
         }
     }
 
     /// Memory is what was acknowledged, and the disk has nothing wrong.
     pub(super) fn assert_sound(&self) {
         for node in &self.nodes {
-            let is_served = holds(&node.engine, &node.ids, &node.known.acknowledged);
+            let known = &node.known.acknowledged;
+            let is_served = holds(&self.disk, node.id, &node.engine, &node.ids, known);
             assert!(is_served, "shard {} serves something else", node.id.0);
         }
         let report = run(verify(&self.disk.restarted(), &mut |_, _, _| {}));
@@ -251,11 +259,16 @@ impl Node {
     ) -> Result<(Self, Vec<Segment>, Vec<String>), Refusal> {
         let id = listed.shard;
         let ids = ids(id);
-        let params = Params { home, ..params() };
+        // Vectors are now on disk, now in memory, whatever they were before.
+        let vectors = match mix(epoch ^ 1).is_multiple_of(2) {
+            true => on_disk(&params()).vectors,
+            false => params().vectors,
+        };
+        let params = Params { home, vectors, ..params() };
         let recovered = run(recover(&**disk, listed, params, || {}))?;
         let engine = recovered.engine.expect("the dimension is known");
         let mut found = std::iter::once(&known.acknowledged).chain(&known.under_way);
-        let Some(model) = found.find(|model| holds(&engine, &ids, model)).cloned() else {
+        let Some(model) = found.find(|model| holds(disk, id, &engine, &ids, model)).cloned() else {
             let under_way: Vec<usize> = known.under_way.iter().map(|model| model.0.len()).collect();
             panic!(
                 "shard {} has {} documents; {} were acknowledged, {under_way:?} under way",

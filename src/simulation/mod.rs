@@ -27,6 +27,7 @@ mod machine;
 mod order;
 mod repair_tests;
 mod script;
+mod vectors;
 mod work;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};

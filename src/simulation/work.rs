@@ -6,12 +6,13 @@ use std::collections::BTreeMap;
 use super::change::Change;
 use super::machine::{Machine, Node, Running, SEGMENT_BYTES};
 use crate::disk::sim::{SimDisk, SimFile, run};
-use crate::disk::{Disk, DiskError};
+use crate::disk::{Disk, DiskError, Kind};
 use crate::engine::LinkProgress;
+use crate::engine::checkpoint::Next;
 use crate::engine::tests::Model;
 use crate::manifest::{Sealed, Segment, Snapshot};
 use crate::shard::keeper::Change as Kept;
-use crate::snapshot::reader::ReadError;
+use crate::snapshot::reader::{self, ReadError};
 use crate::snapshot::retain::{self, Retained};
 use crate::snapshot::writer::{Identity, Writer as SnapshotWriter, discard};
 use crate::snapshot::{Extent, snapshot_name};
@@ -174,8 +175,28 @@ impl Machine {
         let node = &mut self.nodes[shard];
         let running = node.running.as_mut().expect("it has begun");
         for _ in 0..pieces {
-            let Some(piece) = running.checkpoint.next(&node.engine) else {
-                return self.finish_snapshot(shard).map(|()| true);
+            let mut next = running.checkpoint.next_over(&node.engine, None);
+            if let Ok(Next::Read(extent)) = next {
+                let base = match run(reader::content(&*disk, node.id, &extent)) {
+                    Ok(base) => base,
+                    Err(error) => {
+                        node.give_up_snapshot(&disk);
+                        return Err(error);
+                    }
+                };
+                next = running.checkpoint.next_over(&node.engine, Some(&base));
+            }
+            let piece = match next {
+                Ok(Next::Piece(piece)) => piece,
+                Ok(Next::Done) => return self.finish_snapshot(shard).map(|()| true),
+                Ok(Next::Read(_)) => panic!("it was read"),
+                // What the disk would not read once, it has not lost.
+                Err(reason) => {
+                    node.give_up_snapshot(&disk);
+                    assert!(disk.has_failed(), "nothing is damaged: {reason}");
+                    let (kind, file) = (Kind::Failed, snapshot_name(node.id, 0));
+                    return Err(DiskError { kind, operation: "read", file, reason });
+                }
             };
             let put = running.writer.put(&*disk, piece.part, piece.block, &piece.bytes);
             if let Err(error) = run(put) {
@@ -230,6 +251,7 @@ impl Machine {
             node.engine.abandon_checkpoint(checkpoint);
             return Err(error);
         }
+        node.engine.note_saved(&checkpoint, &node.extents);
         node.engine.end_checkpoint(checkpoint);
         for name in std::mem::take(&mut node.dispensable) {
             run(disk.remove(&name)).ok();

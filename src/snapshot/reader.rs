@@ -156,6 +156,34 @@ async fn read_file<D: Disk>(
     Ok(())
 }
 
+/// What is where an extent should be, unchecked: as much of it as there is, with zeros for blocks that
+/// can't be read.
+///
+/// # Errors
+/// If the file can't be opened. One that is missing has nothing.
+pub async fn content<D: Disk>(
+    disk: &D,
+    shard: ShardId,
+    extent: &Extent,
+) -> Result<Vec<u8>, DiskError> {
+    let file = match disk.open(&snapshot_name(shard, extent.file)).await {
+        Ok(file) => file,
+        Err(error) if error.kind == Kind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(error),
+    };
+    let (mut content, bytes) = (Vec::new(), blocks(extent.bytes as usize));
+    if file.read_at(extent.offset, bytes, &mut content).await.is_err() {
+        content.clear();
+        for start in (0..bytes).step_by(BLOCK) {
+            let read = file.read_at(extent.offset + start as u64, BLOCK, &mut content).await;
+            content.truncate(if read.is_ok() { start + BLOCK } else { start });
+            content.resize(start + BLOCK, 0);
+        }
+    }
+    file.close().await?;
+    Ok(content)
+}
+
 /// How much to read for the first of `extents`: as many of them as follow one another, up to
 /// `bytes_max`.
 fn following(extents: &[&Extent], bytes_max: usize) -> usize {

@@ -385,6 +385,7 @@ fn shards(text: &mut Text, observed: &Observed) {
         u64::from(s.is_fenced.load(Ordering::Relaxed))
     });
     recall(text, &shards);
+    vectors(text, &shards);
     let name = "kyrodb_memory_bytes";
     let help = "Memory of each shard by part, counted: without scratch memory and allocators.";
     text.family(name, "gauge", help);
@@ -407,7 +408,29 @@ fn recall(text: &mut Text, shards: &[Arc<ShardCounters>]) {
     }
 }
 
+/// What was wanted of vectors on disk, by the shard whose core wanted it.
+fn vectors(text: &mut Text, shards: &[Arc<ShardCounters>]) {
+    let mut by_shard = |name: &str, help: &str, value: fn(&ShardCounters) -> u64| {
+        text.by_shard(name, "counter", help, shards, value);
+    };
+    let help = "Vectors wanted that the core had read before.";
+    by_shard("kyrodb_vector_cache_hits_total", help, |s| s.vectors.cache_hits.get());
+    let help = "Vectors wanted that had to be read.";
+    by_shard("kyrodb_vector_cache_misses_total", help, |s| s.vectors.cache_misses.get());
+    let help = "Vectors that made room for others.";
+    by_shard("kyrodb_vector_cache_evictions_total", help, |s| s.vectors.cache_evictions.get());
+    let help = "Reads of vectors from disk, some of several side by side.";
+    by_shard("kyrodb_vector_reads_total", help, |s| s.vectors.reads.get());
+    let help = "Bytes read of vectors.";
+    by_shard("kyrodb_vector_read_bytes_total", help, |s| s.vectors.read_bytes.get());
+    let help = "Times that a vector could not be read, or was not what was written.";
+    by_shard("kyrodb_vector_lost_total", help, |s| s.vectors.lost.get());
+}
+
 fn latencies(text: &mut Text, observed: &Observed) {
+    let reads = [("vectors", &observed.vector_reads)];
+    let help = "How long reads of vectors from disk take.";
+    text.histograms("kyrodb_vector_read_seconds", help, "of", &reads);
     let methods = &observed.methods;
     text.histograms(
         "kyrodb_request_seconds",

@@ -7,9 +7,14 @@ use super::life::Life;
 use super::payload::Payload;
 
 impl Store {
-    /// Bytes of vectors, padding and dead versions included.
+    /// Bytes of vectors in memory, padding and dead versions included, and of what leads to them
+    /// where they are not all there.
     #[must_use]
     pub fn vector_bytes(&self) -> usize {
+        if self.places().is_some() {
+            return self.row_bytes_in_memory()
+                + self.slot_count() as usize * size_of::<AtomicPtr<()>>();
+        }
         self.slot_count() as usize * self.vectors().row_bytes()
     }
 

@@ -23,11 +23,14 @@ pub mod member;
 mod memory;
 pub mod payload;
 mod pin;
+pub mod places;
+mod readers;
 pub mod realm;
 mod rows;
 mod saved;
 mod shared;
 pub mod stripe;
+mod unsaved;
 mod vectors;
 pub mod view;
 
@@ -43,6 +46,8 @@ use self::payload::Payload;
 pub use self::saved::{Changed, payloads, values};
 pub use self::shared::Shared;
 use self::stripe::{BLOCK_SLOTS, Stripe};
+pub use self::unsaved::SavedVectors;
+use self::unsaved::Unsaved;
 pub use self::vectors::{LINE_VALUES, Vectors};
 use self::view::Views;
 use crate::types::{DocId, Lsn, Slot};
@@ -102,6 +107,8 @@ pub struct Store {
     views: Views,
     /// Since the last snapshot on disk.
     changed: Changed,
+    /// Vectors that are to be on disk, and are not yet.
+    unsaved: Unsaved,
 }
 
 /// What the id index asks of the slots.
@@ -123,7 +130,7 @@ impl Store {
     /// No documents yet, each to have a vector of `dimension` values.
     #[must_use]
     pub fn new(dimension: usize) -> Self {
-        Self::join(Arc::new(Shared::new(dimension, None, 1)), Stripe::WHOLE)
+        Self::join(Arc::new(Shared::new(dimension, None, false, 1)), Stripe::WHOLE)
     }
 
     /// One of the owners of `shared`, without documents: what this owner had in it is forgotten.
@@ -145,6 +152,7 @@ impl Store {
             snapshots: Vec::new(),
             views: Views::default(),
             changed: Changed::default(),
+            unsaved: Unsaved::default(),
         };
         store.member().set_applied(Lsn(0));
         store.member().set_fenced(false);
@@ -239,7 +247,7 @@ impl Store {
     #[inline]
     #[must_use]
     pub fn extent(&self) -> u32 {
-        if self.stripe.owners() == 1 { self.count } else { self.shared.vectors.extent() }
+        if self.stripe.owners() == 1 { self.count } else { self.shared.extent() }
     }
 
     /// Slots ever used, of all owners, about now.
@@ -355,6 +363,7 @@ impl Store {
         let former = self.retire(lsn, id);
         let slot = self.free.pop().unwrap_or_else(|| self.new_slot());
         self.write_row(slot, vector);
+        self.put_unsaved(lsn, slot, vector);
         self.shared.set_doc_id(slot, id);
         drop(self.shared.swap_payload(slot, Some(Box::new(payload))));
         self.shared.set_life(slot, [lsn.0, ALIVE]);
@@ -380,7 +389,8 @@ impl Store {
         slot
     }
 
-    /// Puts a vector and its code into a slot that is new, or was in `free`.
+    /// Puts a vector, unless it is kept elsewhere, and its code into a slot that is new, or was in
+    /// `free`.
     fn write_row(&mut self, slot: Slot, vector: &[f32]) {
         debug_assert!(self.stripe.owns(slot), "each owner writes to its own slots");
         if let Some(codes) = &self.shared.codes {
@@ -390,6 +400,9 @@ impl Store {
             unsafe {
                 codes.put(slot, vector);
             }
+        }
+        if self.shared.places.is_some() {
+            return;
         }
         #[expect(unsafe_code, reason = "only the store knows that nobody can reach the slot")]
         // SAFETY: as above.

@@ -12,6 +12,8 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use super::payload::Payload;
+use super::places::crc_of;
+use super::unsaved::SavedVectors;
 use super::{ALIVE, Ids, Index, Store};
 use crate::snapshot::{PAYLOADS_IN_BLOCK, vectors_in_block};
 use crate::types::{DocId, Lsn, Slot};
@@ -49,14 +51,23 @@ impl Store {
         self.changed.payloads.extend(&changed.payloads);
     }
 
-    /// The rows of some slots, by number, padding included.
+    /// The rows of some slots, by number, padding included, as they were at `snapshot`. Where vectors
+    /// are not all in memory, `base` is the block as it is on disk.
     #[must_use]
-    pub fn saved_vectors(&self, numbers: Range<u32>) -> Vec<u8> {
+    pub fn saved_vectors(
+        &self,
+        numbers: Range<u32>,
+        snapshot: Lsn,
+        base: Option<&[u8]>,
+    ) -> SavedVectors {
+        if let Some(places) = self.places() {
+            return self.saved_from_places(places, numbers, snapshot, base);
+        }
         let mut bytes = Vec::with_capacity(numbers.len() * self.vectors().row_bytes());
         for slot in self.named(numbers) {
             bytes.extend_from_slice(bytemuck::cast_slice(self.vectors().row(slot)));
         }
-        bytes
+        SavedVectors::Rows(bytes)
     }
 
     /// The metadata of a block of slots at `snapshot`: where each ends, then all of them. Slots
@@ -129,6 +140,9 @@ impl Store {
             let slot = self.stripe.slot(number);
             self.shared.reserve(slot);
             self.write_row(slot, &row[..dimension]);
+            if let Some(places) = self.places() {
+                drop(places.put_on_disk(slot, crc_of(row)));
+            }
             self.count = self.count.max(number + 1);
         }
         Ok(())

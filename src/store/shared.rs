@@ -9,6 +9,7 @@ use super::codes::Codes;
 use super::life::{self, Life};
 use super::member::Member;
 use super::payload::Payload;
+use super::places::Places;
 use super::stripe::Stripe;
 use super::vectors::Vectors;
 use crate::types::{DocId, Lsn, Slot};
@@ -17,6 +18,8 @@ use crate::types::{DocId, Lsn, Slot};
 pub struct Shared {
     pub(super) vectors: Vectors,
     pub(super) codes: Option<Codes>,
+    /// Where vectors are, if they are not all in `vectors`.
+    pub(super) places: Option<Places>,
     doc_ids: Arena<AtomicU64>,
     lives: Arena<Life>,
     payloads: Arena<AtomicPtr<Payload>>,
@@ -27,13 +30,19 @@ pub struct Shared {
 
 impl Shared {
     /// No documents yet, each to have a vector of `dimension` values, and a code beside it if
-    /// `codes` says so: whether all vectors will have length 1.
+    /// `codes` says so: whether all vectors will have length 1. With `are_on_disk` vectors stay in
+    /// memory only until a snapshot on disk has them.
+    ///
+    /// # Panics
+    /// If vectors are on disk, and there are no codes.
     #[must_use]
-    pub fn new(dimension: usize, codes: Option<bool>, owners: u32) -> Self {
+    pub fn new(dimension: usize, codes: Option<bool>, are_on_disk: bool, owners: u32) -> Self {
+        assert!(codes.is_some() || !are_on_disk, "walks need codes where vectors are on disk");
         let slots_max = Stripe::new(0, owners).names_max();
         Self {
             vectors: Vectors::with_room(dimension, slots_max),
             codes: codes.map(|are_unit| Codes::with_room(dimension, are_unit, slots_max)),
+            places: are_on_disk.then(|| Places::new(dimension, owners)),
             doc_ids: Arena::per_slot(slots_max),
             lives: Arena::per_slot(slots_max),
             payloads: Arena::per_slot(slots_max),
@@ -52,6 +61,15 @@ impl Shared {
     #[must_use]
     pub fn vectors(&self) -> &Vectors {
         &self.vectors
+    }
+
+    /// All slots that hold or held a vector, wherever it is, are below this.
+    #[inline]
+    pub(super) fn extent(&self) -> u32 {
+        match (&self.places, &self.codes) {
+            (Some(_), Some(codes)) => codes.extent(),
+            _ => self.vectors.extent(),
+        }
     }
 
     /// What waits to be linked.
@@ -73,6 +91,9 @@ impl Shared {
         self.lives.reserve(slot.index());
         self.payloads.reserve(slot.index());
         self.chains.reserve(slot);
+        if let Some(places) = &self.places {
+            places.reserve(slot);
+        }
     }
 
     #[inline]
@@ -150,6 +171,9 @@ impl Shared {
     /// Forgets all that is in the slots of an owner, whom nobody reads.
     pub(super) fn clear(&self, stripe: Stripe) {
         self.chains.clear(stripe);
+        if let Some(places) = &self.places {
+            places.clear(stripe);
+        }
         for slot in (0..self.reserved()).map(Slot).filter(|&slot| stripe.owns(slot)) {
             // What was never written stays without memory of its own.
             if self.life(slot) != [0, 0] {

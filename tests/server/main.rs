@@ -10,6 +10,7 @@ mod damage;
 mod demo;
 mod doctor;
 mod memory;
+mod nvme;
 mod pages;
 mod pid_file;
 mod profile;

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use kyrodb::engine::{Capacity, Engine, LinkProgress, Params, Query, Write};
+use kyrodb::engine::{Capacity, Engine, LinkProgress, Params, Query, VectorStorage, Write};
 use kyrodb::graph;
 use kyrodb::kernels::Metric;
 use kyrodb::store::payload::Payload;
@@ -22,6 +22,7 @@ pub(crate) fn engine() -> Engine {
         graph: graph::Params { m: 16, ef_construction: 50, seed: 42 },
         hot_documents_max: usize::MAX,
         capacity: Arc::new(Capacity::new(usize::MAX)),
+        vectors: VectorStorage::Memory,
         home: None,
     });
     for number in 0..DOCUMENTS {

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use kyrodb::engine::filter::{Bound, Filter, Side};
-use kyrodb::engine::{Capacity, Engine, LinkProgress, Params, Query, Write};
+use kyrodb::engine::{Capacity, Engine, LinkProgress, Params, Query, VectorStorage, Write};
 use kyrodb::graph;
 use kyrodb::kernels::{Metric, scalar};
 use kyrodb::store::payload::Payload;
@@ -31,6 +31,7 @@ fn engine() -> Engine {
         graph: graph::Params { m: 16, ef_construction: 200, seed: 42 },
         hot_documents_max: usize::MAX,
         capacity: Arc::new(Capacity::new(usize::MAX)),
+        vectors: VectorStorage::Memory,
         home: None,
     });
     for number in 0..DOCUMENTS {

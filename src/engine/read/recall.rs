@@ -51,7 +51,7 @@ impl Engine {
         // Once more, since the search closes it.
         self.store.hold_view(&view);
         let outcome = self.finish_search(search);
-        if !outcome.complete || outcome.hot_cut {
+        if !outcome.complete || outcome.hot_cut || !outcome.lost.is_empty() {
             self.store.close_view(&view);
             return (outcome, None);
         }
@@ -73,6 +73,11 @@ impl Engine {
             sample.scan = Some(scan);
         }
         sample.scan.as_mut().is_some_and(|scan| scan.step(self))
+    }
+
+    /// The search that finds the truth, if it waits for vectors on disk.
+    pub fn sample_to_fetch(sample: &mut Sample) -> Option<&mut Search> {
+        sample.scan.as_mut().filter(|scan| scan.phase == Phase::Fetch)
     }
 
     /// Compares the search with the truth.

@@ -15,6 +15,9 @@ impl Search {
     /// Compares more of what the walk found as vectors, from candidate `first` on. Those that by
     /// their codes can't be among the best are left as they are, unless their score matters.
     pub(super) fn rerank<D: Distance>(&mut self, engine: &Engine, first: usize) {
+        if engine.store.places().is_some() {
+            return self.rerank_on_disk::<D>(engine, first);
+        }
         let Some(codes) = engine.store.codes() else {
             return self.finish_walk(engine);
         };

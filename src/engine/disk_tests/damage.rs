@@ -1,0 +1,111 @@
+//! Vectors that can't be read: their documents are left out and named, the others are found.
+
+use super::*;
+
+/// Sets bytes of the row of `id` on disk; where it was.
+fn damage(kept: &mut Kept, id: u64) -> Slot {
+    let engine = &kept.pair.engine;
+    let slot = engine.get(DocId(id), &Realm::default(), true).unwrap().on_disk.unwrap();
+    let spot = engine.spot(slot).unwrap();
+    let file = kept.files.contents.get_mut(&(spot.owner, spot.file)).unwrap();
+    file[spot.offset as usize + 5] ^= 1;
+    slot
+}
+
+fn saved(seed: u64, documents: u64) -> Kept {
+    let mut kept = Kept::new(seed);
+    (1..=documents).for_each(|id| kept.pair.put(id));
+    kept.link_all();
+    kept.save();
+    kept.link_all();
+    kept
+}
+
+#[test]
+fn a_document_whose_vector_is_damaged_is_left_out_and_said_to_be() {
+    let mut kept = saved(41, 3_000);
+    for round in 0..12 {
+        let query = Query { ef: 100, filter: None, ..(*kept.query(round)).clone() };
+        let query = Arc::new(query);
+        let nearest = kept.pair.model.nearest(&query)[0].0;
+        damage(&mut kept, nearest.0);
+        let search = kept.pair.engine.begin_search(query.clone()).unwrap();
+        let outcome = kept.files.finish(&mut kept.pair.engine, search);
+        assert!(outcome.complete);
+        assert_eq!(outcome.hits.iter().find(|hit| hit.id == nearest).map(|hit| hit.score), None);
+        assert_eq!(outcome.hits.len(), 10);
+        assert!(!outcome.lost.is_empty() && outcome.lost[0].0 == 0);
+        kept.assert_hits(&query, &outcome);
+        // Written again it is there again.
+        kept.pair.put(nearest.0);
+        kept.link_all();
+        kept.save();
+        kept.link_all();
+    }
+}
+
+#[test]
+fn a_snapshot_has_every_vector_or_fails_and_names_the_document() {
+    let mut kept = saved(42, 2_000);
+    damage(&mut kept, 77);
+    kept.pair.put(5);
+    kept.next_file = 1 + kept.next_file.next_multiple_of(4);
+    let why = kept.files.save(&mut kept.pair.engine, kept.next_file).unwrap_err();
+    assert!(why.contains("document 77"), "{why}");
+    let why = kept.files.save(&mut kept.pair.engine, kept.next_file).unwrap_err();
+    assert!(why.contains("document 77"), "what has changed is not forgotten: {why}");
+    // Deleted, it is not missed.
+    kept.pair.delete(77, "");
+    kept.link_all();
+    kept.next_file += 1;
+    kept.files.save(&mut kept.pair.engine, kept.next_file).unwrap();
+    kept.link_all();
+    kept.assert_documents(2_000);
+}
+
+#[test]
+fn a_file_that_is_gone_or_cut_off_loses_its_documents_alone() {
+    for is_gone in [true, false] {
+        let mut kept = saved(43, 5_000);
+        let file = *kept.files.contents.keys().next().unwrap();
+        if is_gone {
+            kept.files.contents.remove(&file);
+        } else {
+            let vectors = kept.files.extents[&0].iter().filter(|e| e.part == Part::Vectors);
+            let last = vectors.map(|extent| extent.offset).max().unwrap();
+            kept.files.contents.get_mut(&file).unwrap().truncate(last as usize);
+        }
+        (6_001..=6_100).for_each(|id| kept.pair.put(id));
+        let query = kept.query(0);
+        let search = kept.pair.engine.begin_search(query.clone()).unwrap();
+        let outcome = kept.files.finish(&mut kept.pair.engine, search);
+        let lost = outcome.lost.iter().map(|(_, count)| count).sum::<u64>();
+        assert_eq!(lost, if is_gone { 5_000 } else { 5_000 - 4_096 });
+        assert_eq!(outcome.hits.len(), 10);
+        kept.assert_hits(&query, &outcome);
+        if is_gone {
+            assert!(outcome.hits.iter().all(|hit| hit.id.0 > 6_000));
+        }
+    }
+}
+
+/// At its deadline a search has what was in memory, or was given.
+#[test]
+fn a_search_that_waits_for_the_disk_ends_with_what_it_has() {
+    let mut kept = saved(44, 3_000);
+    for given in [0, 3, 1_000] {
+        let query = Query { include_embeddings: false, ..(*kept.pair.query(10, None)).clone() };
+        let mut search = kept.pair.engine.begin_search(Arc::new(query)).unwrap();
+        while search.wanted().is_empty() {
+            assert!(!search.step(&kept.pair.engine));
+        }
+        let wanted = search.wanted().to_vec();
+        for (index, &slot) in wanted.iter().enumerate().take(given) {
+            let row = kept.files.row(&kept.pair.engine, slot).unwrap();
+            search.give(index, &row);
+        }
+        let outcome = kept.pair.engine.finish_search(search);
+        assert!(!outcome.complete && outcome.awaits_disk && outcome.lost.is_empty());
+        assert_eq!(outcome.hits.len(), given.min(wanted.len()).min(10));
+    }
+}

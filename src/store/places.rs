@@ -1,0 +1,313 @@
+//! Where each vector is, where they are not all in memory: in a row of its own here until a snapshot
+//! on disk has it, and from then on in an extent of that.
+//!
+//! A slot has one word, which leads to its row or has the checksum of the row on disk: what is read
+//! from there is compared with it, whatever the disk says. Where a block of rows lies in the files of
+//! its owner is kept by block. It moves when another snapshot writes the block anew; each of the places
+//! that it has had holds the rows of all slots that a view may see.
+//!
+//! Rows of memory are written before their names are published, and never again. Their owner takes
+//! them away while others may be reading them, so a reader announces itself ([`super::readers`]).
+
+use std::sync::atomic::{AtomicPtr, AtomicU64, Ordering};
+
+use bytemuck::{Pod, Zeroable};
+
+use super::arena::Arena;
+use super::readers::Readers;
+use super::stripe::Stripe;
+use crate::disk::BLOCK;
+use crate::snapshot::vectors_in_block;
+use crate::types::Slot;
+
+const _: () = assert!(size_of::<usize>() == size_of::<u64>(), "a checksum fits beside a mark");
+
+/// Marks the word of a slot whose vector is on disk: no row is at an odd address.
+const ON_DISK: usize = 1;
+
+/// Values in a cache line.
+const LINE_VALUES: usize = 16;
+
+#[derive(Clone, Copy, Pod, Zeroable)]
+#[repr(C, align(64))]
+pub(super) struct Line([f32; LINE_VALUES]);
+
+/// A vector, padded with zeros to whole lines.
+pub(super) type Row = Box<[Line]>;
+
+/// Where a vector lies on disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Spot {
+    /// Which of the owners has it in its files.
+    pub owner: u32,
+    /// Number of the snapshot in whose file it is.
+    pub file: u64,
+    /// Where in the file, in bytes.
+    pub offset: u64,
+    /// Bytes of the row, padding included.
+    pub bytes: usize,
+    /// Checksum of the row.
+    pub crc: u32,
+}
+
+impl Spot {
+    /// True if this is the row that was written there.
+    #[must_use]
+    pub fn is_row(&self, bytes: &[u8]) -> bool {
+        bytes.len() == self.bytes && crc32c::crc32c(bytes) == self.crc
+    }
+}
+
+/// Where a vector is.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Place<'a> {
+    /// There is none.
+    Nowhere,
+    /// In memory: the row, padding included.
+    Memory(&'a [f32]),
+    /// On disk alone.
+    Disk(Spot),
+}
+
+/// The places of vectors, by slot.
+pub struct Places {
+    stripe: Stripe,
+    row_lines: usize,
+    /// Rows of slots that follow one another in an extent: a power of two that the slots of an owner
+    /// which follow one another are a multiple of.
+    block_rows: u32,
+    cells: Arena<AtomicPtr<Line>>,
+    /// By block of slots: the number of a file, and the page in it. 0 for none.
+    blocks: Arena<AtomicU64>,
+    readers: Readers,
+}
+
+/// While it is there, rows found by it stay.
+pub struct Reading<'a> {
+    places: &'a Places,
+    reader: u32,
+}
+
+impl Drop for Reading<'_> {
+    fn drop(&mut self) {
+        self.places.readers.end(self.reader);
+    }
+}
+
+impl Reading<'_> {
+    /// Where the vector of `slot` is.
+    #[must_use]
+    pub fn find(&self, slot: Slot) -> Place<'_> {
+        let cell = self.places.cells.get(slot.index()).load(Ordering::Acquire);
+        if cell.is_null() {
+            return Place::Nowhere;
+        }
+        if cell.addr() & ON_DISK != 0 {
+            return match self.places.spot(slot, (cell.addr() >> 32) as u32) {
+                Some(spot) => Place::Disk(spot),
+                None => Place::Nowhere,
+            };
+        }
+        #[expect(unsafe_code, reason = "rows are reached through an atomic pointer")]
+        // SAFETY: the pointer came from a box of so many lines in `Places::put`, was published after
+        // they were written, and nobody writes them again. The owner drops the box only once no
+        // reader is in an epoch in which the pointer could be found, and this one has announced
+        // itself before it looked.
+        let lines = unsafe { std::slice::from_raw_parts(cell, self.places.row_lines) };
+        Place::Memory(bytemuck::cast_slice(lines))
+    }
+}
+
+impl Places {
+    pub(super) fn new(dimension: usize, owners: u32) -> Self {
+        let stripe = Stripe::new(0, owners);
+        let (slots_max, row_lines) = (stripe.names_max(), dimension.div_ceil(LINE_VALUES));
+        let block_rows = vectors_in_block(row_lines * size_of::<Line>());
+        Self {
+            stripe,
+            row_lines,
+            block_rows,
+            cells: Arena::per_slot(slots_max),
+            blocks: Arena::per_slot(slots_max.div_ceil(block_rows as usize)),
+            readers: Readers::new(owners),
+        }
+    }
+
+    /// Bytes of a row, padding included.
+    #[must_use]
+    pub fn row_bytes(&self) -> usize {
+        self.row_lines * size_of::<Line>()
+    }
+
+    /// Looks for vectors, as one of the owners. One at a time.
+    #[must_use]
+    pub fn read(&self, reader: u32) -> Reading<'_> {
+        self.readers.begin(reader);
+        Reading { places: self, reader }
+    }
+
+    /// Makes room for `slot`.
+    pub(super) fn reserve(&self, slot: Slot) {
+        self.cells.reserve(slot.index());
+        self.blocks.reserve((slot.0 / self.block_rows) as usize);
+    }
+
+    fn spot(&self, slot: Slot, crc: u32) -> Option<Spot> {
+        let block = self.blocks.get((slot.0 / self.block_rows) as usize).load(Ordering::Acquire);
+        let (file, page) = (block >> 32, block & u64::from(u32::MAX));
+        let (owner, bytes) = (self.stripe.owner_of(slot), self.row_bytes());
+        let start = u64::from(slot.0 % self.block_rows) * bytes as u64;
+        let offset = page * BLOCK as u64 + start;
+        (file != 0).then_some(Spot { owner, file, offset, bytes, crc })
+    }
+
+    /// The block that begins with `first` is at `offset` of this file from now on. For the owner
+    /// alone.
+    ///
+    /// # Errors
+    /// If there is no word for that.
+    pub(super) fn set_block(&self, first: Slot, file: u64, offset: u64) -> Result<(), String> {
+        let page = u32::try_from(offset / BLOCK as u64);
+        let (Ok(file), Ok(page)) = (u32::try_from(file), page) else {
+            return Err(format!("vectors at byte {offset} of snapshot {file}: too far to keep"));
+        };
+        let block = &self.blocks.get((first.0 / self.block_rows) as usize);
+        block.store(u64::from(file) << 32 | u64::from(page), Ordering::Release);
+        Ok(())
+    }
+
+    /// Puts a vector in memory. Returns the row that was there before, which others may still be
+    /// reading. For the owner alone.
+    pub(super) fn put(&self, slot: Slot, vector: &[f32]) -> Option<Row> {
+        let mut row: Row = vec![Line::zeroed(); self.row_lines].into();
+        bytemuck::cast_slice_mut(&mut row)[..vector.len()].copy_from_slice(vector);
+        let row = Box::into_raw(row).cast::<Line>();
+        self.take(self.cells.get(slot.index()).swap(row, Ordering::SeqCst))
+    }
+
+    /// The vector of `slot` is that on disk, whose checksum this is. Returns the row that was in
+    /// memory. For the owner alone.
+    pub(super) fn put_on_disk(&self, slot: Slot, crc: u32) -> Option<Row> {
+        let mark = std::ptr::without_provenance_mut((crc as usize) << 32 | ON_DISK);
+        self.take(self.cells.get(slot.index()).swap(mark, Ordering::SeqCst))
+    }
+
+    /// Forgets where the vector of `slot` is. For the owner alone.
+    fn forget(&self, slot: Slot) -> Option<Row> {
+        self.take(self.cells.get(slot.index()).swap(std::ptr::null_mut(), Ordering::SeqCst))
+    }
+
+    /// The epoch in which what was just returned may still be read.
+    pub(super) fn leave(&self) -> u64 {
+        self.readers.leave()
+    }
+
+    /// What was returned in an epoch before this one, nobody reads.
+    pub(super) fn oldest(&self) -> u64 {
+        self.readers.oldest()
+    }
+
+    /// Forgets all that is of an owner, whom nobody reads.
+    pub(super) fn clear(&self, stripe: Stripe) {
+        let reserved = self.cells.reserved() as u32;
+        for slot in (0..reserved).map(Slot).filter(|&slot| stripe.owns(slot)) {
+            // What was never written stays without memory of its own.
+            if !self.cells.get(slot.index()).load(Ordering::Relaxed).is_null() {
+                drop(self.forget(slot));
+            }
+        }
+    }
+
+    /// The row that a word led to, which nothing leads to any more.
+    fn take(&self, cell: *mut Line) -> Option<Row> {
+        if cell.is_null() || cell.addr() & ON_DISK != 0 {
+            return None;
+        }
+        let lines = std::ptr::slice_from_raw_parts_mut(cell, self.row_lines);
+        #[expect(unsafe_code, reason = "rows are reached through an atomic pointer")]
+        // SAFETY: the pointer came from a box of so many lines in `put`, and whoever swaps it out has
+        // it alone. Those who found it before may be reading it: the caller keeps the box for them.
+        unsafe {
+            Some(Box::from_raw(lines))
+        }
+    }
+}
+
+impl Drop for Places {
+    fn drop(&mut self) {
+        (0..self.cells.reserved() as u32).map(Slot).for_each(|slot| drop(self.forget(slot)));
+    }
+}
+
+/// Checksum of a row.
+pub(super) fn crc_of(row: &[f32]) -> u32 {
+    crc32c::crc32c(bytemuck::cast_slice(row))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_vector_is_in_memory_and_then_where_its_block_is() {
+        let places = Places::new(20, 2);
+        // 128 bytes a row, 2,048 rows a block.
+        let slot = Slot(2 * 4_096 + 2_048 + 5);
+        places.reserve(slot);
+        assert_eq!(places.read(0).find(slot), Place::Nowhere);
+        assert!(places.put(slot, &[2.0; 20]).is_none());
+        let crc = {
+            let reading = places.read(1);
+            let Place::Memory(row) = reading.find(slot) else { panic!("it is in memory") };
+            assert_eq!((row[..20].to_vec(), row[20..].to_vec()), (vec![2.0; 20], vec![0.0; 12]));
+            crc_of(row)
+        };
+        assert!(places.put_on_disk(slot, crc).is_some());
+        assert_eq!(places.read(0).find(slot), Place::Nowhere, "nobody knows where");
+        places.set_block(Slot(2 * 4_096 + 2_048), 7, 40_960).unwrap();
+        let spot = Spot { owner: 0, file: 7, offset: 40_960 + 5 * 128, bytes: 128, crc };
+        assert_eq!(places.read(0).find(slot), Place::Disk(spot));
+        let mut row = [0.0_f32; 32];
+        row[..20].fill(2.0);
+        assert!(spot.is_row(bytemuck::cast_slice(&row)));
+        row[3] = 2.5;
+        assert!(!spot.is_row(bytemuck::cast_slice(&row)));
+        assert!(places.set_block(slot, 1 << 32, 0).is_err());
+        assert!(places.put(slot, &[1.0; 20]).is_none());
+        assert!(places.put(slot, &[3.0; 20]).is_some());
+    }
+
+    /// Rows are taken away and made anew while others read them: what they find is whole.
+    #[test]
+    fn who_reads_a_row_has_it_until_it_is_done() {
+        let places = Places::new(33, 2);
+        places.reserve(Slot(0));
+        let rounds = 20_000_u32;
+        std::thread::scope(|scope| {
+            let reader = scope.spawn(|| {
+                let mut seen = 0.0;
+                while seen + 1.0 < rounds as f32 {
+                    let reading = places.read(1);
+                    if let Place::Memory(row) = reading.find(Slot(0)) {
+                        assert!(row[0] >= seen);
+                        seen = row[0];
+                        assert!(row[..33].iter().all(|&value| value == seen), "{row:?}");
+                    }
+                }
+            });
+            let mut left = std::collections::VecDeque::new();
+            for round in 0..rounds {
+                if let Some(row) = places.put(Slot(0), &[round as f32; 33]) {
+                    left.push_back((places.leave(), row));
+                }
+                let oldest = places.oldest();
+                while left.front().is_some_and(|(epoch, _)| *epoch < oldest) {
+                    let (_, mut row) = left.pop_front().unwrap();
+                    bytemuck::cast_slice_mut::<Line, f32>(&mut row).fill(-1.0);
+                }
+            }
+            reader.join().unwrap();
+            assert!(left.iter().all(|(epoch, _)| *epoch < places.oldest()), "nobody reads");
+        });
+    }
+}

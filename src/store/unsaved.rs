@@ -1,0 +1,170 @@
+//! What an owner has in memory of vectors that no snapshot on disk has yet, and how it goes once one
+//! does.
+
+use std::collections::VecDeque;
+
+use super::Store;
+use super::places::{Place, Places, Row, crc_of};
+use crate::snapshot::{Extent, Part, vectors_in_block};
+use crate::types::{DocId, Lsn, Slot};
+
+/// The rows of one owner.
+#[derive(Default)]
+pub(super) struct Unsaved {
+    /// Slots filled, and when, in that order; some may have been filled again.
+    filled: VecDeque<(Lsn, Slot)>,
+    /// Rows in memory that slots lead to.
+    rows: usize,
+    /// Rows that nothing leads to any more, and the epoch in which they may still be read.
+    left: VecDeque<(u64, Row)>,
+    /// A snapshot on disk has all that was filled up to here.
+    saved: Lsn,
+}
+
+/// What a block of vectors is made of, for a snapshot.
+#[derive(Debug, PartialEq)]
+pub enum SavedVectors {
+    /// Its rows.
+    Rows(Vec<u8>),
+    /// Some of it has to be read from where it was.
+    OnDisk,
+    /// What should be there of this document is not as it was written.
+    Lost(DocId),
+}
+
+impl Store {
+    /// Where vectors are, if they are not all in memory.
+    #[inline]
+    #[must_use]
+    pub fn places(&self) -> Option<&Places> {
+        self.shared.places.as_ref()
+    }
+
+    /// Bytes of vectors in memory, where they do not all stay there: of those that no snapshot on disk
+    /// has, and of those that are about to go.
+    #[must_use]
+    pub fn row_bytes_in_memory(&self) -> usize {
+        let rows = self.unsaved.rows + self.unsaved.left.len();
+        self.places().map_or(0, |places| rows * places.row_bytes())
+    }
+
+    /// Bytes of vectors that no snapshot on disk has, each written since counted, whether or not it
+    /// was replaced again; 0 where all vectors stay in memory.
+    #[must_use]
+    pub fn unsaved_bytes(&self) -> usize {
+        let Unsaved { filled, saved, .. } = &self.unsaved;
+        let unsaved = filled.len() - filled.partition_point(|(lsn, _)| lsn <= saved);
+        self.places().map_or(0, |places| unsaved * places.row_bytes())
+    }
+
+    /// Puts a vector in memory, of the write at `lsn`.
+    pub(super) fn put_unsaved(&mut self, lsn: Lsn, slot: Slot, vector: &[f32]) {
+        let Self { shared, unsaved, .. } = self;
+        let Some(places) = &shared.places else { return };
+        match places.put(slot, vector) {
+            Some(row) => unsaved.left.push_back((places.leave(), row)),
+            None => unsaved.rows += 1,
+        }
+        unsaved.filled.push_back((lsn, slot));
+    }
+
+    /// A snapshot of the state at `lsn` is on disk, and its extents are these: vectors are read from
+    /// there from now on.
+    ///
+    /// # Errors
+    /// If they lie where they can't be read from. Then they stay in memory.
+    pub fn set_saved(&mut self, lsn: Lsn, extents: &[Extent]) -> Result<(), String> {
+        self.note_extents(extents)?;
+        self.unsaved.saved = lsn;
+        Ok(())
+    }
+
+    /// Vectors on disk are in these extents.
+    pub(super) fn note_extents(&self, extents: &[Extent]) -> Result<(), String> {
+        let Some(places) = self.places() else { return Ok(()) };
+        let rows = vectors_in_block(places.row_bytes());
+        for extent in extents.iter().filter(|extent| extent.part == Part::Vectors) {
+            let number = extent.block.checked_mul(rows).filter(|&number| number < self.count);
+            let Some(number) = number else {
+                return Err(format!("a block of vectors, number {}, of no slot", extent.block));
+            };
+            places.set_block(self.stripe.slot(number), extent.file, extent.offset)?;
+        }
+        Ok(())
+    }
+
+    /// Lets some rows go that a snapshot on disk has, and that nobody reads any more. How many.
+    pub fn let_rows_go(&mut self, rows_max: usize) -> usize {
+        let stripe = self.stripe;
+        let Self { shared, unsaved, .. } = self;
+        let Some(places) = &shared.places else { return 0 };
+        let mut gone = 0;
+        while gone < rows_max
+            && let Some(&(lsn, slot)) = unsaved.filled.front()
+            && lsn <= unsaved.saved
+        {
+            unsaved.filled.pop_front();
+            gone += 1;
+            // What has been filled again since stands further behind.
+            if shared.life(slot)[0] != lsn.0 {
+                continue;
+            }
+            let crc = match places.read(stripe.owner()).find(slot) {
+                Place::Memory(row) => crc_of(row),
+                Place::Nowhere | Place::Disk(_) => continue,
+            };
+            if let Some(row) = places.put_on_disk(slot, crc) {
+                unsaved.rows -= 1;
+                unsaved.left.push_back((places.leave(), row));
+            }
+        }
+        if !unsaved.left.is_empty() {
+            let oldest = places.oldest();
+            let is_read = |(epoch, _): &(u64, Row)| *epoch >= oldest;
+            let unread = unsaved.left.iter().take(rows_max).take_while(|left| !is_read(left));
+            let count = unread.count();
+            unsaved.left.drain(..count);
+            gone += count;
+        }
+        gone
+    }
+
+    /// The rows of some slots, by number, padding included, as they were at `snapshot`: those that are
+    /// on disk from `base`, the block as it is there.
+    #[must_use]
+    pub(super) fn saved_from_places(
+        &self,
+        places: &Places,
+        numbers: std::ops::Range<u32>,
+        snapshot: Lsn,
+        base: Option<&[u8]>,
+    ) -> SavedVectors {
+        let row_bytes = places.row_bytes();
+        let mut bytes = Vec::with_capacity(numbers.len() * row_bytes);
+        let reading = places.read(self.stripe.owner());
+        for (index, slot) in numbers.map(|number| self.stripe.slot(number)).enumerate() {
+            let spot = match reading.find(slot) {
+                Place::Memory(row) => {
+                    bytes.extend_from_slice(bytemuck::cast_slice(row));
+                    continue;
+                }
+                Place::Disk(spot) => Some(spot),
+                Place::Nowhere => None,
+            };
+            if let (Some(_), None) = (spot, base) {
+                return SavedVectors::OnDisk;
+            }
+            let row = base.and_then(|base| base.get(index * row_bytes..(index + 1) * row_bytes));
+            let is_row = |row: &&[u8]| spot.is_some_and(|spot| spot.is_row(row));
+            match row.filter(is_row) {
+                Some(row) => bytes.extend_from_slice(row),
+                None if self.is_visible(slot, snapshot) => {
+                    return SavedVectors::Lost(self.doc_id(slot));
+                }
+                // Nobody will see it again.
+                None => bytes.resize(bytes.len() + row_bytes, 0),
+            }
+        }
+        SavedVectors::Rows(bytes)
+    }
+}

@@ -1,0 +1,104 @@
+//! Vectors on disk: a directory that is served with them there, and in memory, in turn.
+
+use kyrodb::proto::{SearchRequest, SnapshotRequest};
+
+use crate::assert_says;
+use crate::common::documents::{Change, Contents, Random, read};
+use crate::common::{Client, Process, Settings, directory, get, metric_sum, runtime};
+
+/// Two shards that own one graph, whose snapshots are taken only when they are asked for.
+const MEMORY: Settings<'static> = &[
+    ("runtime.shards", "2"),
+    ("hnsw.distance", "euclidean"),
+    ("hnsw.codes", "sq8"),
+    ("persistence.snapshot_interval_mutations", "1000000"),
+];
+
+const NVME: Settings<'static> = &[
+    ("runtime.shards", "2"),
+    ("hnsw.distance", "euclidean"),
+    ("hnsw.codes", "sq8"),
+    ("persistence.snapshot_interval_mutations", "1000000"),
+    ("storage.vectors", "nvme"),
+];
+
+const COUNT: u64 = 400;
+
+/// Every document is read as it was written, and finds itself.
+async fn assert_served(client: &mut Client, contents: &Contents) {
+    let all: Vec<u64> = (1..=COUNT).collect();
+    let found = read(client, &all).await;
+    for id in &all {
+        assert_eq!(found.get(id), contents.get(id), "document {id}");
+    }
+    for (id, document) in contents {
+        for exact in [false, true] {
+            let request = SearchRequest {
+                query_embedding: document.vector.clone(),
+                k: 3,
+                include_embeddings: true,
+                exact,
+                ..Default::default()
+            };
+            let answer = client.search(request).await.unwrap().into_inner();
+            assert_eq!(answer.shards_answered, answer.shards_asked, "{answer:?}");
+            assert_eq!(answer.results.len(), 3);
+            for result in &answer.results {
+                assert_eq!(result.embedding, contents[&result.doc_id].vector, "{id}");
+            }
+            let nearest = &contents[&answer.results[0].doc_id];
+            assert_eq!(nearest.vector, document.vector, "document {id} finds itself");
+        }
+    }
+}
+
+#[test]
+fn a_directory_is_served_with_vectors_on_disk_and_in_memory_in_turn() {
+    let directory = directory();
+    let data_dir = directory.path().join("data");
+    let (mut random, mut contents) = (Random::new(9, 0), Contents::new());
+    let runtime = runtime();
+    for round in 0..4 {
+        let is_on_disk = round != 2;
+        let process = Process::start(&data_dir, if is_on_disk { NVME } else { MEMORY });
+        runtime.block_on(async {
+            let mut client = process.client().await;
+            if round > 0 {
+                assert_served(&mut client, &contents).await;
+            }
+            for _ in 0..600 {
+                let change = Change::random(&mut random, 1, COUNT);
+                change.send(&mut client, &contents).await.unwrap();
+                change.apply(&mut contents);
+            }
+            let saved = client.create_snapshot(SnapshotRequest::default()).await.unwrap();
+            assert!(saved.into_inner().success);
+            // Some are on disk, some in memory.
+            for _ in 0..30 {
+                let change = Change::random(&mut random, 1, COUNT);
+                change.send(&mut client, &contents).await.unwrap();
+                change.apply(&mut contents);
+            }
+            assert_served(&mut client, &contents).await;
+        });
+        let (_, text) = get(process.http, "/metrics").unwrap();
+        let reads = metric_sum(&text, "kyrodb_vector_reads_total");
+        assert_eq!(reads > 0.0, is_on_disk, "{reads} reads");
+        if round == 1 { process.kill() } else { process.stop() }
+    }
+}
+
+#[test]
+fn it_is_refused_without_codes_and_without_snapshots() {
+    for (settings, word) in [
+        (&[("storage.vectors", "nvme"), ("hnsw.distance", "euclidean")][..], "hnsw.codes"),
+        (
+            &[("storage.vectors", "nvme"), ("persistence.snapshot_interval_mutations", "0")][..],
+            "snapshot_interval_mutations",
+        ),
+    ] {
+        let directory = directory();
+        let said = Process::refused(&directory.path().join("data"), settings);
+        assert_says(&said, &["storage.vectors: nvme", word]);
+    }
+}
