@@ -46,8 +46,10 @@ impl Memory {
     /// unused, and dead versions that wait to be reclaimed.
     #[must_use]
     pub fn of_document(params: &Params, payload_bytes: usize) -> Self {
-        let vectors =
+        let row =
             params.dimension.next_multiple_of(LINE_BYTES / size_of::<f32>()) * size_of::<f32>();
+        // On disk a document has a word that leads there; what waits for a snapshot has a bound of its own.
+        let vectors = if params.vectors.are_on_disk() { size_of::<u64>() } else { row };
         let scales = size_of::<f32>() * (1 + usize::from(params.metric != Metric::Cosine));
         let codes = params.dimension.next_multiple_of(LINE_BYTES) + scales;
         Self {
