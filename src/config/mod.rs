@@ -47,6 +47,8 @@ pub struct Config {
     pub rate_limit: RateLimitSection,
     /// Logs.
     pub logging: LoggingSection,
+    /// Spans.
+    pub telemetry: TelemetrySection,
     /// API keys.
     pub auth: AuthSection,
     /// Time limits.
@@ -310,6 +312,18 @@ pub struct LoggingSection {
     pub slow_query_ms: u64,
     /// Most of these lines a second. How many were left out stands in the next one.
     pub slow_query_per_second: u32,
+}
+
+/// `telemetry`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct TelemetrySection {
+    /// Address of a collector that takes spans by OTLP over gRPC; none are made if it is not set. Needs
+    /// the feature `otel`.
+    pub otlp_endpoint: Option<String>,
+    /// Of searches that come without a `traceparent`, the share that has spans; the others have them
+    /// where their clients record them.
+    pub sample_ratio: f64,
 }
 
 /// `auth`.

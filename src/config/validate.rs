@@ -292,6 +292,11 @@ impl Config {
         }
         let lines = self.logging.slow_query_per_second;
         faults.positive("logging.slow_query_per_second", lines.into());
+        faults.share("telemetry.sample_ratio", self.telemetry.sample_ratio);
+        let has_spans = cfg!(feature = "otel") || self.telemetry.otlp_endpoint.is_none();
+        faults.unless(has_spans, || {
+            "telemetry.otlp_endpoint: this program was built without the feature otel".into()
+        });
         faults.positive("logging.max_files", self.logging.max_files as u64);
         faults.positive("logging.max_file_size_bytes", self.logging.max_file_size_bytes);
     }

@@ -26,6 +26,13 @@ pub(super) struct About {
 /// Ends the record of a search.
 pub(super) fn end(observed: &Observed, trace: &Trace, about: &About) {
     observed.end(trace, &about.origin);
+    #[cfg(feature = "otel")]
+    if trace.is_on()
+        && let Some(sink) = observed.spans.get()
+    {
+        let tenant = about.tenant.as_ref().map(|tenant| tenant.id.as_str());
+        sink(trace, &about.origin, tenant);
+    }
     if trace.is_on()
         && let Some(left_out) = observed.slow_log.admit(trace.total(), trace.ended())
     {

@@ -13,6 +13,8 @@ mod deadline;
 mod ended;
 mod list;
 mod metrics;
+#[cfg(feature = "otel")]
+pub(crate) mod otlp;
 mod panics;
 mod search;
 mod service;

@@ -374,6 +374,12 @@ pub struct GatewayCounters {
     pub http_connections: AtomicU64,
     /// Connections of HTTP refused because there were too many.
     pub http_connections_refused: Counter,
+    /// Searches whose spans a collector has taken.
+    #[cfg(feature = "otel")]
+    pub spans_exported: Counter,
+    /// Searches whose spans it has not, or which there was no room for.
+    #[cfg(feature = "otel")]
+    pub spans_dropped: Counter,
     /// Searches refused because their answer would have come too late.
     pub searches_shed: Counter,
     /// Reads: searches and documents asked for.

@@ -52,6 +52,10 @@ pub struct Methods {
     pub search: Latency,
 }
 
+/// Takes the record of a search, with how its client names it and whose documents were searched.
+#[cfg(feature = "otel")]
+pub type SpanSink = dyn Fn(&Trace, &origin::Origin, Option<&str>) + Send + Sync;
+
 /// All that is counted, for cores, gateway and HTTP alike.
 #[derive(Default)]
 pub struct Observed {
@@ -75,6 +79,9 @@ pub struct Observed {
     pub slow: Recorder,
     /// Which slow searches have a line in the log.
     pub slow_log: SlowLog,
+    /// Where spans of searches go, if anywhere.
+    #[cfg(feature = "otel")]
+    pub spans: std::sync::OnceLock<Box<SpanSink>>,
     rates: Rates,
     is_recording_off: AtomicBool,
     /// The shards, by number, once their number is known.

@@ -175,6 +175,8 @@ impl Server {
         let http = http.map_err(|error| error.to_string())?;
 
         let runtime = gateway_runtime(&placement).map_err(|error| error.to_string())?;
+        #[cfg(feature = "otel")]
+        gateway::otlp::start(&config.telemetry, &observed, runtime.handle())?;
         let gateway =
             Gateway::new(config.clone(), observed.clone(), health.clone(), access.clone());
         let (drain, draining) = watch::channel(false);

@@ -266,6 +266,13 @@ fn server(text: &mut Text, observed: &Observed, health: &Health, data_dir: &Path
     }
     let connections = observed.gateway.connections.load(Ordering::Relaxed);
     text.gauge("kyrodb_active_connections", "Open gRPC connections.", connections);
+    #[cfg(feature = "otel")]
+    if observed.spans.get().is_some() {
+        let help = "Searches whose spans the collector has taken.";
+        text.counter("kyrodb_spans_exported_total", help, observed.gateway.spans_exported.get());
+        let help = "Searches whose spans it has not taken.";
+        text.counter("kyrodb_spans_dropped_total", help, observed.gateway.spans_dropped.get());
+    }
     let shed = observed.gateway.searches_shed.get();
     let help = "Searches refused because their answer would have come too late.";
     text.counter("kyrodb_searches_shed_total", help, shed);
