@@ -171,7 +171,7 @@ impl Core {
         let core = self.clone();
         if get.include_embeddings && shard.params.vectors.are_on_disk() {
             return spawn(self.queues.serve, async move {
-                let found = get.from_disk(&core, &shard).await;
+                let found = get.read_vectors(&core, &shard).await;
                 reply.send(found);
             });
         }
@@ -291,7 +291,7 @@ impl Get {
     }
 
     /// Reads the documents where their vectors may be on disk.
-    async fn from_disk(&self, core: &Rc<Core>, shard: &Rc<Shard>) -> Result<GetAnswer> {
+    async fn read_vectors(&self, core: &Rc<Core>, shard: &Rc<Shard>) -> Result<GetAnswer> {
         let mut found = Vec::new();
         for start in (0..self.ids.len()).step_by(GET_SLICE) {
             shard.check_readable()?;

@@ -376,7 +376,7 @@ async fn write(
     let disk = &*core.disk;
     let written = async {
         let mut writer = Writer::begin(disk, identity).await.map_err(|e| e.to_string())?;
-        let mut base: Option<Vec<u8>> = None;
+        let (mut base, mut unread): (Option<Vec<u8>>, _) = (None, None);
         loop {
             if shard.is_closing.get() || shard.check_readable().is_err() {
                 return Err("the shard is closing".to_owned());
@@ -385,6 +385,10 @@ async fn write(
                 shard.engine.borrow().as_ref().expect("it began in it"),
                 base.take().as_deref(),
             );
+            let next = next.map_err(|why| match unread.take() {
+                Some(error) => format!("{why} ({error})"),
+                None => why,
+            });
             match next? {
                 Next::Done => break,
                 Next::Piece(piece) => {
@@ -393,7 +397,8 @@ async fn write(
                 }
                 Next::Read(extent) => {
                     let read = reader::content(disk, identity.shard, &extent).await;
-                    base = Some(read.map_err(|error| error.to_string())?);
+                    let (content, failure) = read.map_err(|error| error.to_string())?;
+                    (base, unread) = (Some(content), failure);
                 }
             }
             core.give_way().await;

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use super::change::Change;
 use super::machine::{Machine, Node, Running, SEGMENT_BYTES};
 use crate::disk::sim::{SimDisk, SimFile, run};
-use crate::disk::{Disk, DiskError, Kind};
+use crate::disk::{Disk, DiskError};
 use crate::engine::LinkProgress;
 use crate::engine::checkpoint::Next;
 use crate::engine::tests::Model;
@@ -175,10 +175,13 @@ impl Machine {
         let node = &mut self.nodes[shard];
         let running = node.running.as_mut().expect("it has begun");
         for _ in 0..pieces {
-            let mut next = running.checkpoint.next_over(&node.engine, None);
+            let (mut next, mut unread) = (running.checkpoint.next_over(&node.engine, None), None);
             if let Ok(Next::Read(extent)) = next {
                 let base = match run(reader::content(&*disk, node.id, &extent)) {
-                    Ok(base) => base,
+                    Ok((base, failure)) => {
+                        unread = failure;
+                        base
+                    }
                     Err(error) => {
                         node.give_up_snapshot(&disk);
                         return Err(error);
@@ -186,17 +189,15 @@ impl Machine {
                 };
                 next = running.checkpoint.next_over(&node.engine, Some(&base));
             }
-            let piece = match next {
-                Ok(Next::Piece(piece)) => piece,
-                Ok(Next::Done) => return self.finish_snapshot(shard).map(|()| true),
-                Ok(Next::Read(_)) => panic!("it was read"),
-                // What the disk would not read once, it has not lost.
-                Err(reason) => {
+            let piece = match (next, unread) {
+                (Ok(Next::Piece(piece)), _) => piece,
+                (Ok(Next::Done), _) => return self.finish_snapshot(shard).map(|()| true),
+                // What the disk would not read this time, it has not lost.
+                (Err(_), Some(error)) => {
                     node.give_up_snapshot(&disk);
-                    assert!(disk.has_failed(), "nothing is damaged: {reason}");
-                    let (kind, file) = (Kind::Failed, snapshot_name(node.id, 0));
-                    return Err(DiskError { kind, operation: "read", file, reason });
+                    return Err(error);
                 }
+                (other, _) => panic!("nothing is damaged: {other:?}"),
             };
             let put = running.writer.put(&*disk, piece.part, piece.block, &piece.bytes);
             if let Err(error) = run(put) {

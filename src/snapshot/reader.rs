@@ -157,7 +157,7 @@ async fn read_file<D: Disk>(
 }
 
 /// What is where an extent should be, unchecked: as much of it as there is, with zeros for blocks that
-/// can't be read.
+/// can't be read, and why they can't.
 ///
 /// # Errors
 /// If the file can't be opened. One that is missing has nothing.
@@ -165,14 +165,15 @@ pub async fn content<D: Disk>(
     disk: &D,
     shard: ShardId,
     extent: &Extent,
-) -> Result<Vec<u8>, DiskError> {
+) -> Result<(Vec<u8>, Option<DiskError>), DiskError> {
     let file = match disk.open(&snapshot_name(shard, extent.file)).await {
         Ok(file) => file,
-        Err(error) if error.kind == Kind::NotFound => return Ok(Vec::new()),
+        Err(error) if error.kind == Kind::NotFound => return Ok((Vec::new(), Some(error))),
         Err(error) => return Err(error),
     };
     let (mut content, bytes) = (Vec::new(), blocks(extent.bytes as usize));
-    if file.read_at(extent.offset, bytes, &mut content).await.is_err() {
+    let failure = file.read_at(extent.offset, bytes, &mut content).await.err();
+    if failure.is_some() {
         content.clear();
         for start in (0..bytes).step_by(BLOCK) {
             let read = file.read_at(extent.offset + start as u64, BLOCK, &mut content).await;
@@ -181,7 +182,7 @@ pub async fn content<D: Disk>(
         }
     }
     file.close().await?;
-    Ok(content)
+    Ok((content, failure))
 }
 
 /// How much to read for the first of `extents`: as many of them as follow one another, up to

@@ -69,8 +69,6 @@ struct State {
     operations: Vec<&'static str>,
     planned: Option<Planned>,
     crashed: bool,
-    /// A fault was injected.
-    has_failed: bool,
     sync_lies: bool,
     claims: Option<Claims>,
 }
@@ -131,11 +129,6 @@ impl SimDisk {
     /// Nothing fails any more.
     pub fn mend(&self) {
         self.0.borrow_mut().planned = None;
-    }
-
-    /// True if a fault was injected, whether or not it is mended.
-    pub fn has_failed(&self) -> bool {
-        self.0.borrow().has_failed
     }
 
     /// True after a [`Fault::Crash`].
@@ -201,7 +194,6 @@ impl SimDisk {
             let again = planned.is_sticky && planned.operation == Some(operation);
             (planned.call == call || again).then_some(planned.fault)
         });
-        state.has_failed |= due.is_some();
         match due {
             None => Ok(None),
             Some(Fault::Fails(kind)) => Err(error(kind, "injected")),

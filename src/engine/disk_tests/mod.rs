@@ -202,7 +202,7 @@ impl Kept {
             _ => Some(Filter::namespace("a")),
         };
         let query = self.pair.query(10, filter);
-        Arc::new(Query { is_exact: round % 5 == 0, ..(*query).clone() })
+        Arc::new(Query { is_exact: round.is_multiple_of(5), ..(*query).clone() })
     }
 
     fn assert_hits(&self, query: &Query, outcome: &SearchOutcome) {

@@ -38,7 +38,7 @@ fn a_search_of_one_owner_finds_the_vectors_of_all() {
         }
         let saving = random.below(3) as usize;
         files.save(&mut engines[saving], round).unwrap();
-        for asked in 0..3 {
+        for (asked, engine) in engines.iter_mut().enumerate() {
             let query = Arc::new(Query {
                 vector: random.vector().into(),
                 k: 10,
@@ -48,8 +48,8 @@ fn a_search_of_one_owner_finds_the_vectors_of_all() {
                 include_embeddings: true,
                 is_exact: asked == 2,
             });
-            let search = engines[asked].begin_search_in(query.clone(), Scope::Partition).unwrap();
-            let outcome = files.finish(&mut engines[asked], search);
+            let search = engine.begin_search_in(query.clone(), Scope::Partition).unwrap();
+            let outcome = files.finish(engine, search);
             assert_eq!(found(&outcome), model.nearest(&query), "round {round}");
             for hit in &outcome.hits {
                 assert_eq!(hit.embedding.as_ref(), Some(&model.0[&hit.id].0));
