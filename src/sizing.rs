@@ -55,6 +55,8 @@ pub struct Plan {
     cores: u64,
     shards: u64,
     log_bytes: u64,
+    /// Vectors in memory that are on disk, or soon will be.
+    vector_bytes: u64,
     memory_max: u64,
 }
 
@@ -74,6 +76,10 @@ impl Plan {
         Self {
             data,
             document: Memory::of_document(&params, data.metadata_bytes),
+            vector_bytes: match params.vectors.are_on_disk() {
+                true => config.storage.unsaved_bytes + config.cache.document_bytes,
+                false => 0,
+            },
             params,
             cores: cores as u64,
             shards,
@@ -86,7 +92,8 @@ impl Plan {
     #[must_use]
     pub fn memory_bytes(&self) -> u64 {
         let documents = self.data.rows.saturating_mul(self.document.sum() as u64);
-        documents.saturating_add(documents / DEAD_SHARE).saturating_add(self.program_bytes())
+        let whole = documents.saturating_add(documents / DEAD_SHARE);
+        whole.saturating_add(self.program_bytes()).saturating_add(self.vector_bytes)
     }
 
     /// Most bytes on the disk.
@@ -108,7 +115,8 @@ impl Plan {
     /// Vectors and metadata lie in files of which at least half is in use; the rest is written whole,
     /// and there are two snapshots beside the one that is being written.
     fn snapshot_bytes(&self) -> u64 {
-        let Memory { vectors, links, ids, .. } = self.document;
+        let Memory { links, ids, .. } = self.document;
+        let vectors = Memory::of_row(self.params.dimension);
         let carried = (vectors + self.data.metadata_bytes) as u64;
         let whole = (links + ids) as u64;
         self.data.rows.saturating_mul(2 * carried + 3 * whole)
@@ -116,7 +124,8 @@ impl Plan {
 }
 
 /// Bytes for people.
-fn human(bytes: u64) -> String {
+#[must_use]
+pub fn human(bytes: u64) -> String {
     const UNITS: [&str; 4] = ["KiB", "MiB", "GiB", "TiB"];
     let mut value = bytes as f64 / 1024.0;
     let mut unit = 0;
@@ -131,7 +140,11 @@ impl Display for Plan {
     fn fmt(&self, f: &mut Formatter<'_>) -> FmtResult {
         let Params { dimension, graph, codes, .. } = &self.params;
         let DataSet { rows, metadata_bytes } = self.data;
-        let codes = if *codes { "with 8-bit codes" } else { "without codes" };
+        let codes = match (*codes, self.params.vectors.are_on_disk()) {
+            (false, _) => "without codes",
+            (true, false) => "with 8-bit codes",
+            (true, true) => "with 8-bit codes, vectors on disk",
+        };
         writeln!(
             f,
             "{rows} documents of {dimension} values and {metadata_bytes} bytes of metadata, \
@@ -156,6 +169,10 @@ impl Display for Plan {
         }
         let dead = rows.saturating_mul(self.document.sum() as u64) / DEAD_SHARE;
         writeln!(f, "  {:<44}{:>14}", "versions that are replaced, at most", human(dead))?;
+        if self.vector_bytes > 0 {
+            let name = "vectors: not saved yet, and cached, at most";
+            writeln!(f, "  {name:<44}{:>14}", human(self.vector_bytes))?;
+        }
         writeln!(f, "  {:<44}{:>14}", "the program", human(self.program_bytes()))?;
         writeln!(f, "  {:<44}{:>14}", "together", human(self.memory_bytes()))?;
         let verdict = match (self.memory_max, self.fits()) {
@@ -178,14 +195,19 @@ impl Display for Plan {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::engine::VectorStorage as Storage;
     use crate::engine::tests::params;
     use crate::graph;
 
     fn plan(rows: u64, max_bytes: u64) -> Plan {
+        plan_of(Storage::Memory, rows, max_bytes)
+    }
+
+    fn plan_of(vectors: Storage, rows: u64, max_bytes: u64) -> Plan {
         let mut config = Config::default();
         config.memory.max_bytes = max_bytes;
         let graph = graph::Params { m: 16, ef_construction: 200, seed: 0 };
-        let params = Params { dimension: 384, graph, ..params() };
+        let params = Params { dimension: 384, graph, vectors, ..params() };
         Plan::new(&config, params, DataSet { rows, metadata_bytes: 20 }, 2, 2)
     }
 
@@ -197,6 +219,10 @@ mod tests {
         assert!(!large.fits());
         let text = large.to_string();
         assert!(text.contains("does NOT fit into the 1.0 GiB"), "{text}");
+        let on_disk = plan_of(Storage::Disk { unsaved_bytes_max: 0 }, 10_000_000, 1 << 30);
+        assert!(on_disk.memory_bytes() < large.memory_bytes() / 2);
+        assert_eq!(on_disk.disk_bytes(), large.disk_bytes());
+        assert!(on_disk.to_string().contains("cached, at most"));
         let endless = plan(u64::MAX, u64::MAX);
         assert!(endless.disk_bytes() > 1 << 62 && !endless.to_string().is_empty());
         // What a document takes was measured: some 2,300 bytes.

@@ -46,10 +46,12 @@ impl Memory {
     /// unused, and dead versions that wait to be reclaimed.
     #[must_use]
     pub fn of_document(params: &Params, payload_bytes: usize) -> Self {
-        let row =
-            params.dimension.next_multiple_of(LINE_BYTES / size_of::<f32>()) * size_of::<f32>();
         // On disk a document has a word that leads there; what waits for a snapshot has a bound of its own.
-        let vectors = if params.vectors.are_on_disk() { size_of::<u64>() } else { row };
+        let vectors = if params.vectors.are_on_disk() {
+            size_of::<u64>()
+        } else {
+            Self::of_row(params.dimension)
+        };
         let scales = size_of::<f32>() * (1 + usize::from(params.metric != Metric::Cosine));
         let codes = params.dimension.next_multiple_of(LINE_BYTES) + scales;
         Self {
@@ -61,6 +63,12 @@ impl Memory {
             metadata_index: payload_bytes.min(INDEX_BYTES_MAX),
             hot_tier: size_of::<u32>(),
         }
+    }
+
+    /// Bytes of a vector of so many values, padded.
+    #[must_use]
+    pub fn of_row(dimension: usize) -> usize {
+        dimension.next_multiple_of(LINE_BYTES / size_of::<f32>()) * size_of::<f32>()
     }
 
     /// Bytes of all parts.

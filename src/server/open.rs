@@ -411,10 +411,7 @@ impl Opening<'_> {
     ) -> Result<Vec<Opened>, Refusal> {
         let shards = manifest.shards as usize;
         let mut params = engine_params(self.config, manifest.dimension as usize, shards);
-        if self.config.storage.vectors == VectorStorage::Nvme {
-            let unsaved_bytes_max = (self.config.storage.unsaved_bytes / shards as u64) as usize;
-            params.vectors = engine::VectorStorage::Disk { unsaved_bytes_max };
-        }
+        params.vectors = vector_storage(self.config, shards);
         let capacity = Capacity::new(documents_max(self.config))
             .with_accounts(self.access.accounts())
             .with_memory(self.observed.memory.clone());
@@ -522,6 +519,17 @@ pub(super) fn engine_params(config: &Config, dimension: usize, shards: usize) ->
         capacity: Arc::new(Capacity::new(documents_max(config))),
         vectors: engine::VectorStorage::Memory,
         home: None,
+    }
+}
+
+/// Where the vectors of each of so many shards are.
+pub(super) fn vector_storage(config: &Config, shards: usize) -> engine::VectorStorage {
+    match config.storage.vectors {
+        VectorStorage::Memory => engine::VectorStorage::Memory,
+        VectorStorage::Nvme => {
+            let unsaved_bytes_max = (config.storage.unsaved_bytes / shards as u64) as usize;
+            engine::VectorStorage::Disk { unsaved_bytes_max }
+        }
     }
 }
 

@@ -1,7 +1,8 @@
 //! `--plan`, and whether what is configured can fit into memory at all.
 
-use super::open::engine_params;
+use super::open::{engine_params, vector_storage};
 use crate::config::Config;
+use crate::engine;
 use crate::shard::cpus;
 use crate::sizing::{DataSet, Plan};
 
@@ -16,7 +17,8 @@ pub fn plan(config: &Config, data: DataSet) -> Result<Plan, String> {
     let placement = cpus::place(&cpus::allowed(), config.runtime.cores);
     let cores = placement.map_err(|error| error.to_string())?.cores.len();
     let shards = if config.runtime.shards == 0 { cores } else { config.runtime.shards };
-    let params = engine_params(config, config.hnsw.dimension, shards);
+    let vectors = vector_storage(config, shards);
+    let params = engine::Params { vectors, ..engine_params(config, config.hnsw.dimension, shards) };
     Ok(Plan::new(config, params, data, cores, shards))
 }
 

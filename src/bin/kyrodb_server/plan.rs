@@ -2,8 +2,9 @@
 
 use std::process::ExitCode;
 
+use kyrodb::config::VectorStorage;
 use kyrodb::server;
-use kyrodb::sizing::DataSet;
+use kyrodb::sizing::{DataSet, human};
 
 use super::{Arguments, check};
 
@@ -26,6 +27,15 @@ pub(super) fn run(arguments: Arguments) -> Result<ExitCode, String> {
     #[expect(clippy::print_stdout, reason = "this is what was asked for")]
     {
         println!("{plan}");
+        config.storage.vectors = match config.storage.vectors {
+            VectorStorage::Memory => VectorStorage::Nvme,
+            VectorStorage::Nvme => VectorStorage::Memory,
+        };
+        if config.validate().is_empty() {
+            let other = server::plan(&config, data)?;
+            let (mode, bytes) = (config.storage.vectors.word(), human(other.memory_bytes()));
+            println!("\nWith storage.vectors = {mode} it needs {bytes} of memory.");
+        }
     }
     Ok(if plan.fits() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
