@@ -91,8 +91,8 @@ impl Config {
         };
         if self.cache != cache {
             warnings.push(
-                "of the keys under cache only cache.capacity, cache.document_bytes and cache.query_cache_* have an effect \
-                 in this version"
+                "of the keys under cache only cache.capacity, cache.document_bytes and \
+                 cache.query_cache_* have an effect in this version"
                     .into(),
             );
         }

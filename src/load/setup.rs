@@ -120,7 +120,9 @@ fn refused(what: &str, status: &tonic::Status, door: &Door) -> Fault {
         }
         tonic::Code::PermissionDenied => "; the load tester needs a key with is_admin",
         // It hangs up on those that show none, once they have sent something.
-        tonic::Code::Unavailable | tonic::Code::Unknown if door.is_without_certificate() => {
+        tonic::Code::Unavailable | tonic::Code::Unknown | tonic::Code::Cancelled
+            if door.is_without_certificate() =>
+        {
             "; where the server asks for a certificate, --client-cert and --client-key show one"
         }
         _ => return failed(what, status),

@@ -1,5 +1,8 @@
 //! Vectors on disk: a directory that is served with them there, and in memory, in turn.
 
+use std::path::Path;
+use std::process::Command;
+
 use kyrodb::proto::{SearchRequest, SnapshotRequest};
 
 use crate::assert_says;
@@ -86,6 +89,29 @@ fn a_directory_is_served_with_vectors_on_disk_and_in_memory_in_turn() {
         assert_eq!(reads > 0.0, is_on_disk, "{reads} reads");
         if round == 1 { process.kill() } else { process.stop() }
     }
+    assert_backed_up(directory.path(), &contents);
+}
+
+/// A backup has the vectors as well, and the directory is sound.
+fn assert_backed_up(directory: &Path, contents: &Contents) {
+    let run = |program: &str, arguments: &[&str]| {
+        let output = Command::new(program).args(arguments).current_dir(directory).output().unwrap();
+        let said = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert!(output.status.success(), "{arguments:?}: {said}{output:?}");
+        said
+    };
+    let backup = env!("CARGO_BIN_EXE_kyrodb_backup");
+    run(env!("CARGO_BIN_EXE_kyrodb_server"), &["--data-dir", "data", "--verify"]);
+    run(backup, &["--data-dir", "data", "--backup-dir", "backups", "create", "--fast"]);
+    let list = run(backup, &["--backup-dir", "backups", "list", "--json"]);
+    let list: serde_json::Value = serde_json::from_str(&list).unwrap();
+    let id = list[0]["id"].as_str().unwrap();
+    let restore =
+        ["--data-dir", "restored", "--backup-dir", "backups", "restore", "--backup-id", id];
+    run(backup, &restore);
+    let process = Process::start(&directory.join("restored"), NVME);
+    runtime().block_on(async { assert_served(&mut process.client().await, contents).await });
+    process.stop();
 }
 
 #[test]
