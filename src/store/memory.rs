@@ -1,4 +1,5 @@
-//! What the documents take in memory, by part: of counts alone, so that it may be asked often.
+//! What the documents take in memory, by part, and how many more there is room for: of counts alone, so
+//! that it may be asked often.
 
 use std::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64};
 
@@ -7,6 +8,18 @@ use super::life::Life;
 use super::payload::Payload;
 
 impl Store {
+    /// How many more versions can be stored.
+    #[must_use]
+    pub fn room(&self) -> usize {
+        self.free.len() + self.stripe.slots_max() - self.count as usize
+    }
+
+    /// Slots that have held a version before, and are free again.
+    #[must_use]
+    pub fn free_count(&self) -> usize {
+        self.free.len()
+    }
+
     /// Bytes of vectors in memory, padding and dead versions included, and of what leads to them
     /// where they are not all there.
     #[must_use]

@@ -273,18 +273,6 @@ impl Store {
         (name..next.min(name + used), next)
     }
 
-    /// How many more versions can be stored.
-    #[must_use]
-    pub fn room(&self) -> usize {
-        self.free.len() + self.stripe.slots_max() - self.count as usize
-    }
-
-    /// Slots that have held a version before, and are free again.
-    #[must_use]
-    pub fn free_count(&self) -> usize {
-        self.free.len()
-    }
-
     /// The document that a slot holds or held.
     #[inline]
     #[must_use]
