@@ -7,7 +7,7 @@
 //! that it has had holds the rows of all slots that a view may see.
 //!
 //! Rows of memory are written before their names are published, and never again. Their owner takes
-//! them away while others may be reading them, so a reader announces itself ([`super::readers`]).
+//! them away while others may be reading them, so a reader announces itself (`super::readers`).
 
 use std::sync::atomic::{AtomicPtr, AtomicU64, Ordering};
 
