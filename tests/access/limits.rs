@@ -163,7 +163,9 @@ fn rand_bit() -> bool {
 fn a_flood_of_searches_leaves_others_their_places() {
     const DOCUMENTS: u64 = 3_000;
     let quota = Entry { tenant: "acme", mark: 'a', more: "max_vectors: 10000" };
-    let settings = [("timeouts.max_concurrent_queries", "8")];
+    // The same search over and over would be answered from the cache, and take no place.
+    let settings =
+        [("timeouts.max_concurrent_queries", "8"), ("cache.query_cache_enabled", "false")];
     let place = Place::new(&[quota, BETA, ROOT], &settings);
     let process = place.start();
     runtime().block_on(async {
