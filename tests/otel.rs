@@ -56,8 +56,9 @@ fn a_collector_receives_what_clients_record() {
             client.insert(insert(id, &vector(id, 8), &[])).await.unwrap();
         }
         let trace = "4bf92f3577b34da6a3ce929d0e0e4736";
-        for flags in ["00", "01"] {
-            let mut request = Request::new(search(&vector(1, 8), 7));
+        // Not the same twice, which the cache would answer.
+        for (flags, query) in [("00", 3), ("01", 4)] {
+            let mut request = Request::new(search(&vector(query, 8), 7));
             let parent = format!("00-{trace}-00f067aa0ba902b7-{flags}");
             request.metadata_mut().insert("traceparent", parent.parse().unwrap());
             request.metadata_mut().insert("x-request-id", "r-1".parse().unwrap());
