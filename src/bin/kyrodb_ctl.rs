@@ -209,8 +209,18 @@ fn run(arguments: &Arguments) -> Result<(String, bool), String> {
     };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|error| error.to_string())?;
-    if let Command::Dump { .. } | Command::Load { .. } = &arguments.command {
-        return runtime.block_on(transfer(place, arguments));
+    let at = |grpc: &Grpc| Place { url: grpc.grpc.clone(), ..place.clone() };
+    match &arguments.command {
+        Command::Dump { place, file, resume, namespace } => {
+            let (place, file) = (at(place), file.as_deref());
+            let written = runtime.block_on(transfer::dump(&place, file, *resume, namespace))?;
+            return Ok((dumped(written, file, arguments.json), true));
+        }
+        Command::Load { place, file } => {
+            let loaded = runtime.block_on(transfer::load(&at(place), file.as_deref()))?;
+            return Ok((self::loaded(&loaded, arguments.json), loaded.failed == 0));
+        }
+        _ => {}
     }
     let server = Server::at(&place)?;
     runtime.block_on(ask(&server, arguments))
@@ -270,44 +280,33 @@ async fn ask(server: &Server, arguments: &Arguments) -> Result<(String, bool), S
             server.post(&format!("/admin/shutdown?mode={mode}")).await?
         }
         Command::Completion { .. } | Command::Dump { .. } | Command::Load { .. } => {
-            return Ok((String::new(), true));
+            unreachable!("these ask no page, and are done with")
         }
     };
     Ok(shown(&answer, arguments.json))
 }
 
-/// Takes documents out, or in.
-async fn transfer(place: Place, arguments: &Arguments) -> Result<(String, bool), String> {
-    let at = |grpc: &Grpc| Place { url: grpc.grpc.clone(), ..place.clone() };
-    match &arguments.command {
-        Command::Dump { place, file, resume, namespace } => {
-            let written = transfer::dump(&at(place), file.as_deref(), *resume, namespace).await?;
-            let text = match (file, arguments.json) {
-                // Standard output has the documents, and nothing else.
-                (None, _) => String::new(),
-                (_, true) => format!("{}\n", json!({ "written": written })),
-                (Some(file), false) => format!("{written} documents are in {}\n", file.display()),
-            };
-            Ok((text, true))
+/// What is said of a dump. Standard output has the documents, and nothing else.
+fn dumped(written: u64, file: Option<&Path>, is_json: bool) -> String {
+    match (file, is_json) {
+        (None, _) => String::new(),
+        (_, true) => format!("{}\n", json!({ "written": written })),
+        (Some(file), false) => format!("{written} documents are in {}\n", file.display()),
+    }
+}
+
+/// What became of documents that were loaded.
+fn loaded(loaded: &transfer::Loaded, is_json: bool) -> String {
+    let transfer::Loaded { stored, failed, last_error } = loaded;
+    match (is_json, failed) {
+        (true, _) => {
+            let all = json!({ "stored": stored, "failed": failed, "last_error": last_error });
+            format!("{all}\n")
         }
-        Command::Load { place, file } => {
-            let loaded = transfer::load(&at(place), file.as_deref()).await?;
-            let transfer::Loaded { stored, failed, last_error } = &loaded;
-            let text = match (arguments.json, failed) {
-                (true, _) => {
-                    let all =
-                        json!({ "stored": stored, "failed": failed, "last_error": last_error });
-                    format!("{all}\n")
-                }
-                (false, 0) => format!("{stored} documents are stored\n"),
-                (false, _) => format!(
-                    "{stored} documents are stored; {failed} were refused, the last one: \
-                     {last_error}\n"
-                ),
-            };
-            Ok((text, *failed == 0))
-        }
-        _ => Ok((String::new(), true)),
+        (false, 0) => format!("{stored} documents are stored\n"),
+        (false, _) => format!(
+            "{stored} documents are stored; {failed} were refused, the last one: {last_error}\n"
+        ),
     }
 }
 

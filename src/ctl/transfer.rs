@@ -104,10 +104,6 @@ fn pause(status: &Status) -> Option<Duration> {
     is_passing.then(|| said.unwrap_or(WAIT_MAX / 10).min(WAIT_MAX))
 }
 
-fn refused(status: &Status) -> String {
-    format!("the server says {:?}: {}", status.code(), status.message())
-}
-
 /// Writes all documents in scope to the file at `path`, which must not be there yet unless
 /// `is_resumed`: then what is whole of it stays, and the dump goes on behind it. To standard output
 /// where there is no path. Returns how many documents were written.
@@ -143,7 +139,7 @@ pub async fn dump(
             namespace: namespace.to_owned(),
             filter: None,
         };
-        let page = page(&mut client, request).await?;
+        let page = patiently(async || client.list_documents(request.clone()).await).await?;
         let mut lines = Vec::new();
         for document in page.documents {
             let line = serde_json::to_writer(&mut lines, &Line::from(document));
@@ -164,20 +160,22 @@ pub async fn dump(
     Ok(count)
 }
 
-async fn page(
-    client: &mut Client,
-    request: ListDocumentsRequest,
-) -> Result<crate::proto::ListDocumentsResponse, String> {
+/// Asks, and asks again as the server says while it is busy, or away for a moment.
+async fn patiently<T>(
+    mut ask: impl AsyncFnMut() -> Result<tonic::Response<T>, Status>,
+) -> Result<T, String> {
     let mut tries = 0;
     loop {
-        let status = match client.list_documents(request.clone()).await {
-            Ok(page) => return Ok(page.into_inner()),
+        let status = match ask().await {
+            Ok(answer) => return Ok(answer.into_inner()),
             Err(status) => status,
         };
         tries += 1;
         match pause(&status).filter(|_| tries < TRIES) {
             Some(pause) => tokio::time::sleep(pause).await,
-            None => return Err(refused(&status)),
+            None => {
+                return Err(format!("the server says {:?}: {}", status.code(), status.message()));
+            }
         }
     }
 }
@@ -255,9 +253,15 @@ pub async fn load(place: &Place, path: Option<&Path>) -> Result<Loaded, String> 
             }
         }
         if !batch.is_empty() {
-            insert(&mut client, batch, &mut loaded).await.map_err(|why| {
+            let insert = async || client.bulk_insert(tokio_stream::iter(batch.clone())).await;
+            let answer = patiently(insert).await.map_err(|why| {
                 format!("lines {first} to {number}: {why}; the lines before are loaded")
             })?;
+            loaded.stored += answer.total_inserted;
+            loaded.failed += answer.total_failed;
+            if answer.total_failed > 0 {
+                loaded.last_error = answer.error;
+            }
         }
     }
     Ok(loaded)
@@ -276,34 +280,6 @@ fn next_line(input: &mut dyn BufRead) -> Result<Option<(Line, usize)>, String> {
         length => {
             let line = serde_json::from_slice(&text).map_err(|error| error.to_string())?;
             Ok(Some((line, length)))
-        }
-    }
-}
-
-async fn insert(
-    client: &mut Client,
-    batch: Vec<InsertRequest>,
-    loaded: &mut Loaded,
-) -> Result<(), String> {
-    let mut tries = 0;
-    loop {
-        let sent = client.bulk_insert(tokio_stream::iter(batch.clone())).await;
-        let status = match sent {
-            Ok(answer) => {
-                let answer = answer.into_inner();
-                loaded.stored += answer.total_inserted;
-                loaded.failed += answer.total_failed;
-                if answer.total_failed > 0 {
-                    loaded.last_error = answer.error;
-                }
-                return Ok(());
-            }
-            Err(status) => status,
-        };
-        tries += 1;
-        match pause(&status).filter(|_| tries < TRIES) {
-            Some(pause) => tokio::time::sleep(pause).await,
-            None => return Err(refused(&status)),
         }
     }
 }

@@ -67,18 +67,19 @@ impl Capacity {
 }
 
 impl Engine {
-    /// Takes the memory that a write needs beyond what there is already: that of a slot that has
-    /// held a document before, and of metadata that has gone, which the allocator keeps.
+    /// The memory that a write needs beyond what there is already: that of a slot that has held a
+    /// document before, and of metadata that has gone, which the allocator keeps. To be taken by
+    /// [`Engine::take_memory`] once nothing else refuses the write.
     ///
     /// # Errors
     /// If the bound is reached.
-    pub(super) fn take_memory(&self, needs_slot: bool, more_payload: usize) -> Result<()> {
+    pub(super) fn check_memory(&self, needs_slot: bool, more_payload: usize) -> Result<usize> {
         let is_slot_new = needs_slot && self.store.free_count() <= self.staged_puts;
         let slot_bytes = if is_slot_new { self.slot_bytes } else { 0 };
-        let payload = self.index.payloads().1 + self.staged_payload_bytes + more_payload;
+        let payload = self.index.payload_bytes() + self.staged_payload_bytes + more_payload;
+        let is_more = payload.saturating_sub(self.payload_peak_bytes).min(more_payload);
         // The index has about as much of it once more.
-        let bytes =
-            slot_bytes + 2 * payload.saturating_sub(self.payload_peak_bytes).min(more_payload);
+        let bytes = slot_bytes + 2 * is_more;
         let memory = &self.params.capacity.memory;
         if bytes > 0 && !memory.has_room(bytes) {
             let what = format!(
@@ -89,8 +90,15 @@ impl Engine {
             );
             return Err(Error::Busy { what, retry_after: MEMORY_RETRY });
         }
-        memory.admit(bytes);
-        Ok(())
+        Ok(bytes)
+    }
+
+    /// Takes what [`Engine::check_memory`] has found to be needed.
+    pub(super) fn take_memory(&self, bytes: usize) {
+        // All cores count in one place: only those that have something to count.
+        if bytes > 0 {
+            self.params.capacity.memory.admit(bytes);
+        }
     }
 
     /// Metadata of this many bytes has been staged.
@@ -101,7 +109,7 @@ impl Engine {
     /// Metadata of this many bytes, which was staged unless it was read from the log, is in memory.
     pub(super) fn note_payload(&mut self, bytes: usize) {
         self.staged_payload_bytes = self.staged_payload_bytes.saturating_sub(bytes);
-        self.payload_peak_bytes = self.payload_peak_bytes.max(self.index.payloads().1);
+        self.payload_peak_bytes = self.payload_peak_bytes.max(self.index.payload_bytes());
     }
 }
 
@@ -169,5 +177,21 @@ mod tests {
         assert!(pair.engine.stage(put(free + 1, payload(1, "a"))).is_err(), "no slot is free");
         headroom.measure(MAX_BYTES / 2);
         assert!(pair.engine.stage(put(free + 1, payload(1, "a"))).is_ok());
+    }
+
+    #[test]
+    fn what_is_refused_for_another_reason_takes_no_memory() {
+        let headroom = Arc::new(Headroom::default());
+        let mut pair = Pair::new(10);
+        let capacity = Capacity::new(1).with_memory(headroom.clone());
+        pair.engine.params.capacity = Arc::new(capacity);
+        assert!(pair.engine.stage(put(1, payload(1, "a"))).is_ok());
+        let used = headroom.used();
+        assert!(used > 0);
+        for _ in 0..100 {
+            let refused = pair.engine.stage(put(2, payload(1, "a"))).unwrap_err();
+            assert!(refused.to_string().contains("hnsw.max_elements"), "{refused}");
+        }
+        assert_eq!(headroom.used(), used);
     }
 }

@@ -6,6 +6,7 @@ use super::{Engine, Params};
 use crate::graph::Graph;
 use crate::kernels::Metric;
 use crate::store::payload::Payload;
+use crate::store::{Codes, Vectors};
 use crate::types::{DocId, Lsn};
 
 /// What an allocation of metadata has beside its bytes: two counts of references, and what leads to
@@ -18,9 +19,6 @@ const ID_TABLE_BYTES: usize = 9;
 
 /// Bytes of metadata that the index has again, at most, beside its sets.
 const INDEX_BYTES_MAX: usize = 256;
-
-/// Bytes that a row of codes is padded to.
-const LINE_BYTES: usize = 64;
 
 /// Bytes of memory of one shard.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -52,8 +50,7 @@ impl Memory {
         } else {
             Self::of_row(params.dimension)
         };
-        let scales = size_of::<f32>() * (1 + usize::from(params.metric != Metric::Cosine));
-        let codes = params.dimension.next_multiple_of(LINE_BYTES) + scales;
+        let codes = Codes::bytes_of_row(params.dimension, params.metric == Metric::Cosine);
         Self {
             vectors,
             codes: if params.codes { codes } else { 0 },
@@ -68,7 +65,7 @@ impl Memory {
     /// Bytes of a vector of so many values, padded.
     #[must_use]
     pub fn of_row(dimension: usize) -> usize {
-        dimension.next_multiple_of(LINE_BYTES / size_of::<f32>()) * size_of::<f32>()
+        Vectors::row_values(dimension) * size_of::<f32>()
     }
 
     /// Bytes of all parts.
@@ -84,7 +81,7 @@ impl Engine {
     #[must_use]
     pub fn memory(&self) -> Memory {
         let slots = self.store.slot_count() as usize;
-        let (payloads, payload_bytes) = self.index.payloads();
+        let (payloads, payload_bytes) = (self.index.payloads(), self.index.payload_bytes());
         Memory {
             vectors: self.store.vector_bytes(),
             codes: self.store.code_bytes(),

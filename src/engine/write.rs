@@ -107,7 +107,8 @@ impl Engine {
                     Error::invalid("metadata", format!("{why} (after the merge)"))
                 })?;
                 let (now, then) = (before.bytes().len(), payload.bytes().len());
-                self.take_memory(false, then.saturating_sub(now))?;
+                let memory = self.check_memory(false, then.saturating_sub(now))?;
+                self.take_memory(memory);
                 self.stage_payload(then);
                 self.plan(id, Some(payload.clone()));
                 let records = vec![Record::SetPayload { id, payload }];
@@ -150,7 +151,7 @@ impl Engine {
         if self.store.room() <= self.staged_puts {
             return Err(Error::busy("the shard has no slot left; use more shards"));
         }
-        self.take_memory(true, payload.bytes().len())?;
+        let memory = self.check_memory(true, payload.bytes().len())?;
         let max = tenant_documents_max.unwrap_or(u64::MAX);
         if !existed && !self.ledger.take(id, max) {
             return Err(Error::Quota(format!(
@@ -165,6 +166,7 @@ impl Engine {
                 self.params.capacity.max()
             )));
         }
+        self.take_memory(memory);
         self.live_after_staged += usize::from(!existed);
         self.plan(id, Some(payload.clone()));
         self.staged_puts += 1;

@@ -11,7 +11,7 @@ use crate::engine::salvage::Version;
 use crate::snapshot::reader::{self, Contents, ReadError};
 use crate::snapshot::{Extent, PAYLOADS_IN_BLOCK, Part, SLOTS_IN_BLOCK, Shape, vectors_in_block};
 use crate::store::payload::Payload;
-use crate::store::{LINE_VALUES, payloads, values};
+use crate::store::{Vectors, payloads, values};
 use crate::types::{DocId, Lsn, ShardId};
 
 /// `died` of a version that is alive.
@@ -67,7 +67,7 @@ impl<'a, D: Disk> Pieces<'a, D> {
             }
         }
         let (mut metadata, mut vectors) = (Loaded::NOTHING, Loaded::NOTHING);
-        let row_bytes = row_values(self.shape.dimension as usize) * size_of::<f32>();
+        let row_bytes = Vectors::row_values(self.shape.dimension as usize) * size_of::<f32>();
         let vectors_in_block = vectors_in_block(row_bytes);
         for row in rows {
             let block = row.slot / PAYLOADS_IN_BLOCK;
@@ -154,11 +154,6 @@ impl<'a, D: Disk> Pieces<'a, D> {
         reader::read(self.disk, self.shard, &[extent], take).await.ok()?;
         content
     }
-}
-
-/// Values in a row of `dimension`, padding included.
-fn row_values(dimension: usize) -> usize {
-    dimension.next_multiple_of(LINE_VALUES)
 }
 
 /// The block that was read last, if it could be.

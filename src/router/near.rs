@@ -19,6 +19,7 @@
 
 use crate::engine::{Hit, Query};
 use crate::kernels::{Distance, Metric};
+use crate::store::Vectors;
 use crate::with_distance;
 
 /// Documents of a neighbourhood, beside as many more as were asked for.
@@ -26,10 +27,6 @@ const MORE: usize = 10;
 
 /// Most of them.
 const NEIGHBOURHOOD_MAX: usize = 1_000;
-
-/// Values in a cache line. Vectors are compared in the length that they have in the store, padded with
-/// zeros: then scores are what a shard would give.
-const LINE_VALUES: usize = 16;
 
 /// When a question is near.
 #[derive(Clone, Copy, Debug)]
@@ -80,7 +77,7 @@ impl Near {
         k: usize,
         include_embeddings: bool,
     ) -> Neighbourhood {
-        let row_values = vector.len().next_multiple_of(LINE_VALUES);
+        let row_values = Vectors::row_values(vector.len());
         let mut vectors = vec![0.0; hits.len() * row_values].into_boxed_slice();
         for (row, hit) in vectors.chunks_exact_mut(row_values).zip(&*hits) {
             let values = hit.embedding.as_deref().expect("it was asked for");
@@ -176,9 +173,10 @@ impl Neighbourhood {
 }
 
 fn padded(vector: &[f32]) -> Vec<f32> {
-    let mut padded = Vec::with_capacity(vector.len().next_multiple_of(LINE_VALUES));
+    // In the length that it has in the store: then scores are what a shard would give.
+    let mut padded = Vec::with_capacity(Vectors::row_values(vector.len()));
     padded.extend_from_slice(vector);
-    padded.resize(vector.len().next_multiple_of(LINE_VALUES), 0.0);
+    padded.resize(Vectors::row_values(vector.len()), 0.0);
     padded
 }
 

@@ -69,14 +69,12 @@ impl Core {
                 if let Some(shard) = self.shard(shard) {
                     spawn(self.queues.serve, async move {
                         let begin = |engine: &mut Engine| engine.begin_page(filter, after, max);
-                        let listed =
-                            shard.check_readable().map(|()| sweep(&shard, begin, deadline));
-                        let listed = match listed {
-                            Ok(sweep) => {
-                                sweep.await.map(|found| found.map_or_else(Vec::new, |(_, ids)| ids))
-                            }
+                        let listed = match shard.check_readable() {
+                            Ok(()) => sweep(&shard, begin, deadline).await,
                             Err(error) => Err(error),
                         };
+                        let listed =
+                            listed.map(|found| found.map_or_else(Vec::new, |(_, ids)| ids));
                         reply.send(listed);
                     });
                 }

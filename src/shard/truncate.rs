@@ -78,7 +78,11 @@ impl Shard {
             return;
         }
         let is_readable = self.check_readable();
-        let removed = self.engine.borrow().as_ref().map_or(0, |engine| engine.healing().removed);
+        // Of a fenced shard nobody looks at the engine.
+        let removed = match is_readable {
+            Ok(()) => self.engine.borrow().as_ref().map_or(0, |engine| engine.healing().removed),
+            Err(_) => 0,
+        };
         let is_done = |one: &mut Compaction| is_readable.is_err() || removed >= one.removed;
         let done: Vec<Compaction> = self.compactions.borrow_mut().extract_if(.., is_done).collect();
         for one in done {

@@ -29,7 +29,7 @@ use tokio::sync::oneshot;
 
 use super::health::Health;
 use super::incoming::{Limits, serve};
-use super::process::resident_bytes;
+use super::process::memory_bytes;
 use super::{admin, pages, profile};
 use crate::access::{Access, Caller};
 use crate::config::{ObservabilityAuth, Running};
@@ -101,9 +101,7 @@ pub fn spawn(
                 let mut looks = tokio::time::interval(MEMORY_LOOK);
                 loop {
                     looks.tick().await;
-                    if let Some(bytes) = resident_bytes() {
-                        memory.measure(bytes);
-                    }
+                    memory.measure(memory_bytes().0);
                 }
             });
             tokio::spawn(async move {

@@ -61,7 +61,13 @@ impl Codes {
     /// Bytes of a document's code, padding included.
     #[must_use]
     pub fn row_bytes(&self) -> usize {
-        self.rows.row_values() + size_of::<f32>() * (1 + usize::from(self.squares.is_some()))
+        Self::bytes_of_row(self.rows.width(), self.squares.is_none())
+    }
+
+    /// The same of a vector of `dimension` values.
+    #[must_use]
+    pub fn bytes_of_row(dimension: usize, are_unit: bool) -> usize {
+        Rows::<i8>::padded(dimension) + size_of::<f32>() * (1 + usize::from(!are_unit))
     }
 
     /// All slots that have or had a code are below this.

@@ -48,7 +48,7 @@ pub use self::shared::Shared;
 use self::stripe::{BLOCK_SLOTS, Stripe};
 pub use self::unsaved::SavedVectors;
 use self::unsaved::Unsaved;
-pub use self::vectors::{LINE_VALUES, Vectors};
+pub use self::vectors::Vectors;
 use self::view::Views;
 use crate::types::{DocId, Lsn, Slot};
 

@@ -16,6 +16,7 @@ use bytemuck::{Pod, Zeroable};
 use super::arena::Arena;
 use super::readers::Readers;
 use super::stripe::Stripe;
+use super::vectors::LINE_VALUES;
 use crate::disk::BLOCK;
 use crate::snapshot::vectors_in_block;
 use crate::types::Slot;
@@ -24,9 +25,6 @@ const _: () = assert!(size_of::<usize>() == size_of::<u64>(), "a checksum fits b
 
 /// Marks the word of a slot whose vector is on disk: no row is at an odd address.
 const ON_DISK: usize = 1;
-
-/// Values in a cache line.
-const LINE_VALUES: usize = 16;
 
 #[derive(Clone, Copy, Pod, Zeroable)]
 #[repr(C, align(64))]

@@ -54,7 +54,7 @@ impl<T: Pod> Rows<T> {
         const { assert!(LINE_BYTES.is_multiple_of(size_of::<T>())) };
         const { assert!(align_of::<T>() <= LINE_BYTES) };
         assert!(width > 0);
-        let row_lines = width.div_ceil(Self::LINE_VALUES);
+        let row_lines = Self::padded(width) / Self::LINE_VALUES;
         Self {
             width,
             row_lines,
@@ -62,6 +62,11 @@ impl<T: Pod> Rows<T> {
             extent: AtomicU32::new(0),
             of: PhantomData,
         }
+    }
+
+    /// Values in a row of `width`, padding included.
+    pub(super) const fn padded(width: usize) -> usize {
+        width.next_multiple_of(Self::LINE_VALUES)
     }
 
     /// Values in a row, without padding.

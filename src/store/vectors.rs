@@ -6,7 +6,7 @@ use super::rows::Rows;
 use crate::types::Slot;
 
 /// Values in a cache line.
-pub const LINE_VALUES: usize = Rows::<f32>::LINE_VALUES;
+pub(super) const LINE_VALUES: usize = Rows::<f32>::LINE_VALUES;
 
 /// Vectors by slot.
 pub struct Vectors(Rows<f32>);
@@ -28,6 +28,12 @@ impl Vectors {
     #[must_use]
     pub fn dimension(&self) -> usize {
         self.0.width()
+    }
+
+    /// Values in a row of vectors of `dimension` values, padding included.
+    #[must_use]
+    pub const fn row_values(dimension: usize) -> usize {
+        Rows::<f32>::padded(dimension)
     }
 
     /// Bytes of a row, padding included.

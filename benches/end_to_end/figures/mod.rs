@@ -18,7 +18,7 @@ use hdrhistogram::Histogram;
 use kyrodb::proto::{FlushRequest, InsertRequest};
 
 use crate::Arguments;
-use crate::common::{Process, directory, insert, runtime};
+use crate::common::{Client, Inside, Process, directory, insert, runtime};
 use crate::data::Data;
 
 pub(crate) fn run(arguments: &Arguments, data: &Data) {
@@ -98,6 +98,20 @@ fn resident(pid: u32) -> u64 {
 
 fn document(data: &Data, row: usize) -> InsertRequest {
     insert(row as u64 + 1, data.base.row(row), &data.pairs(row))
+}
+
+/// Clients of a server in this process, once it has all documents.
+async fn loaded(inside: &Inside, data: &Data, count: usize) -> Vec<Client> {
+    let documents: Vec<InsertRequest> =
+        (0..data.base.count()).map(|row| document(data, row)).collect();
+    let mut client = inside.client().await;
+    let loaded = client.bulk_load_hnsw(tokio_stream::iter(documents)).await.expect("a load");
+    assert!(loaded.into_inner().success);
+    let mut clients = Vec::new();
+    for _ in 0..count {
+        clients.push(inside.client().await);
+    }
+    clients
 }
 
 /// Latencies in microseconds.

@@ -4,9 +4,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use kyrodb::proto::{InsertRequest, SearchRequest};
+use kyrodb::proto::SearchRequest;
 
-use super::{document, median};
+use super::{loaded, median};
 use crate::common::{Client, Inside, Settings, search};
 use crate::data::Data;
 
@@ -27,15 +27,7 @@ pub(super) fn recording(
 ) {
     let inside = Inside::start(settings);
     runtime.block_on(async {
-        let documents: Vec<InsertRequest> =
-            (0..data.base.count()).map(|row| document(data, row)).collect();
-        let mut client = inside.client().await;
-        let loaded = client.bulk_load_hnsw(tokio_stream::iter(documents)).await.expect("a load");
-        assert!(loaded.into_inner().success);
-        let mut clients = Vec::new();
-        for _ in 0..CLIENTS {
-            clients.push(inside.client().await);
-        }
+        let clients = loaded(&inside, data, CLIENTS).await;
         let requests: Arc<Vec<SearchRequest>> = Arc::new(
             data.queries
                 .iter()

@@ -7,11 +7,11 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use hdrhistogram::Histogram;
-use kyrodb::proto::{InsertRequest, SearchRequest};
+use kyrodb::proto::SearchRequest;
 use kyrodb::types::mix;
 
 use super::recording::run_ns;
-use super::{document, latencies, median, micros, shown};
+use super::{latencies, loaded, median, micros, shown};
 use crate::common::{Client, Inside, Settings, search};
 use crate::data::Data;
 
@@ -65,15 +65,7 @@ pub(super) fn repeats(runtime: &tokio::runtime::Runtime, data: &Data, settings: 
     let inside = Inside::start(&[settings, &own].concat());
     let cache = &inside.server().observed().gateway.cache;
     runtime.block_on(async {
-        let documents: Vec<InsertRequest> =
-            (0..data.base.count()).map(|row| document(data, row)).collect();
-        let mut client = inside.client().await;
-        let loaded = client.bulk_load_hnsw(tokio_stream::iter(documents)).await.expect("a load");
-        assert!(loaded.into_inner().success);
-        let mut clients = Vec::new();
-        for _ in 0..CLIENTS {
-            clients.push(inside.client().await);
-        }
+        let clients = loaded(&inside, data, CLIENTS).await;
         let next = Arc::new(AtomicUsize::new(0));
         let phase = async |kind, is_on: bool| {
             cache.is_off.store(!is_on, Ordering::Relaxed);

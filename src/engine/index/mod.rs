@@ -154,10 +154,16 @@ impl MetadataIndex {
         self.room.used + sets + bitmap_bytes(&self.slots) + bitmap_bytes(&self.untracked)
     }
 
-    /// Slots indexed, and the bytes of their metadata.
+    /// Slots indexed.
     #[must_use]
-    pub(super) fn payloads(&self) -> (usize, usize) {
-        (self.slots.len() as usize, self.payload_bytes)
+    pub(super) fn payloads(&self) -> usize {
+        self.slots.len() as usize
+    }
+
+    /// Bytes of their metadata.
+    #[must_use]
+    pub(super) fn payload_bytes(&self) -> usize {
+        self.payload_bytes
     }
 
     /// Takes room away.
