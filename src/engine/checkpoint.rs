@@ -264,6 +264,15 @@ impl Engine {
         }
     }
 
+    /// MANIFEST names a snapshot with these extents, late: what is on disk is read from there from now
+    /// on, so that files which it makes dispensable may go. What is in memory stays there.
+    ///
+    /// # Errors
+    /// If they lie where they can't be read from: then no file may go.
+    pub fn note_named(&mut self, extents: &[Extent]) -> Result<(), String> {
+        self.store.note_extents(extents)
+    }
+
     /// Ends a snapshot that is durable.
     pub fn end_checkpoint(&mut self, checkpoint: Checkpoint) {
         self.store.close_snapshot(checkpoint.snapshot);

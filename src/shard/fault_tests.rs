@@ -23,7 +23,7 @@ use crate::error::{Error, Result};
 use crate::kernels::Metric;
 use crate::manifest::{MANIFEST_VERSION, Manifest};
 use crate::observe::Observed;
-use crate::observe::counters::{BreakerState, ShardCounters};
+use crate::observe::counters::{BreakerState, MemoryPart, ShardCounters};
 use crate::router::{Limits, Router};
 use crate::store::payload::Payload;
 use crate::store::realm::Realm;
@@ -48,6 +48,7 @@ struct Server {
     observed: Arc<Observed>,
     runtime: tokio::runtime::Runtime,
     sync: SyncPolicy,
+    vectors: engine::VectorStorage,
     life: Option<Life>,
 }
 
@@ -59,12 +60,17 @@ struct Life {
 
 impl Server {
     fn start(sync: SyncPolicy) -> Self {
+        Self::with_vectors(engine::VectorStorage::Memory, sync)
+    }
+
+    fn with_vectors(vectors: engine::VectorStorage, sync: SyncPolicy) -> Self {
         let target = env!("CARGO_MANIFEST_DIR").to_owned() + "/target";
         let directory = TempDir::new_in(target).unwrap();
         let faults = Faults::of(directory.path());
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
         let observed = Arc::new(Observed::default());
-        let mut server = Self { directory, faults, observed, runtime, sync, life: None };
+        let life = None;
+        let mut server = Self { directory, faults, observed, runtime, sync, vectors, life };
         server.open();
         server
     }
@@ -111,11 +117,11 @@ impl Server {
             params: engine::Params {
                 metric: Metric::Euclidean,
                 dimension: 2,
-                codes: false,
+                codes: self.vectors.are_on_disk(),
                 graph: crate::graph::Params { m: 8, ef_construction: 20, seed: 0 },
                 hot_documents_max: 10_000,
                 capacity: Arc::new(Capacity::new(usize::MAX)),
-                vectors: engine::VectorStorage::Memory,
+                vectors: self.vectors,
                 home: None,
             },
             epoch: manifest.epoch,
@@ -381,6 +387,32 @@ fn a_snapshot_that_manifest_names_late_is_dropped_in_its_turn() {
     }
     server.restart();
     assert_eq!(server.stored(), [1, 2, 3, 4, 5, 6, 7]);
+}
+
+/// The same, where vectors are read from those files: an operator who has what is dispensable removed
+/// takes none away that they are read from.
+#[test]
+fn what_is_truncated_is_not_where_vectors_are_read_from() {
+    let vectors = engine::VectorStorage::Disk { unsaved_bytes_max: 64 << 20 };
+    let server = Server::with_vectors(vectors, SyncPolicy::DataOnly);
+    let snapshot = |id| {
+        server.put(id).unwrap();
+        server.runtime.block_on(server.router().snapshot())
+    };
+    (1..=2).for_each(|id| assert!(snapshot(id).is_ok()));
+    // Of each slot there is a word that leads there.
+    let of_words = 2 * size_of::<usize>() as u64;
+    server.wait_for("vectors are on disk", |server| {
+        server.counters().memory[MemoryPart::Vectors as usize].get() == of_words
+    });
+    server.faults.fail("create", "MANIFEST", Kind::Failed, 2);
+    (3..=4).for_each(|id| assert!(matches!(snapshot(id), Err(Error::Unavailable { .. }))));
+    let truncated = server.runtime.block_on(server.router().truncate()).unwrap();
+    assert!(truncated[0].removed.iter().any(|name| name.ends_with(".snap")), "{truncated:?}");
+    // Files that nobody uses are closed, so that what is read is opened anew.
+    std::thread::sleep(Duration::from_millis(100));
+    assert_eq!(server.stored(), [1, 2, 3, 4]);
+    assert_eq!(server.counters().vectors.lost.get(), 0);
 }
 
 #[test]

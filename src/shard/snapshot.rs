@@ -168,6 +168,11 @@ impl Snapshots {
         covered
     }
 
+    /// MANIFEST names the newest snapshot, if it did not before: vectors on disk are where that has them.
+    pub(super) fn note_named(&self, engine: &mut Engine) -> Result<(), String> {
+        engine.note_named(&self.extents.borrow())
+    }
+
     /// Files that are not needed any more.
     pub(super) fn take_dispensable(&self) -> Vec<String> {
         self.dispensable.take()

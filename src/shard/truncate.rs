@@ -46,14 +46,25 @@ impl Shard {
         names.extend(segments.iter().map(|&number| segment_name(self.id, number)));
         // Every change by which one of the files became dispensable was asked for before this one,
         // so the MANIFEST that has this one has that too.
-        if let Err(why) = core.keep(Change::Truncated(self.id, segments)).await {
+        let kept = core.keep(Change::Truncated(self.id, segments)).await;
+        let kept = kept.map_err(|why| format!("MANIFEST could not be written: {why}"));
+        // Nobody must look for a vector in a file that goes.
+        if let Err(why) = kept.and_then(|()| self.note_named()) {
             self.snapshots.give_back_dispensable(names);
-            return Err(Error::unavailable(format!("MANIFEST could not be written: {why}")));
+            return Err(Error::unavailable(why));
         }
         super::snapshot::remove(&*core.disk, names.iter().cloned()).await;
         let (kept, kept_bytes, needed_from) = self.snapshots.log_kept();
         tracing::info!(shard = self.id.0, removed = names.len(), kept, "the log is truncated");
         Ok(Truncated { removed: names, kept, kept_bytes, needed_from })
+    }
+
+    /// Has vectors on disk read from where the newest snapshot that MANIFEST names has them.
+    fn note_named(&self) -> std::result::Result<(), String> {
+        match &mut *self.engine.borrow_mut() {
+            Some(engine) => self.snapshots.note_named(engine),
+            None => Ok(()),
+        }
     }
 
     /// Has the dead nodes that there are now taken out of the graph.

@@ -80,7 +80,10 @@ impl Store {
     }
 
     /// Vectors on disk are in these extents.
-    pub(super) fn note_extents(&self, extents: &[Extent]) -> Result<(), String> {
+    ///
+    /// # Errors
+    /// If they lie where they can't be read from.
+    pub fn note_extents(&self, extents: &[Extent]) -> Result<(), String> {
         let Some(places) = self.places() else { return Ok(()) };
         let rows = vectors_in_block(places.row_bytes());
         for extent in extents.iter().filter(|extent| extent.part == Part::Vectors) {
