@@ -29,6 +29,7 @@ pub mod realm;
 mod rows;
 mod saved;
 mod shared;
+mod slabs;
 pub mod stripe;
 mod unsaved;
 mod vectors;

@@ -11,10 +11,9 @@
 
 use std::sync::atomic::{AtomicPtr, AtomicU64, Ordering};
 
-use bytemuck::{Pod, Zeroable};
-
 use super::arena::Arena;
 use super::readers::Readers;
+use super::slabs::{Line, Row, Slabs};
 use super::stripe::Stripe;
 use super::vectors::LINE_VALUES;
 use crate::disk::BLOCK;
@@ -25,13 +24,6 @@ const _: () = assert!(size_of::<usize>() == size_of::<u64>(), "a checksum fits b
 
 /// Marks the word of a slot whose vector is on disk: no row is at an odd address.
 const ON_DISK: usize = 1;
-
-#[derive(Clone, Copy, Pod, Zeroable)]
-#[repr(C, align(64))]
-pub(super) struct Line([f32; LINE_VALUES]);
-
-/// A vector, padded with zeros to whole lines.
-pub(super) type Row = Box<[Line]>;
 
 /// Where a vector lies on disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -107,8 +99,8 @@ impl Reading<'_> {
             };
         }
         #[expect(unsafe_code, reason = "rows are reached through an atomic pointer")]
-        // SAFETY: the pointer came from a box of so many lines in `Places::put`, was published after
-        // they were written, and nobody writes them again. The owner drops the box only once no
+        // SAFETY: the pointer came from a row of so many lines in `Places::put`, was published after
+        // they were written, and nobody writes them again. The owner drops the row only once no
         // reader is in an epoch in which the pointer could be found, and this one has announced
         // itself before it looked.
         let lines = unsafe { std::slice::from_raw_parts(cell, self.places.row_lines) };
@@ -176,23 +168,21 @@ impl Places {
 
     /// Puts a vector in memory. Returns the row that was there before, which others may still be
     /// reading. For the owner alone.
-    pub(super) fn put(&self, slot: Slot, vector: &[f32]) -> Option<Row> {
-        let mut row: Row = vec![Line::zeroed(); self.row_lines].into();
-        bytemuck::cast_slice_mut(&mut row)[..vector.len()].copy_from_slice(vector);
-        let row = Box::into_raw(row).cast::<Line>();
-        self.take(self.cells.get(slot.index()).swap(row, Ordering::SeqCst))
+    pub(super) fn put(&self, slot: Slot, vector: &[f32], slabs: &mut Slabs) -> Option<Row> {
+        let row = slabs.row(self.row_lines, vector).into_raw();
+        Self::take(self.cells.get(slot.index()).swap(row, Ordering::SeqCst))
     }
 
     /// The vector of `slot` is that on disk, whose checksum this is. Returns the row that was in
     /// memory. For the owner alone.
     pub(super) fn put_on_disk(&self, slot: Slot, crc: u32) -> Option<Row> {
         let mark = std::ptr::without_provenance_mut((crc as usize) << 32 | ON_DISK);
-        self.take(self.cells.get(slot.index()).swap(mark, Ordering::SeqCst))
+        Self::take(self.cells.get(slot.index()).swap(mark, Ordering::SeqCst))
     }
 
     /// Forgets where the vector of `slot` is. For the owner alone.
     fn forget(&self, slot: Slot) -> Option<Row> {
-        self.take(self.cells.get(slot.index()).swap(std::ptr::null_mut(), Ordering::SeqCst))
+        Self::take(self.cells.get(slot.index()).swap(std::ptr::null_mut(), Ordering::SeqCst))
     }
 
     /// The epoch in which what was just returned may still be read.
@@ -217,16 +207,15 @@ impl Places {
     }
 
     /// The row that a word led to, which nothing leads to any more.
-    fn take(&self, cell: *mut Line) -> Option<Row> {
-        if cell.is_null() || cell.addr() & ON_DISK != 0 {
+    fn take(cell: *mut Line) -> Option<Row> {
+        if cell.addr() & ON_DISK != 0 {
             return None;
         }
-        let lines = std::ptr::slice_from_raw_parts_mut(cell, self.row_lines);
         #[expect(unsafe_code, reason = "rows are reached through an atomic pointer")]
-        // SAFETY: the pointer came from a box of so many lines in `put`, and whoever swaps it out has
-        // it alone. Those who found it before may be reading it: the caller keeps the box for them.
+        // SAFETY: the pointer came from a row in `put`, and whoever swaps it out has it alone. Those
+        // who found it before may be reading it: the caller keeps the row for them.
         unsafe {
-            Some(Box::from_raw(lines))
+            Row::from_raw(cell)
         }
     }
 }
@@ -250,10 +239,10 @@ mod tests {
     fn a_vector_is_in_memory_and_then_where_its_block_is() {
         let places = Places::new(20, 2);
         // 128 bytes a row, 2,048 rows a block.
-        let slot = Slot(2 * 4_096 + 2_048 + 5);
+        let (slot, mut slabs) = (Slot(2 * 4_096 + 2_048 + 5), Slabs::default());
         places.reserve(slot);
         assert_eq!(places.read(0).find(slot), Place::Nowhere);
-        assert!(places.put(slot, &[2.0; 20]).is_none());
+        assert!(places.put(slot, &[2.0; 20], &mut slabs).is_none());
         let crc = {
             let reading = places.read(1);
             let Place::Memory(row) = reading.find(slot) else { panic!("it is in memory") };
@@ -271,8 +260,8 @@ mod tests {
         row[3] = 2.5;
         assert!(!spot.is_row(bytemuck::cast_slice(&row)));
         assert!(places.set_block(slot, 1 << 32, 0).is_err());
-        assert!(places.put(slot, &[1.0; 20]).is_none());
-        assert!(places.put(slot, &[3.0; 20]).is_some());
+        assert!(places.put(slot, &[1.0; 20], &mut slabs).is_none());
+        assert!(places.put(slot, &[3.0; 20], &mut slabs).is_some());
     }
 
     /// Rows are taken away and made anew while others read them: what they find is whole.
@@ -293,15 +282,15 @@ mod tests {
                     }
                 }
             });
-            let mut left = std::collections::VecDeque::new();
+            let (mut left, mut slabs) = (std::collections::VecDeque::new(), Slabs::default());
             for round in 0..rounds {
-                if let Some(row) = places.put(Slot(0), &[round as f32; 33]) {
+                if let Some(row) = places.put(Slot(0), &[round as f32; 33], &mut slabs) {
                     left.push_back((places.leave(), row));
                 }
                 let oldest = places.oldest();
                 while left.front().is_some_and(|(epoch, _)| *epoch < oldest) {
                     let (_, mut row) = left.pop_front().unwrap();
-                    bytemuck::cast_slice_mut::<Line, f32>(&mut row).fill(-1.0);
+                    Row::values_mut(&mut row, 3).fill(-1.0);
                 }
             }
             reader.join().unwrap();

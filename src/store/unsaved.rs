@@ -4,7 +4,8 @@
 use std::collections::VecDeque;
 
 use super::Store;
-use super::places::{Place, Places, Row, crc_of};
+use super::places::{Place, Places, crc_of};
+use super::slabs::{Row, Slabs};
 use crate::snapshot::{Extent, Part, vectors_in_block};
 use crate::types::{DocId, Lsn, Slot};
 
@@ -13,6 +14,8 @@ use crate::types::{DocId, Lsn, Slot};
 pub(super) struct Unsaved {
     /// Slots filled, and when, in that order; some may have been filled again.
     filled: VecDeque<(Lsn, Slot)>,
+    /// Where rows of memory are.
+    slabs: Slabs,
     /// Rows in memory that slots lead to.
     rows: usize,
     /// Rows that nothing leads to any more, and the epoch in which they may still be read.
@@ -61,7 +64,7 @@ impl Store {
     pub(super) fn put_unsaved(&mut self, lsn: Lsn, slot: Slot, vector: &[f32]) {
         let Self { shared, unsaved, .. } = self;
         let Some(places) = &shared.places else { return };
-        match places.put(slot, vector) {
+        match places.put(slot, vector, &mut unsaved.slabs) {
             Some(row) => unsaved.left.push_back((places.leave(), row)),
             None => unsaved.rows += 1,
         }
