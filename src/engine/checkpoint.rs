@@ -256,6 +256,17 @@ impl Engine {
         self.store.unsaved_bytes() >= unsaved_bytes_max / UNSAVED_PARTS
     }
 
+    /// True if so many vectors are in memory, or will be, that whoever can wait should, until a snapshot
+    /// has them: well below the bound at which writes are refused.
+    #[must_use]
+    pub fn is_short_of_room_for_rows(&self) -> bool {
+        let VectorStorage::Disk { unsaved_bytes_max } = self.params.vectors else {
+            return false;
+        };
+        let staged = self.staged_puts * self.store.vectors().row_bytes();
+        self.store.row_bytes_in_memory() + staged >= unsaved_bytes_max / 2
+    }
+
     /// A snapshot is durable, and MANIFEST names it. These are its extents: what is on disk is read
     /// from there from now on, so that files which it makes dispensable may go.
     pub fn note_saved(&mut self, checkpoint: &Checkpoint, extents: &[Extent]) {

@@ -493,7 +493,7 @@ impl Committer {
             }
             glommio::executor().yield_if_needed().await;
         }
-        self.shard.pump_loads(self.core.settings.bulk_hot_max);
+        self.shard.pump_loads(&self.core.settings);
     }
 
     /// The log could not be written: refuses the writes that wait for it.

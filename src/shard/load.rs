@@ -1,11 +1,12 @@
 //! Bulk loads: documents are staged only as fast as they can be linked, in the order of their
-//! stream, so that a load of millions never makes the hot tier, which every search scans, large.
+//! stream, so that a load of millions never makes the hot tier, which every search scans, large. Where
+//! vectors are on disk, they are staged only as fast as snapshots take them there, too.
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
 use super::commit::{Ack, STAGED_MAX};
-use super::core::Shard;
+use super::core::{Settings, Shard};
 use super::reply::Reply;
 use crate::engine::{Outcome, Write};
 use crate::error::{Error, Result};
@@ -62,7 +63,7 @@ impl Shard {
         &self,
         puts: Vec<Write>,
         reply: Reply<Vec<Result<Outcome>>>,
-        hot_max: usize,
+        settings: &Settings,
     ) {
         let count = puts.len();
         if count == 0 {
@@ -79,27 +80,32 @@ impl Shard {
             return load.fail(&Error::busy(format!("{LOADS_MAX} bulk loads are waiting")));
         }
         self.loads.borrow_mut().push_back(load);
-        self.pump_loads(hot_max);
+        self.pump_loads(settings);
     }
 
     /// Stages what fits of the loads that wait.
-    pub(super) fn pump_loads(&self, hot_max: usize) {
+    pub(super) fn pump_loads(&self, settings: &Settings) {
+        let hot_max = settings.bulk_hot_max;
         loop {
-            let (unlinked, hot_max) = match &*self.engine.borrow() {
+            let (unlinked, hot_max, is_room_short) = match &*self.engine.borrow() {
                 // Well below the bound at which writes are refused.
                 Some(engine) => {
                     let refused_at = engine.params().hot_documents_max;
-                    (engine.unlinked_count(), hot_max.min(refused_at.div_ceil(2)))
+                    let hot_max = hot_max.min(refused_at.div_ceil(2));
+                    (engine.unlinked_count(), hot_max, engine.is_short_of_room_for_rows())
                 }
-                None => (0, hot_max),
+                None => (0, hot_max, false),
             };
             let is_log_busy = self.staged.borrow().len() >= STAGED_MAX / 2;
+            // Where none will come, who loads is to hear that.
+            let waits_for_snapshot = is_room_short && self.snapshots.are_taken(settings.snapshots);
             if unlinked >= hot_max {
                 self.is_load_paused.set(true);
             } else if unlinked <= hot_max - hot_max / ROOM_SHARE {
                 self.is_load_paused.set(false);
             }
-            if self.is_load_paused.get() || is_log_busy || self.is_staging_batch.get() {
+            let is_paused = self.is_load_paused.get() || is_log_busy || waits_for_snapshot;
+            if is_paused || self.is_staging_batch.get() {
                 return;
             }
             let mut loads = self.loads.borrow_mut();

@@ -207,8 +207,7 @@ impl Core {
                 }
             }
             Request::Load { puts, reply, .. } => {
-                let max = self.settings.bulk_hot_max;
-                let load = AssertUnwindSafe(|| shard.load(puts, reply, max));
+                let load = AssertUnwindSafe(|| shard.load(puts, reply, &self.settings));
                 if catch_unwind(load).is_err() {
                     shard.fence("staging a bulk load panicked");
                 }
@@ -365,7 +364,7 @@ async fn delete_many(
     for request in shard.deferred.take() {
         core.write(shard, request);
     }
-    shard.pump_loads(core.settings.bulk_hot_max);
+    shard.pump_loads(&core.settings);
 }
 
 /// Finds the documents that pass; `None` if the shard has never had one. A search that is cut short may

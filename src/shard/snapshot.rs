@@ -195,6 +195,11 @@ impl Snapshots {
         self.is_running.get()
     }
 
+    /// True if whoever waits for a snapshot that is due may expect it.
+    pub(super) fn are_taken(&self, due: Due) -> bool {
+        due.mutations > 0 && self.failed.get().is_none()
+    }
+
     /// True if a snapshot will be due once the shard has been quiet for a while.
     pub(super) fn waits_for_quiet(&self, engine: &Engine) -> bool {
         let share = (engine.live_count() as f64 * QUIET_SHARE) as u64;

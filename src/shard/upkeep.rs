@@ -10,7 +10,7 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 
-use super::core::{Core, Flush, Shard};
+use super::core::{Core, Flush, Settings, Shard};
 use super::doing::Doing;
 use crate::engine::LinkProgress;
 
@@ -35,7 +35,7 @@ pub(super) async fn run(core: Rc<Core>) {
                 core.give_way().await;
             }
             shard.try_snapshot(&core);
-            shard.after_upkeep(core.settings.bulk_hot_max);
+            shard.after_upkeep(&core.settings);
             shard.drop_stale_sample(shards.len());
         }
         core.hot.hot.set(core.hot_count());
@@ -78,7 +78,7 @@ impl Shard {
     }
 
     /// Tells those who wait for the hot tier, and lets in who waits for room in it.
-    fn after_upkeep(&self, bulk_hot_max: usize) {
+    fn after_upkeep(&self, settings: &Settings) {
         self.publish();
         let linked_to = self.engine.borrow().as_ref().map_or(0, |engine| engine.hot_position());
         let is_done = |flush: &mut Flush| linked_to >= flush.end;
@@ -88,7 +88,7 @@ impl Shard {
         }
         self.end_compactions();
         if !self.loads.borrow().is_empty() {
-            self.pump_loads(bulk_hot_max);
+            self.pump_loads(settings);
         }
     }
 }

@@ -7,7 +7,10 @@ use kyrodb::proto::{SearchRequest, SnapshotRequest};
 
 use crate::assert_says;
 use crate::common::documents::{Change, Contents, Random, read};
-use crate::common::{Client, Process, Settings, directory, get, metric_sum, runtime};
+use crate::common::{
+    Client, Process, Settings, directory, eventually, get, ids, insert, metric, metric_sum, runtime,
+    search, vector,
+};
 
 /// Two shards that own one graph, whose snapshots are taken only when they are asked for.
 const MEMORY: Settings<'static> = &[
@@ -127,4 +130,43 @@ fn it_is_refused_without_codes_and_without_snapshots() {
         let said = Process::refused(&directory.path().join("data"), settings);
         assert_says(&said, &["storage.vectors: nvme", word]);
     }
+}
+
+/// More than may wait for a snapshot is loaded at once: the load waits for snapshots, nothing of it is
+/// refused, and what is saved leaves memory.
+#[test]
+fn a_bulk_load_waits_for_snapshots() {
+    const DOCUMENTS: u64 = 6_000;
+    const DIMENSION: usize = 1_536;
+    let directory = directory();
+    let settings = [
+        ("runtime.shards", "1"),
+        ("storage.vectors", "nvme"),
+        ("storage.unsaved_bytes", "16777216"),
+        ("cache.document_bytes", "1048576"),
+        ("hnsw.m", "5"),
+        ("hnsw.ef_construction", "20"),
+        ("persistence.wal_segment_bytes", "33554432"),
+    ];
+    let process = Process::start(&directory.path().join("data"), &settings);
+    let row_bytes = DOCUMENTS * DIMENSION as u64 * 4;
+    assert!(row_bytes > 2 * (16 << 20));
+    runtime().block_on(async {
+        let mut client = process.client().await;
+        let documents = (1..=DOCUMENTS).map(|id| insert(id, &vector(id, DIMENSION), &[]));
+        let documents: Vec<_> = documents.collect();
+        let loaded = client.bulk_load_hnsw(tokio_stream::iter(documents)).await.unwrap();
+        let loaded = loaded.into_inner();
+        assert!(loaded.success && loaded.total_loaded == DOCUMENTS, "{loaded:?}");
+        client.create_snapshot(SnapshotRequest::default()).await.unwrap();
+        let metrics = || get(process.http, "/metrics").unwrap().1;
+        assert!(metric_sum(&metrics(), "kyrodb_snapshots_total") >= 3.0);
+        let bytes = || metric(&metrics(), "kyrodb_memory_bytes{shard=\"0\",part=\"vectors\"}").unwrap();
+        eventually("vectors are on disk alone", async || bytes() < row_bytes as f64 / 20.0).await;
+        for id in [1, DOCUMENTS / 2, DOCUMENTS] {
+            let found = client.search(search(&vector(id, DIMENSION), 1)).await.unwrap();
+            assert_eq!(ids(found.get_ref()), [id]);
+        }
+    });
+    process.stop();
 }
