@@ -165,7 +165,7 @@ async fn upsert(process: &Process, data: &Data, round: usize) {
 
 /// Moments at an even rate, each sent when it comes. Not tokio's timer, which knows whole
 /// milliseconds only.
-fn pace(rate: u32, length: Duration) -> tokio::sync::mpsc::UnboundedReceiver<Instant> {
+pub(super) fn pace(rate: u32, length: Duration) -> tokio::sync::mpsc::UnboundedReceiver<Instant> {
     let (sender, receiver) = tokio::sync::mpsc::unbounded_channel();
     std::thread::spawn(move || {
         let begun = Instant::now();
@@ -183,7 +183,7 @@ fn pace(rate: u32, length: Duration) -> tokio::sync::mpsc::UnboundedReceiver<Ins
     receiver
 }
 
-async fn paced_searches(
+pub(super) async fn paced_searches(
     process: &Process,
     data: &Data,
     rate: u32,

@@ -5,6 +5,7 @@ mod disk;
 mod filter;
 mod insert;
 mod load;
+mod nvme;
 mod overload;
 mod recording;
 mod repeats;
@@ -83,6 +84,11 @@ pub(crate) fn run(arguments: &Arguments, data: &Data) {
     }
     if wants("repeats") {
         repeats::repeats(&runtime, data, &settings);
+    }
+    if wants("nvme") {
+        for &ef_search in &arguments.ef {
+            nvme::nvme(&runtime, data, &settings, ef_search);
+        }
     }
     if wants("disk") {
         disk::disk(&runtime, data, &settings);

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
 use hdrhistogram::Histogram;
-use kyrodb::proto::SearchRequest;
+use kyrodb::proto::{SearchRequest, SearchResponse};
 
 use super::stages::Stages;
 use super::{latencies, micros, shown};
@@ -15,30 +15,24 @@ use crate::data::Data;
 pub(super) async fn searches(process: &Process, data: &Data, widths: &[u32]) {
     for &ef_search in widths {
         let mut client = process.client().await;
-        let (mut hits, mut considered) = (0, 0);
+        let mut considered = 0;
+        let mut found = Vec::new();
         let mut alone = latencies();
         let stages = Stages::now(process);
-        for (index, query) in data.queries.iter().enumerate() {
+        for query in data.queries.iter() {
             let request = SearchRequest { ef_search, ..search(query, 10) };
             let begun = Instant::now();
-            let found = client.search(request).await.expect("a search").into_inner();
+            let answer = client.search(request).await.expect("a search").into_inner();
             alone.saturating_record(micros(begun));
-            considered += found.documents_considered;
-            if let Some(truth) = &data.truth {
-                let wanted = &truth.row(index)[..10];
-                hits += found
-                    .results
-                    .iter()
-                    .filter(|r| wanted.contains(&(r.doc_id as i32 - 1)))
-                    .count();
-            }
+            considered += answer.documents_considered;
+            found.push(answer);
         }
         let count = data.queries.count();
         let stages = stages.since(process);
         let (rate, together) = many_clients(process, data, ef_search, 4).await;
         println!(
             "search ef {ef_search}: recall@10 {:.4}, {} distances; 1 client {}; 4 clients {rate:.0} a second, {}",
-            hits as f64 / (10 * count) as f64,
+            recall(data, &found),
             considered / count as u64,
             shown(&alone),
             shown(&together)
@@ -47,7 +41,30 @@ pub(super) async fn searches(process: &Process, data: &Data, widths: &[u32]) {
     }
 }
 
-async fn many_clients(
+/// Share of the exact 10 nearest that is among what was found; 0 where they are not known.
+fn recall(data: &Data, found: &[SearchResponse]) -> f64 {
+    let Some(truth) = &data.truth else { return 0.0 };
+    let of = |(index, answer): (usize, &SearchResponse)| {
+        let wanted = &truth.row(index)[..10];
+        answer.results.iter().filter(|r| wanted.contains(&(r.doc_id as i32 - 1))).count()
+    };
+    let hits: usize = found.iter().enumerate().map(of).sum();
+    hits as f64 / (10 * found.len()) as f64
+}
+
+/// The recall of all queries, one after the other.
+pub(super) async fn recall_of(process: &Process, data: &Data, ef_search: u32) -> f64 {
+    let mut client = process.client().await;
+    let mut found = Vec::new();
+    for query in data.queries.iter() {
+        let request = SearchRequest { ef_search, ..search(query, 10) };
+        found.push(client.search(request).await.expect("a search").into_inner());
+    }
+    recall(data, &found)
+}
+
+/// Searches a second of so many clients that ask all queries together, and their latencies.
+pub(super) async fn many_clients(
     process: &Process,
     data: &Data,
     ef_search: u32,
