@@ -20,6 +20,7 @@ use kyrodb::shard::pulse::{Activity, Pulse};
 use kyrodb::shard::reply::single;
 use kyrodb::shard::request::Request;
 use kyrodb::shard::snapshot::Due;
+use kyrodb::shard::vectors::CacheParams;
 use kyrodb::types::{DocId, ShardId};
 use tokio::sync::{mpsc, oneshot};
 
@@ -59,7 +60,7 @@ fn cores(criterion: &mut Criterion) {
         breaker: kyrodb::shard::breaker::Params::default(),
         watch_period: Duration::from_secs(1),
         recall_per_second: 0.0,
-        document_cache_bytes: 0,
+        document_cache: CacheParams::default(),
     };
     let place = cpus::place(&cpus::allowed(), 1).unwrap();
     let core = CoreHandle::spawn(0, place.cores[0], settings, None, Arc::new(Observed::default()))

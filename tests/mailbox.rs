@@ -19,6 +19,7 @@ use kyrodb::shard::pulse::{Activity, Pulse};
 use kyrodb::shard::reply::single;
 use kyrodb::shard::request::Request;
 use kyrodb::shard::snapshot::Due;
+use kyrodb::shard::vectors::CacheParams;
 use kyrodb::types::ShardId;
 
 /// Senders that wait for each answer before they send again: the pattern that loses wakes.
@@ -43,7 +44,7 @@ fn core(directory: &std::path::Path) -> CoreHandle {
         breaker: kyrodb::shard::breaker::Params::default(),
         watch_period: Duration::from_secs(1),
         recall_per_second: 0.0,
-        document_cache_bytes: 0,
+        document_cache: CacheParams::default(),
     };
     let place = cpus::place(&cpus::allowed(), 1).unwrap();
     CoreHandle::spawn(0, place.cores[0], settings, None, Arc::new(Observed::default())).unwrap()

@@ -80,6 +80,11 @@ impl Config {
         let defaults = Self::default();
         let cache = super::CacheSection {
             capacity: self.cache.capacity,
+            strategy: self.cache.strategy,
+            enable_training_task: self.cache.enable_training_task,
+            training_interval_secs: self.cache.training_interval_secs,
+            logger_window_size: self.cache.logger_window_size,
+            min_training_samples: self.cache.min_training_samples,
             document_bytes: self.cache.document_bytes,
             query_cache_enabled: self.cache.query_cache_enabled,
             query_cache_capacity: self.cache.query_cache_capacity,
@@ -91,8 +96,10 @@ impl Config {
         };
         if self.cache != cache {
             warnings.push(
-                "of the keys under cache only cache.capacity, cache.document_bytes and \
-                 cache.query_cache_* have an effect in this version"
+                "cache.admission_threshold, cache.adaptive_admission, cache.semantic and the windows of \
+                 training are accepted, and have no effect: cache.strategy learned finds out by trial \
+                 what does best. cache.search_access_log_top_n, cache.predictor_capacity_multiplier and \
+                 cache.hot_tier_max_age_secs have none either"
                     .into(),
             );
         }

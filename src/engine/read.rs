@@ -129,6 +129,8 @@ pub struct Search {
     pub(super) work: Work,
     hot_scanned: u64,
     hot_cut: bool,
+    /// See [`Search::region`].
+    region: u32,
     pub(super) reused: Box<Reused>,
 }
 
@@ -162,6 +164,14 @@ impl Search {
     #[must_use]
     pub fn phase(&self) -> Phase {
         self.phase
+    }
+
+    /// Where in the graph it searches: the node that the way down through the upper levels led to, plus
+    /// one; 0 before it is there. `None` if it looks at everything: what it reads says nothing of what
+    /// others will want.
+    #[must_use]
+    pub fn region(&self) -> Option<u32> {
+        (!self.query.is_exact).then_some(self.region)
     }
 
     /// Distances computed so far, those of a walk that is still going on excepted.
@@ -241,13 +251,14 @@ impl Search {
         let filtered = self.filtered.as_deref().map(|filtered| (filtered, &*wanted));
         let walk = Walk::of(engine, &self.query, view, filtered);
         scratch.work = Work::default();
-        if let Some(codes) = engine.store.codes() {
+        let from = if let Some(codes) = engine.store.codes() {
             codes.encode_into(&self.query.vector, code);
-            walk.enter(Coded::<D>::new(code.get(), codes), scratch, trail, entry, top);
+            walk.enter(Coded::<D>::new(code.get(), codes), scratch, trail, entry, top)
         } else {
             let space = Exact::<D>::new(vector, engine.store.vectors());
-            walk.enter(space, scratch, trail, entry, top);
-        }
+            walk.enter(space, scratch, trail, entry, top)
+        };
+        self.region = from.0.saturating_add(1);
         self.phase = Phase::Walk;
     }
 
@@ -468,6 +479,7 @@ impl Engine {
             work: Work::default(),
             hot_scanned: 0,
             hot_cut: false,
+            region: 0,
             reused,
             query,
         }

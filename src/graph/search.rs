@@ -189,10 +189,17 @@ impl<S: Space> Beam<'_, S> {
         }
     }
 
-    /// Descends from `from` on level `top`, and starts the beam there.
-    pub fn enter(&self, scratch: &mut Scratch, from: Slot, top: u8, accept: impl Fn(Slot) -> bool) {
+    /// Descends from `from` on level `top`, and starts the beam where that leads: there.
+    pub fn enter(
+        &self,
+        scratch: &mut Scratch,
+        from: Slot,
+        top: u8,
+        accept: impl Fn(Slot) -> bool,
+    ) -> Slot {
         let entry = self.descend(from, top, scratch);
         self.begin(scratch, entry, accept);
+        entry
     }
 
     /// Goes on for at most `hops_max` hops. True when the walk is complete: the nearest node

@@ -2,6 +2,7 @@
 //! count, and nothing here knows who does.
 
 pub mod counters;
+pub mod document_cache;
 pub mod headroom;
 pub mod latency;
 pub mod origin;
@@ -16,6 +17,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use self::counters::{GatewayCounters, ShardCounters, Space, Traffic};
+use self::document_cache::DocumentCache;
 use self::headroom::Headroom;
 use self::latency::Latency;
 use self::origin::Origin;
@@ -84,6 +86,8 @@ pub struct Observed {
     pub spans: std::sync::OnceLock<Box<SpanSink>>,
     rates: Rates,
     is_recording_off: AtomicBool,
+    /// What each core's cache of vectors does.
+    document_caches: RwLock<Vec<Arc<DocumentCache>>>,
     /// The shards, by number, once their number is known.
     shards: RwLock<Arc<[Arc<ShardCounters>]>>,
 }
@@ -93,6 +97,20 @@ impl Observed {
     #[must_use]
     pub fn shards(&self) -> Arc<[Arc<ShardCounters>]> {
         self.shards.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Counts for the cache of one more core.
+    #[must_use]
+    pub fn add_document_cache(&self) -> Arc<DocumentCache> {
+        let mut caches = self.document_caches.write().unwrap_or_else(PoisonError::into_inner);
+        caches.push(Arc::default());
+        caches[caches.len() - 1].clone()
+    }
+
+    /// The caches of all cores, in no order.
+    #[must_use]
+    pub fn document_caches(&self) -> Vec<Arc<DocumentCache>> {
+        self.document_caches.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Begins to count for so many shards.

@@ -197,6 +197,17 @@ impl Router {
         }
     }
 
+    /// Has every core begin anew to learn what to keep of vectors on disk. One that has no room for the
+    /// request goes on as it is.
+    pub fn restart_training(&self) {
+        self.activity.note();
+        for core in &self.cores {
+            if core.push(Request::RestartTraining).is_err() {
+                tracing::warn!("a core is too busy to begin its training anew");
+            }
+        }
+    }
+
     /// Has a shard take vectors of this many values from now on, unless its core is gone.
     pub async fn set_dimension(&self, shard: ShardId, dimension: usize) {
         loop {

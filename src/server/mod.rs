@@ -12,6 +12,7 @@ mod pid_file;
 mod plan;
 mod reload;
 mod repair;
+mod settings;
 mod systemd;
 mod verify;
 

@@ -8,8 +8,9 @@ use std::time::{Duration, Instant};
 use super::directory::Lock;
 use super::reload::limits;
 use super::repair::{repair_locked, reshard_as_asked};
+use super::settings::settings;
 use crate::access::Access;
-use crate::config::{Codes, Config, FsyncPolicy, RecoveryMode, VectorStorage};
+use crate::config::{Codes, Config, RecoveryMode, VectorStorage};
 use crate::disk::space::Room;
 use crate::engine::partition::Joint;
 use crate::engine::{self, Capacity};
@@ -20,32 +21,21 @@ use crate::manifest::{MANIFEST_VERSION, Manifest, Segment};
 use crate::observe::Observed;
 use crate::router::near::Near;
 use crate::router::{Router, cached};
-use crate::shard::breaker;
-use crate::shard::core::{CoreHandle, Settings, SyncPolicy};
+use crate::shard::core::CoreHandle;
 use crate::shard::cpus::Placement;
 use crate::shard::keeper::Change;
 use crate::shard::open::{Open, Opened, Refusal};
 use crate::shard::pulse::{Activity, Heart, Pulse};
 use crate::shard::reply::{Reply, single};
 use crate::shard::request::Request;
-use crate::shard::snapshot::Due;
 use crate::snapshot::parse_snapshot_name;
 use crate::status::health::Health;
 use crate::store::stripe::OWNERS_MAX;
 use crate::types::ShardId;
 use crate::wal::parse_segment_name;
 
-/// Messages that a core may have waiting.
-const MAILBOX_CAPACITY: usize = 8_192;
-
-/// A bulk load pauses at so many hot documents in a shard: some 60 µs of scan at 384 values.
-const BULK_HOT_MAX: usize = 2_048;
-
 /// The share of `timeouts.hot_tier_ms` that the scan of what is not linked may take at the start.
 const SCAN_SHARE: f64 = 0.8;
-
-/// Between two looks of a core at the disk.
-const WATCH_PERIOD: Duration = Duration::from_secs(1);
 
 /// So long after its beginning a start no longer waits for the rest to be linked. Before it is
 /// ready, linking has the cores to itself; after that it takes its share of them beside searches,
@@ -186,34 +176,8 @@ fn start_cores(
     io_memory_bytes: usize,
     observed: &Arc<Observed>,
 ) -> Result<(Cores, Arc<Activity>), String> {
-    let persistence = &config.persistence;
-    let sync = match persistence.fsync_policy {
-        FsyncPolicy::DataOnly => SyncPolicy::DataOnly,
-        FsyncPolicy::Full => SyncPolicy::Full,
-        FsyncPolicy::Periodic => {
-            SyncPolicy::Periodic(Duration::from_millis(persistence.wal_flush_interval_ms))
-        }
-        FsyncPolicy::None => SyncPolicy::Never,
-    };
     let count = placement.cores.len();
-    let settings = Settings {
-        directory: persistence.data_dir.clone(),
-        sync,
-        segment_bytes: persistence.wal_segment_bytes,
-        snapshots: Due {
-            mutations: persistence.snapshot_interval_mutations,
-            log_bytes: persistence.max_wal_size_bytes,
-        },
-        hot_soft_max: config.cache.capacity.div_ceil(count),
-        bulk_hot_max: BULK_HOT_MAX,
-        mailbox_capacity: MAILBOX_CAPACITY,
-        io_memory_bytes,
-        is_dedicated: placement.is_dedicated,
-        breaker: breaker::Params::default(),
-        watch_period: WATCH_PERIOD,
-        recall_per_second: config.hnsw.recall_sample_per_second,
-        document_cache_bytes: (config.cache.document_bytes / count as u64) as usize,
-    };
+    let settings = settings(config, placement, io_memory_bytes);
     let mut handles: Vec<CoreHandle> = Vec::with_capacity(count);
     for (index, &cpu) in placement.cores.iter().enumerate() {
         let keeper = handles.first().map(|first| first.mailbox.clone());

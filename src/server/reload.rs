@@ -73,6 +73,7 @@ impl Reloader {
     /// If the key file or a certificate is bad: what was in force of both stays, all else is changed.
     pub fn apply(&self, config: Config, origins: Origins) -> Result<Reloaded, String> {
         self.router.retry_cache();
+        self.router.restart_training();
         let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
         let mut running = Running::clone(&self.running.load());
         let mut reloaded = Reloaded::default();

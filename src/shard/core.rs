@@ -28,7 +28,7 @@ use super::request::Request;
 use super::snapshot::{Due, Snapshots};
 use super::spare::Spare;
 use super::truncate::Compaction;
-use super::vectors::Vectors;
+use super::vectors::{self, CacheParams, Vectors};
 use crate::disk::direct::DirectDisk;
 use crate::engine::{self, Engine};
 use crate::error::{Error, Result};
@@ -88,8 +88,8 @@ pub struct Settings {
     pub watch_period: Duration,
     /// Searches of the server that are repeated exactly, at most, a second.
     pub recall_per_second: f64,
-    /// Bytes of vectors read from disk that a core keeps.
-    pub document_cache_bytes: usize,
+    /// What a core keeps of vectors that it has read from disk.
+    pub document_cache: CacheParams,
 }
 
 /// A core seen from outside.
@@ -401,7 +401,7 @@ impl Core {
             }
         };
         let core = Rc::new(Self {
-            vectors: Vectors::new(settings.document_cache_bytes),
+            vectors: Vectors::new(settings.document_cache, index, observed.add_document_cache()),
             settings,
             disk: disk.clone(),
             queues,
@@ -427,6 +427,7 @@ impl Core {
         }
         spawn(queues.upkeep, super::upkeep::run(core.clone()));
         spawn(queues.upkeep, super::watch::run(core.clone()));
+        spawn(queues.upkeep, vectors::run_training(core.clone()));
         // Its end is the end of the core. It runs in its own queue, so it is awaited here.
         let serving =
             glommio::spawn_local_into(super::serve::run(core.clone(), mailbox), queues.receive);
@@ -527,6 +528,7 @@ impl Core {
         for commit in self.commits.take() {
             commit.await;
         }
+        self.save_access_log().await;
     }
 }
 

@@ -30,10 +30,12 @@ pub enum Doing {
     Open,
     /// Repeating a search exactly, to see what it had found.
     Recall,
+    /// Learning what to keep of vectors on disk.
+    Train,
 }
 
 impl Doing {
-    const ALL: [Self; 10] = [
+    const ALL: [Self; 11] = [
         Self::Other,
         Self::Search,
         Self::Read,
@@ -44,6 +46,7 @@ impl Doing {
         Self::Snapshot,
         Self::Open,
         Self::Recall,
+        Self::Train,
     ];
 
     /// Its name in logs and answers.
@@ -60,6 +63,7 @@ impl Doing {
             Self::Snapshot => "snapshot",
             Self::Open => "open",
             Self::Recall => "recall",
+            Self::Train => "train",
         }
     }
 }

@@ -16,6 +16,7 @@ use super::pulse::{Activity, Pulse};
 use super::reply::{Reply, single};
 use super::request::Request;
 use super::snapshot::Due;
+use super::vectors::CacheParams;
 use crate::disk::Kind;
 use crate::disk::faults::Faults;
 use crate::engine::{self, Capacity, Outcome, Write};
@@ -90,7 +91,7 @@ impl Server {
             breaker: BREAKER,
             watch_period: Duration::from_millis(20),
             recall_per_second: 0.0,
-            document_cache_bytes: 1 << 20,
+            document_cache: CacheParams { bytes_max: 1 << 20, ..CacheParams::default() },
         };
         self.observed.set_shards(1);
         let cpu = cpus::allowed()[0];

@@ -42,5 +42,5 @@ mod spare;
 mod tests;
 pub mod truncate;
 mod upkeep;
-mod vectors;
+pub mod vectors;
 mod watch;

@@ -161,6 +161,8 @@ pub enum Request {
     },
     /// All shards of all cores are in service, and MANIFEST says so.
     DirectoryIsOpen,
+    /// Begin the task anew that learns what to keep of vectors on disk.
+    RestartTraining,
     /// Finish what was begun, seal the logs, and end.
     Stop,
 }

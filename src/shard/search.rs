@@ -203,7 +203,9 @@ impl Running {
     /// Reads the vectors that the search waits for; false if the deadline comes first.
     async fn fetch(&mut self, core: &Rc<Core>) -> bool {
         let missing = std::mem::take(&mut self.missing);
-        let rows = core.read_vectors(&self.shard, &missing, self.request.deadline).await;
+        let rows = core
+            .read_vectors(&self.shard, &missing, self.search.region(), self.request.deadline)
+            .await;
         Core::give_read(&mut self.search, missing.len(), &rows)
     }
 

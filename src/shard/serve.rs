@@ -158,6 +158,7 @@ impl Core {
                 self.is_open.set(true);
                 self.upkeep.raise();
             }
+            Request::RestartTraining => self.restart_training(),
             Request::Stop => unreachable!("handled by the loop"),
         }
     }

@@ -9,6 +9,7 @@ use super::pulse::{Activity, Pulse};
 use super::reply::{Answers, single};
 use super::request::Request;
 use super::snapshot::Due;
+use super::vectors::CacheParams;
 use crate::observe::Observed;
 use crate::types::ShardId;
 
@@ -26,7 +27,7 @@ fn core(directory: &std::path::Path) -> CoreHandle {
         breaker: super::breaker::Params::default(),
         watch_period: Duration::from_secs(1),
         recall_per_second: 0.0,
-        document_cache_bytes: 0,
+        document_cache: CacheParams::default(),
     };
     let cpu = cpus::allowed()[0];
     CoreHandle::spawn(0, cpu, settings, None, Arc::new(Observed::default())).unwrap()

@@ -27,6 +27,7 @@ pub(super) async fn run(core: Rc<Core>) {
 impl Core {
     async fn look(&self) {
         self.vectors.close_unused().await;
+        self.vectors.publish();
         let shards: Vec<Rc<Shard>> = self.shards.borrow().values().cloned().collect();
         let active: Vec<u64> = shards.iter().map(|shard| shard.segment.get()).collect();
         let name = |(shard, number): (&Rc<Shard>, &u64)| segment_name(shard.id, *number);

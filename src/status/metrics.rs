@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use super::document_cache;
 use super::health::{Health, Phase, Verdict};
 use super::process::{disk_bytes, memory_bytes};
 use crate::observe::Observed;
@@ -24,15 +25,15 @@ const BUCKETS_US: [u64; 16] = [
 
 /// Writes families one after the other.
 #[derive(Default)]
-struct Text(String);
+pub(super) struct Text(String);
 
 impl Text {
-    fn family(&mut self, name: &str, kind: &str, help: &str) {
+    pub(super) fn family(&mut self, name: &str, kind: &str, help: &str) {
         let written = writeln!(self.0, "# HELP {name} {help}\n# TYPE {name} {kind}");
         debug_assert!(written.is_ok(), "writing to a string can't fail");
     }
 
-    fn sample(&mut self, name: &str, labels: &str, value: impl Display) {
+    pub(super) fn sample(&mut self, name: &str, labels: &str, value: impl Display) {
         let braces = if labels.is_empty() { String::new() } else { format!("{{{labels}}}") };
         let written = writeln!(self.0, "{name}{braces} {value}");
         debug_assert!(written.is_ok(), "writing to a string can't fail");
@@ -43,7 +44,7 @@ impl Text {
         self.sample(name, "", value);
     }
 
-    fn gauge(&mut self, name: &str, help: &str, value: impl Display) {
+    pub(super) fn gauge(&mut self, name: &str, help: &str, value: impl Display) {
         self.family(name, "gauge", help);
         self.sample(name, "", value);
     }
@@ -85,6 +86,7 @@ pub(super) fn render(observed: &Observed, health: &Health, data_dir: &Path) -> S
     let mut text = Text::default();
     requests(&mut text, observed);
     cache(&mut text, observed);
+    document_cache::render(&mut text, observed);
     log(&mut text, observed);
     server(&mut text, observed, health, data_dir);
     shards(&mut text, observed);

@@ -1,6 +1,7 @@
 //! How the server is, for operators and their programs: health, metrics, HTTP.
 
 mod admin;
+mod document_cache;
 pub mod health;
 pub mod http;
 mod incoming;

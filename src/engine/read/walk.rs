@@ -35,7 +35,7 @@ impl<'a> Walk<'a> {
         Self { engine, query, view, filtered }
     }
 
-    /// Descends from `from` on level `top`, and begins where that leads.
+    /// Descends from `from` on level `top`, and begins where that leads: there.
     pub(super) fn enter<S: Space>(
         &self,
         space: S,
@@ -43,7 +43,7 @@ impl<'a> Walk<'a> {
         trail: &mut Trail,
         from: Slot,
         top: u8,
-    ) {
+    ) -> Slot {
         let Some((filtered, flat)) = self.filtered else {
             return self.beam(space).enter(scratch, from, top, |slot| self.accepts(slot));
         };
@@ -56,6 +56,7 @@ impl<'a> Walk<'a> {
         let is_linked = |slot: &Slot| self.engine.graph.level(*slot).is_some();
         let seeds = filtered.seeds().filter(is_linked).filter(|&slot| is_wanted(slot));
         self.among(filtered, space).begin(trail, entry, seeds, is_wanted);
+        entry
     }
 
     /// Does a step. True when the walk is complete.

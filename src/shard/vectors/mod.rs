@@ -10,16 +10,24 @@
 
 mod cache;
 mod plan;
+mod training;
+#[cfg(test)]
+mod training_tests;
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures_util::future::select;
 
-use self::cache::{Cache, Key};
+pub use self::cache::Strategy;
+use self::cache::{Cache, Key, Use};
 use self::plan::{Run, Wanted, runs};
+pub use self::training::Params as TrainingParams;
+use self::training::Training;
+pub(super) use self::training::run as run_training;
 use super::core::{Core, Shard, spawn};
 use super::event::{Event, Waiters};
 use super::serve::GetAnswer;
@@ -28,6 +36,7 @@ use crate::disk::{BLOCK, Disk, File};
 use crate::engine::Engine;
 use crate::engine::read::Search;
 use crate::error::{Error, Result};
+use crate::observe::document_cache::DocumentCache;
 use crate::snapshot::snapshot_name;
 use crate::store::places::Spot;
 use crate::types::{ShardId, Slot};
@@ -35,11 +44,43 @@ use crate::types::{ShardId, Slot};
 /// Most reads of vectors that a core has under way.
 const READS_MAX: usize = 32;
 
+/// Most that all cores together have, so that the queue of the device, and with it a commit, is no
+/// longer where there are many cores; each may have some.
+const READS_OF_ALL_MAX: usize = 256;
+const READS_MIN: usize = 4;
+
 /// Most documents whose vectors are lost that are named in the log, each once.
 const NAMED_MAX: usize = 1_000;
 
 /// How long documents that are read by id wait for the disk.
 const READ_PATIENCE: Duration = Duration::from_secs(2);
+
+/// What was asked for is learned from once it is one for so many rows of the cache, but so many at least.
+const CYCLE_ROWS: usize = 4;
+const CYCLE_USES_MIN: usize = 256;
+
+/// At most so many uses wait for that.
+const LOG_USES_MAX: usize = 1 << 16;
+
+/// What a core keeps of vectors that it has read.
+#[derive(Clone, Copy, Debug)]
+pub struct CacheParams {
+    /// Bytes of it, at most.
+    pub bytes_max: usize,
+    /// Which of it goes.
+    pub strategy: Strategy,
+    /// How it learns, if it does.
+    pub training: Option<TrainingParams>,
+    /// How many cores read from the same disk.
+    pub cores: usize,
+}
+
+impl Default for CacheParams {
+    /// Nothing is kept.
+    fn default() -> Self {
+        Self { bytes_max: 0, strategy: Strategy::Lru, training: None, cores: 1 }
+    }
+}
 
 /// What became of a row that was wanted.
 type Outcome = Option<Box<[f32]>>;
@@ -54,7 +95,12 @@ struct Open {
 pub(super) struct Vectors {
     files: RefCell<BTreeMap<(ShardId, u64), Open>>,
     cache: RefCell<Cache>,
+    training: Training,
+    counters: Arc<DocumentCache>,
     reads: Cell<usize>,
+    /// The most that there were at a time since [`Vectors::publish`].
+    reads_peak: Cell<usize>,
+    reads_max: usize,
     read_ended: Waiters,
     named: RefCell<BTreeSet<(ShardId, Slot, u64)>>,
 }
@@ -99,12 +145,22 @@ impl Drop for Permit<'_> {
 }
 
 impl Vectors {
-    /// Keeps at most so many bytes of what was read.
-    pub(super) fn new(cache_bytes_max: usize) -> Self {
+    /// Nothing was read yet by this core.
+    pub(super) fn new(params: CacheParams, core: usize, counters: Arc<DocumentCache>) -> Self {
+        let training = params.training.filter(|_| params.strategy == Strategy::Learned);
+        counters.bytes_max.set(params.bytes_max as u64);
         Self {
             files: RefCell::default(),
-            cache: RefCell::new(Cache::new(cache_bytes_max)),
+            cache: RefCell::new(Cache::new(
+                params.bytes_max,
+                params.strategy,
+                training.map_or(0, |_| LOG_USES_MAX),
+            )),
+            training: Training::new(training, core),
+            counters,
             reads: Cell::new(0),
+            reads_peak: Cell::new(0),
+            reads_max: (READS_OF_ALL_MAX / params.cores.max(1)).clamp(READS_MIN, READS_MAX),
             read_ended: Waiters::default(),
             named: RefCell::default(),
         }
@@ -126,9 +182,36 @@ impl Vectors {
         }
     }
 
+    /// Says how the cache is.
+    pub(super) fn publish(&self) {
+        let (cache, counters) = (self.cache.borrow(), &self.counters);
+        let figures = cache.figures();
+        counters.reads_in_flight.set(self.reads_peak.replace(self.reads.get()) as u64);
+        counters.rows.set(cache.len() as u64);
+        counters.bytes.set(cache.bytes() as u64);
+        counters.log_depth.set(cache.log_len() as u64);
+        counters.log_dropped.set(cache.log_dropped());
+        counters.is_trained.set(u64::from(figures.is_trained));
+        counters.tracked.set(figures.tracked_keys);
+        counters.hot.set(figures.hot_rows);
+        counters.predictions.set(figures.predictions);
+        counters.predictions_by_region.set(figures.predictions_by_region);
+        counters.resolved.set(figures.resolved);
+        counters.false_positives.set(figures.false_positives);
+        counters.false_negatives.set(figures.false_negatives);
+    }
+
+    /// What was noted since the last time.
+    fn take_log(&self) -> Vec<Use> {
+        let mut noted = Vec::new();
+        self.cache.borrow_mut().take_log(&mut noted);
+        noted
+    }
+
     async fn permit(&self) -> Permit<'_> {
-        self.read_ended.until(|| self.reads.get() < READS_MAX).await;
+        self.read_ended.until(|| self.reads.get() < self.reads_max).await;
         self.reads.set(self.reads.get() + 1);
+        self.reads_peak.set(self.reads_peak.get().max(self.reads.get()));
         Permit(self)
     }
 
@@ -177,10 +260,10 @@ impl Core {
     ) -> Vec<(usize, Slot)> {
         let wanted = search.wanted().to_vec();
         let mut cache = self.vectors.cache.borrow_mut();
-        let mut missing = Vec::new();
-        let mut hits = 0;
+        let (region, mut missing, mut hits) = (search.region(), Vec::new(), 0);
         for (index, slot) in wanted.into_iter().enumerate() {
-            if let Some(row) = cache.get(shard.key_of(engine, slot)) {
+            let cached = region.and_then(|region| cache.get(shard.key_of(engine, slot), region));
+            if let Some(row) = cached {
                 search.give(index, row);
                 hits += 1;
             } else if let Some(row) = engine.row_in_memory(slot) {
@@ -191,16 +274,23 @@ impl Core {
         }
         shard.counters.vectors.cache_hits.add(hits);
         shard.counters.vectors.cache_misses.add(missing.len() as u64);
+        if cache.log_len()
+            >= CYCLE_USES_MIN.max(cache.rows_max() / CYCLE_ROWS).min(LOG_USES_MAX / 2)
+        {
+            self.vectors.training.is_due.raise();
+        }
         missing
     }
 
     /// Reads vectors that are on disk, each with what its caller knows it by, until the deadline; those
     /// that are lost come as `None`, and those that there was no time for not at all. Whoever calls
-    /// keeps the versions in these slots as they are, by a view.
+    /// keeps the versions in these slots as they are, by a view. They are wanted by a search in this
+    /// region of the graph ([`Search::region`]).
     pub(super) async fn read_vectors(
         self: &Rc<Self>,
         shard: &Rc<Shard>,
         slots: &[(usize, Slot)],
+        region: Option<u32>,
         deadline: Instant,
     ) -> Vec<(usize, Outcome)> {
         let mut rows = Vec::new();
@@ -212,7 +302,7 @@ impl Core {
                 match engine.spot(slot) {
                     Some(spot) => {
                         let (document, born) = engine.version_in(slot);
-                        wanted.push(Wanted { index, slot, document, born, spot });
+                        wanted.push(Wanted { index, slot, document, born, spot, region });
                     }
                     // It came to be in memory, or is nowhere.
                     None => rows.push((index, engine.row_in_memory(slot))),
@@ -309,11 +399,13 @@ impl Core {
     /// Keeps a row that was read, and that its checksum vouches for, in the cache; the row.
     fn keep_row(&self, shard: &Shard, wanted: Wanted, row: &[u8]) -> Outcome {
         let row: Box<[f32]> = bytemuck::pod_collect_to_vec(row).into();
-        let Wanted { slot, born, spot, .. } = wanted;
-        let mut cache = self.vectors.cache.borrow_mut();
-        let before = cache.evictions;
-        cache.put(Key { shard: shard.of_owner(spot.owner), slot, born }, &row);
-        shard.counters.vectors.cache_evictions.add(cache.evictions - before);
+        let Wanted { slot, born, spot, region, .. } = wanted;
+        if let Some(region) = region {
+            let mut cache = self.vectors.cache.borrow_mut();
+            let before = cache.evictions;
+            cache.put(Key { shard: shard.of_owner(spot.owner), slot, born }, &row, region);
+            shard.counters.vectors.cache_evictions.add(cache.evictions - before);
+        }
         Some(row)
     }
 
@@ -349,13 +441,13 @@ impl Core {
             let mut cache = self.vectors.cache.borrow_mut();
             for (index, (_, document)) in documents.iter_mut().enumerate() {
                 let Some(slot) = document.on_disk else { continue };
-                match cache.get(shard.key_of(engine, slot)) {
+                match cache.get(shard.key_of(engine, slot), 0) {
                     Some(row) => document.embedding = Some(row[..engine.params().dimension].into()),
                     None => missing.push((index, slot)),
                 }
             }
         }
-        let rows = self.read_vectors(shard, &missing, deadline).await;
+        let rows = self.read_vectors(shard, &missing, Some(0), deadline).await;
         let dimension = shard.engine.borrow().as_ref().map_or(0, |e| e.params().dimension);
         for (index, row) in rows {
             let (_, document) = &mut documents[index];

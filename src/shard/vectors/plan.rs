@@ -20,6 +20,9 @@ pub(super) struct Wanted {
     pub(super) born: u64,
     /// Where it is.
     pub(super) spot: Spot,
+    /// Where in the graph whoever wants it searches, 0 if that is not known; `None` if it is not to be
+    /// kept.
+    pub(super) region: Option<u32>,
 }
 
 /// Rows that are read at once.
@@ -72,7 +75,14 @@ mod tests {
 
     fn wanted(index: usize, owner: u32, file: u64, offset: u64) -> Wanted {
         let spot = Spot { owner, file, offset, bytes: 1_536, crc: 0 };
-        Wanted { index, slot: Slot(index as u32), document: DocId(1), born: 1, spot }
+        Wanted {
+            index,
+            slot: Slot(index as u32),
+            document: DocId(1),
+            born: 1,
+            spot,
+            region: Some(0),
+        }
     }
 
     #[test]

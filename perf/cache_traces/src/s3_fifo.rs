@@ -1,0 +1,93 @@
+//! S3-FIFO ("FIFO queues are all you need for cache eviction", Yang et al., 2023), without rows: what is
+//! new waits in a small queue, and moves to the main one only if it was asked for again before its turn
+//! to go; what goes from there leaves its key behind for a while, and comes to the main queue at once if
+//! it is asked for again. What the cache of vectors began with.
+
+use std::collections::{HashMap, HashSet, VecDeque};
+
+use crate::caches::{Hasher, Kept};
+use crate::traces::Access;
+
+/// One part in so many is for what is new.
+const NEW_PARTS: usize = 10;
+
+/// Asked for so often beyond the first time, a key has as many turns as one can have.
+const USES_MAX: u8 = 3;
+
+/// The keys.
+pub struct S3Fifo {
+    keys_max: usize,
+    uses: HashMap<u32, u8, Hasher>,
+    new: VecDeque<u32>,
+    main: VecDeque<u32>,
+    gone: VecDeque<u32>,
+    is_gone: HashSet<u32, Hasher>,
+}
+
+impl S3Fifo {
+    /// Of at most so many keys.
+    #[must_use]
+    pub fn new(keys_max: usize) -> Self {
+        Self {
+            keys_max,
+            uses: HashMap::default(),
+            new: VecDeque::new(),
+            main: VecDeque::new(),
+            gone: VecDeque::new(),
+            is_gone: HashSet::default(),
+        }
+    }
+
+    fn evict(&mut self) {
+        loop {
+            let is_new_full = self.new.len() > self.keys_max / NEW_PARTS || self.main.is_empty();
+            if is_new_full && let Some(key) = self.new.pop_front() {
+                let uses = self.uses.entry(key).or_default();
+                if std::mem::take(uses) > 0 {
+                    self.main.push_back(key);
+                    continue;
+                }
+                self.remember(key);
+                self.uses.remove(&key);
+                return;
+            }
+            let Some(key) = self.main.pop_front() else { return };
+            let uses = self.uses.entry(key).or_default();
+            if *uses == 0 {
+                self.uses.remove(&key);
+                return;
+            }
+            *uses -= 1;
+            self.main.push_back(key);
+        }
+    }
+
+    fn remember(&mut self, key: u32) {
+        if self.is_gone.insert(key) {
+            self.gone.push_back(key);
+        }
+        while self.gone.len() > self.keys_max
+            && let Some(oldest) = self.gone.pop_front()
+        {
+            self.is_gone.remove(&oldest);
+        }
+    }
+}
+
+impl Kept for S3Fifo {
+    fn access(&mut self, Access { key, .. }: Access) -> bool {
+        if let Some(uses) = self.uses.get_mut(&key) {
+            *uses = USES_MAX.min(*uses + 1);
+            return true;
+        }
+        if self.uses.len() >= self.keys_max {
+            self.evict();
+        }
+        self.uses.insert(key, 0);
+        match self.is_gone.remove(&key) {
+            true => self.main.push_back(key),
+            false => self.new.push_back(key),
+        }
+        false
+    }
+}

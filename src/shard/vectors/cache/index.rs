@@ -1,0 +1,103 @@
+//! Where each key is: a table of chains, of as many as there are places. Nothing is ever moved, so no
+//! access waits for a table to be rehashed.
+
+/// No place.
+pub(super) const NONE: u32 = u32::MAX;
+
+/// Places by the hash of what is in them.
+pub(super) struct Index {
+    /// First place of each chain, plus one; 0 where there is none, so that pages of the table are
+    /// touched only as they are needed.
+    heads: Box<[u32]>,
+    /// The place after each in its chain.
+    nexts: Vec<u32>,
+}
+
+impl Index {
+    /// What it takes for a place.
+    pub(super) const PLACE_BYTES: usize = 2 * size_of::<u32>();
+
+    /// Of at most so many places, at least one.
+    pub(super) fn new(places_max: usize) -> Self {
+        Self { heads: vec![0; places_max.max(1)].into(), nexts: Vec::with_capacity(places_max) }
+    }
+
+    fn chain(&self, hash: u64) -> usize {
+        ((u128::from(hash) * self.heads.len() as u128) >> 64) as usize
+    }
+
+    /// The place of this hash that is the one.
+    pub(super) fn find(&self, hash: u64, is_it: impl Fn(u32) -> bool) -> Option<u32> {
+        let mut place = self.heads[self.chain(hash)].wrapping_sub(1);
+        while place != NONE {
+            if is_it(place) {
+                return Some(place);
+            }
+            place = self.nexts[place as usize];
+        }
+        None
+    }
+
+    /// Notes that something of this hash is in a place that had nothing: the next after all there have
+    /// been, or one that was taken out.
+    pub(super) fn insert(&mut self, hash: u64, place: u32) {
+        let chain = self.chain(hash);
+        let next = self.heads[chain].wrapping_sub(1);
+        match self.nexts.get_mut(place as usize) {
+            Some(slot) => *slot = next,
+            None => self.nexts.push(next),
+        }
+        self.heads[chain] = place + 1;
+    }
+
+    /// Takes out a place that has something of this hash.
+    pub(super) fn remove(&mut self, hash: u64, place: u32) {
+        let next = self.nexts[place as usize];
+        let chain = self.chain(hash);
+        let mut before = self.heads[chain].wrapping_sub(1);
+        if before == place {
+            self.heads[chain] = next.wrapping_add(1);
+            return;
+        }
+        while before != NONE {
+            let after = &mut self.nexts[before as usize];
+            if *after == place {
+                *after = next;
+                return;
+            }
+            before = *after;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::types::mix;
+
+    #[test]
+    fn finds_what_is_there_and_nothing_else() {
+        let mut index = Index::new(50);
+        let mut values = Vec::new();
+        for round in 0..5_000_u64 {
+            let value = mix(round) % 120;
+            let found = index.find(mix(value), |place| values[place as usize] == value);
+            assert_eq!(found.is_some(), values.contains(&value));
+            if found.is_some() {
+                continue;
+            }
+            let place = match values.len() {
+                50 => (mix(round ^ 77) % 50) as usize,
+                length => length,
+            };
+            if let Some(old) = values.get_mut(place) {
+                index.remove(mix(*old), place as u32);
+                *old = value;
+            } else {
+                values.push(value);
+            }
+            index.insert(mix(value), place as u32);
+        }
+        assert_eq!(values.len(), 50);
+    }
+}

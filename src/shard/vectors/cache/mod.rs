@@ -1,0 +1,269 @@
+//! Vectors that were read from disk, kept by the core that read them: rows of one length in a bounded
+//! number of bytes.
+//!
+//! Which rows give way is up to `cache.strategy`: by their last use alone, or as was [`learned`]. A caller
+//! says in which region of the graph it searches, as the node of the upper level that its walk came
+//! through, plus one; 0 where that is not known. Everything is allocated when the first row comes, except
+//! for the rows: an access takes the same few steps however many there are.
+//!
+//! How `learned` decides is a [`Model`]. The cache logs what it is asked for; a [`Trainer`] learns from
+//! the log, when whoever runs it has time, and the cache adopts what has come out. Without any it goes by
+//! the first of the tactics.
+//!
+//! A key names a version, not a slot: what is in a slot that was filled again is another version.
+
+mod figures;
+mod index;
+mod learned;
+mod log;
+mod regions;
+mod segments;
+mod sketch;
+mod tactics;
+mod trainer;
+mod trials;
+
+use std::collections::VecDeque;
+
+pub(crate) use self::figures::Figures;
+use self::index::Index;
+use self::learned::Learned;
+use self::log::Log;
+pub(crate) use self::log::{Use, decode, encode};
+use self::segments::{Segments, Shape};
+pub(crate) use self::trainer::{Model, Trainer};
+use crate::types::{ShardId, Slot, mix};
+
+/// Rows are allocated so many at a time.
+const CHUNK_ROWS: usize = 64;
+
+/// Uses of before the start that are counted each time that a row comes.
+const WARM_USES_MAX: usize = 64;
+
+/// What a row takes beside its values: its key, its place in the order, and its part of what is learned.
+pub(super) const OVERHEAD_BYTES: usize =
+    size_of::<Key>() + Index::PLACE_BYTES + Learned::PLACE_BYTES;
+
+/// A version of a document.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Key {
+    /// Whose it is.
+    pub(super) shard: ShardId,
+    /// Where it is.
+    pub(super) slot: Slot,
+    /// The LSN of the write that made it.
+    pub(super) born: u64,
+}
+
+impl Key {
+    fn hash(self) -> u64 {
+        mix(mix(u64::from(self.shard.0) << 32 | u64::from(self.slot.0)) ^ self.born)
+    }
+}
+
+/// What decides which rows are kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Strategy {
+    /// The last used.
+    Lru,
+    /// What is asked for most, as far as that can be told.
+    Learned,
+}
+
+enum Policy {
+    Lru(Segments),
+    Learned(Box<Learned>),
+}
+
+impl Policy {
+    fn new(strategy: Strategy, rows_max: usize) -> Self {
+        match strategy {
+            Strategy::Lru => Self::Lru(Segments::new(rows_max, Shape::LRU)),
+            Strategy::Learned => Self::Learned(Box::new(Learned::new(rows_max))),
+        }
+    }
+}
+
+/// The rows.
+pub(super) struct Cache {
+    bytes_max: usize,
+    /// Values in a row; 0 until there is one.
+    width: usize,
+    rows_max: usize,
+    chunks: Vec<Box<[f32]>>,
+    /// What is in each place.
+    keys: Vec<Key>,
+    index: Index,
+    policy: Policy,
+    log: Log,
+    /// Uses of before the start that are to be counted, oldest first.
+    before: VecDeque<Use>,
+    pub(super) evictions: u64,
+}
+
+impl Cache {
+    /// No rows, of at most so many bytes together, and a log of at most so many uses beside them; 0 where
+    /// nobody learns.
+    pub(super) fn new(bytes_max: usize, strategy: Strategy, log_max: usize) -> Self {
+        Self {
+            bytes_max,
+            width: 0,
+            rows_max: 0,
+            chunks: Vec::new(),
+            keys: Vec::new(),
+            index: Index::new(0),
+            policy: Policy::new(strategy, 0),
+            log: Log::new(if strategy == Strategy::Learned { log_max } else { 0 }),
+            before: VecDeque::new(),
+            evictions: 0,
+        }
+    }
+
+    /// Drops all rows, and takes those of another width from now on.
+    fn set_width(&mut self, width: usize) {
+        self.width = width;
+        self.rows_max = self.bytes_max / (width * size_of::<f32>() + OVERHEAD_BYTES);
+        self.chunks = Vec::with_capacity(self.rows_max.div_ceil(CHUNK_ROWS));
+        self.keys = Vec::with_capacity(self.rows_max);
+        self.index = Index::new(self.rows_max);
+        self.policy = match &self.policy {
+            Policy::Lru(_) => Policy::new(Strategy::Lru, self.rows_max),
+            Policy::Learned(learned) => Policy::Learned(Box::new(learned.emptied(self.rows_max))),
+        };
+    }
+
+    /// Rows that are here.
+    pub(super) fn len(&self) -> usize {
+        self.keys.len()
+    }
+
+    /// Most rows there can be; 0 before the first one came. A [`Trainer`] is for so many places.
+    pub(super) fn rows_max(&self) -> usize {
+        self.rows_max
+    }
+
+    /// Bytes taken, about.
+    pub(super) fn bytes(&self) -> usize {
+        self.keys.len() * (self.width * size_of::<f32>() + OVERHEAD_BYTES)
+    }
+
+    /// The row of this version, if it is here, for a search in this region of the graph.
+    pub(super) fn get(&mut self, key: Key, region: u32) -> Option<&[f32]> {
+        let hash = key.hash();
+        let place = self.index.find(hash, |place| self.keys[place as usize] == key);
+        match &mut self.policy {
+            Policy::Lru(segments) => _ = segments.touch(place?),
+            Policy::Learned(learned) => {
+                learned.count(hash, place);
+                self.log.push(Use { hash, region });
+            }
+        }
+        place.map(|place| self.row(place))
+    }
+
+    /// Keeps the row of a version, if there is room for any.
+    pub(super) fn put(&mut self, key: Key, row: &[f32], region: u32) {
+        if self.width != row.len() {
+            self.set_width(row.len());
+        }
+        self.count_before();
+        let hash = key.hash();
+        let is_here = self.index.find(hash, |place| self.keys[place as usize] == key).is_some();
+        if self.rows_max == 0 || is_here {
+            return;
+        }
+        let Some(place) = self.place_for(key) else { return };
+        let (chunk, range) = self.range(place);
+        self.chunks[chunk][range].copy_from_slice(row);
+        self.index.insert(hash, place);
+        match &mut self.policy {
+            Policy::Lru(segments) => segments.insert(place),
+            Policy::Learned(learned) => learned.insert(place, region),
+        }
+    }
+
+    /// Counts what was asked for before the start, as far as the log has room for that, the latest of it:
+    /// not at once, but as rows come.
+    pub(super) fn warm(&mut self, uses: &[Use]) {
+        let from = uses.len().saturating_sub(self.log.uses_max());
+        self.before = uses[from..].iter().copied().collect();
+    }
+
+    fn count_before(&mut self) {
+        if self.before.is_empty() {
+            return;
+        }
+        let count = self.before.len().min(WARM_USES_MAX);
+        for of in self.before.drain(..count) {
+            if let Policy::Learned(learned) = &mut self.policy {
+                learned.warm(of.hash);
+            }
+        }
+        if self.before.is_empty() {
+            self.before.shrink_to_fit();
+        }
+    }
+
+    /// Goes by what was learned.
+    pub(super) fn adopt(&mut self, model: Model) {
+        if let Policy::Learned(learned) = &mut self.policy {
+            learned.adopt(model);
+        }
+    }
+
+    /// Uses in the log.
+    pub(super) fn log_len(&self) -> usize {
+        self.log.len()
+    }
+
+    /// Uses that nobody took from the log before others needed their room.
+    pub(super) fn log_dropped(&self) -> u64 {
+        self.log.dropped
+    }
+
+    /// Moves the log out, oldest first.
+    pub(super) fn take_log(&mut self, into: &mut Vec<Use>) {
+        self.log.take(into);
+    }
+
+    /// How well it decides; nothing where it goes by the last use.
+    pub(super) fn figures(&self) -> Figures {
+        match &self.policy {
+            Policy::Lru(_) => Figures::default(),
+            Policy::Learned(learned) => learned.figures(),
+        }
+    }
+
+    /// A place that has this key now, and no row yet.
+    fn place_for(&mut self, key: Key) -> Option<u32> {
+        if self.keys.len() < self.rows_max {
+            if self.keys.len().is_multiple_of(CHUNK_ROWS) {
+                let rows = CHUNK_ROWS.min(self.rows_max - self.keys.len());
+                self.chunks.push(vec![0.0; rows * self.width].into());
+            }
+            self.keys.push(key);
+            return Some((self.keys.len() - 1) as u32);
+        }
+        let place = match &mut self.policy {
+            Policy::Lru(segments) => segments.evict(|_, _| false).map(|goes| goes.place),
+            Policy::Learned(learned) => learned.evict(|place| self.keys[place as usize].hash()),
+        }?;
+        let old = std::mem::replace(&mut self.keys[place as usize], key);
+        self.index.remove(old.hash(), place);
+        self.evictions += 1;
+        Some(place)
+    }
+
+    fn range(&self, place: u32) -> (usize, std::ops::Range<usize>) {
+        let (chunk, index) = (place as usize / CHUNK_ROWS, place as usize % CHUNK_ROWS);
+        (chunk, index * self.width..(index + 1) * self.width)
+    }
+
+    fn row(&self, place: u32) -> &[f32] {
+        let (chunk, range) = self.range(place);
+        &self.chunks[chunk][range]
+    }
+}
+
+#[cfg(test)]
+mod tests;

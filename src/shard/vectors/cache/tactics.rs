@@ -1,0 +1,81 @@
+//! The ways in which a cache may decide what is worth a place.
+
+use super::log::Use;
+use super::regions::{PARTS, USES_WORTH_MAX};
+use super::segments::Shape;
+use super::sketch::{Sketch, Span};
+
+/// How a cache decides.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Tactic {
+    pub(super) shape: Shape,
+    pub(super) evidence: Evidence,
+}
+
+/// What tells how much a document is worth.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Evidence {
+    /// How often it was asked for in a long time.
+    Long,
+    /// The same, and what its region is worth.
+    LongAndRegion,
+    /// How often it was asked for of late.
+    Short,
+    /// That it was asked for again of late, whatever the other one was.
+    Again,
+}
+
+const fn tactic(window_permille: usize, evidence: Evidence) -> Tactic {
+    let protected_percent = match evidence {
+        Evidence::Again => 20,
+        Evidence::Long | Evidence::LongAndRegion | Evidence::Short => 80,
+    };
+    Tactic { shape: Shape { window_permille, protected_percent }, evidence }
+}
+
+/// What is tried out; the first is gone by until something has been.
+pub(super) const TACTICS: [Tactic; 8] = [
+    tactic(10, Evidence::Long),
+    tactic(10, Evidence::LongAndRegion),
+    tactic(10, Evidence::Short),
+    tactic(100, Evidence::Short),
+    tactic(10, Evidence::Again),
+    tactic(100, Evidence::Again),
+    tactic(400, Evidence::Again),
+    tactic(1_000, Evidence::Again),
+];
+
+/// What a comparison of two documents says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Verdict {
+    pub(super) is_worth_more: bool,
+    /// What regions are worth was looked up.
+    pub(super) is_by_region: bool,
+}
+
+/// Whether the one that leaves the window is worth more than the one that would go for it.
+pub(super) fn compare(
+    new: Use,
+    old: Use,
+    evidence: Evidence,
+    counts: &Sketch,
+    worth: impl Fn(u32) -> u32,
+) -> Verdict {
+    let by_counts = |is_worth_more| Verdict { is_worth_more, is_by_region: false };
+    let span = match evidence {
+        Evidence::Long | Evidence::LongAndRegion => Span::Long,
+        Evidence::Short | Evidence::Again => Span::Short,
+    };
+    let count = |of: Use| counts.estimate(of.hash, span);
+    if evidence == Evidence::Again {
+        return by_counts(count(new) > 1);
+    }
+    let (new_count, old_count) = (count(new), count(old));
+    // A region counts for less than such a difference.
+    let is_clear = new_count.abs_diff(old_count) > USES_WORTH_MAX;
+    if evidence != Evidence::LongAndRegion || is_clear {
+        return by_counts(new_count > old_count);
+    }
+    let (new, old) = (worth(new.region), worth(old.region));
+    Verdict { is_worth_more: PARTS * new_count + new > PARTS * old_count + old, is_by_region: true }
+}

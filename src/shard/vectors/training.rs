@@ -1,0 +1,307 @@
+//! Learning which vectors on disk are worth keeping (`cache.strategy: learned`): a task of each core, in
+//! the queue with the small share.
+//!
+//! The cache notes what it is asked for. Once enough has been noted, or after an interval, the task
+//! takes it, tries on a sample of it what would have done best, a slice at a time, and gives the cache
+//! a new model. Nobody waits for that: without the task, or with one that has crashed, the cache goes
+//! on with the model that it has. What was noted is kept for a while, so that a task that begins anew
+//! learns from it too, and so does a server that starts: every core has a file of it
+//! ([`log_name`]), which may be lost, damaged or removed at any time.
+
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::panic::AssertUnwindSafe;
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use futures_util::FutureExt;
+use futures_util::future::{Either, select};
+use glommio::timer::Timer;
+
+use super::cache::{Trainer, Use, decode, encode};
+use crate::disk::direct::DirectDisk;
+use crate::disk::{Disk, File, Kind, blocks};
+use crate::observe::document_cache::{DocumentCache, Training as State};
+use crate::shard::core::Core;
+use crate::shard::doing::Doing;
+use crate::shard::event::Event;
+
+/// Uses that are learned from before all else is looked after: some tens of microseconds.
+const SLICE_USES: usize = 256;
+
+/// Of what was noted, so many times as many uses as there are rows are kept for a task that begins anew.
+const HISTORY_ROWS: usize = 8;
+
+/// Crashes in a row, without a cycle in between, after which the task is left alone.
+const CRASHES_MAX: u32 = 8;
+
+/// How long it rests after the first of them; after each further one twice as long.
+const REST: Duration = Duration::from_millis(10);
+
+/// Bytes of the file that are written at once.
+const PIECE_BYTES: usize = 256 << 10;
+
+/// Most bytes of a file that is read.
+const FILE_BYTES_MAX: usize = 256 << 20;
+
+/// How the task goes about it.
+#[derive(Clone, Copy, Debug)]
+pub struct Params {
+    /// Longest time between two cycles, and between two times that what was noted is written.
+    pub interval: Duration,
+    /// Uses kept for a task that begins anew.
+    pub history_max: usize,
+    /// Uses that have to be known before a model is taken.
+    pub samples_min: usize,
+}
+
+/// What outlives a task that crashes.
+pub(super) struct Training {
+    params: Option<Params>,
+    /// The core, by number.
+    core: usize,
+    /// Enough has been noted for a cycle.
+    pub(super) is_due: Event,
+    /// Somebody wants it begun anew.
+    restart: Event,
+    history: RefCell<VecDeque<Use>>,
+    /// The file has been looked at, and the cache knows what was in it.
+    is_warm: Cell<bool>,
+    /// There is something in `history` that is not in the file.
+    is_unsaved: Cell<bool>,
+}
+
+/// The file of what a core has noted.
+fn log_name(core: usize) -> String {
+    match core {
+        0 => "access_log.bin".into(),
+        core => format!("access_log.{core}.bin"),
+    }
+}
+
+impl Training {
+    pub(super) fn new(params: Option<Params>, core: usize) -> Self {
+        Self {
+            params,
+            core,
+            is_due: Event::default(),
+            restart: Event::default(),
+            history: RefCell::default(),
+            is_warm: Cell::new(false),
+            is_unsaved: Cell::new(false),
+        }
+    }
+
+    /// There is somebody who learns from what is noted.
+    pub(super) fn is_on(&self) -> bool {
+        self.params.is_some()
+    }
+
+    /// Keeps uses for a task that begins anew, the newest `history_max` of them.
+    fn keep(&self, uses: &[Use], history_max: usize) {
+        let mut history = self.history.borrow_mut();
+        let uses = &uses[uses.len().saturating_sub(history_max)..];
+        let excess = (history.len() + uses.len()).saturating_sub(history_max);
+        let excess = excess.min(history.len());
+        history.drain(..excess);
+        history.extend(uses);
+        self.is_unsaved.set(true);
+    }
+
+    /// Some of what was kept.
+    fn kept(&self, from: usize) -> Vec<Use> {
+        self.history.borrow().iter().skip(from).take(SLICE_USES).copied().collect()
+    }
+
+    /// Writes what was kept in the place of what was written before. It is not synced: a file that is
+    /// damaged by a crash is known by its checksum, and commits need the disk more.
+    async fn save(&self, disk: &DirectDisk) -> crate::disk::Result<()> {
+        if !self.is_unsaved.take() {
+            return Ok(());
+        }
+        let content = {
+            let history = self.history.borrow();
+            let (older, newer) = history.as_slices();
+            encode(&[older, newer].concat())
+        };
+        let (name, temporary) = (log_name(self.core), format!("{}.tmp", log_name(self.core)));
+        let file = disk.begin(&temporary).await?;
+        for (piece, content) in content.chunks(PIECE_BYTES).enumerate() {
+            let mut buffer = disk.buffer(blocks(content.len()));
+            let target = buffer.as_mut();
+            target[..content.len()].copy_from_slice(content);
+            target[content.len()..].fill(0);
+            file.write_at(buffer, (piece * PIECE_BYTES) as u64).await?;
+        }
+        file.truncate(content.len() as u64).await?;
+        file.close().await?;
+        disk.rename(&temporary, &name).await
+    }
+
+    /// Reads what was written by a server before.
+    async fn load(&self, disk: &DirectDisk, history_max: usize) {
+        let name = log_name(self.core);
+        match crate::disk::read_all(disk, &name, FILE_BYTES_MAX).await {
+            Ok(content) => match decode(&content) {
+                Some(uses) => {
+                    self.keep(&uses, history_max);
+                    self.is_unsaved.set(false);
+                }
+                None => {
+                    tracing::warn!("{name} is damaged: what the cache had learned of is forgotten")
+                }
+            },
+            Err(error) if error.kind == Kind::NotFound => {}
+            Err(error) => tracing::warn!("what the cache had learned of is forgotten: {error}"),
+        }
+    }
+}
+
+impl Core {
+    /// Begins the task anew, if there is one.
+    pub(in crate::shard) fn restart_training(&self) {
+        self.vectors.training.restart.raise();
+    }
+
+    /// Writes what was noted, for the next start.
+    pub(in crate::shard) async fn save_access_log(&self) {
+        let training = &self.vectors.training;
+        if training.is_on() && training.is_warm.get() {
+            let noted = self.vectors.take_log();
+            training.keep(&noted, self.history_max());
+            if let Err(error) = training.save(&self.disk).await {
+                tracing::warn!("what the cache has learned of is not kept: {error}");
+            }
+        }
+    }
+
+    fn history_max(&self) -> usize {
+        let of_rows = self.vectors.cache.borrow().rows_max() * HISTORY_ROWS;
+        self.vectors.training.params.map_or(0, |params| params.history_max.min(of_rows))
+    }
+
+    /// Learns as long as `trainer` is for a cache of so many rows.
+    async fn learn(&self, params: Params, cycles: &Cell<u64>) {
+        let (vectors, counters) = (&self.vectors, &self.vectors.counters);
+        let training = &vectors.training;
+        let rows_max = loop {
+            match vectors.cache.borrow().rows_max() {
+                0 => {}
+                rows_max => break rows_max,
+            }
+            training.is_due.wait().await;
+        };
+        let mut trainer = Trainer::new(rows_max);
+        if !training.is_warm.get() {
+            training.load(&self.disk, self.history_max()).await;
+            let (older, newer) = {
+                let history = training.history.borrow();
+                let (older, newer) = history.as_slices();
+                (older.to_vec(), newer.to_vec())
+            };
+            vectors.cache.borrow_mut().warm(&[older, newer].concat());
+            training.is_warm.set(true);
+        }
+        let (mut known, mut from) = (0, 0);
+        loop {
+            let uses = training.kept(from);
+            if uses.is_empty() {
+                break;
+            }
+            from += uses.len();
+            known += uses.len();
+            self.learn_slice(&mut trainer, &uses).await;
+        }
+        let mut saved = Instant::now();
+        while vectors.cache.borrow().rows_max() == rows_max {
+            if known >= params.samples_min {
+                vectors.cache.borrow_mut().adopt(trainer.model());
+            } else {
+                counters.skips.add(1);
+            }
+            counters.cycles.add(1);
+            cycles.set(cycles.get() + 1);
+            if saved.elapsed() >= params.interval {
+                let accuracy = vectors.cache.borrow().figures().accuracy();
+                tracing::debug!(
+                    core = training.core,
+                    accuracy,
+                    "what to keep of vectors is learned"
+                );
+                if let Err(error) = training.save(&self.disk).await {
+                    tracing::warn!("what the cache has learned of is not kept: {error}");
+                }
+                saved = Instant::now();
+            }
+            let is_due = std::pin::pin!(training.is_due.wait());
+            select(is_due, Timer::new(params.interval)).await;
+            let noted = vectors.take_log();
+            training.keep(&noted, self.history_max());
+            for uses in noted.chunks(SLICE_USES) {
+                self.learn_slice(&mut trainer, uses).await;
+            }
+            known = known.saturating_add(noted.len());
+        }
+    }
+
+    async fn learn_slice(&self, trainer: &mut Trainer, uses: &[Use]) {
+        let piece = self.heart.doing.begin(Doing::Train);
+        #[cfg(test)]
+        sabotage::strike();
+        trainer.learn(uses);
+        drop(piece);
+        self.give_way().await;
+    }
+}
+
+/// Learns for ever, if the configuration wants it.
+pub(in crate::shard) async fn run(core: Rc<Core>) {
+    let training = &core.vectors.training;
+    let Some(params) = training.params else { return };
+    let counters: &DocumentCache = &core.vectors.counters;
+    let mut crashes = 0;
+    loop {
+        counters.training.set(State::Runs as u64);
+        let cycles = Cell::new(0);
+        let life = AssertUnwindSafe(core.learn(params, &cycles)).catch_unwind();
+        let restart = std::pin::pin!(training.restart.wait());
+        match select(std::pin::pin!(life), restart).await {
+            // Somebody wants it anew, or the cache is another.
+            Either::Right(_) | Either::Left((Ok(()), _)) => crashes = 0,
+            Either::Left((Err(_), _)) => {
+                counters.crashes.add(1);
+                crashes = if cycles.get() > 0 { 1 } else { crashes + 1 };
+                if crashes > CRASHES_MAX {
+                    counters.training.set(State::GivenUp as u64);
+                    tracing::error!(
+                        "learning what to keep of vectors on disk has crashed {crashes} times in a row and \
+                         is left alone; the cache goes on as it is; SIGHUP begins it anew"
+                    );
+                    training.restart.wait().await;
+                    crashes = 0;
+                } else {
+                    let rest = REST * (1 << (crashes - 1).min(16));
+                    tracing::warn!("learning what to keep of vectors on disk has crashed");
+                    let restart = std::pin::pin!(training.restart.wait());
+                    select(restart, Timer::new(rest)).await;
+                }
+            }
+        }
+        counters.restarts.add(1);
+    }
+}
+
+/// Lets learning panic, as a fault in it would.
+#[cfg(test)]
+pub(in crate::shard) mod sabotage {
+    use std::sync::atomic::{AtomicU64, Ordering};
+
+    /// So many slices are left until one panics; 0 for never.
+    pub(in crate::shard) static SLICES: AtomicU64 = AtomicU64::new(0);
+
+    pub(super) fn strike() {
+        if SLICES.load(Ordering::Relaxed) > 0 && SLICES.fetch_sub(1, Ordering::Relaxed) == 1 {
+            panic!("learning is sabotaged");
+        }
+    }
+}
