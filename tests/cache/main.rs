@@ -9,6 +9,7 @@ mod common;
 mod checks;
 mod documents;
 mod model;
+mod on_disk;
 mod pages;
 mod tenants;
 mod writers;

@@ -3,9 +3,13 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use kyrodb::proto::{DeleteRequest, InsertRequest, SearchRequest, UpdateMetadataRequest};
+use kyrodb::proto::{
+    DeleteRequest, InsertRequest, QueryRequest, SearchRequest, UpdateMetadataRequest,
+};
 
-use crate::common::{Client, ids, insert, runtime, search, vector};
+use crate::common::{Client, Inside, ids, insert, runtime, search, vector};
+use crate::model::PATIENT;
+use crate::on_disk::{assert_reads, start_on_disk};
 use crate::{DIMENSION, find, is_hit, start};
 
 const WRITERS: u64 = 4;
@@ -19,12 +23,23 @@ fn namespace(writer: u64) -> String {
 
 /// What a writer asks, and whoever else does: for the document that it writes.
 fn question(writer: u64) -> SearchRequest {
-    SearchRequest { namespace: namespace(writer), ..search(&own(writer), 2) }
+    let include_embeddings = true;
+    SearchRequest { namespace: namespace(writer), include_embeddings, ..search(&own(writer, 0), 2) }
 }
 
-/// No other document is as near to it.
-fn own(writer: u64) -> Vec<f32> {
-    vector(writer * 50 + 1_000 + writer, DIMENSION)
+/// What it writes in a round: another vector each time, and no other document is as near to the first.
+fn own(writer: u64, round: u64) -> Vec<f32> {
+    let mut own = vector(writer * 50 + 1_000 + writer, DIMENSION);
+    own[0] += round as f32 * 1e-3;
+    own
+}
+
+/// What is said of a document has the vector of that round.
+fn assert_is_of(round: u64, writer: u64, embedding: &[f32]) {
+    let own = own(writer, round);
+    let length = own.iter().map(|value| value * value).sum::<f32>().sqrt();
+    let is_same = own.iter().zip(embedding).all(|(a, b)| (a / length - b).abs() < 1e-6);
+    assert!(is_same && embedding.len() == DIMENSION, "round {round}: {embedding:?}, not {own:?}");
 }
 
 /// Searches some times; the last answer is the one that counts, and none may differ from it.
@@ -35,28 +50,54 @@ async fn found(client: &mut Client, writer: u64, hits: &AtomicU64) -> Vec<(u64, 
         hits.fetch_add(u64::from(is_hit(&response)), Ordering::Relaxed);
         let results = response.results.into_iter();
         let of_writer = results.filter(|result| result.doc_id == 1 + writer);
-        let state = of_writer.map(|result| (result.doc_id, result.metadata["n"].clone()));
+        let state = of_writer.map(|result| {
+            assert_is_of(state(&result.metadata["n"]) / 2, writer, &result.embedding);
+            (result.doc_id, result.metadata["n"].clone())
+        });
         all.push(state.collect::<Vec<_>>());
     }
     assert!(all.windows(2).all(|pair| pair[0] == pair[1]), "writer {writer}: {all:?}");
     all.pop().unwrap()
 }
 
+/// Twice the round that a document is of, and one more if its metadata has changed since.
+fn state(text: &str) -> u64 {
+    let (round, is_changed) = match text.split_once(' ') {
+        Some((round, _)) => (round, 1),
+        None => (text, 0),
+    };
+    2 * round.parse::<u64>().unwrap() + is_changed
+}
+
+/// The same of a document that is read by its id.
+async fn assert_read(client: &mut Client, writer: u64, expected: Option<&str>) {
+    let (doc_id, include_embedding) = (1 + writer, true);
+    let request = QueryRequest { doc_id, include_embedding, namespace: namespace(writer) };
+    let read = client.query(request).await.unwrap().into_inner();
+    assert_eq!(read.found.then(|| read.metadata["n"].as_str()), expected);
+    if let Some(text) = expected {
+        assert_is_of(state(text) / 2, writer, &read.embedding);
+    }
+}
+
 async fn write(mut client: Client, writer: u64, hits: Arc<AtomicU64>) {
     let id = 1 + writer;
     for round in 0..ROUNDS {
         let text = round.to_string();
-        let document = insert(id, &own(writer), &[("n", &text)]);
+        let document = insert(id, &own(writer, round), &[("n", &text)]);
         let document = InsertRequest { namespace: namespace(writer), ..document };
         client.insert(document).await.unwrap();
+        assert_read(&mut client, writer, Some(&text)).await;
         assert_eq!(found(&mut client, writer, &hits).await, [(id, text)], "round {round}");
         let text = format!("{round} changed");
         let metadata = [("n".to_owned(), text.clone())].into();
         let update = UpdateMetadataRequest { doc_id: id, metadata, ..Default::default() };
         client.update_metadata(update).await.unwrap();
+        assert_read(&mut client, writer, Some(&text)).await;
         assert_eq!(found(&mut client, writer, &hits).await, [(id, text)], "round {round}");
         let delete = DeleteRequest { doc_id: id, namespace: String::new() };
         assert!(client.delete(delete).await.unwrap().into_inner().existed);
+        assert_read(&mut client, writer, None).await;
         assert_eq!(found(&mut client, writer, &hits).await, [], "round {round}");
     }
 }
@@ -71,11 +112,8 @@ async fn read(mut client: Client, is_over: Arc<AtomicBool>, hits: Arc<AtomicU64>
             hits.fetch_add(u64::from(is_hit(&response)), Ordering::Relaxed);
             let own = response.results.iter().find(|result| result.doc_id == 1 + writer);
             let Some(own) = own else { continue };
-            let (round, is_changed) = match own.metadata["n"].split_once(' ') {
-                Some((round, _)) => (round, 1),
-                None => (own.metadata["n"].as_str(), 0),
-            };
-            let state = 2 * round.parse::<u64>().unwrap() + is_changed;
+            let state = state(&own.metadata["n"]);
+            assert_is_of(state / 2, writer, &own.embedding);
             let newest = &mut newest[writer as usize];
             assert!(state >= *newest, "writer {writer}: {state} after {newest}");
             *newest = state;
@@ -83,8 +121,7 @@ async fn read(mut client: Client, is_over: Arc<AtomicBool>, hits: Arc<AtomicU64>
     }
 }
 
-fn own_writes_are_seen(partitions: &str) {
-    let inside = start(&[("runtime.partitions", partitions)]);
+fn own_writes_are_seen(inside: &Inside) {
     runtime().block_on(async {
         let mut client = inside.client().await;
         // Others, whom nobody changes.
@@ -109,7 +146,7 @@ fn own_writes_are_seen(partitions: &str) {
             reader.await.unwrap();
         }
         let hits = hits.load(Ordering::Relaxed);
-        println!("{hits} hits, with {partitions} graphs");
+        println!("{hits} hits");
         assert!(hits > WRITERS * ROUNDS, "{hits} hits");
         assert!(ids(&find(&mut client, &question(0)).await).is_empty());
     });
@@ -117,10 +154,21 @@ fn own_writes_are_seen(partitions: &str) {
 
 #[test]
 fn own_writes_are_seen_in_one_graph() {
-    own_writes_are_seen("1");
+    own_writes_are_seen(&start(&[("runtime.partitions", "1")]));
 }
 
 #[test]
 fn own_writes_are_seen_in_several_graphs() {
-    own_writes_are_seen("3");
+    own_writes_are_seen(&start(&[("runtime.partitions", "3")]));
+}
+
+/// Where vectors are on disk, and the cache of those that were read has room for a few.
+#[test]
+fn own_writes_are_seen_with_vectors_on_disk() {
+    for partitions in ["1", "3"] {
+        let settings = [("runtime.partitions", partitions), PATIENT[0], PATIENT[1]];
+        let inside = start_on_disk(&settings, 48, DIMENSION, 20);
+        own_writes_are_seen(&inside);
+        assert_reads(&inside, 20);
+    }
 }
