@@ -10,6 +10,9 @@ mod life;
 pub mod member;
 #[path = "../../src/store/pin.rs"]
 mod pin;
+#[path = "../../src/store/readers.rs"]
+mod readers;
+pub mod readers_model;
 #[path = "../../src/store/stripe.rs"]
 pub mod stripe;
 pub mod view_model;

@@ -1,7 +1,7 @@
 //! Runs the models.
 
 use kyrodb_models::graph::{dead_links_model, hold_model};
-use kyrodb_models::store::{chain_model, view_model};
+use kyrodb_models::store::{chain_model, readers_model, view_model};
 
 #[test]
 fn a_view_keeps_what_it_sees() {
@@ -11,6 +11,11 @@ fn a_view_keeps_what_it_sees() {
 #[test]
 fn a_chain_is_followed_while_it_changes() {
     chain_model::a_chain_is_followed_while_it_changes();
+}
+
+#[test]
+fn who_reads_a_row_has_it() {
+    readers_model::who_reads_a_row_has_it();
 }
 
 #[test]

@@ -32,7 +32,9 @@ impl Readers {
     pub(super) fn begin(&self, reader: u32) {
         let reading = &self.reading[reader as usize].0;
         debug_assert_eq!(reading.load(Ordering::Relaxed), IDLE, "steps do not lie in each other");
-        reading.store(self.epoch.0.load(Ordering::Acquire), Ordering::Relaxed);
+        // Release: an owner may see this step and never the end of the one before, and what that has
+        // read must be read by then.
+        reading.store(self.epoch.0.load(Ordering::Acquire), Ordering::Release);
         fence(Ordering::SeqCst);
     }
 
