@@ -7,8 +7,8 @@
 //! for the rows: an access takes the same few steps however many there are.
 //!
 //! How `learned` decides is a [`Model`]. The cache logs what it is asked for; a [`Trainer`] learns from
-//! the log, when whoever runs it has time, and the cache adopts what has come out. Without any it goes by
-//! the first of the tactics.
+//! the log, when whoever runs it has time, and the cache adopts what has come out. Without any it does
+//! about what S3-FIFO would.
 //!
 //! A key names a version, not a slot: what is in a slot that was filled again is another version.
 

@@ -5,7 +5,7 @@
 use super::log::Use;
 use super::regions::{Regions, Worths};
 use super::sketch::Sketch;
-use super::tactics::{TACTICS, Tactic};
+use super::tactics::{TACTICS, Tactic, UNTRAINED};
 use super::trials::Trials;
 
 /// One key in so many is in the sample, at least.
@@ -24,7 +24,7 @@ pub(crate) struct Model {
 impl Default for Model {
     /// Before anything was learned.
     fn default() -> Self {
-        Self { tactic: TACTICS[0], worths: Worths::default() }
+        Self { tactic: UNTRAINED, worths: Worths::default() }
     }
 }
 

@@ -9,29 +9,36 @@ use super::segments::Segments;
 use super::sketch::Sketch;
 use super::tactics::{TACTICS, Tactic, compare};
 
-/// Results are compared after so many uses for each place of a trial.
-const EPOCH_USES: usize = 1;
+/// Results are compared so many times in as many uses as a trial has places.
+const EPOCHS: usize = 4;
 
-/// What results before count for then.
-const KEPT: f32 = 0.8;
+/// Results are forgotten over so many uses for each place: long enough that what comes now and then,
+/// as a scan does, is in them, and no longer, as all may change for good.
+const MEMORY_USES: usize = 10;
 
-/// How many times as much another tactic has to have brought to be taken instead.
-const MARGIN: f32 = 1.002;
+/// What results before an epoch count for after it.
+const KEPT: f32 = 1.0 - 1.0 / (MEMORY_USES * EPOCHS) as f32;
+
+/// How much better another tactic has to be to be taken instead, in standard deviations of what chance
+/// would make of those uses that only one of the two had.
+const DOUBT: f32 = 1.0;
 
 struct Trial {
     tactic: Tactic,
     uses: Vec<Use>,
     index: Index,
     segments: Segments,
-    hits: u32,
-    /// Hits of epochs before, the further back the less.
+    /// Hits, the further back the less.
     score: f32,
 }
 
 /// All that is tried out.
 pub(super) struct Trials {
     trials: Vec<Trial>,
+    /// Uses that one of two trials had and the other had not, the further back the less.
+    differing: [[f32; TACTICS.len()]; TACTICS.len()],
     places_max: usize,
+    /// Uses since results were compared.
     uses: usize,
     best: usize,
 }
@@ -44,14 +51,13 @@ impl Trials {
             uses: Vec::with_capacity(places_max),
             index: Index::new(places_max),
             segments: Segments::new(places_max, tactic.shape),
-            hits: 0,
             score: 0.0,
         };
         let trials = match places_max {
             0 => Vec::new(),
             _ => TACTICS.map(trial).into(),
         };
-        Self { trials, places_max, uses: 0, best: 0 }
+        Self { trials, differing: Default::default(), places_max, uses: 0, best: 0 }
     }
 
     /// The tactic that has done best of late.
@@ -61,36 +67,51 @@ impl Trials {
 
     /// Tries a use that has been counted in what is known.
     pub(super) fn count(&mut self, of: Use, counts: &Sketch, regions: &Regions) {
-        for trial in &mut self.trials {
-            trial.run(of, self.places_max, counts, regions);
+        let mut is_hit = [false; TACTICS.len()];
+        let mut hits = 0;
+        for (trial, is_hit) in self.trials.iter_mut().zip(&mut is_hit) {
+            *is_hit = trial.run(of, self.places_max, counts, regions);
+            trial.score += f32::from(u8::from(*is_hit));
+            hits += usize::from(*is_hit);
+        }
+        if hits > 0 && hits < self.trials.len() {
+            for (differing, one) in self.differing.iter_mut().zip(is_hit) {
+                for (differing, other) in differing.iter_mut().zip(is_hit) {
+                    *differing += f32::from(u8::from(one != other));
+                }
+            }
         }
         self.uses += 1;
-        if self.uses >= EPOCH_USES * self.places_max {
+        if self.uses * EPOCHS >= self.places_max {
             self.uses = 0;
             self.choose();
         }
     }
 
     fn choose(&mut self) {
-        for trial in &mut self.trials {
-            trial.score = trial.score * KEPT + std::mem::take(&mut trial.hits) as f32;
-        }
-        for (index, trial) in self.trials.iter().enumerate() {
-            if trial.score > self.trials[self.best].score * MARGIN {
+        let best = self.best;
+        let Some(of_best) = self.trials.get(best).map(|trial| trial.score) else { return };
+        let mut most = of_best;
+        for (index, trial) in self.trials.iter_mut().enumerate() {
+            let chance = self.differing[index][best].sqrt();
+            if trial.score > most && trial.score > of_best + DOUBT * chance {
+                most = trial.score;
                 self.best = index;
             }
+            trial.score *= KEPT;
         }
+        self.differing.iter_mut().flatten().for_each(|uses| *uses *= KEPT);
     }
 }
 
 impl Trial {
-    fn run(&mut self, of: Use, places_max: usize, counts: &Sketch, regions: &Regions) {
+    /// True if the trial has what is used.
+    fn run(&mut self, of: Use, places_max: usize, counts: &Sketch, regions: &Regions) -> bool {
         let uses = &mut self.uses;
         if let Some(place) = self.index.find(of.hash, |place| uses[place as usize].hash == of.hash)
         {
-            self.hits += 1;
             self.segments.touch(place);
-            return;
+            return true;
         }
         let mut place = self.segments.len() as u32;
         if place as usize == places_max {
@@ -99,7 +120,7 @@ impl Trial {
                 let (new, old) = (uses[new as usize], uses[old as usize]);
                 compare(new, old, evidence, counts, |region| regions.worth(region)).is_worth_more
             });
-            let Some(goes) = goes else { return };
+            let Some(goes) = goes else { return false };
             place = goes.place;
             self.index.remove(uses[place as usize].hash, place);
             uses[place as usize] = of;
@@ -108,6 +129,7 @@ impl Trial {
         }
         self.index.insert(of.hash, place);
         self.segments.insert(place);
+        false
     }
 }
 
