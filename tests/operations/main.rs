@@ -10,6 +10,7 @@ mod disk;
 mod drills;
 mod memory;
 mod secured;
+mod vectors;
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -20,7 +21,7 @@ use tonic::{Code, Status};
 const DIMENSION: usize = 8;
 
 /// Sections, and which module drills them.
-const DRILLS: [&str; 18] = [
+const DRILLS: [&str; 19] = [
     "Where to look first",
     "Searches are slow",
     "Too much is asked for",
@@ -38,6 +39,7 @@ const DRILLS: [&str; 18] = [
     "Something else is to write, or nobody is",
     "A setting has to change",
     "A restart",
+    "Vectors are read from disk",
     "Documents have to move",
 ];
 

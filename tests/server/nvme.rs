@@ -8,8 +8,8 @@ use kyrodb::proto::{SearchRequest, SnapshotRequest};
 use crate::assert_says;
 use crate::common::documents::{Change, Contents, Random, read};
 use crate::common::{
-    Client, Process, Settings, directory, eventually, get, ids, insert, metric, metric_sum, runtime,
-    search, vector,
+    Client, Process, Settings, directory, eventually, get, ids, insert, metric, metric_sum,
+    runtime, search, vector,
 };
 
 /// Two shards that own one graph, whose snapshots are taken only when they are asked for.
@@ -161,7 +161,8 @@ fn a_bulk_load_waits_for_snapshots() {
         client.create_snapshot(SnapshotRequest::default()).await.unwrap();
         let metrics = || get(process.http, "/metrics").unwrap().1;
         assert!(metric_sum(&metrics(), "kyrodb_snapshots_total") >= 3.0);
-        let bytes = || metric(&metrics(), "kyrodb_memory_bytes{shard=\"0\",part=\"vectors\"}").unwrap();
+        let bytes =
+            || metric(&metrics(), "kyrodb_memory_bytes{shard=\"0\",part=\"vectors\"}").unwrap();
         eventually("vectors are on disk alone", async || bytes() < row_bytes as f64 / 20.0).await;
         for id in [1, DOCUMENTS / 2, DOCUMENTS] {
             let found = client.search(search(&vector(id, DIMENSION), 1)).await.unwrap();
