@@ -112,6 +112,22 @@ pub struct DirectFile {
     faults: Faults,
 }
 
+#[cfg(test)]
+impl DirectFile {
+    /// Waits, and fails, as faults have it.
+    async fn begin_read(&self, offset: u64, bytes: usize) -> Result<super::faults::Reading> {
+        const TICK: std::time::Duration = std::time::Duration::from_millis(1);
+        let reading = self.faults.begin_read();
+        let mut waited = std::time::Duration::ZERO;
+        while waited < self.faults.stall_of(&self.name) {
+            glommio::timer::Timer::new(TICK).await;
+            waited += TICK;
+        }
+        self.faults.check_range("read", &self.name, offset..offset + bytes as u64)?;
+        Ok(reading)
+    }
+}
+
 /// Memory aligned for O_DIRECT, registered with the ring where its quota allows.
 pub struct DirectBuffer(DmaBuffer);
 
@@ -239,6 +255,8 @@ impl File for DirectFile {
 
     async fn read_at(&self, offset: u64, bytes: usize, target: &mut Vec<u8>) -> Result<()> {
         assert_eq!((bytes % BLOCK, offset % BLOCK as u64), (0, 0));
+        #[cfg(test)]
+        let _reading = self.begin_read(offset, bytes).await?;
         let mut done = 0;
         while done < bytes {
             let length = READ_BYTES_MAX.min(bytes - done);

@@ -5,17 +5,22 @@
 //! [`DirectDisk`]: super::direct::DirectDisk
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use super::space::Room;
 use super::{DiskError, Kind, Result};
 
 /// A kind of call that fails.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 struct Rule {
     operation: &'static str,
     prefix: &'static str,
+    /// Bytes of a file that are read, where it matters which.
+    range: Range<u64>,
     kind: Kind,
     /// How many more calls fail.
     times: u64,
@@ -25,11 +30,29 @@ struct Rule {
 struct Shared {
     rules: Vec<Rule>,
     available: Option<u64>,
+    /// Reads of files whose names begin so take so much longer.
+    stall: Option<(&'static str, Duration)>,
+}
+
+/// Reads that are under way, and the most that were at a time.
+#[derive(Default)]
+struct Reads {
+    now: AtomicUsize,
+    most: AtomicUsize,
 }
 
 /// The faults of one directory.
 #[derive(Clone, Default)]
-pub struct Faults(Arc<Mutex<Shared>>);
+pub struct Faults(Arc<Mutex<Shared>>, Arc<Reads>);
+
+/// A read that is under way.
+pub struct Reading(Arc<Reads>);
+
+impl Drop for Reading {
+    fn drop(&mut self) {
+        self.0.now.fetch_sub(1, Ordering::Relaxed);
+    }
+}
 
 static DIRECTORIES: Mutex<BTreeMap<PathBuf, Faults>> = Mutex::new(BTreeMap::new());
 
@@ -44,7 +67,36 @@ impl Faults {
     /// The next `times` calls of `operation` (as in [`DiskError::operation`]) fail, for files
     /// whose names begin so.
     pub fn fail(&self, operation: &'static str, prefix: &'static str, kind: Kind, times: u64) {
-        self.shared().rules.push(Rule { operation, prefix, kind, times });
+        self.shared().rules.push(Rule { operation, prefix, range: 0..u64::MAX, kind, times });
+    }
+
+    /// The next `times` reads fail that touch these bytes of files whose names begin so.
+    pub fn fail_read(&self, prefix: &'static str, range: Range<u64>, times: u64) {
+        let (operation, kind) = ("read", Kind::Failed);
+        self.shared().rules.push(Rule { operation, prefix, range, kind, times });
+    }
+
+    /// Reads of files whose names begin so take so much longer from now on, those that wait included.
+    pub fn stall(&self, prefix: &'static str, stall: Duration) {
+        self.shared().stall = Some((prefix, stall));
+    }
+
+    /// How much longer a read of this file takes.
+    pub fn stall_of(&self, file: &str) -> Duration {
+        let stall = self.shared().stall.filter(|(prefix, _)| file.starts_with(prefix));
+        stall.map_or(Duration::ZERO, |(_, stall)| stall)
+    }
+
+    /// Counts a read while it is under way.
+    pub fn begin_read(&self) -> Reading {
+        let now = self.1.now.fetch_add(1, Ordering::Relaxed) + 1;
+        self.1.most.fetch_max(now, Ordering::Relaxed);
+        Reading(self.1.clone())
+    }
+
+    /// Reads under way, and the most that were at a time.
+    pub fn reads(&self) -> (usize, usize) {
+        (self.1.now.load(Ordering::Relaxed), self.1.most.load(Ordering::Relaxed))
     }
 
     /// So much room is left, for whoever looks.
@@ -65,9 +117,22 @@ impl Faults {
 
     /// Fails if a fault is due.
     pub fn check(&self, operation: &'static str, file: &str) -> Result<()> {
+        self.check_range(operation, file, 0..u64::MAX)
+    }
+
+    /// The same of these bytes of the file.
+    pub fn check_range(
+        &self,
+        operation: &'static str,
+        file: &str,
+        range: Range<u64>,
+    ) -> Result<()> {
         let mut shared = self.shared();
         let is_due = |rule: &&mut Rule| {
-            rule.operation == operation && file.starts_with(rule.prefix) && rule.times > 0
+            rule.operation == operation
+                && file.starts_with(rule.prefix)
+                && (rule.range.start < range.end && range.start < rule.range.end)
+                && rule.times > 0
         };
         let Some(rule) = shared.rules.iter_mut().find(is_due) else {
             return Ok(());

@@ -1,6 +1,6 @@
 //! What is read of vectors that are on disk.
 
-use super::counters::Counter;
+use super::counters::{Counter, Gauge};
 
 /// What the searches of one shard, and those who read documents of it, have wanted.
 #[derive(Default)]
@@ -13,6 +13,8 @@ pub struct VectorCounters {
     pub cache_evictions: Counter,
     /// Reads, each of one vector or of several that lie side by side.
     pub reads: Counter,
+    /// Reads under way, and those that wait for their turn.
+    pub pending: Gauge,
     /// Bytes read.
     pub read_bytes: Counter,
     /// Vectors that were not what was written, or that could not be read.

@@ -30,7 +30,7 @@ use crate::store::payload::Payload;
 use crate::store::realm::Realm;
 use crate::types::{DocId, ShardId};
 
-const SHARD: ShardId = ShardId(0);
+pub(super) const SHARD: ShardId = ShardId(0);
 const SEGMENT_BYTES: u64 = 4 << 20;
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -43,18 +43,20 @@ const BREAKER: Params = Params {
 };
 
 /// One core with one shard, on a directory of its own.
-struct Server {
-    directory: TempDir,
-    faults: Faults,
-    observed: Arc<Observed>,
-    runtime: tokio::runtime::Runtime,
+pub(super) struct Server {
+    pub(super) directory: TempDir,
+    pub(super) faults: Faults,
+    pub(super) observed: Arc<Observed>,
+    pub(super) runtime: tokio::runtime::Runtime,
     sync: SyncPolicy,
     vectors: engine::VectorStorage,
-    life: Option<Life>,
+    dimension: usize,
+    document_cache_bytes: usize,
+    pub(super) life: Option<Life>,
 }
 
-struct Life {
-    core: CoreHandle,
+pub(super) struct Life {
+    pub(super) core: CoreHandle,
     router: Router,
     _pulse: Pulse,
 }
@@ -65,18 +67,37 @@ impl Server {
     }
 
     fn with_vectors(vectors: engine::VectorStorage, sync: SyncPolicy) -> Self {
+        Self::of_dimension(2, 1 << 20, vectors, sync)
+    }
+
+    pub(super) fn of_dimension(
+        dimension: usize,
+        document_cache_bytes: usize,
+        vectors: engine::VectorStorage,
+        sync: SyncPolicy,
+    ) -> Self {
         let target = env!("CARGO_MANIFEST_DIR").to_owned() + "/target";
         let directory = TempDir::new_in(target).unwrap();
         let faults = Faults::of(directory.path());
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
         let observed = Arc::new(Observed::default());
         let life = None;
-        let mut server = Self { directory, faults, observed, runtime, sync, vectors, life };
+        let mut server = Self {
+            directory,
+            faults,
+            observed,
+            runtime,
+            sync,
+            vectors,
+            dimension,
+            document_cache_bytes,
+            life,
+        };
         server.open();
         server
     }
 
-    fn open(&mut self) {
+    pub(super) fn open(&mut self) {
         static EPOCH: AtomicU64 = AtomicU64::new(1);
         let settings = Settings {
             snapshots: Due { mutations: 0, log_bytes: u64::MAX },
@@ -85,13 +106,16 @@ impl Server {
             segment_bytes: SEGMENT_BYTES,
             hot_soft_max: 1_000,
             bulk_hot_max: 1_000,
-            mailbox_capacity: 64,
+            mailbox_capacity: 256,
             io_memory_bytes: 1 << 20,
             is_dedicated: false,
             breaker: BREAKER,
             watch_period: Duration::from_millis(20),
             recall_per_second: 0.0,
-            document_cache: CacheParams { bytes_max: 1 << 20, ..CacheParams::default() },
+            document_cache: CacheParams {
+                bytes_max: self.document_cache_bytes,
+                ..CacheParams::default()
+            },
         };
         self.observed.set_shards(1);
         let cpu = cpus::allowed()[0];
@@ -102,7 +126,7 @@ impl Server {
         let mut manifest = found.unwrap_or_else(|| Manifest {
             version: MANIFEST_VERSION,
             shards: 1,
-            dimension: 2,
+            dimension: self.dimension as u32,
             distance: "euclidean".into(),
             epoch: 0,
             snapshots: Vec::new(),
@@ -117,7 +141,7 @@ impl Server {
             segments: manifest.segments.clone(),
             params: engine::Params {
                 metric: Metric::Euclidean,
-                dimension: 2,
+                dimension: self.dimension,
                 codes: self.vectors.are_on_disk(),
                 graph: crate::graph::Params { m: 8, ef_construction: 20, seed: 0 },
                 hot_documents_max: 10_000,
@@ -146,14 +170,14 @@ impl Server {
         self.life = Some(Life { core, router, _pulse: pulse });
     }
 
-    fn ask<T>(&self, core: &CoreHandle, request: impl FnOnce(Reply<T>) -> Request) -> T {
+    pub(super) fn ask<T>(&self, core: &CoreHandle, request: impl FnOnce(Reply<T>) -> Request) -> T {
         let (answers, reply) = single();
         assert!(core.mailbox.push(request(reply)).is_ok());
         self.runtime.block_on(answers.one()).expect("the core answers")
     }
 
     /// Ends the core, and opens the directory again with another one.
-    fn restart(&mut self) {
+    pub(super) fn restart(&mut self) {
         self.faults.mend();
         let life = self.life.take().unwrap();
         assert!(life.core.mailbox.push(Request::Stop).is_ok());
@@ -161,19 +185,26 @@ impl Server {
         self.open();
     }
 
-    fn counters(&self) -> Arc<ShardCounters> {
+    pub(super) fn counters(&self) -> Arc<ShardCounters> {
         self.observed.shards()[0].clone()
     }
 
-    fn router(&self) -> &Router {
+    pub(super) fn router(&self) -> &Router {
         &self.life.as_ref().unwrap().router
     }
 
-    fn put(&self, id: u64) -> Result<Outcome> {
+    /// Of the document `id`; 0 where there is no more of it.
+    pub(super) fn vector(&self, id: u64) -> Vec<f32> {
+        let mut vector = vec![0.0; self.dimension];
+        vector[..2].copy_from_slice(&[id as f32, 1.0]);
+        vector
+    }
+
+    pub(super) fn put(&self, id: u64) -> Result<Outcome> {
         let payload = Payload::new([], "").unwrap();
         let write = Write::Put {
             id: DocId(id),
-            vector: [id as f32, 1.0].into(),
+            vector: self.vector(id).into(),
             payload,
             tenant_documents_max: None,
         };
@@ -191,7 +222,7 @@ impl Server {
         let found = self.runtime.block_on(self.router().get(&ids, Realm::default(), true)).unwrap();
         for (id, document) in ids.iter().zip(&found) {
             let vector = document.as_ref().map(|document| document.embedding.clone().unwrap());
-            assert!(vector.is_none_or(|vector| vector[..] == [id.0 as f32, 1.0]));
+            assert!(vector.is_none_or(|vector| vector[..] == self.vector(id.0)));
         }
         let stored = ids.iter().zip(found).filter(|(_, document)| document.is_some());
         stored.map(|(id, _)| id.0).collect()
@@ -205,7 +236,7 @@ impl Server {
         self.breaker(None).state
     }
 
-    fn wait_for(&self, what: &str, is_so: impl Fn(&Self) -> bool) {
+    pub(super) fn wait_for(&self, what: &str, is_so: impl Fn(&Self) -> bool) {
         let begun = Instant::now();
         while !is_so(self) {
             assert!(begun.elapsed() < PATIENCE, "never: {what}");

@@ -42,5 +42,7 @@ mod spare;
 mod tests;
 pub mod truncate;
 mod upkeep;
+#[cfg(test)]
+mod vector_fault_tests;
 pub mod vectors;
 mod watch;

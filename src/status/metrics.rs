@@ -434,6 +434,9 @@ fn vectors(text: &mut Text, shards: &[Arc<ShardCounters>]) {
     by_shard("kyrodb_vector_read_bytes_total", help, |s| s.vectors.read_bytes.get());
     let help = "Times that a vector could not be read, or was not what was written.";
     by_shard("kyrodb_vector_lost_total", help, |s| s.vectors.lost.get());
+    let help = "Reads of vectors under way, and those that wait for their turn.";
+    let name = "kyrodb_vector_reads_pending";
+    text.by_shard(name, "gauge", help, shards, |s| s.vectors.pending.get());
 }
 
 fn latencies(text: &mut Text, observed: &Observed) {

@@ -3,10 +3,12 @@
 //!
 //! What the core has read before comes from its [`cache`]. The rest is read in one batch: sorted by
 //! file and place, neighbours in one read, the same page once. Each read is a task of its own, at most
-//! [`READS_MAX`] of them at a time, so that a commit finds the device at most so far behind; who waits
-//! for them looks at its deadline, and may leave without them. Every row is compared with the checksum
-//! that memory has of it. One that is not as it was written is read once more by itself, from where it
-//! is by then, and is lost if that does not help: its document is left out, and named in the log.
+//! [`READS_MAX`] of them at a time, so that a commit finds the device at most so far behind; batches take
+//! turns, and a read becomes a task when it is its turn. Who waits for them leaves at its deadline, and
+//! takes along what has not begun: nothing piles up behind a device that stands still. Every row is
+//! compared with the checksum that memory has of it. One that is not as it was written is read once more
+//! by itself, from where it is by then, and is lost if that does not help: its document is left out, and
+//! named in the log.
 
 mod cache;
 mod plan;
@@ -21,6 +23,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures_util::future::select;
+use glommio::sync::Semaphore;
 
 pub use self::cache::Strategy;
 use self::cache::{Cache, Key, Use};
@@ -29,7 +32,7 @@ pub use self::training::Params as TrainingParams;
 use self::training::Training;
 pub(super) use self::training::run as run_training;
 use super::core::{Core, Shard, spawn};
-use super::event::{Event, Waiters};
+use super::event::Event;
 use super::serve::GetAnswer;
 use crate::disk::direct::{DirectDisk, DirectFile};
 use crate::disk::{BLOCK, Disk, File};
@@ -42,12 +45,12 @@ use crate::store::places::Spot;
 use crate::types::{ShardId, Slot};
 
 /// Most reads of vectors that a core has under way.
-const READS_MAX: usize = 32;
+const READS_MAX: u64 = 32;
 
 /// Most that all cores together have, so that the queue of the device, and with it a commit, is no
 /// longer where there are many cores; each may have some.
-const READS_OF_ALL_MAX: usize = 256;
-const READS_MIN: usize = 4;
+const READS_OF_ALL_MAX: u64 = 256;
+const READS_MIN: u64 = 4;
 
 /// Most documents whose vectors are lost that are named in the log, each once.
 const NAMED_MAX: usize = 1_000;
@@ -97,16 +100,17 @@ pub(super) struct Vectors {
     cache: RefCell<Cache>,
     training: Training,
     counters: Arc<DocumentCache>,
-    reads: Cell<usize>,
-    /// The most that there were at a time since [`Vectors::publish`].
-    reads_peak: Cell<usize>,
-    reads_max: usize,
-    read_ended: Waiters,
+    /// Places for reads.
+    reads: Rc<Semaphore>,
+    reads_max: u64,
+    /// The most that were under way at a time since [`Vectors::publish`].
+    reads_peak: Cell<u64>,
     named: RefCell<BTreeSet<(ShardId, Slot, u64)>>,
 }
 
 /// Rows that somebody waits for.
 struct Batch {
+    shard: Rc<Shard>,
     rows: RefCell<Vec<(usize, Outcome)>>,
     /// Reads that have not ended.
     left: Cell<usize>,
@@ -115,32 +119,35 @@ struct Batch {
     is_abandoned: Cell<bool>,
 }
 
-/// Tells the batch that a read has ended, however it did.
+/// Tells the batch that a read has ended, however it did, or that it will not begin.
 struct Ending(Rc<Batch>);
+
+impl Ending {
+    fn new(batch: &Rc<Batch>) -> Self {
+        let pending = &batch.shard.counters.vectors.pending;
+        pending.set(pending.get() + 1);
+        batch.left.set(batch.left.get() + 1);
+        Self(batch.clone())
+    }
+}
 
 impl Drop for Ending {
     fn drop(&mut self) {
         self.0.left.set(self.0.left.get() - 1);
+        let pending = &self.0.shard.counters.vectors.pending;
+        pending.set(pending.get() - 1);
         self.0.has_moved.raise();
     }
 }
 
 /// Abandons a batch if whoever waits for it goes.
-struct Waiting(Rc<Batch>);
+struct Waiting<'a>(&'a Vectors, Rc<Batch>);
 
-impl Drop for Waiting {
+impl Drop for Waiting<'_> {
     fn drop(&mut self) {
-        self.0.is_abandoned.set(true);
-    }
-}
-
-/// A place among the reads of a core.
-struct Permit<'a>(&'a Vectors);
-
-impl Drop for Permit<'_> {
-    fn drop(&mut self) {
-        self.0.reads.set(self.0.reads.get() - 1);
-        self.0.read_ended.wake();
+        self.1.is_abandoned.set(true);
+        // A place that was about to be taken is for the next who waits.
+        self.0.reads.signal(0);
     }
 }
 
@@ -149,6 +156,8 @@ impl Vectors {
     pub(super) fn new(params: CacheParams, core: usize, counters: Arc<DocumentCache>) -> Self {
         let training = params.training.filter(|_| params.strategy == Strategy::Learned);
         counters.bytes_max.set(params.bytes_max as u64);
+        let reads_max = READS_OF_ALL_MAX / params.cores.max(1) as u64;
+        let reads_max = reads_max.clamp(READS_MIN, READS_MAX);
         Self {
             files: RefCell::default(),
             cache: RefCell::new(Cache::new(
@@ -158,10 +167,9 @@ impl Vectors {
             )),
             training: Training::new(training, core),
             counters,
-            reads: Cell::new(0),
+            reads: Rc::new(Semaphore::new(reads_max)),
+            reads_max,
             reads_peak: Cell::new(0),
-            reads_max: (READS_OF_ALL_MAX / params.cores.max(1)).clamp(READS_MIN, READS_MAX),
-            read_ended: Waiters::default(),
             named: RefCell::default(),
         }
     }
@@ -186,7 +194,7 @@ impl Vectors {
     pub(super) fn publish(&self) {
         let (cache, counters) = (self.cache.borrow(), &self.counters);
         let figures = cache.figures();
-        counters.reads_in_flight.set(self.reads_peak.replace(self.reads.get()) as u64);
+        counters.reads_in_flight.set(self.reads_peak.replace(self.reads_under_way()));
         counters.rows.set(cache.len() as u64);
         counters.bytes.set(cache.bytes() as u64);
         counters.log_depth.set(cache.log_len() as u64);
@@ -208,11 +216,8 @@ impl Vectors {
         noted
     }
 
-    async fn permit(&self) -> Permit<'_> {
-        self.read_ended.until(|| self.reads.get() < self.reads_max).await;
-        self.reads.set(self.reads.get() + 1);
-        self.reads_peak.set(self.reads_peak.get().max(self.reads.get()));
-        Permit(self)
+    fn reads_under_way(&self) -> u64 {
+        self.reads_max - self.reads.available()
     }
 
     async fn file(
@@ -311,33 +316,43 @@ impl Core {
             runs(wanted)
         };
         let batch = Rc::new(Batch {
+            shard: shard.clone(),
             rows: RefCell::new(rows),
-            left: Cell::new(runs.len()),
+            left: Cell::new(0),
             has_moved: Event::default(),
             is_abandoned: Cell::new(false),
         });
-        let _waiting = Waiting(batch.clone());
-        for run in runs {
-            let (core, shard, ending) = (self.clone(), shard.clone(), Ending(batch.clone()));
-            spawn(self.queues.serve, async move {
-                core.read_run(&shard, &ending.0, run).await;
-                drop(ending);
-            });
-        }
-        while batch.left.get() > 0 {
-            let now = Instant::now();
-            if now >= deadline {
-                break;
-            }
-            let moved = std::pin::pin!(batch.has_moved.wait());
-            select(moved, glommio::timer::Timer::new(deadline - now)).await;
-        }
+        let _waiting = Waiting(&self.vectors, batch.clone());
+        let reads = runs.into_iter().map(|run| (run, Ending::new(&batch))).collect();
+        let read = std::pin::pin!(self.read_runs(&batch, reads));
+        let patience = deadline.saturating_duration_since(Instant::now());
+        select(read, glommio::timer::Timer::new(patience)).await;
         batch.rows.take()
     }
 
+    /// Begins reads as there are places for them, and waits for their ends. Those that have begun go on if
+    /// nobody waits any more.
+    async fn read_runs(self: &Rc<Self>, batch: &Batch, reads: Vec<(Run, Ending)>) {
+        for (run, ending) in reads {
+            // It is never closed.
+            let Ok(place) = self.vectors.reads.acquire_static_permit(1).await else { return };
+            let peak = &self.vectors.reads_peak;
+            peak.set(peak.get().max(self.vectors.reads_under_way()));
+            let core = self.clone();
+            spawn(self.queues.serve, async move {
+                core.read_run(&ending.0, run).await;
+                drop((place, ending));
+            });
+        }
+        while batch.left.get() > 0 {
+            batch.has_moved.wait().await;
+        }
+    }
+
     /// Reads rows that lie side by side.
-    async fn read_run(&self, shard: &Shard, batch: &Batch, run: Run) {
-        let _permit = self.vectors.permit().await;
+    async fn read_run(&self, batch: &Batch, run: Run) {
+        let shard = &batch.shard;
+        // Whoever waited may have left since this became a task.
         if batch.is_abandoned.get() {
             return;
         }

@@ -5,7 +5,7 @@
 use super::log::Use;
 use super::regions::{Regions, Worths};
 use super::sketch::Sketch;
-use super::tactics::{TACTICS, Tactic, UNTRAINED};
+use super::tactics::{Tactic, UNTRAINED};
 use super::trials::Trials;
 
 /// One key in so many is in the sample, at least.
