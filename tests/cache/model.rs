@@ -268,9 +268,9 @@ pub(crate) fn seed() -> u64 {
     number("KYRODB_CACHE_SEED", 1)
 }
 
-/// What is slow on a busy machine is no other answer.
+/// What is slow on a busy machine, or stopped for a while, is no other answer.
 pub(crate) const PATIENT: [(&str, &str); 2] =
-    [("timeouts.hot_tier_ms", "60000"), ("timeouts.cold_tier_ms", "60000")];
+    [("timeouts.hot_tier_ms", "3600000"), ("timeouts.cold_tier_ms", "3600000")];
 
 /// Fast, and with a cache of queries so small that what is kept goes again.
 pub(crate) fn settings<'a>(similarity: &'a str, distance: &'a str) -> Vec<(&'a str, &'a str)> {
