@@ -169,6 +169,6 @@ fn own_writes_are_seen_with_vectors_on_disk() {
         let settings = [("runtime.partitions", partitions), PATIENT[0], PATIENT[1]];
         let inside = start_on_disk(&settings, 48, DIMENSION, 20);
         own_writes_are_seen(&inside);
-        assert_reads(&inside, 20);
+        assert_reads(&inside, 10);
     }
 }
