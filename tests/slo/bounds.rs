@@ -8,11 +8,12 @@ use serde::Deserialize;
 const FILE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/perf/slo.toml");
 
 /// The files in which values are measured.
-const SOURCES: [&str; 6] = [
+const SOURCES: [&str; 7] = [
     include_str!("cache.rs"),
     include_str!("engine.rs"),
     include_str!("filters.rs"),
     include_str!("searches.rs"),
+    include_str!("vectors.rs"),
     include_str!("writes.rs"),
     include_str!("beside.rs"),
 ];

@@ -17,6 +17,7 @@ mod filters;
 mod searches;
 mod syscalls;
 mod threads;
+mod vectors;
 mod writes;
 
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};

@@ -29,8 +29,10 @@ use crate::shard::event::Event;
 /// Uses that are learned from before all else is looked after: some tens of microseconds.
 const SLICE_USES: usize = 256;
 
-/// Of what was noted, so many times as many uses as there are rows are kept for a task that begins anew.
+/// Of what was noted, so many times as many uses as there are rows are kept for a task that begins anew,
+/// and no more than are written and read in some hundreds of microseconds.
 const HISTORY_ROWS: usize = 8;
+const HISTORY_MAX: usize = super::LOG_USES_MAX;
 
 /// Crashes in a row, without a cycle in between, after which the task is left alone.
 const CRASHES_MAX: u32 = 8;
@@ -42,7 +44,7 @@ const REST: Duration = Duration::from_millis(10);
 const PIECE_BYTES: usize = 256 << 10;
 
 /// Most bytes of a file that is read.
-const FILE_BYTES_MAX: usize = 256 << 20;
+const FILE_BYTES_MAX: usize = 2 << 20;
 
 /// How the task goes about it.
 #[derive(Clone, Copy, Debug)]
@@ -177,7 +179,10 @@ impl Core {
 
     fn history_max(&self) -> usize {
         let of_rows = self.vectors.cache.borrow().rows_max() * HISTORY_ROWS;
-        self.vectors.training.params.map_or(0, |params| params.history_max.min(of_rows))
+        self.vectors
+            .training
+            .params
+            .map_or(0, |params| params.history_max.min(of_rows).min(HISTORY_MAX))
     }
 
     /// Learns as long as `trainer` is for a cache of so many rows.

@@ -44,9 +44,6 @@ impl Region {
 }
 
 impl Regions {
-    /// The most that they take.
-    pub(super) const BYTES_MAX: usize = REGIONS_MAX * size_of::<Region>();
-
     /// For so many places.
     pub(super) fn new(places_max: usize) -> Self {
         let regions = places_max.div_ceil(REGION_PLACES).clamp(1, REGIONS_MAX);
