@@ -30,10 +30,11 @@ pub(crate) fn restores(mut place: Place) {
         made.push((id, place.contents.clone()));
     }
     process.stop();
-    // At rest, its log has one group more; then nothing is written, and nothing is copied.
+    // At rest, its log has one group more, unless it was at rest before the last backup; then nothing is
+    // written, and nothing is copied.
     for is_at_rest in [false, true] {
         let id = place.create_on(&made.last().unwrap().0);
-        assert_eq!(size(&place, &id) == 0, is_at_rest);
+        assert!(!is_at_rest || size(&place, &id) == 0);
         made.push((id, place.contents.clone()));
     }
     for (index, (id, contents)) in made.iter().enumerate() {
