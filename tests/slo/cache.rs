@@ -7,6 +7,9 @@ use crate::common::clustered::K;
 use crate::common::{Client, Inside, runtime, search};
 use crate::{SETTINGS, allocations, alone, data, load};
 
+/// Times that a figure is taken. What else a server does meanwhile only adds to it: the least counts.
+const ROUNDS: u32 = 4;
+
 /// Questions, and answers that the cache has room for: so few that it is in one part.
 const QUESTIONS: usize = 120;
 
@@ -56,18 +59,21 @@ fn a_repeat_costs_no_search_and_a_miss_next_to_nothing() {
         let [distances, messages, allocations] = cost(&with, &mut client, 20).await;
         assert_eq!((distances, messages), (0.0, 0.0), "a repeat asks nobody");
         bounds.hold("cache_hit_allocations", allocations);
-        // No place is free any more, and none of these has been asked before.
-        let [_, _, missed] = cost(&with, &mut client, 21).await;
-        let [_, _, uncached] = cost(&without, &mut other, 21).await;
+        let [mut missed, mut kept, mut uncached] = [f64::INFINITY; 3];
+        for ef_search in 21..21 + ROUNDS {
+            // No place is free any more, and none of these has been asked before.
+            missed = missed.min(cost(&with, &mut client, ef_search).await[2]);
+            uncached = uncached.min(cost(&without, &mut other, ef_search).await[2]);
+            // Now they have, and are kept.
+            kept = kept.min(cost(&with, &mut client, ef_search).await[2]);
+            uncached = uncached.min(cost(&without, &mut other, ef_search).await[2]);
+        }
         bounds.hold("cache_miss_more_allocations", missed - uncached);
-        // Now they have, and are kept.
-        let [_, _, missed] = cost(&with, &mut client, 21).await;
-        let [_, _, uncached] = cost(&without, &mut other, 21).await;
-        bounds.hold("cache_kept_more_allocations", missed - uncached);
+        bounds.hold("cache_kept_more_allocations", kept - uncached);
     });
     let cache = &with.server().observed().gateway.cache;
     let count = QUESTIONS as u64;
-    assert_eq!((cache.hits.get(), cache.misses.get()), (count, 3 * count));
+    assert_eq!((cache.hits.get(), cache.misses.get()), (count, u64::from(1 + 2 * ROUNDS) * count));
     assert!(cache.evictions.get() > count / 2, "{}", cache.evictions.get());
     drop((with, without));
     bounds.end();

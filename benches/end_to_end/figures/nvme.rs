@@ -1,5 +1,6 @@
 //! Vectors on disk beside vectors in memory: two servers with the same documents, asked in turns. The
-//! one that reads from disk keeps an eighth of the vectors in memory.
+//! one that reads from disk keeps a sixteenth of the vectors in memory, and as many, or 16 MiB, may wait
+//! for a snapshot.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
