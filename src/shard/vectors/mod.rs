@@ -1,9 +1,9 @@
 //! Vectors that are on disk (`storage.vectors: nvme`), for the searches of a core and for documents
 //! that are read by id.
 //!
-//! What the core has read before comes from its [`cache`]. The rest is read in one batch: sorted by
+//! What the core has read before comes from its cache. The rest is read in one batch: sorted by
 //! file and place, neighbours in one read, the same page once. Each read is a task of its own, at most
-//! [`READS_MAX`] of them at a time, so that a commit finds the device at most so far behind; batches take
+//! 32 of them at a time, so that a commit finds the device at most so far behind; batches take
 //! turns, and a read becomes a task when it is its turn. Who waits for them leaves at its deadline, and
 //! takes along what has not begun: nothing piles up behind a device that stands still. Every row is
 //! compared with the checksum that memory has of it. One that is not as it was written is read once more
