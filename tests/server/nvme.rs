@@ -18,6 +18,8 @@ const MEMORY: Settings<'static> = &[
     ("hnsw.distance", "euclidean"),
     ("hnsw.codes", "sq8"),
     ("persistence.snapshot_interval_mutations", "1000000"),
+    // An exact search reads every vector, and a busy machine may take its time over that.
+    ("timeouts.cold_tier_ms", "30000"),
 ];
 
 const NVME: Settings<'static> = &[
@@ -25,6 +27,8 @@ const NVME: Settings<'static> = &[
     ("hnsw.distance", "euclidean"),
     ("hnsw.codes", "sq8"),
     ("persistence.snapshot_interval_mutations", "1000000"),
+    // An exact search reads every vector, and a busy machine may take its time over that.
+    ("timeouts.cold_tier_ms", "30000"),
     ("storage.vectors", "nvme"),
 ];
 
