@@ -53,7 +53,10 @@ pub(super) fn settings(config: &Config, placement: &Placement, io_memory_bytes: 
 /// What each of so many cores keeps of vectors on disk.
 fn document_cache(config: &Config, cores: usize) -> CacheParams {
     let cache = &config.cache;
-    let is_on_disk = config.storage.vectors == VectorStorage::Nvme;
+    // Without room for anything there is nothing to decide.
+    let learns = config.storage.vectors == VectorStorage::Nvme
+        && cache.enable_training_task
+        && cache.document_bytes > 0;
     let training = TrainingParams {
         interval: Duration::from_secs(cache.training_interval_secs),
         history_max: cache.logger_window_size.div_ceil(cores),
@@ -65,7 +68,7 @@ fn document_cache(config: &Config, cores: usize) -> CacheParams {
             CacheStrategy::Lru => Strategy::Lru,
             CacheStrategy::Learned => Strategy::Learned,
         },
-        training: (is_on_disk && cache.enable_training_task).then_some(training),
+        training: learns.then_some(training),
         cores,
     }
 }

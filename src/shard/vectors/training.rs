@@ -101,6 +101,9 @@ impl Training {
 
     /// Keeps uses for a task that begins anew, the newest `history_max` of them.
     fn keep(&self, uses: &[Use], history_max: usize) {
+        if uses.is_empty() {
+            return;
+        }
         let mut history = self.history.borrow_mut();
         let uses = &uses[uses.len().saturating_sub(history_max)..];
         let excess = (history.len() + uses.len()).saturating_sub(history_max);
@@ -121,11 +124,7 @@ impl Training {
         if !self.is_unsaved.take() {
             return Ok(());
         }
-        let content = {
-            let history = self.history.borrow();
-            let (older, newer) = history.as_slices();
-            encode(&[older, newer].concat())
-        };
+        let content = encode(self.history.borrow_mut().make_contiguous());
         let (name, temporary) = (log_name(self.core), format!("{}.tmp", log_name(self.core)));
         let file = disk.begin(&temporary).await?;
         for (piece, content) in content.chunks(PIECE_BYTES).enumerate() {
@@ -199,12 +198,7 @@ impl Core {
         let mut trainer = Trainer::new(rows_max);
         if !training.is_warm.get() {
             training.load(&self.disk, self.history_max()).await;
-            let (older, newer) = {
-                let history = training.history.borrow();
-                let (older, newer) = history.as_slices();
-                (older.to_vec(), newer.to_vec())
-            };
-            vectors.cache.borrow_mut().warm(&[older, newer].concat());
+            vectors.cache.borrow_mut().warm(training.history.borrow_mut().make_contiguous());
             training.is_warm.set(true);
         }
         let (mut known, mut from) = (0, 0);

@@ -8,8 +8,6 @@ pub(crate) struct Figures {
     pub(crate) predictions: u64,
     /// Of them, with what regions are worth.
     pub(crate) predictions_by_region: u64,
-    /// Of them, by how often the two were asked for alone.
-    pub(crate) predictions_by_frequency: u64,
     /// Predictions of which it has turned out whether they were right.
     pub(crate) resolved: u64,
     /// Rows that were let into the main part and left it without having been used there.

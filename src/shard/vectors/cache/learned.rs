@@ -97,7 +97,6 @@ impl Learned {
             let verdict = compare(new, old, evidence, counts, |region| model.worths.worth(region));
             figures.predictions += 1;
             figures.predictions_by_region += u64::from(verdict.is_by_region);
-            figures.predictions_by_frequency += u64::from(!verdict.is_by_region);
             verdict.is_worth_more
         })?;
         if goes.is_unproved {
