@@ -19,33 +19,31 @@ pub(super) enum Evidence {
     Long,
     /// The same, and what its region is worth.
     LongAndRegion,
-    /// How often it was asked for of late.
-    Short,
     /// That it was asked for again of late, whatever the other one was.
     Again,
+    /// None: what comes last is worth more, and has to be asked for again before others have come for all
+    /// the places that are not protected (a segmented LRU).
+    Last,
 }
 
-const fn tactic(window_permille: usize, evidence: Evidence) -> Tactic {
-    let protected_percent = match evidence {
-        Evidence::Again => 20,
-        Evidence::Long | Evidence::LongAndRegion | Evidence::Short => 80,
-    };
-    Tactic { shape: Shape { window_permille, protected_percent }, evidence }
+const fn tactic(protected_percent: usize, evidence: Evidence) -> Tactic {
+    Tactic { shape: Shape { window_permille: 10, protected_percent }, evidence }
 }
 
 /// What is gone by where nothing learns: nowhere far from the best, as it admits what S3-FIFO would,
 /// about. Each of the others is far from it somewhere.
-pub(super) const UNTRAINED: Tactic = tactic(10, Evidence::Again);
+pub(super) const UNTRAINED: Tactic = tactic(20, Evidence::Again);
 
-/// What is tried out. The first is taken for the best at the start: it is, unless something changes.
+/// What is tried out. The first is taken for the best at the start: near it, unless something changes, and
+/// not as far from it as the next two if something does. The last is plain LRU.
 pub(super) const TACTICS: [Tactic; 7] = [
-    tactic(10, Evidence::Long),
-    tactic(10, Evidence::LongAndRegion),
-    tactic(10, Evidence::Short),
-    tactic(100, Evidence::Short),
+    tactic(80, Evidence::Again),
+    tactic(80, Evidence::Long),
+    tactic(80, Evidence::LongAndRegion),
+    tactic(80, Evidence::Last),
     UNTRAINED,
-    tactic(400, Evidence::Again),
-    tactic(1_000, Evidence::Again),
+    tactic(50, Evidence::Last),
+    Tactic { shape: Shape::LRU, evidence: Evidence::Last },
 ];
 
 /// What a comparison of two documents says.
@@ -65,15 +63,12 @@ pub(super) fn compare(
     worth: impl Fn(u32) -> u32,
 ) -> Verdict {
     let by_counts = |is_worth_more| Verdict { is_worth_more, is_by_region: false };
-    let span = match evidence {
-        Evidence::Long | Evidence::LongAndRegion => Span::Long,
-        Evidence::Short | Evidence::Again => Span::Short,
-    };
-    let count = |of: Use| counts.estimate(of.hash, span);
-    if evidence == Evidence::Again {
-        return by_counts(count(new) > 1);
+    match evidence {
+        Evidence::Last => return by_counts(true),
+        Evidence::Again => return by_counts(counts.estimate(new.hash, Span::Short) > 1),
+        Evidence::Long | Evidence::LongAndRegion => {}
     }
-    let (new_count, old_count) = (count(new), count(old));
+    let [new_count, old_count] = [new, old].map(|of| counts.estimate(of.hash, Span::Long));
     // A region counts for less than such a difference.
     let is_clear = new_count.abs_diff(old_count) > USES_WORTH_MAX;
     if evidence != Evidence::LongAndRegion || is_clear {
