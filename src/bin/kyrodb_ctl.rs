@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 use kyrodb::credentials::api_key;
-use kyrodb::ctl::client::{Answer, Place, Server};
+use kyrodb::ctl::client::{Answer, Identity, Place, Server};
 use kyrodb::ctl::{show, transfer};
 use serde_json::{Value, json};
 
@@ -35,6 +35,14 @@ struct Arguments {
     /// PEM of the authority that signs the server's certificate, if the system does not know it
     #[arg(long, value_name = "PATH", env = "KYRODB_CA_CERT", global = true)]
     ca_cert: Option<PathBuf>,
+
+    /// PEM of a certificate to show, if the server asks for one
+    #[arg(long, value_name = "PATH", env = "KYRODB_CLIENT_CERT", global = true)]
+    client_cert: Option<PathBuf>,
+
+    /// PEM of its private key
+    #[arg(long, value_name = "PATH", env = "KYRODB_CLIENT_KEY", global = true)]
+    client_key: Option<PathBuf>,
 
     /// Print what the server said as JSON
     #[arg(long, global = true)]
@@ -202,10 +210,16 @@ fn main() -> ExitCode {
 }
 
 fn run(arguments: &Arguments) -> Result<(String, bool), String> {
+    let identity = match (arguments.client_cert.clone(), arguments.client_key.clone()) {
+        (Some(cert), Some(key)) => Some(Identity { cert, key }),
+        (None, None) => None,
+        _ => return Err("--client-cert and --client-key go together".into()),
+    };
     let place = Place {
         url: arguments.url.clone(),
         key: api_key(arguments.key_file.as_deref())?,
         ca_cert: arguments.ca_cert.clone(),
+        identity,
     };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|error| error.to_string())?;

@@ -21,6 +21,29 @@ pub struct Place {
     pub key: Option<String>,
     /// PEM of the authority that signs its certificate, if the system does not know it.
     pub ca_cert: Option<PathBuf>,
+    /// What to show if it asks for a certificate.
+    pub identity: Option<Identity>,
+}
+
+/// A certificate of ours, for a server with `server.tls.require_client_cert`.
+#[derive(Clone, Debug)]
+pub struct Identity {
+    /// PEM of the certificate, and of those between it and the authority.
+    pub cert: PathBuf,
+    /// PEM of its private key.
+    pub key: PathBuf,
+}
+
+impl Place {
+    /// What to say where a connection fails that may need a certificate to be shown.
+    pub(super) fn hint(&self) -> &'static str {
+        match &self.identity {
+            None if self.url.starts_with("https://") => {
+                " If it asks for a certificate of ours, --client-cert and --client-key show one."
+            }
+            _ => "",
+        }
+    }
 }
 
 /// What came back.
@@ -66,6 +89,7 @@ pub struct Server {
     client: Client,
     url: Url,
     key: Option<String>,
+    hint: &'static str,
 }
 
 impl Server {
@@ -88,8 +112,15 @@ impl Server {
             // A small container has no authorities, which nobody asks for here.
             builder = builder.tls_certs_only([]);
         }
+        if let Some(Identity { cert, key }) = &place.identity {
+            let pem = [read(cert)?, read(key)?].join(&b'\n');
+            let identity = reqwest::Identity::from_pem(&pem);
+            let shown = format!("{} with {}", cert.display(), key.display());
+            builder =
+                builder.identity(identity.map_err(|error| format!("{shown}: {}", told(&error)))?);
+        }
         let client = builder.build().map_err(|error| told(&error))?;
-        Ok(Self { client, url, key: place.key.clone() })
+        Ok(Self { client, url, key: place.key.clone(), hint: place.hint() })
     }
 
     /// Reads a page.
@@ -134,9 +165,10 @@ impl Server {
         let lost = |error: reqwest::Error| {
             format!(
                 "{} does not answer: {}. Is the server up, and is this its HTTP port (the gRPC port \
-                 + 1000)?",
+                 + 1000)?{}",
                 self.url,
-                told(&error)
+                told(&error),
+                self.hint
             )
         };
         let answer = request.send().await.map_err(lost)?;
@@ -147,9 +179,13 @@ impl Server {
 }
 
 fn certificates(path: &Path) -> Result<Vec<Certificate>, String> {
-    let shown = path.display();
-    let pem = std::fs::read(path).map_err(|error| format!("{shown} can't be read: {error}"))?;
-    Certificate::from_pem_bundle(&pem).map_err(|error| format!("{shown}: {}", told(&error)))
+    let bundle = Certificate::from_pem_bundle(&read(path)?);
+    bundle.map_err(|error| format!("{}: {}", path.display(), told(&error)))
+}
+
+/// The bytes of a file that an option names.
+pub(super) fn read(path: &Path) -> Result<Vec<u8>, String> {
+    std::fs::read(path).map_err(|error| format!("{} can't be read: {error}", path.display()))
 }
 
 /// An error and what is behind it: the outermost says little.

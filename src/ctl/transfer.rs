@@ -13,11 +13,11 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use tonic::service::interceptor::InterceptedService;
-use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint};
+use tonic::transport::{self, Certificate, Channel, ClientTlsConfig, Endpoint};
 use tonic::{Code, Status};
 use tonic_types::StatusExt;
 
-use super::client::Place;
+use super::client::{Identity, Place, read};
 use crate::credentials::WithKey;
 use crate::proto::kyro_db_service_client::KyroDbServiceClient;
 use crate::proto::{InsertRequest, ListDocumentsRequest, ListedDocument};
@@ -76,18 +76,17 @@ async fn connect(place: &Place) -> Result<Client, String> {
         if let Some(inner) = error.source() {
             said = format!("{said}: {inner}");
         }
-        format!("{}: {said}; --grpc names the gRPC port", place.url)
+        format!("{}: {said}; --grpc names the gRPC port.{}", place.url, place.hint())
     };
     let mut endpoint = Endpoint::from_shared(place.url.clone()).map_err(|error| told(&error))?;
     if place.url.starts_with("https://") {
-        let tls = match &place.ca_cert {
+        let mut tls = match &place.ca_cert {
             None => ClientTlsConfig::new().with_native_roots(),
-            Some(path) => {
-                let pem = std::fs::read(path);
-                let pem = pem.map_err(|error| format!("{}: {error}", path.display()))?;
-                ClientTlsConfig::new().ca_certificate(Certificate::from_pem(pem))
-            }
+            Some(path) => ClientTlsConfig::new().ca_certificate(Certificate::from_pem(read(path)?)),
         };
+        if let Some(Identity { cert, key }) = &place.identity {
+            tls = tls.identity(transport::Identity::from_pem(read(cert)?, read(key)?));
+        }
         rustls::crypto::ring::default_provider().install_default().ok();
         endpoint = endpoint.tls_config(tls).map_err(|error| told(&error))?;
     }
@@ -139,7 +138,7 @@ pub async fn dump(
             namespace: namespace.to_owned(),
             filter: None,
         };
-        let page = patiently(async || client.list_documents(request.clone()).await).await?;
+        let page = patiently(place, async || client.list_documents(request.clone()).await).await?;
         let mut lines = Vec::new();
         for document in page.documents {
             let line = serde_json::to_writer(&mut lines, &Line::from(document));
@@ -160,8 +159,9 @@ pub async fn dump(
     Ok(count)
 }
 
-/// Asks, and asks again as the server says while it is busy, or away for a moment.
+/// Asks the server at `place`, and asks again as it says while it is busy, or away for a moment.
 async fn patiently<T>(
+    place: &Place,
     mut ask: impl AsyncFnMut() -> Result<tonic::Response<T>, Status>,
 ) -> Result<T, String> {
     let mut tries = 0;
@@ -174,7 +174,13 @@ async fn patiently<T>(
         match pause(&status).filter(|_| tries < TRIES) {
             Some(pause) => tokio::time::sleep(pause).await,
             None => {
-                return Err(format!("the server says {:?}: {}", status.code(), status.message()));
+                return Err(match std::error::Error::source(&status) {
+                    None => format!("the server says {:?}: {}", status.code(), status.message()),
+                    // It refuses a certificate, or that there is none, once it is asked something.
+                    Some(error) => {
+                        format!("{}: no answer: {error}.{}", place.url, place.hint())
+                    }
+                });
             }
         }
     }
@@ -254,7 +260,7 @@ pub async fn load(place: &Place, path: Option<&Path>) -> Result<Loaded, String> 
         }
         if !batch.is_empty() {
             let insert = async || client.bulk_insert(tokio_stream::iter(batch.clone())).await;
-            let answer = patiently(insert).await.map_err(|why| {
+            let answer = patiently(place, insert).await.map_err(|why| {
                 format!("lines {first} to {number}: {why}; the lines before are loaded")
             })?;
             loaded.stored += answer.total_inserted;

@@ -148,8 +148,35 @@ fn clients_show_a_certificate_where_that_is_asked_for() {
         let expired = authority.sign(2001);
         assert!(!is_served(process.grpc, &authority, Some(&expired)).await);
         assert!(get(process.http, &authority, "/ready").await.is_err());
+        std::fs::write(files.path("own.pem"), &own.certificate).unwrap();
+        std::fs::write(files.path("own_key.pem"), &own.key).unwrap();
     });
+    // Both ports, by the command.
+    let (http, grpc) = (process.http.port(), process.grpc.port());
+    let (http, grpc) = (format!("https://localhost:{http}"), format!("https://localhost:{grpc}"));
+    let path = |name| files.path(name).to_string_lossy().into_owned();
+    let (ca, cert, key) = (path("ca.pem"), path("own.pem"), path("own_key.pem"));
+    let trusted = ["--url", &http, "--ca-cert", &ca];
+    let shown = ["--client-cert", &cert, "--client-key", &key];
+    let status = ["status"];
+    let dump = ["dump", "--grpc", &grpc];
+    for asked in [&status[..], &dump] {
+        let (code, said) = ctl(&[&trusted[..], asked].concat());
+        assert!(code == Some(2) && said.contains("--client-cert and --client-key"), "{said}");
+        let (code, said) = ctl(&[&trusted[..], &shown, asked].concat());
+        assert_eq!(code, Some(0), "{said}");
+    }
+    let (code, said) = ctl(&[&trusted[..], &shown[..2], &status].concat());
+    assert!(code == Some(2) && said.contains("go together"), "{said}");
     process.stop();
+}
+
+/// Runs `kyrodb_ctl`: its exit code, and all that it says.
+fn ctl(arguments: &[&str]) -> (Option<i32>, String) {
+    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_kyrodb_ctl"));
+    let output = command.args(arguments).output().unwrap();
+    let said = [output.stdout, output.stderr].concat();
+    (output.status.code(), String::from_utf8_lossy(&said).into_owned())
 }
 
 #[test]
