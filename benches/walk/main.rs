@@ -11,12 +11,14 @@
 //!
 //! With `--shards 1,2,4,8,16` the documents are placed on so many shards instead, and counts are
 //! printed: what the budget of `router::budget` finds and costs, beside the whole ef in each shard.
-//! With `--owners 1,2,4,8,16` so many shards own one graph together.
+//! With `--owners 1,2,4,8,16` so many shards own one graph together. With `--near 0.999,0.95` questions at
+//! these cosines to those of the set are asked, with walks that begin as ever, and at what was found for those.
 
 #![expect(clippy::print_stdout, reason = "figures are its output")]
 #![expect(clippy::unwrap_used, reason = "a bench may fail")]
 
 mod churn;
+mod near;
 mod owners;
 mod shards;
 mod state;
@@ -67,6 +69,9 @@ struct Arguments {
     /// Numbers of shards that own one graph to compare
     #[arg(long, value_delimiter = ',', requires = "ef", conflicts_with = "shards")]
     owners: Vec<u32>,
+    /// Cosines of questions with those of the set
+    #[arg(long, value_delimiter = ',', requires = "ef", conflicts_with_all = ["shards", "owners"])]
+    near: Vec<f32>,
     /// With --shards or --owners: neighbours asked for
     #[arg(long, default_value_t = K)]
     k: usize,
@@ -216,6 +221,14 @@ fn main() {
         queries.iter().map(|row| Arc::new(query(row, K, ef.max(K)))).collect()
     };
     println!("ready");
+    if !arguments.near.is_empty() {
+        for &ef in &arguments.ef {
+            for &cosine in &arguments.near {
+                println!("{}", near::run(&mut engine, &with_ef(ef), cosine));
+            }
+        }
+        return;
+    }
     let lines = std::io::stdin().lock().lines().map(|line| line.unwrap().trim().parse().unwrap());
     let widths: Box<dyn Iterator<Item = usize>> = match arguments.ef.len() {
         0 => Box::new(lines),

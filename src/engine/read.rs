@@ -34,7 +34,7 @@ use crate::kernels::Distance;
 use crate::store::OwnCode;
 use crate::store::stripe::Stripe;
 use crate::store::view::View;
-use crate::types::{Lsn, Slot};
+use crate::types::{DocId, Lsn, Slot};
 use crate::with_distance;
 
 /// Below this many slots for each unit of ef, looking at all of them costs less than a walk,
@@ -148,6 +148,8 @@ pub(super) struct Reused {
     pub(super) scanned: Visited,
     scratch: Scratch,
     trail: Trail,
+    /// Where a walk begins, if it does not come through the upper levels.
+    starts: Vec<Slot>,
     /// The candidates of a filter, where a walk tells them faster by it.
     wanted: Visited,
     /// What the walk found, nearest first as it saw them, and those of a step that are compared
@@ -167,8 +169,8 @@ impl Search {
     }
 
     /// Where in the graph it searches: the node that the way down through the upper levels led to, plus
-    /// one; 0 before it is there. `None` if it looks at everything: what it reads says nothing of what
-    /// others will want.
+    /// one; 0 before it is there, and if it began elsewhere. `None` if it looks at everything: what it
+    /// reads says nothing of what others will want.
     #[must_use]
     pub fn region(&self) -> Option<u32> {
         (!self.query.is_exact).then_some(self.region)
@@ -247,18 +249,21 @@ impl Search {
         if let Some(filtered) = &self.filtered {
             filtered.lay_out(&mut self.reused.wanted, engine);
         }
-        let Reused { view, vector, code, scratch, trail, wanted, .. } = &mut *self.reused;
+        let Reused { view, vector, code, scratch, trail, wanted, starts, .. } = &mut *self.reused;
         let filtered = self.filtered.as_deref().map(|filtered| (filtered, &*wanted));
+        let is_among = filtered.is_some_and(|(filtered, _)| filtered.walks_among());
+        starts.retain(|slot| !is_among && engine.graph.level(*slot).is_some());
         let walk = Walk::of(engine, &self.query, view, filtered);
         scratch.work = Work::default();
         let from = if let Some(codes) = engine.store.codes() {
             codes.encode_into(&self.query.vector, code);
-            walk.enter(Coded::<D>::new(code.get(), codes), scratch, trail, entry, top)
+            let space = Coded::<D>::new(code.get(), codes);
+            walk.enter_from(space, scratch, trail, starts, entry, top)
         } else {
             let space = Exact::<D>::new(vector, engine.store.vectors());
-            walk.enter(space, scratch, trail, entry, top)
+            walk.enter_from(space, scratch, trail, starts, entry, top)
         };
-        self.region = from.0.saturating_add(1);
+        self.region = from.map_or(0, |from| from.0.saturating_add(1));
         self.phase = Phase::Walk;
     }
 
@@ -427,6 +432,17 @@ impl Engine {
         Ok(search)
     }
 
+    /// Has a search that walks begin at those of these documents, said to be near, that are linked and the
+    /// shard's own; if there are none, or it walks among what passes a filter, as ever.
+    pub fn start_near(&self, search: &mut Search, documents: &[DocId]) {
+        let starts = &mut search.reused.starts;
+        for slot in documents.iter().filter_map(|&id| self.store.find(id)) {
+            if !starts.contains(&slot) {
+                starts.push(slot);
+            }
+        }
+    }
+
     /// Where the scan of the hot tiers begins.
     pub(super) fn hot_start(&self, scope: Scope) -> Phase {
         let owner = if scope == Scope::Partition { 0 } else { self.store.stripe().owner() };
@@ -462,6 +478,7 @@ impl Engine {
     ) -> Search {
         reused.scanned.reset(self.store.extent());
         reused.top.reset(query.k);
+        reused.starts.clear();
         self.store.vectors().pad_into(&query.vector, &mut reused.vector);
         if let (Some(_), Some(codes)) = (self.store.places(), self.store.codes()) {
             codes.encode_into(&query.vector, &mut reused.code);

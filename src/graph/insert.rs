@@ -185,7 +185,7 @@ impl Linker {
             Phase::Search { level, entry, begun, accept_dead } => {
                 let accept = |slot| accept_dead || is_live(slot);
                 if !begun {
-                    beam(level).begin(scratch, entry, accept);
+                    beam(level).begin(scratch, &[entry], accept);
                 }
                 if !beam(level).advance(scratch, STEP_HOPS, accept) {
                     Phase::Search { level, entry, begun: true, accept_dead }

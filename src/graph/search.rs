@@ -175,18 +175,21 @@ impl<S: Space> Beam<'_, S> {
         best.slot()
     }
 
-    /// Starts the beam at `entry`.
-    pub fn begin(&self, scratch: &mut Scratch, entry: Slot, accept: impl Fn(Slot) -> bool) {
-        scratch.visited.reset(self.space.extent());
-        scratch.pool.reset(self.width);
-        scratch.passed.clear();
-        scratch.visited.insert(entry);
-        let key = self.space.key(entry, &mut scratch.work);
-        if accept(entry) {
-            scratch.pool.add(&mut [key]);
-        } else {
-            scratch.passed.push(Reverse(key));
+    /// Starts the beam at these nodes of its level, all of them different.
+    pub fn begin(&self, scratch: &mut Scratch, entries: &[Slot], accept: impl Fn(Slot) -> bool) {
+        let Scratch { visited, pool, passed, newcomers, work, .. } = scratch;
+        visited.reset(self.space.extent());
+        pool.reset(self.width);
+        passed.clear();
+        newcomers.clear();
+        for &entry in entries {
+            visited.insert(entry);
         }
+        self.space.each_key(entries, work, |key| match accept(key.slot()) {
+            true => newcomers.push(key),
+            false => passed.push(Reverse(key)),
+        });
+        pool.add(newcomers);
     }
 
     /// Descends from `from` on level `top`, and starts the beam where that leads: there.
@@ -198,7 +201,7 @@ impl<S: Space> Beam<'_, S> {
         accept: impl Fn(Slot) -> bool,
     ) -> Slot {
         let entry = self.descend(from, top, scratch);
-        self.begin(scratch, entry, accept);
+        self.begin(scratch, &[entry], accept);
         entry
     }
 

@@ -20,7 +20,7 @@ use hashbrown::DefaultHashBuilder;
 use super::check::{Checks, Sample};
 use super::fair::Party;
 use super::key::{self, Asked, Key};
-use super::near::{Near, Neighbourhood};
+use super::near::{Near, Neighbourhood, Told};
 use super::search::asked;
 use super::{Found, Router};
 use crate::cache::changes::{Bucket, Stamp};
@@ -31,6 +31,7 @@ use crate::error::Result;
 use crate::graph::search::Work;
 use crate::observe::trace::{Stage, Trace};
 use crate::store::realm::Realm;
+use crate::types::DocId;
 
 /// Questions of before that a new one is compared with, at most: some tens of microseconds.
 const COMPARED_MAX: usize = 512;
@@ -131,6 +132,8 @@ struct Missed {
     /// It is not the first time.
     is_repeat: bool,
     realm: Realm,
+    /// Documents that are near it, if a question that is near it has an answer.
+    starts: Option<Arc<[DocId]>>,
 }
 
 impl Router {
@@ -182,10 +185,18 @@ impl Router {
                 if let Some(width) = width {
                     (query.k, query.include_embeddings) = (width, true);
                 }
-                let (found, query) = self.search_as(query, party, deadline, trace).await?;
+                let starts = missed.starts.take();
+                let begins_near = starts.is_some();
+                let (found, query) = self.search_as(query, starts, party, deadline, trace).await?;
                 let realm = std::mem::take(&mut missed.realm);
                 let key = Key { query, asked, realm };
-                return Ok(self.keep(cache, missed, key, found, width.is_some()));
+                let answer = self.keep(cache, missed, key, found, width.is_some());
+                if let (true, Answer::Shared(kept)) = (begins_near, &answer) {
+                    cache
+                        .checks
+                        .offer(|| Sample::near_walk(&kept.key, kept.stamp, &kept.found.hits));
+                }
+                return Ok(answer);
             }
         };
         counters.hits.add(1);
@@ -211,23 +222,27 @@ impl Router {
             cache.checks.offer(|| Sample::of(&kept.key, kept.stamp, &kept.found.hits));
             return Looked::Same(kept);
         }
-        if let Some(found) = self.look_near(cache, query, &realm, stamp) {
-            cache.checks.offer(|| Sample::near(query, &realm, stamp, &found.hits));
-            return Looked::Near(found);
-        }
+        let starts = match self.look_near(cache, query, &realm, stamp) {
+            None => None,
+            Some(Told::Answer(found)) => {
+                cache.checks.offer(|| Sample::near(query, &realm, stamp, &found.hits));
+                return Looked::Near(found);
+            }
+            Some(Told::Starts(starts)) => Some(starts),
+        };
         let is_repeat = cache.seen.note(hash, stamp);
         self.observed.gateway.cache.missed_repeats.add(u64::from(is_repeat));
-        Looked::Missed(Missed { hash, bucket, stamp, is_repeat, realm })
+        Looked::Missed(Missed { hash, bucket, stamp, is_repeat, realm, starts })
     }
 
-    /// Looks for what proves the answer.
+    /// Looks for what proves the answer, or else tells where to search.
     fn look_near(
         &self,
         cache: &QueryCache,
         query: &Query,
         realm: &Realm,
         stamp: Stamp,
-    ) -> Option<Found> {
+    ) -> Option<Told<Found>> {
         let near = self.near(cache)?;
         near.width(query)?;
         let kept = cache.table.nearest(COMPARED_MAX, |kept| {
@@ -236,16 +251,19 @@ impl Router {
             is_fit.then(|| near.similarity(&query.vector, &kept.key.query.vector)).flatten()
         })?;
         let around = kept.around.as_ref()?;
-        let hits = near.answer(query, &kept.key.query.vector, &kept.found.hits, around);
+        let told = near.answer(query, &kept.key.query.vector, &kept.found.hits, around);
         let counters = &self.observed.gateway.cache;
-        let Some(hits) = hits else {
-            counters.near_misses.add(1);
-            return None;
+        let hits = match told {
+            Told::Answer(hits) => hits,
+            Told::Starts(starts) => {
+                counters.near_misses.add(1);
+                return Some(Told::Starts(starts));
+            }
         };
         counters.near_hits.add(1);
         let Found { found, shards_asked, shards_answered, .. } = kept.found;
         let (work, reasons) = (Work::default(), Vec::new());
-        Some(Found { hits, found, work, shards_asked, shards_answered, reasons })
+        Some(Told::Answer(Found { hits, found, work, shards_asked, shards_answered, reasons }))
     }
 
     /// What the counters of all shards say of a bucket; `None` while something is being written there,
@@ -268,7 +286,7 @@ impl Router {
         mut found: Found,
         has_more: bool,
     ) -> Answer {
-        let Missed { hash, bucket, stamp, is_repeat, realm: _ } = missed;
+        let Missed { hash, bucket, stamp, is_repeat, .. } = missed;
         let around = match cache.near.filter(|_| has_more) {
             None => None,
             Some(near) => {

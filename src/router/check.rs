@@ -1,6 +1,6 @@
 //! Hits of the cache of queries, seen live: now and then one is compared with a fresh search, while no
-//! search is in flight. If hits have less of what searches find than they should, the cache turns itself
-//! off, and says so.
+//! search is in flight; and so are answers of walks that began at what was found for a question that is
+//! near. If they have less of what searches find than they should, the cache turns itself off, and says so.
 //!
 //! A hit is compared with what a search finds in the same state of the documents: if anything has been
 //! written since, there is nothing to compare. What may differ all the same is what walks find, since
@@ -41,7 +41,7 @@ pub(super) struct Checks {
     epoch: Instant,
     not_before_ns: AtomicU64,
     pending: Mutex<Option<(Sample, Instant)>>,
-    /// Of answers to the same question, and to one that is near.
+    /// Of answers to the same question, and of what rests on one that is near.
     recent: [Mutex<VecDeque<Overlap>>; 2],
 }
 
@@ -51,7 +51,18 @@ pub(super) struct Sample {
     realm: Realm,
     stamp: Stamp,
     hits: Vec<Hit>,
-    is_near: bool,
+    rests_on: RestsOn,
+}
+
+/// What an answer rests on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum RestsOn {
+    /// The answer to the same question.
+    Same,
+    /// What was found for a question that is near, which proves it.
+    Near,
+    /// A walk that began at what was found for a question that is near.
+    NearWalk,
 }
 
 impl Sample {
@@ -59,13 +70,18 @@ impl Sample {
     pub(super) fn of(key: &Key, stamp: Stamp, hits: &[Hit]) -> Self {
         let Asked { k, ef, include_embeddings } = key.asked;
         let query = Query { k, ef, include_embeddings, ..(*key.query).clone() };
-        Self { query, realm: key.realm.clone(), stamp, hits: hits.into(), is_near: false }
+        Self { query, realm: key.realm.clone(), stamp, hits: hits.into(), rests_on: RestsOn::Same }
+    }
+
+    /// An answer of a walk that began at what was found for a question that is near.
+    pub(super) fn near_walk(key: &Key, stamp: Stamp, hits: &[Hit]) -> Self {
+        Self { rests_on: RestsOn::NearWalk, ..Self::of(key, stamp, hits) }
     }
 
     /// An answer that was proved from one that is kept.
     pub(super) fn near(query: &Query, realm: &Realm, stamp: Stamp, hits: &[Hit]) -> Self {
         let (query, realm) = (query.clone(), realm.clone());
-        Self { query, realm, stamp, hits: hits.into(), is_near: true }
+        Self { query, realm, stamp, hits: hits.into(), rests_on: RestsOn::Near }
     }
 }
 
@@ -162,7 +178,10 @@ impl Router {
             false => self.repeat(&sample).await,
         };
         let Some(fresh) = fresh else { return counters.checks_dropped.add(1) };
-        let (overlap, is_near) = (overlap(&fresh.hits, &sample.hits), sample.is_near);
+        let (overlap, is_near) = match sample.rests_on {
+            RestsOn::NearWalk => (reached(&fresh.hits, &sample.hits), true),
+            rests_on => (overlap(&fresh.hits, &sample.hits), rests_on == RestsOn::Near),
+        };
         if overlap.found == 0 {
             return;
         }
@@ -181,12 +200,12 @@ impl Router {
             let what = match is_near {
                 false => "the cache of queries has turned itself off: please report this",
                 true => {
-                    "the cache of queries answers only the same questions from now on, and none that \
-                     are near: raise cache.query_cache_similarity_threshold"
+                    "the cache of queries has no more to do with questions that are near, and answers \
+                     only the same: raise cache.query_cache_similarity_threshold"
                 }
             };
             tracing::error!(
-                "{what}. Its last hits had {:.1} % of what fresh searches found, and \
+                "{what}. Its last answers had {:.1} % of what fresh searches found, and \
                  cache.query_cache_min_overlap asks for {:.1} %; a reload of the configuration \
                  (SIGHUP) gives it another try",
                 100.0 * share,
@@ -207,6 +226,13 @@ impl Router {
             self.search(sample.query.clone(), None, now + SEARCH_MAX, &mut trace).await.ok()?;
         (found.reasons.is_empty() && is_as_before()).then_some(found)
     }
+}
+
+/// What a walk that began elsewhere reached of what a search finds: documents as near as those, each in
+/// its place. They may be others, and are where it finds more than that search.
+fn reached(fresh: &[Hit], other: &[Hit]) -> Overlap {
+    let had = fresh.iter().zip(other).filter(|(fresh, other)| other.score >= fresh.score).count();
+    Overlap { had: had as u64, found: fresh.len() as u64 }
 }
 
 /// What a hit had of what a search finds: the same documents, with the same scores and metadata; or
@@ -240,6 +266,16 @@ mod tests {
         assert_eq!(had(&[hit(1, 0.9, "other"), hit(2, 0.81, ""), hit(9, 0.7, "")]).had, 0);
         assert_eq!(had(&[hit(1, 0.9, "")]), Overlap { had: 1, found: 3 });
         assert_eq!(overlap(&[], &fresh), Overlap { had: 0, found: 3 });
+    }
+
+    #[test]
+    fn a_walk_that_finds_what_is_nearer_has_reached_all() {
+        let fresh = [hit(1, 0.9, ""), hit(2, 0.8, ""), hit(3, 0.5, "")];
+        let had = |other: &[Hit]| reached(&fresh, other);
+        assert_eq!(had(&fresh), Overlap { had: 3, found: 3 });
+        assert_eq!(had(&[hit(1, 0.9, ""), hit(4, 0.85, ""), hit(2, 0.8, "")]).had, 3);
+        assert_eq!(had(&[hit(2, 0.8, ""), hit(3, 0.5, "")]), Overlap { had: 0, found: 3 });
+        assert_eq!(had(&[hit(1, 0.9, ""), hit(3, 0.5, ""), hit(5, 0.4, "")]).had, 1);
     }
 
     #[test]

@@ -9,6 +9,9 @@
 //! is nearer than that, it is one of the k nearest of all. Ways are angles under cosine, and lengths of
 //! lines under euclidean distance; the inner product has none. Rounding is allowed for on both sides.
 //!
+//! Where it is not proved, the nearest few are where the walk begins: it needs no way through the upper
+//! levels to get there, and then goes on as any walk does, with its whole beam.
+//!
 //! The proof goes as far as the search did that found the neighbourhood: if its walk had missed a
 //! document that is nearer than the last of it, that document may be missing here too, as it would be
 //! from the walk's own answer. Of an exact search, the answer is proved to be the exact one. What this
@@ -17,9 +20,12 @@
 //! Neighbours are dense in many dimensions, so the proof holds for questions that are very near: the
 //! same text, embedded by another batch or another processor, and not the same thought in other words.
 
+use std::sync::Arc;
+
 use crate::engine::{Hit, Query};
 use crate::kernels::{Distance, Metric};
 use crate::store::Vectors;
+use crate::types::DocId;
 use crate::with_distance;
 
 /// Documents of a neighbourhood, beside as many more as were asked for.
@@ -27,6 +33,18 @@ const MORE: usize = 10;
 
 /// Most of them.
 const NEIGHBOURHOOD_MAX: usize = 1_000;
+
+/// Documents that a walk begins at, where an answer is not proved.
+const STARTS_MAX: usize = 8;
+
+/// What a neighbourhood tells of a question that is near.
+#[derive(Debug, PartialEq)]
+pub(super) enum Told<T> {
+    /// The answer, which is proved.
+    Answer(T),
+    /// Nothing for sure; these documents are the nearest of it, nearest first.
+    Starts(Arc<[DocId]>),
+}
 
 /// When a question is near.
 #[derive(Clone, Copy, Debug)]
@@ -96,28 +114,30 @@ impl Near {
     }
 
     /// The answer to a question, if the neighbourhood of another one, whose first hits are these,
-    /// proves it.
+    /// proves it; else where to look for it.
     pub(super) fn answer(
         self,
         query: &Query,
         other: &[f32],
         first: &[Hit],
         around: &Neighbourhood,
-    ) -> Option<Vec<Hit>> {
+    ) -> Told<Vec<Hit>> {
         let vector = padded(&query.vector);
         let rows = around.vectors.chunks_exact(vector.len());
         let hits = first.iter().chain(&around.others);
         let mut nearest: Vec<(f32, &Hit, &[f32])> =
             hits.zip(rows).map(|(hit, row)| (self.distance(&vector, row), hit, row)).collect();
         nearest.sort_unstable_by(|a, b| a.0.total_cmp(&b.0).then(a.1.id.cmp(&b.1.id)));
-        nearest.truncate(query.k);
-        if let Some(edge) = around.edge {
-            let (last, ..) = nearest.get(query.k - 1)?;
-            let (_, most) = self.bounds(*last, vector.len());
-            if most >= edge - self.way(&query.vector, other) {
-                return None;
-            }
+        let is_proved = around.edge.is_none_or(|edge| {
+            let most = |(last, ..): &(f32, _, _)| self.bounds(*last, vector.len()).1;
+            let most = nearest.get(query.k - 1).map_or(f64::INFINITY, most);
+            most < edge - self.way(&query.vector, other)
+        });
+        if !is_proved {
+            let starts = nearest.iter().take(STARTS_MAX).map(|(_, hit, _)| hit.id);
+            return Told::Starts(starts.collect());
         }
+        nearest.truncate(query.k);
         let hit = |(distance, hit, row): (f32, &Hit, &[f32])| Hit {
             score: self.metric.score(distance),
             embedding: query.include_embeddings.then(|| row[..query.vector.len()].into()),
@@ -126,7 +146,7 @@ impl Near {
         let mut answer: Vec<Hit> = nearest.into_iter().map(hit).collect();
         // Distances that differ may be equal as scores.
         answer.sort_by(|a, b| b.score.total_cmp(&a.score).then(a.id.cmp(&b.id)));
-        Some(answer)
+        Told::Answer(answer)
     }
 
     fn distance(self, one: &[f32], other: &[f32]) -> f32 {
@@ -185,7 +205,7 @@ mod tests {
     use super::*;
     use crate::kernels::normalize;
     use crate::store::payload::Payload;
-    use crate::types::{DocId, mix};
+    use crate::types::mix;
     use proptest::prelude::*;
 
     fn vector(metric: Metric, seed: u64, dimension: usize) -> Vec<f32> {
@@ -242,7 +262,14 @@ mod tests {
         assert_eq!(hits.len(), k.min(documents.len()));
         assert!(hits.iter().chain(&around.others).all(|hit| hit.embedding.is_none()));
         let asked = Query { include_embeddings: true, ..query(now.clone(), k) };
-        let found = near.answer(&asked, &before, &hits, &around)?;
+        let found = match near.answer(&asked, &before, &hits, &around) {
+            Told::Answer(found) => found,
+            Told::Starts(starts) => {
+                // The nearest of all are among them more often than not, but that is not for sure.
+                assert_eq!(starts.len(), STARTS_MAX.min(width).min(documents.len()));
+                return None;
+            }
+        };
         let expected = nearest(near, documents, &now, k);
         let shown = |hits: &[Hit]| -> Vec<_> {
             hits.iter().map(|hit| (hit.id, hit.score, hit.embedding.clone())).collect()

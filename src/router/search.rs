@@ -21,7 +21,7 @@ use crate::observe::trace::{Asked, Stage, Trace};
 use crate::shard::mailbox::Refused;
 use crate::shard::reply::{Reply, gather};
 use crate::shard::request::{Request, SearchAnswer, SearchRequest};
-use crate::types::ShardId;
+use crate::types::{DocId, ShardId};
 
 /// Why shards are missing in an answer.
 const FENCED: &str = "it is fenced after a fault; restart the server";
@@ -38,13 +38,14 @@ impl Router {
         deadline: Instant,
         trace: &mut Trace,
     ) -> Result<Found> {
-        self.search_as(query, party, deadline, trace).await.map(|(found, _)| found)
+        self.search_as(query, None, party, deadline, trace).await.map(|(found, _)| found)
     }
 
-    /// The same, and tells what shards were asked.
+    /// The same, where these documents are known to be near; and tells what shards were asked.
     pub(super) async fn search_as(
         &self,
         mut query: Query,
+        starts: Option<Arc<[DocId]>>,
         party: Option<&Party>,
         deadline: Instant,
         trace: &mut Trace,
@@ -75,6 +76,7 @@ impl Router {
         let request = |part, reply| SearchRequest {
             shard: ShardId(part),
             query: query.clone(),
+            starts: starts.clone(),
             scope,
             lent: Vec::new(),
             deadline,

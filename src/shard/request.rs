@@ -189,6 +189,8 @@ pub struct SearchRequest {
     pub shard: ShardId,
     /// What is looked for.
     pub query: Arc<Query>,
+    /// Documents that are near what is looked for, if some are known: a walk begins there.
+    pub starts: Option<Arc<[DocId]>>,
     /// Among which documents.
     pub scope: Scope,
     /// What passes the filter, where shards have lent that: among those.

@@ -48,7 +48,13 @@ impl Core {
             let begin = |engine: &mut Engine| {
                 let query = request.query.clone();
                 match &request.lent[..] {
-                    [] => engine.begin_search_in(query, request.scope),
+                    [] => {
+                        let mut search = engine.begin_search_in(query, request.scope)?;
+                        if let Some(starts) = &request.starts {
+                            engine.start_near(&mut search, starts);
+                        }
+                        Ok(search)
+                    }
                     lent => engine.begin_borrowed(query, lent),
                 }
             };

@@ -99,6 +99,7 @@ fn ask(server: &Server, query: Query, patience: Duration) -> Answers<SearchAnswe
     let request = SearchRequest {
         shard: SHARD,
         query: Arc::new(query),
+        starts: None,
         scope: Scope::Shard,
         lent: Vec::new(),
         deadline: sent + patience,

@@ -198,14 +198,16 @@ fn near(text: &mut Text, cache: &CacheCounters) {
     let help =
         "Questions answered from what was found for one that is near; they are among the hits.";
     text.counter("kyrodb_cache_near_hits_total", help, cache.near_hits.get());
-    let help = "Questions that were near one, whose answer could not be proved from it.";
+    let help = "Questions that were near one, whose answer could not be proved from it: their walks began at \
+                the documents found for it.";
     text.counter("kyrodb_cache_near_misses_total", help, cache.near_misses.get());
     let is_on = cache.is_on() && !cache.is_near_off.load(Ordering::Relaxed);
     let help = "0 if that has turned itself off, since it is not what searches find.";
     text.gauge("kyrodb_cache_near_enabled", help, u8::from(is_on));
     if cache.near_overlap_millionths.get() > 0 {
         let ratio = cache.near_overlap_millionths.get() as f64 / 1e6;
-        let help = "As kyrodb_cache_overlap_ratio, of answers to near questions.";
+        let help = "As kyrodb_cache_overlap_ratio, of answers to near questions, proved or from walks that began \
+                    near.";
         text.gauge("kyrodb_cache_near_overlap_ratio", help, ratio);
     }
 }

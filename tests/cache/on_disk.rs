@@ -8,7 +8,7 @@
 //! compared: exact searches are equal, and of a walk every result is what an exact search says of that
 //! document, in the order of scores, and as many as are asked for.
 
-use kyrodb::proto::{SearchRequest, SearchResponse};
+use kyrodb::proto::{SearchRequest, SearchResponse, SearchResult};
 
 use crate::common::{Inside, get, metric_sum, runtime};
 use crate::model::{Operation, Script, apply, assert_alike, operations, ordered, seed, settings};
@@ -103,14 +103,11 @@ fn the_model_answers_near_questions_with_vectors_on_disk() {
     compare("0.9", "cosine");
 }
 
-/// What is known of a document that was found.
-fn results(found: &SearchResponse) -> Vec<(u64, u32, String)> {
-    let result = |result: &kyrodb::proto::SearchResult| {
-        let mut result = result.clone();
-        let metadata = ordered(&mut result.metadata);
-        (result.doc_id, result.score.to_bits(), format!("{result:?} {metadata:?}"))
-    };
-    found.results.iter().map(result).collect()
+/// All that is said of a document that was found.
+fn shown(result: &SearchResult) -> (u32, String) {
+    let mut result = result.clone();
+    let metadata = ordered(&mut result.metadata);
+    (result.score.to_bits(), format!("{result:?} {metadata:?}"))
 }
 
 /// What a walk found is what an exact search says of it. How many of the best k that were.
@@ -120,28 +117,40 @@ fn assert_is_true(
     truth: &SearchResponse,
 ) -> usize {
     assert_eq!(found.shards_answered, found.shards_asked, "{found:?}");
-    let (found, truth) = (results(found), results(truth));
-    let best = &truth[..truth.len().min(question.k as usize)];
+    let best = truth.results.len().min(question.k as usize);
     if question.min_score == 0.0 {
-        assert_eq!(found.len(), best.len(), "{question:?}");
+        assert_eq!(found.results.len(), best, "{question:?}");
     }
     let mut places = Vec::new();
-    for result in &found {
-        let place = truth.iter().position(|true_one| true_one == result);
-        places.push(place.unwrap_or_else(|| panic!("{result:?} of {question:?}")));
+    for result in &found.results {
+        let place = truth.results.iter().position(|true_one| true_one.doc_id == result.doc_id);
+        let place = place.unwrap_or_else(|| panic!("{result:?} of {question:?}"));
+        assert_eq!(shown(result), shown(&truth.results[place]), "{question:?}");
+        places.push(place);
     }
-    assert!(places.is_sorted(), "{places:?} of {question:?}");
-    places.iter().filter(|&&place| place < best.len()).count()
+    assert!(places.is_sorted_by(|one, next| one < next), "{places:?} of {question:?}");
+    places.iter().filter(|&&place| place < best).count()
 }
 
-/// The same where searches walk, and what waits in memory makes snapshots due.
 #[test]
 fn the_model_walks_with_both_caches_on() {
-    let settings = settings("1.0", "cosine");
+    walk("1.0", WALKS);
+}
+
+/// Questions are near others all the time: what is not proved of them is walked from there.
+#[test]
+fn the_model_walks_from_what_is_near_with_both_caches_on() {
+    walk("0.5", WALKS);
+}
+
+/// The same as [`compare`] where searches walk, and what waits in memory makes snapshots due.
+fn walk(similarity: &str, default: u64) {
+    let is_near = similarity != "1.0";
+    let settings = settings(similarity, "cosine");
     let with = start_on_disk(&settings, WALKED, WALKED_DIMENSION, 1_000_000);
     let without = start_in_memory(&settings);
-    let mut script = Script::new(WALKED, WALKED, WALKED_DIMENSION, false);
-    let operations = operations(WALKS);
+    let mut script = Script::new(WALKED, WALKED, WALKED_DIMENSION, is_near);
+    let operations = operations(default);
     let (mut hits, mut walks, mut best, mut wanted) = (0_u64, 0_u64, 0, 0);
     runtime().block_on(async {
         let (mut client, mut other) = (with.client().await, without.client().await);
@@ -186,8 +195,13 @@ fn the_model_walks_with_both_caches_on() {
             walks += u64::from(!is_hit(&found) && !is_scan);
         }
     });
-    println!("{operations} operations, {hits} hits, {walks} walks; {best} of the {wanted} best");
+    let begun_near = with.server().observed().gateway.cache.near_misses.get();
+    println!(
+        "{operations} operations, {hits} hits, {walks} walks; {best} of the {wanted} best; \
+         {begun_near} questions near one, and not proved"
+    );
     assert!(hits > operations / 40 && walks > operations / 40);
+    assert_eq!(begun_near > 0, is_near, "{begun_near}");
     assert!(best * 10 > wanted * 9, "{best} of {wanted}");
     assert_reads(&with, operations);
 }

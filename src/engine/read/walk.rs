@@ -35,8 +35,33 @@ impl<'a> Walk<'a> {
         Self { engine, query, view, filtered }
     }
 
+    /// Begins at `starts`, which are all different, or without any where the way down from `from` on level
+    /// `top` leads: there.
+    pub(super) fn enter_from<S: Space>(
+        &self,
+        space: S,
+        scratch: &mut Scratch,
+        trail: &mut Trail,
+        starts: &[Slot],
+        from: Slot,
+        top: u8,
+    ) -> Option<Slot> {
+        if starts.is_empty() {
+            return Some(self.enter(space, scratch, trail, from, top));
+        }
+        let beam = self.beam(space);
+        match self.filtered {
+            None => beam.begin(scratch, starts, |slot| self.accepts(slot)),
+            Some((filtered, flat)) => {
+                let conditions = self.conditions(flat);
+                beam.begin(scratch, starts, |slot| filtered.wants(self.engine, &conditions, slot));
+            }
+        }
+        None
+    }
+
     /// Descends from `from` on level `top`, and begins where that leads: there.
-    pub(super) fn enter<S: Space>(
+    fn enter<S: Space>(
         &self,
         space: S,
         scratch: &mut Scratch,
@@ -95,5 +120,56 @@ impl<'a> Walk<'a> {
         let live = self.engine.store.live_of_all() as u64;
         let width = self.query.ef as u64 * width_percent(filtered.count(), live) / 100;
         FilteredWalk { graph: &self.engine.graph, space, width: width as usize }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::engine::tests::{Pair, finish, found};
+    use crate::types::DocId;
+
+    #[test]
+    fn a_walk_that_begins_near_is_shorter_and_finds_what_others_do() {
+        let mut pair = Pair::new(8);
+        (1..=6_000).for_each(|id| pair.put(id));
+        pair.link_all();
+        (1..=200).for_each(|id| pair.put(id));
+        let (mut hits, mut distances) = ([0; 2], [0; 2]);
+        for _ in 0..200 {
+            let query = pair.query(10, None);
+            let truth = pair.model.nearest(&query);
+            // Some are hot, one is there twice, and one is not there at all.
+            let mut starts: Vec<DocId> =
+                truth.iter().skip(2).step_by(2).map(|(id, _)| *id).collect();
+            starts.extend([starts[0], DocId(7_000)]);
+            for (side, starts) in [&[][..], &starts].into_iter().enumerate() {
+                let mut search = pair.engine.begin_search(query.clone()).unwrap();
+                pair.engine.start_near(&mut search, starts);
+                let outcome = finish(&mut pair.engine, search);
+                let found = found(&outcome);
+                assert_eq!(found.len(), 10);
+                hits[side] += truth.iter().filter(|wanted| found.contains(wanted)).count();
+                distances[side] += outcome.work.distances;
+            }
+        }
+        assert!(hits[1] + 10 >= hits[0] && hits[1] > 1_900, "{hits:?} of 2,000");
+        assert!(distances[1] < distances[0], "{distances:?}");
+        println!("found {hits:?} of 2,000, with {distances:?} distances");
+    }
+
+    #[test]
+    fn where_nothing_near_is_linked_a_walk_begins_as_ever() {
+        let mut pair = Pair::new(9);
+        (1..=3_000).for_each(|id| pair.put(id));
+        pair.link_all();
+        (2_990..=3_000).for_each(|id| pair.put(id));
+        let query = pair.query(10, None);
+        let answers = [&[][..], &[DocId(2_995), DocId(9_999)]].map(|starts| {
+            let mut search = pair.engine.begin_search(query.clone()).unwrap();
+            pair.engine.start_near(&mut search, starts);
+            let outcome = finish(&mut pair.engine, search);
+            (found(&outcome), outcome.work)
+        });
+        assert_eq!(answers[0], answers[1]);
     }
 }
