@@ -169,13 +169,16 @@ async fn at_half_load(sides: &[Side; 2], data: &Data, rate: u32) {
 /// Durable inserts at an even rate, alone and beside searches as fast as they can, in turns.
 async fn beside_commits(process: &Process, data: &Data, name: &str, ef_search: u32) {
     let (mut alone, mut beside, mut searches) = (Vec::new(), Vec::new(), 0);
+    let mut inside = [Inserts::default(), Inserts::default()];
     let requests: Arc<Vec<SearchRequest>> = Arc::new(
         data.queries.iter().map(|query| SearchRequest { ef_search, ..search(query, 10) }).collect(),
     );
     let client = process.client().await;
     for round in 0..ROUNDS {
         let first_id = 3_000_000_000 + 10_000 * round as u64;
+        let before = Inserts::now(process);
         alone.push(inserts(&client, data, first_id).await);
+        inside[0].add(&Inserts::now(process), &before);
         let stop = Arc::new(AtomicBool::new(false));
         let mut tasks = Vec::new();
         for number in 0..CLIENTS {
@@ -193,7 +196,9 @@ async fn beside_commits(process: &Process, data: &Data, name: &str, ef_search: u
                 count
             }));
         }
+        let before = Inserts::now(process);
         beside.push(inserts(&client, data, first_id + 5_000).await);
+        inside[1].add(&Inserts::now(process), &before);
         stop.store(true, Ordering::Relaxed);
         for task in tasks {
             searches += task.await.expect("no panic");
@@ -215,6 +220,67 @@ async fn beside_commits(process: &Process, data: &Data, name: &str, ef_search: u
         ratio(0.5),
         ratio(0.99),
     );
+    let [alone, beside] = inside;
+    println!("    in the server, all rounds: alone {alone}; beside {beside}");
+}
+
+/// Inserts and commits as the server has timed them, by the buckets of its histograms.
+#[derive(Default)]
+struct Inserts {
+    /// Upper ends in seconds, and how many took at most so long: whole requests, and commits.
+    buckets: [Vec<(f64, f64)>; 2],
+}
+
+impl Inserts {
+    fn now(process: &Process) -> Self {
+        let text = get(process.http, "/metrics").expect("metrics").1;
+        let of = |labels: &str| {
+            let sample = |line: &str| {
+                let (end, count) = line.strip_prefix(labels)?.split_once("\"} ")?;
+                Some((end.parse().unwrap_or(f64::INFINITY), count.parse().ok()?))
+            };
+            text.lines().filter_map(sample).collect()
+        };
+        Self {
+            buckets: [
+                of("kyrodb_request_seconds_bucket{method=\"insert\",le=\""),
+                of("kyrodb_stage_seconds_bucket{stage=\"commit\",le=\""),
+            ],
+        }
+    }
+
+    fn add(&mut self, now: &Self, before: &Self) {
+        for ((all, now), before) in self.buckets.iter_mut().zip(&now.buckets).zip(&before.buckets) {
+            all.resize(now.len(), (0.0, 0.0));
+            for ((all, now), before) in all.iter_mut().zip(now).zip(before) {
+                *all = (now.0, all.1 + now.1 - before.1);
+            }
+        }
+    }
+}
+
+impl std::fmt::Display for Inserts {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let [requests, commits] = self.buckets.each_ref().map(|buckets| {
+            [0.5, 0.99].map(|quantile| {
+                let (mut from, wanted) =
+                    ((0.0, 0.0), quantile * buckets.last().map_or(0.0, |b| b.1));
+                for &(end, count) in buckets {
+                    if count >= wanted {
+                        let part = (wanted - from.1) / (count - from.1).max(1.0);
+                        return 1e3 * (from.0 + part * (end - from.0));
+                    }
+                    from = (end, count);
+                }
+                f64::NAN
+            })
+        });
+        write!(
+            f,
+            "p50 {:.2}, p99 {:.2} ms, of which commit {:.2} and {:.2}",
+            requests[0], requests[1], commits[0], commits[1]
+        )
+    }
 }
 
 /// Latencies of inserts of new documents, each from when it was due.
