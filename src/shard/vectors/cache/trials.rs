@@ -10,7 +10,7 @@ use super::sketch::Sketch;
 use super::tactics::{TACTICS, Tactic, compare};
 
 /// Results are compared so many times in as many uses as a trial has places.
-const EPOCHS: usize = 4;
+const EPOCHS: usize = 8;
 
 /// Results are forgotten over so many uses for each place: long enough that what comes now and then,
 /// as a scan does, is in them, and no longer, as all may change for good.
