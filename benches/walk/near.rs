@@ -5,15 +5,11 @@ use std::sync::Arc;
 
 use kyrodb::engine::{Engine, Query, SearchOutcome};
 use kyrodb::graph::search::Work;
+use kyrodb::kernels::Metric;
+use kyrodb::router::near::{Near, STARTS_MAX};
 use kyrodb::types::{DocId, mix};
 
 use super::{K, unit};
-
-/// Documents kept of a question that has been answered: `2k + 10`, as many as there are in the beam.
-const KEPT: usize = 2 * K + 10;
-
-/// Of them, the nearest to the new question are where its walk begins.
-const STARTS: usize = 8;
 
 /// Questions at this cosine to those of the set, each in a direction of its own.
 pub(super) fn run(engine: &mut Engine, queries: &[Arc<Query>], cosine: f32) -> String {
@@ -61,13 +57,15 @@ fn ids(outcome: &SearchOutcome) -> Vec<DocId> {
 
 /// The nearest to `asked` of what is found for another question.
 fn starts(engine: &mut Engine, before: &Query, asked: &[f32]) -> Vec<DocId> {
-    let kept = Query { k: KEPT.min(before.ef), include_embeddings: true, ..before.clone() };
+    let near = Near { metric: Metric::Cosine, similarity_min: -1.0 };
+    let k = near.width(before).expect("the beam is wider than k");
+    let kept = Query { k, include_embeddings: true, ..before.clone() };
     let found = walk(engine, kept, &[]);
     let dot = |row: &[f32]| row.iter().zip(asked).map(|(a, b)| a * b).sum::<f32>();
     let score = |hit: &kyrodb::engine::Hit| dot(hit.embedding.as_deref().unwrap());
     let mut near: Vec<(f32, DocId)> = found.hits.iter().map(|hit| (score(hit), hit.id)).collect();
     near.sort_by(|a, b| b.0.total_cmp(&a.0));
-    near.into_iter().take(STARTS).map(|(_, id)| id).collect()
+    near.into_iter().take(STARTS_MAX).map(|(_, id)| id).collect()
 }
 
 /// A unit vector at this cosine to another one, by a number.

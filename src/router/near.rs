@@ -35,7 +35,7 @@ const MORE: usize = 10;
 const NEIGHBOURHOOD_MAX: usize = 1_000;
 
 /// Documents that a walk begins at, where an answer is not proved.
-const STARTS_MAX: usize = 8;
+pub const STARTS_MAX: usize = 8;
 
 /// What a neighbourhood tells of a question that is near.
 #[derive(Debug, PartialEq)]
@@ -68,7 +68,8 @@ pub(super) struct Neighbourhood {
 impl Near {
     /// How many documents the neighbourhood of this question is to have; `None` if there is to be none.
     /// A walk is to cost no more for it, so there are no more than its beam is wide.
-    pub(super) fn width(self, query: &Query) -> Option<usize> {
+    #[must_use]
+    pub fn width(self, query: &Query) -> Option<usize> {
         let most = if query.is_exact { NEIGHBOURHOOD_MAX } else { query.ef.min(NEIGHBOURHOOD_MAX) };
         let width = (2 * query.k + MORE).min(most);
         // What has too low a score for one may be high enough for another.

@@ -125,8 +125,18 @@ impl<'a> Walk<'a> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use crate::engine::tests::{Pair, finish, found};
+    use crate::engine::{Query, SearchOutcome};
     use crate::types::DocId;
+
+    /// What a search finds that is told that these documents are near.
+    fn search(pair: &mut Pair, query: &Arc<Query>, starts: &[DocId]) -> SearchOutcome {
+        let mut search = pair.engine.begin_search(query.clone()).unwrap();
+        pair.engine.start_near(&mut search, starts);
+        finish(&mut pair.engine, search)
+    }
 
     #[test]
     fn a_walk_that_begins_near_is_shorter_and_finds_what_others_do() {
@@ -143,9 +153,7 @@ mod tests {
                 truth.iter().skip(2).step_by(2).map(|(id, _)| *id).collect();
             starts.extend([starts[0], DocId(7_000)]);
             for (side, starts) in [&[][..], &starts].into_iter().enumerate() {
-                let mut search = pair.engine.begin_search(query.clone()).unwrap();
-                pair.engine.start_near(&mut search, starts);
-                let outcome = finish(&mut pair.engine, search);
+                let outcome = search(&mut pair, &query, starts);
                 let found = found(&outcome);
                 assert_eq!(found.len(), 10);
                 hits[side] += truth.iter().filter(|wanted| found.contains(wanted)).count();
@@ -165,9 +173,7 @@ mod tests {
         (2_990..=3_000).for_each(|id| pair.put(id));
         let query = pair.query(10, None);
         let answers = [&[][..], &[DocId(2_995), DocId(9_999)]].map(|starts| {
-            let mut search = pair.engine.begin_search(query.clone()).unwrap();
-            pair.engine.start_near(&mut search, starts);
-            let outcome = finish(&mut pair.engine, search);
+            let outcome = search(&mut pair, &query, starts);
             (found(&outcome), outcome.work)
         });
         assert_eq!(answers[0], answers[1]);
