@@ -141,7 +141,9 @@ fn clients_show_a_certificate_where_that_is_asked_for() {
     let process = files.spawn(true);
     runtime().block_on(async {
         let own = authority.sign(2090);
-        eventually("the server is ready", || is_served(process.grpc, &authority, Some(&own))).await;
+        // Health is answered while the log is read; what the command says of a server counts after.
+        eventually("the server is ready", || async { process.log().contains("is ready") }).await;
+        assert!(is_served(process.grpc, &authority, Some(&own)).await);
         assert!(!is_served(process.grpc, &authority, None).await);
         let strangers = Authority::new().sign(2090);
         assert!(!is_served(process.grpc, &authority, Some(&strangers)).await);
