@@ -129,6 +129,8 @@ pub struct Search {
     pub(super) work: Work,
     hot_scanned: u64,
     hot_cut: bool,
+    /// It was wound up before it had looked at everything: see [`Search::wind_up`].
+    was_cut: bool,
     /// See [`Search::region`].
     region: u32,
     pub(super) reused: Box<Reused>,
@@ -496,6 +498,7 @@ impl Engine {
             work: Work::default(),
             hot_scanned: 0,
             hot_cut: false,
+            was_cut: false,
             region: 0,
             reused,
             query,
@@ -524,7 +527,7 @@ impl Engine {
 
     /// Ends a search, complete or not, with what it has.
     pub fn finish_search(&mut self, mut search: Search) -> SearchOutcome {
-        let complete = search.phase == Phase::Done;
+        let complete = search.phase == Phase::Done && !search.was_cut;
         if search.phase == Phase::Walk {
             search.collect_walk(self);
         }
@@ -555,9 +558,12 @@ impl Engine {
         // Distances that differ may be equal as scores.
         hits.sort_by(|a, b| b.score.total_cmp(&a.score).then(a.id.cmp(&b.id)));
         self.end_search(reused);
+        let found_count = hits.len();
         if query.include_embeddings && self.store.places().is_some() {
             hits.retain(|hit| hit.embedding.is_some());
         }
+        // What has no vector is either said to be lost, or there was no time for it.
+        let complete = complete && (hits.len() == found_count || !lost.is_empty());
         SearchOutcome {
             hits,
             found,

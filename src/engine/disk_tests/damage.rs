@@ -109,3 +109,40 @@ fn a_search_that_waits_for_the_disk_ends_with_what_it_has() {
         assert_eq!(outcome.hits.len(), given.min(wanted.len()).min(10));
     }
 }
+
+/// Wherever a search is when its time is over, it does not say that it has looked at everything.
+#[test]
+fn a_search_that_is_cut_off_is_not_complete() {
+    let mut kept = Kept::new(45);
+    (1..=3_000).for_each(|id| kept.pair.put(id));
+    let far = kept.pair.random.vector();
+    for is_linked in [false, true] {
+        if is_linked {
+            kept.link_all();
+        }
+        for (is_exact, filter, min_score) in [
+            (true, None, 0.0),
+            (false, None, 0.0),
+            (false, None, 0.999),
+            (false, Some(Filter::namespace("nobody's")), 0.0),
+            (true, Some(Filter::namespace("a")), 0.0),
+        ] {
+            let vector = far.clone().into();
+            let query =
+                Query { vector, is_exact, min_score, ..(*kept.pair.query(10, filter)).clone() };
+            let query = Arc::new(query);
+            for steps in 0.. {
+                let mut search = kept.pair.engine.begin_search(query.clone()).unwrap();
+                let is_done = (0..steps).any(|_| search.step(&kept.pair.engine));
+                search.wind_up(&kept.pair.engine);
+                let outcome = kept.pair.engine.finish_search(search);
+                assert_eq!(outcome.complete, is_done, "{query:?} after {steps} steps");
+                if is_done {
+                    let expected = kept.pair.model.nearest(&query).len();
+                    assert!(min_score > 0.0 || outcome.hits.len() == expected, "{query:?}");
+                    break;
+                }
+            }
+        }
+    }
+}

@@ -59,6 +59,39 @@ fn a_search_of_one_owner_finds_the_vectors_of_all() {
     assert!(files.reads > 300, "{} rows were read", files.reads);
 }
 
+/// What a search has found in memory goes with its vector, though another owner lets that go before the
+/// answer is made.
+#[test]
+fn hits_keep_vectors_that_another_owner_lets_go() {
+    let (mut engines, mut model) = (engines(2), Model::default());
+    let (mut random, mut files) = (Random(8 << 32), Files::default());
+    (1..=300).for_each(|id| put(&mut engines, &mut model, &mut random, id));
+    let query = Arc::new(Query {
+        vector: random.vector().into(),
+        k: 10,
+        ef: 10,
+        min_score: 0.0,
+        filter: None,
+        include_embeddings: true,
+        is_exact: true,
+    });
+    let mut search = engines[0].begin_search_in(query.clone(), Scope::Partition).unwrap();
+    while !search.step(&engines[0]) {
+        assert!(search.wanted().is_empty(), "all is in memory");
+    }
+    files.save(&mut engines[1], 1).unwrap();
+    while engines[1].link_step() == LinkProgress::More {}
+    let gone = model.nearest(&query).iter().filter(|(id, _)| id.shard(2).0 == 1).count();
+    assert!(gone > 0, "some of the hits are the other's");
+    assert!(engines[1].store().row_bytes_in_memory() < 100 * 64, "and not in memory any more");
+    let outcome = engines[0].finish_search(search);
+    assert_eq!(found(&outcome), model.nearest(&query));
+    assert!(outcome.complete && outcome.lost.is_empty());
+    for hit in &outcome.hits {
+        assert_eq!(hit.embedding.as_ref(), Some(&model.0[&hit.id].0));
+    }
+}
+
 /// One owner writes, saves and lets rows go, while another searches on a thread of its own: what the
 /// searches find in memory is what was written.
 #[test]

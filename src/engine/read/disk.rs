@@ -72,6 +72,12 @@ impl OnDisk {
         self.given.clear();
     }
 
+    fn give(&mut self, index: usize, row: &[f32]) {
+        let width = self.rows.len() / self.wanted.len();
+        self.rows[index * width..(index + 1) * width].copy_from_slice(row);
+        self.given[index] = Given::Row;
+    }
+
     fn row(&self, index: usize) -> Option<&[f32]> {
         let width = self.rows.len() / self.wanted.len().max(1);
         let is_there = self.given.get(index) == Some(&Given::Row);
@@ -88,8 +94,9 @@ impl OnDisk {
 }
 
 impl Search {
-    /// The slots whose vectors the search waits for, in the order of their names. Each is to be given
-    /// or reported lost before the next step, which goes on without those that were not.
+    /// The slots whose vectors the search waits for, in the order of their names; some may have been given
+    /// before. Each is to be given or reported lost before the next step, which goes on without those
+    /// that were not.
     #[must_use]
     pub fn wanted(&self) -> &[Slot] {
         match self.phase {
@@ -98,15 +105,19 @@ impl Search {
         }
     }
 
+    /// True if the vector of a slot that is wanted, by its index, was given.
+    #[must_use]
+    pub fn is_given(&self, index: usize) -> bool {
+        self.reused.disk.given[index] == Given::Row
+    }
+
     /// Gives the vector of a slot that is wanted, by its index, as its row is on disk.
     ///
     /// # Panics
     /// If it is none that is wanted, or not a row.
     pub fn give(&mut self, index: usize, row: &[f32]) {
         let disk = &mut self.reused.disk;
-        let width = disk.rows.len() / disk.wanted.len();
-        disk.rows[index * width..(index + 1) * width].copy_from_slice(row);
-        disk.given[index] = Given::Row;
+        disk.give(index, row);
     }
 
     /// The vector of a slot that is wanted, by its index, is not to be had: its document is left out.
@@ -114,11 +125,13 @@ impl Search {
         self.reused.disk.given[index] = Given::Lost;
     }
 
-    /// Goes on as if there were nothing more to look at: asks for what is worth it of what was seen.
+    /// Goes on as if there were nothing more to look at: asks for what is worth it of what was seen. The
+    /// outcome is not complete, whatever comes of it.
     pub fn wind_up(&mut self, engine: &Engine) {
         if engine.store.places().is_none() || matches!(self.phase, Phase::Done | Phase::Fetch) {
             return;
         }
+        self.was_cut = true;
         if self.phase == Phase::Walk {
             self.collect_walk(engine);
         }
@@ -141,12 +154,7 @@ impl Search {
             && disk.wanted.is_empty()
         {
             disk.are_of_hits = true;
-            // All of them if any: what is in memory now may go while the others are read.
-            let reading = places.read(engine.store.stripe().owner());
-            let top = &self.reused.top;
-            if top.slots().any(|slot| matches!(reading.find(slot), Place::Disk(_))) {
-                disk.wanted.extend(top.slots());
-            }
+            disk.wanted.extend(self.reused.top.slots());
         }
         if disk.wanted.is_empty() {
             return;
@@ -155,6 +163,18 @@ impl Search {
         let values = places.row_bytes() / size_of::<f32>();
         disk.rows.resize(disk.wanted.len() * values, 0.0);
         disk.given.resize(disk.wanted.len(), Given::Nothing);
+        if disk.are_of_hits {
+            // What is in memory now is kept: another owner may let it go before the answer is made.
+            let reading = places.read(engine.store.stripe().owner());
+            for index in 0..disk.wanted.len() {
+                if let Place::Memory(row) = reading.find(disk.wanted[index]) {
+                    disk.give(index, row);
+                }
+            }
+            if disk.given.iter().all(|given| *given == Given::Row) {
+                return;
+            }
+        }
         disk.after = Some(std::mem::replace(&mut self.phase, Phase::Fetch));
     }
 
