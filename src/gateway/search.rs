@@ -19,6 +19,18 @@ use crate::proto;
 use crate::router::Router;
 use crate::router::cached::Answer;
 
+/// Before a search that found no place tries again.
+const BUSY_PAUSE: Duration = Duration::from_millis(5);
+
+/// How long a search waits for a place among those in flight.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Patience {
+    /// Not at all: its client is told, and may try again.
+    None,
+    /// One of a stream, whose others may be what is in its way: they will be done.
+    UntilDeadline,
+}
+
 impl Gateway {
     /// A Search. Its record ends when its response is encoded, or with the error.
     pub(super) async fn unary_search(
@@ -34,7 +46,10 @@ impl Gateway {
         let (found, about) = match subject {
             Ok(subject) => {
                 let about = subject.about(&message);
-                (self.search(&subject, message, timeout, begun, &mut trace).await, about)
+                let patience = Patience::None;
+                let found =
+                    self.search(&subject, message, timeout, begun, &mut trace, patience).await;
+                (found, about)
             }
             Err(error) => (Err(self.refuse_search(error)), About::default()),
         };
@@ -70,7 +85,10 @@ impl Gateway {
         let modes = &self.health.modes;
         let about = subject.about(&request);
         let found = match modes.check().and_then(|()| self.access.charge(&subject.caller)) {
-            Ok(()) => self.search(subject, request, timeout, begun, &mut trace).await,
+            Ok(()) => {
+                let patience = Patience::UntilDeadline;
+                self.search(subject, request, timeout, begun, &mut trace, patience).await
+            }
             Err(error) => Err(self.refuse_search(error)),
         };
         if matches!(found, Ok(_) | Err(Error::Expired(_))) {
@@ -95,8 +113,9 @@ impl Gateway {
         timeout: Option<Duration>,
         begun: Instant,
         trace: &mut Trace,
+        patience: Patience,
     ) -> Result<proto::SearchResponse> {
-        let found = self.search_shards(subject, request, timeout, begun, trace).await;
+        let found = self.search_shards(subject, request, timeout, begun, trace, patience).await;
         let latency = begun.elapsed();
         let gateway = &self.observed.gateway;
         gateway.queries.add(1);
@@ -135,6 +154,7 @@ impl Gateway {
         timeout: Option<Duration>,
         begun: Instant,
         trace: &mut Trace,
+        patience: Patience,
     ) -> Result<Answer> {
         let router = self.router()?;
         let server_max = Duration::from_millis(self.search_max_ms.load(Ordering::Relaxed));
@@ -148,7 +168,19 @@ impl Gateway {
         }
         let realm = subject.realm(&request.namespace);
         let query: Query = validate::search(request, vector?, self.rules(), &self.config, subject)?;
-        router.search_cached(query, realm, subject.party(), deadline, trace).await
+        let party = subject.party();
+        if patience == Patience::None {
+            return router.search_cached(query, realm, party, deadline, trace).await;
+        }
+        loop {
+            let (query, realm) = (query.clone(), realm.clone());
+            match router.search_cached(query, realm, party, deadline, trace).await {
+                Err(Error::Busy { .. }) if Instant::now() + BUSY_PAUSE < deadline => {
+                    tokio::time::sleep(BUSY_PAUSE).await;
+                }
+                found => return found,
+            }
+        }
     }
 
     /// The vector of the document that a search names instead of bringing one.

@@ -1,14 +1,13 @@
 //! The streaming RPCs. Order within a stream is kept: the later of two writes to one document
 //! wins, and answers come in the order of requests.
 
-use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use futures_util::FutureExt;
 use futures_util::stream::{FuturesUnordered, Stream, StreamExt};
 use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio::task::JoinSet;
 use tonic::{Request, Status, Streaming};
 
 use super::Gateway;
@@ -349,7 +348,8 @@ impl Gateway {
     }
 
     /// Searches several requests at once, and answers in their order. A bad request ends the
-    /// stream with its status once all before it are answered.
+    /// stream with its status once all before it are answered. Each search is a task of its own: it
+    /// ends, and keeps nothing of the shards, whether or not its client reads the answers.
     pub(super) fn bulk_search(
         self: Arc<Self>,
         stream: Streaming<proto::SearchRequest>,
@@ -357,7 +357,6 @@ impl Gateway {
         timeout: Option<Duration>,
     ) -> SearchStream {
         let opened = Instant::now();
-        // One client alone must not run into the bound on searches.
         let ahead = SEARCHES_AHEAD.min(self.config.timeouts.max_concurrent_queries);
         let searches = stream.enumerate().map(move |(index, message)| {
             let (gateway, subject) = (self.clone(), subject.clone());
@@ -369,15 +368,19 @@ impl Gateway {
                 }
                 let begun = Instant::now();
                 let left = timeout.map(|timeout| timeout.saturating_sub(opened.elapsed()));
-                let found =
-                    AssertUnwindSafe(gateway.streamed_search(&subject, request, left, begun));
-                let found = found.catch_unwind().await.unwrap_or_else(|_| {
+                // Ended with the stream.
+                let mut task = JoinSet::new();
+                let (searched, origin) = (gateway.clone(), subject.origin.clone());
+                task.spawn(async move {
+                    searched.streamed_search(&subject, request, left, begun).await
+                });
+                let found = task.join_next().await.and_then(Result::ok).unwrap_or_else(|| {
                     gateway.observed.gateway.panics.add(1);
                     Err(Error::Internal("internal server panic".into()))
                 });
                 found.map_err(|error| {
                     if let Error::Internal(what) = &error {
-                        log_fault("BulkSearch", &subject.origin, what);
+                        log_fault("BulkSearch", &origin, what);
                     }
                     gateway.refuse(&error)
                 })

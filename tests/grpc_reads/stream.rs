@@ -110,3 +110,68 @@ fn a_client_that_leaves_a_stream_takes_its_searches_with_it() {
     let metrics = get(server.server().http_address(), "/metrics").unwrap().1;
     assert_eq!(metric(&metrics, "kyrodb_panics_total"), Some(0.0));
 }
+
+/// Whether its client reads or not: what a stream has in flight ends, and others find their places free.
+#[test]
+fn a_stream_that_nobody_reads_keeps_no_places() {
+    let server = Inside::start(&[
+        ("hnsw.distance", "euclidean"),
+        ("runtime.shards", "3"),
+        ("timeouts.max_concurrent_queries", "16"),
+    ]);
+    runtime().block_on(async {
+        let mut client = server.client().await;
+        let text = "x".repeat(1_000);
+        let document = |id: u64| insert(id, &vector(id, 8), &[("text", &text)]);
+        store(&mut client, (1..=2_000).map(document).collect()).await;
+        // Each answer is larger than what the client takes without reading.
+        let mut unread = Vec::new();
+        for _ in 0..20 {
+            let requests = (0..200).map(|n| search(&vector(n, 8), 1_000));
+            let stream = client.bulk_search(futures_util::stream::iter(requests)).await.unwrap();
+            unread.push(stream.into_inner());
+        }
+        let client = &client;
+        eventually("there is room for as many searches as are allowed", || async {
+            let searches = (0..16).map(|n| {
+                let mut client = client.clone();
+                async move { client.search(search(&vector(n, 8), 10)).await.is_ok() }
+            });
+            futures_util::future::join_all(searches).await.into_iter().all(|is_ok| is_ok)
+        })
+        .await;
+        let mut stream = unread.pop().unwrap();
+        let mut answers = 0;
+        while let Some(answer) = stream.next().await {
+            assert_eq!(answer.unwrap().results.len(), 1_000);
+            answers += 1;
+        }
+        assert_eq!(answers, 200, "and it goes on when it is read");
+    });
+}
+
+/// Streams that together want more places than there are wait for each other.
+#[test]
+fn streams_wait_for_places() {
+    let server = Inside::start(&[
+        ("hnsw.distance", "euclidean"),
+        ("runtime.shards", "3"),
+        ("timeouts.max_concurrent_queries", "4"),
+    ]);
+    runtime().block_on(async {
+        let mut client = server.client().await;
+        store(&mut client, (1..=2_000).map(|id| insert(id, &vector(id, 8), &[])).collect()).await;
+        let streams = (0..6).map(|_| {
+            let mut client = client.clone();
+            async move {
+                let requests = (1..=300).map(|id| search(&vector(id, 8), 100)).collect();
+                bulk_search(&mut client, requests).await
+            }
+        });
+        for (answers, end) in futures_util::future::join_all(streams).await {
+            assert!(end.is_none(), "{end:?}");
+            let first: Vec<u64> = answers.iter().map(|answer| ids(answer)[0]).collect();
+            assert_eq!(first, (1..=300).collect::<Vec<_>>());
+        }
+    });
+}
