@@ -13,6 +13,9 @@ use hashbrown::HashTable;
 /// Most rounds that something stays for having been found.
 const USES_MAX: u8 = 3;
 
+/// So many places before it the hand looks for what can't be of use any more.
+const HAND_LOOKS: usize = 8;
+
 /// Parts that a table has at most, and how many things a part has room for at least, if there are more
 /// parts than one.
 const PARTS_MAX: usize = 16;
@@ -87,6 +90,34 @@ impl<V: Clone> Table<V> {
             && part.bytes.load(Ordering::Relaxed) + bytes <= part.bytes_max
     }
 
+    /// True if something goes to the place of what is the same, or of something that can't be of use any
+    /// more and would be the next to go.
+    #[must_use]
+    pub fn has_place_of_stale(
+        &self,
+        hash: u64,
+        bytes: usize,
+        is_same: impl Fn(&V) -> bool,
+        is_stale: impl Fn(&V) -> bool,
+    ) -> bool {
+        let part = self.part(hash);
+        let Some(kept) = part.lock() else { return false };
+        let place = kept.place_of(hash, is_same).or_else(|| kept.stale_at_hand(is_stale));
+        let entry = place.and_then(|place| kept.places[place as usize].as_ref());
+        entry.is_some_and(|entry| kept.bytes - entry.bytes + bytes <= part.bytes_max)
+    }
+
+    /// Forgets what has this hash and is meant.
+    pub fn forget(&self, hash: u64, is_meant: impl Fn(&V) -> bool) -> Option<V> {
+        let part = self.part(hash);
+        let mut kept = part.lock()?;
+        let place = kept.place_of(hash, is_meant)?;
+        let mut gone = Vec::new();
+        kept.remove(place, &mut gone);
+        part.note(&kept);
+        gone.pop()
+    }
+
     /// Finds what has this hash and is wanted.
     pub fn find(&self, hash: u64, mut is_wanted: impl FnMut(&V) -> bool) -> Option<V> {
         let mut kept = self.part(hash).lock()?;
@@ -147,13 +178,7 @@ impl<V: Clone> Table<V> {
             return None;
         }
         let mut kept = part.lock()?;
-        let Kept { index, places, .. } = &*kept;
-        let is_it = |&place: &u32| {
-            let entry = places[place as usize].as_ref();
-            entry.is_some_and(|entry| entry.hash == hash && is_same(&entry.value))
-        };
-        let same = index.find(hash, is_it).copied();
-        let uses = match same {
+        let uses = match kept.place_of(hash, is_same) {
             Some(place) => kept.remove(place, gone),
             None => 0,
         };
@@ -227,6 +252,25 @@ impl<V> Kept<V> {
         self.index.insert_unique(hash, place, hash_of);
     }
 
+    /// The place of what has this hash and is meant.
+    fn place_of(&self, hash: u64, is_meant: impl Fn(&V) -> bool) -> Option<u32> {
+        let is_it = |&place: &u32| {
+            let entry = self.places[place as usize].as_ref();
+            entry.is_some_and(|entry| entry.hash == hash && is_meant(&entry.value))
+        };
+        self.index.find(hash, is_it).copied()
+    }
+
+    /// The place of what can't be of use any more, if the hand comes by it soon.
+    fn stale_at_hand(&self, is_stale: impl Fn(&V) -> bool) -> Option<u32> {
+        let count = self.places.len();
+        let mut soon = (self.hand..self.hand + count.min(HAND_LOOKS)).map(|place| place % count);
+        let is_it = |&place: &usize| {
+            self.places[place].as_ref().is_some_and(|entry| is_stale(&entry.value))
+        };
+        soon.find(is_it).map(|place| place as u32)
+    }
+
     /// Takes out what is at `place`; how much it was used.
     fn remove(&mut self, place: u32, gone: &mut Vec<V>) -> u8 {
         let Some(entry) = self.places[place as usize].take() else { return 0 };
@@ -241,6 +285,9 @@ impl<V> Kept<V> {
 
     /// The place of what has been of the least use. Something has to be there.
     fn least_used(&mut self, is_stale: impl Fn(&V) -> bool) -> u32 {
+        if let Some(place) = self.stale_at_hand(&is_stale) {
+            return place;
+        }
         loop {
             let place = self.hand;
             self.hand = (self.hand + 1) % self.places.len();
@@ -301,6 +348,24 @@ mod tests {
         assert!(table.size().1 <= 100);
         assert!(keep(&table, 99, 101).is_empty());
         assert!(!find(&table, 99), "it is larger than all there is room for");
+    }
+
+    #[test]
+    fn what_is_stale_has_a_place_to_give_and_what_is_forgotten_is_gone() {
+        let table = Table::new(10, 100);
+        let has_place = |number: u64, bytes, stale: &[u64]| {
+            let hash = crate::types::mix(number);
+            let is_stale = |value: &u64| stale.contains(value);
+            table.has_place_of_stale(hash, bytes, |&same| same == number, is_stale)
+        };
+        (0..10).for_each(|number| drop(keep(&table, number, 10)));
+        assert!(!has_place(20, 10, &[]));
+        assert!(has_place(5, 10, &[]), "that of the same");
+        assert!(has_place(20, 10, &[3]) && !has_place(20, 11, &[3]), "there is no room for more");
+        assert!(!has_place(20, 10, &[9]), "it is too far from the hand");
+        assert_eq!(table.forget(crate::types::mix(3), |&value| value == 3), Some(3));
+        assert_eq!(table.forget(crate::types::mix(3), |&value| value == 3), None);
+        assert!(!find(&table, 3) && table.size() == (9, 90) && table.has_room(3, 10));
     }
 
     #[test]

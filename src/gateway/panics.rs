@@ -72,7 +72,7 @@ where
 
 /// The last part of the path of a method that there is.
 fn method(path: &str) -> &'static str {
-    const METHODS: [&str; 15] = [
+    const METHODS: [&str; 16] = [
         "Insert",
         "BulkInsert",
         "BulkLoadHnsw",
@@ -83,6 +83,7 @@ fn method(path: &str) -> &'static str {
         "Search",
         "BulkSearch",
         "BulkQuery",
+        "ListDocuments",
         "Health",
         "Metrics",
         "FlushHotTier",

@@ -1,7 +1,7 @@
 //! From the wire to the words of the engine. What passes here is never checked again, so
 //! everything is checked here: ids, vectors, limits, filters.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use super::subject::Subject;
 use crate::config::Config;
@@ -181,7 +181,9 @@ pub(super) fn scope(
     filter: Option<&proto::MetadataFilter>,
     exact: &HashMap<String, String>,
 ) -> Result<Option<Filter>> {
-    let exact = exact.iter().map(|(key, value)| Filter::Exact(key.clone(), value.clone()));
+    // In one order, so that the cache of queries takes equal conditions for equal.
+    let exact: BTreeMap<_, _> = exact.iter().collect();
+    let exact = exact.into_iter().map(|(key, value)| Filter::Exact(key.clone(), value.clone()));
     let mut conditions: Vec<Filter> = subject.condition().into_iter().chain(exact).collect();
     if let Some(filter) = filter {
         let mut budget = Budget { conditions: CONDITIONS_MAX, ranges: RANGES_MAX };

@@ -29,6 +29,7 @@ use crate::cache::table::Table;
 use crate::engine::{Hit, Query};
 use crate::error::Result;
 use crate::graph::search::Work;
+use crate::kernels::Metric;
 use crate::observe::trace::{Stage, Trace};
 use crate::store::realm::Realm;
 use crate::types::DocId;
@@ -43,6 +44,8 @@ pub struct Params {
     pub entries_max: usize,
     /// Most bytes of them, about.
     pub bytes_max: usize,
+    /// How documents are compared.
+    pub metric: Metric,
     /// When a question is near one of before; `None` if only the same one counts.
     pub near: Option<Near>,
     /// Hits compared with a fresh search, at most, a second.
@@ -60,6 +63,8 @@ pub struct Kept {
     pub found: Found,
     /// What is around it, where questions near this one may be answered.
     around: Option<Neighbourhood>,
+    /// The walk that found it began at what was found for a question that is near.
+    pub(super) began_near: bool,
 }
 
 /// The answer to a search.
@@ -97,6 +102,7 @@ pub(super) struct QueryCache {
     seen: Seen,
     hasher: DefaultHashBuilder,
     near: Option<Near>,
+    pub(super) metric: Metric,
     pub(super) checks: Checks,
 }
 
@@ -107,6 +113,7 @@ impl QueryCache {
             seen: Seen::default(),
             hasher: DefaultHashBuilder::default(),
             near: params.near,
+            metric: params.metric,
             checks: Checks::new(params.checks_per_second, params.overlap_min),
         }
     }
@@ -185,16 +192,15 @@ impl Router {
                 if let Some(width) = width {
                     (query.k, query.include_embeddings) = (width, true);
                 }
-                let starts = missed.starts.take();
-                let begins_near = starts.is_some();
+                let starts = missed.starts.clone();
                 let (found, query) = self.search_as(query, starts, party, deadline, trace).await?;
                 let realm = std::mem::take(&mut missed.realm);
                 let key = Key { query, asked, realm };
                 let answer = self.keep(cache, missed, key, found, width.is_some());
-                if let (true, Answer::Shared(kept)) = (begins_near, &answer) {
-                    cache
-                        .checks
-                        .offer(|| Sample::near_walk(&kept.key, kept.stamp, &kept.found.hits));
+                if let Answer::Shared(kept) = &answer
+                    && kept.began_near
+                {
+                    cache.checks.offer(|| Sample::of(kept));
                 }
                 return Ok(answer);
             }
@@ -219,7 +225,7 @@ impl Router {
         let hash = key::hash(&cache.hasher, query, &realm);
         let is_it = |kept: &Arc<Kept>| kept.stamp == stamp && kept.key.is_for(query, &realm);
         if let Some(kept) = cache.table.find(hash, is_it) {
-            cache.checks.offer(|| Sample::of(&kept.key, kept.stamp, &kept.found.hits));
+            cache.checks.offer(|| Sample::of(&kept));
             return Looked::Same(kept);
         }
         let starts = match self.look_near(cache, query, &realm, stamp) {
@@ -286,7 +292,8 @@ impl Router {
         mut found: Found,
         has_more: bool,
     ) -> Answer {
-        let Missed { hash, bucket, stamp, is_repeat, .. } = missed;
+        let Missed { hash, bucket, stamp, is_repeat, ref starts, .. } = missed;
+        let began_near = starts.is_some();
         let around = match cache.near.filter(|_| has_more) {
             None => None,
             Some(near) => {
@@ -298,14 +305,20 @@ impl Router {
         let is_whole = found.reasons.is_empty() && found.shards_answered == found.shards_asked;
         let more = around.as_ref().map_or(0, Neighbourhood::bytes);
         let bytes = key.bytes() + bytes(&found) + more;
+        let is_same = |other: &Arc<Kept>| other.key.is_same(&key);
+        let is_stale =
+            |other: &Arc<Kept>| self.stamp(Bucket::of(&other.key.realm)) != Some(other.stamp);
         // A question near another one never is the same.
-        let is_worth_it = is_repeat || has_more || cache.table.has_room(hash, bytes);
+        let is_worth_it = is_repeat
+            || has_more
+            || cache.table.has_room(hash, bytes)
+            || cache.table.has_place_of_stale(hash, bytes, is_same, is_stale);
         let is_fit = is_worth_it && bytes <= cache.table.entry_bytes_max();
         // If something has been written since, nobody would be given it, but it would take a place.
         if !is_whole || !is_fit || self.stamp(bucket) != Some(stamp) {
             return Answer::Fresh(found);
         }
-        let mut kept = Kept { key, stamp, found, around };
+        let mut kept = Kept { key, stamp, found, around, began_near };
         // Memory that documents share must not be kept for the sake of one of them.
         let others = kept.around.iter_mut().flat_map(|around| &mut around.others);
         for hit in kept.found.hits.iter_mut().chain(others) {
@@ -313,8 +326,6 @@ impl Router {
         }
         let kept = Arc::new(kept);
         let is_same = |other: &Arc<Kept>| other.key.is_same(&kept.key);
-        let is_stale =
-            |other: &Arc<Kept>| self.stamp(Bucket::of(&other.key.realm)) != Some(other.stamp);
         let mut gone = Vec::new();
         let evicted = cache.table.keep(hash, bytes, kept.clone(), is_same, is_stale, &mut gone);
         self.observed.gateway.cache.evictions.add(evicted.unwrap_or(0) as u64);
@@ -333,6 +344,13 @@ impl Router {
             self.clear_cache(cache);
             tracing::info!("the cache of queries is on again");
         }
+    }
+
+    /// Forgets the answer to a question, if it is kept.
+    pub(super) fn forget(&self, cache: &QueryCache, query: &Query, realm: &Realm) {
+        let hash = key::hash(&cache.hasher, query, realm);
+        drop(cache.table.forget(hash, |kept| kept.key.is_for(query, realm)));
+        self.note_size(cache);
     }
 
     /// Forgets all answers.

@@ -10,8 +10,9 @@ use std::time::{Duration, Instant};
 use super::cached::{Answer, Params};
 use super::tests::Town;
 use crate::cache::changes::Changing;
-use crate::engine::{Hit, Query, Scope, SearchOutcome};
+use crate::engine::{Document, Hit, Query, Scope, SearchOutcome};
 use crate::error::Result;
+use crate::kernels::Metric;
 use crate::store::payload::Payload;
 use crate::store::realm::Realm;
 use crate::types::DocId;
@@ -19,6 +20,7 @@ use crate::types::DocId;
 const PARAMS: Params = Params {
     entries_max: 10,
     bytes_max: 1 << 20,
+    metric: Metric::Cosine,
     near: None,
     checks_per_second: 1e6,
     overlap_min: 0.9,
@@ -74,6 +76,10 @@ impl Town {
 
 fn document() -> Payload {
     Payload::new([], "").unwrap()
+}
+
+fn other_document() -> Payload {
+    Payload::new([("k", "other")], "").unwrap()
 }
 
 #[tokio::test]
@@ -147,11 +153,12 @@ async fn a_cache_whose_hits_are_not_what_is_found_turns_itself_off() {
     let numbers = Arc::new(AtomicU64::new(1));
     town.answer(0, numbered(&numbers));
     let counters = &town.observed.gateway.cache;
-    assert_eq!(town.number().await, (1, false));
     for check in 1..=20 {
-        assert_eq!(town.number().await, (1, true));
+        let (number, is_cached) = town.number().await;
+        assert!(!is_cached, "what has less than was found is forgotten");
+        assert_eq!(town.number().await, (number, true));
         assert!(counters.is_on());
-        // Each search finds something else.
+        // Each search finds something else, and what was found before is not there.
         town.router.check_hit().await;
         assert_eq!(counters.checked.get(), check);
     }
@@ -161,4 +168,45 @@ async fn a_cache_whose_hits_are_not_what_is_found_turns_itself_off() {
     assert_eq!([town.number().await, town.number().await], [(first, false), (first + 1, false)]);
     town.router.retry_cache();
     assert_eq!([town.number().await, town.number().await], [(first + 2, false), (first + 2, true)]);
+}
+
+/// Walks differ: a hit that has what is nearer than a search finds now is none of another state.
+#[tokio::test]
+async fn a_hit_whose_documents_are_there_counts_though_they_are_not_found() {
+    for (payload, value, is_good) in
+        [(document(), 1.0, true), (document(), 0.0, false), (other_document(), 1.0, false)]
+    {
+        let town = Town::new(1, 1).with_cache(PARAMS);
+        let numbers = Arc::new(AtomicU64::new(1));
+        town.answer(0, numbered(&numbers));
+        // The one that is found at first, and its vector, which is the question's.
+        let embedding = Some([value].into());
+        let read = Document { payload, embedding, on_disk: None, is_hot: false };
+        town.documents.lock().unwrap().insert(DocId(1), read);
+        let counters = &town.observed.gateway.cache;
+        assert_eq!(town.number().await, (1, false));
+        for check in 1..=if is_good { 30 } else { 1 } {
+            assert_eq!(town.number().await, (1, true));
+            town.router.check_hit().await;
+            assert_eq!(counters.checked.get(), check);
+        }
+        assert_eq!(counters.overlap_millionths.get(), if is_good { 1_000_000 } else { 0 });
+        assert!(counters.is_on());
+        assert_eq!(town.number().await.1, is_good, "what is none is forgotten");
+    }
+}
+
+/// A cache that is full has room again once something is written, without evicting what is good.
+#[tokio::test]
+async fn what_is_outdated_makes_room_at_once() {
+    let town = Town::new(1, 1).with_cache(Params { entries_max: 1, ..PARAMS });
+    let (numbers, mut owner) = (Arc::new(AtomicU64::new(1)), town.owner(0));
+    town.answer(0, numbered(&numbers));
+    assert_eq!(town.number().await, (1, false));
+    for round in 2..=5 {
+        owner.touch(&document());
+        owner.settle();
+        assert_eq!([town.number().await, town.number().await], [(round, false), (round, true)]);
+    }
+    assert_eq!(town.observed.gateway.cache.missed_repeats.get(), 0);
 }

@@ -4,20 +4,27 @@
 //!
 //! A hit is compared with what a search finds in the same state of the documents: if anything has been
 //! written since, there is nothing to compare. What may differ all the same is what walks find, since
-//! documents are linked and dead nodes taken out meanwhile; more than a little of that, or documents that
-//! are not there, would be a fault.
+//! documents are linked and dead nodes taken out meanwhile. So what counts is how near the documents are
+//! that a hit has, each in its place: those that a search finds, or others as near that are there to be
+//! read, with this metadata and this score. A hit that has less is forgotten, and does not count again;
+//! where many have, there would be a fault.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
-use super::key::{Asked, Key};
+use super::cached::{Kept, QueryCache};
+use super::key::Asked;
+use super::near::padded;
 use super::{Found, Router};
 use crate::cache::changes::{Bucket, Stamp};
-use crate::engine::{Hit, Query};
+use crate::engine::{Document, Hit, Query};
+use crate::kernels::{Distance, Metric};
 use crate::observe::trace::{Trace, nanos};
 use crate::store::realm::Realm;
+use crate::types::DocId;
+use crate::with_distance;
 
 /// Between two looks at whether there is a hit to be compared, and time for it.
 const LOOK_PERIOD: Duration = Duration::from_millis(100);
@@ -27,6 +34,9 @@ const LIFE_MAX: Duration = Duration::from_secs(5);
 
 /// A fresh search has so much time.
 const SEARCH_MAX: Duration = Duration::from_secs(1);
+
+/// By how much a score may differ for the order in which its parts were added.
+const SCORE_ERROR_MAX: f32 = 1e-5;
 
 /// The last hits compared, and how many it takes for a judgement.
 const RECENT: usize = 100;
@@ -51,41 +61,28 @@ pub(super) struct Sample {
     realm: Realm,
     stamp: Stamp,
     hits: Vec<Hit>,
-    rests_on: RestsOn,
-}
-
-/// What an answer rests on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum RestsOn {
-    /// The answer to the same question.
-    Same,
-    /// What was found for a question that is near, which proves it.
-    Near,
-    /// A walk that began at what was found for a question that is near.
-    NearWalk,
+    /// It rests on what was found for a question that is near: proved by that, or found by a walk that
+    /// began there.
+    is_near: bool,
 }
 
 impl Sample {
     /// An answer that is kept.
-    pub(super) fn of(key: &Key, stamp: Stamp, hits: &[Hit]) -> Self {
-        let Asked { k, ef, include_embeddings } = key.asked;
-        let query = Query { k, ef, include_embeddings, ..(*key.query).clone() };
-        Self { query, realm: key.realm.clone(), stamp, hits: hits.into(), rests_on: RestsOn::Same }
-    }
-
-    /// An answer of a walk that began at what was found for a question that is near.
-    pub(super) fn near_walk(key: &Key, stamp: Stamp, hits: &[Hit]) -> Self {
-        Self { rests_on: RestsOn::NearWalk, ..Self::of(key, stamp, hits) }
+    pub(super) fn of(kept: &Kept) -> Self {
+        let Asked { k, ef, include_embeddings } = kept.key.asked;
+        let query = Query { k, ef, include_embeddings, ..(*kept.key.query).clone() };
+        let (realm, stamp, is_near) = (kept.key.realm.clone(), kept.stamp, kept.began_near);
+        Self { query, realm, stamp, hits: kept.found.hits.clone(), is_near }
     }
 
     /// An answer that was proved from one that is kept.
     pub(super) fn near(query: &Query, realm: &Realm, stamp: Stamp, hits: &[Hit]) -> Self {
         let (query, realm) = (query.clone(), realm.clone());
-        Self { query, realm, stamp, hits: hits.into(), rests_on: RestsOn::Near }
+        Self { query, realm, stamp, hits: hits.into(), is_near: true }
     }
 }
 
-/// How many documents a search found, and how many of them a hit had.
+/// How many documents a search found, and in how many of their places a hit had one that is as near.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Overlap {
     had: u64,
@@ -173,17 +170,17 @@ impl Router {
             return;
         }
         let Some(sample) = cache.checks.take() else { return };
-        let fresh = match is_late {
+        let compared = match is_late {
             true => None,
-            false => self.repeat(&sample).await,
+            false => self.compare(cache, &sample).await,
         };
-        let Some(fresh) = fresh else { return counters.checks_dropped.add(1) };
-        let (overlap, is_near) = match sample.rests_on {
-            RestsOn::NearWalk => (reached(&fresh.hits, &sample.hits), true),
-            rests_on => (overlap(&fresh.hits, &sample.hits), rests_on == RestsOn::Near),
-        };
+        let Some(overlap) = compared else { return counters.checks_dropped.add(1) };
+        let is_near = sample.is_near;
         if overlap.found == 0 {
             return;
+        }
+        if overlap.had < overlap.found {
+            self.forget(cache, &sample.query, &sample.realm);
         }
         counters.check_wanted.add(overlap.found);
         counters.check_hits.add(overlap.had);
@@ -214,34 +211,61 @@ impl Router {
         }
     }
 
-    /// Searches once more for what was found; `None` if that can't be compared with it.
-    async fn repeat(&self, sample: &Sample) -> Option<Found> {
+    /// Compares a hit with what a search finds; `None` if that can't be.
+    async fn compare(&self, cache: &QueryCache, sample: &Sample) -> Option<Overlap> {
         let is_as_before = || self.stamp(Bucket::of(&sample.realm)) == Some(sample.stamp);
         if !is_as_before() {
             return None;
         }
+        let fresh = self.repeat(sample).await?;
+        let others = others(&fresh.hits, &sample.hits);
+        let ids: Vec<DocId> = others.iter().map(|hit| hit.id).collect();
+        let read = match ids[..] {
+            [] => Vec::new(),
+            _ => self.get(&ids, sample.realm.clone(), true).await.ok()?,
+        };
+        let score = |values: &[f32]| score(cache.metric, &sample.query.vector, values);
+        let is_there = |(hit, document): (&&Hit, &Option<Document>)| {
+            let document = document.as_ref().filter(|document| document.payload == hit.payload)?;
+            let is_it = (score(document.embedding.as_deref()?) - hit.score).abs()
+                <= SCORE_ERROR_MAX * hit.score.abs().max(1.0);
+            is_it.then_some(hit.id)
+        };
+        let there: Vec<DocId> = others.iter().zip(&read).filter_map(is_there).collect();
+        is_as_before().then(|| overlap(&fresh.hits, &sample.hits, &there))
+    }
+
+    /// Searches once more for what was found.
+    async fn repeat(&self, sample: &Sample) -> Option<Found> {
         let now = Instant::now();
         let mut trace = Trace::new(now, false);
-        let found =
-            self.search(sample.query.clone(), None, now + SEARCH_MAX, &mut trace).await.ok()?;
-        (found.reasons.is_empty() && is_as_before()).then_some(found)
+        let found = self.search(sample.query.clone(), None, now + SEARCH_MAX, &mut trace).await;
+        found.ok().filter(|found| found.reasons.is_empty())
     }
 }
 
-/// What a walk that began elsewhere reached of what a search finds: documents as near as those, each in
-/// its place. They may be others, and are where it finds more than that search.
-fn reached(fresh: &[Hit], other: &[Hit]) -> Overlap {
-    let had = fresh.iter().zip(other).filter(|(fresh, other)| other.score >= fresh.score).count();
-    Overlap { had: had as u64, found: fresh.len() as u64 }
+fn score(metric: Metric, query: &[f32], values: &[f32]) -> f32 {
+    let (query, values) = (padded(query), padded(values));
+    metric.score(with_distance!(metric, D => D::between(&query, &values)))
 }
 
-/// What a hit had of what a search finds: the same documents, with the same scores and metadata; or
-/// others that are exactly as near as the last of them.
-fn overlap(fresh: &[Hit], kept: &[Hit]) -> Overlap {
-    let least = fresh.last().map(|hit| hit.score);
+/// Documents of a hit that a search did not find.
+fn others<'a>(fresh: &[Hit], kept: &'a [Hit]) -> Vec<&'a Hit> {
+    kept.iter().filter(|hit| fresh.iter().all(|found| found.id != hit.id)).collect()
+}
+
+/// In how many places of what a search finds a hit has a document that is as near. It counts if it is the
+/// one found, or of those that are `there`; the others are none.
+fn overlap(fresh: &[Hit], kept: &[Hit], there: &[DocId]) -> Overlap {
     let is_same = |a: &Hit, b: &Hit| a.id == b.id && a.score == b.score && a.payload == b.payload;
-    let is_had = |hit: &&Hit| Some(hit.score) == least || fresh.iter().any(|b| is_same(hit, b));
-    let had = kept.iter().filter(is_had).count();
+    let is_good =
+        |hit: &&Hit| there.contains(&hit.id) || fresh.iter().any(|found| is_same(hit, found));
+    let good: Vec<&Hit> = kept.iter().filter(is_good).collect();
+    // Where there are more of them than were found, the rest has nothing to be compared with.
+    let is_as_near = |(place, hit): &(usize, &&Hit)| {
+        fresh.get(*place).is_none_or(|found| hit.score >= found.score)
+    };
+    let had = good.iter().enumerate().filter(is_as_near).count();
     Overlap { had: had as u64, found: fresh.len().max(kept.len()) as u64 }
 }
 
@@ -249,7 +273,6 @@ fn overlap(fresh: &[Hit], kept: &[Hit]) -> Overlap {
 mod tests {
     use super::*;
     use crate::store::payload::Payload;
-    use crate::types::DocId;
 
     fn hit(id: u64, score: f32, text: &str) -> Hit {
         let payload = Payload::new([("k", text)], "").unwrap();
@@ -259,23 +282,29 @@ mod tests {
     #[test]
     fn only_the_same_documents_as_they_are_count() {
         let fresh = [hit(1, 0.9, ""), hit(2, 0.8, ""), hit(3, 0.5, "")];
-        let had = |kept: &[Hit]| overlap(&fresh, kept);
+        let had = |kept: &[Hit]| overlap(&fresh, kept, &[]);
         assert_eq!(had(&fresh), Overlap { had: 3, found: 3 });
-        // Of equals at the end either will do.
-        assert_eq!(had(&[hit(1, 0.9, ""), hit(2, 0.8, ""), hit(4, 0.5, "")]).had, 3);
         assert_eq!(had(&[hit(1, 0.9, "other"), hit(2, 0.81, ""), hit(9, 0.7, "")]).had, 0);
         assert_eq!(had(&[hit(1, 0.9, "")]), Overlap { had: 1, found: 3 });
-        assert_eq!(overlap(&[], &fresh), Overlap { had: 0, found: 3 });
+        assert_eq!(overlap(&[], &fresh, &[]), Overlap { had: 0, found: 3 });
     }
 
     #[test]
-    fn a_walk_that_finds_what_is_nearer_has_reached_all() {
+    fn others_that_are_there_count_where_they_are_as_near() {
         let fresh = [hit(1, 0.9, ""), hit(2, 0.8, ""), hit(3, 0.5, "")];
-        let had = |other: &[Hit]| reached(&fresh, other);
-        assert_eq!(had(&fresh), Overlap { had: 3, found: 3 });
+        let had = |kept: &[Hit]| overlap(&fresh, kept, &[DocId(4), DocId(5)]);
+        // Of equals at the end either will do.
+        assert_eq!(had(&[hit(1, 0.9, ""), hit(2, 0.8, ""), hit(4, 0.5, "")]).had, 3);
         assert_eq!(had(&[hit(1, 0.9, ""), hit(4, 0.85, ""), hit(2, 0.8, "")]).had, 3);
+        assert_eq!(had(&[hit(1, 0.9, ""), hit(9, 0.85, ""), hit(2, 0.8, "")]).had, 2);
         assert_eq!(had(&[hit(2, 0.8, ""), hit(3, 0.5, "")]), Overlap { had: 0, found: 3 });
         assert_eq!(had(&[hit(1, 0.9, ""), hit(3, 0.5, ""), hit(5, 0.4, "")]).had, 1);
+        assert_eq!(overlap(&[], &fresh, &[1, 2, 3].map(DocId)), Overlap { had: 3, found: 3 });
+        let ids: Vec<u64> = others(&fresh, &[hit(3, 0.9, "x"), hit(4, 0.1, "")])
+            .into_iter()
+            .map(|hit| hit.id.0)
+            .collect();
+        assert_eq!(ids, [4]);
     }
 
     #[test]

@@ -193,8 +193,8 @@ impl Neighbourhood {
     }
 }
 
-fn padded(vector: &[f32]) -> Vec<f32> {
-    // In the length that it has in the store: then scores are what a shard would give.
+/// A vector in the length that it has in the store: then scores are what a shard would give.
+pub(super) fn padded(vector: &[f32]) -> Vec<f32> {
     let mut padded = Vec::with_capacity(Vectors::row_values(vector.len()));
     padded.extend_from_slice(vector);
     padded.resize(Vectors::row_values(vector.len()), 0.0);

@@ -27,7 +27,8 @@ use crate::types::{DocId, ShardId};
 const FENCED: &str = "it is fenced after a fault; restart the server";
 
 impl Router {
-    /// Searches all documents for a tenant, if it is for one, until the deadline, and notes in `trace` where the time goes.
+    /// Searches all documents for a tenant, if it is for one, until the deadline, and notes in `trace` where
+    /// the time goes.
     ///
     /// # Errors
     /// If too many searches are in flight, or if no shard has anything to answer.
@@ -38,10 +39,12 @@ impl Router {
         deadline: Instant,
         trace: &mut Trace,
     ) -> Result<Found> {
+        trace.asked = asked(&query);
         self.search_as(query, None, party, deadline, trace).await.map(|(found, _)| found)
     }
 
-    /// The same, where these documents are known to be near; and tells what shards were asked.
+    /// The same, where these documents are known to be near; and tells what shards were asked. What the
+    /// client asked for is in `trace` already.
     pub(super) async fn search_as(
         &self,
         mut query: Query,
@@ -54,7 +57,6 @@ impl Router {
         let _place = self.enter(party, deadline)?;
         let (k, is_traced) = (query.k, trace.is_on());
         query.ef = query.ef.max(k);
-        trace.asked = asked(&query);
         // What passes a filter may all be in one shard.
         if query.filter.is_none() {
             query.ef = beam_width(query.ef, self.largest_share());

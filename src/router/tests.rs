@@ -10,13 +10,13 @@ use std::time::{Duration, Instant};
 use super::cached::Params;
 use super::{Found, Limits, Router};
 use crate::engine::filter::Filter;
-use crate::engine::{Query, Scope, SearchOutcome};
+use crate::engine::{Document, Query, Scope, SearchOutcome};
 use crate::error::{Error, Result};
 use crate::layout::Layout;
 use crate::observe::Observed;
 use crate::shard::mailbox::Mailbox;
 use crate::shard::request::{Request, SearchAnswer};
-use crate::types::ShardId;
+use crate::types::{DocId, ShardId};
 
 /// Requests that a mailbox has room for.
 const MAILBOX_CAPACITY: usize = 4;
@@ -26,6 +26,8 @@ pub(super) struct Town {
     pub(super) router: Arc<Router>,
     pub(super) mailboxes: Vec<Arc<Mailbox<Request>>>,
     pub(super) observed: Arc<Observed>,
+    /// What is read by id.
+    pub(super) documents: Arc<Mutex<BTreeMap<DocId, Document>>>,
     /// Searches answered, by shard asked.
     answered: Arc<Mutex<BTreeMap<u32, u32>>>,
 }
@@ -41,7 +43,13 @@ impl Town {
         let layout = Layout::new(shards as u32, partitions);
         let activity = Arc::default();
         let router = Router::new(mailboxes.clone(), layout, limits, activity, observed.clone());
-        Self { router: Arc::new(router), mailboxes, observed, answered: Arc::default() }
+        Self {
+            router: Arc::new(router),
+            mailboxes,
+            observed,
+            documents: Arc::default(),
+            answered: Arc::default(),
+        }
     }
 
     /// The same, and answers are kept.
@@ -58,12 +66,22 @@ impl Town {
         outcome: impl Fn(Scope) -> Option<Result<SearchOutcome>> + Send + 'static,
     ) {
         let (mailbox, answered) = (self.mailboxes[shard].clone(), self.answered.clone());
+        let documents = self.documents.clone();
         tokio::spawn(async move {
             let (mut batch, mut unanswered) = (Vec::new(), Vec::new());
             loop {
                 mailbox.receive(&mut batch).await;
                 for request in batch.drain(..) {
-                    let Request::Search(request) = request else { panic!("not a search") };
+                    let request = match request {
+                        Request::Search(request) => request,
+                        Request::Get { ids, reply, .. } => {
+                            let documents = documents.lock().unwrap();
+                            let read = |(place, id)| Some((place, documents.get(&id)?.clone()));
+                            reply.send(Ok(ids.into_iter().filter_map(read).collect()));
+                            continue;
+                        }
+                        _ => panic!("neither a search nor a read"),
+                    };
                     *answered.lock().unwrap().entry(request.shard.0).or_default() += 1;
                     let (shard, scope) = (request.shard, request.scope);
                     match outcome(scope) {

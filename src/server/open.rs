@@ -261,6 +261,7 @@ impl Opening<'_> {
             let similarity_min = cache.query_cache_similarity_threshold;
             let metric = self.config.hnsw.distance.into();
             router = router.with_cache(cached::Params {
+                metric,
                 near: (similarity_min < 1.0).then_some(Near { metric, similarity_min }),
                 entries_max: cache.query_cache_capacity,
                 bytes_max: cache.query_cache_max_bytes,
