@@ -263,8 +263,14 @@ impl Engine {
         let VectorStorage::Disk { unsaved_bytes_max } = self.params.vectors else {
             return false;
         };
+        self.row_bytes_with_staged() >= unsaved_bytes_max / 2
+    }
+
+    /// Bytes of vectors that are in memory, and will be once what is staged is durable, where they do not
+    /// all stay there.
+    pub(super) fn row_bytes_with_staged(&self) -> usize {
         let staged = self.staged_puts * self.store.vectors().row_bytes();
-        self.store.row_bytes_in_memory() + staged >= unsaved_bytes_max / 2
+        self.store.row_bytes_in_memory() + staged
     }
 
     /// A snapshot is durable, and MANIFEST names it. These are its extents: what is on disk is read

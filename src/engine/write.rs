@@ -143,10 +143,12 @@ impl Engine {
             )));
         }
         if let VectorStorage::Disk { unsaved_bytes_max } = self.params.vectors
-            && self.store.row_bytes_in_memory() >= unsaved_bytes_max
+            && self.row_bytes_with_staged() >= unsaved_bytes_max
         {
             let mib = unsaved_bytes_max >> 20;
-            return Err(Error::busy(format!("{mib} MiB of vectors wait for a snapshot")));
+            return Err(Error::busy(format!(
+                "{mib} MiB of vectors wait for a snapshot; where none succeeds, the log of the server                  says why: a document whose vector is lost has to be deleted first"
+            )));
         }
         if self.store.room() <= self.staged_puts {
             return Err(Error::busy("the shard has no slot left; use more shards"));

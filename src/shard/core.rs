@@ -193,6 +193,8 @@ pub(super) struct Core {
     pub(super) mail: Event,
     /// Searches that take more than a slice.
     pub(super) long_searches: Cell<usize>,
+    /// Reads of documents by id that wait for their vectors.
+    pub(super) disk_gets: Cell<usize>,
     /// Groups of the log being written or synced.
     writes_in_flight: Cell<usize>,
     /// Who waits until none is.
@@ -414,6 +416,7 @@ impl Core {
             mailbox: mailbox.clone(),
             mail: Event::default(),
             long_searches: Cell::new(0),
+            disk_gets: Cell::new(0),
             writes_in_flight: Cell::new(0),
             log_at_rest: Waiters::default(),
             keeper,
@@ -421,13 +424,13 @@ impl Core {
             commits: RefCell::default(),
         });
         let inbox = mailbox.clone();
-        spawn(queues.receive, async move { heart.beat(|| inbox.nudge()).await });
+        spawn_vital(queues.receive, async move { heart.beat(|| inbox.nudge()).await });
         if core.keeper.is_none() {
-            spawn(queues.upkeep, core.own_keeper.clone().run(disk));
+            spawn_vital(queues.upkeep, core.own_keeper.clone().run(disk));
         }
-        spawn(queues.upkeep, super::upkeep::run(core.clone()));
-        spawn(queues.upkeep, super::watch::run(core.clone()));
-        spawn(queues.upkeep, vectors::run_training(core.clone()));
+        spawn_vital(queues.upkeep, super::upkeep::run(core.clone()));
+        spawn_vital(queues.upkeep, super::watch::run(core.clone()));
+        spawn_vital(queues.upkeep, vectors::run_training(core.clone()));
         // Its end is the end of the core. It runs in its own queue, so it is awaited here.
         let serving =
             glommio::spawn_local_into(super::serve::run(core.clone(), mailbox), queues.receive);
@@ -456,6 +459,12 @@ impl Core {
         let task = glommio::spawn_local_into(guarded, self.queues.commit);
         self.commits.borrow_mut().push(task.expect("the queue exists").detach());
         self.upkeep.raise();
+    }
+
+    /// Refuses everything that concerns the shards here: what they are in memory is not known any more.
+    pub(super) fn fence_all(&self, what: &str) {
+        let shards: Vec<Rc<Shard>> = self.shards.borrow().values().cloned().collect();
+        shards.iter().for_each(|shard| shard.fence(what));
     }
 
     /// Requests in the mailbox.
@@ -544,9 +553,57 @@ impl Drop for WriteInFlight<'_> {
     }
 }
 
-/// Spawns a task whose end nobody waits for.
+/// Spawns a task whose end nobody waits for. A panic ends it alone, which drops its reply, and so says
+/// that it has failed; a task that others rest on contains that itself. If it reached the executor, it
+/// would end the core, and leave whoever waits for something of it to wait.
 pub(super) fn spawn(queue: TaskQueueHandle, task: impl Future<Output = ()> + 'static) {
-    glommio::spawn_local_into(task, queue).expect("the queue exists").detach();
+    let contained = async move {
+        if AssertUnwindSafe(task).catch_unwind().await.is_err() {
+            tracing::error!("a task of a core panicked");
+        }
+    };
+    glommio::spawn_local_into(contained, queue).expect("the queue exists").detach();
+}
+
+/// Spawns what a core can't do without, for as long as it runs. A panic in it ends the process: what was
+/// acknowledged is in the log.
+fn spawn_vital(queue: TaskQueueHandle, task: impl Future<Output = ()> + 'static) {
+    let vital = async move {
+        if AssertUnwindSafe(task).catch_unwind().await.is_err() {
+            tracing::error!("what a core can't do without panicked: aborting");
+            std::process::abort();
+        }
+    };
+    glommio::spawn_local_into(vital, queue).expect("the queue exists").detach();
+}
+
+/// Counts something of a core until it is dropped.
+pub(super) struct Counted {
+    core: Rc<Core>,
+    count: fn(&Core) -> &Cell<usize>,
+}
+
+impl Counted {
+    pub(super) fn begin(core: &Rc<Core>, count: fn(&Core) -> &Cell<usize>) -> Self {
+        count(core).set(count(core).get() + 1);
+        Self { core: core.clone(), count }
+    }
+
+    /// The same, if there are fewer than so many.
+    pub(super) fn below(
+        core: &Rc<Core>,
+        count: fn(&Core) -> &Cell<usize>,
+        max: usize,
+    ) -> Option<Self> {
+        (count(core).get() < max).then(|| Self::begin(core, count))
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        let count = (self.count)(&self.core);
+        count.set(count.get() - 1);
+    }
 }
 
 /// Linking gets a small share of the processor while the hot tier is small, and an equal one

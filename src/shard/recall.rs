@@ -160,7 +160,8 @@ impl Shard {
         if missing.is_empty() {
             return;
         }
-        let rows = core.read_vectors(self, &missing, None, Instant::now() + LIFE_MAX).await;
+        let rows =
+            core.read_vectors(self, &missing, None, Instant::now() + LIFE_MAX, || false).await;
         let mut place = self.sampler.pending.borrow_mut();
         let Some(pending) = &mut *place else { return };
         if let Some(search) = Engine::sample_to_fetch(&mut pending.sample)

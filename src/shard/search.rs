@@ -7,7 +7,7 @@
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use super::core::{Core, Shard, spawn};
+use super::core::{Core, Counted, Shard, spawn};
 use super::doing::Doing;
 use super::reply::Reply;
 use super::request::{SearchAnswer, SearchRequest};
@@ -47,16 +47,14 @@ impl Core {
             let mut engine = shard.engine.borrow_mut();
             let begin = |engine: &mut Engine| {
                 let query = request.query.clone();
-                match &request.lent[..] {
-                    [] => {
-                        let mut search = engine.begin_search_in(query, request.scope)?;
-                        if let Some(starts) = &request.starts {
-                            engine.start_near(&mut search, starts);
-                        }
-                        Ok(search)
-                    }
-                    lent => engine.begin_borrowed(query, lent),
+                let mut search = match &request.lent[..] {
+                    [] => engine.begin_search_in(query, request.scope)?,
+                    lent => engine.begin_borrowed(query, lent)?,
+                };
+                if let Some(starts) = &request.starts {
+                    engine.start_near(&mut search, starts);
                 }
+                Ok(search)
             };
             engine.as_mut().map(begin).transpose()
         });
@@ -73,7 +71,7 @@ impl Core {
         let running = Running { shard, request, search, missing, begun: now, paused: now, span };
         if let Some(running) = running.slice(self) {
             let core = self.clone();
-            let counted = LongSearch::begin(&core);
+            let counted = Counted::begin(&core, |core| &core.long_searches);
             spawn(self.queues.serve, async move {
                 let _counted = counted;
                 let mut next = Some(running);
@@ -97,22 +95,6 @@ impl SearchRequest {
         let span = self.is_traced.then_some(span);
         let scope = self.scope;
         self.reply.send(SearchAnswer { shard: self.shard, scope, outcome, span });
-    }
-}
-
-/// Counts a search that goes on as a task, until it is dropped.
-struct LongSearch(Rc<Core>);
-
-impl LongSearch {
-    fn begin(core: &Rc<Core>) -> Self {
-        core.long_searches.set(core.long_searches.get() + 1);
-        Self(core.clone())
-    }
-}
-
-impl Drop for LongSearch {
-    fn drop(&mut self) {
-        self.0.long_searches.set(self.0.long_searches.get() - 1);
     }
 }
 
@@ -210,7 +192,13 @@ impl Running {
     async fn fetch(&mut self, core: &Rc<Core>) -> bool {
         let missing = std::mem::take(&mut self.missing);
         let rows = core
-            .read_vectors(&self.shard, &missing, self.search.region(), self.request.deadline)
+            .read_vectors(
+                &self.shard,
+                &missing,
+                self.search.region(),
+                self.request.deadline,
+                || self.request.reply.is_cancelled(),
+            )
             .await;
         Core::give_read(&mut self.search, missing.len(), &rows)
     }

@@ -11,7 +11,7 @@ use futures_util::FutureExt;
 use futures_util::future::select;
 
 use super::commit::{Ack, STAGED_MAX};
-use super::core::{Core, Flush, Shard, spawn};
+use super::core::{Core, Counted, Flush, Shard, spawn};
 use super::doing::Doing;
 use super::mailbox::Mailbox;
 use super::open::{Refusal, open};
@@ -31,6 +31,9 @@ use crate::wal::record::delete_batch;
 const GET_SLICE: usize = 256;
 const DELETE_SLICE: usize = 128;
 
+/// Reads of documents by id that wait for their vectors, at most, on a core.
+const DISK_GETS_MAX: usize = 1_024;
+
 /// Receives until it is told to stop.
 pub(super) async fn run(core: Rc<Core>, mailbox: Arc<Mailbox<Request>>) {
     let mut batch = Vec::new();
@@ -42,7 +45,9 @@ pub(super) async fn run(core: Rc<Core>, mailbox: Arc<Mailbox<Request>>) {
             if matches!(request, Request::Stop) {
                 return;
             }
-            core.handle(request, taken);
+            if catch_unwind(AssertUnwindSafe(|| core.handle(request, taken))).is_err() {
+                core.fence_all("handling a request panicked");
+            }
             glommio::executor().yield_if_needed().await;
         }
     }
@@ -70,7 +75,7 @@ impl Core {
                     spawn(self.queues.serve, async move {
                         let begin = |engine: &mut Engine| engine.begin_page(filter, after, max);
                         let listed = match shard.check_readable() {
-                            Ok(()) => sweep(&shard, begin, deadline).await,
+                            Ok(()) => sweep(&shard, begin, deadline, || reply.is_cancelled()).await,
                             Err(error) => Err(error),
                         };
                         let listed =
@@ -169,8 +174,13 @@ impl Core {
         };
         let core = self.clone();
         if get.include_embeddings && shard.params.vectors.are_on_disk() {
+            let Some(counted) = Counted::below(&core, |core| &core.disk_gets, DISK_GETS_MAX) else {
+                let what = format!("{DISK_GETS_MAX} reads of documents wait for the disk");
+                return reply.send(Err(Error::busy(what)));
+            };
             return spawn(self.queues.serve, async move {
-                let found = get.read_vectors(&core, &shard).await;
+                let _counted = counted;
+                let found = get.read_vectors(&core, &shard, || reply.is_cancelled()).await;
                 reply.send(found);
             });
         }
@@ -181,6 +191,9 @@ impl Core {
         spawn(self.queues.serve, async move {
             let mut found = Vec::new();
             for start in (0..get.ids.len()).step_by(GET_SLICE) {
+                if reply.is_cancelled() {
+                    return;
+                }
                 let piece = core.heart.doing.begin(Doing::Read);
                 let slice = shard.check_readable().and_then(|()| get.slice(&shard, start));
                 drop(piece);
@@ -289,9 +302,17 @@ impl Get {
     }
 
     /// Reads the documents where their vectors may be on disk.
-    async fn read_vectors(&self, core: &Rc<Core>, shard: &Rc<Shard>) -> Result<GetAnswer> {
+    async fn read_vectors(
+        &self,
+        core: &Rc<Core>,
+        shard: &Rc<Shard>,
+        has_left: impl Fn() -> bool,
+    ) -> Result<GetAnswer> {
         let mut found = Vec::new();
         for start in (0..self.ids.len()).step_by(GET_SLICE) {
+            if has_left() {
+                break;
+            }
             shard.check_readable()?;
             // Their slots are not filled again until all are read.
             let reads = shard.engine.borrow_mut().as_mut().map(Engine::begin_reads);
@@ -300,7 +321,7 @@ impl Get {
             let slice = self.slice(shard, start);
             drop(piece);
             let slice = match slice {
-                Ok(slice) => core.read_documents(shard, slice).await,
+                Ok(slice) => core.read_documents(shard, slice, &has_left).await,
                 Err(error) => Err(error),
             };
             if let Some(engine) = &mut *shard.engine.borrow_mut() {
@@ -327,7 +348,10 @@ async fn delete_many(
     }
     let found = match ids {
         Some(ids) => Ok(Some((filter, ids))),
-        None => sweep(shard, |engine| engine.begin_sweep(filter), deadline).await,
+        None => {
+            let begin = |engine: &mut Engine| engine.begin_sweep(filter);
+            sweep(shard, begin, deadline, || reply.is_cancelled()).await
+        }
     };
     let (filter, ids) = match found.and_then(|found| shard.check_writable().map(|()| found)) {
         Ok(Some(found)) => found,
@@ -374,6 +398,7 @@ async fn sweep(
     shard: &Shard,
     begin: impl FnOnce(&mut Engine) -> Sweep,
     deadline: Instant,
+    has_left: impl Fn() -> bool,
 ) -> Result<Option<(Filter, Vec<DocId>)>> {
     let mut sweep = match &mut *shard.engine.borrow_mut() {
         Some(engine) => begin(engine),
@@ -385,7 +410,7 @@ async fn sweep(
     while !step(&mut sweep) {
         glommio::executor().yield_now().await;
         glommio::executor().yield_if_needed().await;
-        if Instant::now() >= deadline {
+        if Instant::now() >= deadline || has_left() {
             if let Some(engine) = &mut *shard.engine.borrow_mut() {
                 engine.finish_sweep(sweep);
             }

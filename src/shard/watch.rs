@@ -48,6 +48,11 @@ impl Core {
             }
             shard.publish_breaker(Instant::now());
             shard.publish_memory();
+            // Another owner was reading them when there was nothing else to be done.
+            let has_rows_left = |engine: &Engine| engine.store().has_rows_left();
+            if shard.engine.borrow().as_ref().is_some_and(has_rows_left) {
+                self.upkeep.raise();
+            }
         }
     }
 

@@ -51,6 +51,12 @@ impl Store {
         self.places().map_or(0, |places| rows * places.row_bytes())
     }
 
+    /// True if there are rows that nothing leads to any more, and that somebody was reading.
+    #[must_use]
+    pub fn has_rows_left(&self) -> bool {
+        !self.unsaved.left.is_empty()
+    }
+
     /// Bytes of vectors that no snapshot on disk has, each written since counted, whether or not it
     /// was replaced again; 0 where all vectors stay in memory.
     #[must_use]

@@ -16,6 +16,10 @@ const FIRST: u64 = 1_000_000;
 const SETTINGS: Settings<'static> =
     &[("runtime.shards", "3"), ("persistence.snapshot_interval_mutations", "300")];
 
+/// Clients write this fast while a backup is made: what a backup takes long for grows, and one that never
+/// catches up would never end.
+const PAUSE_BESIDE_BACKUP: Duration = Duration::from_millis(10);
+
 /// How many documents of each client have been acknowledged.
 type Acknowledged = Arc<[AtomicU64; CLIENTS]>;
 
@@ -23,12 +27,22 @@ fn counts(acknowledged: &Acknowledged) -> [u64; CLIENTS] {
     std::array::from_fn(|client| acknowledged[client].load(Ordering::SeqCst))
 }
 
+/// What clients are told.
+#[derive(Default)]
+struct Flags {
+    is_backing_up: AtomicBool,
+    stop: AtomicBool,
+}
+
 /// Stores one document after the other, each with what was acknowledged, of all clients, before
 /// it was sent.
-async fn work(mut client: Client, own: usize, acknowledged: Acknowledged, stop: Arc<AtomicBool>) {
+async fn work(mut client: Client, own: usize, acknowledged: Acknowledged, flags: Arc<Flags>) {
     for number in 1.. {
-        if stop.load(Ordering::SeqCst) {
+        if flags.stop.load(Ordering::SeqCst) {
             return;
+        }
+        if flags.is_backing_up.load(Ordering::SeqCst) {
+            tokio::time::sleep(PAUSE_BESIDE_BACKUP).await;
         }
         let seen = counts(&acknowledged).map(|count| count.to_string()).join(" ");
         let text = "x".repeat((number as usize * 37) % 9_000);
@@ -89,13 +103,12 @@ fn a_backup_under_writes_is_a_state_that_existed() {
 pub(crate) fn exists(place: &Place) {
     let process = Process::start(&place.data_dir(), SETTINGS);
     let acknowledged: Acknowledged = Arc::default();
-    let stop = Arc::new(AtomicBool::new(false));
+    let flags: Arc<Flags> = Arc::default();
     let runtime = runtime();
     let workers: Vec<_> = (0..CLIENTS)
         .map(|own| {
             let client = runtime.block_on(process.client());
-            let (acknowledged, stop) = (acknowledged.clone(), stop.clone());
-            runtime.spawn(work(client, own, acknowledged, stop))
+            runtime.spawn(work(client, own, acknowledged.clone(), flags.clone()))
         })
         .collect();
     let mut made: Vec<(String, [u64; CLIENTS], [u64; CLIENTS])> = Vec::new();
@@ -105,13 +118,15 @@ pub(crate) fn exists(place: &Place) {
             std::thread::sleep(Duration::from_millis(1));
         }
         let before = counts(&acknowledged);
+        flags.is_backing_up.store(true, Ordering::SeqCst);
         let id = match made.last() {
             Some((parent, ..)) => place.create_on(parent),
             None => place.create(&[]),
         };
         made.push((id, before, counts(&acknowledged)));
+        flags.is_backing_up.store(false, Ordering::SeqCst);
     }
-    stop.store(true, Ordering::SeqCst);
+    flags.stop.store(true, Ordering::SeqCst);
     for worker in workers {
         runtime.block_on(worker).unwrap();
     }

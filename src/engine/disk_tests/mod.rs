@@ -385,4 +385,13 @@ fn what_is_not_saved_is_bounded() {
     kept.link_all();
     write(&mut kept, 301).unwrap();
     assert_eq!(kept.pair.engine.store().row_bytes_in_memory(), 64);
+    // What is staged counts before it is durable.
+    let staged = (0..).map_while(|n| {
+        let vector = kept.pair.random.vector();
+        let id = DocId(1_000 + n);
+        let payload = payload(1, "");
+        let write = Write::Put { id, vector, payload, tenant_documents_max: None };
+        kept.pair.engine.stage(write).ok()
+    });
+    assert_eq!(staged.count(), 299);
 }

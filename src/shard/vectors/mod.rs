@@ -22,7 +22,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use futures_util::future::select;
+use futures_util::future::{Either, select};
 use glommio::sync::Semaphore;
 
 pub use self::cache::Strategy;
@@ -57,6 +57,9 @@ const NAMED_MAX: usize = 1_000;
 
 /// How long documents that are read by id wait for the disk.
 const READ_PATIENCE: Duration = Duration::from_secs(2);
+
+/// Between two looks at whether anybody waits for what is read.
+const LEFT_LOOK: Duration = Duration::from_millis(5);
 
 /// What was asked for is learned from once it is one for so many rows of the cache, but so many at least.
 const CYCLE_ROWS: usize = 4;
@@ -267,6 +270,9 @@ impl Core {
         let mut cache = self.vectors.cache.borrow_mut();
         let (region, mut missing, mut hits) = (search.region(), Vec::new(), 0);
         for (index, slot) in wanted.into_iter().enumerate() {
+            if search.is_given(index) {
+                continue;
+            }
             let cached = region.and_then(|region| cache.get(shard.key_of(engine, slot), region));
             if let Some(row) = cached {
                 search.give(index, row);
@@ -290,13 +296,14 @@ impl Core {
     /// Reads vectors that are on disk, each with what its caller knows it by, until the deadline; those
     /// that are lost come as `None`, and those that there was no time for not at all. Whoever calls
     /// keeps the versions in these slots as they are, by a view. They are wanted by a search in this
-    /// region of the graph ([`Search::region`]).
+    /// region of the graph ([`Search::region`]), for as long as whoever asked for it waits.
     pub(super) async fn read_vectors(
         self: &Rc<Self>,
         shard: &Rc<Shard>,
         slots: &[(usize, Slot)],
         region: Option<u32>,
         deadline: Instant,
+        has_left: impl Fn() -> bool,
     ) -> Vec<(usize, Outcome)> {
         let mut rows = Vec::new();
         let runs = {
@@ -324,10 +331,15 @@ impl Core {
         });
         let _waiting = Waiting(&self.vectors, batch.clone());
         let reads = runs.into_iter().map(|run| (run, Ending::new(&batch))).collect();
-        let read = std::pin::pin!(self.read_runs(&batch, reads));
-        let patience = deadline.saturating_duration_since(Instant::now());
-        select(read, glommio::timer::Timer::new(patience)).await;
-        batch.rows.take()
+        let mut read = std::pin::pin!(self.read_runs(&batch, reads));
+        loop {
+            let patience = deadline.saturating_duration_since(Instant::now());
+            let pause = glommio::timer::Timer::new(patience.min(LEFT_LOOK));
+            let is_read = matches!(select(read.as_mut(), pause).await, Either::Left(_));
+            if is_read || has_left() || Instant::now() >= deadline {
+                return batch.rows.take();
+            }
+        }
     }
 
     /// Begins reads as there are places for them, and waits for their ends. Those that have begun go on if
@@ -364,14 +376,15 @@ impl Core {
             let row = match row.filter(|row| spot.is_row(row)) {
                 Some(row) => self.keep_row(shard, wanted, row),
                 None if batch.is_abandoned.get() => return,
-                None => self.read_again(shard, wanted).await,
+                None => self.read_again(batch, wanted).await,
             };
             batch.rows.borrow_mut().push((wanted.index, row));
         }
     }
 
     /// Reads one row by itself, from where it is now.
-    async fn read_again(&self, shard: &Shard, wanted: Wanted) -> Outcome {
+    async fn read_again(&self, batch: &Batch, wanted: Wanted) -> Outcome {
+        let shard = &*batch.shard;
         let spot = shard.engine.borrow().as_ref().and_then(|engine| engine.spot(wanted.slot));
         // Where nobody waits for it any more, the slot may be another version's by now.
         let spot = spot.filter(|spot| spot.crc == wanted.spot.crc).unwrap_or(wanted.spot);
@@ -388,7 +401,10 @@ impl Core {
             },
             Err(error) => error.to_string(),
         };
-        self.name_lost(shard, wanted, spot, &why);
+        // Of another version, or of what is in another file by now, this says nothing.
+        if !batch.is_abandoned.get() {
+            self.name_lost(shard, wanted, spot, &why);
+        }
         None
     }
 
@@ -449,6 +465,7 @@ impl Core {
         self: &Rc<Self>,
         shard: &Rc<Shard>,
         mut documents: GetAnswer,
+        has_left: impl Fn() -> bool,
     ) -> Result<GetAnswer> {
         let deadline = Instant::now() + READ_PATIENCE;
         let mut missing = Vec::new();
@@ -462,7 +479,7 @@ impl Core {
                 }
             }
         }
-        let rows = self.read_vectors(shard, &missing, Some(0), deadline).await;
+        let rows = self.read_vectors(shard, &missing, Some(0), deadline, has_left).await;
         let dimension = shard.engine.borrow().as_ref().map_or(0, |e| e.params().dimension);
         for (index, row) in rows {
             let (_, document) = &mut documents[index];
