@@ -5,8 +5,10 @@
 //! with a server that runs.
 
 use std::fmt::{Display, Formatter, Result as FmtResult};
+use std::path::{Path, PathBuf};
 
 use crate::config::{Config, MemorySection};
+use crate::disk::space::Room;
 use crate::doctor;
 use crate::engine::Params;
 use crate::engine::memory::Memory;
@@ -55,9 +57,13 @@ pub struct Plan {
     cores: u64,
     shards: u64,
     log_bytes: u64,
-    /// Vectors in memory that are on disk, or soon will be.
-    vector_bytes: u64,
+    /// Vectors in memory that no snapshot has, and of those on disk, at most.
+    unsaved_bytes: u64,
+    cache_bytes: u64,
     memory_max: u64,
+    /// Where the files will be, and what is free there, if anything says so.
+    data_dir: PathBuf,
+    disk_free: Option<u64>,
 }
 
 impl Plan {
@@ -72,19 +78,20 @@ impl Plan {
     ) -> Self {
         let persistence = &config.persistence;
         let shards = shards as u64;
-        let segments = shards * SEGMENTS_BESIDE * persistence.wal_segment_bytes;
+        let segments = (shards * SEGMENTS_BESIDE).saturating_mul(persistence.wal_segment_bytes);
+        let on_disk = u64::from(params.vectors.are_on_disk());
         Self {
             data,
             document: Memory::of_document(&params, data.metadata_bytes),
-            vector_bytes: match params.vectors.are_on_disk() {
-                true => config.storage.unsaved_bytes + config.cache.document_bytes,
-                false => 0,
-            },
+            unsaved_bytes: on_disk * config.storage.unsaved_bytes,
+            cache_bytes: on_disk * config.cache.document_bytes,
             params,
             cores: cores as u64,
             shards,
-            log_bytes: 2 * persistence.max_wal_size_bytes + segments,
+            log_bytes: persistence.max_wal_size_bytes.saturating_mul(2).saturating_add(segments),
             memory_max: memory_max(&config.memory),
+            data_dir: persistence.data_dir.clone(),
+            disk_free: free(&persistence.data_dir),
         }
     }
 
@@ -93,7 +100,20 @@ impl Plan {
     pub fn memory_bytes(&self) -> u64 {
         let documents = self.data.rows.saturating_mul(self.document.sum() as u64);
         let whole = documents.saturating_add(documents / DEAD_SHARE);
-        whole.saturating_add(self.program_bytes()).saturating_add(self.vector_bytes)
+        whole.saturating_add(self.program_bytes()).saturating_add(self.vector_bytes())
+    }
+
+    /// Vectors in memory though they are on disk, or soon will be: no more than there are.
+    fn vector_bytes(&self) -> u64 {
+        let all = self.data.rows.saturating_mul(Memory::of_row(self.params.dimension) as u64);
+        self.unsaved_bytes.min(all).saturating_add(self.cache_bytes.min(all))
+    }
+
+    /// What is set aside for vectors fits into the memory that the server may use, whatever it holds.
+    #[must_use]
+    pub fn fits_empty(&self) -> bool {
+        let bounds = self.unsaved_bytes.saturating_add(self.cache_bytes);
+        bounds == 0 || bounds.saturating_add(self.program_bytes()) <= self.memory_max
     }
 
     /// Most bytes on the disk.
@@ -106,6 +126,12 @@ impl Plan {
     #[must_use]
     pub fn fits(&self) -> bool {
         self.memory_bytes() <= self.memory_max
+    }
+
+    /// It fits onto the disk, as far as that is known.
+    #[must_use]
+    pub fn fits_on_disk(&self) -> bool {
+        self.disk_free.is_none_or(|free| self.disk_bytes() <= free)
     }
 
     fn program_bytes(&self) -> u64 {
@@ -121,6 +147,13 @@ impl Plan {
         let whole = (links + ids) as u64;
         self.data.rows.saturating_mul(2 * carried + 3 * whole)
     }
+}
+
+/// What is free on the file system that this directory is on, or will be.
+fn free(directory: &Path) -> Option<u64> {
+    let absolute = std::path::absolute(directory).ok()?;
+    let room = absolute.ancestors().find_map(|existing| Room::of(existing).ok())?;
+    Some(room.available)
 }
 
 /// Bytes for people.
@@ -169,9 +202,9 @@ impl Display for Plan {
         }
         let dead = rows.saturating_mul(self.document.sum() as u64) / DEAD_SHARE;
         writeln!(f, "  {:<44}{:>14}", "versions that are replaced, at most", human(dead))?;
-        if self.vector_bytes > 0 {
+        if self.vector_bytes() > 0 {
             let name = "vectors: not saved yet, and cached, at most";
-            writeln!(f, "  {name:<44}{:>14}", human(self.vector_bytes))?;
+            writeln!(f, "  {name:<44}{:>14}", human(self.vector_bytes()))?;
         }
         writeln!(f, "  {:<44}{:>14}", "the program", human(self.program_bytes()))?;
         writeln!(f, "  {:<44}{:>14}", "together", human(self.memory_bytes()))?;
@@ -185,10 +218,13 @@ impl Display for Plan {
             ),
         };
         writeln!(f, "  {verdict}\n")?;
-        writeln!(f, "Disk, at most")?;
+        writeln!(f, "Disk, at most ({})", self.data_dir.display())?;
         writeln!(f, "  {:<44}{:>14}", "snapshots", human(self.snapshot_bytes()))?;
         writeln!(f, "  {:<44}{:>14}", "the log", human(self.log_bytes))?;
-        write!(f, "  {:<44}{:>14}", "together", human(self.disk_bytes()))
+        write!(f, "  {:<44}{:>14}", "together", human(self.disk_bytes()))?;
+        let Some(free) = self.disk_free else { return Ok(()) };
+        let verdict = if self.fits_on_disk() { "fits" } else { "does NOT fit" };
+        write!(f, "\n  That {verdict} into the {} that are free there.", human(free))
     }
 }
 
@@ -223,8 +259,11 @@ mod tests {
         assert!(on_disk.memory_bytes() < large.memory_bytes() / 2);
         assert_eq!(on_disk.disk_bytes(), large.disk_bytes());
         assert!(on_disk.to_string().contains("cached, at most"));
+        assert_eq!(plan_of(Storage::Disk { unsaved_bytes_max: 0 }, 0, 1 << 30).vector_bytes(), 0);
         let endless = plan(u64::MAX, u64::MAX);
-        assert!(endless.disk_bytes() > 1 << 62 && !endless.to_string().is_empty());
+        assert!(endless.disk_bytes() > 1 << 62 && !endless.fits_on_disk());
+        assert!(endless.to_string().contains("does NOT fit into the"), "{endless}");
+        assert!(small.to_string().contains("free there"), "{small}");
         // What a document takes was measured: some 2,300 bytes.
         let each = (large.memory_bytes() - small.memory_bytes()) / (10_000_000 - 1_000);
         assert!((2_100..2_500).contains(&each), "{each}");

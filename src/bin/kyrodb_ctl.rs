@@ -305,7 +305,7 @@ fn dumped(written: u64, file: Option<&Path>, is_json: bool) -> String {
     match (file, is_json) {
         (None, _) => String::new(),
         (_, true) => format!("{}\n", json!({ "written": written })),
-        (Some(file), false) => format!("{written} documents are in {}\n", file.display()),
+        (Some(file), false) => format!("{written} documents were written to {}\n", file.display()),
     }
 }
 

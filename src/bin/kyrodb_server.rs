@@ -84,7 +84,8 @@ struct Arguments {
     plan: bool,
 
     /// With --plan: documents
-    #[arg(long, value_name = "N", requires = "plan")]
+    #[arg(long, value_name = "N", requires = "plan",
+        value_parser = clap::value_parser!(u64).range(..=1_000_000_000_000))]
     rows: Option<u64>,
 
     /// With --plan: values in a vector [default: hnsw.dimension]
@@ -96,7 +97,7 @@ struct Arguments {
     metadata_bytes: usize,
 
     /// With --verify-wal, --verify or --doctor: print the report as JSON
-    #[arg(long)]
+    #[arg(long, conflicts_with = "plan")]
     json: bool,
 }
 

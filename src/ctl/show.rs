@@ -86,7 +86,7 @@ pub fn status(pages: &Pages) -> String {
         line(
             &format!("shard {}", shard["shard"]),
             format!(
-                "{state}; {} documents, {} to be linked, {} dead nodes; log {}, {} failures",
+                "{state}; {} documents, {} to be linked, {} dead nodes; breaker of the log {}, {} failures",
                 shard["documents"],
                 shard["hot_documents"],
                 shard["dead_nodes"],
@@ -204,7 +204,7 @@ mod tests {
             "3.0 MiB, at most 4.0 MiB",
             "p99 12.00 ms, errors 2.000 %, MISSED: p99_latency",
             "FENCED; 3 documents",
-            "log open, 2 failures",
+            "breaker of the log open, 2 failures",
             "STANDS STILL for 70 ms; 4 requests wait",
         ] {
             assert!(text.contains(part), "{part}:\n{text}");

@@ -68,7 +68,7 @@ impl Checkpoint {
         self.shape
     }
 
-    /// Extents of the snapshot before that stay as they are.
+    /// Extents of the snapshot before that stay as they are; all of them are known once all pieces were given.
     #[must_use]
     pub fn carried(&self) -> &[Extent] {
         &self.carried
@@ -90,10 +90,23 @@ impl Checkpoint {
     ///
     /// # Errors
     /// If a vector that it should have can't be read any more. Then it can't be finished.
-    pub fn next_over(&mut self, engine: &Engine, base: Option<&[u8]>) -> Result<Next, String> {
-        let Some(&(part, block)) = self.todo.front() else {
-            return Ok(Next::Done);
-        };
+    pub fn next_over(&mut self, engine: &Engine, mut base: Option<&[u8]>) -> Result<Next, String> {
+        while let Some(&(part, block)) = self.todo.front() {
+            if let Some(next) = self.next_of(engine, part, block, base.take())? {
+                return Ok(next);
+            }
+        }
+        Ok(Next::Done)
+    }
+
+    /// What comes next of the first block; `None` if that stays where it is.
+    fn next_of(
+        &mut self,
+        engine: &Engine,
+        part: Part,
+        block: u32,
+        base: Option<&[u8]>,
+    ) -> Result<Option<Next>, String> {
         let slots = |in_block: u32| rows(block, in_block, self.shape.slots);
         let (store, stripe) = (&engine.store, engine.store.stripe());
         let bytes = match part {
@@ -103,9 +116,16 @@ impl Checkpoint {
                     SavedVectors::Rows(bytes) => bytes,
                     SavedVectors::OnDisk => {
                         let base = self.bases.get(&block).copied();
-                        return base.map(Next::Read).ok_or_else(|| {
+                        let next = base.map(|base| Some(Next::Read(base)));
+                        return next.ok_or_else(|| {
                             format!("nobody knows where block {block} of vectors is")
                         });
+                    }
+                    // It is not written anew without that; nor does it keep others from being saved.
+                    SavedVectors::Lost(_) if self.may_stay(block) => {
+                        self.carried.extend(self.bases.get(&block));
+                        self.todo.pop_front();
+                        return Ok(None);
                     }
                     SavedVectors::Lost(id) => {
                         return Err(format!(
@@ -145,7 +165,12 @@ impl Checkpoint {
             }
         };
         self.todo.pop_front();
-        Ok(Next::Piece(Piece { part, block, bytes }))
+        Ok(Some(Next::Piece(Piece { part, block, bytes })))
+    }
+
+    /// True if a block of vectors has not changed since it was written.
+    fn may_stay(&self, block: u32) -> bool {
+        !self.changed.vectors.contains(&block) && self.bases.contains_key(&block)
     }
 }
 
@@ -169,7 +194,7 @@ impl Engine {
 
     /// Begins a snapshot of the shard as it is now. `before` are the extents of the newest
     /// snapshot on disk; blocks for which `stays` says so stay where it has them, if they
-    /// have not changed since.
+    /// have not changed since, and nothing in them was found to be damaged.
     ///
     /// # Panics
     /// If it may not begin now, or another one is on its way.
@@ -200,7 +225,9 @@ impl Engine {
         };
         let is_same = |extent: &&Extent| {
             let changed = match extent.part {
-                Part::Vectors => changed.vectors.contains(&extent.block),
+                Part::Vectors => {
+                    changed.vectors.contains(&extent.block) || self.store.is_damaged(extent.block)
+                }
                 Part::Payloads => changed.payloads.contains(&extent.block),
                 _ => true,
             };

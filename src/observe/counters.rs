@@ -239,6 +239,8 @@ pub struct ShardCounters {
     pub snapshots: Counter,
     /// Snapshots that could not be written.
     pub snapshot_failures: Counter,
+    /// The last one that was tried could not be.
+    pub is_snapshot_failing: AtomicBool,
     /// Bytes of snapshots written.
     pub snapshot_bytes: Counter,
     /// Snapshots that were found damaged at start.

@@ -157,4 +157,10 @@ impl Observed {
     pub fn recent(&self) -> (Counts, Duration) {
         self.rates.recent(&self.gateway)
     }
+
+    /// The same of the last five minutes.
+    #[must_use]
+    pub fn recent_five(&self) -> (Counts, Duration) {
+        self.rates.recent_five(&self.gateway)
+    }
 }

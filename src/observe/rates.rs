@@ -1,4 +1,4 @@
-//! What happened over the last minute: counts now, less what they were then.
+//! What happened over the last minutes: counts now, less what they were then.
 
 use std::collections::VecDeque;
 use std::sync::{Mutex, PoisonError};
@@ -6,8 +6,9 @@ use std::time::{Duration, Instant};
 
 use super::counters::{ErrorCategory, GatewayCounters};
 
-/// How many [`Rates::tick`]s are looked back.
-const WINDOW_TICKS: usize = 6;
+/// How many [`Rates::tick`]s are a minute, and how many are looked back at most.
+const MINUTE_TICKS: usize = 6;
+const WINDOW_TICKS: usize = 5 * MINUTE_TICKS;
 
 /// Counts since the start, or their growth over a while.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -97,9 +98,18 @@ impl Rates {
 
     /// What happened in the last minute, or since the start if that is less; and how long it was.
     pub(super) fn recent(&self, gateway: &GatewayCounters) -> (Counts, Duration) {
+        self.of_ticks(MINUTE_TICKS, gateway)
+    }
+
+    /// The same of the last five minutes.
+    pub(super) fn recent_five(&self, gateway: &GatewayCounters) -> (Counts, Duration) {
+        self.of_ticks(WINDOW_TICKS, gateway)
+    }
+
+    fn of_ticks(&self, count: usize, gateway: &GatewayCounters) -> (Counts, Duration) {
         let ticks = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let (at, before) = ticks.front().expect("there is always one");
-        (Counts::now(gateway).since(*before), at.elapsed())
+        let (at, before) = ticks[ticks.len().saturating_sub(count)];
+        (Counts::now(gateway).since(before), at.elapsed())
     }
 }
 
@@ -124,10 +134,16 @@ mod tests {
         rates.tick(&gateway);
         gateway.inserts.add(4);
         gateway.errors(ErrorCategory::Internal).add(1);
-        (1..WINDOW_TICKS).for_each(|_| rates.tick(&gateway));
+        (1..MINUTE_TICKS).for_each(|_| rates.tick(&gateway));
         let (counts, _) = rates.recent(&gateway);
         assert_eq!((counts.queries, counts.inserts, counts.failed), (0, 4, 1));
         rates.tick(&gateway);
         assert_eq!(rates.recent(&gateway).0.inserts, 0);
+        let (counts, _) = rates.recent_five(&gateway);
+        assert_eq!((counts.queries, counts.inserts, counts.failed), (5, 4, 3));
+        (MINUTE_TICKS..WINDOW_TICKS - 1).for_each(|_| rates.tick(&gateway));
+        assert_eq!(rates.recent_five(&gateway).0.inserts, 4);
+        rates.tick(&gateway);
+        assert_eq!(rates.recent_five(&gateway).0.inserts, 0);
     }
 }

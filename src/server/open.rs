@@ -161,7 +161,7 @@ pub(super) fn bring_up(
 fn way_out(what: &str, directory: &Path) -> String {
     let shown = directory.display();
     format!(
-        "the data directory {shown} can't be opened; nothing in it is lost:\n  {what}\n\
+        "the data directory {shown} can't be opened, and nothing in it was changed:\n  {what}\n\
          Ways out: see all that is damaged with `kyrodb_server --data-dir {shown} --verify-wal`; \
          restore the directory with `kyrodb_backup restore`; make it usable again, and be told what \
          is lost, with `kyrodb_server --data-dir {shown} --verify --repair`; or start with an \

@@ -12,7 +12,7 @@ use std::rc::Rc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use super::core::{Core, Shard, SyncPolicy, spawn};
+use super::core::{Core, Shard, SyncPolicy};
 use super::doing::Doing;
 use super::keeper::Change;
 use super::load::LoadTicket;
@@ -20,6 +20,7 @@ use super::reply::Reply;
 use super::serve::cut;
 use super::snapshot::QUIET;
 use super::spare;
+use super::task::spawn;
 use crate::clock::unix_ms;
 use crate::disk::direct::DirectDisk;
 use crate::disk::{Disk, DiskError, Kind};

@@ -38,6 +38,7 @@ mod search;
 mod serve;
 pub mod snapshot;
 mod spare;
+mod task;
 #[cfg(test)]
 mod tests;
 pub mod truncate;

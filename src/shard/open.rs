@@ -114,7 +114,7 @@ pub(super) async fn open(core: &Rc<Core>, open: Open) -> Result<Opened, Refusal>
     for why in &damaged {
         tracing::error!(
             shard = id.0,
-            "a snapshot can't be used, an older one and the log were: {why}"
+            "a snapshot can't be used; what is older, or the log alone, was: {why}"
         );
         counters.damaged_snapshots.add(1);
     }

@@ -11,12 +11,13 @@ use futures_util::FutureExt;
 use futures_util::future::select;
 
 use super::commit::{Ack, STAGED_MAX};
-use super::core::{Core, Counted, Flush, Shard, spawn};
+use super::core::{Core, Flush, Shard};
 use super::doing::Doing;
 use super::mailbox::Mailbox;
 use super::open::{Refusal, open};
 use super::reply::Reply;
 use super::request::Request;
+use super::task::{Counted, spawn};
 use crate::disk::{Disk, File};
 use crate::engine::filter::Filter;
 use crate::engine::sweep::Sweep;

@@ -10,15 +10,17 @@ use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::panic::AssertUnwindSafe;
 use std::rc::Rc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use futures_util::FutureExt;
 
-use super::core::{Core, Shard, spawn};
+use super::core::{Core, Shard};
 use super::doing::Doing;
 use super::event::Event;
 use super::keeper::Change;
 use super::reply::{Reply, single};
+use super::task::spawn;
 use crate::clock::unix_ms;
 use crate::disk::Disk;
 use crate::engine::Engine;
@@ -92,6 +94,9 @@ pub(super) struct Snapshots {
     /// Changes, and bytes of log, since the last one began.
     mutations: Cell<u64>,
     log_bytes: Cell<u64>,
+    /// Documents that were to be linked at the start, and would be at the next one: no snapshot has links
+    /// of them.
+    unlinked: Cell<u64>,
     /// Where the log stood when memory last was what it says.
     position: Cell<Position>,
     /// When the log was last written.
@@ -117,6 +122,7 @@ impl Snapshots {
             epoch,
             mutations: Cell::new(position.next_lsn.0 - replayed),
             log_bytes: Cell::new(0),
+            unlinked: Cell::new(0),
             position: Cell::new(position),
             written: Cell::new(Instant::now()),
             next_number: Cell::new(next_snapshot),
@@ -129,6 +135,11 @@ impl Snapshots {
             sealed: RefCell::new(sealed),
             dispensable: RefCell::default(),
         }
+    }
+
+    /// So many documents are yet to be linked at the start.
+    pub(super) fn note_unlinked(&self, documents: u64) {
+        self.unlinked.set(documents);
     }
 
     /// Memory has what the log has up to `position`.
@@ -203,7 +214,7 @@ impl Snapshots {
     /// True if a snapshot will be due once the shard has been quiet for a while.
     pub(super) fn waits_for_quiet(&self, engine: &Engine) -> bool {
         let share = (engine.live_count() as f64 * QUIET_SHARE) as u64;
-        self.mutations.get() >= share.max(QUIET_MUTATIONS_MIN)
+        self.mutations.get().max(self.unlinked.get()) >= share.max(QUIET_MUTATIONS_MIN)
     }
 
     fn is_due(&self, due: Due, engine: &Engine) -> bool {
@@ -265,6 +276,7 @@ impl Shard {
         };
         snapshots.next_number.set(number + 1);
         let (mutations, log_bytes) = (snapshots.mutations.take(), snapshots.log_bytes.take());
+        let is_linked = engine.hot_count() == 0;
         snapshots.is_running.set(true);
         let asked = snapshots.asked.take();
         let (core, shard) = (core.clone(), self.clone());
@@ -276,8 +288,11 @@ impl Shard {
                 shard.fence("a snapshot panicked");
                 Err(Error::Internal("internal server panic".into()))
             });
+            let snapshots = &shard.snapshots;
+            if taken.is_ok() && is_linked {
+                snapshots.unlinked.set(0);
+            }
             if taken.is_err() {
-                let snapshots = &shard.snapshots;
                 snapshots.mutations.set(snapshots.mutations.get() + mutations);
                 snapshots.log_bytes.set(snapshots.log_bytes.get() + log_bytes);
             }
@@ -300,7 +315,8 @@ impl Shard {
         self.end_snapshots().await;
         // A snapshot may have begun when much of what it holds was not linked.
         let hot = self.engine.borrow().as_ref().map_or(0, Engine::hot_count) as u64;
-        let is_worth_it = self.snapshots.mutations.get().max(hot) >= LAST_MUTATIONS_MIN;
+        let changed = self.snapshots.mutations.get().max(self.snapshots.unlinked.get()).max(hot);
+        let is_worth_it = changed >= LAST_MUTATIONS_MIN;
         if core.settings.snapshots.mutations == 0 || !is_worth_it {
             return Ok(());
         }
@@ -355,6 +371,7 @@ async fn take(
         Ok(bytes) => {
             engine.end_checkpoint(checkpoint);
             shard.snapshots.failed.set(None);
+            shard.counters.is_snapshot_failing.store(false, Ordering::Relaxed);
             shard.counters.snapshots.add(1);
             shard.counters.snapshot_bytes.add(bytes);
             let took_ms = begun.elapsed().as_millis() as u64;
@@ -370,6 +387,7 @@ async fn take(
                 return Err(Error::unavailable("the server is shutting down"));
             }
             shard.counters.snapshot_failures.add(1);
+            shard.counters.is_snapshot_failing.store(true, Ordering::Relaxed);
             tracing::warn!(shard = shard.id.0, "no snapshot: {why}");
             Err(Error::unavailable(format!("shard {}: no snapshot: {why}", shard.id.0)))
         }

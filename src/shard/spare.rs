@@ -4,9 +4,10 @@ use std::cell::RefCell;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use super::core::{Core, Shard, spawn};
+use super::core::{Core, Shard};
 use super::event::Event;
 use super::keeper::Change;
+use super::task::spawn;
 use crate::disk::direct::DirectFile;
 use crate::disk::{Disk, DiskError, Kind};
 use crate::wal::{Prepared, segment_name};

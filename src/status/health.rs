@@ -172,6 +172,13 @@ impl Health {
             reasons.push(format!("{fenced} of {} shards are fenced after a fault", shards.len()));
         }
         reasons.extend(self.log_trouble());
+        let failing = count(|shard| &shard.is_snapshot_failing);
+        if failing > 0 {
+            reasons.push(format!(
+                "snapshots of {failing} of {} shards fail, and the log of the server says why",
+                shards.len()
+            ));
+        }
         let space = &self.observed.space;
         if space.is_low() {
             reasons.push(format!(
@@ -310,6 +317,8 @@ mod tests {
         degraded("breaker is open");
         shards[0].is_read_only.store(true, Ordering::Relaxed);
         degraded("read-only");
+        shards[1].is_snapshot_failing.store(true, Ordering::Relaxed);
+        degraded("snapshots of 1 of 2 shards fail");
         let space = &health.observed.space;
         space.set_reserve(3 << 20);
         space.set_available(2 << 20);

@@ -140,6 +140,26 @@ fn requests(text: &mut Text, observed: &Observed) {
         let help = "Median time that a shard works on a search, over the last minute.";
         text.gauge("kyrodb_hnsw_latency_ns", help, walk.quantile_ns(0.5));
     }
+    let stages = [
+        (
+            Stage::Hot,
+            "kyrodb_hot_tier_latency_p99",
+            "99th percentile of steps on the hot tier, in ms.",
+        ),
+        (Stage::Walk, "kyrodb_hnsw_latency_p99", "99th percentile of steps of the walk, in ms."),
+    ];
+    for (stage, name, help) in stages {
+        let steps = observed.stages.search[stage as usize].recent();
+        if steps.count() > 0 {
+            text.gauge(name, help, steps.quantile_ns(0.99) as f64 / 1e6);
+        }
+    }
+    let (counts, _) = observed.recent_five();
+    if counts.requests > 0 {
+        let rate = (counts.failed as f64 / counts.requests as f64).min(1.0);
+        let help = "Requests that failed of all, from 0 to 1, over the last five minutes.";
+        text.gauge("kyrodb_error_rate_5m", help, rate);
+    }
     let insert = observed.methods.insert.recent();
     if insert.count() > 0 {
         let p99_ms = insert.quantile_ns(0.99) as f64 / 1e6;

@@ -9,7 +9,9 @@
 //! Rows of memory are written before their names are published, and never again. Their owner takes
 //! them away while others may be reading them, so a reader announces itself (`super::readers`).
 
+use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicPtr, AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
 
 use super::arena::Arena;
 use super::readers::Readers;
@@ -24,6 +26,9 @@ const _: () = assert!(size_of::<usize>() == size_of::<u64>(), "a checksum fits b
 
 /// Marks the word of a slot whose vector is on disk: no row is at an odd address.
 const ON_DISK: usize = 1;
+
+/// Most damaged blocks that are remembered; more are found again when they are read again.
+const DAMAGED_MAX: usize = 1 << 16;
 
 /// Where a vector lies on disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -69,6 +74,8 @@ pub struct Places {
     cells: Arena<AtomicPtr<Line>>,
     /// By block of slots: the number of a file, and the page in it. 0 for none.
     blocks: Arena<AtomicU64>,
+    /// Blocks of which a row was found to be other than it was written: they are to be written anew.
+    damaged: Mutex<BTreeSet<u32>>,
     readers: Readers,
 }
 
@@ -119,6 +126,7 @@ impl Places {
             block_rows,
             cells: Arena::per_slot(slots_max),
             blocks: Arena::per_slot(slots_max.div_ceil(block_rows as usize)),
+            damaged: Mutex::default(),
             readers: Readers::new(owners),
         }
     }
@@ -161,9 +169,26 @@ impl Places {
         let (Ok(file), Ok(page)) = (u32::try_from(file), page) else {
             return Err(format!("vectors at byte {offset} of snapshot {file}: too far to keep"));
         };
-        let block = &self.blocks.get((first.0 / self.block_rows) as usize);
-        block.store(u64::from(file) << 32 | u64::from(page), Ordering::Release);
+        let number = first.0 / self.block_rows;
+        let place = u64::from(file) << 32 | u64::from(page);
+        if self.blocks.get(number as usize).swap(place, Ordering::AcqRel) != place {
+            self.damaged.lock().unwrap_or_else(PoisonError::into_inner).remove(&number);
+        }
         Ok(())
+    }
+
+    /// The row of `slot` on disk is not what was written there, or can't be read.
+    pub fn note_damaged(&self, slot: Slot) {
+        let mut damaged = self.damaged.lock().unwrap_or_else(PoisonError::into_inner);
+        if damaged.len() < DAMAGED_MAX {
+            damaged.insert(slot.0 / self.block_rows);
+        }
+    }
+
+    /// True if such a row was found in the block that begins with `first`, where it is now.
+    pub(super) fn is_damaged(&self, first: Slot) -> bool {
+        let damaged = self.damaged.lock().unwrap_or_else(PoisonError::into_inner);
+        damaged.contains(&(first.0 / self.block_rows))
     }
 
     /// Puts a vector in memory. Returns the row that was there before, which others may still be

@@ -105,6 +105,16 @@ impl Store {
         Ok(())
     }
 
+    /// True if a row of this block of vectors was found to be damaged where the block is.
+    #[must_use]
+    pub fn is_damaged(&self, block: u32) -> bool {
+        let Some(places) = self.places() else { return false };
+        let first = block.checked_mul(vectors_in_block(places.row_bytes()));
+        first.is_some_and(|number| {
+            number < self.count && places.is_damaged(self.stripe.slot(number))
+        })
+    }
+
     /// Lets some rows go that a snapshot on disk has, and that nobody reads any more. How many.
     pub fn let_rows_go(&mut self, rows_max: usize) -> usize {
         let stripe = self.stripe;

@@ -101,8 +101,8 @@ fn documents_have_to_move() {
     runtime.block_on(async { store(&mut source.client().await, 30).await });
     let mut runbook = Runbook::open("Documents have to move", directory.path());
     runbook.set("KYRODB_GRPC_URL", format!("http://{}", source.grpc));
-    runbook.next().has(0, &["30 documents are in documents.jsonl"]);
-    runbook.next().has(0, &["0 documents are in documents.jsonl"]);
+    runbook.next().has(0, &["30 documents were written to documents.jsonl"]);
+    runbook.next().has(0, &["0 documents were written to documents.jsonl"]);
     runbook.set("KYRODB_GRPC_URL", format!("http://{}", target.grpc));
     runbook.next().has(0, &["30 documents are stored"]);
     runbook.done();

@@ -74,3 +74,25 @@ fn documents_move_and_stay_what_they_are() {
         shards_before = shards;
     }
 }
+
+/// With another number of shards there is another graph. It is linked once, and not by every start.
+#[test]
+fn a_graph_is_linked_anew_once() {
+    let directory = directory();
+    let data_dir = directory.path().join("data");
+    let process = Process::start(&data_dir, &[("runtime.shards", "1")]);
+    runtime().block_on(async {
+        let mut client = process.client().await;
+        store(&mut client, 2_000).await;
+    });
+    process.stop();
+    let process = Process::start(&data_dir, &[("runtime.shards", "2")]);
+    assert_says(&process.log(), &["shards were made anew", "documents=2000"]);
+    process.stop();
+    let process = Process::start(&data_dir, &[]);
+    assert!(!process.log().contains("linked anew"), "{}", process.log());
+    let metrics = crate::common::get(process.http, "/metrics").unwrap().1;
+    let linked = crate::common::metric_sum(&metrics, "kyrodb_shard_links_total");
+    assert!(linked < 100.0, "{linked} documents were linked at the start");
+    process.stop();
+}

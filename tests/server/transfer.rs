@@ -48,7 +48,7 @@ fn what_is_dumped_can_be_loaded() {
     assert_eq!(contents.len() as u64, COUNT);
     let dumped = ctl(&source, &["dump", path]);
     assert!(dumped.status.success(), "{}", said(&dumped));
-    assert!(said(&dumped).contains("1300 documents are in"), "{}", said(&dumped));
+    assert!(said(&dumped).contains("1300 documents were written to"), "{}", said(&dumped));
     let whole = std::fs::read(&file).unwrap();
     assert_eq!(whole.iter().filter(|&&byte| byte == b'\n').count() as u64, COUNT);
     let again = ctl(&source, &["dump", path]);

@@ -37,5 +37,5 @@ pub(super) fn run(arguments: Arguments) -> Result<ExitCode, String> {
             println!("\nWith storage.vectors = {mode} it needs {bytes} of memory.");
         }
     }
-    Ok(if plan.fits() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    Ok(if plan.fits() && plan.fits_on_disk() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

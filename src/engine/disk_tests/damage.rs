@@ -46,10 +46,18 @@ fn a_document_whose_vector_is_damaged_is_left_out_and_said_to_be() {
 
 #[test]
 fn a_snapshot_has_every_vector_or_fails_and_names_the_document() {
-    let mut kept = saved(42, 2_000);
+    let mut kept = saved(42, 5_000);
     damage(&mut kept, 77);
+    // What has not changed stays where it is, though its file is worn out.
     kept.pair.put(5);
-    kept.next_file = 1 + kept.next_file.next_multiple_of(4);
+    kept.next_file = kept.next_file.next_multiple_of(4);
+    kept.files.save(&mut kept.pair.engine, kept.next_file).unwrap();
+    kept.link_all();
+    // A slot beside it is filled again.
+    kept.pair.delete(78, "");
+    kept.link_all();
+    kept.pair.put(9_000);
+    kept.next_file += 1;
     let why = kept.files.save(&mut kept.pair.engine, kept.next_file).unwrap_err();
     assert!(why.contains("document 77"), "{why}");
     let why = kept.files.save(&mut kept.pair.engine, kept.next_file).unwrap_err();
@@ -60,7 +68,44 @@ fn a_snapshot_has_every_vector_or_fails_and_names_the_document() {
     kept.next_file += 1;
     kept.files.save(&mut kept.pair.engine, kept.next_file).unwrap();
     kept.link_all();
-    kept.assert_documents(2_000);
+    kept.assert_documents(9_000);
+}
+
+/// Once a document whose vector was lost is written again, or deleted, what was around it is written anew,
+/// so that the files are whole again.
+#[test]
+fn what_was_damaged_does_not_stay() {
+    for is_deleted in [false, true] {
+        let mut kept = saved(46, 10_000);
+        let slot = damage(&mut kept, 77);
+        // As whoever reads it does.
+        kept.pair.engine.note_damaged(slot);
+        let file_before = kept.pair.engine.spot(slot).unwrap().file;
+        kept.save();
+        assert_eq!(kept.pair.engine.spot(slot).unwrap().file, file_before, "it is still needed");
+        match is_deleted {
+            true => kept.pair.delete(77, ""),
+            false => kept.pair.put(77),
+        }
+        kept.link_all();
+        kept.save();
+        let is_there = |extent: &&Extent| {
+            extent.part == Part::Vectors && extent.file == file_before && extent.block == 0
+        };
+        assert_eq!(kept.files.extents[&0].iter().filter(is_there).count(), 0);
+        kept.link_all();
+        kept.assert_documents(10_000);
+        // What is whole again stays where it is.
+        let vectors = |kept: &Kept| -> Vec<Extent> {
+            let extents = kept.files.extents[&0].iter();
+            extents.filter(|extent| extent.part == Part::Vectors).copied().collect()
+        };
+        let before = vectors(&kept);
+        kept.next_file = kept.next_file.next_multiple_of(4);
+        kept.save();
+        let stays = vectors(&kept).iter().filter(|extent| before.contains(extent)).count();
+        assert_eq!((before.len(), stays), (3, 3));
+    }
 }
 
 #[test]

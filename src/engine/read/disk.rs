@@ -340,6 +340,14 @@ impl Engine {
         }
     }
 
+    /// The vector in `slot` is not on disk as it was written: the next snapshot writes what is around it
+    /// anew, once nobody needs it any more.
+    pub fn note_damaged(&self, slot: Slot) {
+        if let Some(places) = self.store.places() {
+            places.note_damaged(slot);
+        }
+    }
+
     /// When what a search sees in `slot` was written, and of which document it is.
     #[must_use]
     pub fn version_in(&self, slot: Slot) -> (DocId, u64) {

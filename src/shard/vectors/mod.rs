@@ -31,9 +31,10 @@ use self::plan::{Run, Wanted, runs};
 pub use self::training::Params as TrainingParams;
 use self::training::Training;
 pub(super) use self::training::run as run_training;
-use super::core::{Core, Shard, spawn};
+use super::core::{Core, Shard};
 use super::event::Event;
 use super::serve::GetAnswer;
+use super::task::spawn;
 use crate::disk::direct::{DirectDisk, DirectFile};
 use crate::disk::{BLOCK, Disk, File};
 use crate::engine::Engine;
@@ -443,6 +444,9 @@ impl Core {
     /// Says once which document's vector is lost.
     fn name_lost(&self, shard: &Shard, wanted: Wanted, spot: Spot, why: &str) {
         shard.counters.vectors.lost.add(1);
+        if let Some(engine) = &*shard.engine.borrow() {
+            engine.note_damaged(wanted.slot);
+        }
         let owner = shard.of_owner(spot.owner);
         let mut named = self.vectors.named.borrow_mut();
         if named.len() < NAMED_MAX && named.insert((owner, wanted.slot, wanted.born)) {
