@@ -147,7 +147,8 @@ impl Engine {
         {
             let mib = unsaved_bytes_max >> 20;
             return Err(Error::busy(format!(
-                "{mib} MiB of vectors wait for a snapshot; where none succeeds, the log of the server                  says why: a document whose vector is lost has to be deleted first"
+                "{mib} MiB of vectors wait for a snapshot; where none succeeds, the log of the server \
+                 says why: a document whose vector is lost has to be deleted first"
             )));
         }
         if self.store.room() <= self.staged_puts {

@@ -35,6 +35,8 @@ pub struct DocumentCache {
     pub tracked: Gauge,
     /// Rows that have been asked for again while they were here.
     pub hot: Gauge,
+    /// 1 if what is kept is decided by what was asked for (`cache.strategy: learned`).
+    pub learns: Gauge,
     /// Decisions between a new row and an old one.
     pub predictions: Gauge,
     /// Of them, those by what the region of the graph is worth.

@@ -86,6 +86,8 @@ pub struct Observed {
     pub spans: std::sync::OnceLock<Box<SpanSink>>,
     rates: Rates,
     is_recording_off: AtomicBool,
+    /// Vectors are on disk: there is something to tell of reads and of caches.
+    pub has_vectors_on_disk: AtomicBool,
     /// What each core's cache of vectors does.
     document_caches: RwLock<Vec<Arc<DocumentCache>>>,
     /// The shards, by number, once their number is known.

@@ -297,6 +297,7 @@ impl Router {
 /// What of a query says how long its search may take.
 pub(super) fn asked(query: &Query) -> Asked {
     let Query { k, ef, is_exact, .. } = *query;
+    let ef = ef.max(k);
     Asked { k, ef, is_filtered: query.filter.is_some(), is_exact }
 }
 

@@ -36,7 +36,7 @@ use self::plan::check_memory;
 pub use self::plan::plan;
 use self::systemd::Systemd;
 use crate::access::Access;
-use crate::config::{Config, Origins, Running};
+use crate::config::{Config, Origins, Running, VectorStorage};
 use crate::gateway::{self, Gateway};
 use crate::observe::Observed;
 use crate::router::check::check_hits;
@@ -150,6 +150,8 @@ impl Server {
         let health = Arc::new(Health::new(observed.clone()));
         health.judge_by(config.slo.clone());
         observed.memory.set_max(sizing::memory_max(&config.memory));
+        let on_disk = config.storage.vectors == VectorStorage::Nvme;
+        observed.has_vectors_on_disk.store(on_disk, Ordering::Relaxed);
         check_memory(&config)?;
         let access = Arc::new(Access::new(&config)?);
         let tls = Tls::new(&config.server.tls)?;

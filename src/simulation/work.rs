@@ -176,7 +176,7 @@ impl Machine {
         let running = node.running.as_mut().expect("it has begun");
         for _ in 0..pieces {
             let (mut next, mut unread) = (running.checkpoint.next_over(&node.engine, None), None);
-            if let Ok(Next::Read(extent)) = next {
+            while let Ok(Next::Read(extent)) = next {
                 let base = match run(reader::content(&*disk, node.id, &extent)) {
                     Ok((base, failure)) => {
                         unread = failure;

@@ -9,7 +9,7 @@ use crate::observe::document_cache::{DocumentCache, Training};
 
 type Value = fn(&DocumentCache) -> u64;
 
-/// Families of the contract, each a sum over the cores.
+/// Families of the contract, each a sum over the cores, where what is kept is learned.
 const TOGETHER: [(&str, &str, &str, Value); 12] = [
     (
         "kyrodb_training_crashes_total",
@@ -83,7 +83,7 @@ const TOGETHER: [(&str, &str, &str, Value); 12] = [
 ];
 
 /// What each core says of itself.
-const BY_CORE: [(&str, &str, &str, Value); 5] = [
+const BY_CORE: [(&str, &str, &str, Value); 3] = [
     ("kyrodb_document_cache_vectors", "gauge", "Vectors kept.", |cache| cache.rows.get()),
     (
         "kyrodb_document_cache_bytes",
@@ -97,6 +97,10 @@ const BY_CORE: [(&str, &str, &str, Value); 5] = [
         "The most reads of vectors that were under way at a time in the last second.",
         |cache| cache.reads_in_flight.get(),
     ),
+];
+
+/// The same, where it learns.
+const BY_CORE_THAT_LEARNS: [(&str, &str, &str, Value); 2] = [
     (
         "kyrodb_training_state",
         "gauge",
@@ -115,19 +119,32 @@ const BY_CORE: [(&str, &str, &str, Value); 5] = [
 pub(super) fn render(text: &mut Text, observed: &Observed) {
     let caches: Vec<Arc<DocumentCache>> = observed.document_caches();
     let sum = |value: Value| caches.iter().map(|cache| value(cache)).sum::<u64>();
-    for (name, kind, help, value) in TOGETHER {
-        text.family(name, kind, help);
-        text.sample(name, "", sum(value));
+    by_core(text, &caches, &BY_CORE);
+    let (bytes, bytes_max) = (sum(|cache| cache.bytes.get()), sum(|cache| cache.bytes_max.get()));
+    let help = "Share of cache.document_bytes that is in use.";
+    text.gauge("kyrodb_hsc_cache_utilization", help, bytes as f64 / bytes_max.max(1) as f64);
+    if sum(|cache| cache.learns.get()) > 0 {
+        learning(text, &caches);
     }
-    for (name, kind, help, value) in BY_CORE {
+}
+
+fn by_core(text: &mut Text, caches: &[Arc<DocumentCache>], families: &[(&str, &str, &str, Value)]) {
+    for (name, kind, help, value) in families {
         text.family(name, kind, help);
         for (core, cache) in caches.iter().enumerate() {
             text.sample(name, &format!("core=\"{core}\""), value(cache));
         }
     }
-    let (bytes, bytes_max) = (sum(|cache| cache.bytes.get()), sum(|cache| cache.bytes_max.get()));
-    let help = "Share of cache.document_bytes that is in use.";
-    text.gauge("kyrodb_hsc_cache_utilization", help, bytes as f64 / bytes_max.max(1) as f64);
+}
+
+/// What there is to tell with `cache.strategy: learned` alone.
+fn learning(text: &mut Text, caches: &[Arc<DocumentCache>]) {
+    let sum = |value: Value| caches.iter().map(|cache| value(cache)).sum::<u64>();
+    for (name, kind, help, value) in TOGETHER {
+        text.family(name, kind, help);
+        text.sample(name, "", sum(value));
+    }
+    by_core(text, caches, &BY_CORE_THAT_LEARNS);
     let runs = |cache: &Arc<DocumentCache>| cache.training.get() == Training::Runs as u64;
     let learners: Vec<_> = caches.iter().filter(|cache| runs(cache)).collect();
     let all = |value: Value| !learners.is_empty() && learners.iter().all(|cache| value(cache) > 0);

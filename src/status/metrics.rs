@@ -86,7 +86,9 @@ pub(super) fn render(observed: &Observed, health: &Health, data_dir: &Path) -> S
     let mut text = Text::default();
     requests(&mut text, observed);
     cache(&mut text, observed);
-    document_cache::render(&mut text, observed);
+    if observed.has_vectors_on_disk.load(Ordering::Relaxed) {
+        document_cache::render(&mut text, observed);
+    }
     log(&mut text, observed);
     server(&mut text, observed, health, data_dir);
     shards(&mut text, observed);
@@ -416,7 +418,9 @@ fn shards(text: &mut Text, observed: &Observed) {
         u64::from(s.is_fenced.load(Ordering::Relaxed))
     });
     recall(text, &shards);
-    vectors(text, &shards);
+    if observed.has_vectors_on_disk.load(Ordering::Relaxed) {
+        vectors(text, &shards);
+    }
     let name = "kyrodb_memory_bytes";
     let help = "Memory of each shard by part, counted: without scratch memory and allocators.";
     text.family(name, "gauge", help);
@@ -462,9 +466,11 @@ fn vectors(text: &mut Text, shards: &[Arc<ShardCounters>]) {
 }
 
 fn latencies(text: &mut Text, observed: &Observed) {
-    let reads = [("vectors", &observed.vector_reads)];
-    let help = "How long reads of vectors from disk take.";
-    text.histograms("kyrodb_vector_read_seconds", help, "of", &reads);
+    if observed.has_vectors_on_disk.load(Ordering::Relaxed) {
+        let reads = [("vectors", &observed.vector_reads)];
+        let help = "How long reads of vectors from disk take.";
+        text.histograms("kyrodb_vector_read_seconds", help, "of", &reads);
+    }
     let methods = &observed.methods;
     text.histograms(
         "kyrodb_request_seconds",

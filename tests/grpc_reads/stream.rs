@@ -127,7 +127,9 @@ fn a_stream_that_nobody_reads_keeps_no_places() {
         // Each answer is larger than what the client takes without reading.
         let mut unread = Vec::new();
         for _ in 0..20 {
-            let requests = (0..200).map(|n| search(&vector(n, 8), 1_000));
+            let requests = (0..100).map(|n| search(&vector(n, 8), 1_000));
+            // What is not read keeps the whole connection from being sent more.
+            let mut client = server.client().await;
             let stream = client.bulk_search(futures_util::stream::iter(requests)).await.unwrap();
             unread.push(stream.into_inner());
         }
@@ -146,7 +148,7 @@ fn a_stream_that_nobody_reads_keeps_no_places() {
             assert_eq!(answer.unwrap().results.len(), 1_000);
             answers += 1;
         }
-        assert_eq!(answers, 200, "and it goes on when it is read");
+        assert_eq!(answers, 100, "and it goes on when it is read");
     });
 }
 

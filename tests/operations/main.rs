@@ -21,13 +21,14 @@ use tonic::{Code, Status};
 const DIMENSION: usize = 8;
 
 /// Sections, and which module drills them.
-const DRILLS: [&str; 19] = [
+const DRILLS: [&str; 20] = [
     "Where to look first",
     "Searches are slow",
     "Too much is asked for",
     "One tenant floods the server",
     "The key file is wrong",
     "The disk is full",
+    "Snapshots fail",
     "Memory is full",
     "The log can not be written",
     "The disk fails",

@@ -3,7 +3,7 @@
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
-use kyrodb::proto::{SearchRequest, SnapshotRequest};
+use kyrodb::proto::{DeleteRequest, SearchRequest, SnapshotRequest};
 
 use crate::Runbook;
 use crate::common::{
@@ -19,7 +19,8 @@ const SETTINGS: &[(&str, &str)] = &[
     ("cache.training_interval_secs", "1"),
 ];
 
-const DOCUMENTS: u64 = 500;
+/// More than are in one block of vectors.
+const DOCUMENTS: u64 = 2_500;
 const DIMENSION: usize = 32;
 
 /// Flips a bit of the vector of this document, in whatever snapshot it is.
@@ -42,6 +43,18 @@ fn damage(data_dir: &Path, id: u64) {
     assert!(damaged > 0, "its vector is in a snapshot");
 }
 
+/// Stores so many documents, and waits until their vectors are on disk alone.
+async fn load(process: &Process, client: &mut Client, count: u64) {
+    let documents: Vec<_> = (1..=count).map(|id| insert(id, &vector(id, DIMENSION), &[])).collect();
+    let loaded = client.bulk_load_hnsw(tokio_stream::iter(documents)).await.unwrap();
+    assert!(loaded.into_inner().success);
+    client.create_snapshot(SnapshotRequest::default()).await.unwrap();
+    // There is a word left of each.
+    let name = "kyrodb_memory_bytes{shard=\"0\",part=\"vectors\"}";
+    let bytes = || metric(&get(process.http, "/metrics").unwrap().1, name).unwrap();
+    eventually("vectors are on disk", async || bytes() < (count * 16) as f64).await;
+}
+
 async fn nearest(client: &mut Client, id: u64) -> (Vec<u64>, Vec<String>) {
     let request = SearchRequest { ef_search: 100, ..search(&vector(id, DIMENSION), 1) };
     let answer = client.search(request).await.unwrap().into_inner();
@@ -58,18 +71,11 @@ fn vectors_are_read_from_disk() {
     let number = |name: &str| metric(&get(process.http, "/metrics").unwrap().1, name);
     runtime().block_on(async {
         let mut client = process.client().await;
-        let documents: Vec<_> =
-            (1..=DOCUMENTS).map(|id| insert(id, &vector(id, DIMENSION), &[])).collect();
-        let loaded = client.bulk_load_hnsw(tokio_stream::iter(documents)).await.unwrap();
-        assert!(loaded.into_inner().success);
-        client.create_snapshot(SnapshotRequest::default()).await.unwrap();
-        // There is a word left of each.
-        let bytes = || number("kyrodb_memory_bytes{shard=\"0\",part=\"vectors\"}").unwrap();
-        eventually("vectors are on disk", async || bytes() < (DOCUMENTS * 16) as f64).await;
+        load(&process, &mut client, DOCUMENTS).await;
         damage(&data_dir, 7);
         let (found, reasons) = nearest(&mut client, 7).await;
         assert!(found != [7] && !reasons.is_empty(), "{found:?} {reasons:?}");
-        for id in 8..=DOCUMENTS {
+        for id in 8..=500 {
             assert_eq!(nearest(&mut client, id).await, (vec![id], Vec::new()));
         }
         client.insert(insert(7, &vector(7, DIMENSION), &[])).await.unwrap();
@@ -79,6 +85,8 @@ fn vectors_are_read_from_disk() {
     runbook.next().has(0, &["kyrodb_vector_read_seconds_count", "kyrodb_vector_reads_in_flight"]);
     runbook.next().has(0, &["kyrodb_document_cache_bytes{core=\"0\"}"]);
     runbook.next().has(0, &["kyrodb_vector_lost_total{shard=\"0\"} 1"]);
+    runbook.next().has(0, &[]);
+    runbook.next().has(0, &[]);
     runbook
         .next()
         .has(0, &["kyrodb_training_state{core=\"0\"} 1", "kyrodb_training_crashes_total 0"]);
@@ -88,5 +96,44 @@ fn vectors_are_read_from_disk() {
     }));
     runbook.next().has(0, &["kyrodb_training_restarts_total 1"]);
     runbook.done();
+    process.stop();
+    // Nothing that was beside it is lost, and nothing that is needed is damaged.
+    let process = Process::start(&data_dir, SETTINGS);
+    assert!(!process.log().contains("damaged"), "{}", process.log());
+    runtime().block_on(async {
+        let mut client = process.client().await;
+        for id in [6, 7, 8, DOCUMENTS] {
+            assert_eq!(nearest(&mut client, id).await, (vec![id], Vec::new()));
+        }
+    });
+    process.stop();
+}
+
+#[test]
+fn snapshots_fail() {
+    let directory = directory();
+    let data_dir = directory.path().join("data");
+    let process = Process::start(&data_dir, SETTINGS);
+    let mut runbook = Runbook::open("Snapshots fail", directory.path());
+    runbook.ask(&process);
+    runtime().block_on(async {
+        let mut client = process.client().await;
+        load(&process, &mut client, 500).await;
+        damage(&data_dir, 7);
+        // Its block has to be written again, since there is another document in it.
+        client.insert(insert(1_000, &vector(1_000, DIMENSION), &[])).await.unwrap();
+        let refused = client.create_snapshot(SnapshotRequest::default()).await.unwrap_err();
+        assert!(refused.message().contains("document 7 can't be read"), "{refused:?}");
+    });
+    runbook.next().has(0, &["degraded", "snapshots of 1 of 1 shards fail"]);
+    runbook.next().has(0, &["kyrodb_snapshot_failures_total{shard=\"0\"} "]);
+    runtime().block_on(async {
+        let request = DeleteRequest { doc_id: 7, ..Default::default() };
+        assert!(process.client().await.delete(request).await.unwrap().into_inner().existed);
+    });
+    runbook.next().has(0, &[]);
+    runbook.done();
+    let (_, health) = get(process.http, "/health").unwrap();
+    assert!(!health.contains("snapshots"), "{health}");
     process.stop();
 }

@@ -100,7 +100,8 @@ fn threads_have_names_of_their_own() {
 #[test]
 fn alerts_and_dashboard_name_metrics_that_exist() {
     let directory = directory();
-    let process = Process::start(&directory.path().join("data"), SETTINGS);
+    let settings = [("storage.vectors", "nvme"), ("cache.strategy", "learned")];
+    let process = Process::start(&directory.path().join("data"), &settings);
     let metrics = get(process.http, "/metrics").unwrap().1;
     let families: Vec<&str> = metrics
         .lines()
@@ -110,6 +111,13 @@ fn alerts_and_dashboard_name_metrics_that_exist() {
         let parts = ["_bucket", "_sum", "_count"].iter().filter_map(|part| name.strip_suffix(part));
         parts.chain([name]).any(|name| families.contains(&name))
     };
+    // What nothing feeds is left out.
+    let plain = Process::start(&directory.path().join("plain"), SETTINGS);
+    let text = get(plain.http, "/metrics").unwrap().1;
+    for unfed in ["kyrodb_vector_", "kyrodb_document_cache_", "kyrodb_training_", "kyrodb_hsc_"] {
+        assert!(!text.contains(unfed), "{unfed}");
+    }
+    plain.stop();
     for file in ["contrib/prometheus/kyrodb.rules.yml", "contrib/grafana/kyrodb.json"] {
         let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join(file);
         let text = std::fs::read_to_string(path).unwrap();

@@ -53,7 +53,7 @@ impl Files {
         let owner = engine.store().stripe().owner();
         for _ in 0..pieces {
             let mut next = checkpoint.next_over(engine, None)?;
-            if let Next::Read(extent) = next {
+            while let Next::Read(extent) = next {
                 next = checkpoint.next_over(engine, Some(&self.extent(owner, &extent)))?;
             }
             let Next::Piece(piece) = next else {

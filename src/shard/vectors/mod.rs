@@ -160,6 +160,7 @@ impl Vectors {
     pub(super) fn new(params: CacheParams, core: usize, counters: Arc<DocumentCache>) -> Self {
         let training = params.training.filter(|_| params.strategy == Strategy::Learned);
         counters.bytes_max.set(params.bytes_max as u64);
+        counters.learns.set(u64::from(params.strategy == Strategy::Learned));
         let reads_max = READS_OF_ALL_MAX / params.cores.max(1) as u64;
         let reads_max = reads_max.clamp(READS_MIN, READS_MAX);
         Self {
