@@ -18,18 +18,7 @@ use crate::observe::trace::{Stage, Trace};
 use crate::proto;
 use crate::router::Router;
 use crate::router::cached::Answer;
-
-/// Before a search that found no place tries again.
-const BUSY_PAUSE: Duration = Duration::from_millis(5);
-
-/// How long a search waits for a place among those in flight.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Patience {
-    /// Not at all: its client is told, and may try again.
-    None,
-    /// One of a stream, whose others may be what is in its way: they will be done.
-    UntilDeadline,
-}
+use crate::router::fair::Guest;
 
 impl Gateway {
     /// A Search. Its record ends when its response is encoded, or with the error.
@@ -46,9 +35,8 @@ impl Gateway {
         let (found, about) = match subject {
             Ok(subject) => {
                 let about = subject.about(&message);
-                let patience = Patience::None;
-                let found =
-                    self.search(&subject, message, timeout, begun, &mut trace, patience).await;
+                let guest = Guest { party: subject.party(), waits: false };
+                let found = self.search(&subject, message, timeout, begun, &mut trace, guest).await;
                 (found, about)
             }
             Err(error) => (Err(self.refuse_search(error)), About::default()),
@@ -86,8 +74,8 @@ impl Gateway {
         let about = subject.about(&request);
         let found = match modes.check().and_then(|()| self.access.charge(&subject.caller)) {
             Ok(()) => {
-                let patience = Patience::UntilDeadline;
-                self.search(subject, request, timeout, begun, &mut trace, patience).await
+                let guest = Guest { party: subject.party(), waits: true };
+                self.search(subject, request, timeout, begun, &mut trace, guest).await
             }
             Err(error) => Err(self.refuse_search(error)),
         };
@@ -113,9 +101,9 @@ impl Gateway {
         timeout: Option<Duration>,
         begun: Instant,
         trace: &mut Trace,
-        patience: Patience,
+        guest: Guest<'_>,
     ) -> Result<proto::SearchResponse> {
-        let found = self.search_shards(subject, request, timeout, begun, trace, patience).await;
+        let found = self.search_shards(subject, request, timeout, begun, trace, guest).await;
         let latency = begun.elapsed();
         let gateway = &self.observed.gateway;
         gateway.queries.add(1);
@@ -154,7 +142,7 @@ impl Gateway {
         timeout: Option<Duration>,
         begun: Instant,
         trace: &mut Trace,
-        patience: Patience,
+        guest: Guest<'_>,
     ) -> Result<Answer> {
         let router = self.router()?;
         let server_max = Duration::from_millis(self.search_max_ms.load(Ordering::Relaxed));
@@ -168,19 +156,7 @@ impl Gateway {
         }
         let realm = subject.realm(&request.namespace);
         let query: Query = validate::search(request, vector?, self.rules(), &self.config, subject)?;
-        let party = subject.party();
-        if patience == Patience::None {
-            return router.search_cached(query, realm, party, deadline, trace).await;
-        }
-        loop {
-            let (query, realm) = (query.clone(), realm.clone());
-            match router.search_cached(query, realm, party, deadline, trace).await {
-                Err(Error::Busy { .. }) if Instant::now() + BUSY_PAUSE < deadline => {
-                    tokio::time::sleep(BUSY_PAUSE).await;
-                }
-                found => return found,
-            }
-        }
+        router.search_cached(query, realm, guest, deadline, trace).await
     }
 
     /// The vector of the document that a search names instead of bringing one.

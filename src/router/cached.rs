@@ -18,7 +18,7 @@ use std::time::Instant;
 use hashbrown::DefaultHashBuilder;
 
 use super::check::{Checks, Sample};
-use super::fair::Party;
+use super::fair::Guest;
 use super::key::{self, Asked, Key};
 use super::near::{Near, Neighbourhood, Told};
 use super::search::asked;
@@ -163,7 +163,7 @@ impl Router {
         &self,
         mut query: Query,
         realm: Realm,
-        party: Option<&Party>,
+        guest: Guest<'_>,
         deadline: Instant,
         trace: &mut Trace,
     ) -> Result<Answer> {
@@ -172,7 +172,7 @@ impl Router {
         // Whoever has no time left is told so, whatever the cache has.
         let is_asked = counters.is_on() && now < deadline;
         let Some(cache) = self.cache.as_ref().filter(|_| is_asked) else {
-            return self.search(query, party, deadline, trace).await.map(Answer::Fresh);
+            return self.search(query, guest, deadline, trace).await.map(Answer::Fresh);
         };
         trace.asked = asked(&query);
         trace.mark(Stage::Admission, now);
@@ -183,7 +183,7 @@ impl Router {
             Looked::Near(found) => Answer::Near(found),
             Looked::Unsettled => {
                 counters.misses.add(1);
-                return self.search(query, party, deadline, trace).await.map(Answer::Fresh);
+                return self.search(query, guest, deadline, trace).await.map(Answer::Fresh);
             }
             Looked::Missed(mut missed) => {
                 counters.misses.add(1);
@@ -193,7 +193,7 @@ impl Router {
                     (query.k, query.include_embeddings) = (width, true);
                 }
                 let starts = missed.starts.clone();
-                let (found, query) = self.search_as(query, starts, party, deadline, trace).await?;
+                let (found, query) = self.search_as(query, starts, guest, deadline, trace).await?;
                 let realm = std::mem::take(&mut missed.realm);
                 let key = Key { query, asked, realm };
                 let answer = self.keep(cache, missed, key, found, width.is_some());

@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use super::cached::{Answer, Params};
+use super::fair::Guest;
 use super::tests::Town;
 use crate::cache::changes::Changing;
 use crate::engine::{Document, Hit, Query, Scope, SearchOutcome};
@@ -64,7 +65,9 @@ impl Town {
         let begun = Instant::now();
         let deadline = begun + Duration::from_millis(200);
         let mut trace = self.observed.begin(begun);
-        self.router.search_cached(query, Realm::default(), None, deadline, &mut trace).await
+        self.router
+            .search_cached(query, Realm::default(), Guest::default(), deadline, &mut trace)
+            .await
     }
 
     /// The number of the answer, and whether it was kept before.

@@ -15,6 +15,7 @@ use std::sync::{Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use super::cached::{Kept, QueryCache};
+use super::fair::Guest;
 use super::key::Asked;
 use super::near::padded;
 use super::{Found, Router};
@@ -227,6 +228,10 @@ impl Router {
         let score = |values: &[f32]| score(cache.metric, &sample.query.vector, values);
         let is_there = |(hit, document): (&&Hit, &Option<Document>)| {
             let document = document.as_ref().filter(|document| document.payload == hit.payload)?;
+            let filter = sample.query.filter.as_ref();
+            if filter.is_some_and(|filter| !filter.matches(&document.payload)) {
+                return None;
+            }
             let is_it = (score(document.embedding.as_deref()?) - hit.score).abs()
                 <= SCORE_ERROR_MAX * hit.score.abs().max(1.0);
             is_it.then_some(hit.id)
@@ -239,7 +244,8 @@ impl Router {
     async fn repeat(&self, sample: &Sample) -> Option<Found> {
         let now = Instant::now();
         let mut trace = Trace::new(now, false);
-        let found = self.search(sample.query.clone(), None, now + SEARCH_MAX, &mut trace).await;
+        let found =
+            self.search(sample.query.clone(), Guest::default(), now + SEARCH_MAX, &mut trace).await;
         found.ok().filter(|found| found.reasons.is_empty())
     }
 }

@@ -16,6 +16,16 @@ pub struct Party {
     in_flight: AtomicUsize,
 }
 
+/// Who asks for a place among the searches in flight.
+#[derive(Clone, Copy, Default)]
+pub struct Guest<'a> {
+    /// Its tenant, if it is of one.
+    pub party: Option<&'a Party>,
+    /// It waits for a place until its deadline: one of a stream, whose others may be what is in its way,
+    /// and will be done. Others are told, and may try again.
+    pub waits: bool,
+}
+
 /// How many tenants have searches in flight.
 #[derive(Debug, Default)]
 pub(super) struct Parties(AtomicUsize);

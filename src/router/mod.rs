@@ -25,7 +25,7 @@ use std::time::{Duration, Instant};
 use arc_swap::ArcSwap;
 
 use self::cached::QueryCache;
-use self::fair::{Parties, Party, Seat};
+use self::fair::{Guest, Parties, Party, Seat};
 use self::pace::Pace;
 use self::pick::Loads;
 use crate::engine::filter::Filter;
@@ -57,6 +57,9 @@ const BREAKER_PATIENCE: Duration = Duration::from_secs(2);
 /// A search is not let in if it is expected to take more than this share of the time it has: what comes
 /// with it may take longer, and an answer that comes too late has cost as much as one in time.
 const DEADLINE_SHARE: u32 = 2;
+
+/// Before a search that waits for a place looks again.
+const PLACE_PAUSE: Duration = Duration::from_millis(5);
 
 /// So many searches for each core are always let in: only what is answered tells the pace.
 const ALWAYS_PER_CORE: usize = 4;
@@ -444,6 +447,20 @@ impl Router {
             };
             if let Err(error) = settled {
                 tracing::warn!(shard = shard.0, "the next start has more to do: {error}");
+            }
+        }
+    }
+
+    /// Takes a place among the searches in flight, or waits for one if that is what the guest wants.
+    async fn place_of<'a>(&'a self, guest: Guest<'a>, deadline: Instant) -> Result<Place<'a>> {
+        loop {
+            match self.enter(guest.party, deadline) {
+                Err(Error::Busy { .. })
+                    if guest.waits && Instant::now() + PLACE_PAUSE < deadline =>
+                {
+                    tokio::time::sleep(PLACE_PAUSE).await;
+                }
+                entered => return entered,
             }
         }
     }

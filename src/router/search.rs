@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::budget::beam_width;
-use super::fair::Party;
+use super::fair::Guest;
 use super::merge::merge;
 use super::pick::UnderWay;
 use super::{Found, GRACE, Router, gone};
@@ -35,12 +35,12 @@ impl Router {
     pub async fn search(
         &self,
         query: Query,
-        party: Option<&Party>,
+        guest: Guest<'_>,
         deadline: Instant,
         trace: &mut Trace,
     ) -> Result<Found> {
         trace.asked = asked(&query);
-        self.search_as(query, None, party, deadline, trace).await.map(|(found, _)| found)
+        self.search_as(query, None, guest, deadline, trace).await.map(|(found, _)| found)
     }
 
     /// The same, where these documents are known to be near; and tells what shards were asked. What the
@@ -49,12 +49,12 @@ impl Router {
         &self,
         mut query: Query,
         starts: Option<Arc<[DocId]>>,
-        party: Option<&Party>,
+        guest: Guest<'_>,
         deadline: Instant,
         trace: &mut Trace,
     ) -> Result<(Found, Arc<Query>)> {
         let entered = Instant::now();
-        let _place = self.enter(party, deadline)?;
+        let _place = self.place_of(guest, deadline).await?;
         let (k, is_traced) = (query.k, trace.is_on());
         query.ef = query.ef.max(k);
         // What passes a filter may all be in one shard.

@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use super::cached::Params;
+use super::fair::Guest;
 use super::{Found, Limits, Router};
 use crate::engine::filter::Filter;
 use crate::engine::{Document, Query, Scope, SearchOutcome};
@@ -112,7 +113,7 @@ impl Town {
         };
         let begun = Instant::now();
         let deadline = begun + Duration::from_millis(200);
-        self.router.search(query, None, deadline, &mut self.observed.begin(begun)).await
+        self.router.search(query, Guest::default(), deadline, &mut self.observed.begin(begun)).await
     }
 
     fn asked(&self) -> Vec<u32> {

@@ -15,6 +15,7 @@ use crate::engine::read::SearchOutcome;
 use crate::engine::{Query, Scope, VectorStorage};
 use crate::error::{Error, Result};
 use crate::router::Found;
+use crate::router::fair::Guest;
 use crate::snapshot::snapshot_name;
 use crate::store::realm::Realm;
 use crate::types::DocId;
@@ -82,7 +83,7 @@ fn near(server: &Server, id: u64, k: usize, is_exact: bool) -> Query {
 async fn search(server: &Server, query: Query) -> Found {
     let begun = Instant::now();
     let mut trace = server.observed.begin(begun);
-    server.router().search(query, None, begun + FOR_EVER, &mut trace).await.unwrap()
+    server.router().search(query, Guest::default(), begun + FOR_EVER, &mut trace).await.unwrap()
 }
 
 fn found(server: &Server, query: Query) -> (Vec<u64>, Found) {

@@ -78,6 +78,8 @@ fn vectors_are_read_from_disk() {
         for id in 8..=500 {
             assert_eq!(nearest(&mut client, id).await, (vec![id], Vec::new()));
         }
+        // Its block stays where it is, and keeps no other from being saved.
+        client.create_snapshot(SnapshotRequest::default()).await.unwrap();
         client.insert(insert(7, &vector(7, DIMENSION), &[])).await.unwrap();
         assert_eq!(nearest(&mut client, 7).await, (vec![7], Vec::new()));
     });
