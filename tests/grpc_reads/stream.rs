@@ -79,6 +79,17 @@ fn the_ten_thousand_and_first_request_ends_the_stream() {
     });
 }
 
+async fn sixteen_places_are_free(client: &Client) {
+    eventually("there is room for as many searches as are allowed", || async {
+        let searches = (0..16).map(|n| {
+            let mut client = client.clone();
+            async move { client.search(search(&vector(n, 8), 10)).await.is_ok() }
+        });
+        futures_util::future::join_all(searches).await.into_iter().all(|is_ok| is_ok)
+    })
+    .await;
+}
+
 #[test]
 fn a_client_that_leaves_a_stream_takes_its_searches_with_it() {
     let server = Inside::start(&[
@@ -97,15 +108,7 @@ fn a_client_that_leaves_a_stream_takes_its_searches_with_it() {
             assert!(answers.next().await.is_some());
         }
         // Searches that had kept their places would leave none for these.
-        let client = &client;
-        eventually("there is room for as many searches as are allowed", || async {
-            let searches = (0..16).map(|n| {
-                let mut client = client.clone();
-                async move { client.search(search(&vector(n, 8), 10)).await.is_ok() }
-            });
-            futures_util::future::join_all(searches).await.into_iter().all(|is_ok| is_ok)
-        })
-        .await;
+        sixteen_places_are_free(&client).await;
     });
     let metrics = get(server.server().http_address(), "/metrics").unwrap().1;
     assert_eq!(metric(&metrics, "kyrodb_panics_total"), Some(0.0));
@@ -133,15 +136,7 @@ fn a_stream_that_nobody_reads_keeps_no_places() {
             let stream = client.bulk_search(futures_util::stream::iter(requests)).await.unwrap();
             unread.push(stream.into_inner());
         }
-        let client = &client;
-        eventually("there is room for as many searches as are allowed", || async {
-            let searches = (0..16).map(|n| {
-                let mut client = client.clone();
-                async move { client.search(search(&vector(n, 8), 10)).await.is_ok() }
-            });
-            futures_util::future::join_all(searches).await.into_iter().all(|is_ok| is_ok)
-        })
-        .await;
+        sixteen_places_are_free(&client).await;
         let mut stream = unread.pop().unwrap();
         let mut answers = 0;
         while let Some(answer) = stream.next().await {
