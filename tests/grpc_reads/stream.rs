@@ -121,6 +121,8 @@ fn a_stream_that_nobody_reads_keeps_no_places() {
         ("hnsw.distance", "euclidean"),
         ("runtime.shards", "3"),
         ("timeouts.max_concurrent_queries", "16"),
+        ("timeouts.cold_tier_ms", "30000"),
+        ("cache.query_cache_enabled", "false"),
     ]);
     runtime().block_on(async {
         let mut client = server.client().await;
@@ -129,13 +131,19 @@ fn a_stream_that_nobody_reads_keeps_no_places() {
         store(&mut client, (1..=2_000).map(document).collect()).await;
         // Each answer is larger than what the client takes without reading.
         let mut unread = Vec::new();
-        for _ in 0..20 {
+        for _ in 0..8 {
             let requests = (0..100).map(|n| search(&vector(n, 8), 1_000));
             // What is not read keeps the whole connection from being sent more.
             let mut client = server.client().await;
             let stream = client.bulk_search(futures_util::stream::iter(requests)).await.unwrap();
             unread.push(stream.into_inner());
         }
+        let asked = || {
+            let metrics = get(server.server().http_address(), "/metrics").unwrap().1;
+            metric(&metrics, "kyrodb_queries_total").unwrap()
+        };
+        // Each has searched as far ahead as it may.
+        eventually("no stream waits for another", async || asked() >= 8.0 * 16.0).await;
         sixteen_places_are_free(&client).await;
         let mut stream = unread.pop().unwrap();
         let mut answers = 0;
@@ -154,6 +162,8 @@ fn streams_wait_for_places() {
         ("hnsw.distance", "euclidean"),
         ("runtime.shards", "3"),
         ("timeouts.max_concurrent_queries", "4"),
+        ("timeouts.cold_tier_ms", "30000"),
+        ("cache.query_cache_enabled", "false"),
     ]);
     runtime().block_on(async {
         let mut client = server.client().await;
