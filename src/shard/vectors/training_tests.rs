@@ -191,6 +191,7 @@ fn no_search_notices_that_training_is_killed() {
     assert_eq!((cache.crashes.get(), cache.restarts.get()), (0, 0));
     let mut all = [Histogram::<u64>::new(3).unwrap(), Histogram::<u64>::new(3).unwrap()];
     let (turns, begun) = (10, Instant::now());
+    let mut armed = 0;
     for turn in 1..=turns {
         let length = Instant::now();
         all[0]
@@ -199,9 +200,10 @@ fn no_search_notices_that_training_is_killed() {
         let due = kills * turn / turns;
         let killed = town.search_while(&answers, || {
             assert!(begun.elapsed() < PATIENCE * 10, "{} crashes", cache.crashes.get());
-            if SLICES.load(Ordering::Relaxed) == 0 && cache.crashes.get() < due {
-                let after = mix(cache.crashes.get()) % 12 + 1;
-                SLICES.store(after, Ordering::Relaxed);
+            // The one before has been counted: it strikes a moment before that.
+            if armed == cache.crashes.get() && armed < due {
+                SLICES.store(mix(armed) % 12 + 1, Ordering::Relaxed);
+                armed += 1;
             }
             cache.crashes.get() < due
         });
