@@ -109,13 +109,6 @@ impl Plan {
         self.unsaved_bytes.min(all).saturating_add(self.cache_bytes.min(all))
     }
 
-    /// What is set aside for vectors fits into the memory that the server may use, whatever it holds.
-    #[must_use]
-    pub fn fits_empty(&self) -> bool {
-        let bounds = self.unsaved_bytes.saturating_add(self.cache_bytes);
-        bounds == 0 || bounds.saturating_add(self.program_bytes()) <= self.memory_max
-    }
-
     /// Most bytes on the disk.
     #[must_use]
     pub fn disk_bytes(&self) -> u64 {

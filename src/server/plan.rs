@@ -1,7 +1,7 @@
 //! `--plan`, and whether what is configured can fit into memory at all.
 
 use super::open::{engine_params, vector_storage};
-use crate::config::Config;
+use crate::config::{Config, VectorStorage};
 use crate::engine;
 use crate::shard::cpus;
 use crate::sizing::{DataSet, Plan, human, memory_max};
@@ -35,23 +35,25 @@ pub fn plan(config: &Config, data: DataSet) -> Result<Plan, String> {
 /// # Errors
 /// What they would need.
 pub(super) fn check_memory(config: &Config) -> Result<(), String> {
-    let rows = config.hnsw.max_elements as u64;
-    let dimension = config.hnsw.dimension;
-    let mut known = config.clone();
-    known.hnsw.dimension = dimension.max(1);
-    let plan = plan(&known, DataSet { rows, metadata_bytes: 0 })?;
-    if !plan.fits_empty() {
-        let max = memory_max(&config.memory);
+    let (cached, unsaved) = (config.cache.document_bytes, config.storage.unsaved_bytes);
+    let max = memory_max(&config.memory);
+    let is_on_disk = config.storage.vectors == VectorStorage::Nvme;
+    if is_on_disk && cached.saturating_add(unsaved) >= max {
         return Err(format!(
             "cache.document_bytes, storage.unsaved_bytes: {} and {} do not fit into the {} that this \
-             server may use (memory.max_bytes, or nine tenths of what there is), beside the program \
-             itself; lower them, or allow more memory",
-            human(config.cache.document_bytes),
-            human(config.storage.unsaved_bytes),
+             server may use (memory.max_bytes, or nine tenths of what there is), beside all else; lower \
+             them, or allow more memory",
+            human(cached),
+            human(unsaved),
             human(max)
         ));
     }
-    if rows == 0 || dimension == 0 || plan.fits() {
+    let rows = config.hnsw.max_elements as u64;
+    if rows == 0 || config.hnsw.dimension == 0 {
+        return Ok(());
+    }
+    let plan = plan(config, DataSet { rows, metadata_bytes: 0 })?;
+    if plan.fits() {
         return Ok(());
     }
     Err(format!(
@@ -63,7 +65,6 @@ pub(super) fn check_memory(config: &Config) -> Result<(), String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::VectorStorage;
 
     #[test]
     fn more_documents_than_fit_are_refused() {

@@ -27,7 +27,7 @@ use super::reply::{self, Reply};
 use super::request::Request;
 use super::snapshot::{Due, Snapshots};
 use super::spare::Spare;
-use super::task::spawn_vital;
+use super::task::{spawn, spawn_vital};
 use super::truncate::Compaction;
 use super::vectors::{self, CacheParams, Vectors};
 use crate::disk::direct::DirectDisk;
@@ -432,7 +432,7 @@ impl Core {
         }
         spawn_vital(queues.upkeep, super::upkeep::run(core.clone()));
         spawn_vital(queues.upkeep, super::watch::run(core.clone()));
-        spawn_vital(queues.upkeep, vectors::run_training(core.clone()));
+        spawn(queues.upkeep, vectors::run_training(core.clone()));
         // Its end is the end of the core. It runs in its own queue, so it is awaited here.
         let serving =
             glommio::spawn_local_into(super::serve::run(core.clone(), mailbox), queues.receive);

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use super::core::{Core, Shard};
 use super::event::Event;
 use super::keeper::Change;
-use super::task::spawn;
+use super::task::spawn_vital;
 use crate::disk::direct::DirectFile;
 use crate::disk::{Disk, DiskError, Kind};
 use crate::wal::{Prepared, segment_name};
@@ -89,7 +89,8 @@ pub(super) fn want(core: &Rc<Core>, shard: &Rc<Shard>, number: u64) {
     };
     *state = SpareState::Preparing;
     let (core, shard) = (core.clone(), shard.clone());
-    spawn(core.queues.upkeep, async move {
+    // The log waits for it, whatever becomes of it.
+    spawn_vital(core.queues.upkeep, async move {
         let made = make_segment(&core, &shard, number, unnamed).await;
         if let SpareState::Failed { error, .. } = &made {
             tracing::warn!(shard = shard.id.0, "no new log segment: {error}");

@@ -21,8 +21,8 @@ pub(super) fn spawn(queue: TaskQueueHandle, task: impl Future<Output = ()> + 'st
     glommio::spawn_local_into(contained, queue).expect("the queue exists").detach();
 }
 
-/// Spawns what a core can't do without, for as long as it runs. A panic in it ends the process: what was
-/// acknowledged is in the log.
+/// Spawns what a core can't do without, or what others wait for that would never come. A panic in it ends
+/// the process: what was acknowledged is in the log.
 pub(super) fn spawn_vital(queue: TaskQueueHandle, task: impl Future<Output = ()> + 'static) {
     let vital = async move {
         if AssertUnwindSafe(task).catch_unwind().await.is_err() {
