@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
 
-use super::Config;
+use super::{Config, compat};
 
 /// Environment variables with this prefix are settings: `KYRODB__SECTION__KEY`.
 const PREFIX: &str = "KYRODB__";
@@ -15,9 +15,11 @@ const PREFIX: &str = "KYRODB__";
 /// Optional numbers: their default, nothing, does not tell their type.
 const OPTIONAL_NUMBERS: [&str; 2] = ["server.http_port", "cache.hot_tier_max_age_secs"];
 
-/// Keys that go by another name too.
-const ALIASES: [(&str, &str); 1] =
-    [("persistence.snapshot_interval_inserts", "persistence.snapshot_interval_mutations")];
+/// systemd names the state directories of a unit by this variable, separated by colons. The first is
+/// the default of `persistence.data_dir`.
+const STATE_DIRECTORY: &str = "STATE_DIRECTORY";
+
+const DATA_DIR: &str = "persistence.data_dir";
 
 /// Keys this far from a valid one are taken for a slip of the pen.
 const SIMILARITY_MIN: f64 = 0.6;
@@ -61,18 +63,23 @@ pub fn load(
 ) -> Result<(Config, Origins), Vec<String>> {
     let defaults = tree(&Config::default());
     let mut merged = defaults.clone();
-    let (mut faults, mut origins) = (Vec::new(), Origins::new());
+    let (mut faults, mut origins, mut notes) = (Vec::new(), Origins::new(), Vec::new());
     if let Some(path) = &overrides.file {
         match read_file(path) {
             Ok(layer) => {
                 let origin = path.display().to_string();
-                let (faults, origins) = (&mut faults, &mut origins);
-                lay_over(&mut merged, layer, &mut Layer { origin: &origin, faults, origins });
+                let (faults, origins, notes) = (&mut faults, &mut origins, &mut notes);
+                let mut below = Layer { origin: &origin, faults, origins, notes };
+                lay_over(&mut merged, layer, &mut below);
             }
             Err(fault) => faults.push(fault),
         }
     }
+    let mut state_directory = None;
     for (name, text) in environment {
+        if name.as_ref() == STATE_DIRECTORY {
+            state_directory = first_directory(text.as_ref());
+        }
         // What is not ours may be anything.
         let Some(name) = name.as_ref().to_str().filter(|name| name.starts_with(PREFIX)) else {
             continue;
@@ -81,7 +88,8 @@ pub fn load(
             faults.push(format!("environment variable {name}: the value is not UTF-8"));
             continue;
         };
-        let mut layer = Layer { origin: name, faults: &mut faults, origins: &mut origins };
+        let (faults, origins, notes) = (&mut faults, &mut origins, &mut notes);
+        let mut layer = Layer { origin: name, faults, origins, notes };
         lay_variable(&mut merged, &defaults, text, &mut layer);
     }
     if let Some(port) = overrides.port {
@@ -89,10 +97,27 @@ pub fn load(
         origins.insert("server.port".into(), "--port".into());
     }
     if let Some(directory) = &overrides.data_dir {
-        merged["persistence"]["data_dir"] = directory.to_string_lossy().into();
-        origins.insert("persistence.data_dir".into(), "--data-dir".into());
+        let given: Value = directory.to_string_lossy().into();
+        let place = &mut merged["persistence"]["data_dir"];
+        if let Some(origin) = origins.get(DATA_DIR).filter(|_| *place != given) {
+            notes.push(format!(
+                "{origin}: {DATA_DIR} is {place}, but --data-dir or KYRODB_DATA_DIR says {given}, \
+                 which is taken"
+            ));
+        }
+        *place = given;
+        origins.insert(DATA_DIR.into(), "--data-dir".into());
+    } else if let Some(directory) = state_directory.filter(|_| !origins.contains_key(DATA_DIR)) {
+        merged["persistence"]["data_dir"] = directory.into();
+        origins.insert(DATA_DIR.into(), STATE_DIRECTORY.into());
     }
-    Ok((finish(merged, faults)?, origins))
+    Ok((Config { notes, ..finish(merged, faults)? }, origins))
+}
+
+/// The first of the directories that systemd names.
+fn first_directory(text: &OsStr) -> Option<String> {
+    let first = text.to_str()?.split(':').next()?;
+    Path::new(first).is_absolute().then(|| first.to_owned())
 }
 
 /// Reads the content of a config file, `toml` or `yaml`, as [`load`] does that of `--config`.
@@ -102,10 +127,11 @@ pub fn load(
 pub fn from_bytes(bytes: &[u8], format: &str) -> Result<Config, Vec<String>> {
     let mut merged = tree(&Config::default());
     let layer = parse_file(bytes, format).map_err(|fault| vec![fault])?;
-    let (mut faults, mut origins) = (Vec::new(), Origins::new());
-    let mut layer_of = Layer { origin: "the file", faults: &mut faults, origins: &mut origins };
+    let (mut faults, mut origins, mut notes) = (Vec::new(), Origins::new(), Vec::new());
+    let (all, from, said) = (&mut faults, &mut origins, &mut notes);
+    let mut layer_of = Layer { origin: "the file", faults: all, origins: from, notes: said };
     lay_over(&mut merged, layer, &mut layer_of);
-    finish(merged, faults)
+    Ok(Config { notes, ..finish(merged, faults)? })
 }
 
 fn finish(merged: Value, mut faults: Vec<String>) -> Result<Config, Vec<String>> {
@@ -192,9 +218,12 @@ struct Layer<'a> {
     origin: &'a str,
     faults: &'a mut Vec<String>,
     origins: &'a mut Origins,
+    /// What is accepted and yet to be said.
+    notes: &'a mut Vec<String>,
 }
 
-fn lay_over(target: &mut Value, source: Value, layer: &mut Layer<'_>) {
+fn lay_over(target: &mut Value, mut source: Value, layer: &mut Layer<'_>) {
+    compat::translate(&mut source, layer.origin, layer.notes);
     let known = keys(target, "");
     lay_section(target, source, "", &known, layer);
 }
@@ -217,8 +246,6 @@ fn lay_section(
     };
     for (key, value) in source {
         let full = if path.is_empty() { key.clone() } else { format!("{path}.{key}") };
-        let alias = ALIASES.iter().find(|(alias, _)| *alias == full);
-        let key = alias.map_or(key, |(_, name)| name.rsplit('.').next().unwrap_or(name).into());
         match target.get_mut(&key) {
             None => {
                 let fault = unknown(&full, known, |name| format!("`{name}`"));
@@ -227,8 +254,7 @@ fn lay_section(
             Some(section @ Value::Object(_)) => lay_section(section, value, &full, known, layer),
             Some(leaf) => {
                 *leaf = value;
-                let name = alias.map_or(full, |(_, name)| (*name).to_owned());
-                layer.origins.insert(name, layer.origin.to_owned());
+                layer.origins.insert(full, layer.origin.to_owned());
             }
         }
     }
@@ -237,7 +263,7 @@ fn lay_section(
 fn lay_variable(target: &mut Value, defaults: &Value, text: &str, layer: &mut Layer<'_>) {
     let name = layer.origin;
     let path = name[PREFIX.len()..].to_ascii_lowercase().replace("__", ".");
-    let path = ALIASES.iter().find(|(alias, _)| *alias == path).map_or(path, |(_, n)| (*n).into());
+    let Some(path) = compat::key_of(path, name, layer.notes) else { return };
     let pointer = format!("/{}", path.replace('.', "/"));
     match (defaults.pointer(&pointer), target.pointer_mut(&pointer)) {
         (Some(default), Some(leaf)) if !default.is_object() => {
@@ -288,11 +314,17 @@ fn keys(value: &Value, path: &str) -> Vec<String> {
 }
 
 fn unknown(path: &str, known: &[String], shown: impl Fn(&str) -> String) -> String {
+    // `cache.cache_capacity` means `cache.capacity`, whatever else looks like it.
+    let repeated = path.split_once('.').and_then(|(section, leaf)| {
+        let leaf = leaf.strip_prefix(section)?.strip_prefix('_')?;
+        let meant = format!("{section}.{leaf}");
+        known.iter().find(|name| **name == meant).map(|name| (1.0, name))
+    });
     let nearest = known
         .iter()
         .map(|name| (strsim::normalized_damerau_levenshtein(path, name), name))
-        .max_by(|a, b| a.0.total_cmp(&b.0))
-        .filter(|(similarity, _)| *similarity >= SIMILARITY_MIN);
+        .max_by(|a, b| a.0.total_cmp(&b.0));
+    let nearest = repeated.or(nearest).filter(|(similarity, _)| *similarity >= SIMILARITY_MIN);
     match nearest {
         Some((_, name)) => {
             format!("unknown key {}; did you mean {}?", shown(path), shown(name))

@@ -4,6 +4,7 @@
 //! [`load`] lays file, environment and command line over the defaults; [`Config::validate`]
 //! names all faults at once.
 
+mod compat;
 mod load;
 #[cfg(test)]
 mod tests;
@@ -15,7 +16,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 pub use self::load::{Origins, Overrides, Running, from_bytes, generate, load};
-pub(crate) use self::validate::DIMENSION_MAX;
+pub(crate) use self::validate::{DIMENSION_MAX, SHARDS_MAX};
 pub use self::words::{
     CacheStrategy, Codes, Distance, Environment, FsyncPolicy, LogFormat, LogLevel,
     ObservabilityAuth, RecoveryMode, VectorStorage,
@@ -53,6 +54,9 @@ pub struct Config {
     pub auth: AuthSection,
     /// Time limits.
     pub timeouts: TimeoutsSection,
+    /// What is odd about where the values come from; no key.
+    #[serde(skip)]
+    pub notes: Vec<String>,
 }
 
 /// `environment`.

@@ -150,3 +150,79 @@ fn environments_refuse_what_is_unsafe_in_them() {
     let pilot = fault_of(|c| c.environment.r#type = Environment::Pilot);
     assert!(pilot.contains("auth.enabled") && pilot.contains("rate_limit.enabled"), "{pilot}");
 }
+
+#[test]
+fn keys_of_earlier_servers_are_taken_with_a_warning_that_names_those_of_today() {
+    let text = "timeouts:\n  cache_ms: 10\ntraining:\n  window_duration_secs: 300\n\
+                access_logger:\n  window_size: 50000\n\
+                cache:\n  auto_tune_threshold: false\n  target_utilization: 0.85\n";
+    let config = with_file("c.yaml", text, &[]).unwrap();
+    assert_eq!(config.cache.training_window_secs, 300);
+    assert_eq!(config.cache.logger_window_size, 50_000);
+    assert!(!config.cache.adaptive_admission.enabled);
+    assert_eq!(config.cache.adaptive_admission.target_utilization, 0.85);
+    let said = config.warnings().join("\n");
+    for part in [
+        "c.yaml: timeouts.cache_ms has no effect",
+        "training.window_duration_secs is called cache.training_window_secs now",
+        "access_logger.window_size is called cache.logger_window_size now",
+        "cache.auto_tune_threshold is called cache.adaptive_admission.enabled now",
+    ] {
+        assert!(said.contains(part), "{part:?}: {said}");
+    }
+    let text = "cache:\n  training:\n    max_samples: 5\n    window_duration_secs: 7\n";
+    let config = with_file("c.yaml", text, &[]).unwrap();
+    assert_eq!((config.cache.logger_window_size, config.cache.training_window_secs), (5, 7));
+    // The key of today is stronger, and a variable may have the former name too.
+    let text = "[cache]\nlogger_window_size = 9\n[access_logger]\nwindow_size = 8\n";
+    let config = with_file("c.toml", text, &[]).unwrap();
+    assert_eq!(config.cache.logger_window_size, 9);
+    let config = with_variables(&[
+        ("KYRODB__TRAINING__WINDOW_DURATION_SECS", "60"),
+        ("KYRODB__TIMEOUTS__CACHE_MS", "10"),
+    ]);
+    let config = config.unwrap();
+    assert_eq!(config.cache.training_window_secs, 60);
+    assert_eq!(config.warnings().len(), 3, "{:?}", config.warnings());
+    // Beside a former key an unknown one is unknown, and values are looked at as ever.
+    let text = "training:\n  window_duration_secs: 300\n  windows: 2\n";
+    assert!(with_file("c.yaml", text, &[]).unwrap_err().contains("unknown key `training`"));
+    let text = "access_logger:\n  window_size: 0\n";
+    assert!(with_file("c.yaml", text, &[]).unwrap_err().contains("cache.logger_window_size"));
+    // Another name of a key is no former one.
+    let text = "persistence:\n  snapshot_interval_inserts: 77\n";
+    let config = with_file("c.yaml", text, &[]).unwrap();
+    assert_eq!(config.persistence.snapshot_interval_mutations, 77);
+    assert_eq!(config.warnings(), Vec::<String>::new());
+}
+
+#[test]
+fn a_section_that_is_named_twice_leads_to_the_key_that_is_meant() {
+    let faults = with_file("c.yaml", "cache:\n  cache_capacity: 50000\n", &[]).unwrap_err();
+    assert!(faults.contains("did you mean `cache.capacity`?"), "{faults}");
+    let faults = with_variables(&[("KYRODB__HNSW__HNSW_M", "3")]).unwrap_err();
+    assert!(faults.contains("did you mean KYRODB__HNSW__M?"), "{faults}");
+}
+
+#[test]
+fn the_state_directory_of_a_unit_is_the_weakest_of_all_data_directories() {
+    let state = ("STATE_DIRECTORY", "/var/lib/kyrodb:/var/lib/other");
+    let config = with_variables(&[state]).unwrap();
+    assert_eq!(config.persistence.data_dir, std::path::Path::new("/var/lib/kyrodb"));
+    let text = "[persistence]\ndata_dir = \"/srv/kyrodb\"\n";
+    let config = with_file("c.toml", text, &[state]).unwrap();
+    assert_eq!(config.persistence.data_dir, std::path::Path::new("/srv/kyrodb"));
+    let config = with_variables(&[state, ("KYRODB__PERSISTENCE__DATA_DIR", "/x")]).unwrap();
+    assert_eq!(config.persistence.data_dir, std::path::Path::new("/x"));
+    let config = with_variables(&[("STATE_DIRECTORY", "relative")]).unwrap();
+    assert_eq!(config, Config::default());
+    // What the command line overrides is said.
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("c.toml");
+    std::fs::write(&path, text).unwrap();
+    let overrides = Overrides { file: Some(path), data_dir: Some("/y".into()), port: None };
+    let (config, _) = load(&overrides, variables(&[state])).unwrap();
+    assert_eq!(config.persistence.data_dir, std::path::Path::new("/y"));
+    let said = config.warnings().join("\n");
+    assert!(said.contains("\"/srv/kyrodb\"") && said.contains("\"/y\""), "{said}");
+}

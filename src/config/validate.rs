@@ -13,7 +13,7 @@ use crate::wal::GROUP_BYTES_MAX;
 pub(crate) const DIMENSION_MAX: usize = 4_096;
 
 /// Most shards of a directory, and most cores.
-const SHARDS_MAX: usize = 1_024;
+pub(crate) const SHARDS_MAX: usize = 1_024;
 
 /// Shortest log segment: room for some of the largest groups.
 const SEGMENT_BYTES_MIN: u64 = 4 * GROUP_BYTES_MAX as u64;
@@ -69,7 +69,7 @@ impl Config {
     /// Settings that are odd, but allowed.
     #[must_use]
     pub fn warnings(&self) -> Vec<String> {
-        let mut warnings = Vec::new();
+        let mut warnings = self.notes.clone();
         if self.hnsw.ef_search > self.hnsw.ef_construction {
             warnings.push(format!(
                 "hnsw.ef_search ({}) is above hnsw.ef_construction ({}): a graph built with a \
