@@ -9,6 +9,7 @@ use clap_complete::Shell;
 use kyrodb::credentials::api_key;
 use kyrodb::ctl::client::{Answer, Identity, Place, Server};
 use kyrodb::ctl::{show, transfer};
+use kyrodb::disk::owner::restrict_new_files;
 use serde_json::{Value, json};
 
 /// Looks at a KyroDB server and changes how it runs.
@@ -189,6 +190,7 @@ fn main() -> ExitCode {
     if let Some(code) = kyrodb::packaging::if_asked(Arguments::command) {
         return code;
     }
+    restrict_new_files();
     let arguments = Arguments::parse();
     if let Command::Completion { shell } = arguments.command {
         let mut command = Arguments::command();

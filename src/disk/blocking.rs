@@ -10,6 +10,7 @@ use std::io::ErrorKind;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
+use super::owner::Owner;
 use super::read_only::{ReadOnlyDisk, ReadOnlyFile};
 use super::{Disk, DiskError, File, Kind, Result};
 
@@ -20,6 +21,8 @@ const ZEROS_BYTES: usize = 1 << 20;
 pub struct BlockingDisk {
     directory: PathBuf,
     reads: ReadOnlyDisk,
+    /// What is made belongs to the owner of the directory, also where root repairs it.
+    owner: Owner,
 }
 
 /// A file of a [`BlockingDisk`].
@@ -33,7 +36,8 @@ impl BlockingDisk {
     /// The directory at this path.
     #[must_use]
     pub fn new(directory: &Path) -> Self {
-        Self { directory: directory.to_owned(), reads: ReadOnlyDisk::new(directory) }
+        let (reads, owner) = (ReadOnlyDisk::new(directory), Owner::of(directory));
+        Self { directory: directory.to_owned(), reads, owner }
     }
 
     fn path(&self, name: &str) -> PathBuf {
@@ -70,7 +74,10 @@ impl Disk for BlockingDisk {
     }
 
     async fn begin(&self, name: &str) -> Result<BlockingFile> {
-        self.open_with(name, OpenOptions::new().write(true).create(true).truncate(true))
+        let mut options = OpenOptions::new();
+        let file = self.open_with(name, options.write(true).create(true).truncate(true))?;
+        self.owner.take(&self.path(name)).map_err(|error| failed("chown", name, &error))?;
+        Ok(file)
     }
 
     async fn open(&self, name: &str) -> Result<BlockingFile> {

@@ -13,6 +13,8 @@ pub mod blocking;
 pub mod direct;
 #[cfg(test)]
 pub mod faults;
+pub mod kind;
+pub mod owner;
 pub mod read_only;
 #[cfg(test)]
 pub mod sim;

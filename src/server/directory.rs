@@ -1,11 +1,19 @@
 //! The data directory as a whole: the lock on it, and moving it aside.
 
-use std::fs::{File, OpenOptions, TryLockError};
-use std::io::Write;
+mod access;
+mod guard;
+mod held;
+
+use std::fs::{File, TryLockError};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use self::guard::Guard;
+use self::held::{Denied, Held};
 use crate::config::PersistenceSection;
+use crate::disk::kind::not_advised;
+use crate::disk::owner::{TooOpen, too_open};
 use crate::manifest::MANIFEST_NAME;
 use crate::shard::preflight;
 
@@ -15,15 +23,28 @@ pub(crate) const LOCK_NAME: &str = "LOCK";
 /// The right to use a data directory; given back when dropped, or when the process ends however
 /// it does.
 pub(crate) struct Lock {
-    _file: File,
+    // Ends before the directory is given back.
+    _guard: Option<Guard>,
+    held: Arc<Held>,
 }
 
 impl Lock {
     /// Makes the directory if it is missing, checks it, and takes it for this process.
     pub(super) fn take(persistence: &PersistenceSection) -> Result<Self, String> {
         let directory = &persistence.data_dir;
+        access::check(directory)?;
         preflight::check_directory(directory)?;
-        let lock = Self::acquire(directory)?;
+        if let Some(TooOpen { mode, change }) = too_open(directory) {
+            let shown = directory.display();
+            tracing::warn!(
+                "the data directory {shown} is open to all users of this machine (mode \
+                 {mode:04o}): `{change}`"
+            );
+        }
+        if let Some(warning) = not_advised(directory) {
+            tracing::warn!("the data directory {warning}");
+        }
+        let lock = Self::acquire_guarded(directory)?;
         if persistence.enable_recovery || !has_data(directory) {
             return Ok(lock);
         }
@@ -34,7 +55,7 @@ impl Lock {
         );
         drop(lock);
         preflight::check_directory(directory)?;
-        Self::acquire(directory)
+        Self::acquire_guarded(directory)
     }
 
     /// Moves the directory, which can't be opened, aside, and takes a new one in its place.
@@ -42,76 +63,68 @@ impl Lock {
         let aside = move_aside(directory, "corrupt")?;
         drop(self);
         preflight::check_directory(directory)?;
-        Ok((Self::acquire(directory)?, aside))
+        Ok((Self::acquire_guarded(directory)?, aside))
     }
 
     /// Takes a directory that is there for this process.
     pub(crate) fn acquire(directory: &Path) -> Result<Self, String> {
-        let path = directory.join(LOCK_NAME);
         let shown = directory.display();
-        let failed = |error: std::io::Error| format!("{} can't be opened: {error}", path.display());
-        let mut options = OpenOptions::new();
-        let mut file = options
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .open(&path)
-            .map_err(failed)?;
-        match file.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => {
-                let holder = holder(&path);
-                return Err(format!(
-                    "the data directory {shown} is in use by another server (process {holder}), \
-                     or being checked with --verify-wal. Stop that one, or choose another \
-                     directory with --data-dir PATH."
-                ));
-            }
-            Err(TryLockError::Error(error)) => {
-                return Err(format!("the data directory {shown} can't be locked: {error}"));
-            }
+        match Held::take(directory) {
+            Ok(held) => Ok(Self { _guard: None, held: Arc::new(held) }),
+            Err(Denied::InUse(holder)) => Err(format!(
+                "the data directory {shown} is in use by another server (process {holder}), or \
+                 being checked with --verify-wal. Stop that one, or choose another directory with \
+                 --data-dir PATH."
+            )),
+            Err(Denied::Failed(why)) => Err(why),
         }
-        // For people only: the lock itself is the kernel's.
-        let written = file.set_len(0).and_then(|()| writeln!(file, "{}", std::process::id()));
-        written.map_err(|error| format!("{} can't be written: {error}", path.display()))?;
-        Ok(Self { _file: file })
+    }
+
+    /// The same for a server, which ends at once should the directory become another's.
+    fn acquire_guarded(directory: &Path) -> Result<Self, String> {
+        let Self { held, .. } = Self::acquire(directory)?;
+        Ok(Self { _guard: Some(Guard::start(held.clone())?), held })
     }
 }
 
-/// The process that took the lock last, as it wrote itself.
-fn holder(lock: &Path) -> String {
-    std::fs::read_to_string(lock).unwrap_or_default().trim().to_owned()
-}
-
 /// Keeps servers away from a directory that is only looked at, without writing to it: others may
-/// look at the same time. A directory that no server has locked yet, such as a copy, has no lock
-/// to take.
+/// look at the same time. Where a directory can't be locked and has no LOCK, as a copy has none, a
+/// server that comes meanwhile is seen at the end.
 pub(super) struct Look {
     path: PathBuf,
     lock: Option<File>,
+    _directory: File,
 }
 
 impl Look {
     /// Takes the directory, if it is there and no server uses it.
     pub(super) fn take(directory: &Path) -> Result<Self, String> {
         let shown = directory.display();
-        let read = std::fs::read_dir(directory);
-        read.map_err(|error| format!("the data directory {shown} can't be read: {error}"))?;
+        let unreadable = |error| format!("the data directory {shown} can't be read: {error}");
+        std::fs::read_dir(directory).map_err(unreadable)?;
+        let opened = File::open(directory).map_err(unreadable)?;
         let path = directory.join(LOCK_NAME);
         let lock = match File::open(&path) {
             Ok(file) => Some(file),
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
             Err(error) => return Err(format!("{} can't be opened: {error}", path.display())),
         };
+        let in_use = || {
+            format!(
+                "the data directory {shown} is in use by a server (process {}). What it is writing \
+                 would be taken for damage: stop it first, or check a copy that was made while it \
+                 was stopped.",
+                held::holder(directory)
+            )
+        };
+        match opened.try_lock_shared() {
+            Err(TryLockError::WouldBlock) => return Err(in_use()),
+            // The file system locks no directories.
+            Err(TryLockError::Error(_)) | Ok(()) => {}
+        }
         match lock.as_ref().map_or(Ok(()), File::try_lock_shared) {
-            Ok(()) => Ok(Self { path, lock }),
-            Err(TryLockError::WouldBlock) => Err(format!(
-                "the data directory {shown} is in use by a server (process {}). What it is \
-                 writing would be taken for damage: stop it first, or check a copy that was made \
-                 while it was stopped.",
-                holder(&path)
-            )),
+            Ok(()) => Ok(Self { path, lock, _directory: opened }),
+            Err(TryLockError::WouldBlock) => Err(in_use()),
             Err(TryLockError::Error(error)) => {
                 Err(format!("the data directory {shown} can't be locked: {error}"))
             }
@@ -128,6 +141,15 @@ impl Look {
         }
         Ok(())
     }
+}
+
+/// The process that has a directory to itself, if one has. Leaves no trace.
+pub(crate) fn user_of(directory: &Path) -> Option<String> {
+    let is_taken = |path: &Path| {
+        let tried = File::open(path).map(|file| file.try_lock_shared());
+        matches!(tried, Ok(Err(TryLockError::WouldBlock)))
+    };
+    (is_taken(directory) || is_taken(&directory.join(LOCK_NAME))).then(|| held::holder(directory))
 }
 
 /// True if a server has kept anything here.

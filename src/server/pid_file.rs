@@ -3,9 +3,9 @@
 //! The file is locked for as long as the server runs. So one that a server which was killed has left
 //! is told from one that is in use, whatever process has that number by now.
 
-use std::fs::{File, OpenOptions, TryLockError};
+use std::fs::{File, OpenOptions, Permissions, TryLockError};
 use std::io::{ErrorKind, Read};
-use std::os::unix::fs::{FileExt, MetadataExt};
+use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 /// Longest content that can be a number. What is longer was not written by a server.
@@ -69,6 +69,8 @@ impl PidFile {
             let line = format!("{}\n", std::process::id());
             file.write_all_at(line.as_bytes(), 0)
                 .and_then(|()| file.set_len(line.len() as u64))
+                // Other users signal the server by it, whatever this one's umask is.
+                .and_then(|()| file.set_permissions(Permissions::from_mode(0o644)))
                 .map_err(failed)?;
             return Ok(Self { path: path.to_owned(), _file: file });
         }

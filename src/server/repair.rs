@@ -14,6 +14,7 @@ use crate::clock::unix_ms;
 use crate::config::Config;
 use crate::disk::Disk;
 use crate::disk::blocking::BlockingDisk;
+use crate::disk::owner::Owner;
 use crate::disk::read_only::ReadOnlyDisk;
 use crate::disk::view::run;
 use crate::engine::recover::Listed;
@@ -119,6 +120,10 @@ fn quarantine(directory: &Path, names: &[String]) -> Result<(), String> {
     };
     fs::create_dir_all(&outer).map_err(|error| failed(&outer, error))?;
     let inner = fresh_below(&outer).map_err(|error| failed(&outer, error))?;
+    let owner = Owner::of(directory);
+    for made in [&outer, &inner] {
+        owner.take(made).map_err(|error| failed(made, error))?;
+    }
     for name in names {
         let path = directory.join(name);
         fs::hard_link(&path, inner.join(name)).map_err(|error| failed(&path, error))?;

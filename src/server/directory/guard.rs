@@ -1,0 +1,62 @@
+//! Sees once a second that the directory is still the one that was locked, and LOCK still the file.
+//!
+//! The lock on the directory keeps other servers out whatever happens to LOCK. Three cases are left: the
+//! directory was moved and another one has its path, a file system locks no directories, or a server
+//! of a version that knows LOCK alone has made another LOCK. In each of them two processes may write to the same
+//! files, so this one ends at once: nothing more is acknowledged or written.
+
+use std::sync::Arc;
+use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use super::held::{Held, Look};
+
+/// Time between two looks. They are two system calls, in a thread of their own: the disk may be slow.
+const PERIOD: Duration = Duration::from_secs(1);
+
+/// Exit code of a process that has lost its directory.
+const LOST_CODE: i32 = 1;
+
+/// Looks until it is dropped.
+pub(super) struct Guard {
+    stop: Option<Sender<()>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Guard {
+    /// Begins.
+    pub(super) fn start(held: Arc<Held>) -> Result<Self, String> {
+        let (stop, stopped) = channel::<()>();
+        let watch = move || {
+            while stopped.recv_timeout(PERIOD) == Err(RecvTimeoutError::Timeout) {
+                match held.look() {
+                    Look::Same => {}
+                    Look::Mended(what) => tracing::warn!("{what}"),
+                    Look::Lost(what) => end(&what),
+                }
+            }
+        };
+        let thread = std::thread::Builder::new().name("kyro-lock".into()).spawn(watch);
+        let thread = thread.map_err(|error| format!("no thread can be made: {error}"))?;
+        Ok(Self { stop: Some(stop), thread: Some(thread) })
+    }
+}
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        drop(self.stop.take());
+        if let Some(thread) = self.thread.take() {
+            let joined = thread.join();
+            debug_assert!(joined.is_ok(), "it does not panic");
+        }
+    }
+}
+
+/// Ends the process without a last snapshot and without sealing the logs: both would write to files that
+/// another server has by now.
+fn end(what: &str) {
+    tracing::error!("{what}. This server ends at once, so that two do not write to the same files");
+    eprintln!("kyrodb_server: {what}. This server ends at once");
+    std::process::exit(LOST_CODE);
+}
