@@ -8,7 +8,7 @@ use crate::disk::view::{View, run};
 use crate::manifest::{Manifest, Snapshot};
 use crate::snapshot::reader::{contents, read};
 use crate::snapshot::{Part, SLOTS_IN_BLOCK};
-use crate::types::{Lsn, ShardId};
+use crate::types::{DocId, Lsn, ShardId};
 use crate::wal::Position;
 use crate::wal::record::Record;
 use crate::wal::recover::recover;
@@ -39,7 +39,25 @@ fn count_shard(view: &View, manifest: &Manifest, shard: ShardId) -> Result<u64> 
     if let Some(torn) = log.torn.first() {
         return Err(format!("a segment is not whole: {torn}"));
     }
+    check_placement(ids.live.iter().map(|&id| DocId(id)), shard, manifest.shards)?;
     Ok(ids.live.len() as u64)
+}
+
+/// Refuses documents that `shards` shards would not have in this one: a server would look for them in
+/// another, and not find them.
+pub(super) fn check_placement(
+    mut ids: impl Iterator<Item = DocId>,
+    shard: ShardId,
+    shards: u32,
+) -> Result<()> {
+    match ids.find(|id| id.shard(shards) != shard) {
+        Some(id) => Err(format!(
+            "document {} is in shard {}, where no directory of {shards} shards has it: the number of \
+             shards is not that of the files",
+            id.0, shard.0
+        )),
+        None => Ok(()),
+    }
 }
 
 fn position(snapshot: &Snapshot) -> Position {
@@ -118,7 +136,6 @@ impl Ids {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::types::DocId;
 
     #[test]
     fn a_batch_counts_once_it_is_complete() {

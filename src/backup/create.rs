@@ -8,7 +8,7 @@ use super::pace::Pace;
 use super::progress::Progress;
 use super::record::{Backup, Stored, Type, VERSION};
 use super::source::{self, Source};
-use super::storage::{Draft, Storage};
+use super::storage::{Draft, Overlap, Storage};
 use super::time::{DAY, date};
 use super::verify::{Failed, Sums, chain, check_length, head_crc};
 use super::{Result, count::count, shards};
@@ -44,11 +44,17 @@ pub struct Created {
 /// left of it then.
 pub fn create(storage: &Storage, data_dir: &Path, create: Create) -> Result<Created> {
     let pace = if create.is_fast { Pace::default() } else { Pace::gentle() };
+    if storage.overlap(data_dir) == Overlap::Same {
+        return Err(format!(
+            "{} is the data directory itself. Say where backups go with --backup-dir PATH.",
+            storage.shown()
+        ));
+    }
     let source = source::open(data_dir)?;
     let source = Source { view: source.view.map(|file| pace.of(file)), ..source };
     let _claim = storage.claim(false)?;
     let parents = match &create.reference {
-        Some(id) => chain(storage, id)?,
+        Some(id) => chain(storage, &storage.named(id)?)?,
         None => Vec::new(),
     };
     let parent = parents.first();
@@ -65,7 +71,7 @@ pub fn create(storage: &Storage, data_dir: &Path, create: Create) -> Result<Crea
         version: VERSION,
         timestamp: source.at_ms / 1000,
         backup_type: if parent.is_some() { Type::Incremental } else { Type::Full },
-        parent_id: create.reference,
+        parent_id: parent.map(|parent| parent.id.clone()),
         description: create.description,
         size_bytes: own.map(|file| file.bytes).sum(),
         vector_count,

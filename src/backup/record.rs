@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use super::Result;
+use crate::config::{DIMENSION_MAX, SHARDS_MAX};
 use crate::manifest::{MANIFEST_VERSION, Manifest};
 use crate::snapshot::parse_snapshot_name;
 use crate::wal::parse_segment_name;
@@ -21,6 +22,12 @@ pub const RECORD_NAME: &str = "backup.json";
 
 /// Version of the format.
 pub const VERSION: u32 = 1;
+
+/// Most bytes of a backup's files, all together: 1 PiB.
+const BYTES_MAX: u64 = 1 << 50;
+
+/// Last Unix second that a backup may name: the end of the year 9999.
+const SECOND_MAX: u64 = 253_402_300_799;
 
 /// What kind of backup it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -141,9 +148,37 @@ impl Backup {
         let ids = backup.files.iter().map(|file| &file.backup).chain(&backup.parent_id);
         let is_bad = |name: &str| !name.split('/').all(is_plain) || name.split('/').count() > 2;
         let bad = backup.files.iter().map(|file| &file.name).find(|name| is_bad(name));
-        match bad.or_else(|| ids.chain([&backup.id]).find(|id| !is_plain(id))) {
-            Some(name) => Err(damaged(&format_args!("`{name}` is no name"))),
-            None => Ok(backup),
+        if let Some(name) = bad.or_else(|| ids.chain([&backup.id]).find(|id| !is_plain(id))) {
+            return Err(damaged(&format_args!("`{name}` is no name")));
+        }
+        backup.check_numbers().map_err(|why| damaged(&why))?;
+        Ok(backup)
+    }
+
+    /// Refuses numbers that no backup has: they would become loops, sums and sizes.
+    fn check_numbers(&self) -> Result<()> {
+        let Manifest { shards, dimension, snapshots, segments, .. } = &self.manifest;
+        let shards = *shards;
+        if !(1..=SHARDS_MAX as u32).contains(&shards) {
+            return Err(format!("{shards} shards are not between 1 and {SHARDS_MAX}"));
+        }
+        if *dimension as usize > DIMENSION_MAX {
+            return Err(format!("vectors of {dimension} values are above {DIMENSION_MAX}"));
+        }
+        let of_shards = snapshots.iter().map(|snapshot| (snapshot.shard, &snapshot.file));
+        let mut of_shards =
+            of_shards.chain(segments.iter().map(|segment| (segment.shard, &segment.file)));
+        if let Some((shard, file)) = of_shards.find(|(shard, _)| *shard >= shards) {
+            return Err(format!("{file} is of shard {shard}, and there are {shards}"));
+        }
+        let bytes = self.files.iter().try_fold(0_u64, |sum, file| sum.checked_add(file.bytes));
+        if bytes.is_none_or(|bytes| bytes > BYTES_MAX) {
+            return Err(format!("its files have more than {BYTES_MAX} bytes"));
+        }
+        let times = [self.timestamp, self.cut_unix_ms / 1000, self.earliest_unix_ms / 1000];
+        match times.into_iter().find(|&second| second > SECOND_MAX) {
+            Some(second) => Err(format!("a time is {second} seconds after 1970")),
+            None => Ok(()),
         }
     }
 
@@ -278,5 +313,39 @@ mod tests {
         let mut bad = backup();
         bad.parent_id = Some("..".into());
         assert!(Backup::decode(&bad.encode()).is_err());
+    }
+
+    #[test]
+    fn numbers_that_no_backup_has_are_refused_under_a_good_checksum() {
+        let refusal = |change: &dyn Fn(&mut Backup)| {
+            let mut bad = backup();
+            change(&mut bad);
+            Backup::decode(&bad.encode()).unwrap_err()
+        };
+        for shards in [0, 1_025, 1_000_000_000, u32::MAX] {
+            let why = refusal(&|bad| bad.manifest.shards = shards);
+            assert!(why.contains("shards are not between 1 and 1024"), "{why}");
+        }
+        let segment = crate::manifest::Segment {
+            shard: 1,
+            number: 1,
+            file: "wal_0001_00000001.wal".into(),
+            sealed: None,
+        };
+        let why = refusal(&|bad| {
+            bad.manifest.shards = 1;
+            bad.manifest.segments.push(segment.clone());
+        });
+        assert!(why.contains("is of shard 1, and there are 1"), "{why}");
+        assert!(refusal(&|bad| bad.manifest.dimension = 4_097).contains("4096"));
+        let bytes = refusal(&|bad| bad.files.iter_mut().for_each(|file| file.bytes = u64::MAX));
+        assert!(bytes.contains("bytes"), "{bytes}");
+        for change in [
+            (|bad: &mut Backup| bad.timestamp = u64::MAX) as fn(&mut Backup),
+            |bad| bad.cut_unix_ms = u64::MAX,
+            |bad| bad.earliest_unix_ms = u64::MAX,
+        ] {
+            assert!(refusal(&change).contains("seconds after 1970"));
+        }
     }
 }

@@ -4,14 +4,13 @@
 //! compared and every shard opened for a trial. Then one takes the place of the other at once.
 
 use std::ffi::OsString;
-use std::fs::TryLockError;
 use std::io::ErrorKind;
 use std::path::Path;
 
 use super::log::{Cut, cut};
 use super::progress::Progress;
 use super::record::{Backup, Stored};
-use super::storage::{Storage, write_file};
+use super::storage::{Overlap, Storage, write_file};
 use super::swap::Staged;
 use super::time::show;
 use super::verify::{Failed, Sums, chain, check_files, trial, view};
@@ -19,7 +18,7 @@ use super::{Result, count::count, shards};
 use crate::disk::blocks;
 use crate::disk::view::{View, Viewed, run};
 use crate::manifest::{MANIFEST_NAME, Manifest, Snapshot};
-use crate::server::directory::{LOCK_NAME, Lock};
+use crate::server::directory::{LOCK_NAME, Lock, user_of};
 use crate::snapshot::reader::contents;
 use crate::snapshot::{parse_snapshot_name, snapshot_name};
 use crate::types::{Lsn, ShardId};
@@ -59,6 +58,8 @@ pub struct Restored {
     pub bytes: u64,
     /// The target held other data, which is gone now, or would be.
     pub is_replaced: bool,
+    /// What is in the way of a restore that changes something; only after a dry run.
+    pub needs: Vec<String>,
 }
 
 /// Restores a data directory.
@@ -69,15 +70,14 @@ pub struct Restored {
 pub fn restore(storage: &Storage, target: &Path, restore: &Restore) -> Result<Restored> {
     let backup = choose(storage, &restore.point)?;
     chain(storage, &backup.id)?;
-    check_unused(target)?;
-    let is_replaced = check_target(target, restore.may_clear)?;
-    if is_replaced && storage.is_in(target) {
-        return Err(format!(
-            "the backups are in {0}, which a restore would replace. Move them elsewhere, or \
-             restore to another directory with --data-dir PATH.",
-            target.display()
-        ));
+    let mut needs = Vec::new();
+    for why in [check_unused(target), check_apart(storage, target), check_empty(target, restore)] {
+        match why {
+            Err(why) if restore.is_dry_run => needs.push(why),
+            checked => checked?,
+        }
     }
+    let is_replaced = count_entries(target)? > 0;
     let manifest = match restore.point {
         Point::Backup(_) => backup.manifest.clone(),
         Point::Second(second) => at(&view(storage, &backup)?, &backup, second)?,
@@ -89,6 +89,7 @@ pub fn restore(storage: &Storage, target: &Path, restore: &Restore) -> Result<Re
         files: files.len(),
         bytes: files.iter().map(|(_, bytes)| bytes).sum(),
         is_replaced,
+        needs,
     };
     if restore.is_dry_run {
         check_files(storage, files.iter().map(|(file, _)| *file))?;
@@ -104,51 +105,73 @@ pub fn restore(storage: &Storage, target: &Path, restore: &Restore) -> Result<Re
         written.put(opened.map_err(|error| error.to_string())?);
     }
     restored.vectors = trial(&written, &manifest)?;
-    staged.finish()?;
+    staged.finish(lock.is_some())?;
     drop(lock);
     Ok(restored)
 }
 
 /// Looks whether a server has the target, and leaves no trace of that.
 fn check_unused(target: &Path) -> Result<()> {
-    let file = std::fs::File::open(target.join(LOCK_NAME)).ok();
-    match file.map(|file| file.try_lock()) {
-        Some(Err(TryLockError::WouldBlock)) => Err(format!(
-            "the data directory {} is in use by another server. Stop that one, or choose another \
-             directory with --data-dir PATH.",
+    match user_of(target) {
+        Some(holder) => Err(format!(
+            "the data directory {} is in use by another server (process {holder}). Stop that one, \
+             or choose another directory with --data-dir PATH.",
             target.display()
         )),
-        _ => Ok(()),
+        None => Ok(()),
     }
 }
 
-/// True if there is data in the target that may be replaced.
-fn check_target(target: &Path, may_clear: bool) -> Result<bool> {
+/// Refuses a target that is a backup, or has the backups in it: they would be replaced or removed.
+fn check_apart(storage: &Storage, target: &Path) -> Result<()> {
+    let shown = target.display();
+    match storage.overlap(target) {
+        Overlap::Apart => Ok(()),
+        Overlap::Same | Overlap::Around => Err(format!(
+            "the backups are in {shown}, which a restore would replace. Move them elsewhere, or \
+             restore to another directory with --data-dir PATH."
+        )),
+        Overlap::InBackup(backup) => Err(format!(
+            "{shown} lies in the backup {backup}, which a restore would destroy. Restore to another \
+             directory with --data-dir PATH."
+        )),
+    }
+}
+
+/// Refuses a target with data that may not be replaced, and one that is no directory.
+fn check_empty(target: &Path, restore: &Restore) -> Result<()> {
     let shown = target.display();
     if target.exists() && !target.is_dir() {
         return Err(format!("{shown} is no directory. Choose another one with --data-dir PATH."));
     }
-    let names: Vec<OsString> = match std::fs::read_dir(target) {
-        Err(error) if error.kind() == ErrorKind::NotFound => Vec::new(),
-        entries => entries
-            .and_then(|entries| entries.map(|entry| Ok(entry?.file_name())).collect())
-            .map_err(|error| format!("{shown} can't be listed: {error}"))?,
-    };
-    let count = names.iter().filter(|name| *name != LOCK_NAME).count();
-    if count > 0 && !may_clear {
+    let count = count_entries(target)?;
+    if count > 0 && !restore.may_clear {
         return Err(format!(
             "{shown} is not empty: it has {count} entries, which a restore would remove. Restore \
              to another directory with --data-dir PATH; or, if they may go, say --allow-clear or \
              set BACKUP_ALLOW_CLEAR=true."
         ));
     }
-    Ok(count > 0)
+    Ok(())
+}
+
+/// Entries of a directory that may not be there, without LOCK.
+fn count_entries(target: &Path) -> Result<usize> {
+    let names: Vec<OsString> = match std::fs::read_dir(target) {
+        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
+            Vec::new()
+        }
+        entries => entries
+            .and_then(|entries| entries.map(|entry| Ok(entry?.file_name())).collect())
+            .map_err(|error| format!("{} can't be listed: {error}", target.display()))?,
+    };
+    Ok(names.iter().filter(|name| *name != LOCK_NAME).count())
 }
 
 /// The backup to restore from.
 fn choose(storage: &Storage, point: &Point) -> Result<Backup> {
     let second = match point {
-        Point::Backup(id) => return storage.load(id),
+        Point::Backup(id) => return storage.load(&storage.named(id)?),
         Point::Second(second) => *second,
     };
     let listed = storage.list()?;

@@ -44,12 +44,13 @@ impl Staged {
         &self.path
     }
 
-    /// Makes it the target, durable, and removes what was there.
-    pub(super) fn finish(mut self) -> Result<()> {
+    /// Makes it the target, durable, and removes what was there, which `is_former_ours` says is locked.
+    /// A target that somebody else has made meanwhile stays.
+    pub(super) fn finish(mut self, is_former_ours: bool) -> Result<()> {
         let failed = |error: std::io::Error| {
             format!("{} can't be put in place: {error}", self.target.display())
         };
-        let has_former = self.target.is_dir();
+        let has_former = is_former_ours;
         if has_former {
             take_over(&self.target, &self.path)?;
         }
@@ -58,7 +59,7 @@ impl Staged {
         if has_former {
             exchange(&self.path, &self.target).map_err(failed)?;
         } else {
-            fs::rename(&self.path, &self.target).map_err(failed)?;
+            put_new(&self.path, &self.target).map_err(failed)?;
         }
         sync_directory(&parent).map_err(failed)?;
         self.is_done = true;
@@ -115,6 +116,15 @@ fn take_over(former: &Path, path: &Path) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// Gives a directory a name that nothing has. A server may have made its directory there meanwhile.
+fn put_new(staged: &Path, target: &Path) -> std::io::Result<()> {
+    match renameat_with(CWD, staged, CWD, target, RenameFlags::NOREPLACE) {
+        // An empty directory is replaced then, and nothing else.
+        Err(rustix::io::Errno::INVAL | rustix::io::Errno::NOSYS) => fs::rename(staged, target),
+        renamed => renamed.map_err(Into::into),
+    }
 }
 
 /// Exchanges two directories, at once where the file system can do that.

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use super::count::check_placement;
 use super::progress::Progress;
 use super::record::{Backup, Stored};
 use super::storage::Storage;
@@ -219,7 +220,10 @@ pub fn trial(view: &View, manifest: &Manifest) -> Result<u64> {
         if let Some(why) = recovered.damaged.iter().chain(&recovered.log.torn).next() {
             return Err(why.clone());
         }
-        vectors += recovered.engine.map_or(0, |engine| engine.live_count() as u64);
+        if let Some(engine) = recovered.engine {
+            check_placement(engine.versions().map(|found| found.id), shard, manifest.shards)?;
+            vectors += engine.live_count() as u64;
+        }
     }
     Ok(vectors)
 }

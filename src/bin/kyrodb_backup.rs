@@ -1,6 +1,6 @@
 //! The backup program: arguments → [`kyrodb::backup`] → what it came to, and an exit code.
 
-use std::io::Write;
+use std::io::{IsTerminal, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -8,11 +8,13 @@ use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use kyrodb::backup::create::Create;
 use kyrodb::backup::prune::Rules;
 use kyrodb::backup::restore::{Point, Restore};
+use kyrodb::backup::storage::Overlap;
 use kyrodb::backup::textfile::{Done, Textfile};
 use kyrodb::backup::time::{show, show_bytes};
 use kyrodb::backup::verify::verify;
 use kyrodb::backup::{Backup, Storage, create, give_way, prune, raise_file_limit, restore};
 use kyrodb::clock::unix_ms;
+use kyrodb::disk::owner::restrict_new_files;
 use serde::Serialize;
 
 /// Backs up a KyroDB data directory, beside a running server or a stopped one, and restores it.
@@ -70,7 +72,7 @@ struct CreateArguments {
     #[arg(long, requires = "reference")]
     incremental: bool,
 
-    /// The backup to add to
+    /// The backup to add to; `latest` is the newest
     #[arg(long, value_name = "ID", requires = "incremental")]
     reference: Option<String>,
 
@@ -120,11 +122,11 @@ struct VerifyArguments {
 #[derive(Args)]
 #[group(required = true, multiple = false)]
 struct WhichArguments {
-    /// Which backup
+    /// Which backup; `latest` is the newest
     #[arg(value_name = "ID")]
     id: Option<String>,
 
-    /// Which backup
+    /// Which backup; `latest` is the newest
     #[arg(long, value_name = "ID")]
     backup_id: Option<String>,
 }
@@ -146,7 +148,7 @@ struct RestoreArguments {
 #[derive(Args)]
 #[group(required = true, multiple = false)]
 struct PointArguments {
-    /// To this backup
+    /// To this backup; `latest` is the newest
     #[arg(long, value_name = "ID")]
     backup_id: Option<String>,
 
@@ -190,6 +192,7 @@ fn main() -> ExitCode {
     if let Some(code) = kyrodb::packaging::if_asked(Arguments::command) {
         return code;
     }
+    restrict_new_files();
     let arguments = Arguments::parse();
     tracing_subscriber::fmt()
         .with_max_level(tracing::Level::WARN)
@@ -230,6 +233,13 @@ fn run_create(
     asked: &CreateArguments,
 ) -> Result<(), String> {
     let metrics = asked.metrics.open()?;
+    if storage.overlap(&arguments.data_dir) == Overlap::Around {
+        let data_dir = arguments.data_dir.display();
+        eprintln!(
+            "kyrodb_backup: warning: the backups are in the data directory {data_dir}, and are lost \
+             with its disk; a restore to it is refused. Give another place with --backup-dir PATH."
+        );
+    }
     give_way();
     let (description, reference) = (asked.description.clone(), asked.reference.clone());
     let created = create(
@@ -330,7 +340,10 @@ fn print_table(backups: &[Backup]) {
         );
         say(line.trim_end());
     };
-    line(["ID", "MADE", "TYPE", "SIZE", "VECTORS", "PARENT", "DESCRIPTION"]);
+    // A script reads the newest backup from the first line.
+    if std::io::stdout().is_terminal() {
+        line(["ID", "MADE", "TYPE", "SIZE", "VECTORS", "PARENT", "DESCRIPTION"]);
+    }
     for backup in backups {
         line([
             &backup.id,
@@ -348,7 +361,9 @@ fn run_verify(storage: &Storage, asked: &VerifyArguments) -> Result<(), String> 
     let which = &asked.which;
     let id = which.id.as_ref().or(which.backup_id.as_ref()).ok_or("no backup is named")?;
     let metrics = asked.metrics.open()?;
-    let verified = verify(storage, id);
+    let named = storage.named(id);
+    let id = named.as_ref().unwrap_or(id);
+    let verified = named.clone().and_then(|id| verify(storage, &id));
     let done = match &verified {
         Ok(_) => Done::Verified { unix_seconds: unix_ms() / 1000 },
         Err(_) => Done::NotVerified,
@@ -395,6 +410,9 @@ fn run_restore(
         (true, true) => say(&format!("What {target} holds now would be removed.")),
         (true, false) => say(&format!("What {target} held before is removed.")),
         (false, _) => {}
+    }
+    for need in &restored.needs {
+        say(&format!("Before a restore: {need}"));
     }
     if is_dry_run {
         say("Nothing was changed.");

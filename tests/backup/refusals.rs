@@ -11,10 +11,22 @@ fn a_directory_in_use_is_not_restored_to() {
     let mut place = Place::made(12, 50);
     let id = place.create(&[]);
     let process = Process::start(&place.data_dir(), SETTINGS);
-    for more in [&[][..], &["--allow-clear"], &["--allow-clear", "--dry-run"]] {
+    for more in [&[][..], &["--allow-clear"]] {
         let said = place.fails(&[&["restore", "--backup-id", &id], more].concat());
         assert_says(&said, &["in use by another server", "Stop that one"]);
     }
+    // A dry run beside it checks the backup, and says what a restore would need.
+    let dry_run = ["restore", "--backup-id", "latest", "--dry-run"];
+    let said = place.run(&dry_run);
+    let vectors = format!("{} vectors", place.contents.len());
+    assert_says(&said, &["Would restore", &id, &vectors, "Nothing was changed"]);
+    let before = said.lines().filter(|line| line.starts_with("Before a restore: ")).count();
+    assert_eq!(before, 2, "{said}");
+    assert_says(&said, &["in use by another server", "not empty", "--allow-clear"]);
+    let good = std::fs::read(place.file(&id, "wal_0000")).unwrap();
+    crate::flip(&place.file(&id, "wal_0000"), 4_200);
+    assert_says(&place.fails(&dry_run), &["wal_0000", "bad checksum"]);
+    std::fs::write(place.file(&id, "wal_0000"), good).unwrap();
     place.change(&process, 50);
     process.stop();
     let process = Process::start(&place.data_dir(), SETTINGS);
@@ -89,7 +101,7 @@ fn a_dry_run_changes_nothing_and_sees_what_a_restore_would() {
     let id = place.create(&[]);
     let before = files(place.directory.path());
     let arguments = ["restore", "--backup-id", &id, "--dry-run"];
-    assert_says(&place.fails(&arguments), &["not empty"]);
+    assert_says(&place.run(&arguments), &["Before a restore:", "not empty"]);
     let printed = place.run(&[&arguments[..], &["--allow-clear"]].concat());
     let vectors = format!("{} vectors", place.contents.len());
     let parts = ["Would restore", &id, &vectors, "would be removed", "Nothing was changed"];
@@ -101,6 +113,93 @@ fn a_dry_run_changes_nothing_and_sees_what_a_restore_would() {
     crate::flip(&place.file(&id, "wal_0000"), 4_200);
     let said = crate::fails(&mut place.command_on(&target, &arguments));
     assert_says(&said, &["wal_0000", "bad checksum"]);
+}
+
+#[test]
+fn a_restore_does_not_destroy_the_backup_that_it_reads() {
+    let place = Place::made(22, 60);
+    let first = place.create(&[]);
+    let second = place.create_on(&first);
+    let backups = place.backup_dir();
+    let link = place.path("link");
+    std::os::unix::fs::symlink(backups.join(&first), &link).unwrap();
+    std::os::unix::fs::symlink(&backups, place.path("all")).unwrap();
+    let before = files(&backups);
+    for (target, why) in [
+        (backups.join(&first), "lies in the backup"),
+        (backups.join(&second), "lies in the backup"),
+        (backups.join(&first).join("usage"), "lies in the backup"),
+        (backups.join(&first).join("new/deeper"), "lies in the backup"),
+        (backups.join(".").join(&second).join("..").join(&first), "lies in the backup"),
+        (place.path("data/../all").join(&first), "lies in the backup"),
+        (place.path("missing/../backups").join(&first), "lies in the backup"),
+        (link, "lies in the backup"),
+        (backups.clone(), "the backups are in"),
+        (place.path("all"), "the backups are in"),
+        (place.path(""), "the backups are in"),
+    ] {
+        let restore = ["restore", "--backup-id", &second, "--allow-clear"];
+        let said = crate::fails(&mut place.command_on(&target, &restore));
+        assert_says(&said, &[why, "--data-dir"]);
+        let said =
+            succeeds(&mut place.command_on(&target, &[&restore[..], &["--dry-run"]].concat()));
+        assert_says(&said, &["Before a restore:", why]);
+        assert!(files(&backups) == before, "{}", target.display());
+    }
+    // Beside the backups there is room, and one that lies elsewhere behind a link is one of them too.
+    let process = place.restored("backups/beside", &["--backup-id", "latest"]);
+    process.stop();
+    let elsewhere = place.path("elsewhere");
+    std::fs::rename(backups.join(&first), &elsewhere).unwrap();
+    std::os::unix::fs::symlink(&elsewhere, backups.join(&first)).unwrap();
+    let restore = ["restore", "--backup-id", &second, "--allow-clear"];
+    let said = crate::fails(&mut place.command_on(&elsewhere, &restore));
+    assert_says(&said, &["lies in the backup", &first]);
+    place.run(&["verify", "latest"]);
+}
+
+#[test]
+fn backups_in_the_data_directory_are_warned_of_and_never_are_it() {
+    let place = Place::made(23, 20);
+    let data_dir = place.data_dir();
+    let create = |backups: &Path| {
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_kyrodb_backup"));
+        command.arg("create").arg("--data-dir").arg(&data_dir).arg("--backup-dir").arg(backups);
+        command.output().unwrap()
+    };
+    let output = create(&data_dir.join("backups"));
+    assert_eq!(output.status.code(), Some(0), "{}", crate::said(&output));
+    assert_says(&crate::said(&output), &["warning", "are in the data directory", "--backup-dir"]);
+    let output = create(&place.path("data/../data"));
+    assert_eq!(output.status.code(), Some(1), "{}", crate::said(&output));
+    assert_says(&crate::said(&output), &["is the data directory itself", "--backup-dir"]);
+}
+
+#[test]
+fn numbers_that_no_backup_has_are_refused_at_once() {
+    let place = Place::made(24, 60);
+    let id = place.create(&[]);
+    let record = place.file(&id, "backup.json");
+    let good = std::fs::read(&record).unwrap();
+    let target = place.path("target");
+    for (shards, why) in [
+        ("0", "0 shards are not between 1 and 1024"),
+        ("1000000000", "1000000000 shards are not between 1 and 1024"),
+        ("1", "is of shard 1, and there are 1"),
+        ("3", "the number of shards is not that of the files"),
+    ] {
+        rewrite(&record, "backup", "\"shards\": 2", &format!("\"shards\": {shards}"));
+        let restore = ["restore", "--backup-id", &id];
+        for said in [
+            place.fails(&["verify", &id]),
+            crate::fails(&mut place.command_on(&target, &restore)),
+            crate::fails(&mut place.command_on(&target, &[&restore[..], &["--dry-run"]].concat())),
+        ] {
+            assert_says(&said, &[why]);
+        }
+        assert!(!target.exists());
+        std::fs::write(&record, &good).unwrap();
+    }
 }
 
 /// Changes what is below `key` in a file as another version of the program might have written it.

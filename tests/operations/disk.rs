@@ -173,7 +173,10 @@ fn a_backup_fails() {
     runbook.next().has(0, &[]);
     volume.empty();
     runbook.next().has(0, &["Backup ID"]);
-    runbook.next().has(0, &[]);
+    runbook.next().has(0, &["is good"]);
+    // Beside the running server.
+    let needs = ["Would restore", "Before a restore:", "in use by another server", "--allow-clear"];
+    runbook.next().has(0, &needs);
     runbook.set("TEXTFILES", directory.path().to_string_lossy());
     let noted = || std::fs::read_to_string(directory.path().join("kyrodb_backup.prom")).unwrap();
     runbook.next().has(0, &["Backup ID"]);

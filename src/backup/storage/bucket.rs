@@ -30,7 +30,7 @@ use std::time::Duration;
 
 use super::client::{Client, age};
 use super::upload::Upload;
-use super::{Place, Retired, Sink, Unpublished};
+use super::{Overlap, Place, Retired, Sink, Unpublished};
 use crate::backup::Result;
 use crate::backup::record::{Backup, RECORD_NAME, Stored, is_id, is_plain};
 use crate::disk::view::Viewed;
@@ -125,8 +125,8 @@ impl Place for Bucket {
         self.client.shown()
     }
 
-    fn is_in(&self, _: &Path) -> bool {
-        false
+    fn overlap(&self, _: &Path) -> Overlap {
+        Overlap::Apart
     }
 
     fn names(&self) -> Result<Vec<String>> {

@@ -7,7 +7,8 @@ use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::{Place, Retired, Sink, Unpublished, pour};
+use super::overlap::Lineage;
+use super::{Overlap, Place, Retired, Sink, Unpublished, pour};
 use crate::backup::Result;
 use crate::backup::record::{Backup, RECORD_NAME, Stored, is_id, is_plain};
 use crate::disk::view::Viewed;
@@ -32,9 +33,23 @@ impl Place for Directory {
         self.path.display().to_string()
     }
 
-    fn is_in(&self, directory: &Path) -> bool {
-        let own = fs::canonicalize(&self.path);
-        own.is_ok_and(|own| fs::canonicalize(directory).is_ok_and(|outer| own.starts_with(outer)))
+    fn overlap(&self, directory: &Path) -> Overlap {
+        let (own, other) = (Lineage::of(&self.path), Lineage::of(directory));
+        if other.is(&own) {
+            return Overlap::Same;
+        }
+        // One may be a link to another file system.
+        let entries = fs::read_dir(&self.path).into_iter().flatten().flatten();
+        let backups = entries.map(|entry| entry.path()).filter(|path| is_backup(path));
+        let backups: Vec<(PathBuf, Lineage)> =
+            backups.map(|path| (path.clone(), Lineage::of(&path))).collect();
+        if let Some((path, _)) = backups.iter().find(|(_, backup)| other.is_in(backup)) {
+            return Overlap::InBackup(path.display().to_string());
+        }
+        if own.is_in(&other) || backups.iter().any(|(_, backup)| backup.is_in(&other)) {
+            return Overlap::Around;
+        }
+        Overlap::Apart
     }
 
     fn names(&self) -> Result<Vec<String>> {
@@ -135,6 +150,14 @@ impl Place for Directory {
         }
         Ok(removed)
     }
+}
+
+/// True of a backup, and of one that is being written or removed.
+fn is_backup(path: &Path) -> bool {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let hidden = name.strip_prefix('.').and_then(|name| name.strip_suffix(".tmp"));
+    let is_one = is_id(hidden.unwrap_or(&name)) || path.join(RECORD_NAME).exists();
+    is_one && path.is_dir()
 }
 
 /// A backup that has its hidden name.

@@ -6,6 +6,7 @@
 mod bucket;
 mod client;
 mod directory;
+mod overlap;
 #[cfg(test)]
 mod tests;
 mod upload;
@@ -42,7 +43,8 @@ pub struct Listed {
 trait Place {
     fn shown(&self) -> String;
 
-    fn is_in(&self, directory: &Path) -> bool;
+    /// See [`Storage::overlap`].
+    fn overlap(&self, directory: &Path) -> Overlap;
 
     /// The backups there are, and whatever ought to be one.
     fn names(&self) -> Result<Vec<String>>;
@@ -80,6 +82,22 @@ trait Sink {
     fn finish(self: Box<Self>) -> Result<()>;
 }
 
+/// How a directory and the place of the backups lie to each other.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Overlap {
+    /// Neither has anything of the other; the directory may lie beside the backups.
+    Apart,
+    /// They are one directory.
+    Same,
+    /// The directory has the backups, or one of them, in it.
+    Around,
+    /// The directory is a backup or lies in one, which is named.
+    InBackup(String),
+}
+
+/// What the newest backup may be called where one is named.
+pub const LATEST: &str = "latest";
+
 impl Storage {
     /// The backups in this directory, which need not be there, or at this URL: `file:///PATH`, or
     /// `s3://BUCKET/PREFIX` with the endpoint and credentials of the usual `AWS_` variables.
@@ -110,10 +128,26 @@ impl Storage {
         self.place.shown()
     }
 
-    /// True if the backups are in this directory, or below it.
+    /// How a directory, which need not be there, and the backups lie to each other.
     #[must_use]
-    pub fn is_in(&self, directory: &Path) -> bool {
-        self.place.is_in(directory)
+    pub fn overlap(&self, directory: &Path) -> Overlap {
+        self.place.overlap(directory)
+    }
+
+    /// The name of a backup that is asked for: [`LATEST`] is that of the newest.
+    ///
+    /// # Errors
+    /// If there is none.
+    pub fn named(&self, id: &str) -> Result<String> {
+        if id != LATEST {
+            return Ok(id.to_owned());
+        }
+        let listed = self.list()?;
+        for why in &listed.damaged {
+            tracing::warn!("{why}");
+        }
+        let newest = listed.backups.first().map(|newest| newest.id.clone());
+        newest.ok_or_else(|| format!("there is no backup in {}", self.shown()))
     }
 
     /// What a backup says of itself.
