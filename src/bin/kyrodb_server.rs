@@ -10,6 +10,7 @@ use file_rotate::suffix::AppendCount;
 use file_rotate::{ContentLimit, FileRotate};
 use kyrodb::config::{self, Config, LogFormat, LoggingSection, Origins, Overrides};
 use kyrodb::demo;
+use kyrodb::disk::owner::restrict_new_files;
 use kyrodb::server::{Listeners, Server, forget_pid};
 use kyrodb::status::http::Reload;
 use tokio::signal::unix::{SignalKind, signal};
@@ -101,10 +102,15 @@ struct Arguments {
     json: bool,
 }
 
+/// Exit code of a start that may work later, EX_TEMPFAIL of sysexits.h: a port or an address is not to be
+/// had. A start that is refused ends with 1.
+const TRY_AGAIN: u8 = 75;
+
 fn main() -> ExitCode {
     if let Some(code) = kyrodb::packaging::if_asked(Arguments::command) {
         return code;
     }
+    restrict_new_files();
     let arguments = Arguments::parse();
     if arguments.verify_wal || arguments.verify || arguments.doctor || arguments.plan {
         let run = match () {
@@ -158,7 +164,13 @@ fn run(arguments: Arguments) -> Result<ExitCode, String> {
     for warning in config.warnings() {
         eprintln!("kyrodb_server: warning: {warning}");
     }
-    let listeners = Listeners::bind(&config)?;
+    let listeners = match Listeners::bind(&config) {
+        Ok(listeners) => listeners,
+        Err(why) => {
+            eprintln!("kyrodb_server: {why}");
+            return Ok(ExitCode::from(TRY_AGAIN));
+        }
+    };
     let server = Server::start(config, origins, listeners)?;
     let (reloader, is_demo) = (server.reloader(), arguments.demo);
     let reload: Box<Reload> = Box::new(move || {

@@ -6,6 +6,7 @@ use std::time::Duration;
 use super::Host;
 use super::report::{About, Check};
 use super::tree::shown;
+use crate::disk::owner::TooOpen;
 
 /// A mount, as `/proc/self/mountinfo` has it.
 struct Mount {
@@ -43,6 +44,20 @@ pub(super) fn file_system(host: &Host<'_>) -> Check {
             about.bad(format!("{found}: nothing there is durable"), elsewhere)
         }
         _ => about.warn(found, elsewhere),
+    }
+}
+
+pub(super) fn access(host: &Host<'_>) -> Check {
+    let about = About {
+        name: "access",
+        why: "the files hold all documents, and tenants' ids; another user of the machine has no \
+              business there",
+    };
+    match &host.probes.too_open {
+        None => about.ok("for its owner and group alone"),
+        Some(TooOpen { mode, change }) => {
+            about.warn(format!("open to all users of this machine, mode {mode:04o}"), shown(change))
+        }
     }
 }
 

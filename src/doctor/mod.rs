@@ -14,6 +14,7 @@ mod cpu;
 mod disk;
 mod kernel;
 mod memory;
+mod network;
 mod probes;
 mod report;
 #[cfg(test)]
@@ -69,6 +70,8 @@ pub fn examine(tree: &Tree, probes: &Probes, config: &Config) -> Report {
         cgroup::memory(&host),
         memory::huge_pages(&host),
         memory::swap(&host),
+        network::ports(&host),
+        disk::access(&host),
         disk::file_system(&host),
         disk::direct_io(&host),
         disk::sync_latency(&host),

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use super::tree::Tree;
 use crate::disk::BLOCK;
+use crate::disk::owner::{TooOpen, too_open};
 use crate::disk::space::Room;
 use crate::shard::preflight;
 use crate::status::process::disk_bytes;
@@ -34,6 +35,8 @@ pub struct Probes {
     pub room: Result<Room, String>,
     /// What the files of the data directory take, in bytes.
     pub data_bytes: u64,
+    /// Whether others than the owner and the group may enter the data directory.
+    pub too_open: Option<TooOpen>,
     /// `/proc/stat` before all this.
     pub stat_before: Option<String>,
 }
@@ -77,6 +80,7 @@ impl Probes {
             syncs,
             room: Room::of(&directory).map_err(|error| error.to_string()),
             data_bytes: if nearest == absolute { disk_bytes(&directory) } else { 0 },
+            too_open: if nearest == absolute { too_open(&directory) } else { None },
             stat_before,
             directory,
         })

@@ -8,7 +8,7 @@ use crate::config::Config;
 use crate::disk::space::Room;
 
 /// A host with eight CPUs that has all as it should be.
-const GOOD: [(&str, &str); 15] = [
+const GOOD: [(&str, &str); 17] = [
     ("proc/sys/kernel/osrelease", "6.12.4-amd64\n"),
     ("proc/self/status", "Name:\tkyrodb_server\nCpus_allowed_list:\t0-7\n"),
     (
@@ -19,6 +19,8 @@ const GOOD: [(&str, &str); 15] = [
     ),
     ("proc/self/cgroup", "0::/kyro.slice/kyrodb.service\n"),
     ("proc/meminfo", "MemTotal:       33554432 kB\nMemFree:        1000 kB\n"),
+    ("proc/sys/net/ipv4/ip_local_port_range", "32768\t60999\n"),
+    ("proc/sys/net/ipv4/ip_local_reserved_ports", "7000-7009,50051,51051\n"),
     ("proc/swaps", "Filename\tType\tSize\tUsed\tPriority\n"),
     ("proc/stat", "cpu  1000 0 500 90000 100 0 10 5 0 0\ncpu0 1 2 3\n"),
     (
@@ -52,6 +54,7 @@ impl Made {
             syncs: Ok(syncs(60, 150)),
             room: Ok(Room { total: 100 << 30, available: 50 << 30 }),
             data_bytes: 1 << 30,
+            too_open: None,
             stat_before: None,
         };
         let directory = tempfile::tempdir().unwrap();
@@ -133,7 +136,7 @@ fn a_good_host_has_nothing_to_change() {
     let report = Made::good().report();
     assert!(report.checks.iter().all(|check| check.change.is_none()));
     let mut names: Vec<&str> = report.checks.iter().map(|check| check.name).collect();
-    assert_eq!(names.len(), 21);
+    assert_eq!(names.len(), 23);
     names.sort_unstable();
     names.dedup();
     assert_eq!(names.len(), 21, "every check has a name of its own");
@@ -344,6 +347,31 @@ fn the_file_system_is_the_one_that_the_directory_is_on() {
     let mut made = Made::good();
     made.probes.direct_io = Err("the file system has no O_DIRECT".into());
     assert_says(&made.alone("direct_io", Verdict::Bad), "no O_DIRECT", "ext4 or XFS");
+}
+
+#[test]
+fn ports_that_clients_may_have_are_to_be_reserved() {
+    let reserved = "proc/sys/net/ipv4/ip_local_reserved_ports";
+    let check = Made::with(reserved, "7000-7009\n", "ports", Verdict::Warn);
+    assert_says(&check, "among them 50051 and 51051", "ports=7000-7009,50051,51051");
+    let check = Made::with(reserved, "50000-50051\n", "ports", Verdict::Warn);
+    assert_says(&check, "among them 51051", "ports=50000-50051,51051");
+    Made::with(reserved, "50000-51999\n", "ports", Verdict::Ok);
+    Made::with("proc/sys/net/ipv4/ip_local_port_range", "1 2 x", "ports", Verdict::Ok);
+    Made::with("proc/sys/net/ipv4/ip_local_port_range", "none", "ports", Verdict::Unknown);
+    let mut made = Made::good();
+    made.write(reserved, "\n");
+    made.config.server.port = 6_000;
+    made.config.server.http_port = Some(61_000);
+    made.alone("ports", Verdict::Ok);
+}
+
+#[test]
+fn a_directory_that_all_may_enter_is_to_be_closed() {
+    let mut made = Made::good();
+    let change = "chmod 0750 /srv/my data/kyrodb".into();
+    made.probes.too_open = Some(crate::disk::owner::TooOpen { mode: 0o755, change });
+    assert_says(&made.alone("access", Verdict::Warn), "mode 0755", "chmod 0750");
 }
 
 #[test]

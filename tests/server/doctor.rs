@@ -22,7 +22,7 @@ fn it_says_what_it_found_and_leaves_nothing() {
     let (code, json, errors) = doctor(&data_dir, &["--json"]);
     let report: serde_json::Value = serde_json::from_str(&json).unwrap();
     let checks = report["checks"].as_array().unwrap();
-    assert_eq!(checks.len(), 21, "{json}{errors}");
+    assert_eq!(checks.len(), 23, "{json}{errors}");
     let is_bad = |check: &serde_json::Value| check["verdict"] == "bad";
     assert_eq!(code, i32::from(checks.iter().any(is_bad)), "{json}");
     // A server runs here, or no test would.

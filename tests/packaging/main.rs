@@ -3,6 +3,11 @@
 
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test")]
 
+#[path = "../common/mod.rs"]
+mod common;
+
+mod service;
+
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
@@ -118,6 +123,10 @@ fn the_configuration_of_the_package_is_good_and_shows_defaults() {
     config.server.tls.key_path = None;
     config.server.tls.ca_cert_path = None;
     config.auth.api_keys_file = None;
+    config.logging.file = None;
+    config.server.pid_file = None;
+    assert_eq!(config.persistence.data_dir, Path::new("/var/lib/kyrodb"));
+    config.persistence.data_dir = kyrodb::config::Config::default().persistence.data_dir;
     assert_eq!(config, kyrodb::config::Config::default());
 }
 
