@@ -15,7 +15,7 @@ const CONNECT_PATIENCE: Duration = Duration::from_secs(5);
 /// Where a server is, and how to get in.
 #[derive(Clone, Debug, Default)]
 pub struct Place {
-    /// Its HTTP address, such as `http://127.0.0.1:51051`.
+    /// Its HTTP address, such as `http://127.0.0.1:51051`, or `127.0.0.1:51051`.
     pub url: String,
     /// An API key, if it asks for one.
     pub key: Option<String>,
@@ -98,7 +98,12 @@ impl Server {
     /// # Errors
     /// If the address or the certificate can't be used.
     pub fn at(place: &Place) -> Result<Self, String> {
-        let url = Url::parse(&place.url).map_err(|error| format!("{}: {error}", place.url))?;
+        // `host:port` alone is plain HTTP.
+        let given = match place.url.contains("://") {
+            true => place.url.clone(),
+            false => format!("http://{}", place.url),
+        };
+        let url = Url::parse(&given).map_err(|error| format!("{}: {error}", place.url))?;
         if !["http", "https"].contains(&url.scheme()) {
             return Err(format!("{url} begins neither with http:// nor with https://"));
         }

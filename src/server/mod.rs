@@ -6,7 +6,9 @@
 //!
 //! HTTP answers from the first step on, gRPC says UNAVAILABLE until the last.
 
+mod dimension;
 pub(crate) mod directory;
+mod listen;
 mod open;
 mod pid_file;
 mod plan;
@@ -30,6 +32,7 @@ use arc_swap::ArcSwap;
 use tokio::sync::watch;
 
 use self::directory::Lock;
+use self::listen::patiently;
 use self::open::{Cores, Parts, Started};
 use self::pid_file::PidFile;
 use self::plan::check_memory;
@@ -56,15 +59,18 @@ pub struct Listeners {
 }
 
 impl Listeners {
-    /// Binds the addresses of the configuration.
+    /// Binds the addresses of the configuration, and tries for some seconds where they are not to be
+    /// had at once.
     ///
     /// # Errors
     /// Which address can't be bound, why, and what to do.
     pub fn bind(config: &Config) -> Result<Self, String> {
         let server = &config.server;
         Ok(Self {
-            grpc: bind("gRPC", &server.host, server.port, "--port N or server.port")?,
-            http: bind("HTTP", server.http_host(), server.http_port(), "server.http_port")?,
+            grpc: patiently(|| bind("gRPC", &server.host, server.port, "--port N or server.port"))?,
+            http: patiently(|| {
+                bind("HTTP", server.http_host(), server.http_port(), "server.http_port")
+            })?,
         })
     }
 }
@@ -80,8 +86,9 @@ fn bind(what: &str, host: &str, port: u16, setting: &str) -> Result<TcpListener,
             Ok(listener) => return Ok(listener),
             Err(error) if error.kind() == std::io::ErrorKind::AddrInUse => {
                 failed = format!(
-                    "{what} can't listen on {address}: the port is in use, maybe by another \
-                     KyroDB. Choose another one with {setting}."
+                    "{what} can't listen on {address}: the port is in use, by another KyroDB or \
+                     by a client whose own port it is (`ss -tanp sport = :{port}` tells). Choose \
+                     another one with {setting}."
                 );
             }
             Err(error) => failed = format!("{what} can't listen on {address}: {error}"),

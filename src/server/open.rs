@@ -5,6 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::dimension::forget_if_empty;
 use super::directory::Lock;
 use super::reload::limits;
 use super::repair::{repair_locked, reshard_as_asked};
@@ -107,6 +108,7 @@ pub(super) fn bring_up(
     observed.space.set_reserve(room.reserve(persistence.disk_reserve_bytes));
     observed.space.set_available(room.available);
     let attempt = || -> Result<(Cores, Started), Refusal> {
+        forget_if_empty(config)?;
         if let Some(done) = reshard_as_asked(config)? {
             let (before, documents) = (done.before, done.documents);
             tracing::info!(

@@ -8,6 +8,7 @@ mod common;
 
 mod disk;
 mod drills;
+mod guides;
 mod memory;
 mod secured;
 mod vectors;

@@ -54,12 +54,30 @@ fn a_port_in_use_is_named_with_the_setting_that_moves_it() {
     let launch = Launch::new(&directory.path().join("data"), &[]);
     let taken = TcpListener::bind(("127.0.0.1", launch.grpc_port)).unwrap();
     let port = launch.grpc_port.to_string();
-    assert_says(&launch.spawn().refuses(), &["gRPC", &port, "in use", "--port"]);
+    let ends = |launch: Launch| {
+        let process = launch.spawn();
+        let log = process.log_path();
+        assert_eq!(process.wait(), Some(75), "it may work later");
+        std::fs::read_to_string(log).unwrap()
+    };
+    assert_says(&ends(launch), &["gRPC", &port, "in use", "--port"]);
     drop(taken);
+    // One that is free again within seconds, as that of a client, is waited for.
+    let launch = Launch::new(&directory.path().join("waiting"), &[]);
+    let taken = TcpListener::bind(("127.0.0.1", launch.grpc_port)).unwrap();
+    let mut process = launch.spawn();
+    let begun = std::time::Instant::now();
+    while !process.log().contains("Trying again") {
+        assert!(begun.elapsed() < crate::common::PATIENCE, "{}", process.log());
+        std::thread::sleep(std::time::Duration::from_millis(2));
+    }
+    drop(taken);
+    process.wait_ready();
+    process.stop();
     let launch = Launch::new(&directory.path().join("data"), &[]);
     let _taken = TcpListener::bind(("127.0.0.1", launch.http_port)).unwrap();
     let port = launch.http_port.to_string();
-    assert_says(&launch.spawn().refuses(), &["HTTP", &port, "in use", "server.http_port"]);
+    assert_says(&ends(launch), &["HTTP", &port, "in use", "server.http_port"]);
 }
 
 #[test]
@@ -130,4 +148,26 @@ fn a_directory_made_for_something_else_is_refused() {
     let settings = [("hnsw.dimension", "8"), ("runtime.shards", "2")];
     Process::start(&data_dir, &settings).stop();
     Process::start(&data_dir, &[]).stop();
+}
+
+#[test]
+fn a_directory_without_documents_takes_any_dimension() {
+    let directory = directory();
+    let data_dir = directory.path().join("data");
+    for (dimension, is_killed) in [("384", false), ("16", true), ("0", false), ("384", true)] {
+        let process = Process::start(&data_dir, &[("hnsw.dimension", dimension)]);
+        if is_killed { process.kill() } else { process.stop() }
+    }
+    // The first document decides, and what it has decided stays, also once it is deleted.
+    let process = Process::start(&data_dir, &[("hnsw.dimension", "8")]);
+    crate::common::runtime().block_on(async {
+        let mut client = process.client().await;
+        crate::store(&mut client, 1).await;
+        let request = kyrodb::proto::DeleteRequest { doc_id: 1, namespace: String::new() };
+        assert!(client.delete(request).await.unwrap().into_inner().existed);
+    });
+    process.kill();
+    let said = Process::refused(&data_dir, &[("hnsw.dimension", "16")]);
+    assert_says(&said, &["vectors of 8 values"]);
+    Process::start(&data_dir, &[("hnsw.dimension", "8")]).stop();
 }
