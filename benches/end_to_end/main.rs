@@ -43,6 +43,18 @@ struct Arguments {
         default_value = "load,search,filter,insert,mixed,overload,snapshot,backup,restart,disk"
     )]
     only: Vec<String>,
+    /// Searches a second beside writers (figure `writers`)
+    #[arg(long, value_delimiter = ',', default_value = "500,1500")]
+    searches: Vec<u32>,
+    /// Upserts a second offered beside them
+    #[arg(long, value_delimiter = ',', default_value = "0,250,500,1000,1500,2000,4000")]
+    upserts: Vec<u32>,
+    /// Length of each row of `writers`, in seconds
+    #[arg(long, default_value_t = 10)]
+    seconds: u64,
+    /// A process that always wants a CPU runs beside `writers`
+    #[arg(long)]
+    busy: bool,
     /// Given by `cargo bench`
     #[arg(long, hide = true)]
     bench: bool,

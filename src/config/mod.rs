@@ -132,7 +132,8 @@ pub struct RuntimeSection {
     reason = "the keys of the learned cache are in the contract, and do not act yet"
 )]
 pub struct CacheSection {
-    /// Soft limit of the hot tier in documents; twice as many is the hard limit.
+    /// Soft limit of the hot tier in documents: writers wait at half of it, and sooner beside
+    /// searches. Twice as many is the hard limit.
     pub capacity: usize,
     /// Bytes of vectors read from files that all cores together keep, where vectors are in files.
     pub document_bytes: u64,

@@ -274,6 +274,19 @@ impl Engine {
         ]
     }
 
+    /// Bytes of vectors and metadata that a snapshot would write now, about: the blocks that have
+    /// changed since the last one began.
+    #[must_use]
+    pub fn bytes_to_save(&self) -> usize {
+        let row_bytes = self.store.vectors().row_bytes();
+        let [vectors, payloads] = self.store.changed_blocks();
+        let payload_bytes = self.index.payload_bytes() / self.index.payloads().max(1);
+        let (slots, in_block) = (self.store.slot_count() as usize, vectors_in_block(row_bytes));
+        // The last block of each is a part of one, which matters where there are few.
+        (vectors * in_block as usize).min(slots) * row_bytes
+            + (payloads * PAYLOADS_IN_BLOCK as usize).min(slots) * payload_bytes
+    }
+
     /// True if so many vectors wait for a snapshot that one should not wait any longer.
     #[must_use]
     pub fn is_pressed_to_save(&self) -> bool {

@@ -211,7 +211,13 @@ impl Engine {
     /// out.
     #[must_use]
     pub fn unlinked_count(&self) -> usize {
-        self.hot.len() - self.hot.backlog() + self.staged_puts
+        self.debt() + self.staged_puts
+    }
+
+    /// Documents written since the start that wait to be linked.
+    #[must_use]
+    pub fn debt(&self) -> usize {
+        self.hot.len() - self.hot.backlog()
     }
 
     /// The metadata that `id` will have after everything staged, if it is in scope then.

@@ -175,6 +175,14 @@ pub struct ShardCounters {
     pub documents: Gauge,
     /// Documents acknowledged but not linked.
     pub hot_documents: Gauge,
+    /// Documents written since the start that may wait to be linked before writers wait.
+    pub hot_documents_bound: Gauge,
+    /// Writes that wait for the log, or for room in the hot tier.
+    pub writes_waiting: Gauge,
+    /// Times that the log waited for room in the hot tier.
+    pub writes_paced: Counter,
+    /// Inserts refused since they would have waited too long for room in the hot tier.
+    pub inserts_shed: Counter,
     /// Nodes in the graph, dead ones included.
     pub linked_nodes: Gauge,
     /// Slots ever used.
@@ -243,6 +251,10 @@ pub struct ShardCounters {
     pub is_snapshot_failing: AtomicBool,
     /// Bytes of snapshots written.
     pub snapshot_bytes: Counter,
+    /// Of them, bytes of vectors and metadata, which follow what has changed.
+    pub snapshot_written_bytes: Counter,
+    /// Bytes of documents that had changed since the snapshot before.
+    pub snapshot_changed_bytes: Counter,
     /// Snapshots that were found damaged at start.
     pub damaged_snapshots: Counter,
     /// Starts from an older snapshot and the log since, or from the log alone, in place of damaged ones.

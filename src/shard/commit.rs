@@ -14,11 +14,12 @@ use std::time::{Duration, Instant};
 
 use super::core::{Core, Shard, SyncPolicy};
 use super::doing::Doing;
+use super::due::QUIET;
 use super::keeper::Change;
 use super::load::LoadTicket;
+use super::pacing::Next;
 use super::reply::Reply;
 use super::serve::cut;
-use super::snapshot::QUIET;
 use super::spare;
 use super::task::spawn;
 use crate::clock::unix_ms;
@@ -33,13 +34,6 @@ use crate::wal::{GROUP_BYTES_MAX, RestoreError, Writer, segment_name};
 
 /// An idle log vouches for its last group after so long.
 const SEAL_AFTER: Duration = Duration::from_millis(50);
-
-/// How long a group gathers for the sake of linking: not at all up to this share of the soft
-/// limit, so that a burst is acknowledged at the speed of the disk; beyond it in proportion to
-/// how far linking is behind, but never so long that a client would take it for a fault.
-const DEBT_FREE: f64 = 0.25;
-const LINK_TIME_AT_SOFT_LIMIT: Duration = Duration::from_millis(20);
-const LINK_TIME_MAX: Duration = Duration::from_millis(5);
 
 /// Writes that may be staged in one shard. Each holds a document.
 pub(super) const STAGED_MAX: usize = 4_096;
@@ -66,6 +60,10 @@ pub(super) enum Ack {
 }
 
 impl Ack {
+    fn is_load(&self) -> bool {
+        matches!(self, Self::Load(..))
+    }
+
     pub(super) fn settle(self, result: Result<Outcome>) {
         match self {
             Self::One(reply) => reply.send(result),
@@ -81,12 +79,23 @@ pub(super) struct StagedWrite {
     ack: Ack,
 }
 
+impl StagedWrite {
+    /// Documents that it will leave to be linked.
+    pub(super) fn puts(&self) -> usize {
+        self.records.iter().filter(|record| matches!(record, Record::Put { .. })).count()
+    }
+}
+
 impl Shard {
     /// Checks a write and stages it; who asked is told when it is durable, or why not.
     pub(super) fn stage(&self, write: Write, ack: Ack) {
         let staged = self.check_writable().and_then(|()| {
-            if self.staged.borrow().len() >= STAGED_MAX {
-                return Err(Error::busy(format!("{STAGED_MAX} writes wait for the log")));
+            // A bulk load has staged no more than there is room for.
+            if matches!(ack, Ack::One(_)) {
+                if self.staged.borrow().len() >= STAGED_MAX {
+                    return Err(Error::busy(format!("{STAGED_MAX} writes wait for the log")));
+                }
+                self.check_pace(&write)?;
             }
             match &mut *self.engine.borrow_mut() {
                 Some(engine) => engine.stage(write),
@@ -109,8 +118,12 @@ impl Shard {
         if records.is_empty() && !has_staged {
             return ack.settle(Ok(outcome));
         }
+        self.staged_loads.set(self.staged_loads.get() + usize::from(ack.is_load()));
         self.staged.borrow_mut().push_back(StagedWrite { records, outcome, ack });
-        self.staged_event.raise();
+        // What waits for room in the hot tier is before it, and upkeep says when there is some.
+        if !self.waits_for_room.get() {
+            self.staged_event.raise();
+        }
     }
 
     /// Refuses everything staged.
@@ -121,6 +134,8 @@ impl Shard {
         {
             engine.abandon_staged();
         }
+        self.staged_loads.set(0);
+        self.waits_for_room.set(false);
         for staged in self.staged.take() {
             staged.ack.settle(Err(error.clone()));
         }
@@ -129,13 +144,21 @@ impl Shard {
         }
     }
 
-    /// The next writes to log: about a group of them, or one that is larger.
-    fn take_batch(&self) -> Vec<StagedWrite> {
+    /// The next writes to log: about a group of them, or one that is larger, with `puts_max` puts
+    /// at most.
+    fn take_batch(&self, puts_max: usize) -> Vec<StagedWrite> {
         let mut staged = self.staged.borrow_mut();
-        let (mut batch, mut bytes) = (Vec::new(), 0);
+        let (mut batch, mut bytes, mut puts) = (Vec::new(), 0, 0);
         while bytes < GROUP_BYTES_MAX
             && let Some(write) = staged.pop_front()
         {
+            let more = write.puts();
+            if more > 0 && puts + more > puts_max {
+                staged.push_front(write);
+                break;
+            }
+            puts += more;
+            self.staged_loads.set(self.staged_loads.get() - usize::from(write.ack.is_load()));
             bytes += write.records.iter().map(Record::encoded_bytes).sum::<usize>();
             batch.push(write);
         }
@@ -164,16 +187,19 @@ pub(super) async fn run(core: Rc<Core>, shard: Rc<Shard>, writer: Writer<DirectD
         {
             committer.fail(Vec::new(), &error).await;
         }
-        if committer.shard.staged.borrow().is_empty() {
-            if committer.shard.is_closing.get() {
-                break;
-            }
-            committer.idle().await;
-            continue;
+        let mut next = committer.shard.next_write(&committer.core, true);
+        if let Next::Gather(time) = next {
+            glommio::timer::sleep(time).await;
+            next = committer.shard.next_write(&committer.core, false);
         }
-        committer.leave_time_to_link().await;
-        let batch = committer.shard.take_batch();
-        committer.commit(batch).await;
+        if let Next::Write(puts_max) = next {
+            let batch = committer.shard.take_batch(puts_max);
+            committer.commit(batch).await;
+        } else if committer.shard.is_closing.get() {
+            break;
+        } else {
+            committer.idle().await;
+        }
     }
     committer.close().await;
 }
@@ -271,17 +297,6 @@ impl Committer {
         }
     }
 
-    /// The farther linking is behind, the longer a group gathers, and linking has the core. Where
-    /// writes come faster than they can be linked for long, this is what slows them down, long
-    /// before the hot tier is full.
-    async fn leave_time_to_link(&self) {
-        let debt = (self.core.hot.debt() - DEBT_FREE) / (1.0 - DEBT_FREE);
-        if debt > 0.0 {
-            let wait = LINK_TIME_AT_SOFT_LIMIT.mul_f64(debt).min(LINK_TIME_MAX);
-            glommio::timer::sleep(wait).await;
-        }
-    }
-
     /// Logs, applies and acknowledges a batch. On an error the batch and all that was staged
     /// after it are refused, those of the batch excepted that are complete.
     async fn commit(&mut self, batch: Vec<StagedWrite>) {
@@ -298,6 +313,7 @@ impl Committer {
             let rest = records.split_off(Writer::<DirectDisk>::group_len(&records));
             let group = std::mem::replace(&mut records, rest);
             let (count, before) = (group.len(), self.writer.stats().bytes);
+            let changed = group.iter().map(Record::encoded_bytes).sum::<usize>();
             // The breaker may have opened since the group was staged.
             if let Err(error) = self.shard.check_log() {
                 acks.for_each(|(_, _, ack)| ack.settle(Err(error.clone())));
@@ -312,7 +328,7 @@ impl Committer {
             self.apply(group).await;
             // Whoever hears of a document is served by counts that have it (`router::budget`).
             self.publish();
-            self.shard.snapshots.note_group(count, bytes);
+            self.shard.snapshots.note_group(count, bytes, changed as u64);
             self.note_position();
             self.core.upkeep.raise();
             done += count;

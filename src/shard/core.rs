@@ -12,7 +12,7 @@ use std::time::Duration;
 use futures_util::FutureExt;
 use glommio::{
     ExecutorJoinHandle, Latency, LocalExecutorBuilder, Placement, PoolPlacement, Shares,
-    SharesManager, TaskQueueHandle,
+    TaskQueueHandle,
 };
 
 use super::breaker::{self, Breaker};
@@ -21,6 +21,7 @@ use super::event::{Event, Waiters};
 use super::keeper::{Change, Keeper};
 use super::load::PendingLoad;
 use super::mailbox::Mailbox;
+use super::pacing::{HotShares, Pace, SearchCost};
 use super::pulse::Heart;
 use super::recall::Sampler;
 use super::reply::{self, Reply};
@@ -37,9 +38,6 @@ use crate::observe::Observed;
 use crate::observe::counters::ShardCounters;
 use crate::types::{Lsn, ShardId};
 use crate::wal::Writer;
-
-/// Share of the processor that linking and upkeep get beside searches and commits, of 1000.
-const UPKEEP_SHARES_MIN: usize = 100;
 
 /// How long a task queue runs before the executor looks after I/O, wakes and other queues.
 const PREEMPT_PERIOD: Duration = Duration::from_millis(1);
@@ -188,6 +186,8 @@ pub(super) struct Core {
     pub(super) upkeep: Event,
     /// Documents in the hot tiers of this core.
     pub(super) hot: Rc<HotShares>,
+    /// What searches cost here, and whether there are any.
+    pub(super) search_cost: SearchCost,
     pub(super) heart: Arc<Heart>,
     mailbox: Arc<Mailbox<Request>>,
     /// Background work has seen that something is in the mailbox.
@@ -223,6 +223,11 @@ pub(super) struct Shard {
     pub(super) engine: RefCell<Option<Engine>>,
     pub(super) staged: RefCell<VecDeque<StagedWrite>>,
     pub(super) staged_event: Event,
+    /// Of what is staged, writes of bulk loads.
+    pub(super) staged_loads: Cell<usize>,
+    /// The pace of writes, and whether the commit waits for room in the hot tier: upkeep wakes it.
+    pub(super) pace: RefCell<Pace>,
+    pub(super) waits_for_room: Cell<bool>,
     pub(super) loads: RefCell<VecDeque<PendingLoad>>,
     /// They wait for room in the hot tier.
     pub(super) is_load_paused: Cell<bool>,
@@ -263,15 +268,20 @@ impl Shard {
     ) -> Self {
         if let Some(engine) = &mut engine {
             engine.tell_changes(counters.changes.clone());
-            snapshots.note_unlinked(engine.hot_count() as u64);
+            let row_bytes = engine.store().vectors().row_bytes() as u64;
+            snapshots.note_unlinked(engine.hot_count() as u64, row_bytes);
         }
+        let owners = params.home.as_ref().map_or(1, |home| home.stripe().owners() as usize);
         let shard = Self {
             id,
             counters,
+            pace: RefCell::new(Pace::new(owners, params.hot_documents_max)),
             params,
             engine: RefCell::new(engine),
             staged: RefCell::default(),
             staged_event: Event::default(),
+            staged_loads: Cell::new(0),
+            waits_for_room: Cell::new(false),
             loads: RefCell::default(),
             is_load_paused: Cell::new(false),
             flushes: RefCell::default(),
@@ -389,7 +399,7 @@ impl Core {
         // Upkeep too: what its latency says is how long it runs without a look at the others.
         let matters = Latency::Matters(PREEMPT_PERIOD);
         let executor = glommio::executor();
-        let hot = Rc::new(HotShares { soft_max: settings.hot_soft_max, hot: Cell::new(0) });
+        let hot = Rc::new(HotShares::new(settings.hot_soft_max));
         let queues = Queues {
             receive: executor.create_task_queue(Shares::Static(1000), matters, "receive"),
             serve: executor.create_task_queue(Shares::Static(1000), matters, "serve"),
@@ -414,6 +424,7 @@ impl Core {
             is_open: Cell::new(false),
             upkeep: Event::default(),
             hot,
+            search_cost: SearchCost::default(),
             heart: heart.clone(),
             mailbox: mailbox.clone(),
             mail: Event::default(),
@@ -552,32 +563,5 @@ impl Drop for WriteInFlight<'_> {
         if !self.0.is_writing() {
             self.0.log_at_rest.wake();
         }
-    }
-}
-
-/// Linking gets a small share of the processor while the hot tier is small, and an equal one
-/// when it reaches its soft limit: a search scans what is not linked, so leaving it there costs
-/// more than linking it.
-pub(super) struct HotShares {
-    soft_max: usize,
-    /// Documents in the hot tiers of this core.
-    pub(super) hot: Cell<usize>,
-}
-
-impl HotShares {
-    /// How far linking is behind, as a share of the soft limit.
-    pub(super) fn debt(&self) -> f64 {
-        self.hot.get() as f64 / self.soft_max.max(1) as f64
-    }
-}
-
-impl SharesManager for HotShares {
-    fn shares(&self) -> usize {
-        let fill = self.hot.get().min(self.soft_max) * (1000 - UPKEEP_SHARES_MIN);
-        UPKEEP_SHARES_MIN + fill / self.soft_max.max(1)
-    }
-
-    fn adjustment_period(&self) -> Duration {
-        Duration::from_millis(50)
     }
 }

@@ -18,6 +18,10 @@ const LOADS_MAX: usize = 64;
 /// one, as each finds room, documents would be logged one by one.
 const ROOM_SHARE: usize = 4;
 
+/// Documents that loads may have staged while others write, however little room there is: else those
+/// who stage without asking for room would take all of it, and a load would never go on.
+const BESIDE_OTHERS: usize = 64;
+
 /// Collects the results of one batch.
 pub(super) struct LoadTicket {
     results: RefCell<Vec<Result<Outcome>>>,
@@ -87,16 +91,20 @@ impl Shard {
     pub(super) fn pump_loads(&self, settings: &Settings) {
         let hot_max = settings.bulk_hot_max;
         loop {
-            let (unlinked, hot_max, is_room_short) = match &*self.engine.borrow() {
-                // Well below the bound at which writes are refused.
-                Some(engine) => {
-                    let refused_at = engine.params().hot_documents_max;
-                    let hot_max = hot_max.min(refused_at.div_ceil(2));
-                    (engine.unlinked_count(), hot_max, engine.is_short_of_room_for_rows())
-                }
-                None => (0, hot_max, false),
+            // At the bound that all writes have, and well below the one at which they are refused.
+            let refused_at = self.params.hot_documents_max.div_ceil(2);
+            let hot_max = hot_max.min(refused_at).min(self.pace.borrow().last_bound());
+            let (unlinked, is_room_short) = match &*self.engine.borrow() {
+                Some(engine) => (engine.unlinked_count(), engine.is_short_of_room_for_rows()),
+                None => (0, false),
             };
-            let is_log_busy = self.staged.borrow().len() >= STAGED_MAX / 2;
+            let staged = self.staged.borrow().len();
+            let is_log_busy = staged >= STAGED_MAX / 2;
+            let loads_staged = self.staged_loads.get();
+            let has_turn = loads_staged < BESIDE_OTHERS
+                && staged > loads_staged
+                && staged < STAGED_MAX
+                && unlinked < refused_at;
             // Where none will come, who loads is to hear that.
             let waits_for_snapshot = is_room_short && self.snapshots.are_taken(settings.snapshots);
             if unlinked >= hot_max {
@@ -104,7 +112,8 @@ impl Shard {
             } else if unlinked <= hot_max - hot_max / ROOM_SHARE {
                 self.is_load_paused.set(false);
             }
-            let is_paused = self.is_load_paused.get() || is_log_busy || waits_for_snapshot;
+            let has_no_room = (self.is_load_paused.get() || is_log_busy) && !has_turn;
+            let is_paused = has_no_room || waits_for_snapshot;
             if is_paused || self.is_staging_batch.get() {
                 return;
             }

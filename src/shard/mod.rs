@@ -22,6 +22,7 @@ mod commit;
 pub mod core;
 pub mod cpus;
 pub mod doing;
+mod due;
 mod event;
 #[cfg(test)]
 mod fault_tests;
@@ -29,6 +30,7 @@ pub mod keeper;
 mod load;
 pub mod mailbox;
 pub mod open;
+mod pacing;
 pub mod preflight;
 pub mod pulse;
 mod recall;

@@ -35,6 +35,7 @@ impl Core {
             return;
         };
         let _piece = self.heart.doing.begin(Doing::Search);
+        self.search_cost.note_asked(now);
         let span = Span::new(taken, now);
         let in_time = shard.check_readable().and_then(|()| match now >= request.deadline {
             true => Err(Error::Expired("in the queue of a core")),
@@ -243,6 +244,9 @@ impl Running {
             shard.counters.search_hops.add(outcome.work.hops);
             shard.counters.search_hot_documents.add(outcome.hot_scanned);
             core.observed.stages.walk.record(span.stepped());
+            if request.query.filter.is_none() && !request.query.is_exact {
+                core.search_cost.note(span.hot_ns, outcome.hot_scanned, span.walk_ns);
+            }
         }
         if request.is_traced {
             span.answered = Instant::now();

@@ -17,6 +17,8 @@ use futures_util::FutureExt;
 
 use super::core::{Core, Shard};
 use super::doing::Doing;
+pub use super::due::Due;
+use super::due::{Since, waits_for_quiet};
 use super::event::Event;
 use super::keeper::Change;
 use super::reply::{Reply, single};
@@ -33,14 +35,6 @@ use crate::snapshot::writer::{Identity, Writer, Written, discard};
 use crate::snapshot::{Extent, snapshot_name};
 use crate::wal::{Position, segment_name};
 
-/// However small the configured interval, a snapshot is not due before this share of the
-/// documents has changed: adjacency is written whole each time.
-const CHANGED_SHARE: f64 = 0.1;
-
-/// The same where nothing has been written for [`QUIET`]: a restart should have little to link.
-const QUIET_SHARE: f64 = 0.02;
-const QUIET_MUTATIONS_MIN: u64 = 500;
-
 /// Before the end of the server, so many changes are worth a snapshot; a start links fewer in some
 /// tenths of a second.
 const LAST_MUTATIONS_MIN: u64 = 500;
@@ -49,20 +43,11 @@ const LAST_MUTATIONS_MIN: u64 = 500;
 /// as many as are left between two snapshots by default.
 const LINK_PATIENCE: Duration = Duration::from_secs(10);
 
-/// How long nothing has to be written for a shard to be quiet.
-pub(super) const QUIET: Duration = Duration::from_secs(3);
+/// Extents looked at between two looks at whether others want the core.
+const EXTENTS_AT_ONCE: usize = 1_024;
 
 /// After a failure, so long until another try that nobody has asked for.
 const RETRY: Duration = Duration::from_secs(30);
-
-/// When a snapshot is due.
-#[derive(Clone, Copy, Debug)]
-pub struct Due {
-    /// After so many changes.
-    pub mutations: u64,
-    /// After so many bytes of log.
-    pub log_bytes: u64,
-}
 
 /// What became of a snapshot that was asked for.
 #[derive(Clone, Debug)]
@@ -91,9 +76,14 @@ pub(super) struct Known {
 /// The snapshots of a shard.
 pub(super) struct Snapshots {
     epoch: u64,
-    /// Changes, and bytes of log, since the last one began.
+    /// Changes, bytes of documents in them, and bytes of log, since the last one began.
     mutations: Cell<u64>,
+    changed_bytes: Cell<u64>,
     log_bytes: Cell<u64>,
+    /// Bytes of files so little of which is in use that the next one writes them again.
+    worn_bytes: Cell<u64>,
+    /// When the last one was taken, of those since the start.
+    taken: Cell<Option<Instant>>,
     /// Documents that were to be linked at the start, and would be at the next one: no snapshot has links
     /// of them.
     unlinked: Cell<u64>,
@@ -121,7 +111,10 @@ impl Snapshots {
         Self {
             epoch,
             mutations: Cell::new(position.next_lsn.0 - replayed),
+            changed_bytes: Cell::new(0),
             log_bytes: Cell::new(0),
+            worn_bytes: Cell::new(0),
+            taken: Cell::new(None),
             unlinked: Cell::new(0),
             position: Cell::new(position),
             written: Cell::new(Instant::now()),
@@ -137,9 +130,10 @@ impl Snapshots {
         }
     }
 
-    /// So many documents are yet to be linked at the start.
-    pub(super) fn note_unlinked(&self, documents: u64) {
+    /// So many documents are yet to be linked at the start, each of about this size.
+    pub(super) fn note_unlinked(&self, documents: u64, bytes_each: u64) {
         self.unlinked.set(documents);
+        self.changed_bytes.set(self.mutations.get() * bytes_each);
     }
 
     /// Memory has what the log has up to `position`.
@@ -147,9 +141,10 @@ impl Snapshots {
         self.position.set(position);
     }
 
-    /// A group of so many records and bytes was written.
-    pub(super) fn note_group(&self, records: usize, bytes: u64) {
+    /// A group of so many records was written, with so many bytes of documents, and bytes of log.
+    pub(super) fn note_group(&self, records: usize, bytes: u64, changed_bytes: u64) {
         self.mutations.set(self.mutations.get() + records as u64);
+        self.changed_bytes.set(self.changed_bytes.get() + changed_bytes);
         self.log_bytes.set(self.log_bytes.get() + bytes);
         self.written.set(Instant::now());
     }
@@ -213,8 +208,8 @@ impl Snapshots {
 
     /// True if a snapshot will be due once the shard has been quiet for a while.
     pub(super) fn waits_for_quiet(&self, engine: &Engine) -> bool {
-        let share = (engine.live_count() as f64 * QUIET_SHARE) as u64;
-        self.mutations.get().max(self.unlinked.get()) >= share.max(QUIET_MUTATIONS_MIN)
+        let mutations = self.mutations.get().max(self.unlinked.get());
+        waits_for_quiet(engine.live_count() as u64, mutations)
     }
 
     fn is_due(&self, due: Due, engine: &Engine) -> bool {
@@ -224,18 +219,19 @@ impl Snapshots {
         if self.failed.get().is_some_and(|failed| failed.elapsed() < RETRY) {
             return false;
         }
-        let share = (engine.live_count() as f64 * CHANGED_SHARE) as u64;
-        let kept = self.live.borrow().last().map_or(0, |newest| newest.file_bytes);
-        let is_quiet = self.written.get().elapsed() >= QUIET && self.waits_for_quiet(engine);
-        // What is not linked yet would have to be linked again by the next start.
-        let is_quiet = is_quiet && engine.hot_count() == 0;
-        // Vectors that are to be on disk wait for it in memory, and later for room there.
-        let is_pressed = engine.is_pressed_to_save();
-        due.mutations > 0
-            && (is_quiet
-                || is_pressed
-                || self.mutations.get() >= due.mutations.max(share)
-                || self.log_bytes.get() >= due.log_bytes.max(kept / 2))
+        let since = Since {
+            mutations: self.mutations.get(),
+            changed_bytes: self.changed_bytes.get(),
+            log_bytes: self.log_bytes.get(),
+            unlinked: self.unlinked.get(),
+            live: engine.live_count() as u64,
+            would_write: engine.bytes_to_save() as u64 + self.worn_bytes.get(),
+            quiet_for: self.written.get().elapsed(),
+            is_linking: engine.hot_count() > 0,
+            last: self.taken.get().map(|taken| taken.elapsed()),
+            is_pressed: engine.is_pressed_to_save(),
+        };
+        since.is_due(due)
     }
 }
 
@@ -276,6 +272,7 @@ impl Shard {
         };
         snapshots.next_number.set(number + 1);
         let (mutations, log_bytes) = (snapshots.mutations.take(), snapshots.log_bytes.take());
+        let changed_bytes = snapshots.changed_bytes.take();
         let is_linked = engine.hot_count() == 0;
         snapshots.is_running.set(true);
         let asked = snapshots.asked.take();
@@ -292,7 +289,10 @@ impl Shard {
             if taken.is_ok() && is_linked {
                 snapshots.unlinked.set(0);
             }
-            if taken.is_err() {
+            if taken.is_ok() {
+                shard.counters.snapshot_changed_bytes.add(changed_bytes);
+            } else {
+                snapshots.changed_bytes.set(snapshots.changed_bytes.get() + changed_bytes);
                 snapshots.mutations.set(snapshots.mutations.get() + mutations);
                 snapshots.log_bytes.set(snapshots.log_bytes.get() + log_bytes);
             }
@@ -371,6 +371,7 @@ async fn take(
         Ok(bytes) => {
             engine.end_checkpoint(checkpoint);
             shard.snapshots.failed.set(None);
+            shard.snapshots.taken.set(Some(Instant::now()));
             shard.counters.is_snapshot_failing.store(false, Ordering::Relaxed);
             shard.counters.snapshots.add(1);
             shard.counters.snapshot_bytes.add(bytes);
@@ -402,6 +403,7 @@ async fn write(
     checkpoint: &mut Checkpoint,
 ) -> Result<Written, String> {
     let disk = &*core.disk;
+    let mut documents_bytes = 0;
     let written = async {
         let mut writer = Writer::begin(disk, identity).await.map_err(|e| e.to_string())?;
         let (mut base, mut unread): (Option<Vec<u8>>, _) = (None, None);
@@ -420,6 +422,9 @@ async fn write(
             match next? {
                 Next::Done => break,
                 Next::Piece(piece) => {
+                    if piece.part.is_carried() {
+                        documents_bytes += piece.bytes.len() as u64;
+                    }
                     let put = writer.put(disk, piece.part, piece.block, &piece.bytes).await;
                     put.map_err(|error| error.to_string())?;
                 }
@@ -435,8 +440,9 @@ async fn write(
         finished.map_err(|error| error.to_string())
     }
     .await;
-    if written.is_err() {
-        discard(disk, identity).await;
+    match &written {
+        Ok(_) => shard.counters.snapshot_written_bytes.add(documents_bytes),
+        Err(_) => discard(disk, identity).await,
     }
     written
 }
@@ -451,6 +457,7 @@ async fn publish(
     written: Written,
 ) -> Result<u64, String> {
     let snapshots = &shard.snapshots;
+    let worn_bytes = worn_bytes(&written.extents).await;
     let Identity { shard: id, number, position, .. } = identity;
     let snapshot = Snapshot {
         shard: id.0,
@@ -474,6 +481,7 @@ async fn publish(
     // turn, and until then nothing goes.
     snapshots.live.replace(live);
     snapshots.extents.replace(written.extents);
+    snapshots.worn_bytes.set(worn_bytes);
     snapshots.sealed.borrow_mut().retain(|number, _| !dropped_segments.contains(number));
     let names = files.into_iter().map(|number| snapshot_name(id, number));
     let segments = dropped_segments.into_iter().map(|number| segment_name(id, number));
@@ -484,6 +492,17 @@ async fn publish(
     }
     remove(&*core.disk, snapshots.dispensable.take().into_iter()).await;
     Ok(written.file_bytes)
+}
+
+/// Bytes of vectors and metadata in files that the next snapshot writes again, though they have not
+/// changed.
+async fn worn_bytes(extents: &[Extent]) -> u64 {
+    let mut usage = retain::Usage::default();
+    for some in extents.chunks(EXTENTS_AT_ONCE) {
+        some.iter().for_each(|extent| usage.add(extent));
+        glommio::executor().yield_if_needed().await;
+    }
+    usage.worn_bytes()
 }
 
 /// Removes files that nothing names. What fails costs space, until the next start.

@@ -9,6 +9,7 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
+use std::time::Instant;
 
 use super::core::{Core, Flush, Settings, Shard};
 use super::doing::Doing;
@@ -32,13 +33,16 @@ pub(super) async fn run(core: Rc<Core>) {
                     LinkProgress::More => is_idle = false,
                 }
                 shard.try_snapshot(&core);
+                shard.tell_room(&core);
                 core.give_way().await;
             }
             shard.try_snapshot(&core);
+            shard.tell_room(&core);
             shard.after_upkeep(&core.settings);
             shard.drop_stale_sample(shards.len());
         }
         core.hot.hot.set(core.hot_count());
+        core.hot.bound.set(shards.iter().map(|shard| shard.debt_bound(&core)).sum());
         if is_idle && !core.compare_some(&shards).await {
             core.upkeep.wait().await;
         }
@@ -69,6 +73,13 @@ impl Shard {
             // A step links a document, or takes dead nodes out.
             let added = engine.linked_count().saturating_sub(linked);
             self.counters.links.add(u64::from(added));
+            match progress {
+                LinkProgress::Idle => self.pace.borrow_mut().note_idle(),
+                LinkProgress::More if added > 0 => {
+                    self.pace.borrow_mut().note_linked(Instant::now());
+                }
+                LinkProgress::More => {}
+            }
             progress
         });
         catch_unwind(step).unwrap_or_else(|_| {

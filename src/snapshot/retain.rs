@@ -73,14 +73,34 @@ pub fn files(extents: &[Extent], number: u64) -> Vec<u64> {
 /// keep them.
 #[must_use]
 pub fn worn_files(extents: &[Extent]) -> BTreeSet<u64> {
-    let mut files: BTreeMap<u64, (u64, u64)> = BTreeMap::new();
-    for extent in extents {
+    let mut usage = Usage::default();
+    extents.iter().for_each(|extent| usage.add(extent));
+    usage.worn().map(|(file, _)| file).collect()
+}
+
+/// How much of each file the extents of a snapshot use, of parts that may stay where they are.
+#[derive(Default)]
+pub struct Usage(BTreeMap<u64, (u64, u64)>);
+
+impl Usage {
+    /// Counts an extent.
+    pub fn add(&mut self, extent: &Extent) {
         let bytes = blocks(extent.bytes as usize) as u64;
-        let (used, end) = files.entry(extent.file).or_default();
+        let (used, end) = self.0.entry(extent.file).or_default();
         *end = (*end).max(extent.offset + bytes);
         *used += if extent.part.is_carried() { bytes } else { 0 };
     }
-    let is_worn =
-        |(_, (used, end)): &(u64, (u64, u64))| (*used as f64) < *end as f64 * USED_SHARE_MIN;
-    files.into_iter().filter(is_worn).map(|(file, _)| file).collect()
+
+    /// The files that are worn, and the bytes that are used of each.
+    fn worn(&self) -> impl Iterator<Item = (u64, u64)> {
+        let is_worn =
+            |(_, (used, end)): &(&u64, &(u64, u64))| (*used as f64) < *end as f64 * USED_SHARE_MIN;
+        self.0.iter().filter(is_worn).map(|(file, (used, _))| (*file, *used))
+    }
+
+    /// Bytes that are used of files that are worn.
+    #[must_use]
+    pub fn worn_bytes(&self) -> u64 {
+        self.worn().map(|(_, used)| used).sum()
+    }
 }

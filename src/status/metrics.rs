@@ -387,6 +387,14 @@ fn shards(text: &mut Text, observed: &Observed) {
     by_shard("kyrodb_shard_search_hot_documents_total", "counter", "Hot ones scanned.", |s| {
         s.search_hot_documents.get()
     });
+    let help = "Hot ones at which writers wait: as many as searches can scan beside their walks.";
+    by_shard("kyrodb_shard_hot_documents_bound", "gauge", help, |s| s.hot_documents_bound.get());
+    let help = "Writes that wait for the log, or for room in the hot tier.";
+    by_shard("kyrodb_shard_writes_waiting", "gauge", help, |s| s.writes_waiting.get());
+    let help = "Times that the log waited for room in the hot tier.";
+    by_shard("kyrodb_shard_writes_paced_total", "counter", help, |s| s.writes_paced.get());
+    let help = "Inserts refused since they would have waited too long for room in the hot tier.";
+    by_shard("kyrodb_shard_inserts_shed_total", "counter", help, |s| s.inserts_shed.get());
     let help = "Searches of a shard that were repeated exactly (hnsw.recall_sample_per_second).";
     by_shard("kyrodb_recall_sampled_searches_total", "counter", help, |s| s.recall_sampled.get());
     let help = "Searches to be repeated that were given up, since there was no time for it.";
@@ -405,6 +413,15 @@ fn shards(text: &mut Text, observed: &Observed) {
     by_shard("kyrodb_snapshot_bytes_total", "counter", "Bytes of snapshots written.", |s| {
         s.snapshot_bytes.get()
     });
+    let help =
+        "Of them, bytes of vectors and metadata: adjacency and ids are written whole each time.";
+    by_shard("kyrodb_snapshot_written_bytes_total", "counter", help, |s| {
+        s.snapshot_written_bytes.get()
+    });
+    let help = "Bytes of documents that had changed, in the log, since the snapshot before.";
+    by_shard("kyrodb_snapshot_changed_bytes_total", "counter", help, |s| {
+        s.snapshot_changed_bytes.get()
+    });
     by_shard("kyrodb_snapshots_damaged_total", "counter", "Found damaged at start.", |s| {
         s.damaged_snapshots.get()
     });
@@ -417,6 +434,7 @@ fn shards(text: &mut Text, observed: &Observed) {
     by_shard("kyrodb_shard_fenced", "gauge", "1 if fenced after a fault.", |s| {
         u64::from(s.is_fenced.load(Ordering::Relaxed))
     });
+    amplification(text, &shards);
     recall(text, &shards);
     if observed.has_vectors_on_disk.load(Ordering::Relaxed) {
         vectors(text, &shards);
@@ -429,6 +447,18 @@ fn shards(text: &mut Text, observed: &Observed) {
             let labels = format!("shard=\"{index}\",part=\"{}\"", part.word());
             text.sample(name, &labels, shard.memory[part as usize].get());
         }
+    }
+}
+
+/// What snapshots write for what has changed. Nothing before the first one.
+fn amplification(text: &mut Text, shards: &[Arc<ShardCounters>]) {
+    let sum = |of: fn(&ShardCounters) -> u64| shards.iter().map(|shard| of(shard)).sum::<u64>();
+    let changed = sum(|shard| shard.snapshot_changed_bytes.get());
+    if changed > 0 {
+        let ratio = sum(|shard| shard.snapshot_written_bytes.get()) as f64 / changed as f64;
+        let help =
+            "Bytes of vectors and metadata written to snapshots for each byte that had changed.";
+        text.gauge("kyrodb_snapshot_write_amplification", help, ratio);
     }
 }
 

@@ -40,6 +40,12 @@ impl Changed {
 }
 
 impl Store {
+    /// Blocks of vectors, and of metadata, that have changed since that was last taken.
+    #[must_use]
+    pub fn changed_blocks(&self) -> [usize; 2] {
+        [self.changed.vectors.len(), self.changed.payloads.len()]
+    }
+
     /// What has changed since the last time this was asked.
     pub fn take_changed(&mut self) -> Changed {
         std::mem::take(&mut self.changed)

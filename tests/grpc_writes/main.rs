@@ -8,6 +8,7 @@ mod common;
 
 mod batch;
 mod bulk;
+mod pacing;
 mod restart;
 mod single;
 

@@ -269,3 +269,48 @@ fn a_start_is_ready_when_all_is_linked_or_it_has_waited_long_enough() {
     assert!(hot == 0.0 || uptime_s >= 2.0, "{hot} documents after {uptime_s} s");
     process.stop();
 }
+
+/// Documents of 4 KB, so that there are many blocks, and a snapshot due after few changes.
+const LARGE: Settings<'static> = &[
+    ("runtime.shards", "1"),
+    ("hnsw.distance", "euclidean"),
+    ("hnsw.m", "4"),
+    ("hnsw.ef_construction", "16"),
+    ("hnsw.ef_search", "16"),
+    ("persistence.snapshot_interval_mutations", "100"),
+];
+const LARGE_COUNT: u64 = 4_000;
+
+#[test]
+fn snapshots_under_random_upserts_write_no_more_than_three_times_what_has_changed() {
+    let directory = directory();
+    let process = Process::start(&directory.path().join("data"), LARGE);
+    let document = |id: u64| crate::common::insert(id, &crate::common::vector(id, 1_024), &[]);
+    let load = async |client: &mut Client, ids: Vec<u64>| {
+        let documents: Vec<_> = ids.into_iter().map(document).collect();
+        let loaded = client.bulk_load_hnsw(tokio_stream::iter(documents)).await.unwrap();
+        assert!(loaded.into_inner().success);
+    };
+    let counts = || {
+        let text = get(process.http, "/metrics").unwrap().1;
+        ["written_bytes", "changed_bytes"]
+            .map(|name| metric_sum(&text, &format!("kyrodb_snapshot_{name}_total")))
+    };
+    runtime().block_on(async {
+        let mut client = process.client().await;
+        load(&mut client, (1..=LARGE_COUNT).collect()).await;
+        snapshot(&mut client).await;
+        let before = counts();
+        let mut random = Random::new(6, 0);
+        for _ in 0..10 {
+            load(&mut client, (0..400).map(|_| 1 + random.below(LARGE_COUNT)).collect()).await;
+        }
+        eventually("a snapshot that is due", async || counts()[1] > before[1]).await;
+        let [written, changed] = [0, 1].map(|index| counts()[index] - before[index]);
+        let ratio = written / changed;
+        assert!(ratio > 0.5 && ratio <= 3.1, "{written} bytes written for {changed} changed");
+        let text = get(process.http, "/metrics").unwrap().1;
+        assert!(metric(&text, "kyrodb_snapshot_write_amplification").unwrap() > 0.5);
+    });
+    process.stop();
+}

@@ -12,6 +12,7 @@ mod repeats;
 mod restart;
 mod search;
 mod stages;
+mod writers;
 
 use std::time::Instant;
 
@@ -63,6 +64,9 @@ pub(crate) fn run(arguments: &Arguments, data: &Data) {
     }
     if wants("mixed") {
         runtime.block_on(beside::mixed(&process, data));
+    }
+    if wants("writers") {
+        runtime.block_on(writers::writers(&process, data, arguments));
     }
     if wants("overload") {
         runtime.block_on(overload::overload(&process, data));

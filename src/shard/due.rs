@@ -1,0 +1,160 @@
+//! When a snapshot of a shard is due, of numbers alone.
+//!
+//! A snapshot writes whole blocks of vectors and metadata wherever a document in them has changed, so
+//! one that comes early writes many times what has changed. Without being asked for, it is taken
+//!
+//! 1. after [`Due::mutations`] changes, and those of a tenth of the documents, once what it would write
+//!    is within [`AMPLIFICATION_MAX`] times what has changed;
+//! 2. after [`Due::log_bytes`] of log, or the part of what it would write that keeps it within the same
+//!    factor of the log, if that is more;
+//! 3. where nothing is written any more, after fewer changes: a restart should have little to link.
+//!    Beyond the factor at most once in [`QUIET_PERIOD`];
+//! 4. where vectors wait in memory for it.
+//!
+//! Adjacency, lifetimes and ids are written whole each time, and are not counted here.
+
+use std::time::Duration;
+
+/// Most bytes of vectors and metadata that are written for each byte that has changed.
+const AMPLIFICATION_MAX: u64 = 3;
+
+/// Bytes of vectors and metadata that a snapshot may always write, whatever has changed.
+const WRITE_FREE_BYTES: u64 = 8 << 20;
+
+/// However small the configured interval, a snapshot is not due before this share of the
+/// documents has changed: adjacency is written whole each time.
+const CHANGED_SHARE: f64 = 0.1;
+
+/// The same where nothing has been written for [`QUIET`].
+const QUIET_SHARE: f64 = 0.02;
+const QUIET_MUTATIONS_MIN: u64 = 500;
+
+/// How long nothing has to be written for a shard to be quiet.
+pub(super) const QUIET: Duration = Duration::from_secs(3);
+
+/// Shortest time between two snapshots of a shard that is quiet now and then.
+const QUIET_PERIOD: Duration = Duration::from_secs(60);
+
+/// When a snapshot is due.
+#[derive(Clone, Copy, Debug)]
+pub struct Due {
+    /// After so many changes; never without being asked for if 0.
+    pub mutations: u64,
+    /// After so many bytes of log.
+    pub log_bytes: u64,
+}
+
+/// What has come together since the last snapshot began.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Since {
+    /// Changes, bytes of documents in them, and bytes of log.
+    pub(super) mutations: u64,
+    pub(super) changed_bytes: u64,
+    pub(super) log_bytes: u64,
+    /// Documents that no snapshot has links of.
+    pub(super) unlinked: u64,
+    /// Documents alive.
+    pub(super) live: u64,
+    /// Bytes of vectors and metadata that a snapshot would write now.
+    pub(super) would_write: u64,
+    /// How long nothing has been written.
+    pub(super) quiet_for: Duration,
+    /// Documents wait to be linked: the next start would have to link them again.
+    pub(super) is_linking: bool,
+    /// When the last snapshot was taken; `None` if none was since the start.
+    pub(super) last: Option<Duration>,
+    /// Vectors that are to be on disk wait in memory.
+    pub(super) is_pressed: bool,
+}
+
+impl Since {
+    pub(super) fn is_due(&self, due: Due) -> bool {
+        if due.mutations == 0 {
+            return false;
+        }
+        let share = (self.live as f64 * CHANGED_SHARE) as u64;
+        let log_bytes = due.log_bytes.max(self.would_write / AMPLIFICATION_MAX);
+        let is_changed = self.mutations >= due.mutations.max(share) && self.is_worth_it();
+        self.is_pressed || is_changed || self.log_bytes >= log_bytes || self.is_quiet()
+    }
+
+    fn is_quiet(&self) -> bool {
+        let is_rare = self.last.is_none_or(|last| last >= QUIET_PERIOD);
+        self.quiet_for >= QUIET
+            && waits_for_quiet(self.live, self.mutations.max(self.unlinked))
+            && !self.is_linking
+            && (is_rare || self.is_worth_it())
+    }
+
+    fn is_worth_it(&self) -> bool {
+        let changed = self.changed_bytes.saturating_mul(AMPLIFICATION_MAX);
+        self.would_write <= changed.max(WRITE_FREE_BYTES)
+    }
+}
+
+/// True if so many changes to so many documents will want a snapshot once the shard has been quiet for a while.
+pub(super) fn waits_for_quiet(live: u64, mutations: u64) -> bool {
+    mutations >= ((live as f64 * QUIET_SHARE) as u64).max(QUIET_MUTATIONS_MIN)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const DUE: Due = Due { mutations: 10_000, log_bytes: 100 << 20 };
+    const DOCUMENT: u64 = 1_600;
+
+    /// Of 82,000 documents of which so many were replaced, at random: in nearly every block is one.
+    fn replaced(count: u64) -> Since {
+        Since {
+            mutations: count,
+            changed_bytes: count * DOCUMENT,
+            log_bytes: count * DOCUMENT,
+            unlinked: 0,
+            live: 82_000,
+            would_write: 82_000 * DOCUMENT,
+            quiet_for: Duration::ZERO,
+            is_linking: true,
+            last: Some(Duration::from_secs(5)),
+            is_pressed: false,
+        }
+    }
+
+    #[test]
+    fn a_snapshot_writes_no_more_than_three_times_what_has_changed() {
+        let first = (0..).step_by(100).find(|&count| replaced(count).is_due(DUE)).unwrap();
+        let since = replaced(first);
+        assert!(since.would_write <= 3 * since.changed_bytes, "{since:?}");
+        assert!(first < 82_000 / 3 + 200, "{first}");
+        // Changes side by side, as of new documents, are worth it once they are many enough.
+        let appended = |count| Since { would_write: count * DOCUMENT, ..replaced(count) };
+        assert!(!appended(9_999).is_due(DUE));
+        assert!(appended(10_000).is_due(DUE));
+        // So is what is little.
+        let small = Since { would_write: WRITE_FREE_BYTES, changed_bytes: 0, ..replaced(10_000) };
+        assert!(small.is_due(DUE));
+    }
+
+    #[test]
+    fn a_long_log_brings_one_about_whatever_has_changed() {
+        let log = |log_bytes, would_write| Since { log_bytes, would_write, ..replaced(1) };
+        assert!(!log((100 << 20) - 1, 50 << 20).is_due(DUE));
+        assert!(log(100 << 20, 50 << 20).is_due(DUE));
+        // It writes no more than three times the log.
+        assert!(!log(100 << 20, 900 << 20).is_due(DUE));
+        assert!(log(300 << 20, 900 << 20).is_due(DUE));
+    }
+
+    #[test]
+    fn a_quiet_shard_is_saved_but_not_each_time_that_it_is_quiet() {
+        let quiet = Since { quiet_for: QUIET, is_linking: false, ..replaced(1_700) };
+        assert!(!quiet.is_due(DUE), "one was taken five seconds ago");
+        assert!(Since { last: Some(QUIET_PERIOD), ..quiet }.is_due(DUE));
+        assert!(Since { last: None, ..quiet }.is_due(DUE));
+        assert!(!Since { last: None, is_linking: true, ..quiet }.is_due(DUE));
+        assert!(Since { would_write: 3 * quiet.changed_bytes, ..quiet }.is_due(DUE));
+        assert!(!Since { last: None, mutations: 1_600, ..quiet }.is_due(DUE));
+        let never = Due { mutations: 0, ..DUE };
+        assert!(!Since { last: None, is_pressed: true, ..quiet }.is_due(never));
+    }
+}
