@@ -22,6 +22,24 @@ pub enum Error {
         /// When it may be worth another try.
         retry_after: Duration,
     },
+    /// The client, or all of them together, ask more often than they may. Try again later; no fault
+    /// of the server.
+    #[error("{what}")]
+    Limited {
+        /// Whose rate.
+        what: String,
+        /// When there is a token again.
+        retry_after: Duration,
+    },
+    /// An operator has asked for this to be refused: read-only, maintenance, shutdown. No fault of
+    /// the server.
+    #[error("{what}")]
+    Planned {
+        /// What was asked for.
+        what: &'static str,
+        /// When it may be worth another try.
+        retry_after: Duration,
+    },
     /// The server, or the shard that owns the document, is not in a state to do this.
     #[error("{what}")]
     Unavailable {
@@ -56,6 +74,11 @@ impl Error {
     /// [`Error::Busy`], worth another try in 50 ms.
     pub fn busy(what: impl Into<String>) -> Self {
         Self::Busy { what: what.into(), retry_after: Duration::from_millis(50) }
+    }
+
+    /// [`Error::Planned`], worth another try in a second.
+    pub fn planned(what: &'static str) -> Self {
+        Self::Planned { what, retry_after: Duration::from_secs(1) }
     }
 
     /// [`Error::Unavailable`], worth another try in a second.

@@ -6,6 +6,9 @@
     reason = "generated code; its documentation is in the proto file"
 )]
 
+pub mod codec;
+pub(crate) mod shape;
+
 tonic::include_proto!("kyrodb.v1");
 
 /// The compiled proto file, for server reflection.

@@ -109,6 +109,7 @@ fn each_part_keeps_its_library_to_itself() {
                 "src/credentials.rs",
                 "src/demo.rs",
                 "src/proto.rs",
+                "src/proto/codec.rs",
             ],
         ),
         ("axum::", &["src/status/"]),

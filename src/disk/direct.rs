@@ -290,7 +290,11 @@ impl File for DirectFile {
 }
 
 fn failed(operation: &'static str, file: &str, error: glommio::GlommioError<()>) -> DiskError {
-    let error = std::io::Error::from(error);
+    // The runtime adds its own words, with the path and the number of a descriptor.
+    let error = match error {
+        glommio::GlommioError::EnhancedIoError { source, .. } => source,
+        other => std::io::Error::from(other),
+    };
     let kind = match error.kind() {
         std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => Kind::NoSpace,
         std::io::ErrorKind::NotFound => Kind::NotFound,

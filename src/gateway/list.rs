@@ -59,8 +59,7 @@ impl Gateway {
         let after = subject.bound("after_doc_id", request.after_doc_id)?;
         validate::namespace(&request.namespace)?;
         let none = std::collections::HashMap::new();
-        let filter = request.filter.as_ref();
-        let scope = validate::scope(&subject, &request.namespace, filter, &none)?;
+        let scope = validate::scope(&subject, &request.namespace, request.filter, none)?;
         let _places = self.bulk_places(limit as usize).await?;
         let filter = scope.unwrap_or(Filter::All);
         let (ids, has_more) = router.list(filter, after, limit as usize, deadline).await?;

@@ -1,17 +1,20 @@
 //! gRPC: the only module that knows tonic and serves protobuf.
 //!
 //! ```text
-//! connection (accept, limits, HTTP/2) → panics → service | stream → validate → router → convert
+//! connection (accept, limits, HTTP/2) → panics, guard → admit → service | stream → validate → router → convert
 //! ```
 //!
 //! A handler validates, sends to the router and converts the answer; it holds no state between
 //! requests. Dropping a handler, because its client went away, tells the cores to stop.
 
+mod admit;
 mod connection;
 mod convert;
 mod deadline;
 mod ended;
+mod guard;
 mod list;
+mod method;
 mod metrics;
 #[cfg(feature = "otel")]
 pub(crate) mod otlp;
@@ -30,10 +33,10 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use tonic::service::Routes;
-use tonic::service::interceptor::InterceptedService;
 use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
 
+use self::admit::Admitted;
 pub use self::connection::{Door, Drain, Limits, serve};
 use self::panics::Contained;
 use self::validate::VectorRules;
@@ -140,7 +143,7 @@ impl Gateway {
     fn router(&self) -> Result<&Arc<Router>> {
         match (self.health.phase(), self.router.get()) {
             (Phase::Serving, Some(router)) => Ok(router),
-            (Phase::Draining, _) => Err(Error::unavailable("the server is shutting down")),
+            (Phase::Draining, _) => Err(Error::planned("the server is shutting down")),
             _ => match self.health.verdict() {
                 Verdict::Starting(progress) => Err(status::loading(&progress)),
                 _ => Err(status::loading("a moment")),
@@ -197,8 +200,7 @@ impl Gateway {
         let service = KyroDbServiceServer::new(service::Service(self.clone()))
             .max_decoding_message_size(self.config.server.max_message_bytes)
             .max_encoding_message_size(usize::MAX);
-        let gateway = self.clone();
-        let service = InterceptedService::new(service, move |request| gateway.identify(request));
+        let service = Admitted { inner: service, gateway: self.clone() };
         let (reporter, health) = tonic_health::server::health_reporter();
         tokio::spawn(report(self.health.clone(), reporter));
         let reflection = || {
@@ -211,7 +213,11 @@ impl Gateway {
         let v1 = reflection().build_v1().map_err(|error| error.to_string())?;
         let v1alpha = reflection().build_v1alpha().map_err(|error| error.to_string())?;
         let routes = Routes::new(service).add_service(health).add_service(v1).add_service(v1alpha);
-        Ok(Contained { inner: routes.prepare(), observed: self.observed.clone() })
+        Ok(Contained {
+            inner: routes.prepare(),
+            observed: self.observed.clone(),
+            message_bytes_max: self.config.server.max_message_bytes,
+        })
     }
 }
 

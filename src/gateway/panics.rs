@@ -17,8 +17,11 @@ use tonic::body::Body;
 use tonic::{Code, Status};
 use tower::Service;
 
+use super::guard::{Guard, refusal, settle};
+use super::method::Method;
 use super::timing::watched;
 use crate::observe::Observed;
+use crate::observe::counters::ErrorCategory;
 use crate::observe::origin::{Origin, REQUEST_ID};
 
 /// Wraps a service.
@@ -26,11 +29,13 @@ use crate::observe::origin::{Origin, REQUEST_ID};
 pub struct Contained<S> {
     pub(super) inner: S,
     pub(super) observed: Arc<Observed>,
+    /// Bytes of one message, at most: `server.max_message_bytes`.
+    pub(super) message_bytes_max: usize,
 }
 
 impl<S, B> Service<http::Request<B>> for Contained<S>
 where
-    S: Service<http::Request<B>, Response = http::Response<Body>>,
+    S: Service<http::Request<Guard<B>>, Response = http::Response<Body>>,
     S::Future: Send + 'static,
     S::Error: std::fmt::Display,
 {
@@ -45,10 +50,15 @@ where
 
     fn call(&mut self, mut request: http::Request<B>) -> Self::Future {
         let mut origin = Origin::read(request.headers());
-        let method = method(request.uri().path());
+        if let Some(refused) = refusal(request.headers()) {
+            self.observed.gateway.errors(ErrorCategory::Validation).add(1);
+            return Box::pin(async move { Ok(refused) });
+        }
+        let method = Method::of(request.uri().path());
         if !origin.is_empty() {
             request.extensions_mut().insert(origin.clone());
         }
+        let request = request.map(|body| Guard::new(body, method, self.message_bytes_max));
         let answer = AssertUnwindSafe(self.inner.call(request)).catch_unwind();
         let observed = self.observed.clone();
         Box::pin(async move {
@@ -64,34 +74,12 @@ where
                     Status::internal("internal server panic").into_http()
                 }
             };
-            name(method, &mut origin, response.headers_mut());
+            settle(&observed, method, response.headers_mut());
+            let name = method.map_or("another", |method| method.name);
+            self::name(name, &mut origin, response.headers_mut());
             Ok(response)
         })
     }
-}
-
-/// The last part of the path of a method that there is.
-fn method(path: &str) -> &'static str {
-    const METHODS: [&str; 16] = [
-        "Insert",
-        "BulkInsert",
-        "BulkLoadHnsw",
-        "Delete",
-        "UpdateMetadata",
-        "BatchDelete",
-        "Query",
-        "Search",
-        "BulkSearch",
-        "BulkQuery",
-        "ListDocuments",
-        "Health",
-        "Metrics",
-        "FlushHotTier",
-        "CreateSnapshot",
-        "GetConfig",
-    ];
-    let last = path.rsplit('/').next().unwrap_or_default();
-    METHODS.into_iter().find(|method| *method == last).unwrap_or("another")
 }
 
 /// Gives an answer the id of its request, if it has one; if it is an error it has.
@@ -155,7 +143,7 @@ mod tests {
             .with_max_level(tracing::Level::DEBUG)
             .with_writer(move || writer.clone())
             .finish();
-        let inner = tower::service_fn(async |request: http::Request<()>| {
+        let inner = tower::service_fn(async |request: http::Request<Guard<()>>| {
             let origin = request.extensions().get::<Origin>().cloned().unwrap_or_default();
             assert_eq!(origin.request_id(), Some("mine"));
             match request.uri().path() {
@@ -164,12 +152,13 @@ mod tests {
                 _ => Ok::<_, Infallible>(Status::unavailable("not now").into_http()),
             }
         });
-        let service = Contained { inner, observed: Arc::default() };
+        let service = Contained { inner, observed: Arc::default(), message_bytes_max: 1 << 20 };
         let trace = "4bf92f3577b34da6a3ce929d0e0e4736";
         let ask_all = async || {
             for path in ["/kyrodb.v1.KyroDBService/Search", "/fault", "/refusal"] {
                 let request = http::Request::builder()
                     .uri(path)
+                    .header("content-type", "application/grpc")
                     .header("x-request-id", "mine")
                     .header("traceparent", format!("00-{trace}-00f067aa0ba902b7-00"))
                     .body(())
@@ -199,19 +188,23 @@ mod tests {
 
     #[tokio::test]
     async fn a_panic_is_an_answer() {
-        let inner = tower::service_fn(async |request: http::Request<()>| {
+        let inner = tower::service_fn(async |request: http::Request<Guard<()>>| {
             assert!(request.uri().path() != "/panic", "on purpose");
             Ok::<_, Infallible>(http::Response::new(Body::empty()))
         });
         let observed = Arc::new(Observed::default());
-        let service = Contained { inner, observed: observed.clone() };
-        let request = http::Request::builder().uri("/panic").body(()).unwrap();
+        let service = Contained { inner, observed: observed.clone(), message_bytes_max: 1 << 20 };
+        let ask = |path: &str| {
+            let request = http::Request::builder().uri(path);
+            request.header("content-type", "application/grpc").body(()).unwrap()
+        };
+        let request = ask("/panic");
         let response = service.clone().oneshot(request).await.unwrap();
         assert_eq!(response.headers()["x-request-id"].len(), 16);
         assert_eq!(response.headers()["grpc-status"], "13");
         assert_eq!(response.headers()["grpc-message"], "internal%20server%20panic");
         assert_eq!(observed.gateway.panics.get(), 1);
-        let request = http::Request::builder().uri("/fine").body(()).unwrap();
+        let request = ask("/fine");
         assert!(!service.oneshot(request).await.unwrap().headers().contains_key("grpc-status"));
     }
 }

@@ -173,7 +173,7 @@ impl Gateway {
         let (subject, router) = (subject?, self.router()?);
         validate::namespace(&request.namespace)?;
         let none = HashMap::new();
-        let (ids, filter) = match &request.delete_criteria {
+        let (ids, filter) = match request.delete_criteria {
             None => {
                 let why = "has neither ids nor a filter; to delete everything in scope, send an \
                            empty filter";
@@ -181,10 +181,10 @@ impl Gateway {
             }
             Some(DeleteCriteria::Ids(list)) => {
                 let ids = subject.doc_ids("ids", &list.doc_ids)?;
-                (Some(ids), validate::scope(&subject, &request.namespace, None, &none)?)
+                (Some(ids), validate::scope(&subject, &request.namespace, None, none)?)
             }
             Some(DeleteCriteria::Filter(filter)) => {
-                (None, validate::scope(&subject, &request.namespace, Some(filter), &none)?)
+                (None, validate::scope(&subject, &request.namespace, Some(filter), none)?)
             }
         };
         let filter = filter.unwrap_or(Filter::All);
@@ -259,7 +259,7 @@ impl Gateway {
         use proto::health_response::Status;
         const COMPONENTS: [&str; 4] = ["cache", "hot_tier", "cold_tier", "wal"];
         if !component.is_empty() && !COMPONENTS.contains(&component) {
-            let why = format!("`{component}` is not one of: {}", COMPONENTS.join(", "));
+            let why = format!("`{component:.64}` is not one of: {}", COMPONENTS.join(", "));
             return Err(Error::invalid("component", why));
         }
         let (status, text) = match self.health.verdict() {

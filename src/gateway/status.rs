@@ -17,18 +17,18 @@ const QUOTA_RETRY: Duration = Duration::from_secs(10);
 
 /// The status that tells a client what happened and what to do.
 pub(super) fn status(error: &Error) -> Status {
-    let message = error.to_string();
+    let message = told(error);
     let mut details = ErrorDetails::new();
     let (code, reason) = match error {
         Error::Invalid { field, why } => {
             details.add_bad_request_violation(*field, why);
             (Code::InvalidArgument, "INVALID_ARGUMENT")
         }
-        Error::Busy { retry_after, .. } => {
+        Error::Busy { retry_after, .. } | Error::Limited { retry_after, .. } => {
             details.set_retry_info(Some(*retry_after));
             (Code::ResourceExhausted, "BUSY")
         }
-        Error::Unavailable { retry_after, .. } => {
+        Error::Unavailable { retry_after, .. } | Error::Planned { retry_after, .. } => {
             details.set_retry_info(Some(*retry_after));
             (Code::Unavailable, "UNAVAILABLE")
         }
@@ -45,13 +45,43 @@ pub(super) fn status(error: &Error) -> Status {
     Status::with_error_details(code, message, details)
 }
 
+/// An error in words for its client: of a file no more than its name.
+pub(super) fn told(error: &Error) -> String {
+    let text = error.to_string();
+    match error {
+        // That is about what the client has sent.
+        Error::Invalid { .. } => text,
+        _ => without_folders(text),
+    }
+}
+
+/// Leaves of every absolute path its last part.
+fn without_folders(text: String) -> String {
+    let is_end = |c: char| c.is_whitespace() || "\"'`,;:()[]".contains(c);
+    let mut told = String::new();
+    let mut rest = text.as_str();
+    while let Some(at) = rest.find('/') {
+        let (before, path) = rest.split_at(at);
+        told += before;
+        let is_path = before.is_empty() || before.ends_with(is_end);
+        let end = path.find(is_end).unwrap_or(path.len());
+        let (path, behind) = path.split_at(end);
+        let name = path.trim_end_matches('/').rsplit('/').next().unwrap_or_default();
+        told += if is_path && !name.is_empty() { name } else { path };
+        rest = behind;
+    }
+    told + rest
+}
+
 /// Counts a failed request by its category.
 pub(super) fn count(observed: &Observed, error: &Error) {
     let category = match error {
         Error::Invalid { .. } | Error::Unauthenticated(_) | Error::Denied(_) => {
             ErrorCategory::Validation
         }
-        Error::Busy { .. } | Error::Quota(_) => ErrorCategory::ResourceExhausted,
+        Error::Limited { .. } | Error::Quota(_) => ErrorCategory::Limited,
+        Error::Planned { .. } => ErrorCategory::Planned,
+        Error::Busy { .. } => ErrorCategory::ResourceExhausted,
         Error::Expired(_) => ErrorCategory::Timeout,
         Error::Unavailable { .. } | Error::Internal(_) => ErrorCategory::Internal,
     };
@@ -69,6 +99,25 @@ pub(super) fn loading(progress: &str) -> Error {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn clients_are_told_of_files_by_name() {
+        for (text, told) in [
+            (
+                "no snapshot: create /var/lib/k/s_1.tmp: full (os error 28)",
+                "no snapshot: create s_1.tmp: full (os error 28)",
+            ),
+            ("list /var/lib/kyrodb: I/O error", "list kyrodb: I/O error"),
+            ("path: Some(\"/a/b/c\") with", "path: Some(\"c\") with"),
+            ("/a/b/ and `/c/d`, /e", "b and `d`, e"),
+            ("reads and/or writes, 3/s, a / b", "reads and/or writes, 3/s, a / b"),
+        ] {
+            assert_eq!(without_folders(text.into()), told);
+        }
+        let unavailable = status(&Error::unavailable("open /x/y: no"));
+        assert_eq!(unavailable.message(), "open y: no");
+        assert_eq!(status(&Error::invalid("path", "`/x/y`")).message(), "path: `/x/y`");
+    }
 
     #[test]
     fn statuses_carry_what_a_client_needs() {

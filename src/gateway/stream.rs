@@ -13,11 +13,13 @@ use tonic::{Request, Status, Streaming};
 use super::Gateway;
 use super::panics::log_fault;
 use super::service::unix_secs;
-use super::status::{count, status};
+use super::status::{count, status, told};
 use super::subject::Subject;
 use crate::engine::{Outcome, Write};
 use crate::error::{Error, Result};
+use crate::observe::counters::ErrorCategory;
 use crate::proto;
+use crate::proto::codec::UNREAD;
 use crate::router::{Router, gone};
 use crate::status::health::Phase;
 use crate::status::process::memory_bytes;
@@ -68,7 +70,7 @@ impl Tally {
     fn fail(&mut self, gateway: &Gateway, error: &Error) {
         count(&gateway.observed, error);
         self.failed += 1;
-        self.last_error = error.to_string();
+        self.last_error = told(error);
         if matches!(error, Error::Quota(_)) {
             self.over_quota = Some(error.clone());
         }
@@ -337,7 +339,7 @@ impl Gateway {
                 let since = *draining.get_or_insert_with(Instant::now);
                 if since.elapsed() >= DRAIN_PATIENCE {
                     let what = "the server is shutting down; what was sent before is kept";
-                    return Some(Err(self.refuse(&Error::unavailable(what))));
+                    return Some(Err(self.refuse(&Error::planned(what))));
                 }
             }
             if waiting.elapsed() >= idle_max {
@@ -361,7 +363,7 @@ impl Gateway {
         let searches = stream.enumerate().map(move |(index, message)| {
             let (gateway, subject) = (self.clone(), subject.clone());
             async move {
-                let request = message?;
+                let request = message.map_err(|status| gateway.unread(status))?;
                 if index >= BULK_SEARCH_MAX {
                     let why = format!("a BulkSearch has at most {BULK_SEARCH_MAX} requests");
                     return Err(gateway.refuse(&Error::busy(why)));
@@ -387,6 +389,14 @@ impl Gateway {
             }
         });
         Box::pin(until_error(searches.buffered(ahead)))
+    }
+
+    /// Counts a message that was refused before it was decoded.
+    fn unread(&self, mut status: Status) -> Status {
+        if status.metadata_mut().remove(UNREAD).is_some() {
+            self.observed.gateway.errors(ErrorCategory::Validation).add(1);
+        }
+        status
     }
 
     pub(super) fn refuse(&self, error: &Error) -> Status {

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use tonic::{Extensions, Request, Status};
+use tonic::Extensions;
 
 use super::ended::About;
 use super::status::loading;
@@ -92,7 +92,7 @@ impl Subject {
 
     /// How many documents it may have; any number if `None`.
     pub(super) fn documents_max(&self) -> Option<u64> {
-        self.caller.grant().map(|grant| grant.max_vectors)
+        self.caller.grant().map(|grant| grant.max_vectors())
     }
 
     /// Its searches in flight; `None` if there are no tenants.
@@ -109,20 +109,14 @@ impl Subject {
 }
 
 impl Gateway {
-    /// Asks who sends a request, before anything of it is read.
-    pub(super) fn identify(&self, mut request: Request<()>) -> Result<Request<()>, Status> {
-        if self.access.is_on() {
-            let caller = self.access.caller(request.metadata().as_ref());
-            let caller = caller.map_err(|error| self.refuse(&error))?;
-            request.extensions_mut().insert(caller);
-        }
-        Ok(request)
-    }
-
     fn caller(&self, extensions: &Extensions) -> Result<Caller> {
         match (self.access.is_on(), extensions.get::<Caller>()) {
             (false, _) => Ok(Caller::default()),
-            (true, Some(caller)) => Ok(caller.clone()),
+            (true, Some(caller)) => {
+                // It may have been switched off while the request was read.
+                self.access.check(caller)?;
+                Ok(caller.clone())
+            }
             (true, None) => Err(Error::Internal("a request that nobody has looked at".into())),
         }
     }
@@ -133,11 +127,10 @@ impl Gateway {
         Subject::of(self.caller(extensions)?, origin)
     }
 
-    /// The same, and it costs a token.
+    /// The same, if requests are still taken: it has been paid for at the door.
     pub(super) fn admit(&self, extensions: &Extensions) -> Result<Subject> {
         let subject = self.subject(extensions)?;
         self.health.modes.check()?;
-        self.access.charge(&subject.caller)?;
         Ok(subject)
     }
 
@@ -145,7 +138,6 @@ impl Gateway {
     pub(super) fn admit_write(&self, extensions: &Extensions) -> Result<Subject> {
         let subject = self.subject(extensions)?;
         self.health.modes.check_write()?;
-        self.access.charge(&subject.caller)?;
         Ok(subject)
     }
 

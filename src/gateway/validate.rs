@@ -11,7 +11,11 @@ use crate::engine::{Query, Write};
 use crate::error::{Error, Result};
 use crate::kernels::{Metric, normalize};
 use crate::proto;
-use crate::store::payload::{NAMESPACE_BYTES_MAX, Payload, PayloadError};
+use crate::proto::shape::{
+    CONDITIONS_MAX, DEPTH_MAX, EXACT_PAIRS_MAX, FILTER_BYTES_MAX, IN_VALUES_MAX, RANGES_MAX,
+    too_deep, too_many,
+};
+use crate::store::payload::{NAMESPACE_BYTES_MAX, PAYLOAD_BYTES_MAX, Payload, PayloadError};
 use crate::store::realm::Realm;
 use crate::types::DocId;
 
@@ -24,12 +28,8 @@ pub(super) const EF_MAX: u32 = 10_000;
 /// Most ids in a BulkQuery or BatchDelete.
 pub(super) const IDS_MAX: usize = 10_000;
 
-/// Most conditions in one filter, and how deep they may nest.
-const CONDITIONS_MAX: usize = 4_096;
-const DEPTH_MAX: usize = 32;
-
-/// Ranges in one filter: each may have to read a number of many digits.
-const RANGES_MAX: usize = 256;
+/// Bytes of one key or value of a filter, at most: no document has a longer one.
+const FILTER_TEXT_BYTES_MAX: usize = PAYLOAD_BYTES_MAX;
 
 /// Longest vector where vectors are not scaled: beyond it a product could overflow, and an
 /// infinite distance would make a wrong order.
@@ -161,8 +161,8 @@ pub(super) fn search(
         Some(vector) => vector,
         None => rules.check("query_embedding", request.query_embedding)?,
     };
-    let filter = request.filter.as_ref();
-    let scope = scope(subject, &request.namespace, filter, &request.metadata_filters)?;
+    let proto::SearchRequest { filter, metadata_filters, .. } = request;
+    let scope = scope(subject, &request.namespace, filter, metadata_filters)?;
     Ok(Query {
         vector,
         k: request.k as usize,
@@ -178,16 +178,16 @@ pub(super) fn search(
 pub(super) fn scope(
     subject: &Subject,
     namespace: &str,
-    filter: Option<&proto::MetadataFilter>,
-    exact: &HashMap<String, String>,
+    filter: Option<proto::MetadataFilter>,
+    exact: HashMap<String, String>,
 ) -> Result<Option<Filter>> {
+    check_pairs(&exact)?;
     // In one order, so that the cache of queries takes equal conditions for equal.
-    let exact: BTreeMap<_, _> = exact.iter().collect();
-    let exact = exact.into_iter().map(|(key, value)| Filter::Exact(key.clone(), value.clone()));
+    let exact: BTreeMap<_, _> = exact.into_iter().collect();
+    let exact = exact.into_iter().map(|(key, value)| Filter::Exact(key, value));
     let mut conditions: Vec<Filter> = subject.condition().into_iter().chain(exact).collect();
     if let Some(filter) = filter {
-        let mut budget = Budget { conditions: CONDITIONS_MAX, ranges: RANGES_MAX };
-        match self::filter(filter, DEPTH_MAX, &mut budget)? {
+        match Budget::default().filter(filter, DEPTH_MAX)? {
             Filter::All => {}
             filter => conditions.push(filter),
         }
@@ -202,57 +202,107 @@ pub(super) fn scope(
     })
 }
 
+/// Exact matches have the bounds of the metadata that they are compared with.
+fn check_pairs(exact: &HashMap<String, String>) -> Result<()> {
+    let invalid = |what: String| Err(Error::invalid("metadata_filters", what));
+    if exact.len() > EXACT_PAIRS_MAX {
+        return invalid(too_many(EXACT_PAIRS_MAX, "pairs"));
+    }
+    let bytes: usize = exact.iter().map(|(key, value)| key.len() + value.len()).sum();
+    if bytes > PAYLOAD_BYTES_MAX {
+        return invalid(too_many(PAYLOAD_BYTES_MAX, "bytes of keys and values"));
+    }
+    Ok(())
+}
+
 /// What a filter may still have.
 struct Budget {
     conditions: usize,
     ranges: usize,
+    values: usize,
+    bytes: usize,
+}
+
+impl Default for Budget {
+    fn default() -> Self {
+        Self {
+            conditions: CONDITIONS_MAX,
+            ranges: RANGES_MAX,
+            values: IN_VALUES_MAX,
+            bytes: FILTER_BYTES_MAX,
+        }
+    }
+}
+
+fn take(left: &mut usize, count: usize, max: usize, what: &str) -> Result<()> {
+    let Some(rest) = left.checked_sub(count) else {
+        return Err(Error::invalid("filter", too_many(max, what)));
+    };
+    *left = rest;
+    Ok(())
 }
 
 impl Budget {
-    fn take(left: &mut usize, max: usize, what: &str) -> Result<()> {
-        let Some(rest) = left.checked_sub(1) else {
-            return Err(Error::invalid("filter", format!("has more than {max} {what}")));
+    /// Compiles a filter of at most `depth` levels. What it has too much of is refused before there
+    /// is any work on it.
+    fn filter(&mut self, filter: proto::MetadataFilter, depth: usize) -> Result<Filter> {
+        use proto::metadata_filter::FilterType;
+        let Some(below) = depth.checked_sub(1) else {
+            return Err(Error::invalid("filter", too_deep()));
         };
-        *left = rest;
-        Ok(())
+        take(&mut self.conditions, 1, CONDITIONS_MAX, "conditions")?;
+        let Some(filter) = filter.filter_type else { return Ok(Filter::All) };
+        Ok(match filter {
+            FilterType::Exact(proto::ExactMatch { key, value }) => {
+                self.text(&key)?;
+                self.text(&value)?;
+                Filter::Exact(key, value)
+            }
+            FilterType::InMatch(proto::InMatch { key, values }) => {
+                take(&mut self.values, values.len(), IN_VALUES_MAX, "values in in_match lists")?;
+                self.text(&key)?;
+                values.iter().try_for_each(|value| self.text(value))?;
+                Filter::one_of(key, values)
+            }
+            FilterType::Range(range) => {
+                take(&mut self.ranges, 1, RANGES_MAX, "range conditions")?;
+                self.range(range)?
+            }
+            FilterType::AndFilter(and) => Filter::And(self.all(and.filters, below)?),
+            FilterType::OrFilter(or) => Filter::Or(self.all(or.filters, below)?),
+            FilterType::NotFilter(not) => match not.filter {
+                None => Filter::Nothing,
+                Some(inner) => Filter::Not(Box::new(self.filter(*inner, below)?)),
+            },
+        })
     }
-}
 
-fn filter(filter: &proto::MetadataFilter, depth: usize, budget: &mut Budget) -> Result<Filter> {
-    use proto::metadata_filter::FilterType;
-    if depth == 0 {
-        return Err(Error::invalid("filter", format!("nests deeper than {DEPTH_MAX}")));
+    fn all(&mut self, filters: Vec<proto::MetadataFilter>, depth: usize) -> Result<Vec<Filter>> {
+        filters.into_iter().map(|filter| self.filter(filter, depth)).collect()
     }
-    Budget::take(&mut budget.conditions, CONDITIONS_MAX, "conditions")?;
-    if matches!(filter.filter_type, Some(FilterType::Range(_))) {
-        Budget::take(&mut budget.ranges, RANGES_MAX, "range conditions")?;
-    }
-    let mut all = |filters: &[proto::MetadataFilter]| {
-        filters.iter().map(|f| self::filter(f, depth - 1, budget)).collect::<Result<Vec<_>>>()
-    };
-    Ok(match &filter.filter_type {
-        None => Filter::All,
-        Some(FilterType::Exact(exact)) => Filter::Exact(exact.key.clone(), exact.value.clone()),
-        Some(FilterType::InMatch(list)) => Filter::one_of(list.key.clone(), list.values.clone()),
-        Some(FilterType::Range(range)) => Filter::Range(range.key.clone(), bound(range)),
-        Some(FilterType::AndFilter(and)) => Filter::And(all(&and.filters)?),
-        Some(FilterType::OrFilter(or)) => Filter::Or(all(&or.filters)?),
-        Some(FilterType::NotFilter(not)) => match &not.filter {
-            None => Filter::Nothing,
-            Some(inner) => Filter::Not(Box::new(self::filter(inner, depth - 1, budget)?)),
-        },
-    })
-}
 
-fn bound(range: &proto::RangeMatch) -> Option<Bound> {
-    use proto::range_match::Bound as Wire;
-    let (side, text) = match range.bound.as_ref()? {
-        Wire::Gte(text) => (Side::AtLeast, text),
-        Wire::Lte(text) => (Side::AtMost, text),
-        Wire::Gt(text) => (Side::Above, text),
-        Wire::Lt(text) => (Side::Below, text),
-    };
-    Some(Bound::new(side, text.clone()))
+    /// A key or a value.
+    fn text(&mut self, text: &str) -> Result<()> {
+        if text.len() > FILTER_TEXT_BYTES_MAX {
+            let what = "bytes in one key or value";
+            return Err(Error::invalid("filter", too_many(FILTER_TEXT_BYTES_MAX, what)));
+        }
+        take(&mut self.bytes, text.len(), FILTER_BYTES_MAX, "bytes")
+    }
+
+    fn range(&mut self, proto::RangeMatch { key, bound }: proto::RangeMatch) -> Result<Filter> {
+        use proto::range_match::Bound as Wire;
+        self.text(&key)?;
+        let Some(bound) = bound else { return Ok(Filter::Range(key, None)) };
+        let (side, text) = match bound {
+            Wire::Gte(text) => (Side::AtLeast, text),
+            Wire::Lte(text) => (Side::AtMost, text),
+            Wire::Gt(text) => (Side::Above, text),
+            Wire::Lt(text) => (Side::Below, text),
+        };
+        self.text(&text)?;
+        Ok(Filter::Range(key, Some(Bound::new(side, text))))
+    }
 }
 
 #[cfg(test)]
@@ -321,16 +371,16 @@ mod tests {
     fn filters_are_bounded() {
         let everybody = Subject::default();
         let compile =
-            |filter: &proto::MetadataFilter| scope(&everybody, "", Some(filter), &HashMap::new());
-        assert!(compile(&nested(DEPTH_MAX)).is_ok());
-        assert!(message(compile(&nested(DEPTH_MAX + 1))).contains("deeper than 32"));
+            |filter: proto::MetadataFilter| scope(&everybody, "", Some(filter), HashMap::new());
+        assert!(compile(nested(DEPTH_MAX)).is_ok());
+        assert!(message(compile(nested(DEPTH_MAX + 1))).contains("deeper than 32 levels"));
         let wide = |count| proto::MetadataFilter {
             filter_type: Some(FilterType::AndFilter(proto::AndFilter {
                 filters: vec![proto::MetadataFilter::default(); count],
             })),
         };
-        assert!(compile(&wide(CONDITIONS_MAX - 1)).is_ok());
-        assert!(message(compile(&wide(CONDITIONS_MAX))).contains("more than 4096"));
+        assert!(compile(wide(CONDITIONS_MAX - 1)).is_ok());
+        assert!(message(compile(wide(CONDITIONS_MAX))).contains("more than 4096"));
         let range = FilterType::Range(proto::RangeMatch { key: "k".into(), bound: None });
         let range = proto::MetadataFilter { filter_type: Some(range) };
         let ranges = |count| proto::MetadataFilter {
@@ -338,8 +388,31 @@ mod tests {
                 filters: vec![range.clone(); count],
             })),
         };
-        assert!(compile(&ranges(RANGES_MAX)).is_ok());
-        assert!(message(compile(&ranges(RANGES_MAX + 1))).contains("256 range conditions"));
+        assert!(compile(ranges(RANGES_MAX)).is_ok());
+        assert!(message(compile(ranges(RANGES_MAX + 1))).contains("256 range conditions"));
+        let list = |count, bytes| proto::MetadataFilter {
+            filter_type: Some(FilterType::InMatch(proto::InMatch {
+                key: "k".into(),
+                values: vec!["v".repeat(bytes); count],
+            })),
+        };
+        let lists = |filters| proto::MetadataFilter {
+            filter_type: Some(FilterType::OrFilter(proto::OrFilter { filters })),
+        };
+        assert!(compile(list(IN_VALUES_MAX, 1)).is_ok());
+        let halves = lists(vec![list(IN_VALUES_MAX / 2, 1), list(IN_VALUES_MAX / 2 + 1, 1)]);
+        assert!(message(compile(halves)).contains("10000 values"));
+        assert!(compile(list(1, PAYLOAD_BYTES_MAX)).is_ok());
+        let long = message(compile(list(1, PAYLOAD_BYTES_MAX + 1)));
+        assert!(long.contains("65536 bytes in one key or value"), "{long}");
+        assert!(message(compile(list(1_024, 1_024))).contains("1048576 bytes"));
+        let pairs = |count: usize, bytes| {
+            let pairs = (0..count).map(|n| (n.to_string(), "v".repeat(bytes))).collect();
+            message(scope(&everybody, "", None, pairs))
+        };
+        assert_eq!(pairs(EXACT_PAIRS_MAX, 1), "");
+        assert!(pairs(EXACT_PAIRS_MAX + 1, 1).starts_with("metadata_filters: has more than 256"));
+        assert!(pairs(2, PAYLOAD_BYTES_MAX / 2).contains("65536 bytes"));
     }
 
     #[test]
@@ -349,7 +422,7 @@ mod tests {
             let filter_type = Some(FilterType::NotFilter(not.into()));
             let filter = proto::MetadataFilter { filter_type };
             let everybody = Subject::default();
-            scope(&everybody, "", Some(&filter), &HashMap::new()).unwrap().unwrap()
+            scope(&everybody, "", Some(filter), HashMap::new()).unwrap().unwrap()
         };
         assert!(!compile(proto::NotFilter { filter: None }).matches(&payload));
         let empty = Some(Box::new(proto::MetadataFilter::default()));

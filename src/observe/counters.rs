@@ -325,6 +325,10 @@ pub enum ErrorCategory {
     Internal,
     /// A bound was reached.
     ResourceExhausted,
+    /// A rate, or the quota of a tenant, was used up by who asked: no fault of the server.
+    Limited,
+    /// An operator has asked for it: read-only, maintenance, shutdown.
+    Planned,
 }
 
 /// What the cache of queries has done.
@@ -420,7 +424,7 @@ pub struct GatewayCounters {
     pub partial_searches: Counter,
     /// Handlers that panicked.
     pub panics: Counter,
-    errors: [Counter; 4],
+    errors: [Counter; 6],
 }
 
 impl GatewayCounters {

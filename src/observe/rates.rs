@@ -123,12 +123,14 @@ mod tests {
         gateway.queries.add(5);
         gateway.errors(ErrorCategory::Timeout).add(2);
         gateway.errors(ErrorCategory::Validation).add(3);
+        gateway.errors(ErrorCategory::Limited).add(4);
+        gateway.errors(ErrorCategory::Planned).add(5);
         let (counts, _) = rates.recent(&gateway);
         assert_eq!((counts.queries, counts.requests), (5, 5));
         assert_eq!(
             (counts.failed, counts.unserved),
             (2, 0),
-            "what was wrong in itself is no fault"
+            "what was wrong in itself, too much or planned is no fault"
         );
         assert!(counts.cpu > Duration::ZERO);
         rates.tick(&gateway);

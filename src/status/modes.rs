@@ -79,7 +79,7 @@ impl Modes {
     /// In maintenance.
     pub fn check(&self) -> std::result::Result<(), Error> {
         match self.is_maintenance() {
-            true => Err(Error::unavailable("the server is in maintenance: try again later")),
+            true => Err(Error::planned("the server is in maintenance: try again later")),
             false => Ok(()),
         }
     }
@@ -91,9 +91,7 @@ impl Modes {
     pub fn check_write(&self) -> std::result::Result<(), Error> {
         self.check()?;
         match self.is_read_only() {
-            true => {
-                Err(Error::unavailable("the server is read-only: an operator has asked for it"))
-            }
+            true => Err(Error::planned("the server is read-only: an operator has asked for it")),
             false => Ok(()),
         }
     }

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
+use kyrodb::proto::SnapshotRequest;
 use rustix::fs::{IFlags, ioctl_getflags, ioctl_setflags};
 use tonic::Code;
 
@@ -134,4 +135,30 @@ fn a_removed_file_of_the_log_comes_back_with_all_that_was_in_it() {
         assert_eq!(stored(&mut process.client().await, 6).await, [1, 2, 3, 4, 5, 6]);
     });
     process.stop();
+}
+
+/// What a client hears of a file is its name and what the system said of it: no folders, no numbers of
+/// descriptors.
+#[test]
+fn a_snapshot_that_fails_is_told_of_without_paths() {
+    let directory = directory();
+    let data_dir = directory.path().join("data");
+    let process = Process::start(&data_dir, ONE_SHARD);
+    runtime().block_on(async {
+        let mut client = process.client().await;
+        store(&mut client, 5).await;
+        // Something in the way of the next ones.
+        for number in 0..20 {
+            let name = format!("snapshot_0000_{number:08}.snap.tmp");
+            std::fs::create_dir(data_dir.join(name)).unwrap();
+        }
+        let status = client.create_snapshot(SnapshotRequest::default()).await.unwrap_err();
+        let message = status.message();
+        assert_eq!(status.code(), Code::Unavailable, "{status:?}");
+        assert!(message.contains("snapshot_0000_") && message.contains("(os error "), "{message}");
+        assert!(!message.contains('/') && !message.contains("fd:"), "{message}");
+        let details = String::from_utf8_lossy(status.details()).into_owned();
+        assert!(!details.contains(data_dir.to_str().unwrap()), "{details}");
+    });
+    process.kill();
 }

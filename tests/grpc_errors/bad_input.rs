@@ -3,13 +3,13 @@
 use std::collections::HashMap;
 
 use kyrodb::proto::{
-    BulkQueryRequest, ConfigRequest, DeleteRequest, InsertRequest, MetadataFilter, QueryRequest,
-    SearchRequest, UpdateMetadataRequest,
+    BulkQueryRequest, ConfigRequest, DeleteRequest, InsertRequest, ListDocumentsRequest,
+    MetadataFilter, QueryRequest, SearchRequest, UpdateMetadataRequest,
 };
 use tonic::{Code, Status};
 
 use super::common::documents::{Contents, delete_ids, delete_where, query, read};
-use super::common::filters::{exact, not, or};
+use super::common::filters::{exact, not, one_of, or};
 use super::common::{
     Client, Inside, Settings, bad_field, get, ids, insert, metric, runtime, search, vector,
 };
@@ -59,6 +59,21 @@ fn bad_filter() -> MetadataFilter {
     or(&vec![exact("a", "good"); 4_097])
 }
 
+/// Filters with more, or longer, values than a request may have.
+fn bad_lists() -> Vec<MetadataFilter> {
+    let list = |count: usize, bytes: usize| {
+        let values: Vec<String> = (0..count).map(|n| format!("{n}{}", "0".repeat(bytes))).collect();
+        one_of("a", &values.iter().map(String::as_str).collect::<Vec<_>>())
+    };
+    vec![
+        list(10_001, 1),
+        or(&[list(5_001, 1), not(list(5_000, 1))]),
+        list(1, (64 << 10) + 1),
+        list(200, 6_000),
+        exact(&"k".repeat((64 << 10) + 1), "v"),
+    ]
+}
+
 fn bad_searches() -> Vec<(&'static str, SearchRequest)> {
     let good = || search(&GOOD, 10);
     let mut requests: Vec<_> = bad_vectors()
@@ -76,6 +91,12 @@ fn bad_searches() -> Vec<(&'static str, SearchRequest)> {
     requests.push(("min_score", SearchRequest { min_score: f32::NAN, ..good() }));
     requests.push(("namespace", SearchRequest { namespace: "n".repeat(257), ..good() }));
     requests.push(("filter", SearchRequest { filter: Some(bad_filter()), ..good() }));
+    for filter in bad_lists() {
+        requests.push(("filter", SearchRequest { filter: Some(filter), ..good() }));
+    }
+    for metadata_filters in [keys(257), value((64 << 10) + 1)] {
+        requests.push(("metadata_filters", SearchRequest { metadata_filters, ..good() }));
+    }
     requests
 }
 
@@ -135,15 +156,20 @@ async fn send_bad_lists(client: &mut Client) -> usize {
         let request = delete_ids(doc_ids, "");
         assert_refused("ids", client.batch_delete(request).await, "BatchDelete");
     }
-    let request = delete_where(bad_filter(), "");
-    assert_refused("filter", client.batch_delete(request).await, "BatchDelete");
+    let filters: Vec<_> = bad_lists().into_iter().chain([bad_filter()]).collect();
+    for filter in &filters {
+        let request = delete_where(filter.clone(), "");
+        assert_refused("filter", client.batch_delete(request).await, "BatchDelete");
+        let request = ListDocumentsRequest { filter: Some(filter.clone()), ..Default::default() };
+        assert_refused("filter", client.list_documents(request).await, "ListDocuments");
+    }
     let long = "n".repeat(257);
     let request = delete_ids(&[1], &long);
     assert_refused("namespace", client.batch_delete(request).await, "BatchDelete");
     let request =
         BulkQueryRequest { doc_ids: vec![1], namespace: long, ..BulkQueryRequest::default() };
     assert_refused("namespace", client.bulk_query(request).await, "BulkQuery");
-    2 * lists.len() + 3
+    2 * lists.len() + 2 * filters.len() + 2
 }
 
 async fn assert_unchanged(client: &mut Client, before: &Contents) {

@@ -22,26 +22,37 @@ pub(super) fn framed(message: &[u8]) -> Vec<u8> {
     frame
 }
 
-/// Sends a request; the status that the server gave, and the bytes before it.
+/// Sends a request as gRPC; the status that the server gave, and the bytes before it.
 pub(super) async fn call(
     address: SocketAddr,
     path: &str,
     headers: &[(&str, &str)],
     body: Vec<u8>,
 ) -> (Status, Vec<u8>) {
+    let grpc = [("content-type", "application/grpc"), ("te", "trailers")];
+    let headers = [&grpc, headers].concat();
+    let (_, status, bytes) = send(address, path, &headers, Body::from(body)).await;
+    (status.expect("every answer ends with a status"), bytes)
+}
+
+/// Sends a request with these headers; the status of HTTP, that of gRPC, and the bytes before it.
+pub(super) async fn send(
+    address: SocketAddr,
+    path: &str,
+    headers: &[(&str, &str)],
+    body: Body,
+) -> (http::StatusCode, Option<Status>, Vec<u8>) {
     let stream = tokio::net::TcpStream::connect(address).await.unwrap();
     let (mut sender, connection) =
         hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream))
             .await
             .unwrap();
     let connection = tokio::spawn(connection);
-    let mut request = http::Request::post(format!("http://{address}{path}"))
-        .header("content-type", "application/grpc")
-        .header("te", "trailers");
+    let mut request = http::Request::post(format!("http://{address}{path}"));
     for (name, value) in headers {
         request = request.header(*name, *value);
     }
-    let response = sender.send_request(request.body(Body::from(body)).unwrap()).await.unwrap();
+    let response = sender.send_request(request.body(body).unwrap()).await.unwrap();
     let (head, mut body) = response.into_parts();
     let mut status = Status::from_header_map(&head.headers);
     let mut bytes = Vec::new();
@@ -52,6 +63,7 @@ pub(super) async fn call(
         }
     }
     drop(sender);
-    connection.await.unwrap().unwrap();
-    (status.expect("every answer ends with a status"), bytes)
+    // One whose body was still being sent may end by a reset.
+    connection.await.unwrap().ok();
+    (head.status, status, bytes)
 }

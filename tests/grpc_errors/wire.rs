@@ -1,11 +1,12 @@
 //! Bytes that are no request: refused, and the server goes on.
 
+use axum::body::Body;
 use prost::Message;
 use tonic::Code;
 
 use super::common::documents::{is_stored, query};
-use super::common::{Inside, get, insert, metric, runtime, search, vector};
-use super::raw::{call, framed, method};
+use super::common::{Inside, bad_field, get, insert, metric, runtime, search, vector};
+use super::raw::{call, framed, method, send};
 
 #[test]
 fn a_body_that_can_not_be_decoded_is_an_internal_error() {
@@ -63,5 +64,124 @@ fn a_message_beyond_the_limit_is_out_of_range() {
         assert_eq!(status.code(), Code::OutOfRange, "{status:?}");
         assert!(query(&mut client, 1, "").await.found && query(&mut client, 3, "").await.found);
         assert!(!query(&mut client, 2, "").await.found && !query(&mut client, 4, "").await.found);
+    });
+}
+
+/// What a page in a browser can send: no gRPC by its content type, or it says where it is from.
+#[test]
+fn what_a_page_in_a_browser_sends_is_refused_and_does_nothing() {
+    let server = Inside::start(&[]);
+    let address = server.server().grpc_address();
+    runtime().block_on(async {
+        let mut client = server.client().await;
+        client.insert(insert(1, &[1.0; 4], &[])).await.unwrap();
+        // BatchDelete of everything: a filter without a condition.
+        let delete = || Body::from(framed(&[18, 0]));
+        let path = method("BatchDelete");
+        let send = async |headers: &[(&str, &str)]| {
+            let (code, status, _) = send(address, &path, headers, delete()).await;
+            (code.as_u16(), status.map(|status| status.code()))
+        };
+        let plain = ("content-type", "text/plain");
+        let grpc = ("content-type", "application/grpc");
+        for headers in [
+            &[][..],
+            &[plain],
+            &[plain, ("origin", "https://other.example")],
+            &[("content-type", "application/grpc-web+proto")],
+            &[("content-type", "application/grpcx")],
+        ] {
+            assert_eq!(send(headers).await, (415, None), "{headers:?}");
+        }
+        for header in [("origin", "https://other.example"), ("sec-fetch-site", "cross-site")] {
+            assert_eq!(send(&[grpc, header]).await, (403, None), "{header:?}");
+        }
+        assert!(query(&mut client, 1, "").await.found);
+        for good in ["application/grpc", "application/grpc+proto", "application/grpc;charset=utf-8"]
+        {
+            assert_eq!(send(&[("content-type", good)]).await, (200, Some(Code::Ok)), "{good}");
+        }
+        assert!(!query(&mut client, 1, "").await.found);
+    });
+}
+
+#[test]
+fn a_unary_call_with_a_second_message_is_refused_and_stores_none() {
+    let server = Inside::start(&[]);
+    let address = server.server().grpc_address();
+    runtime().block_on(async {
+        let message = |id| framed(&insert(id, &[1.0; 4], &[]).encode_to_vec());
+        let (status, _) =
+            call(address, &method("Insert"), &[], [message(1), message(2)].concat()).await;
+        assert_eq!(status.code(), Code::InvalidArgument, "{status:?}");
+        assert!(status.message().contains("Insert takes one message"), "{status:?}");
+        assert!(!status.metadata().contains_key("kyrodb-unread"));
+        let mut client = server.client().await;
+        assert!(!query(&mut client, 1, "").await.found && !query(&mut client, 2, "").await.found);
+        let (status, _) = call(address, &method("Insert"), &[], message(3)).await;
+        assert_eq!(status.code(), Code::Ok);
+    });
+    let metrics = get(server.server().http_address(), "/metrics").unwrap().1;
+    assert_eq!(metric(&metrics, "kyrodb_errors_total{category=\"validation\"}"), Some(1.0));
+    assert_eq!(metric(&metrics, "kyrodb_inserts_failed"), Some(1.0));
+}
+
+/// `NOT (NOT (…))` so many levels deep, as it travels.
+fn nested(levels: usize) -> Vec<u8> {
+    let varint = |mut value: usize| {
+        let mut bytes = Vec::new();
+        while value >= 0x80 {
+            bytes.push(value as u8 | 0x80);
+            value >>= 7;
+        }
+        bytes.push(value as u8);
+        bytes
+    };
+    let field = |key: u8, content: &[u8]| [&[key], &varint(content.len())[..], content].concat();
+    // NotFilter is field 6 of a filter, and has its filter in field 1.
+    (1..levels).fold(Vec::new(), |inner, _| field(0x32, &field(0x0a, &inner)))
+}
+
+#[test]
+fn a_filter_that_nests_too_deep_has_one_code_however_deep() {
+    let server = Inside::start(&[]);
+    let address = server.server().grpc_address();
+    runtime().block_on(async {
+        for levels in [33, 50, 60, 99, 101, 1_000, 5_000] {
+            let filter = nested(levels);
+            // A search for k = 1 by [1, 1, 1, 1], with the filter as field 6.
+            let search = search(&[1.0; 4], 1).encode_to_vec();
+            let mut head = vec![0x32];
+            prost::encode_length_delimiter(filter.len(), &mut head).unwrap();
+            let body = [search, head, filter].concat();
+            for name in ["Search", "BulkSearch"] {
+                let (status, _) = call(address, &method(name), &[], framed(&body)).await;
+                assert_eq!(status.code(), Code::InvalidArgument, "{name} {levels}: {status:?}");
+                assert_eq!(bad_field(&status), "filter");
+                assert!(status.message().contains("32 levels"), "{status:?}");
+                assert!(status.message().len() < 100 && status.details().len() < 300);
+                assert!(!status.metadata().contains_key("kyrodb-unread"), "{name}");
+            }
+        }
+        let long = framed(&[0x0a; 5_000]);
+        let (status, _) = call(address, &method("Insert"), &[], long).await;
+        assert!(status.code() == Code::Internal && status.message().len() <= 200, "{status:?}");
+    });
+}
+
+/// The length that is announced is enough: nothing of the message has to come.
+#[test]
+fn a_message_larger_than_its_method_needs_is_refused_before_it_comes() {
+    let server = Inside::start(&[]);
+    let address = server.server().grpc_address();
+    runtime().block_on(async {
+        for name in
+            ["Search", "Insert", "BulkInsert", "BulkLoadHnsw", "BatchDelete", "BulkQuery", "Health"]
+        {
+            let head = [&[0], &(15_u32 << 20).to_be_bytes()[..]].concat();
+            let (status, _) = call(address, &method(name), &[], head).await;
+            assert_eq!(status.code(), Code::InvalidArgument, "{name}: {status:?}");
+            assert!(status.message().contains("has 15728640 bytes"), "{status:?}");
+        }
     });
 }
