@@ -1,8 +1,69 @@
 //! Files of operators, such as keys and certificates, that are read again when they change.
 
+use std::fs::{File, OpenOptions};
+use std::io::{self, Read};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
+
+/// Bits of the mode of a file: others than owner and group may read or write it, or the group write.
+const OPEN_TO_OTHERS: u32 = 0o026;
+
+/// Reads a regular file of at most `bytes_max` bytes, without waiting for whoever may hold the other
+/// end: a FIFO, a socket or a device in its place is refused.
+///
+/// # Errors
+/// What is in the way.
+pub fn read_regular(path: &Path, bytes_max: u64) -> io::Result<Vec<u8>> {
+    let file = open_regular(path)?;
+    read_at_most(file, bytes_max)
+}
+
+/// Reads what is at most `bytes_max` bytes long.
+///
+/// # Errors
+/// If it is longer, or can't be read.
+pub fn read_at_most(source: impl Read, bytes_max: u64) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    source.take(bytes_max.saturating_add(1)).read_to_end(&mut bytes)?;
+    match bytes.len() as u64 > bytes_max {
+        true => Err(io::Error::new(
+            io::ErrorKind::FileTooLarge,
+            format!("it has more than {bytes_max} bytes"),
+        )),
+        false => Ok(bytes),
+    }
+}
+
+fn open_regular(path: &Path) -> io::Result<File> {
+    let flags = rustix::fs::OFlags::NONBLOCK | rustix::fs::OFlags::NOCTTY;
+    let flags = i32::try_from(flags.bits()).unwrap_or_default();
+    let file = OpenOptions::new().read(true).custom_flags(flags).open(path)?;
+    let kind = file.metadata()?.file_type();
+    let what = match () {
+        () if kind.is_file() => return Ok(file),
+        () if kind.is_dir() => "a directory",
+        () if kind.is_fifo() => "a FIFO",
+        () if kind.is_socket() => "a socket",
+        () => "a device",
+    };
+    let why = format!("it is {what}; it has to be a regular file");
+    Err(io::Error::new(io::ErrorKind::InvalidInput, why))
+}
+
+/// Says what is wrong with the mode of a file that holds secrets; `None` if it is well, or can't be told.
+#[must_use]
+pub fn open_to_others(path: &Path) -> Option<String> {
+    let mode = std::fs::metadata(path).ok()?.mode();
+    (mode & OPEN_TO_OTHERS != 0).then(|| {
+        let (shown, mode) = (path.display(), mode & 0o777);
+        format!(
+            "{shown} holds secrets and has mode {mode:03o}: others can read or write it; \
+             chmod 0600 {shown}, or 0640 for a group that may read it"
+        )
+    })
+}
 
 /// Some files that are read together.
 pub struct Watched {
@@ -56,7 +117,6 @@ fn stamps(paths: &[PathBuf]) -> Vec<Option<Stamp>> {
 }
 
 fn stamp(path: &Path) -> Option<Stamp> {
-    use std::os::unix::fs::MetadataExt;
     let metadata = std::fs::metadata(path).ok()?;
     Some((metadata.modified().ok()?, metadata.len(), metadata.ino()))
 }
@@ -64,6 +124,37 @@ fn stamp(path: &Path) -> Option<Stamp> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_no_regular_file_is_refused_at_once() {
+        let directory = tempfile::tempdir().unwrap();
+        let fifo = directory.path().join("fifo");
+        let made = std::process::Command::new("mkfifo").arg(&fifo).status().unwrap();
+        assert!(made.success());
+        let said = |path: &Path| read_regular(path, 10).unwrap_err().to_string();
+        assert!(said(&fifo).contains("it is a FIFO"));
+        assert!(said(Path::new("/dev/zero")).contains("it is a device"));
+        assert!(said(directory.path()).contains("it is a directory"));
+        let file = directory.path().join("file");
+        std::fs::write(&file, "0123456789").unwrap();
+        assert_eq!(read_regular(&file, 10).unwrap(), b"0123456789");
+        assert!(read_regular(&file, 9).unwrap_err().to_string().contains("more than 9 bytes"));
+        assert!(said(&directory.path().join("none")).contains("os error 2"));
+    }
+
+    #[test]
+    fn a_file_that_others_may_read_or_change_is_told() {
+        use std::os::unix::fs::PermissionsExt;
+        let file = tempfile::NamedTempFile::new().unwrap();
+        for (mode, is_open) in
+            [(0o600, false), (0o640, false), (0o644, true), (0o660, true), (0o602, true)]
+        {
+            std::fs::set_permissions(file.path(), std::fs::Permissions::from_mode(mode)).unwrap();
+            assert_eq!(open_to_others(file.path()).is_some(), is_open, "{mode:o}");
+        }
+        let said = open_to_others(file.path()).unwrap();
+        assert!(said.contains("mode 602") && said.contains("chmod 0600"), "{said}");
+    }
 
     #[test]
     fn files_are_read_again_once_they_stay_as_they_are() {

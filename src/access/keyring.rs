@@ -6,6 +6,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use ring::hmac;
 use ring::rand::SystemRandom;
@@ -18,16 +19,54 @@ const KEY_BYTES_MAX: usize = 512;
 
 type Digest = [u8; 32];
 
-/// What a key allows.
+/// What a key allows. It is one for as long as the key is in force, and known to the calls that the
+/// key has opened: what changes in the key file changes for them too.
 pub struct Grant {
     /// For whose documents; `None` until the data directory is open.
     pub tenant: Option<Arc<Tenant>>,
     /// The tenant's name in the key file.
     pub tenant_id: String,
-    /// So many documents may the tenant have.
-    pub max_vectors: u64,
+    max_vectors: AtomicU64,
+    is_admin: AtomicBool,
+    is_in_force: AtomicBool,
+}
+
+impl Grant {
+    fn new(entry: &Entry, tenant: Option<Arc<Tenant>>) -> Self {
+        Self {
+            tenant,
+            tenant_id: entry.tenant_id.clone(),
+            max_vectors: AtomicU64::new(entry.max_vectors),
+            is_admin: AtomicBool::new(entry.is_admin),
+            is_in_force: AtomicBool::new(true),
+        }
+    }
+
+    /// Documents that the tenant may have.
+    #[must_use]
+    pub fn max_vectors(&self) -> u64 {
+        self.max_vectors.load(Ordering::Relaxed)
+    }
+
     /// It may do what operators do.
-    pub is_admin: bool,
+    #[must_use]
+    pub fn is_admin(&self) -> bool {
+        self.is_admin.load(Ordering::Relaxed)
+    }
+
+    /// The key is enabled, as of the last reading of the key file.
+    #[must_use]
+    pub fn is_in_force(&self) -> bool {
+        self.is_in_force.load(Ordering::Relaxed)
+    }
+
+    fn is_of(&self, tenant: Option<&Arc<Tenant>>) -> bool {
+        match (&self.tenant, tenant) {
+            (Some(own), Some(other)) => Arc::ptr_eq(own, other),
+            (None, None) => true,
+            _ => false,
+        }
+    }
 }
 
 /// The keys in force.
@@ -37,26 +76,42 @@ pub(super) struct Keyring {
 }
 
 impl Keyring {
-    /// The enabled ones of these keys.
+    /// A keyring without keys.
     ///
     /// # Errors
     /// If the system has no random bytes.
-    pub(super) fn new(
-        entries: &[Entry],
-        tenant: impl Fn(&Entry) -> Option<Arc<Tenant>>,
-    ) -> Result<Self, String> {
+    pub(super) fn empty() -> Result<Self, String> {
         let secret = hmac::Key::generate(hmac::HMAC_SHA256, &SystemRandom::new());
         let secret = secret.map_err(|_| "the system gives no random bytes".to_owned())?;
+        Ok(Self { secret, grants: HashMap::new() })
+    }
+
+    /// The enabled ones of these keys; those that this keyring has keep their grants.
+    pub(super) fn next(
+        &self,
+        entries: &[Entry],
+        tenant: impl Fn(&Entry) -> Option<Arc<Tenant>>,
+    ) -> Self {
         let enabled = entries.iter().filter(|entry| entry.enabled);
-        let grant = |entry: &Entry| Grant {
-            tenant: tenant(entry),
-            tenant_id: entry.tenant_id.clone(),
-            max_vectors: entry.max_vectors,
-            is_admin: entry.is_admin,
+        let grant = |entry: &Entry| {
+            let (digest, tenant) = (digest(&self.secret, &entry.key), tenant(entry));
+            let known = self.grants.get(&digest).filter(|known| known.is_of(tenant.as_ref()));
+            let Some(known) = known else { return (digest, Arc::new(Grant::new(entry, tenant))) };
+            known.max_vectors.store(entry.max_vectors, Ordering::Relaxed);
+            known.is_admin.store(entry.is_admin, Ordering::Relaxed);
+            (digest, known.clone())
         };
-        let grants =
-            enabled.map(|entry| (digest(&secret, &entry.key), Arc::new(grant(entry)))).collect();
-        Ok(Self { secret, grants })
+        Self { secret: self.secret.clone(), grants: enabled.map(grant).collect() }
+    }
+
+    /// This keyring has given way to another: keys that are not in that one are out of force, for
+    /// what they have opened too.
+    pub(super) fn retire(&self, next: &Self) {
+        for (digest, grant) in &self.grants {
+            if !next.grants.get(digest).is_some_and(|kept| Arc::ptr_eq(kept, grant)) {
+                grant.is_in_force.store(false, Ordering::Relaxed);
+            }
+        }
     }
 
     /// What a key allows; `None` if it is unknown or disabled.

@@ -1,10 +1,11 @@
 //! The file of API keys: read, checked, and all that is wrong with it named, but never a secret.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::io::Read;
 use std::path::Path;
 
 use serde::Deserialize;
+
+use crate::watched::{open_to_others, read_regular};
 
 /// Most bytes of the file.
 const FILE_BYTES_MAX: u64 = 8 << 20;
@@ -53,11 +54,11 @@ pub(super) struct Entry {
 pub(super) fn read(path: &Path) -> Result<Vec<Entry>, String> {
     let shown = path.display();
     let unread = |error: std::io::Error| format!("the key file {shown} can't be read: {error}");
-    let file = std::fs::File::open(path).map_err(unread)?;
-    let mut text = String::new();
-    file.take(FILE_BYTES_MAX + 1).read_to_string(&mut text).map_err(unread)?;
-    if text.len() as u64 > FILE_BYTES_MAX {
-        return Err(format!("the key file {shown} has more than {FILE_BYTES_MAX} bytes"));
+    let bytes = read_regular(path, FILE_BYTES_MAX).map_err(unread)?;
+    let text = String::from_utf8(bytes)
+        .map_err(|_| format!("the key file {shown} can't be read: it is not UTF-8"))?;
+    if let Some(why) = open_to_others(path) {
+        tracing::warn!("the key file {why}");
     }
     parse(&text).map_err(|faults| format!("the key file {shown}: {}", faults.join("; ")))
 }

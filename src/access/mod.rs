@@ -48,7 +48,7 @@ impl Caller {
     /// May do what operators do.
     #[must_use]
     pub fn is_admin(&self) -> bool {
-        self.0.as_ref().is_none_or(|grant| grant.is_admin)
+        self.0.as_ref().is_none_or(|grant| grant.is_admin())
     }
 
     /// What its key allows; `None` if there are no keys.
@@ -75,6 +75,10 @@ struct Auth {
     data_dir: PathBuf,
     accounts: Arc<Accounts>,
     keyring: ArcSwap<Keyring>,
+    /// Held while the key file is read; never together with a wait for what is asked for meanwhile.
+    reading: Mutex<()>,
+    /// Held while usage is saved.
+    saving: Mutex<()>,
     state: Mutex<State>,
 }
 
@@ -154,13 +158,25 @@ impl Access {
         Ok(Caller(Some(grant)))
     }
 
+    /// Looks whether the key of a caller is still in force: a stream may outlive it.
+    ///
+    /// # Errors
+    /// If it is not.
+    pub fn check(&self, caller: &Caller) -> Result<()> {
+        match caller.grant().is_none_or(|grant| grant.is_in_force()) {
+            true => Ok(()),
+            false => Err(Error::Unauthenticated("the API key is not valid any more")),
+        }
+    }
+
     /// Takes a token for one request, or one message of a stream.
     ///
     /// # Errors
-    /// If the tenant, or everybody together, has none left.
+    /// If the key is not in force any more, or the tenant, or everybody together, has no token left.
     pub fn charge(&self, caller: &Caller) -> Result<()> {
+        self.check(caller)?;
         let tenant = caller.0.as_ref().and_then(|grant| grant.tenant.as_ref());
-        let limited = |whose: &str, retry_after| Error::Busy {
+        let limited = |whose: &str, retry_after| Error::Limited {
             what: format!("{whose} rate limit is reached"),
             retry_after,
         };
@@ -214,10 +230,16 @@ impl Access {
     /// Makes durable what tenants have used.
     pub fn save_usage(&self, is_last: bool) {
         let Some(auth) = &self.auth else { return };
+        // What is counted later is saved later.
+        let _turn = auth.saving.lock().unwrap_or_else(PoisonError::into_inner);
         let table = self.usage(None);
         let state = auth.state();
         let Some(tenants) = &state.tenants else { return };
-        let counts = tenants.all().map(|tenant| (tenant.mark.id.as_str(), tenant.usage()));
+        let counts: Vec<_> =
+            tenants.all().map(|tenant| (tenant.mark.clone(), tenant.usage())).collect();
+        // The disk may take its time, and there are others who ask.
+        drop(state);
+        let counts = counts.iter().map(|(mark, usage)| (mark.id.as_str(), *usage));
         let folder = usage::folder(&auth.data_dir);
         if let Err(error) = usage::save(&folder, counts, &table, unix_ms() / 1_000, is_last) {
             tracing::error!("usage could not be saved in {}: {error}", folder.display());
@@ -266,13 +288,15 @@ impl Auth {
         let keys_file = config.auth.api_keys_file.clone().ok_or("auth.api_keys_file is not set")?;
         let watched = Watched::new(vec![keys_file.clone()]);
         let entries = keys::read(&keys_file)?;
-        let keyring = Keyring::new(&entries, |_| None)?;
+        let keyring = Keyring::empty()?.next(&entries, |_| None);
         Ok(Self {
             keys_file,
             watched,
             data_dir: config.persistence.data_dir.clone(),
             accounts: Arc::default(),
             keyring: ArcSwap::from_pointee(keyring),
+            reading: Mutex::default(),
+            saving: Mutex::default(),
             state: Mutex::new(State { entries, tenants: None }),
         })
     }
@@ -282,11 +306,12 @@ impl Auth {
     }
 
     fn reload(&self, rate: &RateLimitSection) -> std::result::Result<String, String> {
-        let mut state = self.state();
+        let _reading = self.reading.lock().unwrap_or_else(PoisonError::into_inner);
         self.watched.note_reading();
         let entries = keys::read(&self.keys_file)?;
+        let mut state = self.state();
         let State { tenants: Some(tenants), .. } = &mut *state else {
-            self.keyring.store(Arc::new(Keyring::new(&entries, |_| None)?));
+            self.swap(self.keyring.load().next(&entries, |_| None));
             state.entries = entries;
             return Ok("keys were read again".into());
         };
@@ -304,7 +329,7 @@ impl Auth {
     ) -> std::result::Result<usize, String> {
         let enabled = || entries.iter().filter(|entry| entry.enabled);
         tenants.enroll(enabled().map(|entry| entry.tenant_id.as_str()))?;
-        let keyring = Keyring::new(entries, |entry| tenants.get(&entry.tenant_id))?;
+        let keyring = self.keyring.load().next(entries, |entry| tenants.get(&entry.tenant_id));
         let mut limited = std::collections::BTreeSet::new();
         for entry in enabled() {
             // A tenant has one bucket, with the limit of its first key.
@@ -319,7 +344,13 @@ impl Auth {
             }
         }
         let count = keyring.len();
-        self.keyring.store(Arc::new(keyring));
+        self.swap(keyring);
         Ok(count)
+    }
+
+    /// Puts a keyring in the place of the one in force. Held to one at a time by `state`.
+    fn swap(&self, keyring: Keyring) {
+        let keyring = Arc::new(keyring);
+        self.keyring.swap(keyring.clone()).retire(&keyring);
     }
 }

@@ -145,8 +145,8 @@ fn run(arguments: Arguments) -> Result<ExitCode, String> {
         }
         return Ok(ExitCode::SUCCESS);
     }
-    let overrides =
-        Overrides { file: arguments.config, port: arguments.port, data_dir: arguments.data_dir };
+    let (file, port, data_dir) = (arguments.config, arguments.port, arguments.data_dir);
+    let mut overrides = Overrides { file, port, data_dir, is_again: false };
     let (config, origins) = load(&overrides, arguments.demo)?;
     if arguments.check_config {
         Server::check(&config)?;
@@ -173,6 +173,7 @@ fn run(arguments: Arguments) -> Result<ExitCode, String> {
     };
     let server = Server::start(config, origins, listeners)?;
     let (reloader, is_demo) = (server.reloader(), arguments.demo);
+    overrides.is_again = true;
     let reload: Box<Reload> = Box::new(move || {
         let (config, origins) = load(&overrides, is_demo)?;
         set_level(&config)?;
@@ -212,6 +213,11 @@ impl Signals {
         let (ask, asked) = mpsc::channel();
         let reload: Arc<OnceLock<Arc<Reload>>> = Arc::default();
         let (is_up, hung_up) = (reload.clone(), reload.clone());
+        // Files may lie where reading takes its time: a signal to end is not to wait for that.
+        let (reload_now, reloads) = mpsc::sync_channel(1);
+        std::thread::Builder::new()
+            .name("kyro-reload".into())
+            .spawn(move || reloads.into_iter().for_each(|()| reload_by_signal(hung_up.get())))?;
         let listen = async move {
             let mut is_asked = false;
             loop {
@@ -219,13 +225,9 @@ impl Signals {
                     _ = terminate.recv() => "SIGTERM",
                     _ = interrupt.recv() => "SIGINT",
                     _ = hangup.recv() => {
-                        match hung_up.get().map(|reload| reload()) {
-                            None => tracing::warn!("SIGHUP: the server is starting; nothing is reloaded"),
-                            Some(Ok(done)) => tracing::info!("SIGHUP: {done}"),
-                            Some(Err(why)) => {
-                                tracing::error!("SIGHUP: what was in force stays: {why}");
-                            }
-                        }
+                        // One that comes while another is under way is done after it; more of them
+                        // would read the same.
+                        reload_now.try_send(()).ok();
                         continue;
                     }
                 };
@@ -258,6 +260,14 @@ impl Signals {
     /// Waits until the server is asked to end; returns by which signal.
     fn wait(&self) -> &'static str {
         self.asked.recv().unwrap_or("no more signals")
+    }
+}
+
+fn reload_by_signal(reload: Option<&Arc<Reload>>) {
+    match reload.map(|reload| reload()) {
+        None => tracing::warn!("SIGHUP: the server is starting; nothing is reloaded"),
+        Some(Ok(done)) => tracing::info!("SIGHUP: {done}"),
+        Some(Err(why)) => tracing::error!("SIGHUP: what was in force stays: {why}"),
     }
 }
 

@@ -2,12 +2,14 @@
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
-use std::io::Read;
+use std::fs::File;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
 
 use super::{Config, compat};
+use crate::watched::{read_at_most, read_regular};
 
 /// Environment variables with this prefix are settings: `KYRODB__SECTION__KEY`.
 const PREFIX: &str = "KYRODB__";
@@ -33,6 +35,9 @@ pub struct Overrides {
     pub port: Option<u16>,
     /// `--data-dir`.
     pub data_dir: Option<PathBuf>,
+    /// The server runs, and waits for no one: the file has to be a regular one. At a start it may be
+    /// a pipe.
+    pub is_again: bool,
 }
 
 /// Most bytes of a config file: thirty times what all keys take. Time to parse YAML can grow with
@@ -65,7 +70,7 @@ pub fn load(
     let mut merged = defaults.clone();
     let (mut faults, mut origins, mut notes) = (Vec::new(), Origins::new(), Vec::new());
     if let Some(path) = &overrides.file {
-        match read_file(path) {
+        match read_file(path, overrides.is_again) {
             Ok(layer) => {
                 let origin = path.display().to_string();
                 let (faults, origins, notes) = (&mut faults, &mut origins, &mut notes);
@@ -186,19 +191,27 @@ fn tree(config: &Config) -> Value {
     serde_json::to_value(config).expect("plain data serializes")
 }
 
-fn read_file(path: &Path) -> Result<Value, String> {
+fn read_file(path: &Path, is_again: bool) -> Result<Value, String> {
     let shown = path.display();
-    let unread = |error: std::io::Error| format!("the config file {shown} can't be read: {error}");
-    let mut bytes = Vec::new();
-    let file = std::fs::File::open(path).map_err(unread)?;
-    file.take(FILE_BYTES_MAX as u64 + 1).read_to_end(&mut bytes).map_err(unread)?;
+    let read = match is_again {
+        true => read_regular(path, FILE_BYTES_MAX as u64),
+        false => File::open(path).and_then(|file| read_at_most(file, FILE_BYTES_MAX as u64)),
+    };
+    let bytes = read.map_err(|error| match error.kind() {
+        ErrorKind::FileTooLarge => format!("{shown}: {}", too_long()),
+        _ => format!("the config file {shown} can't be read: {error}"),
+    })?;
     let extension = path.extension().and_then(|extension| extension.to_str()).unwrap_or("");
     parse_file(&bytes, &extension.to_ascii_lowercase()).map_err(|why| format!("{shown}: {why}"))
 }
 
+fn too_long() -> String {
+    format!("more than the {FILE_BYTES_MAX} bytes that a config file may have")
+}
+
 fn parse_file(bytes: &[u8], extension: &str) -> Result<Value, String> {
     if bytes.len() > FILE_BYTES_MAX {
-        return Err(format!("more than the {FILE_BYTES_MAX} bytes that a config file may have"));
+        return Err(too_long());
     }
     let text = std::str::from_utf8(bytes).map_err(|error| error.to_string())?;
     let parsed = match extension {

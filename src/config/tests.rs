@@ -220,7 +220,8 @@ fn the_state_directory_of_a_unit_is_the_weakest_of_all_data_directories() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("c.toml");
     std::fs::write(&path, text).unwrap();
-    let overrides = Overrides { file: Some(path), data_dir: Some("/y".into()), port: None };
+    let overrides =
+        Overrides { file: Some(path), data_dir: Some("/y".into()), ..Overrides::default() };
     let (config, _) = load(&overrides, variables(&[state])).unwrap();
     assert_eq!(config.persistence.data_dir, std::path::Path::new("/y"));
     let said = config.warnings().join("\n");

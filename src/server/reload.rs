@@ -17,8 +17,15 @@ use crate::status::health::Health;
 use crate::tls::Tls;
 
 /// Sections, and keys of others, that take effect at once.
-const LIVE: [&str; 6] =
-    ["timeouts.", "slo.", "rate_limit.", "logging.level", "logging.slow_query_", "memory."];
+const LIVE: [&str; 7] = [
+    "timeouts.",
+    "slo.",
+    "rate_limit.",
+    "logging.level",
+    "logging.slow_query_",
+    "memory.",
+    "server.http_allowed_hosts",
+];
 
 /// What has become of another configuration.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -74,7 +81,7 @@ impl Reloader {
     pub fn apply(&self, config: Config, origins: Origins) -> Result<Reloaded, String> {
         self.router.retry_cache();
         self.router.restart_training();
-        let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
+        let turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
         let mut running = Running::clone(&self.running.load());
         let mut reloaded = Reloaded::default();
         let is_live = |key: &str| LIVE.iter().any(|live| key.starts_with(live));
@@ -90,6 +97,7 @@ impl Reloader {
         live.slo = config.slo;
         live.rate_limit = config.rate_limit;
         live.memory = config.memory;
+        live.server.http_allowed_hosts = config.server.http_allowed_hosts;
         live.logging.level = config.logging.level;
         live.logging.slow_query_ms = config.logging.slow_query_ms;
         live.logging.slow_query_per_second = config.logging.slow_query_per_second;
@@ -102,6 +110,8 @@ impl Reloader {
         self.observed.memory.set_max(sizing::memory_max(&live.memory));
         self.access.set_rate_limit(live.rate_limit.clone());
         self.running.store(Arc::new(running));
+        // Files may lie where reading takes its time.
+        drop(turn);
         let secured = self.tls.as_ref().map_or(Ok(()), |tls| tls.reload());
         reloaded.keys = self.access.reload()?;
         secured.map(|()| reloaded)

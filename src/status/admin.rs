@@ -196,10 +196,19 @@ pub(super) async fn truncate(State(pages): State<Arc<Pages>>) -> Response {
 
 /// Reads the configuration and the API keys again, as SIGHUP does.
 pub(super) async fn reload(State(pages): State<Arc<Pages>>) -> Response {
-    let Some(reload) = pages.reload.get() else { return starting() };
-    match reload() {
-        Ok(done) => answer(StatusCode::OK, json!({ "reloaded": done })),
-        Err(why) => refuse(StatusCode::BAD_REQUEST, why),
+    let Some(reload) = pages.reload.get().cloned() else { return starting() };
+    let Ok(turn) = pages.reloading.clone().try_lock_owned() else {
+        return refuse(StatusCode::SERVICE_UNAVAILABLE, "another reload is under way");
+    };
+    // It reads files, on file systems that may take their time.
+    let reloaded = tokio::task::spawn_blocking(move || {
+        let _turn = turn;
+        reload()
+    });
+    match reloaded.await {
+        Ok(Ok(done)) => answer(StatusCode::OK, json!({ "reloaded": done })),
+        Ok(Err(why)) => refuse(StatusCode::BAD_REQUEST, why),
+        Err(_) => refuse(StatusCode::INTERNAL_SERVER_ERROR, "the reload has panicked"),
     }
 }
 

@@ -90,7 +90,7 @@ pub(super) async fn usage(
     let scope = parameters.get("scope").map_or("self", String::as_str).to_ascii_lowercase();
     let of = match scope.as_str() {
         "self" => Some(grant.tenant_id.as_str()),
-        "all" if grant.is_admin => None,
+        "all" if grant.is_admin() => None,
         "all" => return forbidden(),
         other => {
             let what = format!("scope `{other}` is neither self nor all");

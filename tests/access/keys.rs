@@ -1,10 +1,11 @@
 //! The key file: at the start, and while the server runs.
 
-use kyrodb::proto::QueryRequest;
+use kyrodb::proto::{InsertRequest, QueryRequest, SearchRequest};
+use tokio_stream::wrappers::ReceiverStream;
 use tonic::Code;
 
-use crate::common::{Client, Process, eventually, runtime};
-use crate::{ACME, BETA, Entry, Place, ROOT, by, key_file, put, write_keys};
+use crate::common::{Client, Process, eventually, insert, runtime, search};
+use crate::{ACME, BETA, Entry, Place, ROOT, by, key_file, put, vector, write_keys};
 
 async fn code(client: &mut Client, entry: &Entry<'_>) -> Code {
     let request = QueryRequest { doc_id: 1, ..QueryRequest::default() };
@@ -138,4 +139,137 @@ fn a_configuration_is_checked_with_the_files_that_it_names() {
     assert_eq!(code, Some(1), "{said}");
     assert!(said.contains("keys.yaml") && said.contains("/nowhere/cert.pem"), "{said}");
     assert!(!place.data_dir().exists());
+}
+
+/// Streams that are open when their key is switched off end with their next message; what came before
+/// is kept, and nothing after it is stored or answered.
+#[test]
+fn a_stream_ends_with_its_key() {
+    let place = Place::new(&[ACME, ROOT], &[]);
+    let process = place.start();
+    runtime().block_on(async {
+        let mut client = process.client().await;
+        put(&mut client, &ACME, 1).await.unwrap();
+        let document = |id| insert(id, &vector(&ACME, id), &[]);
+        let open = || tokio::sync::mpsc::channel::<InsertRequest>(8);
+        let ((bulk, bulk_messages), (load, load_messages)) = (open(), open());
+        let mut other = client.clone();
+        let bulk_ended = tokio::spawn(async move {
+            other.bulk_insert(by(&ACME, ReceiverStream::new(bulk_messages))).await.map(|_| ())
+        });
+        let mut other = client.clone();
+        let load_ended = tokio::spawn(async move {
+            other.bulk_load_hnsw(by(&ACME, ReceiverStream::new(load_messages))).await.map(|_| ())
+        });
+        let (searches, search_messages) = tokio::sync::mpsc::channel::<SearchRequest>(8);
+        searches.send(search(&vector(&ACME, 1), 1)).await.unwrap();
+        let stream = by(&ACME, ReceiverStream::new(search_messages));
+        let mut found = client.bulk_search(stream).await.unwrap().into_inner();
+        assert!(found.message().await.unwrap().is_some());
+        bulk.send(document(2)).await.unwrap();
+        load.send(document(3)).await.unwrap();
+        let stored = async |id: u64| {
+            let request = QueryRequest { doc_id: id, ..QueryRequest::default() };
+            process.client().await.query(by(&ACME, request)).await.unwrap().into_inner().found
+        };
+        eventually("what a pausing client has sent is stored", || stored(2)).await;
+
+        let off = Entry { more: "enabled: false", ..ACME };
+        write_keys(&place.keys, &[off, ROOT]);
+        process.signal("HUP");
+        let other = client.clone();
+        eventually("the key is not taken any more", || {
+            let mut client = other.clone();
+            async move { code(&mut client, &ACME).await == Code::Unauthenticated }
+        })
+        .await;
+        // The streams may have ended by now.
+        let _ = (bulk.send(document(4)).await, load.send(document(5)).await);
+        let _ = searches.send(search(&vector(&ACME, 1), 1)).await;
+        for ended in [bulk_ended, load_ended] {
+            let status = ended.await.unwrap().unwrap_err();
+            assert_eq!(status.code(), Code::Unauthenticated, "{status:?}");
+        }
+        let status = found.message().await.unwrap_err();
+        assert_eq!(status.code(), Code::Unauthenticated, "{status:?}");
+
+        write_keys(&place.keys, &[ACME, ROOT]);
+        process.signal("HUP");
+        eventually("the key is taken again", || {
+            let mut client = other.clone();
+            async move { code(&mut client, &ACME).await == Code::Ok }
+        })
+        .await;
+        assert!(stored(2).await && stored(3).await);
+        assert!(!stored(4).await && !stored(5).await);
+    });
+    process.stop();
+}
+
+/// A pipe, or a device, in the place of the file is refused at once: the keys in force stay, a good file
+/// is taken afterwards, and the server ends when it is told to.
+#[test]
+fn a_pipe_in_the_place_of_the_key_file_holds_up_nothing() {
+    let place = Place::new(&[ACME, ROOT], &[]);
+    let process = place.start();
+    let pipe = place.directory.path().join("pipe");
+    let make = || {
+        let made = std::process::Command::new("mkfifo").arg(&pipe).status().unwrap();
+        assert!(made.success());
+        std::fs::rename(&pipe, &place.keys).unwrap();
+    };
+    runtime().block_on(async {
+        make();
+        eventually("the log tells", || async { process.log().contains("it is a FIFO") }).await;
+        process.signal("HUP");
+        let mut client = process.client().await;
+        assert_eq!(code(&mut client, &ACME).await, Code::Ok);
+        write_keys(&place.keys, &[ACME, BETA, ROOT]);
+        eventually("the good file is taken", || {
+            let mut client = client.clone();
+            async move { code(&mut client, &BETA).await == Code::Ok }
+        })
+        .await;
+        make();
+        let said = || process.log().matches("it is a FIFO").count();
+        let before = said();
+        eventually("the log tells again", || async { said() > before }).await;
+    });
+    process.stop();
+}
+
+/// The configuration may come from a pipe at a start, and is not waited for while the server runs.
+#[test]
+fn a_reload_does_not_wait_for_a_pipe() {
+    let directory = crate::common::directory();
+    let path = directory.path().join("kyrodb.toml");
+    let made = std::process::Command::new("mkfifo").arg(&path).status().unwrap();
+    assert!(made.success());
+    let mut launch =
+        crate::common::Launch::new(&directory.path().join("data"), &[("runtime.shards", "1")]);
+    launch.command.arg("--config").arg(&path);
+    let mut process = launch.spawn();
+    std::fs::write(&path, "[logging]\nlevel = \"info\"\n").unwrap();
+    process.wait_ready();
+    process.signal("HUP");
+    runtime().block_on(async {
+        eventually("the log tells", || async { process.log().contains("it is a FIFO") }).await;
+    });
+    process.stop();
+}
+
+#[test]
+fn a_key_file_that_others_can_read_is_told_of() {
+    use std::os::unix::fs::PermissionsExt;
+    let place = Place::new(&[ACME], &[]);
+    let set = |mode| {
+        let mode = std::fs::Permissions::from_mode(mode);
+        std::fs::set_permissions(&place.keys, mode).unwrap();
+    };
+    for (mode, is_told) in [(0o644, true), (0o600, false)] {
+        set(mode);
+        let process = place.start();
+        assert_eq!(process.log().contains("holds secrets and has mode 644"), is_told, "{mode:o}");
+        process.stop();
+    }
 }

@@ -150,6 +150,67 @@ fn all_tenants_together_have_a_rate_that_operators_can_change() {
     process.stop();
 }
 
+/// A client in a hurry is no fault of the server: what it is refused does not miss an objective.
+#[test]
+fn what_a_rate_refuses_is_no_error_of_the_server() {
+    let slow = [Entry { tenant: "slow", mark: 'l', more: "max_qps: 1" }];
+    let place = Place::new(&[slow[0], ROOT], &[("slo.min_samples", "1")]);
+    let process = place.start();
+    runtime().block_on(async {
+        let mut client = process.client().await;
+        for _ in 0..50 {
+            let request = QueryRequest { doc_id: 1, ..QueryRequest::default() };
+            if let Err(status) = client.query(by(&slow[0], request)).await {
+                is_exhausted(&status);
+            }
+        }
+    });
+    let metrics = crate::common::get(process.http, "/metrics").unwrap().1;
+    let errors = |category: &str| {
+        crate::common::metric(&metrics, &format!("kyrodb_errors_total{{category=\"{category}\"}}"))
+    };
+    assert!(errors("limited").unwrap() >= 40.0, "{metrics}");
+    assert_eq!(errors("resource_exhausted"), Some(0.0));
+    let slo = crate::common::get(process.http, "/slo").unwrap().1;
+    assert!(slo.contains("\"error_rate\":0.0"), "{slo}");
+    let health = crate::common::get(process.http, "/health").unwrap().1;
+    assert!(health.contains("\"healthy\""), "{health}");
+    process.stop();
+}
+
+/// What is refused for a rate is refused for its headers: nothing of its message has to come.
+#[test]
+fn a_rate_is_charged_before_a_request_is_read() {
+    use hyper_util::rt::{TokioExecutor, TokioIo};
+    let slow = [Entry { tenant: "slow", mark: 'l', more: "max_qps: 1" }];
+    let place = Place::new(&[slow[0], ROOT], &[]);
+    let process = place.start();
+    runtime().block_on(async {
+        let stream = tokio::net::TcpStream::connect(process.grpc).await.unwrap();
+        let io = TokioIo::new(stream);
+        let (mut sender, connection) =
+            hyper::client::conn::http2::handshake(TokioExecutor::new(), io).await.unwrap();
+        tokio::spawn(connection);
+        let mut answers = Vec::new();
+        for _ in 0..20 {
+            // A body that never comes.
+            let body = tokio_stream::pending::<Result<Vec<u8>, std::io::Error>>();
+            let request = http::Request::post(format!(
+                "http://{}/kyrodb.v1.KyroDBService/Insert",
+                process.grpc
+            ));
+            let request = request.header("content-type", "application/grpc");
+            let request = request.header("x-api-key", slow[0].key());
+            let request = request.body(axum::body::Body::from_stream(body)).unwrap();
+            answers.push(Box::pin(sender.send_request(request)));
+        }
+        let (first, _) = futures_util::future::select_ok(answers).await.unwrap();
+        let status = Status::from_header_map(first.headers()).unwrap();
+        is_exhausted(&status);
+    });
+    process.stop();
+}
+
 /// One of two, in turn.
 fn rand_bit() -> bool {
     use std::sync::atomic::{AtomicBool, Ordering};

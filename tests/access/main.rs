@@ -26,6 +26,7 @@ fn key(tenant: &str, mark: char) -> String {
 }
 
 /// An entry of the key file.
+#[derive(Clone, Copy)]
 struct Entry<'a> {
     tenant: &'a str,
     mark: char,

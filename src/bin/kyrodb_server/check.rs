@@ -63,7 +63,7 @@ pub(super) fn code(is_good: bool) -> ExitCode {
 pub(super) fn configuration(arguments: Arguments) -> Result<Config, String> {
     let Arguments { config: file, data_dir, .. } = arguments;
     let is_asked_for = file.is_some();
-    let overrides = Overrides { file, data_dir: data_dir.clone(), port: None };
+    let overrides = Overrides { file, data_dir: data_dir.clone(), ..Overrides::default() };
     match (config::load(&overrides, std::env::vars_os()), data_dir) {
         (Ok((config, _)), _) => Ok(config),
         (Err(_), Some(data_dir)) if !is_asked_for => {
