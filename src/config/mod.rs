@@ -79,6 +79,8 @@ pub struct ServerSection {
     pub http_port: Option<u16>,
     /// Name or address that HTTP listens on; `host` if not set.
     pub http_host: Option<String>,
+    /// Names that HTTP is asked for by, beside the machine's, separated by commas; `*` for any.
+    pub http_allowed_hosts: String,
     /// Which HTTP endpoints need a key.
     pub observability_auth: ObservabilityAuth,
     /// Most gRPC connections at once.
@@ -360,6 +362,7 @@ impl Default for ServerSection {
             port: 50051,
             http_port: None,
             http_host: None,
+            http_allowed_hosts: String::new(),
             observability_auth: ObservabilityAuth::Disabled,
             max_connections: 10_000,
             connection_timeout_secs: 300,
@@ -512,5 +515,11 @@ impl ServerSection {
     #[must_use]
     pub fn http_host(&self) -> &str {
         self.http_host.as_deref().unwrap_or(&self.host)
+    }
+
+    /// HTTP listens on this machine alone.
+    #[must_use]
+    pub fn is_http_on_loopback(&self) -> bool {
+        validate::is_loopback(self.http_host())
     }
 }

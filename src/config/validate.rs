@@ -117,6 +117,17 @@ impl Config {
         faults.unless(http_host.is_none_or(|host| !host.trim().is_empty()), || {
             "server.http_host: is blank".into()
         });
+        let allowed = server.http_allowed_hosts.split(',').map(str::trim);
+        for name in
+            allowed.filter(|name| name.contains(['/', ' ']) || name.len() > 1 && name.contains('*'))
+        {
+            faults.unless(false, || {
+                format!(
+                    "server.http_allowed_hosts: `{name}` is no name of a host: names separated by \
+                     commas, without scheme or path, or * for any"
+                )
+            });
+        }
         let is_named = server.pid_file.as_ref().is_none_or(|path| !path.as_os_str().is_empty());
         faults.unless(is_named, || "server.pid_file: is empty".into());
         match server.http_port {
@@ -366,7 +377,7 @@ impl Config {
 }
 
 /// `localhost`, `::1` with or without brackets and zone, or anything that begins `127.`.
-fn is_loopback(host: &str) -> bool {
+pub(super) fn is_loopback(host: &str) -> bool {
     let bare = host.trim().trim_start_matches('[').trim_end_matches(']');
     let address = bare.split('%').next().unwrap_or(bare);
     bare.eq_ignore_ascii_case("localhost") || address == "::1" || bare.starts_with("127.")

@@ -8,6 +8,9 @@
 //! | `/usage` | a key; an admin key for all tenants | nobody: 404 |
 //! | `/stats`, `/config`, `/debug/slow` | an admin key | anybody |
 //! | `/debug/pprof/…`, `/admin/…` | an admin key | this machine |
+//!
+//! Before that, requests of other sites' pages, and without a key those by a name that is none of the
+//! server's ([`super::hosts`]), are refused.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -30,7 +33,7 @@ use tokio::sync::oneshot;
 use super::health::Health;
 use super::incoming::{Limits, serve};
 use super::process::memory_bytes;
-use super::{admin, pages, profile};
+use super::{admin, hosts, pages, profile};
 use crate::access::{Access, Caller};
 use crate::config::{ObservabilityAuth, Running};
 use crate::observe::Observed;
@@ -61,6 +64,8 @@ pub struct Pages {
     pub shards: OnceLock<Arc<Shards>>,
     /// Reads the configuration again, once that can be done.
     pub reload: OnceLock<Arc<Reload>>,
+    /// Held while a page reads it.
+    pub reloading: Arc<tokio::sync::Mutex<()>>,
 }
 
 /// Reads the configuration again: what has become of that, or why it can't be used.
@@ -122,6 +127,8 @@ pub fn spawn(
                 never = serve(listener, tls, router(pages), Limits::default(), observed) => match never {},
             }
         });
+        // A file system that does not answer holds up no one's end.
+        runtime.shutdown_background();
     })?;
     Ok(Http { stop: Some(stop), thread: Some(thread) })
 }
@@ -211,32 +218,24 @@ async fn guard(
     let mut origin = Origin::read(request.headers());
     let need = need(request.uri().path(), pages.running.load().config.server.observability_auth);
     let caller = pages.access.caller(request.headers());
-    let is_let_in = match (need, &caller) {
-        (Need::Nothing, _) => Ok(()),
-        (_, Err(_)) => Err(unauthorized()),
-        (Need::Key, Ok(_)) => Ok(()),
-        (Need::Operator, Ok(_)) if !pages.access.is_on() && !is_at_hand(peer, &request) => {
-            Err(forbidden())
-        }
-        (Need::Admin | Need::Operator, Ok(caller)) if !caller.is_admin() => Err(forbidden()),
-        (Need::Admin | Need::Operator, Ok(_)) => Ok(()),
-    };
+    let refused = refusal(&pages, &request, caller.as_ref().ok());
+    let refused = refused.or_else(|| judge(need, &caller, &pages, peer, &request));
     let line = (need == Need::Operator).then(|| {
         let tenant =
             caller.as_ref().ok().and_then(Caller::grant).map(|grant| grant.tenant_id.clone());
         // Without what stands after a `?` of somebody who was not let in.
         let asked = request.uri().path_and_query().map_or("", |asked| asked.as_str());
-        let asked = if is_let_in.is_ok() { asked } else { request.uri().path() };
+        let asked = if refused.is_none() { asked } else { request.uri().path() };
         (request.method().to_string(), asked.to_owned(), tenant.unwrap_or_default())
     });
-    let mut response = match is_let_in {
-        Ok(()) => {
+    let mut response = match refused {
+        None => {
             if let Ok(caller) = caller {
                 request.extensions_mut().insert(caller);
             }
             next.run(request).await
         }
-        Err(refused) => refused,
+        Some(refused) => refused,
     };
     if let Some((method, asked, tenant)) = line {
         let status = response.status().as_u16();
@@ -259,10 +258,66 @@ async fn guard(
     response
 }
 
+/// The answer to who may not see a page; `None` to who may.
+fn judge(
+    need: Need,
+    caller: &crate::error::Result<Caller>,
+    pages: &Pages,
+    peer: SocketAddr,
+    request: &Request,
+) -> Option<Response> {
+    match (need, caller) {
+        (Need::Nothing, _) => None,
+        (_, Err(_)) => Some(unauthorized()),
+        (Need::Key, Ok(_)) => None,
+        (Need::Operator, Ok(_)) if !pages.access.is_on() && !is_at_hand(peer, request) => {
+            Some(forbidden())
+        }
+        (Need::Admin | Need::Operator, Ok(caller)) if !caller.is_admin() => Some(forbidden()),
+        (Need::Admin | Need::Operator, Ok(_)) => None,
+    }
+}
+
+/// Why a request is refused wherever it is from and whatever it asks for.
+fn refusal(pages: &Pages, request: &Request, caller: Option<&Caller>) -> Option<Response> {
+    let refuse =
+        |why: &str| Some((StatusCode::FORBIDDEN, Json(json!({ "error": why }))).into_response());
+    let (headers, path) = (request.headers(), request.uri().path());
+    if hosts::is_cross_site(headers) {
+        return refuse(
+            "asked for by a page of another site: open it yourself, or ask by a program",
+        );
+    }
+    // No page has a key.
+    if caller.is_some_and(|caller| caller.grant().is_some()) {
+        return None;
+    }
+    let running = pages.running.load();
+    let server = &running.config.server;
+    // In a network, monitors come by names that only they know; they see what all of it may see.
+    let is_for_monitors = is_monitored(path) && !server.is_http_on_loopback();
+    if !is_for_monitors && let Some(why) = hosts::refusal(headers, request.uri(), server) {
+        return refuse(&why);
+    }
+    let is_guarded = matches!(need(path, server.observability_auth), Need::Admin | Need::Operator);
+    if is_guarded && !pages.access.is_on() && hosts::is_forwarded(headers) {
+        return refuse(
+            "asked for through a proxy, for a client that may be anywhere: this page needs \
+             auth.enabled there, or a request to the server itself",
+        );
+    }
+    None
+}
+
+/// Read by monitors and orchestrators.
+fn is_monitored(path: &str) -> bool {
+    matches!(path, "/health" | "/healthz" | "/livez" | "/ready" | "/readyz" | "/metrics" | "/slo")
+}
+
 /// Sent by a program on this machine; not by a browser on it that some page has told to.
 fn is_at_hand(peer: SocketAddr, request: &Request) -> bool {
     let headers = request.headers();
-    let is_page = headers.contains_key(ORIGIN) || headers.contains_key("sec-fetch-site");
+    let is_page = headers.contains_key(ORIGIN) || headers.contains_key(hosts::SEC_FETCH_SITE);
     peer.ip().to_canonical().is_loopback() && !is_page
 }
 

@@ -3,6 +3,7 @@
 mod admin;
 mod document_cache;
 pub mod health;
+mod hosts;
 pub mod http;
 mod incoming;
 mod metrics;

@@ -235,9 +235,78 @@ fn a_page_in_a_browser_is_no_operator() {
     let path = "/admin/read-only?state=on";
     for header in [("Origin", "https://elsewhere.example"), ("Sec-Fetch-Site", "cross-site")] {
         let answer = crate::common::http_with(process.http, "POST", path, &[header]).unwrap();
-        assert_eq!((answer.code, answer.body.as_str()), (403, "forbidden"), "{header:?}");
+        assert_eq!(answer.code, 403, "{header:?}: {answer:?}");
+        // Nor has it any business with what is only read.
+        for path in ["/config", "/metrics", "/health"] {
+            let answer = crate::common::http_with(process.http, "GET", path, &[header]).unwrap();
+            assert_eq!(answer.code, 403, "{path} {header:?}: {answer:?}");
+        }
     }
     assert!(get(process.http, "/admin/read-only").unwrap().1.contains("\"read_only\":false"));
+    process.stop();
+}
+
+/// One request with this `Host`, and these other headers.
+fn ask(process: &Process, path: &str, host: &str, more: &str) -> (u16, String) {
+    use std::io::{Read, Write};
+    let mut stream = std::net::TcpStream::connect(process.http).unwrap();
+    write!(stream, "GET {path} HTTP/1.1\r\nHost: {host}\r\n{more}Connection: close\r\n\r\n")
+        .unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    let code = answer.split(' ').nth(1).and_then(|code| code.parse().ok()).unwrap();
+    (code, answer)
+}
+
+/// A page may give its own name this server's address: it is asked for by a name that it does not have.
+#[test]
+fn pages_are_answered_by_the_names_of_the_server_alone() {
+    let directory = directory();
+    let settings =
+        [("runtime.shards", "1"), ("server.http_allowed_hosts", "kyrodb.internal, db.example")];
+    let process = Process::start(&directory.path().join("data"), &settings);
+    let port = process.http.port();
+    for path in ["/config", "/stats", "/debug/slow", "/admin/read-only", "/health", "/metrics"] {
+        for good in [
+            "localhost",
+            &format!("127.0.0.1:{port}"),
+            &format!("LOCALHOST:{port}"),
+            "[::1]:1",
+            "10.1.2.3:9",
+            "db.example",
+            &format!("kyrodb.internal:{port}"),
+        ] {
+            assert_eq!(ask(&process, path, good, "").0, 200, "{path} by {good}");
+        }
+        for bad in ["attacker.example", "localhost.attacker.example", "db.example.attacker.example"]
+        {
+            let (code, answer) = ask(&process, path, bad, "");
+            assert_eq!(code, 403, "{path} by {bad}");
+            assert!(answer.contains("server.http_allowed_hosts"), "{answer}");
+        }
+    }
+    // Behind a proxy all the world is at hand.
+    for (path, code) in [("/admin/read-only", 403), ("/config", 403), ("/metrics", 200)] {
+        let more = "X-Forwarded-For: 192.0.2.1\r\n";
+        assert_eq!(ask(&process, path, "localhost", more).0, code, "{path}");
+    }
+    process.stop();
+}
+
+/// In a network monitors come by names that the server can't know; the rest is as guarded as on loopback.
+#[test]
+fn monitors_come_by_any_name_where_pages_are_open_to_a_network() {
+    let directory = directory();
+    // Elsewhere, pages that a network can reach have to ask for a key.
+    let settings = [
+        ("runtime.shards", "1"),
+        ("server.http_host", "0.0.0.0"),
+        ("environment.type", "benchmark"),
+    ];
+    let process = Process::start(&directory.path().join("data"), &settings);
+    for (path, code) in [("/metrics", 200), ("/health", 200), ("/config", 403), ("/stats", 403)] {
+        assert_eq!(ask(&process, path, "kyrodb.monitoring.svc:51051", "").0, code, "{path}");
+    }
     process.stop();
 }
 

@@ -126,7 +126,8 @@ fn one_profile_at_a_time_and_one_whose_client_goes_makes_way() {
     let directory = directory();
     let process = Process::start(&directory.path().join("data"), SETTINGS);
     let mut first = TcpStream::connect(process.http).unwrap();
-    write!(first, "GET /debug/pprof/profile?seconds=60 HTTP/1.1\r\nHost: test\r\n\r\n").unwrap();
+    write!(first, "GET /debug/pprof/profile?seconds=60 HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        .unwrap();
     let begun = Instant::now();
     let ask = || http(process.http, "GET", "/debug/pprof/profile?seconds=1&format=folded").unwrap();
     loop {
@@ -148,7 +149,8 @@ fn one_profile_at_a_time_and_one_whose_client_goes_makes_way() {
     }
     // And it does not keep a server from ending.
     let mut last = TcpStream::connect(process.http).unwrap();
-    write!(last, "GET /debug/pprof/profile?seconds=60 HTTP/1.1\r\nHost: test\r\n\r\n").unwrap();
+    write!(last, "GET /debug/pprof/profile?seconds=60 HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        .unwrap();
     while ask().code != 409 {
         assert!(begun.elapsed() < PATIENCE);
     }
