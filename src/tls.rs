@@ -1,9 +1,11 @@
 //! Transport security: certificates and keys from files, which are read again when they change. A
 //! connection keeps what it began with; the next one has what is there then.
 
+use std::fmt::Display;
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -16,11 +18,22 @@ use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use tokio_util::either::Either;
 
+use crate::clock::unix_ms;
 use crate::config::TlsSection;
-use crate::watched::Watched;
+use crate::watched::{Watched, open_to_others, read_regular};
+
+mod expiry;
 
 /// Between two looks at whether a file has changed.
 const LOOK: Duration = Duration::from_secs(1);
+
+/// Bytes of a file of certificates or keys, at most.
+const FILE_BYTES_MAX: u64 = 8 << 20;
+
+/// A certificate that ends within this time is told of: at the start, when it is read again, and once a
+/// day.
+const EXPIRY_NOTICE: Duration = Duration::from_secs(14 * DAY.as_secs());
+const DAY: Duration = Duration::from_secs(24 * 3_600);
 
 /// How long a client may take to agree on keys.
 const HANDSHAKE_PATIENCE: Duration = Duration::from_secs(10);
@@ -43,6 +56,9 @@ pub struct Tls {
     grpc: ArcSwap<ServerConfig>,
     http: ArcSwap<ServerConfig>,
     watched: Watched,
+    /// When the first certificate of the chain in force ends, in Unix seconds; `i64::MAX` if that can't
+    /// be told.
+    not_after: Arc<AtomicI64>,
 }
 
 impl Tls {
@@ -56,9 +72,21 @@ impl Tls {
         }
         let paths = [&files.cert_path, &files.key_path, &files.ca_cert_path];
         let watched = Watched::new(paths.into_iter().flatten().cloned().collect());
-        let config = |protocol| read_config(files, protocol).map(ArcSwap::from_pointee);
-        let (grpc, http) = (config(Protocol::Grpc)?, config(Protocol::Http)?);
-        Ok(Some(Arc::new(Self { files: files.clone(), grpc, http, watched })))
+        let read = Read::new(files)?;
+        read.warn(files);
+        Ok(Some(Arc::new(Self {
+            files: files.clone(),
+            grpc: ArcSwap::from_pointee(read.grpc),
+            http: ArcSwap::from_pointee(read.http),
+            watched,
+            not_after: Arc::new(AtomicI64::new(read.not_after)),
+        })))
+    }
+
+    /// When the chain in force ends, in Unix seconds; `i64::MAX` if that can't be told.
+    #[must_use]
+    pub fn not_after(&self) -> Arc<AtomicI64> {
+        self.not_after.clone()
     }
 
     fn acceptor(&self, protocol: Protocol) -> TlsAcceptor {
@@ -88,17 +116,24 @@ impl Tls {
     /// Which one, and why.
     pub fn reload(&self) -> Result<(), String> {
         self.watched.note_reading();
-        let grpc = read_config(&self.files, Protocol::Grpc)?;
-        let http = read_config(&self.files, Protocol::Http)?;
-        self.grpc.store(Arc::new(grpc));
-        self.http.store(Arc::new(http));
+        let read = Read::new(&self.files)?;
+        read.warn(&self.files);
+        self.grpc.store(Arc::new(read.grpc));
+        self.http.store(Arc::new(read.http));
+        self.not_after.store(read.not_after, Ordering::Relaxed);
         Ok(())
     }
 
     /// Reads the files again whenever they change, until it is dropped.
     pub async fn keep(self: Arc<Self>) {
+        let mut since_told = Duration::ZERO;
         loop {
             tokio::time::sleep(LOOK).await;
+            since_told += LOOK;
+            if since_told >= DAY {
+                since_told = Duration::ZERO;
+                warn_of_end(&self.files, self.not_after.load(Ordering::Relaxed));
+            }
             let tls = self.clone();
             if tokio::task::spawn_blocking(move || tls.look()).await.is_err() {
                 tracing::error!("looking after certificates has panicked; it goes on");
@@ -118,12 +153,52 @@ impl Tls {
     }
 }
 
-fn read_config(files: &TlsSection, protocol: Protocol) -> Result<ServerConfig, String> {
+/// What files of a configuration say.
+struct Read {
+    grpc: ServerConfig,
+    http: ServerConfig,
+    not_after: i64,
+}
+
+impl Read {
+    fn new(files: &TlsSection) -> Result<Self, String> {
+        let (grpc, not_after) = read_config(files, Protocol::Grpc)?;
+        let (http, _) = read_config(files, Protocol::Http)?;
+        Ok(Self { grpc, http, not_after })
+    }
+
+    /// Tells of what will soon be in the way, or lets others in.
+    fn warn(&self, files: &TlsSection) {
+        warn_of_end(files, self.not_after);
+        if let Some(why) = files.key_path.as_deref().and_then(open_to_others) {
+            tracing::warn!("the key of the certificate {why}");
+        }
+    }
+}
+
+/// Tells of a certificate that has ended, or soon will.
+fn warn_of_end(files: &TlsSection, not_after: i64) {
+    let now = i64::try_from(unix_ms() / 1_000).unwrap_or(i64::MAX);
+    let shown = files.cert_path.as_deref().unwrap_or_else(|| Path::new("")).display();
+    let end = chrono::DateTime::from_timestamp(not_after, 0).unwrap_or_default();
+    if not_after <= now {
+        tracing::warn!("the certificate {shown} has expired at {end}: clients refuse it; renew it");
+    } else if not_after - now < EXPIRY_NOTICE.as_secs() as i64 {
+        let days = (not_after - now) / DAY.as_secs() as i64;
+        tracing::warn!("the certificate {shown} expires in {days} days, at {end}: renew it");
+    }
+}
+
+fn read_config(files: &TlsSection, protocol: Protocol) -> Result<(ServerConfig, i64), String> {
     let cert_path = files.cert_path.as_deref().ok_or("server.tls.cert_path is not set")?;
     let key_path = files.key_path.as_deref().ok_or("server.tls.key_path is not set")?;
     let certificates = read_certificates(cert_path)?;
-    let key = PrivateKeyDer::from_pem_file(key_path)
-        .map_err(|error| format!("the key {} can't be used: {error}", key_path.display()))?;
+    let unusable =
+        |error: &dyn Display| format!("the key {} can't be used: {error}", key_path.display());
+    let key = read_regular(key_path, FILE_BYTES_MAX).map_err(|error| unusable(&error))?;
+    let key = PrivateKeyDer::from_pem_slice(&key).map_err(|error| unusable(&error))?;
+    let ends = certificates.iter().filter_map(|certificate| expiry::not_after(certificate));
+    let not_after = ends.min().unwrap_or(i64::MAX);
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let builder = ServerConfig::builder_with_provider(provider.clone())
         .with_safe_default_protocol_versions()
@@ -153,14 +228,15 @@ fn read_config(files: &TlsSection, protocol: Protocol) -> Result<ServerConfig, S
         Protocol::Grpc => vec![b"h2".to_vec()],
         Protocol::Http => vec![b"http/1.1".to_vec()],
     };
-    Ok(config)
+    Ok((config, not_after))
 }
 
 fn read_certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
     let shown = path.display();
-    let read = CertificateDer::pem_file_iter(path).and_then(Iterator::collect::<Result<_, _>>);
-    let certificates: Vec<_> =
-        read.map_err(|error| format!("the certificate {shown} can't be used: {error}"))?;
+    let unusable = |error: &dyn Display| format!("the certificate {shown} can't be used: {error}");
+    let bytes = read_regular(path, FILE_BYTES_MAX).map_err(|error| unusable(&error))?;
+    let read = CertificateDer::pem_slice_iter(&bytes).collect::<Result<Vec<_>, _>>();
+    let certificates = read.map_err(|error| unusable(&error))?;
     if certificates.is_empty() {
         return Err(format!("there is no certificate in {shown}"));
     }

@@ -12,8 +12,8 @@ pub mod slow_log;
 pub mod trace;
 pub mod vectors;
 
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use self::counters::{GatewayCounters, ShardCounters, Space, Traffic};
@@ -77,13 +77,16 @@ pub struct Observed {
     pub space: Space,
     /// The memory that is used, and may be.
     pub memory: Arc<Headroom>,
+    /// When the certificate in force ends, in Unix seconds, where there is one; `i64::MAX` if that
+    /// can't be told.
+    pub certificate_end: OnceLock<Arc<AtomicI64>>,
     /// The slowest searches.
     pub slow: Recorder,
     /// Which slow searches have a line in the log.
     pub slow_log: SlowLog,
     /// Where spans of searches go, if anywhere.
     #[cfg(feature = "otel")]
-    pub spans: std::sync::OnceLock<Box<SpanSink>>,
+    pub spans: OnceLock<Box<SpanSink>>,
     rates: Rates,
     is_recording_off: AtomicBool,
     /// Vectors are on disk: there is something to tell of reads and of caches.

@@ -162,6 +162,10 @@ impl Server {
         check_memory(&config)?;
         let access = Arc::new(Access::new(&config)?);
         let tls = Tls::new(&config.server.tls)?;
+        if let Some(tls) = &tls {
+            let first = observed.certificate_end.set(tls.not_after());
+            debug_assert!(first.is_ok(), "a server starts once");
+        }
         let systemd = Systemd::start(health.clone()).map_err(|error| error.to_string())?;
         let placement = cpus::place(&cpus::allowed(), config.runtime.cores)
             .map_err(|error| error.to_string())?
@@ -180,6 +184,7 @@ impl Server {
             access: access.clone(),
             shards: OnceLock::new(),
             reload: OnceLock::new(),
+            reloading: Arc::default(),
         });
         let http = http::spawn(listeners.http, tls.clone(), pages.clone());
         let http = http.map_err(|error| error.to_string())?;

@@ -123,6 +123,8 @@ fn requests(text: &mut Text, observed: &Observed) {
         (ErrorCategory::Timeout, "timeout"),
         (ErrorCategory::Internal, "internal"),
         (ErrorCategory::ResourceExhausted, "resource_exhausted"),
+        (ErrorCategory::Limited, "limited"),
+        (ErrorCategory::Planned, "planned"),
     ] {
         let labels = format!("category=\"{label}\"");
         text.sample("kyrodb_errors_total", &labels, gateway.errors(category).get());
@@ -289,6 +291,11 @@ fn server(text: &mut Text, observed: &Observed, health: &Health, data_dir: &Path
         text.gauge("kyrodb_disk_available_bytes", help, space.available());
         let help = "Inserts are refused where less than this is left.";
         text.gauge("kyrodb_disk_reserve_bytes", help, space.reserve());
+    }
+    let end = observed.certificate_end.get().map(|end| end.load(Ordering::Relaxed));
+    if let Some(end) = end.filter(|&end| end != i64::MAX) {
+        let help = "When the first certificate of the chain in force ends, in Unix seconds.";
+        text.gauge("kyrodb_tls_certificate_expiry_timestamp_seconds", help, end);
     }
     let connections = observed.gateway.connections.load(Ordering::Relaxed);
     text.gauge("kyrodb_active_connections", "Open gRPC connections.", connections);

@@ -82,15 +82,28 @@ async fn is_served(address: SocketAddr, authority: &Authority, own: Option<&Sign
     }
 }
 
-/// `GET path` over HTTPS.
+/// The body of `GET path` over HTTPS.
+async fn page(address: SocketAddr, authority: &Authority, path: &str) -> String {
+    ask(address, authority, path).await.unwrap().text().await.unwrap()
+}
+
+/// The status of `GET path` over HTTPS.
 async fn get(address: SocketAddr, authority: &Authority, path: &str) -> Result<u16, String> {
+    ask(address, authority, path).await.map(|answer| answer.status().as_u16())
+}
+
+async fn ask(
+    address: SocketAddr,
+    authority: &Authority,
+    path: &str,
+) -> Result<reqwest::Response, String> {
     // Both providers may be in the tree of a test: which one is meant has to be said.
     let provider = rustls::crypto::ring::default_provider();
     provider.install_default().ok();
     let root = reqwest::Certificate::from_pem(authority.pem().as_bytes()).unwrap();
     let client = reqwest::Client::builder().tls_certs_only([root]).build().unwrap();
     let answer = client.get(format!("https://localhost:{}{path}", address.port())).send().await;
-    answer.map(|answer| answer.status().as_u16()).map_err(|error| format!("{error:?}"))
+    answer.map_err(|error| format!("{error:?}"))
 }
 
 async fn ready(process: &Process, authority: &Authority) {
@@ -190,9 +203,14 @@ fn an_expired_certificate_is_replaced_while_the_server_runs() {
         // It is up, and says so in its log; no client believes it.
         eventually("the server is up", || async { process.log().contains("is ready") }).await;
         assert!(!is_served(process.grpc, &authority, None).await);
+        assert!(process.log().contains("has expired at 2001-12-31"), "{}", process.log());
         files.write(&authority.sign(2090));
         eventually("the new certificate is shown", || is_served(process.grpc, &authority, None))
             .await;
+        let metrics = page(process.http, &authority, "/metrics").await;
+        let end = "kyrodb_tls_certificate_expiry_timestamp_seconds";
+        // 2090-12-31.
+        assert_eq!(crate::common::metric(&metrics, end), Some(3_818_361_600.0));
         assert_eq!(get(process.http, &authority, "/ready").await, Ok(200));
         // What does not fit, or is no certificate, is not used: the good one stays.
         std::fs::write(files.path("key.pem"), authority.sign(2090).key).unwrap();
