@@ -1,21 +1,18 @@
 //! The server program: arguments → configuration → server → exit code.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::{Arc, OnceLock, mpsc};
 
 use clap::{CommandFactory, Parser};
-use file_rotate::compression::Compression;
-use file_rotate::suffix::AppendCount;
-use file_rotate::{ContentLimit, FileRotate};
-use kyrodb::config::{self, Config, LogFormat, LoggingSection, Origins, Overrides};
+use kyrodb::config::{self, Config, Origins, Overrides};
 use kyrodb::demo;
 use kyrodb::disk::owner::restrict_new_files;
+use kyrodb::server::log::{self, Log};
 use kyrodb::server::{Listeners, Server, forget_pid};
 use kyrodb::status::http::Reload;
 use tokio::signal::unix::{SignalKind, signal};
-use tracing_subscriber::EnvFilter;
-use tracing_subscriber::fmt::writer::BoxMakeWriter;
+use tracing::Level;
 
 #[path = "kyrodb_server/check.rs"]
 mod check;
@@ -130,7 +127,7 @@ fn main() -> ExitCode {
     match run(arguments) {
         Ok(code) => code,
         Err(message) => {
-            eprintln!("kyrodb_server: {message}");
+            log::complain(Level::ERROR, &message);
             ExitCode::FAILURE
         }
     }
@@ -159,30 +156,49 @@ fn run(arguments: Arguments) -> Result<ExitCode, String> {
         }
         return Ok(ExitCode::SUCCESS);
     }
-    let set_level = start_log(&config, arguments.demo)?;
+    let log = Arc::new(Log::start(&config, arguments.demo)?);
+    let ended = serve(&log, config, origins, overrides, (arguments.demo, arguments.once));
+    if let Err(why) = &ended {
+        log.refuse(why);
+    }
+    log::flush();
+    ended
+}
+
+/// Brings the server up, and returns when it is down.
+fn serve(
+    log: &Arc<Log>,
+    config: Config,
+    origins: Origins,
+    mut overrides: Overrides,
+    (is_demo, once): (bool, bool),
+) -> Result<ExitCode, String> {
     let signals = Signals::listen(&config).map_err(|error| format!("signals: {error}"))?;
     for warning in config.warnings() {
-        eprintln!("kyrodb_server: warning: {warning}");
+        log.warn(&warning);
     }
     let listeners = match Listeners::bind(&config) {
         Ok(listeners) => listeners,
         Err(why) => {
-            eprintln!("kyrodb_server: {why}");
+            log::complain(Level::ERROR, &why);
+            log.refuse(&why);
             return Ok(ExitCode::from(TRY_AGAIN));
         }
     };
     let server = Server::start(config, origins, listeners)?;
-    let (reloader, is_demo) = (server.reloader(), arguments.demo);
+    let (reloader, log) = (server.reloader(), log.clone());
     overrides.is_again = true;
     let reload: Box<Reload> = Box::new(move || {
+        // Also where the configuration is refused: who moved the file waits for it.
+        log::reopen();
         let (config, origins) = load(&overrides, is_demo)?;
-        set_level(&config)?;
+        log.set_level(&config)?;
         reloader.apply(config, origins).map(|reloaded| reloaded.to_string())
     });
     signals.server_is_up(server.on_reload(reload));
-    if arguments.demo {
+    if is_demo {
         let shown = server.block_on(demo::run(server.grpc_address()));
-        if arguments.once || shown.is_err() {
+        if once || shown.is_err() {
             let ended = server.shut_down();
             shown?;
             return Ok(if ended { ExitCode::SUCCESS } else { ExitCode::FAILURE });
@@ -235,8 +251,10 @@ impl Signals {
                 // who asks twice does not want to wait for what is.
                 if is_up.get().is_none() {
                     forget_pid(&config);
+                    log::flush();
                     std::process::exit(0);
                 } else if is_asked {
+                    log::flush();
                     std::process::exit(1);
                 }
                 is_asked = true;
@@ -265,9 +283,9 @@ impl Signals {
 
 fn reload_by_signal(reload: Option<&Arc<Reload>>) {
     match reload.map(|reload| reload()) {
-        None => tracing::warn!("SIGHUP: the server is starting; nothing is reloaded"),
-        Some(Ok(done)) => tracing::info!("SIGHUP: {done}"),
-        Some(Err(why)) => tracing::error!("SIGHUP: what was in force stays: {why}"),
+        None => tracing::warn!("SIGHUP: reload: the server is starting; nothing is read again"),
+        Some(Ok(done)) => tracing::info!("SIGHUP: reload: {done}"),
+        Some(Err(why)) => tracing::error!("SIGHUP: reload refused, what was in force stays: {why}"),
     }
 }
 
@@ -280,64 +298,4 @@ fn load(overrides: &Overrides, is_demo: bool) -> Result<(Config, Origins), Strin
         config.persistence.data_dir = demo::DATA_DIR.into();
     }
     Ok((config, origins))
-}
-
-/// A log file that makes way for another one when it is full: `kyrodb.log`, `kyrodb.log.1` before it,
-/// and so on, `logging.max_files` in all.
-fn rotated(path: &Path, logging: &LoggingSection) -> FileRotate<AppendCount> {
-    let max_bytes = usize::try_from(logging.max_file_size_bytes).unwrap_or(usize::MAX);
-    let before = AppendCount::new(logging.max_files - 1);
-    FileRotate::new(path, before, ContentLimit::BytesSurpassed(max_bytes), Compression::None, None)
-}
-
-/// Sets the level of the log as configured.
-type SetLevel = Box<dyn Fn(&Config) -> Result<(), String> + Send + Sync>;
-
-/// Starts the log as configured. Beside the demo, which prints for a person, only warnings
-/// appear, on standard error. Returns what changes its level later; RUST_LOG stays above it.
-fn start_log(config: &Config, is_demo: bool) -> Result<SetLevel, String> {
-    let logging = &config.logging;
-    let filter = move |config: &Config| {
-        let level = if is_demo { "warn" } else { config.logging.level.word() };
-        let filter = EnvFilter::try_from_default_env().or_else(|_| EnvFilter::try_new(level));
-        filter.map_err(|error| format!("RUST_LOG: {error}"))
-    };
-    let writer = match &logging.file {
-        Some(path) => {
-            let file = std::fs::OpenOptions::new().create(true).append(true).open(path);
-            let shown = path.display();
-            let file = file.map_err(|error| format!("the log file {shown}: {error}"))?;
-            match logging.rotation {
-                true => BoxMakeWriter::new(std::sync::Mutex::new(rotated(path, logging))),
-                false => BoxMakeWriter::new(std::sync::Mutex::new(file)),
-            }
-        }
-        None if is_demo => BoxMakeWriter::new(std::io::stderr),
-        None => BoxMakeWriter::new(std::io::stdout),
-    };
-    let log = tracing_subscriber::fmt()
-        .with_env_filter(filter(config)?)
-        .with_writer(writer)
-        // They are printed to standard error, and where that can't be written either, as on a
-        // full disk, printing panics: a line that is lost must not cost a core.
-        .log_internal_errors(false)
-        .with_ansi(logging.file.is_none() && std::io::IsTerminal::is_terminal(&std::io::stdout()));
-    Ok(match logging.format {
-        LogFormat::Text => {
-            let log = log.with_filter_reloading();
-            let handle = log.reload_handle();
-            log.init();
-            Box::new(move |config| {
-                handle.reload(filter(config)?).map_err(|error| error.to_string())
-            })
-        }
-        LogFormat::Json => {
-            let log = log.json().with_filter_reloading();
-            let handle = log.reload_handle();
-            log.init();
-            Box::new(move |config| {
-                handle.reload(filter(config)?).map_err(|error| error.to_string())
-            })
-        }
-    })
 }

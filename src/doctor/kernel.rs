@@ -2,7 +2,7 @@
 
 use super::Host;
 use super::report::{About, Check};
-use crate::shard::preflight::{IO_MEMORY_BYTES_MAX, MEMLOCK_BYTES_MIN, MEMLOCK_SPARE_BYTES};
+use crate::shard::preflight::{MEMLOCK_BYTES_MIN, is_exempt_from_memlock, memlock_advised};
 
 /// The first kernel that has what glommio asks for, and the first that we advise.
 const VERSION_MIN: (u32, u32) = (5, 8);
@@ -50,8 +50,8 @@ pub(super) fn io_uring(host: &Host<'_>) -> Check {
 pub(super) fn memlock(host: &Host<'_>) -> Check {
     let about = About {
         name: "memlock",
-        why: "each core registers 4 MiB of it with io_uring for log writes; with less, the kernel \
-              looks up pages on each of them",
+        why: "each core registers 4 MiB with each of its three rings of io_uring for log writes; with \
+              less, the kernel looks up pages on each of them",
     };
     let Some(limit) = soft_limit(host, "Max locked memory") else {
         return about.unknown("/proc/self/limits does not tell");
@@ -68,7 +68,11 @@ pub(super) fn memlock(host: &Host<'_>) -> Check {
     let Some(cores) = &host.cores else {
         return about.unknown(format!("{found}; how many cores there are is not known"));
     };
-    let advised = MEMLOCK_SPARE_BYTES + cores.len() as u64 * IO_MEMORY_BYTES_MAX;
+    let status = host.tree.text("proc/self/status").unwrap_or_default();
+    if is_exempt_from_memlock(&status) {
+        return about.ok(format!("{found}, which does not hold this user: it has CAP_IPC_LOCK"));
+    }
+    let advised = memlock_advised(cores.len());
     let found = format!("{found}; {} KiB are advised, cores: {}", advised >> 10, cores.len());
     if limit < advised { about.warn(found, change) } else { about.ok(found) }
 }

@@ -207,7 +207,11 @@ fn kernel_and_limits() {
     let check = Made::with(path, &limits("65536", "unlimited"), "memlock", Verdict::Bad);
     assert_says(&check, "64 KiB; 512 KiB are needed", "LimitMEMLOCK=infinity");
     let check = Made::with(path, &limits("8388608", "unlimited"), "memlock", Verdict::Warn);
-    assert_says(&check, "8192 KiB; 25600 KiB are advised, cores: 6", "ulimit -l unlimited");
+    assert_says(&check, "8192 KiB; 74752 KiB are advised, cores: 6", "ulimit -l unlimited");
+    let made = Made::good();
+    made.write("proc/self/status", "CapEff:\t000001ffffffffff\n");
+    made.write(path, &limits("8388608", "unlimited"));
+    assert_says(&made.alone("memlock", Verdict::Ok), "CAP_IPC_LOCK", "");
     let check = Made::with(path, &limits("unlimited", "1024"), "open_files", Verdict::Warn);
     assert_says(&check, "1024; server.max_connections may take 10256", "ulimit -n 10256");
     assert_says(&check, "1024", "MAX_CONNECTIONS=768");

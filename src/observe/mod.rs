@@ -5,6 +5,7 @@ pub mod counters;
 pub mod document_cache;
 pub mod headroom;
 pub mod latency;
+pub mod log_queue;
 pub mod origin;
 pub mod rates;
 pub mod slow;

@@ -9,6 +9,7 @@
 mod dimension;
 pub(crate) mod directory;
 mod listen;
+pub mod log;
 mod open;
 mod pid_file;
 mod plan;

@@ -14,22 +14,53 @@ use crate::disk::BLOCK;
 pub(crate) const MEMLOCK_BYTES_MIN: u64 = 512 << 10;
 
 /// I/O memory registered for each core where the limit allows; log writes use it.
-pub(crate) const IO_MEMORY_BYTES_MAX: u64 = 4 << 20;
+const IO_MEMORY_BYTES_MAX: u64 = 4 << 20;
+
+/// Rings of a core. Each registers all of the core's I/O memory, and the kernel counts it each time.
+const RINGS: u64 = 3;
 
 /// Locked memory left alone for the rings themselves and for others.
-pub(crate) const MEMLOCK_SPARE_BYTES: u64 = 1 << 20;
+const MEMLOCK_SPARE_BYTES: u64 = 1 << 20;
+
+/// Bit of CAP_IPC_LOCK: a process that has it is not held to the memlock limit.
+const CAP_IPC_LOCK: u32 = 14;
+
+/// Memlock limit that so many cores can register all their I/O memory under, in bytes.
+pub(crate) fn memlock_advised(cores: usize) -> u64 {
+    MEMLOCK_SPARE_BYTES + cores as u64 * RINGS * IO_MEMORY_BYTES_MAX
+}
+
+/// Whether a process is not held to its memlock limit, by `/proc/PID/status`.
+pub(crate) fn is_exempt_from_memlock(status: &str) -> bool {
+    let effective = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
+    let bits = effective.and_then(|text| u64::from_str_radix(text.trim(), 16).ok());
+    bits.is_some_and(|bits| bits >> CAP_IPC_LOCK & 1 == 1)
+}
 
 const SYSCTL: &str = "/proc/sys/kernel/io_uring_disabled";
 
 /// Checks io_uring and the memlock limit. Returns the I/O memory that each of `cores` may
-/// register, in bytes.
+/// register, in bytes, and warns where that is less than is advised.
 ///
 /// # Errors
 /// What is missing, and how to get it.
 pub fn check_system(cores: usize) -> Result<usize, String> {
     check_io_uring()?;
     let limit = getrlimit(Resource::Memlock).current.unwrap_or(u64::MAX);
-    io_memory(limit, cores)
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let is_exempt = limit >= MEMLOCK_BYTES_MIN && is_exempt_from_memlock(&status);
+    let bytes = io_memory(if is_exempt { u64::MAX } else { limit }, cores)?;
+    if (bytes as u64) < IO_MEMORY_BYTES_MAX {
+        tracing::warn!(
+            "memlock: {} KiB let each core register {} KiB of memory for log writes; {} KiB are \
+             advised for {cores} cores. `LimitMEMLOCK=infinity` in a systemd unit, `ulimit -l \
+             unlimited` in a shell",
+            limit >> 10,
+            bytes >> 10,
+            memlock_advised(cores) >> 10,
+        );
+    }
+    Ok(bytes)
 }
 
 /// Checks whether io_uring can be used.
@@ -91,10 +122,10 @@ fn io_memory(memlock_bytes: u64, cores: usize) -> Result<usize, String> {
              in a systemd unit, or a `memlock` line in /etc/security/limits.conf.",
             memlock_bytes >> 10,
             MEMLOCK_BYTES_MIN >> 10,
-            (MEMLOCK_SPARE_BYTES + cores as u64 * IO_MEMORY_BYTES_MAX) >> 20,
+            memlock_advised(cores) >> 20,
         ));
     }
-    let share = memlock_bytes.saturating_sub(MEMLOCK_SPARE_BYTES) / cores.max(1) as u64;
+    let share = memlock_bytes.saturating_sub(MEMLOCK_SPARE_BYTES) / (cores.max(1) as u64 * RINGS);
     let bytes = share.min(IO_MEMORY_BYTES_MAX) / BLOCK as u64 * BLOCK as u64;
     // Even without any, buffers come from ordinary memory.
     Ok(bytes.max(BLOCK as u64) as usize)
@@ -155,10 +186,19 @@ mod tests {
     fn memlock_is_shared_out_or_its_lack_is_named() {
         let message = io_memory(64 << 10, 3).unwrap_err();
         assert!(message.contains("64 KiB") && message.contains("512 KiB"), "{message}");
-        assert!(message.contains("13 MiB") && message.contains("LimitMEMLOCK"), "{message}");
-        assert_eq!(io_memory(8 << 20, 2), Ok((7 << 20) / 2));
+        assert!(message.contains("37 MiB") && message.contains("LimitMEMLOCK"), "{message}");
+        assert_eq!(io_memory(8 << 20, 2), Ok(((7 << 20) / 6) >> 12 << 12));
+        assert_eq!(io_memory(memlock_advised(2), 2), Ok(4 << 20));
+        assert_eq!(io_memory(memlock_advised(2) - 1, 2), Ok((4 << 20) - 4096));
         assert_eq!(io_memory(u64::MAX, 2), Ok(4 << 20));
         assert_eq!(io_memory(600 << 10, 2), Ok(4096));
+    }
+
+    #[test]
+    fn root_is_not_held_to_the_limit() {
+        assert!(is_exempt_from_memlock("Name:\ta\nCapEff:\t000001ffffffffff\n"));
+        assert!(!is_exempt_from_memlock("CapEff:\t0000000000000000\n"));
+        assert!(!is_exempt_from_memlock("CapPrm:\t000001ffffffffff\n"));
     }
 
     #[test]

@@ -23,6 +23,7 @@ use std::time::{Duration, Instant};
 
 use super::doing::{self, Doing};
 use crate::clock::unix_ms;
+use crate::observe::log_queue;
 
 /// Between two wakes while there are requests.
 pub const BUSY_PERIOD: Duration = Duration::from_millis(2);
@@ -240,17 +241,20 @@ impl Drop for Pulse {
 }
 
 /// What the pulse thread knows of a core.
+#[derive(Clone)]
 struct Watch {
     beats: u64,
     since: Instant,
+    /// For how long it has been standing still, if it does.
+    stalled: Option<Duration>,
     logged: Option<Instant>,
 }
 
 fn run(hearts: &[Arc<Heart>], activity: &Activity, stop: &AtomicBool) {
     *activity.thread.lock().unwrap_or_else(PoisonError::into_inner) = Some(std::thread::current());
     let mut ticked = Instant::now();
-    let mut watches: Vec<Watch> =
-        hearts.iter().map(|_| Watch { beats: 0, since: ticked, logged: None }).collect();
+    let watch = Watch { beats: 0, since: ticked, stalled: None, logged: None };
+    let mut watches = vec![watch; hearts.len()];
     let mut quiet_wakes = 0;
     while !stop.load(Ordering::Acquire) {
         quiet_wakes =
@@ -263,18 +267,23 @@ fn run(hearts: &[Arc<Heart>], activity: &Activity, stop: &AtomicBool) {
         // about its cores.
         let was_held_up = now.duration_since(ticked) > STALL;
         ticked = now;
+        // All cores are woken, and dead ones seen, before anything is said.
+        hearts.iter().for_each(|heart| heart.wake());
         for (core, (heart, watch)) in hearts.iter().zip(&mut watches).enumerate() {
             if was_held_up {
                 watch.since = now;
             }
-            heart.wake();
             watch.look(core, heart, now);
+        }
+        for (core, (heart, watch)) in hearts.iter().zip(&mut watches).enumerate() {
+            watch.tell(core, heart, now);
         }
     }
 }
 
 impl Watch {
     fn look(&mut self, core: usize, heart: &Heart, now: Instant) {
+        self.stalled = None;
         let (beats, has_begun) = (heart.beats(), heart.wakes.load(Ordering::Relaxed) > 0);
         if beats != self.beats || heart.stopped.load(Ordering::Acquire) {
             self.beats = beats;
@@ -288,14 +297,20 @@ impl Watch {
             return;
         }
         heart.note_stall(stalled);
+        self.stalled = Some(stalled);
+        if stalled > DEAD {
+            let doing = heart.doing.now().word();
+            tracing::error!(core, doing, "a core has stood still for {DEAD:?}: aborting");
+            log_queue::abort();
+        }
+    }
+
+    fn tell(&mut self, core: usize, heart: &Heart, now: Instant) {
+        let Some(stalled) = self.stalled else { return };
         if self.logged.is_none_or(|logged| now.duration_since(logged) > LOG_PERIOD) {
             self.logged = Some(now);
             let (stalled_ms, doing) = (stalled.as_millis() as u64, heart.doing.now().word());
             tracing::warn!(core, stalled_ms, doing, "a core stands still");
-        }
-        if stalled > DEAD {
-            tracing::error!(core, "a core has stood still for {DEAD:?}: aborting");
-            std::process::abort();
         }
     }
 }

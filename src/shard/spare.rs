@@ -1,6 +1,6 @@
 //! The next segment of a log, made ahead in the background so that no commit waits for it.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
@@ -10,16 +10,22 @@ use super::keeper::Change;
 use super::task::spawn_vital;
 use crate::disk::direct::DirectFile;
 use crate::disk::{Disk, DiskError, Kind};
+use crate::types::ShardId;
 use crate::wal::{Prepared, segment_name};
 
 /// After a failure to make a segment, so long until another try that nobody waits for.
 pub(super) const RETRY: Duration = Duration::from_secs(1);
+
+/// Least time between two lines in the log about tries of a shard that fail.
+const TELL_PERIOD: Duration = Duration::from_secs(60);
 
 /// The next segment of a shard's log.
 #[derive(Default)]
 pub(super) struct Spare {
     state: RefCell<SpareState>,
     event: Event,
+    /// When the log was last told that no segment can be made; `None` once one can.
+    told: Cell<Option<Instant>>,
 }
 
 #[derive(Default)]
@@ -42,6 +48,17 @@ impl Spare {
     fn retry_now(&self) {
         if let SpareState::Failed { again, .. } = &mut *self.state.borrow_mut() {
             *again = Instant::now();
+        }
+    }
+
+    /// Says in the log that a segment could not be made, unless it was said a moment ago.
+    fn tell(&self, shard: ShardId, made: &SpareState) {
+        let SpareState::Failed { error, .. } = made else {
+            return self.told.set(None);
+        };
+        if self.told.get().is_none_or(|told| told.elapsed() >= TELL_PERIOD) {
+            self.told.set(Some(Instant::now()));
+            tracing::warn!(shard = shard.0, "no new log segment, tried again each second: {error}");
         }
     }
 
@@ -92,9 +109,7 @@ pub(super) fn want(core: &Rc<Core>, shard: &Rc<Shard>, number: u64) {
     // The log waits for it, whatever becomes of it.
     spawn_vital(core.queues.upkeep, async move {
         let made = make_segment(&core, &shard, number, unnamed).await;
-        if let SpareState::Failed { error, .. } = &made {
-            tracing::warn!(shard = shard.id.0, "no new log segment: {error}");
-        }
+        shard.spare.tell(shard.id, &made);
         shard.spare.state.replace(made);
         shard.spare.event.raise();
     });

@@ -8,6 +8,7 @@ use futures_util::FutureExt;
 use glommio::TaskQueueHandle;
 
 use super::core::Core;
+use crate::observe::log_queue;
 
 /// Spawns a task whose end nobody waits for. A panic ends it alone, which drops its reply, and so says
 /// that it has failed; a task that others rest on contains that itself. If it reached the executor, it
@@ -27,7 +28,7 @@ pub(super) fn spawn_vital(queue: TaskQueueHandle, task: impl Future<Output = ()>
     let vital = async move {
         if AssertUnwindSafe(task).catch_unwind().await.is_err() {
             tracing::error!("what a core can't do without panicked: aborting");
-            std::process::abort();
+            log_queue::abort();
         }
     };
     glommio::spawn_local_into(vital, queue).expect("the queue exists").detach();

@@ -159,7 +159,7 @@ impl Shard {
     pub(super) fn command_breaker(&self, command: Option<Command>) -> Report {
         let now = Instant::now();
         if let Some(command) = command {
-            tracing::warn!(shard = self.id.0, ?command, "the log's breaker");
+            tracing::warn!(shard = self.id.0, ?command, "circuit breaker: an operator's command");
             self.breaker.borrow_mut().command(command, now);
         }
         self.publish_breaker(now)
@@ -171,7 +171,7 @@ impl Shard {
         if report.state != before {
             let cause = report.cause.map_or("", super::breaker::Cause::words);
             let (from, to) = (before.word(), report.state.word());
-            tracing::warn!(shard = self.id.0, from, to, cause, "the log's breaker");
+            tracing::warn!(shard = self.id.0, from, cause, "the log's circuit breaker {to}");
         }
         self.counters.set_breaker(report.state);
         self.counters.breaker_failures.set(report.failures as u64);

@@ -9,8 +9,8 @@ use crate::observe::document_cache::{DocumentCache, Training};
 
 type Value = fn(&DocumentCache) -> u64;
 
-/// Families of the contract, each a sum over the cores, where what is kept is learned.
-const TOGETHER: [(&str, &str, &str, Value); 12] = [
+/// Families of the contract about the task that learns, each a sum over the cores.
+const TRAINING: [(&str, &str, &str, Value); 3] = [
     (
         "kyrodb_training_crashes_total",
         "counter",
@@ -29,6 +29,10 @@ const TOGETHER: [(&str, &str, &str, Value); 12] = [
         "Times that all that was noted of uses had been learned from.",
         |cache| cache.cycles.get(),
     ),
+];
+
+/// Further ones, where what is kept is learned.
+const TOGETHER: [(&str, &str, &str, Value); 9] = [
     (
         "kyrodb_hsc_training_skips_total",
         "counter",
@@ -123,8 +127,17 @@ pub(super) fn render(text: &mut Text, observed: &Observed) {
     let (bytes, bytes_max) = (sum(|cache| cache.bytes.get()), sum(|cache| cache.bytes_max.get()));
     let help = "Share of cache.document_bytes that is in use.";
     text.gauge("kyrodb_hsc_cache_utilization", help, bytes as f64 / bytes_max.max(1) as f64);
-    if sum(|cache| cache.learns.get()) > 0 {
-        learning(text, &caches);
+    match sum(|cache| cache.learns.get()) {
+        0 => no_training(text),
+        _ => learning(text, &caches),
+    }
+}
+
+/// Where nothing is learned: zeros of the task that learns, so that who looks for it finds that it is off.
+pub(super) fn no_training(text: &mut Text) {
+    for (name, kind, help, _) in TRAINING.iter().chain(&BY_CORE_THAT_LEARNS) {
+        text.family(name, kind, help);
+        text.sample(name, "", 0);
     }
 }
 
@@ -140,7 +153,7 @@ fn by_core(text: &mut Text, caches: &[Arc<DocumentCache>], families: &[(&str, &s
 /// What there is to tell with `cache.strategy: learned` alone.
 fn learning(text: &mut Text, caches: &[Arc<DocumentCache>]) {
     let sum = |value: Value| caches.iter().map(|cache| value(cache)).sum::<u64>();
-    for (name, kind, help, value) in TOGETHER {
+    for (name, kind, help, value) in TRAINING.into_iter().chain(TOGETHER) {
         text.family(name, kind, help);
         text.sample(name, "", sum(value));
     }

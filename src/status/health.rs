@@ -196,7 +196,7 @@ impl Health {
             ));
         }
         if !stalled.is_zero() {
-            reasons.push(format!("a core has stood still for {stalled:?}"));
+            reasons.push(format!("a core has stood still for {} ms", stalled.as_millis()));
         }
         if self.modes.is_read_only() {
             reasons.push("read-only, switched on by an operator".into());
@@ -219,7 +219,7 @@ impl Health {
             return Some("every core has ended after a fault".into());
         }
         let stands = stalled >= STALL_UNHEALTHY;
-        stands.then(|| format!("a core has stood still for {stalled:?}"))
+        stands.then(|| format!("a core has stood still for {} ms", stalled.as_millis()))
     }
 
     fn cores_gone(&self) -> usize {
@@ -240,8 +240,8 @@ impl Health {
         let failed = count(&|shard| shard.breaker_failures.get() > 0);
         let troubles = [
             (count(&|shard| shard.is_read_only()), "are lost: read-only"),
-            (in_state(BreakerState::Open), "are not written, their breaker is open"),
-            (in_state(BreakerState::HalfOpen), "are being tried again, their breaker is half-open"),
+            (in_state(BreakerState::Open), "are not written: circuit breaker open"),
+            (in_state(BreakerState::HalfOpen), "are being tried again: circuit breaker half-open"),
             (failed, "have failed within the last minute"),
         ];
         let (count, what) = troubles.into_iter().find(|(count, _)| *count > 0)?;
@@ -314,7 +314,7 @@ mod tests {
         shards[1].set_breaker(BreakerState::HalfOpen);
         degraded("1 of 2 shards are being tried again");
         shards[0].set_breaker(BreakerState::Open);
-        degraded("breaker is open");
+        degraded("circuit breaker open");
         shards[0].is_read_only.store(true, Ordering::Relaxed);
         degraded("read-only");
         shards[1].is_snapshot_failing.store(true, Ordering::Relaxed);
@@ -342,7 +342,7 @@ mod tests {
         health.judge_by(SloSection::default());
         health.observed.gateway.queries.add(1_000);
         health.observed.gateway.errors(crate::observe::counters::ErrorCategory::Internal).add(10);
-        degraded("missed: slo.error_rate, slo.availability");
+        degraded("SLO breach over the last minute: slo.error_rate, slo.availability");
         let cache = &health.observed.gateway.cache;
         cache.is_near_off.store(true, Ordering::Relaxed);
         degraded("near questions off: its hits had 0.0 %");

@@ -33,7 +33,7 @@ use tokio::sync::oneshot;
 use super::health::Health;
 use super::incoming::{Limits, serve};
 use super::process::memory_bytes;
-use super::{admin, hosts, pages, profile};
+use super::{admin, hosts, pages, profile, transitions};
 use crate::access::{Access, Caller};
 use crate::config::{ObservabilityAuth, Running};
 use crate::observe::Observed;
@@ -117,6 +117,7 @@ pub fn spawn(
                     observed.tick();
                 }
             });
+            tokio::spawn(transitions::tell(pages.health.clone()));
             let observed = pages.observed.clone();
             let listener = match tokio::net::TcpListener::from_std(listener) {
                 Ok(listener) => listener,

@@ -15,6 +15,7 @@ use crate::observe::counters::{
     BreakerState, CacheCounters, ErrorCategory, MemoryPart, ShardCounters,
 };
 use crate::observe::latency::Latency;
+use crate::observe::log_queue;
 use crate::observe::trace::Stage;
 
 /// Upper bounds of histogram buckets, in microseconds.
@@ -86,8 +87,9 @@ pub(super) fn render(observed: &Observed, health: &Health, data_dir: &Path) -> S
     let mut text = Text::default();
     requests(&mut text, observed);
     cache(&mut text, observed);
-    if observed.has_vectors_on_disk.load(Ordering::Relaxed) {
-        document_cache::render(&mut text, observed);
+    match observed.has_vectors_on_disk.load(Ordering::Relaxed) {
+        true => document_cache::render(&mut text, observed),
+        false => document_cache::no_training(&mut text),
     }
     log(&mut text, observed);
     server(&mut text, observed, health, data_dir);
@@ -316,6 +318,8 @@ fn server(text: &mut Text, observed: &Observed, health: &Health, data_dir: &Path
     let refused = observed.gateway.http_connections_refused.get();
     let help = "Connections of HTTP beyond the limit.";
     text.counter("kyrodb_http_connections_refused_total", help, refused);
+    let help = "Lines of the log that were dropped: it was not taken, or could not be written.";
+    text.counter("kyrodb_log_lines_dropped_total", help, log_queue::dropped());
     let uptime = health.uptime().as_secs();
     text.counter("kyrodb_uptime_seconds", "Time since the start.", uptime);
     text.gauge("kyrodb_ready", "1 if requests should be sent here.", u8::from(health.is_ready()));

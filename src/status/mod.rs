@@ -13,3 +13,4 @@ pub mod process;
 mod profile;
 pub mod slo;
 mod slow;
+mod transitions;

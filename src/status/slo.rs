@@ -91,7 +91,8 @@ impl Breaches {
             (self.availability, "slo.availability"),
         ];
         let missed: Vec<_> = all.iter().filter(|(is, _)| *is).map(|(_, name)| *name).collect();
-        (!missed.is_empty()).then(|| format!("over the last minute, missed: {}", missed.join(", ")))
+        (!missed.is_empty())
+            .then(|| format!("SLO breach over the last minute: {}", missed.join(", ")))
     }
 }
 

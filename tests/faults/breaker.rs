@@ -30,7 +30,7 @@ fn an_operator_trips_and_resets_all_breakers() {
     assert_eq!(body.matches("\"state\":\"open\"").count(), 1 + 3, "all and each: {body}");
     assert!(body.contains("tripped by an operator") && body.contains("retry_after_ms"), "{body}");
     assert_eq!(metric(&metrics(&process), "kyrodb_wal_circuit_breaker_state"), Some(1.0));
-    assert_degraded(&process, "breaker is open");
+    assert_degraded(&process, "circuit breaker open");
     runtime.block_on(async {
         let mut client = process.client().await;
         for id in 21..30 {

@@ -94,7 +94,7 @@ fn a_directory_that_can_not_be_written_opens_the_breaker() {
         for id in 6..9 {
             refused(put(&mut client, id).await, Code::Unavailable);
         }
-        assert_degraded(&process, "breaker is open");
+        assert_degraded(&process, "circuit breaker open");
         let left = refused(put(&mut client, 9).await, Code::Unavailable);
         assert!(left > Duration::from_secs(30), "{left:?}");
         assert_eq!(metric(&metrics(&process), "kyrodb_wal_writes_failed"), Some(3.0));

@@ -48,7 +48,7 @@ fn a_disk_filled_to_the_brim_loses_nothing_and_inserts_come_back() {
     let text = metrics(&process);
     assert_eq!(metric(&text, "kyrodb_wal_circuit_breaker_state"), Some(1.0));
     assert!(metric(&text, "kyrodb_wal_disk_full_errors").is_some_and(|count| count >= 1.0));
-    assert_degraded(&process, "breaker is open");
+    assert_degraded(&process, "circuit breaker open");
     volume.empty();
     runtime.block_on(async {
         let is_taken = async || put(&mut process.client().await, 31).await.is_ok();

@@ -40,7 +40,7 @@ fn searches_are_slow() {
         }
     });
     let health = crate::common::get(process.http, "/health").unwrap().1;
-    assert!(health.contains("missed: slo.p99_latency_ms"), "{health}");
+    assert!(health.contains("SLO breach over the last minute: slo.p99_latency_ms"), "{health}");
     let mut runbook = Runbook::open("Searches are slow", directory.path());
     runbook.ask(&process);
     runbook.next().has(0, &["slo_breaches.p99_latency: true"]);

@@ -10,6 +10,7 @@ mod damage;
 mod demo;
 mod doctor;
 mod lock;
+mod log;
 mod memory;
 mod nvme;
 mod ownership;

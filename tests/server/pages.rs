@@ -114,7 +114,7 @@ fn alerts_and_dashboard_name_metrics_that_exist() {
     // What nothing feeds is left out.
     let plain = Process::start(&directory.path().join("plain"), SETTINGS);
     let text = get(plain.http, "/metrics").unwrap().1;
-    for unfed in ["kyrodb_vector_", "kyrodb_document_cache_", "kyrodb_training_", "kyrodb_hsc_"] {
+    for unfed in ["kyrodb_vector_", "kyrodb_document_cache_", "kyrodb_hsc_"] {
         assert!(!text.contains(unfed), "{unfed}");
     }
     plain.stop();

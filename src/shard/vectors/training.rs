@@ -273,20 +273,25 @@ pub(in crate::shard) async fn run(core: Rc<Core>) {
                 if crashes > CRASHES_MAX {
                     counters.training.set(State::GivenUp as u64);
                     tracing::error!(
-                        "learning what to keep of vectors on disk has crashed {crashes} times in a row and \
-                         is left alone; the cache goes on as it is; SIGHUP begins it anew"
+                        "training crash: learning what to keep of vectors on disk has crashed {crashes} times \
+                         in a row and is left alone; the cache goes on as it is; SIGHUP restarts it"
                     );
                     training.restart.wait().await;
                     crashes = 0;
                 } else {
                     let rest = REST * (1 << (crashes - 1).min(16));
-                    tracing::warn!("learning what to keep of vectors on disk has crashed");
+                    tracing::warn!(
+                        "training crash: Training task crashed, attempt {crashes}/{CRASHES_MAX}: learning what \
+                         to keep of vectors on disk starts again in {} ms",
+                        rest.as_millis()
+                    );
                     let restart = std::pin::pin!(training.restart.wait());
                     select(restart, Timer::new(rest)).await;
                 }
             }
         }
         counters.restarts.add(1);
+        tracing::info!(core = core.vectors.training.core, "training task restarted");
     }
 }
 
