@@ -3,7 +3,6 @@
 use super::Gateway;
 use super::service::unix_secs;
 use crate::proto::MetricsResponse;
-use crate::status::process::{disk_bytes, memory_bytes};
 
 impl Gateway {
     /// Hit rates are percentages; rates are those of the last minute. The cache is that of queries:
@@ -42,8 +41,8 @@ impl Gateway {
             total_inserts: counters.inserts.get(),
             queries_per_second: per_second(counts.queries),
             inserts_per_second: per_second(counts.inserts),
-            memory_usage_bytes: memory_bytes().0,
-            disk_usage_bytes: disk_bytes(&self.config.persistence.data_dir),
+            memory_usage_bytes: observed.host.resident_bytes.get(),
+            disk_usage_bytes: observed.host.disk_used_bytes.get(),
             cpu_usage_percent: 100.0 * counts.cpu.as_secs_f64() / window.as_secs_f64().max(1e-3),
             overall_hit_rate: share(cached + hot_hits, cached + hot_hits + cold_hits),
             collected_at: unix_secs(),

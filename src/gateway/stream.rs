@@ -22,7 +22,6 @@ use crate::proto;
 use crate::proto::codec::UNREAD;
 use crate::router::{Router, gone};
 use crate::status::health::Phase;
-use crate::status::process::memory_bytes;
 use crate::types::ShardId;
 
 /// Messages of one BulkInsert.
@@ -299,7 +298,7 @@ impl Gateway {
             total_failed: tally.failed,
             load_duration_ms: took.as_secs_f32() * 1e3,
             avg_insert_rate: tally.done as f32 / took.as_secs_f32().max(1e-6),
-            peak_memory_bytes: memory_bytes().1,
+            peak_memory_bytes: self.observed.host.peak_bytes.get(),
         })
     }
 

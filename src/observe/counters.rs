@@ -237,6 +237,10 @@ pub struct ShardCounters {
     pub wal_bytes: Gauge,
     /// Syncs of the log.
     pub wal_syncs: Gauge,
+    /// Bytes written to the log and not synced.
+    pub unsynced_bytes: Gauge,
+    /// Since when there are some, in Unix milliseconds; 0 if there are none.
+    pub unsynced_since_ms: Gauge,
     /// Times that the log could not be written or synced.
     pub wal_failures: Counter,
     /// Fresh segments begun, or tried to, after a failure.

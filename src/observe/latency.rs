@@ -26,8 +26,14 @@ const WINDOW_TICKS: usize = 6;
 pub struct Latency {
     buckets: Box<[AtomicU64]>,
     sum_ns: AtomicU64,
+    ticks: Mutex<Ticks>,
+}
+
+struct Ticks {
     /// The totals at the last ticks, oldest first.
-    ticks: Mutex<VecDeque<Box<[u64]>>>,
+    totals: VecDeque<Box<[u64]>>,
+    /// What was counted within the last minute that anything was.
+    last: Option<Box<[u64]>>,
 }
 
 /// What was counted, at one moment.
@@ -42,7 +48,10 @@ impl Default for Latency {
         Self {
             buckets: (0..BUCKETS).map(|_| AtomicU64::new(0)).collect(),
             sum_ns: AtomicU64::new(0),
-            ticks: Mutex::new(VecDeque::from([vec![0; BUCKETS].into()])),
+            ticks: Mutex::new(Ticks {
+                totals: VecDeque::from([vec![0; BUCKETS].into()]),
+                last: None,
+            }),
         }
     }
 }
@@ -68,20 +77,45 @@ impl Latency {
     pub fn recent(&self) -> Summary {
         let mut summary = self.total();
         let ticks = self.ticks.lock().unwrap_or_else(PoisonError::into_inner);
-        let oldest = ticks.front().expect("there is always one");
-        for (count, before) in summary.buckets.iter_mut().zip(oldest) {
-            *count -= before;
-        }
+        ticks.take_from(&mut summary.buckets);
         summary
+    }
+
+    /// As [`Latency::recent`], or what that was before nothing came any more; `None` if nothing has ever
+    /// been counted.
+    #[must_use]
+    pub fn lately(&self) -> Option<Summary> {
+        let recent = self.recent();
+        if recent.count() > 0 {
+            return Some(recent);
+        }
+        let ticks = self.ticks.lock().unwrap_or_else(PoisonError::into_inner);
+        let buckets = ticks.last.clone()?;
+        Some(Summary { buckets, sum_ns: recent.sum_ns })
     }
 
     /// Moves the recent window on. Called every ten seconds.
     pub fn tick(&self) {
         let total = self.total();
         let mut ticks = self.ticks.lock().unwrap_or_else(PoisonError::into_inner);
-        ticks.push_back(total.buckets);
-        if ticks.len() > WINDOW_TICKS {
-            ticks.pop_front();
+        let mut recent = total.buckets.clone();
+        ticks.take_from(&mut recent);
+        if recent.iter().any(|&count| count > 0) {
+            ticks.last = Some(recent);
+        }
+        ticks.totals.push_back(total.buckets);
+        if ticks.totals.len() > WINDOW_TICKS {
+            ticks.totals.pop_front();
+        }
+    }
+}
+
+impl Ticks {
+    /// Takes from totals of now what was counted before the window.
+    fn take_from(&self, totals: &mut [u64]) {
+        let oldest = self.totals.front().expect("there is always one");
+        for (count, before) in totals.iter_mut().zip(oldest) {
+            *count -= before;
         }
     }
 }
@@ -172,5 +206,19 @@ mod tests {
         assert_eq!((latency.recent().count(), latency.total().count()), (1, 4_001));
         assert!(latency.recent().quantile_ns(0.99) > 60_000_000_000);
         assert_eq!(Latency::default().recent().quantile_ns(0.5), 0);
+    }
+
+    #[test]
+    fn what_was_counted_last_is_known_after_traffic_has_ended() {
+        let latency = Latency::default();
+        latency.tick();
+        assert!(latency.lately().is_none());
+        latency.record(Duration::from_millis(3));
+        for _ in 0..3 * WINDOW_TICKS {
+            let lately = latency.lately().unwrap();
+            assert_eq!((lately.count(), lately.quantile_ns(0.5) / 1_000_000), (1, 3));
+            latency.tick();
+        }
+        assert_eq!(latency.recent().count(), 0);
     }
 }

@@ -4,6 +4,7 @@
 pub mod counters;
 pub mod document_cache;
 pub mod headroom;
+pub mod host;
 pub mod latency;
 pub mod log_queue;
 pub mod origin;
@@ -20,6 +21,7 @@ use std::time::{Duration, Instant};
 use self::counters::{GatewayCounters, ShardCounters, Space, Traffic};
 use self::document_cache::DocumentCache;
 use self::headroom::Headroom;
+use self::host::Host;
 use self::latency::Latency;
 use self::origin::Origin;
 use self::rates::{Counts, Rates};
@@ -34,8 +36,12 @@ pub struct Stages {
     pub queue: Latency,
     /// A core's work on a search.
     pub walk: Latency,
+    /// From when a write is staged until its group is written to the log.
+    pub log_wait: Latency,
     /// Write and sync of a group of the log.
     pub commit: Latency,
+    /// Syncs of the log.
+    pub fsync: Latency,
     /// Merging the answers of shards.
     pub merge: Latency,
     /// The stages of whole searches, by [`Stage`]: these add up.
@@ -81,6 +87,8 @@ pub struct Observed {
     /// When the certificate in force ends, in Unix seconds, where there is one; `i64::MAX` if that
     /// can't be told.
     pub certificate_end: OnceLock<Arc<AtomicI64>>,
+    /// What the system says of the process and its files.
+    pub host: Host,
     /// The slowest searches.
     pub slow: Recorder,
     /// Which slow searches have a line in the log.
@@ -151,10 +159,12 @@ impl Observed {
     /// Moves the recent windows on. Called every ten seconds.
     pub fn tick(&self) {
         let Methods { insert, change, query, search } = &self.methods;
-        for latency in [insert, change, query, search] {
+        let Stages { queue, walk, log_wait, commit, fsync, merge, search: stages } = &self.stages;
+        let methods = [insert, change, query, search];
+        let steps = [queue, walk, log_wait, commit, fsync, merge, &self.cached];
+        for latency in methods.into_iter().chain(steps).chain(stages) {
             latency.tick();
         }
-        self.cached.tick();
         self.rates.tick(&self.gateway);
     }
 
@@ -162,6 +172,13 @@ impl Observed {
     #[must_use]
     pub fn recent(&self) -> (Counts, Duration) {
         self.rates.recent(&self.gateway)
+    }
+
+    /// The share of searches that the cache of queries has answered, of those that it was asked about in
+    /// the last minute that had any; `None` before there was one.
+    #[must_use]
+    pub fn hit_rate_lately(&self) -> Option<f64> {
+        self.rates.hit_rate_lately(&self.gateway)
     }
 
     /// The same of the last five minutes.

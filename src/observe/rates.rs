@@ -1,6 +1,7 @@
 //! What happened over the last minutes: counts now, less what they were then.
 
 use std::collections::VecDeque;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -69,27 +70,36 @@ impl Counts {
 }
 
 /// Time that all threads of the process had a CPU.
-fn cpu_time() -> Duration {
+#[must_use]
+pub fn cpu_time() -> Duration {
     let cpu = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
     let seconds = u64::try_from(cpu.tv_sec).unwrap_or_default();
     Duration::new(seconds, u32::try_from(cpu.tv_nsec).unwrap_or_default())
 }
 
 /// The counts of the last ticks, oldest first; the first is that of the start.
-pub struct Rates(Mutex<VecDeque<(Instant, Counts)>>);
+pub struct Rates {
+    ticks: Mutex<VecDeque<(Instant, Counts)>>,
+    /// Hits of the cache of queries by searches that it was asked about, in millionths and one more, in
+    /// the last minute that had any; 0 before there was one.
+    last_hits: AtomicU64,
+}
 
 impl Default for Rates {
     fn default() -> Self {
         // The process may be older than the server in it.
         let start = Counts { cpu: cpu_time(), ..Counts::default() };
-        Self(Mutex::new([(Instant::now(), start)].into()))
+        Self { ticks: Mutex::new([(Instant::now(), start)].into()), last_hits: AtomicU64::new(0) }
     }
 }
 
 impl Rates {
     /// Moves the window on. Called every ten seconds.
     pub(super) fn tick(&self, gateway: &GatewayCounters) {
-        let mut ticks = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(rate) = hit_rate(&self.recent(gateway).0) {
+            self.last_hits.store((rate * 1e6) as u64 + 1, Ordering::Relaxed);
+        }
+        let mut ticks = self.ticks.lock().unwrap_or_else(PoisonError::into_inner);
         ticks.push_back((Instant::now(), Counts::now(gateway)));
         if ticks.len() > WINDOW_TICKS {
             ticks.pop_front();
@@ -106,16 +116,42 @@ impl Rates {
         self.of_ticks(WINDOW_TICKS, gateway)
     }
 
+    /// The share of searches that the cache of queries has answered, of those that it was asked about in
+    /// the last minute that had any; `None` before there was one.
+    pub(super) fn hit_rate_lately(&self, gateway: &GatewayCounters) -> Option<f64> {
+        let last = self.last_hits.load(Ordering::Relaxed).checked_sub(1);
+        hit_rate(&self.recent(gateway).0).or(last.map(|millionths| millionths as f64 / 1e6))
+    }
+
     fn of_ticks(&self, count: usize, gateway: &GatewayCounters) -> (Counts, Duration) {
-        let ticks = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let ticks = self.ticks.lock().unwrap_or_else(PoisonError::into_inner);
         let (at, before) = ticks[ticks.len().saturating_sub(count)];
         (Counts::now(gateway).since(before), at.elapsed())
     }
 }
 
+fn hit_rate(counts: &Counts) -> Option<f64> {
+    let asked = counts.cache_hits + counts.cache_misses;
+    (asked > 0).then(|| counts.cache_hits as f64 / asked as f64)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn hits_are_known_after_traffic_has_ended() {
+        let (gateway, rates) = (GatewayCounters::default(), Rates::default());
+        assert_eq!(rates.hit_rate_lately(&gateway), None);
+        gateway.cache.hits.add(1);
+        gateway.cache.misses.add(3);
+        for _ in 0..3 * MINUTE_TICKS {
+            assert_eq!(rates.hit_rate_lately(&gateway), Some(0.25));
+            rates.tick(&gateway);
+        }
+        gateway.cache.misses.add(1);
+        assert_eq!(rates.hit_rate_lately(&gateway), Some(0.0));
+    }
 
     #[test]
     fn what_is_older_than_the_window_does_not_count() {

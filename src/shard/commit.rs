@@ -8,6 +8,7 @@
 //! counts. The next write begins in a fresh segment. What was acknowledged before its sync is
 //! written again there, as soon as the breaker lets it.
 
+use std::cell::Cell;
 use std::rc::Rc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -77,6 +78,7 @@ pub(super) struct StagedWrite {
     records: Vec<Record>,
     outcome: Outcome,
     ack: Ack,
+    at: Instant,
 }
 
 impl StagedWrite {
@@ -119,7 +121,12 @@ impl Shard {
             return ack.settle(Ok(outcome));
         }
         self.staged_loads.set(self.staged_loads.get() + usize::from(ack.is_load()));
-        self.staged.borrow_mut().push_back(StagedWrite { records, outcome, ack });
+        self.staged.borrow_mut().push_back(StagedWrite {
+            records,
+            outcome,
+            ack,
+            at: Instant::now(),
+        });
         // What waits for room in the hot tier is before it, and upkeep says when there is some.
         if !self.waits_for_room.get() {
             self.staged_event.raise();
@@ -303,7 +310,9 @@ impl Committer {
         // How many records are done when a write is.
         let mut acks = Vec::with_capacity(batch.len());
         let mut records = Vec::new();
+        let now = Instant::now();
         for write in batch {
+            self.core.observed.stages.log_wait.record(now.duration_since(write.at));
             records.extend(write.records);
             acks.push((records.len(), write.outcome, write.ack));
         }
@@ -357,9 +366,14 @@ impl Committer {
         let core = self.core.clone();
         let in_flight = core.begin_write();
         let sync = matches!(self.sync, SyncPolicy::DataOnly | SyncPolicy::Full);
-        let append = self.writer.append(group, unix_ms(), sync);
+        let written = Cell::new(None);
+        let on_written = || written.set(Some(Instant::now()));
+        let append = self.writer.append_noting(group, unix_ms(), sync, on_written);
         core.heart.doing.during(Doing::Commit, append).await?;
         drop(in_flight);
+        if let Some(written) = written.get().filter(|_| sync) {
+            self.core.observed.stages.fsync.record(written.elapsed());
+        }
         self.core.observed.stages.commit.record(begun.elapsed());
         self.is_sealed = false;
         if self.writer.fill() > SPARE_AT_FILL {
@@ -381,7 +395,9 @@ impl Committer {
     /// Syncs what was acknowledged without, unless that waits to be written again.
     async fn sync_now(&mut self) -> Result<(), DiskError> {
         if self.writer.has_unsynced() && !self.writer.is_broken() {
+            let begun = Instant::now();
             self.writer.sync().await?;
+            self.core.observed.stages.fsync.record(begun.elapsed());
             self.note_durable();
         }
         self.synced = Instant::now();
@@ -540,6 +556,14 @@ impl Committer {
         counters.wal_records.set(stats.records);
         counters.wal_bytes.set(stats.bytes);
         counters.wal_syncs.set(stats.syncs);
+        let (unsynced_bytes, since_ms) =
+            (self.writer.unsynced_bytes(), &counters.unsynced_since_ms);
+        counters.unsynced_bytes.set(unsynced_bytes);
+        match (unsynced_bytes, since_ms.get()) {
+            (0, _) => since_ms.set(0),
+            (_, 0) => since_ms.set(unix_ms()),
+            _ => {}
+        }
         self.shard.publish();
     }
 }

@@ -9,6 +9,7 @@ use axum::http::StatusCode;
 use axum::response::{IntoResponse, Json, Response};
 use serde_json::{Value, json};
 
+use super::aside::aside;
 use super::http::Pages;
 use super::pages::Parameters;
 use crate::error::Error;
@@ -90,13 +91,17 @@ pub(super) async fn modes(State(pages): State<Arc<Pages>>) -> Response {
 pub(super) async fn read_only(pages: State<Arc<Pages>>, Query(parameters): Parameters) -> Response {
     match switch(&parameters) {
         Err(why) => refuse(StatusCode::BAD_REQUEST, why),
-        Ok(is_on) => match pages.health.modes.set_read_only(&pages.data_dir, is_on) {
-            Ok(()) => modes(pages).await,
-            Err(error) => {
-                let why = format!("the switch could not be made durable: {error}");
-                refuse(StatusCode::INTERNAL_SERVER_ERROR, why)
+        Ok(is_on) => {
+            let (health, data_dir) = (pages.health.clone(), pages.data_dir.clone());
+            match aside(move || health.modes.set_read_only(&data_dir, is_on)).await {
+                Ok(Ok(())) => modes(pages).await,
+                Ok(Err(error)) => {
+                    let why = format!("the switch could not be made durable: {error}");
+                    refuse(StatusCode::INTERNAL_SERVER_ERROR, why)
+                }
+                Err(refused) => refused,
             }
-        },
+        }
     }
 }
 

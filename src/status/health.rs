@@ -9,6 +9,7 @@ use tokio::sync::Notify;
 
 use super::modes::Modes;
 use super::slo::Service;
+use crate::clock::unix_ms;
 use crate::config::SloSection;
 use crate::observe::Observed;
 use crate::observe::counters::{BreakerState, Gauge, ShardCounters};
@@ -16,6 +17,13 @@ use crate::shard::pulse::Heart;
 
 /// A core that stands still for so long makes the server unhealthy.
 const STALL_UNHEALTHY: Duration = Duration::from_secs(10);
+
+/// Syncs of the log of which one in ten takes longer make the server degraded: the disk is slow, and so
+/// is each write.
+const SYNC_SLOW: Duration = Duration::from_millis(50);
+
+/// Least number of syncs in a minute that a disk is judged by.
+const SYNCS_MIN: u64 = 100;
 
 /// Where the server is in its life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,6 +57,7 @@ pub struct Health {
     records_expected: AtomicU64,
     is_linking: AtomicBool,
     started: Instant,
+    started_unix_ms: u64,
     hearts: OnceLock<Vec<Arc<Heart>>>,
     observed: Arc<Observed>,
     moved_on: Notify,
@@ -66,6 +75,7 @@ impl Health {
             records_expected: AtomicU64::new(0),
             is_linking: AtomicBool::new(false),
             started: Instant::now(),
+            started_unix_ms: unix_ms(),
             hearts: OnceLock::new(),
             observed,
             moved_on: Notify::new(),
@@ -134,6 +144,12 @@ impl Health {
         self.started.elapsed()
     }
 
+    /// When it started, in Unix milliseconds.
+    #[must_use]
+    pub fn started_unix_ms(&self) -> u64 {
+        self.started_unix_ms
+    }
+
     /// The cores.
     #[must_use]
     pub fn hearts(&self) -> &[Arc<Heart>] {
@@ -179,6 +195,7 @@ impl Health {
                 shards.len()
             ));
         }
+        reasons.extend(self.slow_disk());
         let space = &self.observed.space;
         if space.is_low() {
             reasons.push(format!(
@@ -220,6 +237,19 @@ impl Health {
         }
         let stands = stalled >= STALL_UNHEALTHY;
         stands.then(|| format!("a core has stood still for {} ms", stalled.as_millis()))
+    }
+
+    /// Why the disk is too slow for the log; `None` if it is not.
+    fn slow_disk(&self) -> Option<String> {
+        let syncs = self.observed.stages.fsync.recent();
+        let ninth = Duration::from_nanos(syncs.quantile_ns(0.9));
+        (syncs.count() >= SYNCS_MIN && ninth > SYNC_SLOW).then(|| {
+            format!(
+                "the disk is slow: one in ten syncs (fsync) of the log took {} ms or longer over the last \
+                 minute",
+                ninth.as_millis()
+            )
+        })
     }
 
     fn cores_gone(&self) -> usize {
@@ -339,6 +369,11 @@ mod tests {
         assert!(matches!(&verdict, Verdict::Unhealthy(why) if why.contains("maintenance")));
         assert_eq!(health.deadlock(), None, "a new start would not help");
         health.set_maintenance(false);
+        let syncs = &health.observed.stages.fsync;
+        (0..SYNCS_MIN).for_each(|_| syncs.record(Duration::from_millis(66)));
+        degraded("one in ten syncs (fsync) of the log took 6");
+        (0..10 * SYNCS_MIN).for_each(|_| syncs.record(Duration::from_millis(1)));
+        assert_eq!(health.verdict(), Verdict::Healthy);
         health.judge_by(SloSection::default());
         health.observed.gateway.queries.add(1_000);
         health.observed.gateway.errors(crate::observe::counters::ErrorCategory::Internal).add(10);

@@ -32,8 +32,8 @@ use tokio::sync::oneshot;
 
 use super::health::Health;
 use super::incoming::{Limits, serve};
-use super::process::memory_bytes;
-use super::{admin, hosts, pages, profile, transitions};
+use super::look::Look;
+use super::{admin, aside, hosts, pages, profile, transitions};
 use crate::access::{Access, Caller};
 use crate::config::{ObservabilityAuth, Running};
 use crate::observe::Observed;
@@ -44,9 +44,6 @@ use crate::tls::Tls;
 
 /// Between two moves of the recent latency windows.
 const TICK: Duration = Duration::from_secs(10);
-
-/// Between two looks at how much memory is used.
-const MEMORY_LOOK: Duration = Duration::from_millis(200);
 
 /// What the pages tell about.
 pub struct Pages {
@@ -75,6 +72,7 @@ pub type Reload = dyn Fn() -> Result<String, String> + Send + Sync;
 pub struct Http {
     stop: Option<oneshot::Sender<()>>,
     thread: Option<JoinHandle<()>>,
+    _look: Look,
 }
 
 impl Drop for Http {
@@ -97,18 +95,13 @@ pub fn spawn(
     pages: Arc<Pages>,
 ) -> std::io::Result<Http> {
     listener.set_nonblocking(true)?;
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let look = Look::start(&pages.observed, pages.data_dir.clone())?;
+    let mut runtime = tokio::runtime::Builder::new_current_thread();
+    let runtime = runtime.enable_all().max_blocking_threads(aside::THREADS).build()?;
     let (stop, stopped) = oneshot::channel();
     let thread = std::thread::Builder::new().name("kyro-http".into()).spawn(move || {
         runtime.block_on(async move {
-            let (observed, memory) = (pages.observed.clone(), pages.observed.memory.clone());
-            tokio::spawn(async move {
-                let mut looks = tokio::time::interval(MEMORY_LOOK);
-                loop {
-                    looks.tick().await;
-                    memory.measure(memory_bytes().0);
-                }
-            });
+            let observed = pages.observed.clone();
             tokio::spawn(async move {
                 let mut ticks = tokio::time::interval(TICK);
                 ticks.tick().await;
@@ -131,7 +124,7 @@ pub fn spawn(
         // A file system that does not answer holds up no one's end.
         runtime.shutdown_background();
     })?;
-    Ok(Http { stop: Some(stop), thread: Some(thread) })
+    Ok(Http { stop: Some(stop), thread: Some(thread), _look: look })
 }
 
 /// Who asks.

@@ -2,18 +2,14 @@
 //! nothing feeds yet is left out.
 
 use std::fmt::{Display, Write};
-use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use super::document_cache;
 use super::health::{Health, Phase, Verdict};
-use super::process::{disk_bytes, memory_bytes};
+use super::{document_cache, process_metrics, shard_metrics};
 use crate::observe::Observed;
-use crate::observe::counters::{
-    BreakerState, CacheCounters, ErrorCategory, MemoryPart, ShardCounters,
-};
+use crate::observe::counters::{BreakerState, CacheCounters, ErrorCategory, ShardCounters};
 use crate::observe::latency::Latency;
 use crate::observe::log_queue;
 use crate::observe::trace::Stage;
@@ -40,7 +36,7 @@ impl Text {
         debug_assert!(written.is_ok(), "writing to a string can't fail");
     }
 
-    fn counter(&mut self, name: &str, help: &str, value: u64) {
+    pub(super) fn counter(&mut self, name: &str, help: &str, value: u64) {
         self.family(name, "counter", help);
         self.sample(name, "", value);
     }
@@ -50,7 +46,13 @@ impl Text {
         self.sample(name, "", value);
     }
 
-    fn histograms(&mut self, name: &str, help: &str, label: &str, latencies: &[(&str, &Latency)]) {
+    pub(super) fn histograms(
+        &mut self,
+        name: &str,
+        help: &str,
+        label: &str,
+        latencies: &[(&str, &Latency)],
+    ) {
         self.family(name, "histogram", help);
         for (value, latency) in latencies {
             let total = latency.total();
@@ -66,7 +68,7 @@ impl Text {
         }
     }
 
-    fn by_shard(
+    pub(super) fn by_shard(
         &mut self,
         name: &str,
         kind: &str,
@@ -81,9 +83,20 @@ impl Text {
     }
 }
 
+/// What there is to tell.
+pub(super) struct Facts<'a> {
+    pub(super) observed: &'a Observed,
+    pub(super) health: &'a Health,
+    /// `persistence.fsync_policy`.
+    pub(super) fsync_policy: &'a str,
+    /// Messages that wait for each core.
+    pub(super) queues: Vec<usize>,
+}
+
 /// The text of `/metrics`.
 #[must_use]
-pub(super) fn render(observed: &Observed, health: &Health, data_dir: &Path) -> String {
+pub(super) fn render(facts: &Facts<'_>) -> String {
+    let (observed, health) = (facts.observed, facts.health);
     let mut text = Text::default();
     requests(&mut text, observed);
     cache(&mut text, observed);
@@ -92,9 +105,12 @@ pub(super) fn render(observed: &Observed, health: &Health, data_dir: &Path) -> S
         false => document_cache::no_training(&mut text),
     }
     log(&mut text, observed);
-    server(&mut text, observed, health, data_dir);
-    shards(&mut text, observed);
+    process_metrics::syncs(&mut text, facts);
+    server(&mut text, observed, health);
+    process_metrics::queues(&mut text, facts);
+    shard_metrics::render(&mut text, observed);
     latencies(&mut text, observed);
+    process_metrics::render(&mut text, facts);
     text.0
 }
 
@@ -131,19 +147,18 @@ fn requests(text: &mut Text, observed: &Observed) {
         let labels = format!("category=\"{label}\"");
         text.sample("kyrodb_errors_total", &labels, gateway.errors(category).get());
     }
-    let search = observed.methods.search.recent();
-    if search.count() > 0 {
+    if let Some(search) = observed.methods.search.lately() {
         let name = "kyrodb_query_latency_ns";
-        text.family(name, "gauge", "Search latency over the last minute.");
+        text.family(name, "gauge", "Search latency over the last minute that had searches.");
         for (quantile, label) in [(0.5, "50"), (0.95, "95"), (0.99, "99")] {
             text.sample(name, &format!("percentile=\"{label}\""), search.quantile_ns(quantile));
         }
         let p99_ms = search.quantile_ns(0.99) as f64 / 1e6;
         text.gauge("kyrodb_query_latency_p99", "The same, 99th, in milliseconds.", p99_ms);
     }
-    let walk = observed.stages.walk.recent();
-    if walk.count() > 0 {
-        let help = "Median time that a shard works on a search, over the last minute.";
+    if let Some(walk) = observed.stages.walk.lately() {
+        let help =
+            "Median time that a shard works on a search, over the last minute that had some.";
         text.gauge("kyrodb_hnsw_latency_ns", help, walk.quantile_ns(0.5));
     }
     let stages = [
@@ -155,19 +170,16 @@ fn requests(text: &mut Text, observed: &Observed) {
         (Stage::Walk, "kyrodb_hnsw_latency_p99", "99th percentile of steps of the walk, in ms."),
     ];
     for (stage, name, help) in stages {
-        let steps = observed.stages.search[stage as usize].recent();
-        if steps.count() > 0 {
+        if let Some(steps) = observed.stages.search[stage as usize].lately() {
             text.gauge(name, help, steps.quantile_ns(0.99) as f64 / 1e6);
         }
     }
     let (counts, _) = observed.recent_five();
-    if counts.requests > 0 {
-        let rate = (counts.failed as f64 / counts.requests as f64).min(1.0);
-        let help = "Requests that failed of all, from 0 to 1, over the last five minutes.";
-        text.gauge("kyrodb_error_rate_5m", help, rate);
-    }
-    let insert = observed.methods.insert.recent();
-    if insert.count() > 0 {
+    let rate = (counts.failed as f64 / counts.requests.max(1) as f64).min(1.0);
+    let help =
+        "Requests that failed of all, from 0 to 1, over the last five minutes; 0 without any.";
+    text.gauge("kyrodb_error_rate_5m", help, rate);
+    if let Some(insert) = observed.methods.insert.lately() {
         let p99_ms = insert.quantile_ns(0.99) as f64 / 1e6;
         text.gauge("kyrodb_insert_latency_p99", "99th percentile of inserts, in ms.", p99_ms);
     }
@@ -190,18 +202,11 @@ fn cache(text: &mut Text, observed: &Observed) {
     text.gauge("kyrodb_cache_bytes", "Memory of them, about.", cache.bytes.get());
     let help = "0 if the cache has turned itself off, since its hits are not what searches find.";
     text.gauge("kyrodb_cache_enabled", help, u8::from(cache.is_on()));
-    let (counts, _) = observed.recent();
-    let asked = counts.cache_hits + counts.cache_misses;
-    if asked > 0 {
-        let rate = counts.cache_hits as f64 / asked as f64;
-        text.gauge(
-            "kyrodb_cache_hit_rate",
-            "Hits of all, from 0 to 1, over the last minute.",
-            rate,
-        );
+    if let Some(rate) = observed.hit_rate_lately() {
+        let help = "Hits of all, from 0 to 1, over the last minute that had searches.";
+        text.gauge("kyrodb_cache_hit_rate", help, rate);
     }
-    let hits = observed.cached.recent();
-    if hits.count() > 0 {
+    if let Some(hits) = observed.cached.lately() {
         let p99_ms = hits.quantile_ns(0.99) as f64 / 1e6;
         text.gauge("kyrodb_cache_latency_p99", "99th percentile of hits, in ms.", p99_ms);
     }
@@ -277,15 +282,16 @@ fn log(text: &mut Text, observed: &Observed) {
     text.gauge("kyrodb_wal_circuit_breaker_state", help, worst as u8);
 }
 
-fn server(text: &mut Text, observed: &Observed, health: &Health, data_dir: &Path) {
-    let (used, peak) = memory_bytes();
-    text.gauge("kyrodb_memory_used_bytes", "Resident memory.", used);
-    text.gauge("kyrodb_memory_peak_bytes", "The most there has been.", peak);
+fn server(text: &mut Text, observed: &Observed, health: &Health) {
+    let host = &observed.host;
+    text.gauge("kyrodb_memory_used_bytes", "Resident memory.", host.resident_bytes.get());
+    text.gauge("kyrodb_memory_peak_bytes", "The most there has been.", host.peak_bytes.get());
     if observed.memory.max() < u64::MAX {
         let help = "Inserts are refused where more than this is used.";
         text.gauge("kyrodb_memory_max_bytes", help, observed.memory.max());
     }
-    text.gauge("kyrodb_disk_used_bytes", "Files in the data directory.", disk_bytes(data_dir));
+    let help = "Files in the data directory.";
+    text.gauge("kyrodb_disk_used_bytes", help, host.disk_used_bytes.get());
     let space = &observed.space;
     // Before the data directory is open, nobody has looked.
     if space.reserve() > 0 {
@@ -353,159 +359,6 @@ fn server(text: &mut Text, observed: &Observed, health: &Health, data_dir: &Path
     }
 }
 
-fn shards(text: &mut Text, observed: &Observed) {
-    let shards = observed.shards();
-    let sum = |value: fn(&ShardCounters) -> u64| shards.iter().map(|s| value(s)).sum::<u64>();
-    text.gauge("kyrodb_hnsw_vector_count", "Documents.", sum(|s| s.documents.get()));
-    text.counter("kyrodb_hnsw_searches_total", "Searches by shards.", sum(|s| s.searches.get()));
-    let mut by_shard = |name: &str, kind: &str, help: &str, value: fn(&ShardCounters) -> u64| {
-        text.by_shard(name, kind, help, &shards, value);
-    };
-    by_shard("kyrodb_shard_documents", "gauge", "Documents.", |s| s.documents.get());
-    by_shard("kyrodb_shard_hot_documents", "gauge", "Documents not linked yet.", |s| {
-        s.hot_documents.get()
-    });
-    by_shard("kyrodb_shard_linked_nodes", "gauge", "Graph nodes, dead ones included.", |s| {
-        s.linked_nodes.get()
-    });
-    by_shard("kyrodb_shard_slots", "gauge", "Slots in the arenas.", |s| s.slots.get());
-    by_shard("kyrodb_shard_dead_nodes", "gauge", "Dead nodes in the graph.", |s| {
-        s.dead_nodes.get()
-    });
-    let help = "Dead nodes taken out of the graph.";
-    by_shard("kyrodb_shard_removed_nodes_total", "counter", help, |s| s.removed_nodes.get());
-    let help = "Live nodes found that no walk could reach, and linked to again.";
-    by_shard("kyrodb_shard_unreachable_nodes_total", "counter", help, |s| {
-        s.unreachable_nodes.get()
-    });
-    let help = "Times that the whole graph was searched for nodes that no walk can reach.";
-    by_shard("kyrodb_shard_graph_checks_total", "counter", help, |s| s.graph_checks.get());
-    by_shard("kyrodb_shard_links_total", "counter", "Documents linked.", |s| s.links.get());
-    by_shard("kyrodb_shard_search_distances_total", "counter", "Distances of searches.", |s| {
-        s.search_distances.get()
-    });
-    let help = "Distances of searches by whole vectors.";
-    by_shard("kyrodb_shard_search_full_distances_total", "counter", help, |s| {
-        s.search_full_distances.get()
-    });
-    let help = "Rows fetched ahead by searches.";
-    by_shard("kyrodb_shard_search_prefetched_rows_total", "counter", help, |s| {
-        s.search_prefetched.get()
-    });
-    by_shard("kyrodb_shard_search_hops_total", "counter", "Hops of searches.", |s| {
-        s.search_hops.get()
-    });
-    by_shard("kyrodb_shard_search_hot_documents_total", "counter", "Hot ones scanned.", |s| {
-        s.search_hot_documents.get()
-    });
-    let help = "Hot ones at which writers wait: as many as searches can scan beside their walks.";
-    by_shard("kyrodb_shard_hot_documents_bound", "gauge", help, |s| s.hot_documents_bound.get());
-    let help = "Writes that wait for the log, or for room in the hot tier.";
-    by_shard("kyrodb_shard_writes_waiting", "gauge", help, |s| s.writes_waiting.get());
-    let help = "Times that the log waited for room in the hot tier.";
-    by_shard("kyrodb_shard_writes_paced_total", "counter", help, |s| s.writes_paced.get());
-    let help = "Inserts refused since they would have waited too long for room in the hot tier.";
-    by_shard("kyrodb_shard_inserts_shed_total", "counter", help, |s| s.inserts_shed.get());
-    let help = "Searches of a shard that were repeated exactly (hnsw.recall_sample_per_second).";
-    by_shard("kyrodb_recall_sampled_searches_total", "counter", help, |s| s.recall_sampled.get());
-    let help = "Searches to be repeated that were given up, since there was no time for it.";
-    by_shard("kyrodb_recall_dropped_searches_total", "counter", help, |s| s.recall_dropped.get());
-    let help = "True nearest documents of the searches repeated, in each shard among its own.";
-    by_shard("kyrodb_recall_wanted_total", "counter", help, |s| s.recall_wanted.get());
-    let help = "Those of them that the search had found.";
-    by_shard("kyrodb_recall_hits_total", "counter", help, |s| s.recall_hits.get());
-    by_shard("kyrodb_shard_link_distances_total", "counter", "Distances of linking.", |s| {
-        s.link_distances.get()
-    });
-    by_shard("kyrodb_snapshots_total", "counter", "Snapshots written.", |s| s.snapshots.get());
-    by_shard("kyrodb_snapshot_failures_total", "counter", "Snapshots not written.", |s| {
-        s.snapshot_failures.get()
-    });
-    by_shard("kyrodb_snapshot_bytes_total", "counter", "Bytes of snapshots written.", |s| {
-        s.snapshot_bytes.get()
-    });
-    let help =
-        "Of them, bytes of vectors and metadata: adjacency and ids are written whole each time.";
-    by_shard("kyrodb_snapshot_written_bytes_total", "counter", help, |s| {
-        s.snapshot_written_bytes.get()
-    });
-    let help = "Bytes of documents that had changed, in the log, since the snapshot before.";
-    by_shard("kyrodb_snapshot_changed_bytes_total", "counter", help, |s| {
-        s.snapshot_changed_bytes.get()
-    });
-    by_shard("kyrodb_snapshots_damaged_total", "counter", "Found damaged at start.", |s| {
-        s.damaged_snapshots.get()
-    });
-    by_shard("kyrodb_shard_wal_circuit_breaker_state", "gauge", "As that of all.", |s| {
-        s.breaker() as u64
-    });
-    by_shard("kyrodb_shard_read_only", "gauge", "1 if the log is beyond mending.", |s| {
-        u64::from(s.is_read_only.load(Ordering::Relaxed))
-    });
-    by_shard("kyrodb_shard_fenced", "gauge", "1 if fenced after a fault.", |s| {
-        u64::from(s.is_fenced.load(Ordering::Relaxed))
-    });
-    amplification(text, &shards);
-    recall(text, &shards);
-    if observed.has_vectors_on_disk.load(Ordering::Relaxed) {
-        vectors(text, &shards);
-    }
-    let name = "kyrodb_memory_bytes";
-    let help = "Memory of each shard by part, counted: without scratch memory and allocators.";
-    text.family(name, "gauge", help);
-    for (index, shard) in shards.iter().enumerate() {
-        for part in MemoryPart::ALL {
-            let labels = format!("shard=\"{index}\",part=\"{}\"", part.word());
-            text.sample(name, &labels, shard.memory[part as usize].get());
-        }
-    }
-}
-
-/// What snapshots write for what has changed. Nothing before the first one.
-fn amplification(text: &mut Text, shards: &[Arc<ShardCounters>]) {
-    let sum = |of: fn(&ShardCounters) -> u64| shards.iter().map(|shard| of(shard)).sum::<u64>();
-    let changed = sum(|shard| shard.snapshot_changed_bytes.get());
-    if changed > 0 {
-        let ratio = sum(|shard| shard.snapshot_written_bytes.get()) as f64 / changed as f64;
-        let help =
-            "Bytes of vectors and metadata written to snapshots for each byte that had changed.";
-        text.gauge("kyrodb_snapshot_write_amplification", help, ratio);
-    }
-}
-
-/// What shards have found of late. Nothing of a shard none of whose searches was repeated.
-fn recall(text: &mut Text, shards: &[Arc<ShardCounters>]) {
-    let name = "kyrodb_recall_ratio";
-    let help = "Found by wanted of the last 100 searches repeated, in each shard among its own.";
-    text.family(name, "gauge", help);
-    for (index, shard) in shards.iter().enumerate().filter(|(_, s)| s.recall_sampled.get() > 0) {
-        let ratio = shard.recall_recent_millionths.get() as f64 / 1e6;
-        text.sample(name, &format!("shard=\"{index}\""), ratio);
-    }
-}
-
-/// What was wanted of vectors on disk, by the shard whose core wanted it.
-fn vectors(text: &mut Text, shards: &[Arc<ShardCounters>]) {
-    let mut by_shard = |name: &str, help: &str, value: fn(&ShardCounters) -> u64| {
-        text.by_shard(name, "counter", help, shards, value);
-    };
-    let help = "Vectors wanted that the core had read before.";
-    by_shard("kyrodb_vector_cache_hits_total", help, |s| s.vectors.cache_hits.get());
-    let help = "Vectors wanted that had to be read.";
-    by_shard("kyrodb_vector_cache_misses_total", help, |s| s.vectors.cache_misses.get());
-    let help = "Vectors that made room for others.";
-    by_shard("kyrodb_vector_cache_evictions_total", help, |s| s.vectors.cache_evictions.get());
-    let help = "Reads of vectors from disk, some of several side by side.";
-    by_shard("kyrodb_vector_reads_total", help, |s| s.vectors.reads.get());
-    let help = "Bytes read of vectors.";
-    by_shard("kyrodb_vector_read_bytes_total", help, |s| s.vectors.read_bytes.get());
-    let help = "Times that a vector could not be read, or was not what was written.";
-    by_shard("kyrodb_vector_lost_total", help, |s| s.vectors.lost.get());
-    let help = "Reads of vectors under way, and those that wait for their turn.";
-    let name = "kyrodb_vector_reads_pending";
-    text.by_shard(name, "gauge", help, shards, |s| s.vectors.pending.get());
-}
-
 fn latencies(text: &mut Text, observed: &Observed) {
     if observed.has_vectors_on_disk.load(Ordering::Relaxed) {
         let reads = [("vectors", &observed.vector_reads)];
@@ -533,7 +386,9 @@ fn latencies(text: &mut Text, observed: &Observed) {
             ("queue", &stages.queue),
             ("walk", &stages.walk),
             ("merge", &stages.merge),
+            ("log_wait", &stages.log_wait),
             ("commit", &stages.commit),
+            ("fsync", &stages.fsync),
         ],
     );
     let search = Stage::ALL.map(|stage| (stage.word(), &stages.search[stage as usize]));
@@ -552,7 +407,7 @@ mod tests {
         observed.set_shards(2);
         observed.methods.search.record(Duration::from_micros(70));
         let health = Health::new(observed.clone());
-        let text = render(&observed, &health, Path::new("/nowhere"));
+        let text = render(&process_metrics::facts(&observed, &health));
         let mut families = HashSet::new();
         let mut family = "";
         for line in text.lines() {
@@ -566,6 +421,9 @@ mod tests {
             }
         }
         assert!(text.contains("kyrodb_query_latency_ns{percentile=\"99\"} 7"), "{text}");
+        assert!(text.contains("kyrodb_core_queue_messages{core=\"0\"} 3"), "{text}");
+        assert!(text.contains("kyrodb_fsync_policy_info{policy=\"data_only\"} 1"), "{text}");
+        assert!(text.contains("kyrodb_training_crashes_total 0"), "{text}");
         assert!(text.contains("kyrodb_request_seconds_bucket{method=\"search\",le=\"0.0001\"} 1"));
         assert!(text.contains("kyrodb_request_seconds_bucket{method=\"search\",le=\"0.00005\"} 0"));
     }

@@ -1,16 +1,20 @@
 //! How the server is, for operators and their programs: health, metrics, HTTP.
 
 mod admin;
+mod aside;
 mod document_cache;
 pub mod health;
 mod hosts;
 pub mod http;
 mod incoming;
+mod look;
 mod metrics;
 pub mod modes;
 mod pages;
 pub mod process;
+mod process_metrics;
 mod profile;
+mod shard_metrics;
 pub mod slo;
 mod slow;
 mod transitions;

@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io::Result;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, PoisonError};
 
 use crate::error::Error;
 
@@ -16,6 +17,8 @@ pub struct Modes {
     is_read_only: AtomicBool,
     is_maintenance: AtomicBool,
     is_emergency: AtomicBool,
+    /// Held while read-only is switched, which a disk can hold up.
+    switching: Mutex<()>,
 }
 
 impl Modes {
@@ -51,6 +54,9 @@ impl Modes {
         let path = data_dir.join(READ_ONLY_NAME);
         if is_on {
             self.is_read_only.store(true, Ordering::Relaxed);
+        }
+        let _turn = self.switching.lock().unwrap_or_else(PoisonError::into_inner);
+        if is_on {
             File::create(&path)?.sync_all()?;
         } else {
             match std::fs::remove_file(&path) {

@@ -13,6 +13,13 @@ pub fn memory_bytes() -> (u64, u64) {
     (kib("VmRSS:").unwrap_or(0) << 10, kib("VmHWM:").unwrap_or(0) << 10)
 }
 
+/// File descriptors that are open; 0 where the system does not say.
+#[must_use]
+pub fn open_fds() -> u64 {
+    // One of them is that of the directory itself.
+    std::fs::read_dir("/proc/self/fd").map_or(0, |fds| fds.count().saturating_sub(1) as u64)
+}
+
 /// Bytes that the files of a directory take on disk.
 #[must_use]
 pub fn disk_bytes(directory: &Path) -> u64 {
@@ -32,6 +39,7 @@ mod tests {
     fn this_process_uses_memory_and_files_take_space() {
         let (now, peak) = memory_bytes();
         assert!(now > 1 << 20 && peak >= now, "{now} {peak}");
+        assert!(open_fds() > 2);
         let directory = tempfile::tempdir().unwrap();
         std::fs::write(directory.path().join("a"), vec![1; 100_000]).unwrap();
         assert!(disk_bytes(directory.path()) >= 100_000);

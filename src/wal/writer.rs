@@ -229,8 +229,23 @@ impl<D: Disk> Writer<D> {
     /// # Panics
     /// If the group does not fit, in itself or into the segment: see [`Writer::fits`].
     pub async fn append(&mut self, records: &[Record], unix_ms: u64, sync: bool) -> Result<()> {
+        self.append_noting(records, unix_ms, sync, || {}).await
+    }
+
+    /// The same; `on_written` is called when the group is written, and before it is synced.
+    ///
+    /// # Errors
+    /// As for [`Writer::append`].
+    pub async fn append_noting(
+        &mut self,
+        records: &[Record],
+        unix_ms: u64,
+        sync: bool,
+        on_written: impl FnOnce(),
+    ) -> Result<()> {
         self.check()?;
         self.write(records, unix_ms).await?;
+        on_written();
         if sync {
             return self.sync().await;
         }

@@ -131,6 +131,28 @@ fn a_log_that_is_read_again_tells_what_was_dropped() {
     assert!(rest.join().unwrap().contains("the logs are sealed; good-bye"));
 }
 
+#[test]
+fn health_going_down_and_up_has_a_line_each() {
+    let directory = directory();
+    let process = Process::start(&directory.path().join("data"), ONE_SHARD);
+    let until = |line: &str| {
+        let begun = Instant::now();
+        while !process.log().contains(line) {
+            assert!(begun.elapsed() < PATIENCE, "never in the log: {line}");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    };
+    let switch = |what: &str| {
+        let answer = http(process.http, "POST", &format!("/admin/read-only?state={what}"));
+        assert_eq!(answer.unwrap().code, 200);
+    };
+    switch("on");
+    until("WARN kyrodb::status::transitions: health: degraded: read-only");
+    switch("off");
+    until("INFO kyrodb::status::transitions: health: healthy");
+    process.stop();
+}
+
 /// The variable by which systemd says that a file, or a socket, is the journal.
 fn journal_is(file: &File) -> String {
     let about = file.metadata().unwrap();

@@ -24,6 +24,7 @@ mod requests;
 mod shards;
 mod shutdown;
 mod slow;
+mod slow_disk;
 mod snapshots;
 mod transfer;
 mod verify;

@@ -12,7 +12,7 @@ fn pages_answer_as_the_contract_has_it() {
     runtime().block_on(async { store(&mut process.client().await, 3).await });
     let answer = http(process.http, "GET", "/health").unwrap();
     assert_eq!((answer.code, answer.headers["content-type"].as_str()), (200, "application/json"));
-    assert_says(&answer.body, &["\"status\":\"healthy\"", "\"uptime_seconds\":"]);
+    assert_says(&answer.body, &["\"status\":\"healthy\"", "\"ok\":true", "\"uptime_seconds\":"]);
     let (code, body) = get(process.http, "/ready").unwrap();
     assert_eq!(code, 200);
     assert_says(&body, &["\"ready\":true", "\"status\":\"ready\""]);
@@ -25,6 +25,24 @@ fn pages_answer_as_the_contract_has_it() {
     assert_eq!(metric(text, "kyrodb_ready"), Some(1.0));
     assert_eq!(metric(text, "kyrodb_wal_circuit_breaker_state"), Some(0.0));
     assert!(metric(text, "kyrodb_core_heartbeats_total{core=\"0\"}").is_some_and(|n| n > 0.0));
+    // What the system says of the process, and how the log is synced.
+    assert!(metric(text, "process_open_fds").is_some_and(|count| count > 3.0));
+    for name in ["process_max_fds", "process_cpu_seconds_total", "process_resident_memory_bytes"] {
+        assert!(metric(text, name).is_some_and(|value| value > 0.0), "{name}");
+    }
+    let syncs = metric(text, "kyrodb_wal_fsync_seconds_count{of=\"log\"}");
+    assert!(syncs.is_some_and(|syncs| (1.0..=3.0).contains(&syncs)), "{syncs:?}");
+    assert_eq!(metric(text, "kyrodb_fsync_policy_info{policy=\"data_only\"}"), Some(1.0));
+    let waits = metric(text, "kyrodb_stage_seconds_count{stage=\"log_wait\"}");
+    assert_eq!(waits, Some(3.0), "one a write");
+    for name in ["kyrodb_core_queue_messages{core=\"0\"}", "kyrodb_wal_unsynced_bytes{shard=\"0\"}"]
+    {
+        assert_eq!(metric(text, name), Some(0.0), "{name}");
+    }
+    // Nothing is learned with vectors in memory, and who looks for it finds that.
+    for name in ["kyrodb_training_state", "kyrodb_training_crashes_total"] {
+        assert_eq!(metric(text, name), Some(0.0), "{name}");
+    }
     // A stage has its histogram before there is a search.
     let count = "kyrodb_search_stage_seconds_count{stage=\"admission\"}";
     assert_eq!(metric(text, count), Some(0.0));
