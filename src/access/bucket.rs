@@ -49,11 +49,25 @@ impl Bucket {
         self.fill_ns.store(token_ns * u64::from(capacity.max(1)), Ordering::Relaxed);
     }
 
+    /// There is a bound.
+    #[must_use]
+    pub fn is_bounded(&self) -> bool {
+        self.token_ns.load(Ordering::Relaxed) > 0
+    }
+
     /// Takes a token.
     ///
     /// # Errors
     /// If there is none: in how long there will be.
     pub fn take(&self) -> Result<(), Duration> {
+        self.take_some(1)
+    }
+
+    /// Takes so many tokens at once; of more than there may be, as many as there may be.
+    ///
+    /// # Errors
+    /// If there are not so many: in how long there will be.
+    pub fn take_some(&self, count: u64) -> Result<(), Duration> {
         let token_ns = self.token_ns.load(Ordering::Relaxed);
         if token_ns == 0 {
             return Ok(());
@@ -61,8 +75,9 @@ impl Bucket {
         let fill_ns = self.fill_ns.load(Ordering::Relaxed);
         let now = u64::try_from(self.epoch.elapsed().as_nanos()).unwrap_or(u64::MAX);
         let mut full_at = self.full_at_ns.load(Ordering::Relaxed);
+        let cost_ns = token_ns.saturating_mul(count).min(fill_ns);
         loop {
-            let after = full_at.max(now) + token_ns;
+            let after = full_at.max(now) + cost_ns;
             if after - now > fill_ns {
                 return Err(Duration::from_nanos(after - now - fill_ns));
             }

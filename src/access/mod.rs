@@ -7,7 +7,7 @@
 //! Nothing here takes a lock on the way of a request: keys are swapped as a whole when their file
 //! changes, buckets and counts are atomic numbers.
 
-mod bucket;
+pub mod bucket;
 mod files;
 mod keyring;
 mod keys;

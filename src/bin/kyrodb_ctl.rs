@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 use kyrodb::credentials::api_key;
-use kyrodb::ctl::client::{Answer, Identity, Place, Server};
+use kyrodb::ctl::client::{Answer, Identity, Place, Server, with_scheme};
 use kyrodb::ctl::{show, transfer};
 use kyrodb::disk::owner::restrict_new_files;
 use serde_json::{Value, json};
@@ -18,7 +18,7 @@ use serde_json::{Value, json};
 #[derive(Parser)]
 #[command(name = "kyrodb_ctl", version)]
 struct Arguments {
-    /// HTTP address of the server: its gRPC port + 1000
+    /// HTTP address of the server: its gRPC port + 1000. `host:port` will do
     #[arg(
         long,
         value_name = "URL",
@@ -124,6 +124,21 @@ enum Command {
     Compact,
     /// Drops what snapshots cover of the logs, and says what is kept
     Truncate,
+    /// Begins a fresh segment of every log; the one before is complete then
+    Rotate,
+    /// Gives back memory that is not needed: cached answers, and what profiles have read
+    Gc,
+    /// Checks the files of the server while it runs: complete segments of the logs, and snapshots
+    Scrub {
+        /// What to do
+        #[arg(value_enum)]
+        action: ScrubAction,
+        /// With start: how much to read a second, in MiB [default: 32]
+        #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=65_536))]
+        mib_per_second: Option<u32>,
+    },
+    /// What each thread of the server is at
+    Threads,
     /// Writes every document that the key may see as a line of JSON, in the order of ids
     Dump {
         #[command(flatten)]
@@ -180,6 +195,13 @@ enum BreakerAction {
 }
 
 #[derive(Clone, Copy, ValueEnum)]
+enum ScrubAction {
+    Status,
+    Start,
+    Stop,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
 enum Switch {
     Status,
     On,
@@ -217,15 +239,16 @@ fn run(arguments: &Arguments) -> Result<(String, bool), String> {
         (None, None) => None,
         _ => return Err("--client-cert and --client-key go together".into()),
     };
+    let is_tls = arguments.ca_cert.is_some() || identity.is_some();
     let place = Place {
-        url: arguments.url.clone(),
+        url: with_scheme(&arguments.url, is_tls),
         key: api_key(arguments.key_file.as_deref())?,
         ca_cert: arguments.ca_cert.clone(),
         identity,
     };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|error| error.to_string())?;
-    let at = |grpc: &Grpc| Place { url: grpc.grpc.clone(), ..place.clone() };
+    let at = |grpc: &Grpc| Place { url: with_scheme(&grpc.grpc, is_tls), ..place.clone() };
     match &arguments.command {
         Command::Dump { place, file, resume, namespace } => {
             let (place, file) = (at(place), file.as_deref());
@@ -290,6 +313,23 @@ async fn ask(server: &Server, arguments: &Arguments) -> Result<(String, bool), S
         Command::Snapshot => server.post("/admin/snapshot").await?,
         Command::Compact => server.post("/admin/compact").await?,
         Command::Truncate => server.post("/admin/wal/truncate").await?,
+        Command::Rotate => server.post("/admin/wal/rotate").await?,
+        Command::Gc => server.post("/admin/gc").await?,
+        Command::Scrub { action, mib_per_second } => match (action, mib_per_second) {
+            (ScrubAction::Status, _) => server.get("/admin/scrub").await?,
+            (ScrubAction::Stop, _) => server.post("/admin/scrub?state=stop").await?,
+            (ScrubAction::Start, None) => server.post("/admin/scrub?state=start").await?,
+            (ScrubAction::Start, Some(mib)) => {
+                server.post(&format!("/admin/scrub?state=start&mib_per_second={mib}")).await?
+            }
+        },
+        Command::Threads => {
+            let answer = server.get("/debug/pprof/threads").await?;
+            match answer.body.as_str().filter(|_| answer.is_good()) {
+                Some(text) => return Ok((text.to_owned(), true)),
+                None => answer,
+            }
+        }
         Command::Reload => server.post("/admin/reload").await?,
         Command::Shutdown { emergency } => {
             let mode = if *emergency { "emergency" } else { "graceful" };

@@ -143,7 +143,7 @@ fn run(arguments: Arguments) -> Result<ExitCode, String> {
         return Ok(ExitCode::SUCCESS);
     }
     let (file, port, data_dir) = (arguments.config, arguments.port, arguments.data_dir);
-    let mut overrides = Overrides { file, port, data_dir, is_again: false };
+    let overrides = Overrides { file, port, data_dir, is_again: false };
     let (config, origins) = load(&overrides, arguments.demo)?;
     if arguments.check_config {
         Server::check(&config)?;

@@ -239,6 +239,8 @@ pub struct StorageSection {
     /// Bytes of vectors that may wait in memory for a snapshot, in all shards together, where vectors
     /// are in files: a snapshot begins long before, and inserts are refused beyond.
     pub unsaved_bytes: u64,
+    /// Bytes of documents, as clients send them, that are taken in a second; 0 for no bound.
+    pub max_write_bytes_per_sec: u64,
 }
 
 /// `persistence`.
@@ -439,7 +441,11 @@ impl Default for HnswSection {
 
 impl Default for StorageSection {
     fn default() -> Self {
-        Self { vectors: VectorStorage::Memory, unsaved_bytes: 256 << 20 }
+        Self {
+            vectors: VectorStorage::Memory,
+            unsaved_bytes: 256 << 20,
+            max_write_bytes_per_sec: 0,
+        }
     }
 }
 

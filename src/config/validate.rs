@@ -27,6 +27,8 @@ const RECALL_SAMPLES_MAX: f64 = 1_000.0;
 /// Most answers in the cache of queries, and most of them that are checked a second.
 const CACHE_ENTRIES_MAX: usize = 10_000_000;
 const CACHE_CHECKS_MAX: f64 = 1_000.0;
+/// Least bound on bytes of documents a second: below, a larger document would wait for minutes.
+const WRITE_RATE_MIN: u64 = 64 << 10;
 /// Least memory for vectors that wait for a snapshot: some of the largest groups of the log.
 const UNSAVED_BYTES_MIN: u64 = 16 << 20;
 
@@ -196,6 +198,12 @@ impl Config {
     }
 
     fn check_storage(&self, faults: &mut Faults) {
+        let rate = self.storage.max_write_bytes_per_sec;
+        faults.unless(rate == 0 || rate >= WRITE_RATE_MIN, || {
+            format!(
+                "storage.max_write_bytes_per_sec: {rate} is below {WRITE_RATE_MIN}; 0 is for no bound"
+            )
+        });
         if self.storage.vectors == VectorStorage::Memory {
             return;
         }

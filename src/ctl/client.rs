@@ -46,6 +46,16 @@ impl Place {
     }
 }
 
+/// An address as a person writes it, `host:port` among others: with the scheme that it has none of.
+#[must_use]
+pub fn with_scheme(address: &str, is_tls: bool) -> String {
+    match (address.contains("://"), is_tls) {
+        (true, _) => address.to_owned(),
+        (false, true) => format!("https://{address}"),
+        (false, false) => format!("http://{address}"),
+    }
+}
+
 /// What came back.
 #[derive(Debug)]
 pub struct Answer {

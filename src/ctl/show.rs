@@ -68,7 +68,14 @@ pub fn status(pages: &Pages) -> String {
         .filter(|(_, missed)| **missed == true)
         .map(|(name, _)| name.as_str())
         .collect();
+    let (requests, least) =
+        (current["requests"].as_u64(), slo["slo_thresholds"]["min_samples"].as_u64());
     let missed = match missed.as_slice() {
+        [] if requests < least => format!(
+            "not judged: {} requests in the last minute, and slo.min_samples is {}",
+            requests.unwrap_or(0),
+            least.unwrap_or(0)
+        ),
         [] => "all objectives met".to_owned(),
         names => format!("MISSED: {}", names.join(", ")),
     };
@@ -210,6 +217,16 @@ mod tests {
             assert!(text.contains(part), "{part}:\n{text}");
         }
         assert!(status(&pages(false)).contains("serves; 3 documents"));
+        let quiet = |requests: u64| {
+            let slo = json!({
+                "current_metrics": { "error_rate": 0.185, "requests": requests },
+                "slo_breaches": { "error_rate": false },
+                "slo_thresholds": { "min_samples": 100 },
+            });
+            status(&Pages { slo, ..pages(false) })
+        };
+        assert!(quiet(27).contains("errors 18.500 %, not judged: 27 requests"), "{}", quiet(27));
+        assert!(quiet(100).contains("all objectives met"));
     }
 
     #[test]

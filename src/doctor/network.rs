@@ -21,7 +21,8 @@ pub(super) fn ports(host: &Host<'_>) -> Check {
     let reserved = host.tree.line(RESERVED).unwrap_or_default();
     let is_reserved = |port: u16| {
         reserved.split(',').any(|part| {
-            let (from, to) = part.trim().split_once('-').unwrap_or((part.trim(), part.trim()));
+            let (from, to) =
+                part.trim().split_once('-').unwrap_or_else(|| (part.trim(), part.trim()));
             let bounds = from.parse::<u16>().ok().zip(to.parse::<u16>().ok());
             bounds.is_some_and(|(from, to)| (from..=to).contains(&port))
         })

@@ -26,6 +26,7 @@ mod stream;
 mod subject;
 mod timing;
 mod validate;
+mod write_rate;
 
 use std::sync::Arc;
 use std::sync::OnceLock;
@@ -40,6 +41,7 @@ use self::admit::Admitted;
 pub use self::connection::{Door, Drain, Limits, serve};
 use self::panics::Contained;
 use self::validate::VectorRules;
+use self::write_rate::WriteRate;
 use crate::access::Access;
 use crate::config::{Config, Distance, LoggingSection, TimeoutsSection};
 use crate::error::{Error, Result};
@@ -89,6 +91,8 @@ pub struct Gateway {
     /// Bulk loads, and bulk inserts, that may run at once.
     bulk_loads: tokio::sync::Semaphore,
     bulk_inserts: tokio::sync::Semaphore,
+    /// Bytes of documents that are taken in a second.
+    write_rate: WriteRate,
 }
 
 impl Gateway {
@@ -102,7 +106,10 @@ impl Gateway {
     ) -> Arc<Self> {
         let LoggingSection { slow_query_ms, slow_query_per_second, .. } = config.logging;
         observed.slow_log.set(slow_query_ms, slow_query_per_second);
+        let write_rate = WriteRate::default();
+        write_rate.set(config.storage.max_write_bytes_per_sec);
         Arc::new(Self {
+            write_rate,
             search_max_ms: AtomicU64::new(config.timeouts.cold_tier_ms),
             config,
             observed,
@@ -132,6 +139,11 @@ impl Gateway {
     /// Slow searches have their lines by this from now on.
     pub fn set_logging(&self, logging: &LoggingSection) {
         self.observed.slow_log.set(logging.slow_query_ms, logging.slow_query_per_second);
+    }
+
+    /// So many bytes of documents are taken in a second from now on; 0 for no bound.
+    pub fn set_write_rate(&self, bytes_per_second: u64) {
+        self.write_rate.set(bytes_per_second);
     }
 
     fn set_dimension(&self, dimension: usize) {

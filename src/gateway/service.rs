@@ -121,8 +121,10 @@ impl Gateway {
         request: proto::InsertRequest,
     ) -> Result<proto::InsertResponse> {
         let (subject, router) = (subject?, self.router()?);
+        let bytes = self.write_rate.bytes_of(&request);
         let write = self.checked_put(request, &subject).await?;
         let Write::Put { id, .. } = &write else { unreachable!("an insert is a put") };
+        self.write_rate.take(bytes)?;
         router.write(*id, write).await?;
         Ok(proto::InsertResponse {
             success: true,
@@ -158,6 +160,7 @@ impl Gateway {
         let id = subject.doc_id("doc_id", request.doc_id)?;
         validate::namespace(&request.namespace)?;
         let payload = validate::payload(&request.metadata, &Realm::default())?;
+        self.write_rate.take(self.write_rate.bytes_of(&request))?;
         let (realm, merge) = (subject.realm(&request.namespace), request.merge);
         let outcome = router.write(id, Write::Update { id, realm, payload, merge }).await?;
         let existed = outcome.existed > 0;

@@ -180,6 +180,8 @@ impl<'a> Loader<'a> {
 
     /// Checks and takes one message of a stream.
     async fn take(&mut self, request: proto::InsertRequest) {
+        let rate = &self.gateway.write_rate;
+        rate.wait(rate.bytes_of(&request)).await;
         match self.gateway.checked_put(request, &self.subject).await {
             Ok(write) => self.put(write).await,
             Err(error) => self.tally.fail(self.gateway, &error),

@@ -9,6 +9,7 @@ pub mod latency;
 pub mod log_queue;
 pub mod origin;
 pub mod rates;
+pub mod scrub;
 pub mod slow;
 pub mod slow_log;
 pub mod trace;
@@ -25,6 +26,7 @@ use self::host::Host;
 use self::latency::Latency;
 use self::origin::Origin;
 use self::rates::{Counts, Rates};
+use self::scrub::Scrub;
 use self::slow::Recorder;
 use self::slow_log::SlowLog;
 use self::trace::{Stage, Trace};
@@ -89,6 +91,8 @@ pub struct Observed {
     pub certificate_end: OnceLock<Arc<AtomicI64>>,
     /// What the system says of the process and its files.
     pub host: Host,
+    /// The check of the files while the server runs.
+    pub scrub: Scrub,
     /// The slowest searches.
     pub slow: Recorder,
     /// Which slow searches have a line in the log.

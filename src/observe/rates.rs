@@ -120,7 +120,8 @@ impl Rates {
     /// the last minute that had any; `None` before there was one.
     pub(super) fn hit_rate_lately(&self, gateway: &GatewayCounters) -> Option<f64> {
         let last = self.last_hits.load(Ordering::Relaxed).checked_sub(1);
-        hit_rate(&self.recent(gateway).0).or(last.map(|millionths| millionths as f64 / 1e6))
+        let last = || last.map(|millionths| millionths as f64 / 1e6);
+        hit_rate(&self.recent(gateway).0).or_else(last)
     }
 
     fn of_ticks(&self, count: usize, gateway: &GatewayCounters) -> (Counts, Duration) {

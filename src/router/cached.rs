@@ -346,6 +346,14 @@ impl Router {
         }
     }
 
+    /// Forgets all answers, so that their memory is free; how many there were.
+    pub fn drop_answers(&self) -> u64 {
+        let Some(cache) = &self.cache else { return 0 };
+        let count = self.observed.gateway.cache.entries.get();
+        self.clear_cache(cache);
+        count
+    }
+
     /// Forgets the answer to a question, if it is kept.
     pub(super) fn forget(&self, cache: &QueryCache, query: &Query, realm: &Realm) {
         let hash = key::hash(&cache.hasher, query, realm);

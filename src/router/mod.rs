@@ -40,6 +40,7 @@ use crate::shard::mailbox::{Mailbox, Refused};
 use crate::shard::pulse::Activity;
 use crate::shard::reply::{Answers, Reply, single};
 use crate::shard::request::Request;
+use crate::shard::rotate::Rotated;
 use crate::shard::snapshot::Taken;
 use crate::shard::truncate::Truncated;
 use crate::store::realm::Realm;
@@ -429,6 +430,14 @@ impl Router {
     /// If any shard can't.
     pub async fn truncate(&self) -> Result<Vec<Truncated>> {
         self.ask_every(|shard, reply| Request::Truncate { shard, reply }).await
+    }
+
+    /// Has every shard's log begin a fresh segment.
+    ///
+    /// # Errors
+    /// If any shard can't.
+    pub async fn rotate(&self) -> Result<Vec<Rotated>> {
+        self.ask_every(|shard, reply| Request::Rotate { shard, reply }).await
     }
 
     /// Leaves little to do to the next start: has every shard link what is not linked and take a

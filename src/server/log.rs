@@ -28,6 +28,9 @@ use crate::observe::log_queue::{self, LOSS_TARGET, LogQueue, QUEUE_BYTES_MAX, Si
 /// Longest wait of a process that ends in good order, for the rest of its log to be written.
 const END_PATIENCE: Duration = Duration::from_secs(2);
 
+/// Longest wait for a message on standard error to be taken.
+const COMPLAINT_PATIENCE: Duration = Duration::from_millis(500);
+
 /// Target of a line that goes to the log file alone: standard error has its text already.
 const FILE_TARGET: &str = "kyrodb::start";
 
@@ -112,12 +115,6 @@ impl Log {
     }
 }
 
-impl Drop for Log {
-    fn drop(&mut self) {
-        flush();
-    }
-}
-
 /// Waits, not for long, until all that was said is written: for a process that ends.
 pub fn flush() {
     log_queue::flush(END_PATIENCE);
@@ -134,8 +131,14 @@ pub fn complain(level: Level, what: &str) {
     if is_journal(std::io::stderr()) {
         text = with_priority(level, &text);
     }
-    // Where standard error can't be written there is no other place to say so.
-    let _written = std::io::stderr().write_all(&text);
+    // Somebody may not read it: that must not keep the process from its end.
+    let (say, said) = std::sync::mpsc::channel();
+    let write = move || {
+        let _is_waited_for = say.send(std::io::stderr().write_all(&text));
+    };
+    if std::thread::Builder::new().spawn(write).is_ok() {
+        let _written = said.recv_timeout(COMPLAINT_PATIENCE);
+    }
 }
 
 fn tell_of_panic(panic: &std::panic::PanicHookInfo<'_>) {

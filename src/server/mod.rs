@@ -223,7 +223,6 @@ impl Server {
         gateway.open(started.router.clone(), started.dimension);
         let first = pages.shards.set(started.router.clone());
         debug_assert!(first.is_ok(), "a server starts once");
-        health.set_phase(Phase::Serving);
         let reloader = Arc::new(Reloader {
             running,
             turn: Mutex::default(),
@@ -248,6 +247,9 @@ impl Server {
             "KyroDB {} is ready",
             env!("CARGO_PKG_VERSION"),
         );
+        // What the start had to say is written before anybody is told that it is over.
+        log::flush();
+        health.set_phase(Phase::Serving);
         Ok(Self {
             config,
             health,

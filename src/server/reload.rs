@@ -7,6 +7,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use serde_json::Value;
 
+use super::settings;
 use crate::access::Access;
 use crate::config::{Config, Origins, Running};
 use crate::gateway::Gateway;
@@ -17,7 +18,7 @@ use crate::status::health::Health;
 use crate::tls::Tls;
 
 /// Sections, and keys of others, that take effect at once.
-const LIVE: [&str; 7] = [
+const LIVE: [&str; 8] = [
     "timeouts.",
     "slo.",
     "rate_limit.",
@@ -25,6 +26,7 @@ const LIVE: [&str; 7] = [
     "logging.slow_query_",
     "memory.",
     "server.http_allowed_hosts",
+    "storage.max_write_bytes_per_sec",
 ];
 
 /// What has become of another configuration.
@@ -36,6 +38,8 @@ pub struct Reloaded {
     pub needs_restart: Vec<String>,
     /// About the API keys.
     pub keys: String,
+    /// A task learns what to keep of vectors on disk, and begins again.
+    pub has_training: bool,
 }
 
 impl std::fmt::Display for Reloaded {
@@ -48,6 +52,11 @@ impl std::fmt::Display for Reloaded {
         if !self.needs_restart.is_empty() {
             write!(f, "; needs a restart: {}", list(&self.needs_restart))?;
         }
+        let training = match self.has_training {
+            true => "training task restarted",
+            false => "no training task runs",
+        };
+        write!(f, "; {training}")?;
         Ok(())
     }
 }
@@ -83,7 +92,8 @@ impl Reloader {
         self.router.restart_training();
         let turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
         let mut running = Running::clone(&self.running.load());
-        let mut reloaded = Reloaded::default();
+        let mut reloaded =
+            Reloaded { has_training: settings::learns(&running.config), ..Reloaded::default() };
         let is_live = |key: &str| LIVE.iter().any(|live| key.starts_with(live));
         for (key, before, now) in differences(&running.config, &config) {
             if is_live(&key) {
@@ -98,6 +108,7 @@ impl Reloader {
         live.rate_limit = config.rate_limit;
         live.memory = config.memory;
         live.server.http_allowed_hosts = config.server.http_allowed_hosts;
+        live.storage.max_write_bytes_per_sec = config.storage.max_write_bytes_per_sec;
         live.logging.level = config.logging.level;
         live.logging.slow_query_ms = config.logging.slow_query_ms;
         live.logging.slow_query_per_second = config.logging.slow_query_per_second;
@@ -106,6 +117,7 @@ impl Reloader {
         self.router.set_limits(limits(live));
         self.gateway.set_timeouts(&live.timeouts);
         self.gateway.set_logging(&live.logging);
+        self.gateway.set_write_rate(live.storage.max_write_bytes_per_sec);
         self.health.judge_by(live.slo.clone());
         self.observed.memory.set_max(sizing::memory_max(&live.memory));
         self.access.set_rate_limit(live.rate_limit.clone());

@@ -50,13 +50,19 @@ pub(super) fn settings(config: &Config, placement: &Placement, io_memory_bytes: 
     }
 }
 
+/// A task learns what to keep of vectors on disk.
+pub(super) fn learns(config: &Config) -> bool {
+    let cache = &config.cache;
+    // Without room for anything there is nothing to decide.
+    config.storage.vectors == VectorStorage::Nvme
+        && cache.enable_training_task
+        && cache.document_bytes > 0
+}
+
 /// What each of so many cores keeps of vectors on disk.
 fn document_cache(config: &Config, cores: usize) -> CacheParams {
     let cache = &config.cache;
-    // Without room for anything there is nothing to decide.
-    let learns = config.storage.vectors == VectorStorage::Nvme
-        && cache.enable_training_task
-        && cache.document_bytes > 0;
+    let learns = learns(config);
     let training = TrainingParams {
         interval: Duration::from_secs(cache.training_interval_secs),
         history_max: cache.logger_window_size.div_ceil(cores),

@@ -20,6 +20,7 @@ use super::keeper::Change;
 use super::load::LoadTicket;
 use super::pacing::Next;
 use super::reply::Reply;
+use super::rotate::{Rotated, keep_end};
 use super::serve::cut;
 use super::spare;
 use super::task::spawn;
@@ -28,8 +29,6 @@ use crate::disk::direct::DirectDisk;
 use crate::disk::{Disk, DiskError, Kind};
 use crate::engine::{Engine, Outcome, Write};
 use crate::error::{Error, Result};
-use crate::manifest::Sealed;
-use crate::types::ShardId;
 use crate::wal::record::Record;
 use crate::wal::{GROUP_BYTES_MAX, RestoreError, Writer, segment_name};
 
@@ -193,6 +192,9 @@ pub(super) async fn run(core: Rc<Core>, shard: Rc<Shard>, writer: Writer<DirectD
             && let Err(error) = committer.sync_now().await
         {
             committer.fail(Vec::new(), &error).await;
+        }
+        if !committer.shard.rotations.borrow().is_empty() {
+            committer.rotate_as_asked().await;
         }
         let mut next = committer.shard.next_write(&committer.core, true);
         if let Next::Gather(time) = next {
@@ -422,6 +424,26 @@ impl Committer {
         Ok(())
     }
 
+    /// Begins a fresh segment because operators have asked for one; an unused one will do.
+    async fn rotate_as_asked(&mut self) {
+        let asked = self.shard.rotations.take();
+        let mut is_new = false;
+        if self.writer.has_groups() && !self.writer.is_broken() {
+            match self.rotate().await {
+                // The header of the fresh one vouches for all before.
+                Ok(()) => (is_new, self.is_sealed) = (true, true),
+                Err(error) => self.fail(Vec::new(), &error).await,
+            }
+            self.note_durable();
+            self.publish();
+        }
+        let rotated = match self.writer.is_broken() || self.shard.check_log().is_err() {
+            true => Err(Error::unavailable("the log can't be written: see its breaker")),
+            false => Ok(Rotated { segment: self.writer.segment(), is_new }),
+        };
+        asked.into_iter().for_each(|reply| reply.send(rotated.clone()));
+    }
+
     /// Goes on in a fresh segment after a failure.
     async fn mend(&mut self) -> Result<(), DiskError> {
         self.shard.counters.wal_retries.add(1);
@@ -566,14 +588,4 @@ impl Committer {
         }
         self.shard.publish();
     }
-}
-
-/// Has MANIFEST say where a segment ends; true if it does. Until then the header of the next
-/// segment says so.
-async fn keep_end(core: &Core, id: ShardId, number: u64, sealed: Sealed) -> bool {
-    let kept = core.keep(Change::Sealed(id, number, sealed)).await;
-    if let Err(error) = &kept {
-        tracing::warn!(shard = id.0, "MANIFEST could not be updated: {error}");
-    }
-    kept.is_ok()
 }

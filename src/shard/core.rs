@@ -26,6 +26,7 @@ use super::pulse::Heart;
 use super::recall::Sampler;
 use super::reply::{self, Reply};
 use super::request::Request;
+use super::rotate::Rotations;
 use super::snapshot::{Due, Snapshots};
 use super::spare::Spare;
 use super::task::{spawn, spawn_vital};
@@ -233,6 +234,8 @@ pub(super) struct Shard {
     pub(super) is_load_paused: Cell<bool>,
     pub(super) flushes: RefCell<Vec<Flush>>,
     pub(super) compactions: RefCell<Vec<Compaction>>,
+    /// Operators who wait for a fresh segment.
+    pub(super) rotations: Rotations,
     pub(super) spare: Spare,
     pub(super) snapshots: Snapshots,
     pub(super) sampler: Sampler,
@@ -286,6 +289,7 @@ impl Shard {
             is_load_paused: Cell::new(false),
             flushes: RefCell::default(),
             compactions: RefCell::default(),
+            rotations: Rotations::default(),
             spare: Spare::default(),
             snapshots,
             sampler: Sampler::default(),

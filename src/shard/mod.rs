@@ -36,6 +36,7 @@ pub mod pulse;
 mod recall;
 pub mod reply;
 pub mod request;
+pub mod rotate;
 mod search;
 mod serve;
 pub mod snapshot;

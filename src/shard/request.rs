@@ -7,6 +7,7 @@ use super::breaker::{Command, Report};
 use super::keeper::Change;
 use super::open::{Open, Opened, Refusal};
 use super::reply::Reply;
+use super::rotate::Rotated;
 use super::snapshot::Taken;
 use super::truncate::Truncated;
 use crate::engine::filter::Filter;
@@ -109,6 +110,13 @@ pub enum Request {
         shard: ShardId,
         /// Told what is left of it.
         reply: Reply<Result<Truncated>>,
+    },
+    /// Begin a fresh segment of the log.
+    Rotate {
+        /// The shard.
+        shard: ShardId,
+        /// Told which one it is.
+        reply: Reply<Result<Rotated>>,
     },
     /// Leave little to do to the next start: link what is not linked and take a snapshot, if
     /// there is enough that is in neither.

@@ -108,6 +108,11 @@ impl Core {
                     });
                 }
             }
+            Request::Rotate { shard, reply } => {
+                if let Some(shard) = self.shard(shard) {
+                    shard.rotate(reply);
+                }
+            }
             Request::Settle { shard, reply } => {
                 if let Some(shard) = self.shard(shard) {
                     let core = self.clone();

@@ -12,9 +12,11 @@ use serde_json::{Value, json};
 use super::aside::aside;
 use super::http::Pages;
 use super::pages::Parameters;
+use super::process::memory_bytes;
 use crate::error::Error;
 use crate::observe::counters::BreakerState;
 use crate::shard::breaker::{Command, Report};
+use crate::shard::rotate::Rotated;
 use crate::shard::truncate::Truncated;
 
 /// How long a compaction is waited for; it goes on afterwards.
@@ -196,6 +198,41 @@ pub(super) async fn truncate(State(pages): State<Arc<Pages>>) -> Response {
             answer(StatusCode::OK, json!({ "shards": shards }))
         }
         Err(error) => failed(&error),
+    }
+}
+
+/// Begins a fresh segment of every log, so that the one before is complete.
+pub(super) async fn rotate(State(pages): State<Arc<Pages>>) -> Response {
+    let Some(shards) = pages.shards.get() else { return starting() };
+    match shards.rotate().await {
+        Ok(logs) => {
+            let shard = |(shard, log): (usize, &Rotated)| json!({ "shard": shard, "segment": log.segment, "is_new": log.is_new });
+            let shards: Vec<Value> = logs.iter().enumerate().map(shard).collect();
+            answer(StatusCode::OK, json!({ "shards": shards }))
+        }
+        Err(error) => failed(&error),
+    }
+}
+
+/// Gives back memory that is not needed: answers that the cache of queries keeps, and what profiles
+/// have read of the program's symbols. Documents and the graph stay as they are.
+pub(super) async fn gc(State(pages): State<Arc<Pages>>) -> Response {
+    let answers = pages.shards.get().map_or(0, |shards| shards.drop_answers());
+    let looked = aside(|| {
+        let before = memory_bytes().0;
+        backtrace::clear_symbol_cache();
+        (before, memory_bytes().0)
+    });
+    match looked.await {
+        Ok((before, after)) => answer(
+            StatusCode::OK,
+            json!({
+                "resident_bytes_before": before,
+                "resident_bytes_after": after,
+                "answers_dropped": answers,
+            }),
+        ),
+        Err(refused) => refused,
     }
 }
 

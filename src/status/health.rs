@@ -196,6 +196,10 @@ impl Health {
             ));
         }
         reasons.extend(self.slow_disk());
+        let (damages, told) = (self.observed.scrub.damages.get(), self.observed.scrub.told());
+        if let Some(first) = told.first() {
+            reasons.push(format!("the check of the files has found {damages} damages: {first}"));
+        }
         let space = &self.observed.space;
         if space.is_low() {
             reasons.push(format!(
@@ -374,6 +378,9 @@ mod tests {
         degraded("one in ten syncs (fsync) of the log took 6");
         (0..10 * SYNCS_MIN).for_each(|_| syncs.record(Duration::from_millis(1)));
         assert_eq!(health.verdict(), Verdict::Healthy);
+        health.observed.scrub.tell(&["wal_0_1.wal at byte 4096: bad".to_owned()]);
+        degraded("found 1 damages: wal_0_1.wal at byte 4096");
+        health.observed.scrub.tell(&[]);
         health.judge_by(SloSection::default());
         health.observed.gateway.queries.add(1_000);
         health.observed.gateway.errors(crate::observe::counters::ErrorCategory::Internal).add(10);

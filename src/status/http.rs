@@ -33,7 +33,7 @@ use tokio::sync::oneshot;
 use super::health::Health;
 use super::incoming::{Limits, serve};
 use super::look::Look;
-use super::{admin, aside, hosts, pages, profile, transitions};
+use super::{admin, aside, hosts, pages, profile, scrub, threads, transitions};
 use crate::access::{Access, Caller};
 use crate::config::{ObservabilityAuth, Running};
 use crate::observe::Observed;
@@ -97,7 +97,8 @@ pub fn spawn(
     listener.set_nonblocking(true)?;
     let look = Look::start(&pages.observed, pages.data_dir.clone())?;
     let mut runtime = tokio::runtime::Builder::new_current_thread();
-    let runtime = runtime.enable_all().max_blocking_threads(aside::THREADS).build()?;
+    runtime.enable_all().max_blocking_threads(aside::THREADS).thread_name("kyro-aside");
+    let runtime = runtime.build()?;
     let (stop, stopped) = oneshot::channel();
     let thread = std::thread::Builder::new().name("kyro-http".into()).spawn(move || {
         runtime.block_on(async move {
@@ -145,6 +146,9 @@ fn router(pages: Arc<Pages>) -> Router {
         .route("/stats", get(pages::stats))
         .route("/config", get(pages::config))
         .route("/debug/slow", get(pages::slow))
+        .route("/debug/pprof/", get(threads::index))
+        .route("/debug/pprof/threads", get(threads::threads))
+        .route("/debug/pprof/goroutine", get(threads::threads))
         .route("/debug/pprof/profile", get(profile::profile))
         .route("/debug/pprof/heap", get(profile::heap))
         .route("/admin/circuit-breaker/status", get(breakers(None)))
@@ -156,6 +160,9 @@ fn router(pages: Arc<Pages>) -> Router {
         .route("/admin/snapshot", post(admin::snapshot))
         .route("/admin/compact", post(admin::compact))
         .route("/admin/wal/truncate", post(admin::truncate))
+        .route("/admin/wal/rotate", post(admin::rotate))
+        .route("/admin/gc", post(admin::gc))
+        .route("/admin/scrub", get(scrub::page).post(scrub::scrub))
         .route("/admin/reload", post(admin::reload))
         .route("/admin/shutdown", post(admin::shutdown))
         .fallback(no_such_page)
@@ -166,7 +173,7 @@ fn router(pages: Arc<Pages>) -> Router {
 
 async fn no_such_page() -> Response {
     let error = "no such page. There are /health, /ready, /livez, /metrics, /slo, /usage, /stats, \
-                 /config, /debug/slow, /debug/pprof/profile and /admin/…";
+                 /config, /debug/slow, /debug/pprof/ and /admin/…";
     (StatusCode::NOT_FOUND, Json(json!({ "error": error }))).into_response()
 }
 

@@ -106,6 +106,7 @@ pub(super) fn render(facts: &Facts<'_>) -> String {
     }
     log(&mut text, observed);
     process_metrics::syncs(&mut text, facts);
+    process_metrics::scrub(&mut text, facts);
     server(&mut text, observed, health);
     process_metrics::queues(&mut text, facts);
     shard_metrics::render(&mut text, observed);

@@ -1,7 +1,7 @@
 //! What `/metrics` says of the process as such, under the names that client libraries of Prometheus
 //! give it, of what waits where, and of syncs of the log.
 
-use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use rustix::process::{Resource, getrlimit};
 
@@ -60,10 +60,24 @@ pub(super) fn syncs(text: &mut Text, facts: &Facts<'_>) {
     }
 }
 
+/// The check of the files while the server runs.
+pub(super) fn scrub(text: &mut Text, facts: &Facts<'_>) {
+    let scrub = &facts.observed.scrub;
+    let is_running = scrub.is_running.load(Ordering::Relaxed);
+    text.gauge("kyrodb_scrub_running", "1 while files are checked.", u8::from(is_running));
+    text.counter("kyrodb_scrub_bytes_total", "Bytes of files checked.", scrub.bytes.get());
+    text.counter("kyrodb_scrub_files_total", "Files checked.", scrub.files.get());
+    let help = "Damages that the last check has found, or finds now.";
+    text.gauge("kyrodb_scrub_damages", help, scrub.damages.get());
+    let help = "When a check last went to its end, in Unix seconds; 0 if none has.";
+    let completed = scrub.completed_unix_ms.get() as f64 / 1e3;
+    text.gauge("kyrodb_scrub_last_completed_timestamp_seconds", help, completed);
+}
+
 /// The facts of a test.
 #[cfg(test)]
 pub(super) fn facts<'a>(
-    observed: &'a Arc<crate::observe::Observed>,
+    observed: &'a crate::observe::Observed,
     health: &'a super::health::Health,
 ) -> Facts<'a> {
     Facts { observed, health, fsync_policy: "data_only", queues: vec![3, 0] }

@@ -107,6 +107,8 @@ pub(super) fn page(service: &Service, slo: &SloSection) -> Value {
             "cache_repeat_hit_rate": service.cache_repeat_hit_rate,
             "error_rate": service.error_rate,
             "availability": service.availability,
+            "searches": service.searches,
+            "requests": service.requests,
         },
         "slo_breaches": {
             "p99_latency": breaches.p99_latency,

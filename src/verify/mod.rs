@@ -28,9 +28,11 @@ pub use self::segment::FAULTS_MAX;
 use self::segment::Expected;
 use self::shard::{Candidate, Walk};
 use crate::disk::{Disk, DiskError};
-use crate::manifest::{MANIFEST_NAME, Manifest};
-use crate::snapshot::parse_snapshot_name;
+use crate::manifest::{MANIFEST_NAME, Manifest, Segment};
+use crate::snapshot::reader::{self, ReadError};
+use crate::snapshot::{parse_snapshot_name, snapshot_name};
 use crate::types::{Lsn, ShardId};
+use crate::wal::reader::{Head, Tail, read_head};
 use crate::wal::record::Record;
 use crate::wal::{parse_segment_name, segment_name};
 
@@ -109,6 +111,48 @@ pub async fn read_log<D: Disk>(
     let walk = Walk::new(disk, shard, manifest, &mut expected, &mut report, Some(on_record));
     walk.check(candidates, &mut |_| {}).await;
     Ok(report)
+}
+
+/// Checks one complete segment that MANIFEST names, by itself: what is wrong with it. A server may run.
+///
+/// # Errors
+/// If it can't be read.
+pub async fn check_sealed<D: Disk>(
+    disk: &D,
+    manifest: &Manifest,
+    segment: &Segment,
+) -> Result<Vec<Fault>, DiskError> {
+    let Some(sealed) = segment.sealed else { return Ok(Vec::new()) };
+    let about = |what: &str| Fault { offset: Some(0), what: what.into(), ..Fault::default() };
+    let file = disk.open(&segment.file).await?;
+    let Head::Good(header) = read_head(&file).await? else {
+        return Ok(vec![about("the segment header is damaged")]);
+    };
+    if (header.shard, header.number) != (ShardId(segment.shard), segment.number) {
+        return Ok(vec![about("the file is another segment under this name")]);
+    }
+    let mut expected = Expected::by(Some(manifest));
+    let tail = Tail::Sealed(sealed);
+    let first = header.first();
+    Ok(segment::check(&file, &header, tail, first, &mut expected, None).await?.faults)
+}
+
+/// Checks what lies in one file of snapshots, by itself: what is wrong with it. A server may run.
+///
+/// # Errors
+/// If it can't be read.
+pub async fn check_snapshot_file<D: Disk>(
+    disk: &D,
+    shard: ShardId,
+    number: u64,
+) -> Result<Vec<Fault>, DiskError> {
+    match reader::verify(disk, &snapshot_name(shard, number), shard, number).await {
+        Ok(_) => Ok(Vec::new()),
+        Err(ReadError::Disk(error)) => Err(error),
+        Err(ReadError::Damaged { offset, why, .. }) => {
+            Ok(vec![Fault { offset: Some(offset), what: why, ..Fault::default() }])
+        }
+    }
 }
 
 fn made(manifest: &Manifest) -> Made {

@@ -197,6 +197,12 @@ impl<D: Disk> Writer<D> {
         self.active.number
     }
 
+    /// True if there is more in the segment than its header.
+    #[must_use]
+    pub fn has_groups(&self) -> bool {
+        self.active.offset > BLOCK as u64
+    }
+
     /// How full the segment is, 0 to 1.
     #[must_use]
     pub fn fill(&self) -> f64 {

@@ -248,7 +248,17 @@ impl Process {
 
     /// What it has printed, standard error included.
     pub fn log(&self) -> String {
-        std::fs::read_to_string(&self.log).unwrap_or_default()
+        // A thread of the server writes it, a moment after what it tells of: until it stands still.
+        let read = || std::fs::read_to_string(&self.log).unwrap_or_default();
+        let mut text = read();
+        for _ in 0..50 {
+            std::thread::sleep(Duration::from_millis(20));
+            let before = std::mem::replace(&mut text, read());
+            if before == text {
+                break;
+            }
+        }
+        text
     }
 
     /// Where that is, also after its end.

@@ -105,3 +105,29 @@ fn answers_may_be_larger_than_requests() {
         assert!(answer.results.iter().all(|result| result.metadata["text"] == text));
     });
 }
+
+#[test]
+fn bytes_written_in_a_second_have_a_bound_if_one_is_set() {
+    const DIMENSION: usize = 4_000;
+    let settings = [("storage.max_write_bytes_per_sec", "65536"), ("runtime.shards", "1")];
+    let server = Inside::start(&settings);
+    runtime().block_on(async {
+        let mut client = server.client().await;
+        let mut refused = None;
+        for id in 1..=100 {
+            if let Err(status) = client.insert(insert(id, &vector(id, DIMENSION), &[])).await {
+                refused = Some(status);
+                break;
+            }
+        }
+        let status = refused.expect("four a second are 64 KiB");
+        assert_eq!(status.code(), Code::ResourceExhausted, "{status:?}");
+        assert!(status.message().contains("storage.max_write_bytes_per_sec"), "{status:?}");
+        assert!(!retry_delay(&status).is_zero());
+        // A stream is read no faster, and all of it is stored.
+        let documents = (201..=210).map(|id| insert(id, &vector(id, DIMENSION), &[]));
+        let stored = client.bulk_insert(tokio_stream::iter(documents.collect::<Vec<_>>())).await;
+        let stored = stored.unwrap().into_inner();
+        assert_eq!((stored.total_inserted, stored.total_failed), (10, 0), "{stored:?}");
+    });
+}

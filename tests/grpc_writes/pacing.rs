@@ -141,14 +141,14 @@ fn writers_beyond_the_pace_of_linking_wait_or_are_refused_and_searches_do_not_fe
 fn a_server_that_ends_does_not_wait_for_room_and_keeps_what_it_has_acknowledged() {
     let mut server = Inside::start(SETTINGS);
     let runtime = runtime();
-    let flooding = runtime.block_on(async {
+    let (flooding,) = runtime.block_on(async {
         let mut client = server.client().await;
         let stored: Vec<_> = (1..=STORED).map(document).collect();
         client.bulk_load_hnsw(tokio_stream::iter(stored)).await.unwrap();
         client.search(search(&vector(1, DIMENSION), 5)).await.unwrap();
         let flooding = tokio::spawn(async move { flood(&client, 10_000..10_000 + OFFERED).await });
         eventually("writes wait", async || waiting(&server).await > 100.0).await;
-        flooding
+        (flooding,)
     });
     server.restart(SETTINGS);
     let refused = runtime.block_on(flooding).unwrap();

@@ -27,6 +27,7 @@ mod slow;
 mod slow_disk;
 mod snapshots;
 mod transfer;
+mod upkeep;
 mod verify;
 
 use std::os::unix::fs::FileExt;

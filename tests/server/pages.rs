@@ -152,3 +152,18 @@ fn alerts_and_dashboard_name_metrics_that_exist() {
     }
     process.stop();
 }
+
+/// The alerts fire when they should, and not otherwise, as promtool works them out. Where there is none
+/// (it is in the package prometheus), there is nothing to be seen.
+#[test]
+fn alerts_fire_when_they_should() {
+    let rules = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("contrib/prometheus");
+    let tests = rules.join("kyrodb.rules.test.yml");
+    match std::process::Command::new("promtool").args(["test", "rules"]).arg(tests).output() {
+        Err(error) => println!("skipped: promtool: {error}"),
+        Ok(tested) => {
+            let said = [tested.stdout, tested.stderr].concat();
+            assert!(tested.status.success(), "{}", String::from_utf8_lossy(&said));
+        }
+    }
+}

@@ -11,6 +11,8 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use super::held::{Held, Look};
+use crate::observe::log_queue;
+use crate::server::log;
 
 /// Time between two looks. They are two system calls, in a thread of their own: the disk may be slow.
 const PERIOD: Duration = Duration::from_secs(1);
@@ -53,10 +55,14 @@ impl Drop for Guard {
     }
 }
 
+/// Longest wait for the log to be written before the process ends.
+const LAST_WORDS: Duration = Duration::from_millis(200);
+
 /// Ends the process without a last snapshot and without sealing the logs: both would write to files that
 /// another server has by now.
 fn end(what: &str) {
     tracing::error!("{what}. This server ends at once, so that two do not write to the same files");
-    eprintln!("kyrodb_server: {what}. This server ends at once");
+    log::complain(tracing::Level::ERROR, &format!("{what}. This server ends at once"));
+    log_queue::flush(LAST_WORDS);
     std::process::exit(LOST_CODE);
 }

@@ -139,7 +139,10 @@ pub(super) async fn profile(parameters: Parameters, headers: HeaderMap) -> Respo
     // profile begins when that is over.
     let drawn = tokio::task::spawn_blocking(move || {
         let _turn = turn;
-        draw(&samples, asked)
+        let drawn = draw(&samples, asked);
+        // What was read of the program for the names, many times as much as a profile.
+        backtrace::clear_symbol_cache();
+        drawn
     });
     match drawn.await {
         Ok(Ok((kind, body))) => ([(header::CONTENT_TYPE, kind)], body).into_response(),
