@@ -32,12 +32,9 @@ const STEPS: usize = 12;
 const STEPS_MANY: usize = 48;
 const MANY_SHARE: usize = 24;
 
-/// Once a fourth as many documents have been linked as there are nodes, and nothing else is to be
-/// done, the graph is looked through.
-const SCRUB_SHARE: u64 = 4;
-
-/// More documents than are ever linked between two checks.
-const CHECK_ASKED: u64 = 1 << 63;
+/// Once more than one in so many nodes is new, and nothing else is to be done, the graph is looked
+/// through. To look at the lists of so many nodes takes some tenth of the time of linking one.
+const SCRUB_SHARE: u64 = 256;
 
 /// What the owners of a graph know of its health together. Looked at by upkeep, and by walks only to
 /// ask whether anything is dead.
@@ -52,6 +49,23 @@ pub(super) struct Ward {
     rounds: AtomicUsize,
     /// Documents linked since the graph was last looked through.
     linked_since_check: AtomicU64,
+    /// How often it was asked to be looked through, and how many of these requests are met.
+    checks_asked: AtomicU64,
+    checks_met: AtomicU64,
+    /// Links that were in doubt ([`Graph::doubts`]) when it was last looked through.
+    doubts_met: AtomicU64,
+    /// Nodes that no walk could reach when it was last looked through; and whether it is to be seen
+    /// that they can be reached now.
+    found: AtomicU64,
+    is_in_doubt: AtomicBool,
+}
+
+/// What was known of a graph when one began to look through it.
+#[derive(Clone, Copy, Debug, Default)]
+struct Before {
+    linked: u64,
+    asked: u64,
+    doubts: u64,
 }
 
 impl Ward {
@@ -84,12 +98,41 @@ impl Ward {
 
     /// The graph has to be looked through at the next occasion.
     pub(super) fn ask_for_check(&self) {
-        self.linked_since_check.store(CHECK_ASKED, Ordering::Relaxed);
+        self.checks_asked.fetch_add(1, Ordering::Relaxed);
     }
 
     /// It has not been since that was asked.
     pub(super) fn is_check_asked(&self) -> bool {
-        self.linked_since_check.load(Ordering::Relaxed) >= CHECK_ASKED
+        self.checks_asked.load(Ordering::Relaxed) > self.checks_met.load(Ordering::Relaxed)
+    }
+
+    /// It is worth looking through when there is nothing else to do.
+    fn is_check_due(&self, graph: &Graph) -> bool {
+        let linked_since = self.linked_since_check.load(Ordering::Relaxed);
+        linked_since > u64::from(graph.linked_count()) / SCRUB_SHARE
+            || self.is_in_doubt.load(Ordering::Relaxed)
+            || graph.doubts() > self.doubts_met.load(Ordering::Relaxed)
+    }
+
+    fn before_check(&self, graph: &Graph) -> Before {
+        Before {
+            linked: self.linked_since_check.load(Ordering::Relaxed),
+            asked: self.checks_asked.load(Ordering::Relaxed),
+            doubts: graph.doubts(),
+        }
+    }
+
+    /// The graph, of which this was known before, has been looked through, and so many nodes were found
+    /// that no walk could reach. They have links now.
+    fn note_checked(&self, before: Before, found: u64) {
+        let rest = |linked: u64| Some(linked.saturating_sub(before.linked));
+        let ordering = Ordering::Relaxed;
+        let _linked = self.linked_since_check.fetch_update(ordering, ordering, rest);
+        self.checks_met.fetch_max(before.asked, ordering);
+        self.doubts_met.fetch_max(before.doubts, ordering);
+        let found_before = self.found.swap(found, ordering);
+        let is_fewer = found_before == 0 || found < found_before;
+        self.is_in_doubt.store(found > 0 && is_fewer, ordering);
     }
 }
 
@@ -100,6 +143,7 @@ pub(super) struct Healing {
     waiting: Vec<Slot>,
     /// Takes some of them out, or only looks for what can't be reached.
     unlinker: Option<Unlinker>,
+    before_check: Before,
     /// What it may come upon, where others take nodes out as well.
     view: View,
     /// Dead nodes are to go however few they are, until so many have gone since the start.
@@ -163,6 +207,7 @@ impl Healing {
         let share = if is_idle { DEAD_SHARE_IDLE } else { DEAD_SHARE_BUSY };
         let many = (own / share).max(DEAD_MIN).min(own).max(1);
         let enough = if self.is_wanted { 1 } else { many };
+        self.before_check = ward.before_check(graph);
         if self.waiting.len() >= enough {
             let round = ward.rounds.fetch_add(1, Ordering::Relaxed);
             let has_check = round.is_multiple_of(stripe.owners() as usize);
@@ -170,9 +215,7 @@ impl Healing {
             self.unlinker = Some(Unlinker::new(graph, doomed, has_check));
             return true;
         }
-        let linked_since = ward.linked_since_check.load(Ordering::Relaxed);
-        let is_due = linked_since > u64::from(graph.linked_count()) / SCRUB_SHARE;
-        let is_wanted = ward.is_check_asked() || is_idle && is_due;
+        let is_wanted = ward.is_check_asked() || is_idle && ward.is_check_due(graph);
         if is_wanted && !ward.is_checking.swap(true, Ordering::AcqRel) {
             self.unlinker = Some(Unlinker::check(graph, end));
         }
@@ -240,7 +283,7 @@ impl Engine {
         counts.unreachable += unlinker.unreachable_found();
         if unlinker.has_check() {
             counts.checks += 1;
-            self.ward.linked_since_check.store(0, Ordering::Relaxed);
+            self.ward.note_checked(self.healing.before_check, unlinker.unreachable_found());
         }
         let removed = unlinker.finish(&self.graph, slot_count);
         counts.removed += removed.len() as u64;

@@ -1,9 +1,9 @@
-//! Gives a node links that lead to it, from nodes near it, without taking a way from any other,
-//! and links of its own if it has few.
+//! Gives a node links that lead to it, from the nodes nearest to it, without taking a way from any
+//! other (`prune`), and links of its own if it has few.
 
 use super::Graph;
-use super::hold::Held;
 use super::insert::Rows;
+use super::prune::{LinkBack, Linked};
 use super::search::{Beam, Scratch};
 use super::space::{Between, ByCodes, ByVectors, Coded, Exact, Space};
 use crate::kernels::Distance;
@@ -40,21 +40,21 @@ impl Adoption {
         scratch: &mut Scratch,
         may_adopt: impl Fn(Slot) -> bool,
     ) -> bool {
-        let own = self.slot;
-        let may_adopt = |slot| slot != own && may_adopt(slot);
+        let (own, stays) = (self.slot, &may_adopt);
+        let may_adopt = |slot| slot != own && stays(slot);
         let is_found = if let Some(codes) = rows.codes {
             let space = Coded::<D>::new(codes.get(own), codes);
-            self.walk(graph, space, scratch, may_adopt)
+            self.walk(graph, space, scratch, &may_adopt)
         } else {
             let vectors = rows.whole();
             let space = Exact::<D>::new(vectors.row(own), vectors);
-            self.walk(graph, space, scratch, may_adopt)
+            self.walk(graph, space, scratch, &may_adopt)
         };
         // Somebody may be changing its lists: then a later step does it.
         match rows.vectors {
             _ if !is_found => false,
-            Some(vectors) => self.adopt(graph, ByVectors::<D>::new(vectors), scratch),
-            None => self.adopt(graph, ByCodes::<D>::new(rows.coded()), scratch),
+            Some(vectors) => self.adopt(graph, ByVectors::<D>::new(vectors), scratch, stays),
+            None => self.adopt(graph, ByCodes::<D>::new(rows.coded()), scratch, stays),
         }
     }
 
@@ -76,15 +76,22 @@ impl Adoption {
         beam.advance(scratch, STEP_HOPS, may_adopt)
     }
 
-    /// Links the node with those found. False if somebody else is changing its lists.
-    fn adopt(&self, graph: &Graph, rows: impl Between, scratch: &mut Scratch) -> bool {
+    /// Links the node with those found. False if somebody else is changing one of the lists: what is
+    /// done by then stays.
+    fn adopt(
+        &self,
+        graph: &Graph,
+        rows: impl Between,
+        scratch: &mut Scratch,
+        is_live: impl Fn(Slot) -> bool,
+    ) -> bool {
         if graph.entry().is_none() {
             return true;
         }
+        let near: Vec<Slot> = scratch.nearest().take(TRIED_MAX).map(|key| key.slot()).collect();
         let Some(held) = graph.hold(self.slot) else {
             return false;
         };
-        let near: Vec<Slot> = scratch.nearest().take(TRIED_MAX).map(|key| key.slot()).collect();
         let mut own = graph.neighbours(self.slot, 0);
         let few = graph.params().m / 2;
         if own.len() < few {
@@ -93,53 +100,12 @@ impl Adoption {
             own.extend(more);
             graph.set_neighbours(&held, 0, &own);
         }
-        let mut adopters = 0;
-        for &source in &near {
-            if adopters == ADOPTERS {
-                break;
-            }
-            adopters += usize::from(self.adopt_by(graph, rows, scratch, &held, source));
-        }
-        true
-    }
-
-    /// Makes `source` link to the node. If its list is full, the farthest in it gives up its place
-    /// and is linked to from the node: `source` still leads to it. False if there is no room for
-    /// that either, or somebody else is changing it.
-    fn adopt_by<B: Between>(
-        &self,
-        graph: &Graph,
-        rows: B,
-        scratch: &mut Scratch,
-        own: &Held<'_>,
-        source: Slot,
-    ) -> bool {
-        let Some(held) = graph.hold(source) else {
-            return false;
-        };
-        let mut list = graph.neighbours(source, 0);
-        if list.contains(&self.slot) {
-            return true;
-        }
-        if list.len() < graph.links_max(0) {
-            list.push(self.slot);
-            graph.set_neighbours(&held, 0, &list);
-            return true;
-        }
-        let origin = rows.origin(source);
-        B::count(&mut scratch.work, list.len());
-        let farthest = (0..list.len())
-            .map(|index| (rows.between(origin, list[index]), index))
-            .max_by(|a, b| a.0.total_cmp(&b.0));
-        let Some((_, index)) = farthest else {
-            return false;
-        };
-        let is_linked = list[index] == self.slot || graph.leads(self.slot, 0, list[index]);
-        if !is_linked && !graph.push_neighbour(own, 0, list[index]) {
-            return false;
-        }
-        list[index] = self.slot;
-        graph.set_neighbours(&held, 0, &list);
-        true
+        drop(held);
+        near.into_iter().take(ADOPTERS).all(|source| {
+            let (target, is_live) = (self.slot, &is_live);
+            let (level, is_needed) = (0, true);
+            let link = LinkBack { graph, rows, level, source, target, is_needed, is_live };
+            link.link(&mut scratch.work) != Linked::Busy
+        })
     }
 }

@@ -10,14 +10,12 @@
 //! and one that dies after that stays in the graph until it has ended.
 
 use super::Graph;
-use super::search::{Beam, Key, Scratch, Work};
+use super::prune::{Choice, LinkBack, Linked, select};
+use super::search::{Beam, Key, Scratch};
 use super::space::{Between, ByCodes, ByVectors, Coded, Exact, Space};
 use crate::kernels::Distance;
 use crate::store::{Codes, Vectors};
 use crate::types::{DocId, Slot};
-
-/// One part in so many of a list is for copies of the node's own vector.
-const COPIES_SHARE: usize = 4;
 
 /// Hops a step does at most: some 20 µs of distances at a few hundred dimensions.
 const STEP_HOPS: u32 = 8;
@@ -29,7 +27,8 @@ enum Phase {
     Search { level: u8, entry: Slot, begun: bool, accept_dead: bool },
     /// Choose among them. Never lasts beyond the step that comes to it.
     Choose { level: u8 },
-    /// Link back from the chosen neighbours of a level, one a step.
+    /// Link back from the chosen neighbours of a level, one a step; in the end from the nearest
+    /// in any case, where none of them leads to the node on level 0.
     LinkBack { level: u8, done: usize },
     /// Everything is linked.
     Done,
@@ -72,6 +71,10 @@ pub struct Linker {
     chosen: Vec<Vec<Slot>>,
     /// It may link to dead nodes, and has said so.
     accepts_dead: bool,
+    /// A neighbour on level 0 leads to it.
+    is_led_to: bool,
+    /// The lowest of many copies of it, which has room for others than copies.
+    lowest: Option<Slot>,
 }
 
 impl Linker {
@@ -80,7 +83,8 @@ impl Linker {
     pub fn new(graph: &Graph, slot: Slot, id: DocId) -> Self {
         assert!(graph.level(slot).is_none(), "slot {} is linked", slot.0);
         let level = graph.allocate(slot, graph.level_of(id));
-        Self { slot, level, phase: Phase::Descend, chosen: Vec::new(), accepts_dead: false }
+        let (phase, chosen) = (Phase::Descend, Vec::new());
+        Self { slot, level, phase, chosen, accepts_dead: false, is_led_to: false, lowest: None }
     }
 
     /// The slot being linked.
@@ -132,21 +136,21 @@ impl Linker {
             walking => {
                 let walked = if let Some(codes) = rows.codes {
                     let space = Coded::<D>::new(codes.get(self.slot), codes);
-                    self.walk(graph, space, walking, scratch, is_live)
+                    self.walk(graph, space, walking, scratch, &is_live)
                 } else {
                     let vectors = rows.whole();
                     let space = Exact::<D>::new(vectors.row(self.slot), vectors);
-                    self.walk(graph, space, walking, scratch, is_live)
+                    self.walk(graph, space, walking, scratch, &is_live)
                 };
                 let has_codes = rows.codes.is_some();
                 match (walked, rows.vectors) {
                     (Phase::Choose { level }, Some(vectors)) => {
                         let rows = ByVectors::<D>::new(vectors);
-                        self.choose(graph, rows, has_codes, scratch, level)
+                        self.choose(graph, rows, has_codes, scratch, level, is_live)
                     }
                     (Phase::Choose { level }, None) => {
                         let rows = ByCodes::<D>::new(rows.coded());
-                        self.choose(graph, rows, has_codes, scratch, level)
+                        self.choose(graph, rows, has_codes, scratch, level, is_live)
                     }
                     (other, _) => other,
                 }
@@ -216,7 +220,7 @@ impl Linker {
 
     /// Links back from one of the neighbours chosen on `level`.
     fn link_back(
-        &self,
+        &mut self,
         graph: &Graph,
         rows: impl Between,
         scratch: &mut Scratch,
@@ -225,13 +229,19 @@ impl Linker {
     ) -> Phase {
         // The levels were searched from the top down: the last one is level 0.
         let chosen = &self.chosen[self.chosen.len() - 1 - usize::from(level)];
-        let source = chosen[done];
-        let (target, work) = (self.slot, &mut scratch.work);
-        let is_linked = link_back(graph, rows, source, level, target, work, is_live);
-        if !is_linked {
-            return Phase::LinkBack { level, done };
+        let is_needed = done == chosen.len();
+        let source = if is_needed { chosen[0] } else { chosen[done] };
+        if is_needed || self.lowest != Some(source) {
+            let target = self.slot;
+            let link = LinkBack { graph, rows, level, source, target, is_needed, is_live };
+            match link.link(&mut scratch.work) {
+                Linked::Busy => return Phase::LinkBack { level, done },
+                Linked::Yes if level == 0 => self.is_led_to = true,
+                Linked::Yes | Linked::No => {}
+            }
         }
-        if done + 1 < chosen.len() {
+        let is_last = done + 1 >= chosen.len();
+        if !is_last || level == 0 && !self.is_led_to {
             Phase::LinkBack { level, done: done + 1 }
         } else if usize::from(level) + 1 < self.chosen.len() {
             Phase::LinkBack { level: level + 1, done: 0 }
@@ -248,12 +258,19 @@ impl Linker {
         has_codes: bool,
         scratch: &mut Scratch,
         level: u8,
+        is_live: impl Fn(Slot) -> bool,
     ) -> Phase {
         let origin = rows.origin(self.slot);
-        let candidates = rows.found(origin, has_codes, scratch);
+        let mut candidates = rows.found(origin, has_codes, scratch);
         let nearest = candidates.first().expect("the entry at least was found").slot();
-        let m = graph.params().m;
-        let chosen = select(rows, self.slot, &candidates, m, &mut scratch.work);
+        self.look_beyond_copies(graph, rows, &mut candidates, level, is_live, scratch);
+        let (node, links_max, first) = (self.slot, graph.params().m, None);
+        let choice = Choice { node, links_max, first, keeps_lowest: graph.keeps_lowest() };
+        let chosen = select(rows, choice, &candidates, &mut scratch.work);
+        let to_itself = rows.between(origin, node);
+        let is_lowest = candidates[0].distance() <= to_itself && candidates[0].slot() < node;
+        let is_extra = choice.keeps_lowest && is_lowest && chosen[0] != candidates[0].slot();
+        self.lowest = is_extra.then(|| candidates[0].slot());
         graph.first_write(self.slot, level, &chosen);
         self.chosen.push(chosen);
         match level.checked_sub(1) {
@@ -263,94 +280,31 @@ impl Linker {
             None => Phase::LinkBack { level: 0, done: 0 },
         }
     }
-}
 
-/// Adds `target` to the list of `source`, dropping what the heuristic finds dispensable if the
-/// list is full. False if somebody else is changing one of the two: to be tried again.
-fn link_back<B: Between>(
-    graph: &Graph,
-    rows: B,
-    source: Slot,
-    level: u8,
-    target: Slot,
-    work: &mut Work,
-    is_live: impl Fn(Slot) -> bool,
-) -> bool {
-    let Some(held) = graph.hold(source) else {
-        return false;
-    };
-    // Whoever gives links to nodes that few lead to may have been quicker.
-    if graph.leads(source, level, target) {
-        return true;
-    }
-    if graph.push_neighbour(&held, level, target) {
-        return true;
-    }
-    let origin = rows.origin(source);
-    let mut candidates: Vec<Key> = graph
-        .neighbours(source, level)
-        .into_iter()
-        .chain([target])
-        .map(|slot| rows.key(origin, slot))
-        .collect();
-    B::count(work, candidates.len());
-    candidates.sort_unstable();
-    let kept = select(rows, source, &candidates, graph.links_max(level), work);
-    // A copy that made room for a later copy is linked to from there: `source` still leads to it.
-    let to_itself = rows.between(origin, source);
-    let is_copy = |key: &&Key| key.distance() <= to_itself;
-    if kept.contains(&target) && candidates.iter().any(|k| k.slot() == target && is_copy(&k)) {
-        let Some(held) = graph.hold(target) else {
-            return false;
-        };
-        // Not one that is dead: it may be on its way out of the graph, and the list of `target` is
-        // not looked through any more.
-        let dropped = candidates.iter().filter(is_copy).map(|key| key.slot());
-        let dropped = dropped.filter(|&slot| is_live(slot));
-        for copy in dropped.filter(|slot| !kept.contains(slot)) {
-            if !graph.leads(target, level, copy) {
-                graph.push_neighbour(&held, level, copy);
-            }
+    /// Where a walk has found nothing but copies of the node, all in higher slots, walks will come
+    /// here in place of the lowest of those: what that leads to joins the candidates.
+    fn look_beyond_copies<B: Between>(
+        &self,
+        graph: &Graph,
+        rows: B,
+        candidates: &mut Vec<Key>,
+        level: u8,
+        is_live: impl Fn(Slot) -> bool,
+        scratch: &mut Scratch,
+    ) {
+        let [lowest, .., farthest] = candidates[..] else { return };
+        let origin = rows.origin(self.slot);
+        if candidates.len() < graph.params().ef_construction
+            || self.slot > lowest.slot()
+            || farthest.distance() > rows.between(origin, self.slot)
+        {
+            return;
         }
+        let mut others = graph.neighbours(lowest.slot(), level);
+        let is_new = |slot| slot != self.slot && candidates.iter().all(|key| key.slot() != slot);
+        others.retain(|&slot| is_new(slot) && is_live(slot));
+        B::count(&mut scratch.work, others.len());
+        candidates.extend(others.into_iter().map(|slot| rows.key(origin, slot)));
+        candidates.sort_unstable();
     }
-    graph.set_neighbours(&held, level, &kept);
-    true
-}
-
-/// The neighbour selection heuristic (Algorithm 4 of the paper): nearest first, a candidate is
-/// taken if it is nearer to the origin than to everything taken before it, so that links point
-/// in different directions. `candidates` are sorted by their distance to `node`, the origin.
-///
-/// Copies of the origin would all be taken, and nothing else: where there are many, they would
-/// link among themselves only, and to the oldest of them. So they get a part of the list, the
-/// newest first; see [`link_back`] for those that lose their place.
-fn select(
-    rows: impl Between,
-    node: Slot,
-    candidates: &[Key],
-    links_max: usize,
-    work: &mut Work,
-) -> Vec<Slot> {
-    let mut taken: Vec<Slot> = Vec::with_capacity(links_max);
-    if candidates.len() <= links_max {
-        taken.extend(candidates.iter().map(|key| key.slot()));
-        return taken;
-    }
-    let to_itself = rows.between(rows.origin(node), node);
-    let copies = candidates.partition_point(|key| key.distance() <= to_itself);
-    let (copies, others) = candidates.split_at(copies);
-    let copies_max = (links_max / COPIES_SHARE).max(1);
-    taken.extend(copies.iter().rev().take(copies_max).map(|key| key.slot()));
-    let copies_taken = taken.len();
-    for candidate in others {
-        if taken.len() == links_max {
-            break;
-        }
-        let origin = rows.origin(candidate.slot());
-        // From the copies it is as far as from the origin.
-        if rows.are_beyond(origin, &taken[copies_taken..], candidate.distance(), work) {
-            taken.push(candidate.slot());
-        }
-    }
-    taken
 }

@@ -23,6 +23,7 @@ pub mod insert;
 mod layer;
 mod memory;
 mod pool;
+mod prune;
 pub mod reach;
 mod restore;
 pub mod search;
@@ -67,6 +68,8 @@ pub struct Graph {
     /// By number.
     owners: Box<[Owner]>,
     dead_links: DeadLinks,
+    /// See [`Graph::doubts`].
+    doubts: AtomicU64,
 }
 
 /// What belongs to the nodes of one owner.
@@ -99,6 +102,7 @@ impl Graph {
             entry: AtomicU64::new(0),
             owners: (0..owners).map(|_| Owner::default()).collect(),
             dead_links: DeadLinks::default(),
+            doubts: AtomicU64::new(0),
         }
     }
 
@@ -129,6 +133,16 @@ impl Graph {
 
     fn owner_of(&self, slot: Slot) -> &Owner {
         &self.owners[self.stripe_of(slot).owner() as usize]
+    }
+
+    /// Links dropped so far that may have been the last to their nodes, as no list near them had room.
+    #[must_use]
+    pub fn doubts(&self) -> u64 {
+        self.doubts.load(Ordering::Relaxed)
+    }
+
+    fn note_doubt(&self) {
+        self.doubts.fetch_add(1, Ordering::Relaxed);
     }
 
     /// Most links a node has on `level`.
@@ -349,5 +363,19 @@ impl Graph {
     }
 }
 
+#[cfg(test)]
+impl Graph {
+    /// Has no node lead to `lost` on level 0, of those below `slot_count`.
+    pub(crate) fn cut_off(&self, lost: Slot, slot_count: u32) {
+        for slot in (0..slot_count).map(Slot).filter(|&slot| self.leads(slot, 0, lost)) {
+            let mut list = self.neighbours(slot, 0);
+            list.retain(|&near| near != lost);
+            self.set_neighbours(&self.hold(slot).expect("one thread"), 0, &list);
+        }
+    }
+}
+
+#[cfg(test)]
+mod owners_tests;
 #[cfg(test)]
 mod tests;

@@ -313,11 +313,7 @@ fn a_node_out_of_reach_is_found_and_linked_to_again() {
     let (graph, vectors) = (Graph::new(PARAMS), Vectors::new(16));
     link_all::<NegatedDot>(&graph, &vectors, &base);
     let lost = Slot(700);
-    for slot in (0..1_500).map(Slot) {
-        let list: Vec<Slot> =
-            graph.neighbours(slot, 0).into_iter().filter(|&near| near != lost).collect();
-        graph.set_neighbours(&graph.hold(slot).unwrap(), 0, &list);
-    }
+    graph.cut_off(lost, 1_500);
     let unreachable = |graph: &Graph| {
         let mut reach = Reach::new(graph, 1_500);
         while !reach.step(graph, |_| true) {}

@@ -1,6 +1,7 @@
 //! Several shards that own one graph: against a model, in one thread with steps in any order, and
 //! in threads of their own.
 
+mod copies;
 mod fenced;
 mod restart;
 
