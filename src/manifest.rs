@@ -18,7 +18,10 @@ pub const MANIFEST_NAME: &str = "MANIFEST";
 /// Version of the directory's format.
 pub const MANIFEST_VERSION: u32 = 1;
 
-/// A bound for reading: some 100,000 segments.
+/// Most shards of a directory.
+pub const SHARDS_MAX: u32 = 1_024;
+
+/// A bound for reading, in bytes: some 100,000 segments.
 const MANIFEST_BYTES_MAX: usize = 32 << 20;
 
 /// The state of a data directory.
@@ -76,6 +79,15 @@ pub struct Segment {
     pub sealed: Option<Sealed>,
 }
 
+impl Segment {
+    /// True if a snapshot that has everything before the record `next_lsn` is known to have all
+    /// that is in the segment.
+    #[must_use]
+    pub fn is_within(&self, next_lsn: Option<u64>) -> bool {
+        self.sealed.zip(next_lsn).is_some_and(|(sealed, next)| sealed.last_lsn < next)
+    }
+}
+
 /// What a complete segment came to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -100,7 +112,10 @@ pub enum LoadError {
     #[error("{0}")]
     Damaged(String),
     /// The file is whole, and of another version of the format.
-    #[error("MANIFEST has format version {0}; this program reads version {MANIFEST_VERSION}")]
+    #[error(
+        "MANIFEST has format version {0}; this program reads version {MANIFEST_VERSION}. The \
+         directory was made by a newer version of KyroDB: start that one"
+    )]
     OtherVersion(u32),
 }
 
@@ -145,7 +160,24 @@ impl Manifest {
         if version.version != MANIFEST_VERSION {
             return Err(LoadError::OtherVersion(version.version));
         }
-        serde_json::from_str(text).map_err(malformed)
+        let manifest: Self = serde_json::from_str(text).map_err(malformed)?;
+        match manifest.absurdity() {
+            Some(what) => Err(LoadError::Damaged(format!("MANIFEST can't be right: {what}"))),
+            None => Ok(manifest),
+        }
+    }
+
+    /// What no directory has, under a good checksum or not; `None` if there is nothing of it.
+    #[must_use]
+    pub fn absurdity(&self) -> Option<String> {
+        let shards = self.shards;
+        if shards == 0 || shards > SHARDS_MAX {
+            return Some(format!("it has {shards} shards; a directory has 1 to {SHARDS_MAX}"));
+        }
+        let segments = self.segments.iter().map(|segment| (segment.shard, &segment.file));
+        let snapshots = self.snapshots.iter().map(|snapshot| (snapshot.shard, &snapshot.file));
+        let stray = segments.chain(snapshots).find(|(shard, _)| *shard >= shards);
+        stray.map(|(_, file)| format!("it names {file}, and has {shards} shards"))
     }
 
     /// Makes this the state of the directory.
@@ -218,9 +250,26 @@ mod tests {
     }
 
     #[test]
+    fn what_no_directory_has_is_refused_under_a_good_checksum() {
+        let sealed = |shard| Segment { shard, ..manifest().segments.remove(0) };
+        for (absurd, what) in [
+            (Manifest { shards: 0, ..manifest() }, "0 shards; a directory has 1 to 1024"),
+            (Manifest { shards: 1_000_000_000, ..manifest() }, "1000000000 shards"),
+            (Manifest { shards: SHARDS_MAX + 1, ..manifest() }, "1025 shards"),
+            (Manifest { shards: 1, ..manifest() }, "it names wal_0001_00000003.wal"),
+            (Manifest { segments: vec![sealed(7)], ..manifest() }, "and has 2 shards"),
+        ] {
+            let error = Manifest::decode(&absurd.encode()).unwrap_err();
+            assert!(matches!(error, LoadError::Damaged(_)));
+            assert!(error.to_string().contains(what), "{error}");
+        }
+    }
+
+    #[test]
     fn another_version_is_named() {
         let other = Manifest { version: 9, ..manifest() };
         let message = Manifest::decode(&other.encode()).unwrap_err().to_string();
         assert!(message.contains("version 9") && message.contains("version 1"), "{message}");
+        assert!(message.contains("made by a newer version of KyroDB"), "{message}");
     }
 }

@@ -138,6 +138,9 @@ fn head(file: &Viewed, shard: ShardId, segment: &Segment) -> Result<Option<Segme
         }
         Head::Good(_) => bad("it is another segment than MANIFEST says"),
         Head::Bad(why) => bad(&why),
+        Head::Newer(version) => {
+            Err(ReadError::Newer { file: segment.file.clone(), version }.to_string())
+        }
         Head::Unused if segment.sealed.is_some() => bad("it has no header"),
         Head::Unused => {
             let begin = file.cut(BEGIN_BYTES);

@@ -133,14 +133,15 @@ impl Backup {
         let Version { version } = serde_json::from_str(text).map_err(|why| damaged(&why))?;
         if version != VERSION {
             return Err(format!(
-                "the backup has format version {version}; this program reads version {VERSION}"
+                "the backup has format version {version}; this program reads version {VERSION}. It \
+                 was made by a newer version of KyroDB: use that one"
             ));
         }
         let backup: Self = serde_json::from_str(text).map_err(|why| damaged(&why))?;
         if backup.manifest.version != MANIFEST_VERSION {
             return Err(format!(
                 "the backup is of a data directory of format version {}; this program reads \
-                 version {MANIFEST_VERSION}",
+                 version {MANIFEST_VERSION}. It was made by a newer version of KyroDB: use that one",
                 backup.manifest.version
             ));
         }

@@ -217,7 +217,9 @@ pub fn trial(view: &View, manifest: &Manifest) -> Result<u64> {
         };
         let recovered = run(recover(view, listed, params, || {}));
         let recovered = recovered.map_err(|error| error.to_string())?;
-        if let Some(why) = recovered.damaged.iter().chain(&recovered.log.torn).next() {
+        let log = &recovered.log;
+        let mut faults = recovered.damaged.iter().chain(&log.torn).chain(&log.warnings);
+        if let Some(why) = faults.next() {
             return Err(why.clone());
         }
         if let Some(engine) = recovered.engine {

@@ -13,7 +13,7 @@ use crate::wal::GROUP_BYTES_MAX;
 pub(crate) const DIMENSION_MAX: usize = 4_096;
 
 /// Most shards of a directory, and most cores.
-pub(crate) const SHARDS_MAX: usize = 1_024;
+pub(crate) const SHARDS_MAX: usize = crate::manifest::SHARDS_MAX as usize;
 
 /// Shortest log segment: room for some of the largest groups.
 const SEGMENT_BYTES_MIN: u64 = 4 * GROUP_BYTES_MAX as u64;

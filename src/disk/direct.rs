@@ -91,6 +91,24 @@ impl DirectDisk {
         (room, missing)
     }
 
+    /// Copies the bytes of a file in this range to a file of its own below `quarantine/`, durable.
+    /// Returns what has become of them, in words. The system may take its time: another thread
+    /// does it.
+    ///
+    /// # Errors
+    /// If they are too many, or can't be copied.
+    pub async fn keep_tail(
+        &self,
+        name: &str,
+        bytes: std::ops::Range<u64>,
+        unix_ms: u64,
+    ) -> std::result::Result<String, String> {
+        let (directory, name) = (self.directory.clone(), name.to_owned());
+        // A panic in a blocking task would lose its worker thread: nothing here can panic.
+        let keep = move || super::quarantine::keep_tail(&directory, &name, bytes, unix_ms);
+        glommio::executor().spawn_blocking(keep).await
+    }
+
     async fn open_with(&self, options: &mut OpenOptions, name: &str) -> Result<DirectFile> {
         let opened = options.read(true).write(true).custom_flags(self.write_flags);
         let file = opened.dma_open(self.directory.join(name)).await;
@@ -110,6 +128,16 @@ pub struct DirectFile {
     name: String,
     #[cfg(test)]
     faults: Faults,
+}
+
+impl DirectFile {
+    /// A read has ended at `offset`. A bad sector in the middle of a request comes back as fewer
+    /// bytes as well, so the file's length tells whether that is its end.
+    async fn check_end(&self, offset: u64) -> Result<()> {
+        let size = self.file.file_size().await;
+        let size = size.map_err(|error| failed("examine", &self.name, error))?;
+        if offset >= size { Ok(()) } else { Err(super::cut_short(&self.name, offset, size)) }
+    }
 }
 
 #[cfg(test)]
@@ -265,10 +293,13 @@ impl File for DirectFile {
                 .read_at_aligned(offset + done as u64, length)
                 .await
                 .map_err(|error| failed("read", &self.name, error))?;
+            #[cfg(test)]
+            let read = &read[..self.faults.shorten(&self.name, offset + done as u64, read.len())];
             target.extend_from_slice(&read);
             done += read.len();
-            if read.len() < length {
-                break;
+            // Half a block is the end of the file, and from there O_DIRECT can't go on.
+            if read.is_empty() || !read.len().is_multiple_of(BLOCK) {
+                return self.check_end(offset + done as u64).await;
             }
         }
         Ok(())

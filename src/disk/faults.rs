@@ -30,6 +30,8 @@ struct Rule {
 struct Shared {
     rules: Vec<Rule>,
     available: Option<u64>,
+    /// Reads of files whose names begin so give nothing from this byte on, and no error.
+    short: Option<(&'static str, u64)>,
     /// Reads of files whose names begin so take so much longer.
     stall: Option<(&'static str, Duration)>,
 }
@@ -74,6 +76,17 @@ impl Faults {
     pub fn fail_read(&self, prefix: &'static str, range: Range<u64>, times: u64) {
         let (operation, kind) = ("read", Kind::Failed);
         self.shared().rules.push(Rule { operation, prefix, range, kind, times });
+    }
+
+    /// Reads of files whose names begin so give nothing from `offset` on, and no error.
+    pub fn shorten_reads(&self, prefix: &'static str, offset: u64) {
+        self.shared().short = Some((prefix, offset));
+    }
+
+    /// How much is had of a read of `bytes` at `offset`.
+    pub fn shorten(&self, file: &str, offset: u64, bytes: usize) -> usize {
+        let short = self.shared().short.filter(|(prefix, _)| file.starts_with(prefix));
+        short.map_or(bytes, |(_, end)| bytes.min(end.saturating_sub(offset) as usize))
     }
 
     /// Reads of files whose names begin so take so much longer from now on, those that wait included.

@@ -15,6 +15,7 @@ pub mod direct;
 pub mod faults;
 pub mod kind;
 pub mod owner;
+pub mod quarantine;
 pub mod read_only;
 #[cfg(test)]
 pub mod sim;
@@ -57,6 +58,12 @@ pub struct DiskError {
     pub file: String,
     /// What the system said.
     pub reason: String,
+}
+
+/// The error of a read that ended at `offset`, inside a file of `size` bytes.
+fn cut_short(file: &str, offset: u64, size: u64) -> DiskError {
+    let reason = format!("the disk gives nothing from byte {offset} on, of {size}");
+    DiskError { kind: Kind::Failed, operation: "read", file: file.into(), reason }
 }
 
 /// What disks return.
@@ -133,10 +140,10 @@ pub trait File {
     /// If any of it could not be written; part of it may have been.
     async fn write_at(&self, source: Self::Buffer, offset: u64) -> Result<()>;
 
-    /// Appends the `bytes` at `offset` to `target`, or fewer at the end of the file.
+    /// Appends the `bytes` at `offset` to `target`, or fewer at the end of the file, and only there.
     ///
     /// # Errors
-    /// If the system fails.
+    /// If the system fails, or gives fewer bytes than the file has.
     async fn read_at(&self, offset: u64, bytes: usize, target: &mut Vec<u8>) -> Result<()>;
 
     /// Makes durable all writes that completed before.

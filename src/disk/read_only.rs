@@ -136,7 +136,13 @@ impl File for ReadOnlyFile {
             done += read;
             // Half a block is the end of the file, and from there O_DIRECT can't go on.
             if read == 0 || read % BLOCK != 0 {
-                break;
+                let (end, size) = (offset + done as u64, self.bytes()?);
+                // A bad sector comes back as fewer bytes as well.
+                return if end >= size {
+                    Ok(())
+                } else {
+                    Err(super::cut_short(&self.name, end, size))
+                };
             }
         }
         Ok(())

@@ -22,6 +22,9 @@ pub enum RecoverError {
     /// What is on the disk can't be used.
     #[error("{0}")]
     Damage(String),
+    /// A later version of this program made what is on the disk.
+    #[error("{0}")]
+    Newer(String),
 }
 
 impl From<ReadError> for RecoverError {
@@ -29,6 +32,7 @@ impl From<ReadError> for RecoverError {
         match error {
             ReadError::Disk(error) => Self::Disk(error),
             damage @ ReadError::Corrupt { .. } => Self::Damage(damage.to_string()),
+            newer @ ReadError::Newer { .. } => Self::Newer(newer.to_string()),
         }
     }
 }

@@ -52,7 +52,7 @@ pub async fn inspect<D: Disk>(
     let recovered = match recover(disk, listed, params, || {}).await {
         Ok(recovered) => recovered,
         Err(RecoverError::Disk(error)) => return Err(error),
-        Err(RecoverError::Damage(why)) => {
+        Err(RecoverError::Damage(why) | RecoverError::Newer(why)) => {
             inspected.faults.push(why);
             return Ok(inspected);
         }

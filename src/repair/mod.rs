@@ -31,7 +31,7 @@ use crate::manifest::{LoadError, MANIFEST_NAME, MANIFEST_VERSION, Manifest, Snap
 use crate::snapshot::reader::{self, ReadError};
 use crate::snapshot::{parse_snapshot_name, snapshot_name};
 use crate::types::{Lsn, ShardId};
-use crate::verify::{Fault, Report, verify};
+use crate::verify::{Fault, Report, State, verify};
 use crate::wal::parse_segment_name;
 
 /// Why a directory is not what was asked for. It is what it was.
@@ -53,6 +53,7 @@ impl From<RecoverError> for RebuildError {
         match error {
             RecoverError::Disk(error) => Self::Disk(error),
             RecoverError::Damage(why) => Self::Damage(why),
+            RecoverError::Newer(why) => Self::Other(why),
         }
     }
 }
@@ -88,6 +89,12 @@ pub async fn repair<D: Disk>(
     quarantine: Quarantine<'_>,
 ) -> Result<Option<Repaired>, RebuildError> {
     let Some(report) = verify(disk, &mut |_, _, _| {}).await? else { return Ok(None) };
+    if let Some(newer) = report.segments.iter().find(|segment| segment.state == State::Newer) {
+        return Err(RebuildError::Other(format!(
+            "{} was made by a newer version of KyroDB: repair the directory with that version",
+            newer.file
+        )));
+    }
     let manifest = match Manifest::load(disk).await {
         Ok(manifest) => manifest,
         Err(LoadError::Disk(error)) => return Err(error.into()),

@@ -99,7 +99,7 @@ async fn restore_whole<D: Disk>(
             Ok(Some(engine).filter(|_| is_sound))
         }
         // A sector that can't be read is damage like any other.
-        Err(RecoverError::Damage(_) | RecoverError::Disk(_)) => Ok(None),
+        Err(RecoverError::Damage(_) | RecoverError::Disk(_) | RecoverError::Newer(_)) => Ok(None),
     }
 }
 

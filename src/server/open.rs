@@ -64,18 +64,27 @@ impl Cores {
 
     /// Ends them. False if one had panicked.
     pub(super) fn stop(self) -> bool {
-        for handle in &self.handles {
-            // A mailbox has room, or its core is busy and will make some.
-            let mut stop = Request::Stop;
-            while let Err(crate::shard::mailbox::Refused::Full(back)) = handle.mailbox.push(stop) {
-                stop = back;
-                std::thread::sleep(Duration::from_millis(1));
-            }
-        }
-        let ended = self.handles.into_iter().map(CoreHandle::join).filter(|ended| !ended).count();
+        let mut handles = self.handles.into_iter();
+        let first: Vec<CoreHandle> = handles.next().into_iter().collect();
+        // The first core keeps MANIFEST, which the others have say where their logs end.
+        let are_well = [handles.collect(), first].map(end);
         drop(self.pulse);
-        ended == 0
+        are_well.iter().all(|&is_well| is_well)
     }
+}
+
+/// Ends these cores. False if one had panicked.
+fn end(handles: Vec<CoreHandle>) -> bool {
+    for handle in &handles {
+        // A mailbox has room, or its core is busy and will make some.
+        let mut stop = Request::Stop;
+        while let Err(crate::shard::mailbox::Refused::Full(back)) = handle.mailbox.push(stop) {
+            stop = back;
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+    let panicked = handles.into_iter().map(CoreHandle::join).filter(|ended| !ended).count();
+    panicked == 0
 }
 
 /// What is known of the directory once it is open.
@@ -205,8 +214,9 @@ struct Opening<'a> {
 impl Opening<'_> {
     async fn open(&self, cores: &Cores, activity: &Arc<Activity>) -> Result<Started, Refusal> {
         let first = &cores.handles[0];
+        no_log_elsewhere(&self.config.persistence.data_dir)?;
         let manifest = ask(first, Request::LoadManifest).await??;
-        let manifest = match manifest {
+        let mut manifest = match manifest {
             Some(manifest) => self.check(manifest)?,
             None => self.fresh()?,
         };
@@ -214,28 +224,34 @@ impl Opening<'_> {
         self.observed.set_shards(manifest.shards as usize);
         let sealed = manifest.segments.iter().filter_map(|segment| segment.sealed);
         self.health.expect_records(sealed.map(|s| s.last_lsn + 1 - s.first_lsn).sum());
-        // Before anything else is in the directory, its MANIFEST is: files without one would
-        // look like a loss.
-        publish(first, manifest.clone()).await?;
         let joints: Vec<_> =
             (0..layout.partitions()).map(|partition| joint(layout, partition)).collect();
+        // A start that is refused has changed nothing: every shard is read before anything is
+        // written.
         let opened = self.open_shards(cores, &manifest, layout, &joints).await?;
-        let mut manifest = manifest;
-        let before = std::mem::take(&mut manifest.segments);
-        manifest.snapshots.clear();
-        let was_sealed =
-            |segment: &Segment| before.iter().any(|b| b.file == segment.file && b.sealed.is_some());
-        let (mut unused, mut records) = (Vec::new(), 0);
-        for shard in opened {
-            if shard.dimension != 0 && shard.dimension != manifest.dimension as usize {
+        for shard in opened.iter().filter(|shard| shard.dimension != 0) {
+            if shard.dimension != manifest.dimension as usize {
                 return Err(Refusal::damage(format!(
                     "the log of shard {} has vectors of {} values, MANIFEST says {}",
                     shard.shard.0, shard.dimension, manifest.dimension
                 )));
             }
+        }
+        // MANIFEST first: files without one would look like a loss, and no log has an epoch that
+        // MANIFEST does not have.
+        publish(first, manifest.clone()).await?;
+        let begun = self.begin_shards(cores, layout, manifest.epoch).await?;
+        let before = std::mem::take(&mut manifest.segments);
+        manifest.snapshots.clear();
+        let was_sealed =
+            |segment: &Segment| before.iter().any(|b| b.file == segment.file && b.sealed.is_some());
+        let (mut unused, mut left, mut records) = (Vec::new(), Vec::new(), 0);
+        for (shard, segment) in opened.into_iter().zip(begun) {
             records += shard.records;
             unused.extend(shard.unused);
+            left.extend(shard.left);
             manifest.segments.extend(shard.segments);
+            manifest.segments.push(segment);
             manifest.snapshots.extend(shard.snapshots);
         }
         let (dimension, shards) = (manifest.dimension as usize, manifest.shards);
@@ -248,7 +264,7 @@ impl Opening<'_> {
             .filter_map(|segment| Some((segment.file.clone(), segment.sealed?.end_bytes)))
             .collect();
         publish(first, manifest).await?;
-        ask(first, |reply| Request::Tidy { unused, complete, reply }).await?;
+        ask(first, |reply| Request::Tidy { unused, complete, left, reply }).await?;
         self.fit_graphs(cores, layout).await?;
         for core in &cores.handles {
             send(core, Request::DirectoryIsOpen)?;
@@ -317,9 +333,6 @@ impl Opening<'_> {
                  hnsw.dimension asks for {asked}. Set it to {found} or 0, or choose another \
                  directory."
             )));
-        }
-        if manifest.shards == 0 {
-            return Err(Refusal::damage("MANIFEST says that there are no shards"));
         }
         manifest.epoch = next_epoch(manifest.epoch);
         manifest.dimension = manifest.dimension.max(config.hnsw.dimension as u32);
@@ -393,9 +406,9 @@ impl Opening<'_> {
                 snapshots: manifest.snapshots.clone(),
                 segments: manifest.segments.clone(),
                 params: engine::Params { home, ..params.clone() },
-                epoch: manifest.epoch,
                 counters: self.observed.shards()[shard.0 as usize].clone(),
                 partitions: layout.partitions() as usize,
+                shards: manifest.shards,
             };
             let (answers, reply) = single();
             send(core, Request::Open(Box::new(open), reply))?;
@@ -407,6 +420,27 @@ impl Opening<'_> {
             opened.push(answer?);
         }
         Ok(opened)
+    }
+
+    /// Takes the shards into service; the segments that their logs go on in.
+    async fn begin_shards(
+        &self,
+        cores: &Cores,
+        layout: Layout,
+        epoch: u64,
+    ) -> Result<Vec<Segment>, Refusal> {
+        let mut waiting = Vec::new();
+        for shard in (0..layout.shards()).map(ShardId) {
+            let core = &cores.handles[layout.core_of(shard, cores.handles.len())];
+            let (answers, reply) = single();
+            send(core, Request::Begin { shard, epoch, reply })?;
+            waiting.push(answers);
+        }
+        let mut begun = Vec::new();
+        for answers in waiting {
+            begun.push(answers.one().await.ok_or_else(core_gone)??);
+        }
+        Ok(begun)
     }
 
     /// Fits the parts of each graph that several shards own to each other.
@@ -457,6 +491,24 @@ impl Opening<'_> {
             }
             tokio::time::sleep(READY_PERIOD).await;
         }
+    }
+}
+
+/// Log segments that somebody has moved to a directory `wal`, as other databases have one, are not
+/// looked for there.
+fn no_log_elsewhere(data_dir: &Path) -> Result<(), Refusal> {
+    let elsewhere = data_dir.join("wal");
+    let entries = std::fs::read_dir(&elsewhere).into_iter().flatten().flatten();
+    let mut names = entries.map(|entry| entry.file_name().to_string_lossy().into_owned());
+    match names.find(|name| parse_segment_name(name).is_some()) {
+        None => Ok(()),
+        Some(name) => Err(Refusal::other(format!(
+            "the log segment {name} is in {}, where nothing looks for it: log segments lie in the \
+             data directory itself. Move them back: `mv {}/wal_*.wal {}/`",
+            elsewhere.display(),
+            elsewhere.display(),
+            data_dir.display()
+        ))),
     }
 }
 

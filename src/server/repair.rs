@@ -15,6 +15,7 @@ use crate::config::Config;
 use crate::disk::Disk;
 use crate::disk::blocking::BlockingDisk;
 use crate::disk::owner::Owner;
+use crate::disk::quarantine::QUARANTINE_NAME;
 use crate::disk::read_only::ReadOnlyDisk;
 use crate::disk::view::run;
 use crate::engine::recover::Listed;
@@ -23,9 +24,6 @@ use crate::repair::{self, Inspected, RebuildError, Repaired, Resharded, Stamp};
 use crate::shard::open::Refusal;
 use crate::types::ShardId;
 use crate::verify::{Progress, Report};
-
-/// Where the files of before go, below the data directory.
-const QUARANTINE_NAME: &str = "quarantine";
 
 /// All that can be said of a directory.
 #[derive(Debug, Serialize)]

@@ -20,7 +20,7 @@ use super::keeper::Change;
 use super::load::LoadTicket;
 use super::pacing::Next;
 use super::reply::Reply;
-use super::rotate::{Rotated, keep_end};
+use super::rotate::{KEEP_PATIENCE, Rotated, keep_end, record_end};
 use super::serve::cut;
 use super::spare;
 use super::task::spawn;
@@ -44,9 +44,6 @@ const SPARE_AT_FILL: f64 = 0.5;
 /// What is acknowledged without a sync is kept in memory until there is one; so much of it
 /// brings one about.
 const UNSYNCED_BYTES_MAX: u64 = 32 << 20;
-
-/// How long clients whose writes are refused wait for MANIFEST to say so.
-const KEEP_PATIENCE: Duration = Duration::from_secs(2);
 
 /// Between two looks at whether the breaker lets what is not synced be written again.
 const MEND_RETRY: Duration = Duration::from_secs(1);
@@ -232,7 +229,9 @@ impl Committer {
             _ if self.is_sealed || self.writer.is_broken() => {
                 return self.wait_while_sealed().await;
             }
-            SyncPolicy::Periodic(period) => period.saturating_sub(self.synced.elapsed()),
+            SyncPolicy::Periodic(period) if self.writer.has_unsynced() => {
+                period.saturating_sub(self.synced.elapsed())
+            }
             _ => SEAL_AFTER,
         };
         let event = async {
@@ -276,11 +275,14 @@ impl Committer {
                 }
             }
         }
-        if self.is_sealed || self.writer.is_broken() {
-            return;
-        }
-        if let Err(error) = self.writer.seal(unix_ms()).await {
+        if !self.is_sealed
+            && !self.writer.is_broken()
+            && let Err(error) = self.writer.seal(unix_ms()).await
+        {
             tracing::error!(shard, "the log could not be sealed: {error}");
+        }
+        if let Some((number, sealed)) = self.writer.end() {
+            record_end(&self.core, self.shard.id, number, sealed).await;
         }
     }
 
@@ -450,8 +452,10 @@ impl Committer {
         let number = self.writer.next_number();
         let prepared = spare::take(&self.core, &self.shard, number).await?;
         let is_rewrite = self.writer.has_unsynced();
-        let given_up = self.writer.replace(prepared, unix_ms()).await?;
+        let replaced = self.writer.replace(prepared, unix_ms()).await;
+        // Also after a failure: the fresh segment may have been begun before it.
         self.shard.segment.set(self.writer.segment());
+        let given_up = replaced?;
         self.synced = Instant::now();
         if is_rewrite {
             self.shard.rewrites.set(self.shard.rewrites.get() + 1);

@@ -21,6 +21,7 @@ use super::event::{Event, Waiters};
 use super::keeper::{Change, Keeper};
 use super::load::PendingLoad;
 use super::mailbox::Mailbox;
+use super::open::Pending;
 use super::pacing::{HotShares, Pace, SearchCost};
 use super::pulse::Heart;
 use super::recall::Sampler;
@@ -204,6 +205,8 @@ pub(super) struct Core {
     keeper: Option<Arc<Mailbox<Request>>>,
     own_keeper: Rc<Keeper>,
     commits: RefCell<Vec<glommio::task::JoinHandle<()>>>,
+    /// Shards that have been read, until all are.
+    pub(super) pending: RefCell<BTreeMap<ShardId, Pending>>,
 }
 
 /// Somebody who waits until the hot tier is linked.
@@ -439,6 +442,7 @@ impl Core {
             keeper,
             own_keeper: Rc::default(),
             commits: RefCell::default(),
+            pending: RefCell::default(),
         });
         let inbox = mailbox.clone();
         spawn_vital(queues.receive, async move { heart.beat(|| inbox.nudge()).await });

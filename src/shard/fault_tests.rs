@@ -98,6 +98,11 @@ impl Server {
     }
 
     pub(super) fn open(&mut self) {
+        self.try_open().unwrap_or_else(|why| panic!("{why}"));
+    }
+
+    /// Opens the directory with a core; or says why that is refused.
+    fn try_open(&mut self) -> std::result::Result<(), String> {
         static EPOCH: AtomicU64 = AtomicU64::new(1);
         let settings = Settings {
             snapshots: Due { mutations: 0, log_bytes: u64::MAX },
@@ -149,13 +154,21 @@ impl Server {
                 vectors: self.vectors,
                 home: None,
             },
-            epoch: manifest.epoch,
             counters: self.counters(),
             partitions: 1,
+            shards: 1,
         };
-        let opened = self.ask(&core, |reply| Request::Open(Box::new(open), reply));
-        let opened = opened.unwrap_or_else(|why| panic!("{}", why.what));
+        let opened = match self.ask(&core, |reply| Request::Open(Box::new(open), reply)) {
+            Ok(opened) => opened,
+            Err(why) => {
+                assert!(core.mailbox.push(Request::Stop).is_ok() && core.join());
+                return Err(why.what);
+            }
+        };
         (manifest.segments, manifest.snapshots) = (opened.segments, opened.snapshots);
+        let epoch = manifest.epoch;
+        let begun = self.ask(&core, |reply| Request::Begin { shard: SHARD, epoch, reply });
+        manifest.segments.push(begun.unwrap_or_else(|why| panic!("{}", why.what)));
         self.ask(&core, keep(manifest)).unwrap();
         assert!(core.mailbox.push(Request::DirectoryIsOpen).is_ok());
         let limits = Limits { searches_max: 10, hot_budget: Duration::from_secs(1) };
@@ -168,6 +181,14 @@ impl Server {
             self.observed.clone(),
         );
         self.life = Some(Life { core, router, _pulse: pulse });
+        Ok(())
+    }
+
+    /// Ends the core, with the faults that there are.
+    fn stop(&mut self) {
+        let life = self.life.take().unwrap();
+        assert!(life.core.mailbox.push(Request::Stop).is_ok());
+        assert!(life.core.join());
     }
 
     pub(super) fn ask<T>(&self, core: &CoreHandle, request: impl FnOnce(Reply<T>) -> Request) -> T {
@@ -179,9 +200,7 @@ impl Server {
     /// Ends the core, and opens the directory again with another one.
     pub(super) fn restart(&mut self) {
         self.faults.mend();
-        let life = self.life.take().unwrap();
-        assert!(life.core.mailbox.push(Request::Stop).is_ok());
-        assert!(life.core.join());
+        self.stop();
         self.open();
     }
 
@@ -471,4 +490,64 @@ fn a_segment_file_that_was_removed_is_restored() {
     server.put(6).unwrap();
     server.restart();
     assert_eq!(server.stored(), [1, 2, 3, 4, 5, 6]);
+}
+
+/// MANIFEST names the next segment before it is used: where the sync before that fails, the file
+/// stays, though the disk refuses another one as well.
+#[test]
+fn a_sync_that_fails_before_the_next_segment_leaves_the_file_that_manifest_names() {
+    let mut server = Server::start(SyncPolicy::Periodic(Duration::from_secs(3_600)));
+    let groups = SEGMENT_BYTES / crate::disk::BLOCK as u64 - 1;
+    (1..=groups).for_each(|id| assert!(server.put(id).is_ok()));
+    let next = server.directory.path().join(crate::wal::segment_name(SHARD, 2));
+    let bytes = || std::fs::metadata(&next).map_or(0, |metadata| metadata.len());
+    server.wait_for("the next segment", |_| bytes() == SEGMENT_BYTES);
+    let named = |server: &Server| {
+        let life = server.life.as_ref().unwrap();
+        let manifest = server.ask(&life.core, Request::LoadManifest).unwrap().unwrap();
+        manifest.segments.iter().any(|segment| segment.number == 2)
+    };
+    server.wait_for("its name", named);
+    server.faults.fail("fdatasync", "wal_", Kind::Failed, 1);
+    server.faults.fail("create", "wal_", Kind::NoSpace, u64::MAX);
+    unavailable(server.put(groups + 1));
+    unavailable(server.put(groups + 2));
+    server.stop();
+    assert_eq!(bytes(), SEGMENT_BYTES, "the file of a segment that MANIFEST names is gone");
+    server.faults.mend();
+    server.open();
+    assert_eq!(server.stored().len(), 40);
+}
+
+/// What was refused is not done by the next change that succeeds.
+#[test]
+fn a_change_of_manifest_that_was_refused_is_put_back() {
+    let server = Server::start(SyncPolicy::DataOnly);
+    let core = &server.life.as_ref().unwrap().core;
+    let keep = |change: Change| server.ask(core, |reply| Request::Keep(change, reply));
+    let load = || server.ask(core, Request::LoadManifest).unwrap().unwrap();
+    let before = load();
+    for operation in ["create", "write", "fdatasync"] {
+        server.faults.fail(operation, "MANIFEST", Kind::NoSpace, 1);
+        assert!(keep(Change::Dimension(9)).is_err());
+        assert_eq!(load(), before);
+        assert!(keep(Change::Unused(SHARD, 99)).is_ok());
+        assert_eq!(load(), before, "{operation}");
+    }
+    assert!(keep(Change::Dimension(9)).is_ok());
+    assert_eq!(load().dimension, 9);
+}
+
+/// One bad sector comes back as fewer bytes than were asked for: that is no end of the log.
+#[test]
+fn a_read_that_gives_less_than_the_file_has_refuses_the_start() {
+    let mut server = Server::start(SyncPolicy::DataOnly);
+    (1..=10).for_each(|id| assert!(server.put(id).is_ok()));
+    server.stop();
+    server.faults.shorten_reads("wal_", 3 * crate::disk::BLOCK as u64);
+    let why = server.try_open().unwrap_err();
+    assert!(why.contains("the disk gives nothing from byte"), "{why}");
+    server.faults.mend();
+    server.open();
+    assert_eq!(server.stored().len(), 10);
 }

@@ -39,7 +39,19 @@ pub enum Change {
 }
 
 impl Change {
-    pub(crate) fn apply(self, manifest: &mut Option<Manifest>) {
+    /// True if it tells what has happened already: where MANIFEST can't be written, its next
+    /// version says so. Any other change asks for something, and is undone if that is refused.
+    fn is_fact(&self) -> bool {
+        match self {
+            Self::Sealed(..)
+            | Self::Unused(..)
+            | Self::Truncated(..)
+            | Self::Snapshotted { .. } => true,
+            Self::Replace(_) | Self::Added(..) | Self::Dimension(_) => false,
+        }
+    }
+
+    fn apply(self, manifest: &mut Option<Manifest>) {
         if let Self::Replace(whole) = self {
             *manifest = Some(whole);
             return;
@@ -83,6 +95,22 @@ impl Change {
     }
 }
 
+/// Makes `changes` to `manifest`. Returns the state to go on with if the new one can't be published:
+/// it has what has happened, and nothing of what was asked for.
+pub(crate) fn apply_all(
+    manifest: &mut Option<Manifest>,
+    changes: impl IntoIterator<Item = Change>,
+) -> Option<Manifest> {
+    let mut refused = manifest.clone();
+    for change in changes {
+        if change.is_fact() {
+            change.clone().apply(&mut refused);
+        }
+        change.apply(manifest);
+    }
+    refused
+}
+
 type Asked = (Change, Reply<Result<(), String>>);
 
 /// What the task and those who ask share.
@@ -105,18 +133,29 @@ impl Keeper {
         loop {
             self.event.wait().await;
             let asked = std::mem::take(&mut *self.asked.borrow_mut());
-            let mut replies = Vec::with_capacity(asked.len());
-            for (change, reply) in asked {
-                change.apply(&mut manifest);
-                replies.push(reply);
-            }
-            let Some(manifest) = &manifest else {
+            let (changes, replies): (Vec<Change>, Vec<_>) = asked.into_iter().unzip();
+            let refused = apply_all(&mut manifest, changes);
+            let Some(changed) = &manifest else {
                 continue;
             };
-            let published = manifest.publish(&*disk).await.map_err(|error| error.to_string());
+            let published = changed.publish(&*disk).await.map_err(|error| error.to_string());
+            if published.is_err() && refused != manifest {
+                manifest = refused;
+                put_back(&*disk, &manifest).await;
+            }
             for reply in replies {
                 reply.send(published.clone());
             }
         }
+    }
+}
+
+/// A version that could not be published may have become the one of the directory all the same,
+/// where only the last step failed. Writes the state before it once more, if the disk lets us.
+async fn put_back<D: Disk>(disk: &D, manifest: &Option<Manifest>) {
+    if let Some(manifest) = manifest
+        && let Err(error) = manifest.publish(disk).await
+    {
+        tracing::debug!("MANIFEST is not put back yet: {error}");
     }
 }

@@ -15,7 +15,12 @@ use crate::engine::{self, Engine, Query};
 use crate::manifest::{self, LoadError, Segment};
 use crate::observe::counters::ShardCounters;
 use crate::types::ShardId;
+use crate::wal::reader::Left;
 use crate::wal::{Prepared, Writer, segment_name};
+
+/// Documents of a shard, at most, of which it is checked that they belong to it: enough to notice
+/// another number of shards.
+const PLACED_DOCUMENTS: usize = 64;
 
 /// Documents that the scan is measured on.
 const MEASURED_DOCUMENTS: u64 = 4_096;
@@ -30,12 +35,12 @@ pub struct Open {
     pub segments: Vec<Segment>,
     /// What shapes it; a dimension of 0 is taken from the log, if that knows one.
     pub params: engine::Params,
-    /// The generation of its writer.
-    pub epoch: u64,
     /// Where it is to be seen.
     pub counters: Arc<ShardCounters>,
     /// Graphs that answer a search together.
     pub partitions: usize,
+    /// Shards that documents are placed on.
+    pub shards: u32,
 }
 
 /// What opening came to.
@@ -44,12 +49,12 @@ pub struct Opened {
     pub shard: ShardId,
     /// Its snapshots: those that are good.
     pub snapshots: Vec<manifest::Snapshot>,
-    /// Its segments: those with records, and the one to be written.
+    /// Its segments: those with records.
     pub segments: Vec<Segment>,
     /// Files to be removed once MANIFEST does not name them.
     pub unused: Vec<String>,
-    /// Writes that were cut off by the end of the last process.
-    pub torn: Vec<String>,
+    /// What lies behind the end of its log, by segment.
+    pub left: Vec<(String, Left)>,
     /// Records read.
     pub records: u64,
     /// Values in a vector; 0 if there has been none.
@@ -85,9 +90,19 @@ impl From<RecoverError> for Refusal {
     }
 }
 
+/// A shard that has been read, and is not in service yet.
+pub(super) struct Pending {
+    params: engine::Params,
+    engine: Option<Engine>,
+    counters: Arc<ShardCounters>,
+    partitions: usize,
+    known: Known,
+    number: u64,
+}
+
 impl From<LoadError> for Refusal {
     fn from(error: LoadError) -> Self {
-        let is_damage = !matches!(error, LoadError::Disk(_));
+        let is_damage = matches!(error, LoadError::Damaged(_));
         Self { what: error.to_string(), is_damage }
     }
 }
@@ -98,9 +113,9 @@ impl From<DiskError> for Refusal {
     }
 }
 
-/// Opens a shard on this core.
-pub(super) async fn open(core: &Rc<Core>, open: Open) -> Result<Opened, Refusal> {
-    let Open { shard: id, snapshots, segments, params, epoch, counters, partitions } = open;
+/// Reads a shard, and changes nothing in the directory: the others may be damaged.
+pub(super) async fn read(core: &Rc<Core>, open: Open) -> Result<Opened, Refusal> {
+    let Open { shard: id, snapshots, segments, params, counters, partitions, shards } = open;
     let disk = core.disk.clone();
     let listed = Listed { shard: id, snapshots: &snapshots, segments: &segments };
     let counted = counters.clone();
@@ -109,6 +124,7 @@ pub(super) async fn open(core: &Rc<Core>, open: Open) -> Result<Opened, Refusal>
     let Recovered { mut engine, log, snapshots, extents, damaged, unused, next_snapshot } =
         recovered;
     if let Some(engine) = &mut engine {
+        check_places(engine, id, shards)?;
         counters.scan_ns.set(measure_scan(engine));
     }
     for why in &damaged {
@@ -123,31 +139,62 @@ pub(super) async fn open(core: &Rc<Core>, open: Open) -> Result<Opened, Refusal>
         tracing::warn!(shard = id.0, "the last write of the log was cut off: {torn}");
         counters.torn_writes.add(1);
     }
+    for warning in &log.warnings {
+        tracing::warn!(shard = id.0, "the log is not what it was when it was left: {warning}");
+        counters.torn_writes.add(1);
+    }
     let number = log.next_number;
-    let bytes = core.settings.segment_bytes;
-    let prepared = Prepared::create(&*disk, id, number, bytes).await?;
-    let position = log.position;
-    let writer = Writer::begin(disk, id, epoch, prepared, position, unix_ms()).await?;
-    let mut segments = log.segments;
     let file = segment_name(id, number);
     // A file of that name may have been left by a start that got no further.
     let unused = log.unused.into_iter().chain(unused).filter(|name| *name != file).collect();
-    let known =
-        Known { snapshots, extents, next_snapshot, segments: segments.clone(), position, epoch };
-    segments.push(Segment { shard: id.0, number, file, sealed: None });
-    let dimension = engine.as_ref().map_or(0, |engine| engine.params().dimension);
-    let snapshots = known.snapshots.clone();
-    let shard = Rc::new(Shard::new(id, params, engine, counters, Snapshots::new(known)));
-    core.adopt(shard, writer, partitions);
-    Ok(Opened {
+    let (segments, position) = (log.segments, log.position);
+    let opened = Opened {
         shard: id,
-        snapshots,
-        segments,
+        snapshots: snapshots.clone(),
+        segments: segments.clone(),
         unused,
-        torn: log.torn,
+        left: log.left,
         records: log.records,
-        dimension,
-    })
+        dimension: engine.as_ref().map_or(0, |engine| engine.params().dimension),
+    };
+    let known = Known { snapshots, extents, next_snapshot, segments, position, epoch: 0 };
+    let pending = Pending { params, engine, counters, partitions, known, number };
+    core.pending.borrow_mut().insert(id, pending);
+    Ok(opened)
+}
+
+/// Whether some documents of the shard are its own. Where MANIFEST has another number of shards
+/// than they were placed on, hardly one of them is, and the others would not be found.
+fn check_places(engine: &Engine, shard: ShardId, shards: u32) -> Result<(), Refusal> {
+    let store = engine.store();
+    let live = store.slots().filter(|&slot| store.is_live(slot)).take(PLACED_DOCUMENTS);
+    let mut placed = live.map(|slot| store.doc_id(slot));
+    match placed.find(|id| id.shard(shards) != shard) {
+        None => Ok(()),
+        Some(id) => Err(Refusal::damage(format!(
+            "document {} is in shard {} and belongs to shard {}: the documents were not placed on \
+             the {shards} shards that MANIFEST has",
+            id.0,
+            shard.0,
+            id.shard(shards).0
+        ))),
+    }
+}
+
+/// Takes a shard that has been read into service: its log goes on in a new segment of the
+/// generation `epoch`, which MANIFEST has and no log yet. The segment is for MANIFEST to name.
+pub(super) async fn begin(core: &Rc<Core>, id: ShardId, epoch: u64) -> Result<Segment, Refusal> {
+    let Some(pending) = core.pending.borrow_mut().remove(&id) else {
+        return Err(Refusal::other(format!("shard {} has not been read", id.0)));
+    };
+    let Pending { params, engine, counters, partitions, known, number } = pending;
+    let (disk, position) = (core.disk.clone(), known.position);
+    let bytes = core.settings.segment_bytes;
+    let prepared = Prepared::create(&*disk, id, number, bytes).await?;
+    let writer = Writer::begin(disk, id, epoch, prepared, position, unix_ms()).await?;
+    let snapshots = Snapshots::new(Known { epoch, ..known });
+    core.adopt(Rc::new(Shard::new(id, params, engine, counters, snapshots)), writer, partitions);
+    Ok(Segment { shard: id.0, number, file: segment_name(id, number), sealed: None })
 }
 
 impl Shard {

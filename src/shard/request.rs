@@ -13,10 +13,11 @@ use super::truncate::Truncated;
 use crate::engine::filter::Filter;
 use crate::engine::{Document, Lent, Outcome, Query, Scope, SearchOutcome, Write};
 use crate::error::{Error, Result};
-use crate::manifest::{LoadError, Manifest};
+use crate::manifest::{LoadError, Manifest, Segment};
 use crate::observe::trace::Span;
 use crate::store::realm::Realm;
 use crate::types::{DocId, ShardId};
+use crate::wal::reader::Left;
 
 /// A message to a core. The shard named in it is one of the core's own.
 pub enum Request {
@@ -126,8 +127,17 @@ pub enum Request {
         /// Told when that is done, or was not worth it.
         reply: Reply<Result<()>>,
     },
-    /// Read a shard's log and take it into service.
+    /// Read a shard's snapshot and log, and change nothing.
     Open(Box<Open>, Reply<Result<Opened, Refusal>>),
+    /// Take a shard that has been read into service. Once all are read.
+    Begin {
+        /// The shard.
+        shard: ShardId,
+        /// The generation of its writer, which MANIFEST has by now.
+        epoch: u64,
+        /// Told the segment that its log goes on in.
+        reply: Reply<Result<Segment, Refusal>>,
+    },
     /// Fit a shard's part of a graph that others own too to theirs. Once all are open, and before the
     /// directory is.
     FitGraph {
@@ -164,6 +174,8 @@ pub enum Request {
         unused: Vec<String>,
         /// Complete segments to cut to their length.
         complete: Vec<(String, u64)>,
+        /// What lies behind the end of some of them, to be kept in quarantine before.
+        left: Vec<(String, Left)>,
         /// Told when it is done, or has failed, which loses nothing but space.
         reply: Reply<()>,
     },

@@ -2,13 +2,19 @@
 //! checked or, once snapshots cover it, dropped.
 
 use std::cell::RefCell;
+use std::time::Duration;
 
 use super::core::{Core, Shard};
 use super::keeper::Change;
 use super::reply::Reply;
+use super::serve::cut;
 use crate::error::Result;
 use crate::manifest::Sealed;
 use crate::types::ShardId;
+use crate::wal::segment_name;
+
+/// How long a change that MANIFEST has to record is waited for, where something else waits for that.
+pub(super) const KEEP_PATIENCE: Duration = Duration::from_secs(2);
 
 /// What has become of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,4 +47,18 @@ pub(super) async fn keep_end(core: &Core, id: ShardId, number: u64, sealed: Seal
         tracing::warn!(shard = id.0, "MANIFEST could not be updated: {error}");
     }
     kept.is_ok()
+}
+
+/// Has MANIFEST say where a log ends that is not written any more, so that the next start knows if
+/// something of it is missing; then gives back the room behind. Where that fails, the next start reads
+/// the log to its end and says so itself.
+pub(super) async fn record_end(core: &Core, id: ShardId, number: u64, sealed: Sealed) {
+    let keep = async { Ok(keep_end(core, id, number, sealed).await) };
+    if !glommio::timer::timeout(KEEP_PATIENCE, keep).await.unwrap_or(false) {
+        return;
+    }
+    let name = segment_name(id, number);
+    if let Err(error) = cut(&*core.disk, &name, sealed.end_bytes).await {
+        tracing::warn!(shard = id.0, "space could not be given back: {error}");
+    }
 }

@@ -14,10 +14,12 @@ use super::commit::{Ack, STAGED_MAX};
 use super::core::{Core, Flush, Shard};
 use super::doing::Doing;
 use super::mailbox::Mailbox;
-use super::open::{Refusal, open};
+use super::open::{Refusal, begin, read};
 use super::reply::Reply;
 use super::request::Request;
 use super::task::{Counted, spawn};
+use crate::clock::unix_ms;
+use crate::disk::direct::DirectDisk;
 use crate::disk::{Disk, File};
 use crate::engine::filter::Filter;
 use crate::engine::sweep::Sweep;
@@ -26,6 +28,7 @@ use crate::error::{Error, Result};
 use crate::manifest::Manifest;
 use crate::store::realm::Realm;
 use crate::types::{DocId, ShardId};
+use crate::wal::reader::Left;
 use crate::wal::record::delete_batch;
 
 /// Documents read by id, or planned to be deleted, without a pause.
@@ -124,11 +127,18 @@ impl Core {
             Request::Open(request, reply) => {
                 let core = self.clone();
                 spawn(self.queues.commit, async move {
-                    let opening = core.heart.doing.during(Doing::Open, open(&core, *request));
-                    let opened = AssertUnwindSafe(opening).catch_unwind().await;
+                    let reading = core.heart.doing.during(Doing::Open, read(&core, *request));
+                    let opened = AssertUnwindSafe(reading).catch_unwind().await;
                     reply.send(
-                        opened.unwrap_or_else(|_| Err(Refusal::other("opening a shard panicked"))),
+                        opened.unwrap_or_else(|_| Err(Refusal::other("reading a shard panicked"))),
                     );
+                });
+            }
+            Request::Begin { shard, epoch, reply } => {
+                let core = self.clone();
+                spawn(self.queues.commit, async move {
+                    let beginning = begin(&core, shard, epoch);
+                    reply.send(core.heart.doing.during(Doing::Open, beginning).await);
                 });
             }
             Request::FitGraph { shard, reply } => {
@@ -158,10 +168,10 @@ impl Core {
                     reply.send(shard.command_breaker(command));
                 }
             }
-            Request::Tidy { unused, complete, reply } => {
+            Request::Tidy { unused, complete, left, reply } => {
                 let disk = self.disk.clone();
                 spawn(self.queues.upkeep, async move {
-                    tidy(&*disk, unused, complete).await;
+                    tidy(&disk, unused, complete, left).await;
                     reply.send(());
                 });
             }
@@ -430,13 +440,30 @@ async fn sweep(
 }
 
 /// Removes files and cuts others. What fails costs space, no more: the rest is done all the same.
-async fn tidy<D: Disk>(disk: &D, unused: Vec<String>, complete: Vec<(String, u64)>) {
+/// A file is not cut before what lies behind the cut is in quarantine.
+async fn tidy(
+    disk: &DirectDisk,
+    unused: Vec<String>,
+    complete: Vec<(String, u64)>,
+    left: Vec<(String, Left)>,
+) {
     let mut failed = Vec::new();
     for name in unused {
         failed.extend(disk.remove(&name).await.err());
     }
     failed.extend(disk.sync_dir().await.err());
     for (name, bytes) in complete {
+        if let Some((_, left)) = left.iter().find(|(of, _)| *of == name) {
+            match disk.keep_tail(&name, left.bytes.clone(), unix_ms()).await {
+                Ok(kept) => tracing::warn!("{name}: behind the end of the log were {left}: {kept}"),
+                Err(why) => {
+                    tracing::warn!(
+                        "{name}: behind the end of the log are {left}, left there: {why}"
+                    );
+                    continue;
+                }
+            }
+        }
         failed.extend(cut(disk, &name, bytes).await.err());
     }
     for error in failed {

@@ -55,6 +55,8 @@ fn once(disk: &SimDisk, random: &mut Random, damaged: &mut Damaged) -> Option<u6
             bytes[byte] ^= 1 << random.below(8);
             disk.set_content(&name, bytes);
         }
+        // What is cut there is an operator's doing: the start goes on without it and says so.
+        2 if is_last_of_its_log(disk, &names, &name) => return None,
         2 => {
             let blocks = bytes.len() as u64 / BLOCK as u64;
             bytes.truncate(random.below(blocks) as usize * BLOCK);
@@ -76,6 +78,16 @@ fn once(disk: &SimDisk, random: &mut Random, damaged: &mut Damaged) -> Option<u6
     }
     damaged.files.push(name);
     Some(what)
+}
+
+/// True for a segment that no later one of its log was taken into use after.
+fn is_last_of_its_log(disk: &SimDisk, names: &[String], name: &str) -> bool {
+    let Some((shard, number)) = parse_segment_name(name) else { return false };
+    let is_used = |name: &String| disk.content(name).first().is_some_and(|&byte| byte != 0);
+    let is_later = |name: &&String| {
+        parse_segment_name(name).is_some_and(|(of, other)| of == shard && other > number)
+    };
+    !names.iter().filter(is_later).any(is_used)
 }
 
 /// A complete segment is gone, and MANIFEST does not know of it.

@@ -12,12 +12,12 @@ use crate::disk::{BLOCK, Disk, DiskError, File};
 use crate::engine::checkpoint::Checkpoint;
 use crate::engine::disk_tests::on_disk;
 use crate::engine::partition::{Home, Joint, Settling};
-use crate::engine::recover::{Listed, RecoverError, recover};
+use crate::engine::recover::{Listed, RecoverError, Recovered, recover};
 use crate::engine::tests::{Model, Random, engine};
 use crate::engine::{Engine, LinkProgress, Params, Query, Scope};
 use crate::graph::check::{Report, check};
 use crate::manifest::{LoadError, MANIFEST_VERSION, Manifest, Segment, Snapshot};
-use crate::shard::keeper::Change as Kept;
+use crate::shard::keeper::{Change as Kept, apply_all};
 use crate::snapshot::Extent;
 use crate::snapshot::writer::{Identity, Writer as SnapshotWriter};
 use crate::store::realm::Realm;
@@ -58,7 +58,7 @@ impl From<RecoverError> for Refusal {
     fn from(error: RecoverError) -> Self {
         match error {
             RecoverError::Disk(error) => Self::Disk(error),
-            RecoverError::Damage(why) => Self::Damage(why),
+            RecoverError::Damage(why) | RecoverError::Newer(why) => Self::Damage(why),
         }
     }
 }
@@ -88,6 +88,15 @@ pub(super) struct Node {
     pub(super) known: Known,
     /// Groups of this life: when each was written, and how many documents there were after it.
     pub(super) history: Vec<(u64, usize)>,
+}
+
+/// A shard that has been read, and writes nothing yet.
+struct Read {
+    id: ShardId,
+    ids: Vec<DocId>,
+    engine: Engine,
+    model: Model,
+    recovered: Recovered,
 }
 
 /// A machine that is up.
@@ -131,18 +140,23 @@ impl Machine {
             }
         };
         manifest.epoch += (1 << 40) + 1;
-        run(manifest.publish(&**disk))?;
         let mut clock = Clock::new(manifest.epoch);
-        let before = std::mem::take(&mut manifest.segments);
-        let snapshots = std::mem::take(&mut manifest.snapshots);
+        let (before, snapshots) = (manifest.segments.clone(), manifest.snapshots.clone());
         let (mut nodes, mut unused, mut cut) = (Vec::new(), Vec::new(), Vec::new());
         // Now the shards have one graph together, now each its own, whatever it was before.
         let joint = mix(manifest.epoch).is_multiple_of(2).then(|| Joint::new(SHARDS));
+        let mut all_read = Vec::new();
         for (id, known) in (0..SHARDS).map(ShardId).zip(known) {
             let listed = Listed { shard: id, snapshots: &snapshots, segments: &before };
             let home = joint.as_ref().map(|joint| joint.home(id.0));
-            let opened = Node::open(disk, listed, home, manifest.epoch, known, &mut clock)?;
-            let (node, segments, not_used) = opened;
+            all_read.push(Node::read(disk, listed, home, manifest.epoch, known)?);
+        }
+        // Nothing is written before every shard has been read.
+        run(manifest.publish(&**disk))?;
+        manifest.segments.clear();
+        manifest.snapshots.clear();
+        for read in all_read {
+            let (node, segments, not_used) = Node::begin(disk, read, manifest.epoch, &mut clock)?;
             let was_open =
                 |s: &&Segment| before.iter().any(|b| b.file == s.file && b.sealed.is_none());
             cut.extend(
@@ -170,11 +184,16 @@ impl Machine {
         Ok(machine)
     }
 
-    /// Has MANIFEST say so. Where that fails, its next version says so.
+    /// Has MANIFEST say so. Where that fails, its next version says what has happened, and nothing of
+    /// what was asked for.
     pub(super) fn keep(&mut self, change: Kept) -> Result<(), DiskError> {
-        change.apply(&mut self.manifest);
+        let refused = apply_all(&mut self.manifest, [change]);
         let manifest = self.manifest.as_ref().expect("it has been read");
-        run(manifest.publish(&*self.disk))
+        let published = run(manifest.publish(&*self.disk));
+        if published.is_err() {
+            self.manifest = refused;
+        }
+        published
     }
 
     pub(super) fn cut(&self, name: &str, bytes: u64) -> Result<(), DiskError> {
@@ -248,15 +267,14 @@ impl Machine {
 }
 
 impl Node {
-    /// Brings a shard back; its segments, and files that nothing needs.
-    fn open(
+    /// Brings a shard back.
+    fn read(
         disk: &Rc<SimDisk>,
         listed: Listed<'_>,
         home: Option<Home>,
         epoch: u64,
         known: &Known,
-        clock: &mut Clock,
-    ) -> Result<(Self, Vec<Segment>, Vec<String>), Refusal> {
+    ) -> Result<Read, Refusal> {
         let id = listed.shard;
         let ids = ids(id);
         // Vectors are now on disk, now in memory, whatever they were before.
@@ -265,8 +283,8 @@ impl Node {
             false => params().vectors,
         };
         let params = Params { home, vectors, ..params() };
-        let recovered = run(recover(&**disk, listed, params, || {}))?;
-        let engine = recovered.engine.expect("the dimension is known");
+        let mut recovered = run(recover(&**disk, listed, params, || {}))?;
+        let engine = recovered.engine.take().expect("the dimension is known");
         let mut found = std::iter::once(&known.acknowledged).chain(&known.under_way);
         let Some(model) = found.find(|model| holds(disk, id, &engine, &ids, model)).cloned() else {
             let under_way: Vec<usize> = known.under_way.iter().map(|model| model.0.len()).collect();
@@ -277,6 +295,17 @@ impl Node {
                 known.acknowledged.0.len(),
             );
         };
+        Ok(Read { id, ids, engine, model, recovered })
+    }
+
+    /// Takes a shard into service; its segments, and files that nothing needs.
+    fn begin(
+        disk: &Rc<SimDisk>,
+        read: Read,
+        epoch: u64,
+        clock: &mut Clock,
+    ) -> Result<(Self, Vec<Segment>, Vec<String>), Refusal> {
+        let Read { id, ids, engine, model, recovered } = read;
         let number = recovered.log.next_number;
         let position = recovered.log.position;
         let log = run(async {

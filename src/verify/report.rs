@@ -54,6 +54,8 @@ pub enum State {
     Damaged,
     /// MANIFEST names it, and it is not there.
     Missing,
+    /// A later version of this program made it.
+    Newer,
 }
 
 /// One segment.

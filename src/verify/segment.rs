@@ -8,7 +8,9 @@ use crate::disk::{BLOCK, DiskError, File};
 use crate::manifest::Manifest;
 use crate::types::{DocId, Lsn, ShardId};
 use crate::wal::Position;
-use crate::wal::reader::{Place, ReadError, Tail, next_good, other_log, read_from};
+use crate::wal::reader::{
+    Cut, Left, Place, ReadError, Scan, Tail, length, next_good, other_log, read_from,
+};
 use crate::wal::record::Record;
 use crate::wal::segment::SegmentHeader;
 
@@ -30,6 +32,8 @@ pub(super) struct Checked {
     pub(super) end: Option<Position>,
     /// The log has been where the snapshot was made.
     pub(super) is_met: bool,
+    /// Where its file was cut, if that is at the end of a group.
+    pub(super) cut: Option<Cut>,
 }
 
 impl Checked {
@@ -44,6 +48,7 @@ impl Checked {
             faults: Vec::new(),
             end: None,
             is_met: false,
+            cut: None,
         }
     }
 
@@ -94,6 +99,10 @@ pub(super) async fn check<F: File>(
             }
         };
         let (offset, lsn, mut why) = match read_from(file, header, tail, place, apply).await {
+            // The groups behind the end may be what was acknowledged last.
+            Ok(Scan { end, end_bytes, torn, left: Some(left), .. }) if left.groups > 0 => {
+                (end_bytes, end.next_lsn, about_left(&torn, &left))
+            }
             Ok(scan) => {
                 checked.end_bytes = scan.end_bytes;
                 checked.torn = scan.torn;
@@ -103,6 +112,7 @@ pub(super) async fn check<F: File>(
             }
             Err(ReadError::Disk(error)) => return Err(error),
             Err(ReadError::Corrupt { offset, lsn, why, .. }) => (offset, lsn, why),
+            Err(newer @ ReadError::Newer { .. }) => unreachable!("its header was read: {newer}"),
         };
         // All LSNs were there, and yet it does not end as it should, or is not at the snapshot
         // what it should be: it is another log, also where nothing else says so.
@@ -137,6 +147,16 @@ pub(super) async fn check<F: File>(
     checked.faults.extend(misfit);
     checked.faults.sort_by_key(|fault| fault.offset);
     Ok(checked)
+}
+
+/// What is wrong where whole groups lie behind the end of a log. It may be what a power loss has
+/// left of writes that were not synced, or damage: nothing tells.
+fn about_left(torn: &Option<String>, left: &Left) -> String {
+    let hole = torn.as_deref().unwrap_or("a group is missing");
+    format!(
+        "{hole}. Nothing says that the hole had been synced: a start ends the log here and keeps in \
+         quarantine/ {left}"
+    )
 }
 
 /// Where the segment ends by what is known from outside.
@@ -218,26 +238,6 @@ pub(super) async fn cut_off<F: File>(
     };
     let (offset, lsn) = (Some(offset), next_lsn(checked));
     Ok(Some(Fault { offset, lsn, what, is_gap: is_last, ..Fault::default() }))
-}
-
-/// The length of a file, or `bytes_max` if it is longer. Whole blocks are told apart from the
-/// end by reading, which is all that a file can do.
-pub(super) async fn length<F: File>(file: &F, bytes_max: u64) -> Result<u64, DiskError> {
-    let block = BLOCK as u64;
-    // Block `low` is there, at least in part, or it is the first; block `high` is not.
-    let (mut low, mut high) = (0, bytes_max.div_ceil(block));
-    let mut content = Vec::new();
-    while low < high {
-        let middle = low.midpoint(high);
-        content.clear();
-        file.read_at(middle * block, BLOCK, &mut content).await?;
-        match content.len() {
-            BLOCK => low = middle + 1,
-            0 => high = middle,
-            part => return Ok((middle * block + part as u64).min(bytes_max)),
-        }
-    }
-    Ok((low * block).min(bytes_max))
 }
 
 /// What records have to fit to.

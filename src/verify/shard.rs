@@ -6,7 +6,9 @@ use super::{OnRecord, hex};
 use crate::disk::{Disk, DiskError, File};
 use crate::manifest::{Manifest, Segment};
 use crate::types::{Lsn, ShardId};
-use crate::wal::reader::{Head, Place, Tail, has_groups, next_good, read_head};
+use crate::wal::reader::{
+    Cut, Head, Place, ReadError, Tail, cut_at_group, has_groups, next_good, read_head,
+};
 use crate::wal::segment::SegmentHeader;
 use crate::wal::{Position, segment_name};
 
@@ -36,6 +38,8 @@ enum Found {
     Foreign(SegmentHeader),
     /// Its header is damaged, for a reason; the first good group, if there is one.
     Headless(String, Option<Place>),
+    /// A segment in a later format.
+    Newer(u16),
 }
 
 /// How a segment's file begins.
@@ -185,6 +189,7 @@ impl<'a, D: Disk> Walk<'a, D> {
                 });
             }
             Head::Unused => "the segment header is gone".to_owned(),
+            Head::Newer(version) => return Ok(Found::Newer(version)),
             // All of a header is in one sector: no torn write makes anything else of it.
             Head::Bad(why) => why,
         };
@@ -200,6 +205,17 @@ impl<'a, D: Disk> Walk<'a, D> {
 
     async fn enter(&mut self, entry: &Entry<'_>, found: &Found) {
         match found {
+            Found::Missing if self.is_in_newest_snapshot(entry) => {
+                let note = "the file is missing; the newest snapshot has all that was in it";
+                self.report.notes.push(format!("{}: {note}", entry.name));
+                // What follows begins where the log went on, wherever that was.
+                self.position = None;
+                self.row(entry, State::Missing, None, None);
+            }
+            Found::Newer(version) => {
+                let newer = ReadError::Newer { file: entry.name.clone(), version: *version };
+                self.lose(entry, State::Newer, newer.to_string());
+            }
             Found::Missing => {
                 let what = "the file is missing, but MANIFEST names it";
                 self.lose(entry, State::Missing, what.into());
@@ -227,6 +243,11 @@ impl<'a, D: Disk> Walk<'a, D> {
                 self.read(entry, header, header.first(), Kind::Good).await;
             }
         }
+    }
+
+    fn is_in_newest_snapshot(&self, entry: &Entry<'_>) -> bool {
+        let newest = self.snapshots.last().map(|newest| newest.next_lsn.0);
+        entry.candidate.named.as_ref().is_some_and(|named| named.is_within(newest))
     }
 
     /// Nothing of a segment can be had.
@@ -368,8 +389,27 @@ impl<'a, D: Disk> Walk<'a, D> {
             State::Open if !entry.is_last => State::Followed,
             state => state,
         };
+        if let Some(cut) = checked.cut {
+            self.note_cut(entry, cut, &checked);
+        }
         let header = (kind != Kind::Headless).then_some(header);
         self.row(entry, state, header, Some(&checked));
+    }
+
+    /// A tail that was cut is no damage, and may be a loss.
+    fn note_cut(&mut self, entry: &Entry<'_>, cut: Cut, checked: &Checked) {
+        let sealed = entry.candidate.named.as_ref().and_then(|named| named.sealed);
+        let lost = match (sealed, next_lsn(checked)) {
+            (Some(sealed), Some(next)) if next <= sealed.last_lsn => {
+                format!("LSN {next} to {} are gone from the log", sealed.last_lsn)
+            }
+            (Some(_), _) => "no change is gone".into(),
+            (None, _) => "nothing tells what was behind".into(),
+        };
+        self.report.notes.push(format!(
+            "{}: the file was cut at byte {} of {}, where a group ends: {lost}",
+            entry.name, cut.bytes, cut.made_bytes
+        ));
     }
 
     async fn read_file(
@@ -382,13 +422,21 @@ impl<'a, D: Disk> Walk<'a, D> {
         let file = self.disk.open(&entry.name).await?;
         let mut kept = self.on_record.as_ref().filter(|_| is_of_this_log).map(|_| Vec::new());
         let kept_records = kept.as_mut();
-        let mut checked = check(&file, header, entry.tail, place, self.fits, kept_records).await?;
+        let sealed = entry.candidate.named.as_ref().and_then(|named| named.sealed);
+        let is_whole_header = header.segment_bytes > 0;
+        let cut = match entry.is_last && is_whole_header && is_of_this_log {
+            true => cut_at_group(&file, header, sealed).await?,
+            false => None,
+        };
+        let tail = if cut.is_some() { Tail::Open } else { entry.tail };
+        let mut checked = check(&file, header, tail, place, self.fits, kept_records).await?;
+        checked.cut = cut;
         if let Some(on_record) = &mut self.on_record {
             kept.into_iter().flatten().for_each(|(lsn, record)| on_record(lsn, record));
         }
         // Only complete segments are cut to their length, and MANIFEST knows those.
         let was_good = checked.faults.is_empty();
-        if !matches!(entry.tail, Tail::Sealed(_)) {
+        if !matches!(tail, Tail::Sealed(_)) && cut.is_none() {
             if let Some(fault) = cut_off(&file, header, &checked, entry.is_last).await? {
                 checked.faults.push(fault);
             } else if let Some(torn) = checked.torn.take_if(|_| was_good && !entry.is_last) {

@@ -39,6 +39,13 @@ impl Display for Report {
         list(f, "Also there", &self.notes)?;
         let faults: Vec<String> = self.faults.iter().map(ToString::to_string).collect();
         list(f, "Damage", &faults)?;
+        if self.shards.len() > 1 && self.segments.iter().any(|s| s.state == State::Damaged) {
+            writeln!(
+                f,
+                "\nGOOD TO BYTE is of one file: what cuts `wal_*.wal` cuts the logs of all {}.",
+                count(self.shards.len(), "shard")
+            )?;
+        }
         writeln!(f, "\n{}", self.summary())
     }
 }
@@ -49,7 +56,8 @@ impl Report {
             let torn = segment.torn.as_ref()?;
             Some(format!(
                 "{}: {torn}. The last write was cut off, as a crash does, or it was damaged \
-                 later: nothing tells the two apart. The next start cuts it off and says so.",
+                 later: nothing tells the two apart. The next start keeps it in quarantine/, cuts it off \
+                 and says so.",
                 segment.file
             ))
         };
@@ -131,6 +139,7 @@ fn word(state: State) -> &'static str {
         State::Unused => "unused",
         State::Damaged => "DAMAGED",
         State::Missing => "MISSING",
+        State::Newer => "NEWER",
     }
 }
 

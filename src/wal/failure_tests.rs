@@ -303,3 +303,22 @@ fn a_restore_is_whole_or_not_at_all() {
         log.assert_exact(&[]);
     }
 }
+
+/// MANIFEST names a prepared segment before it is used: where the sync before it fails, its number
+/// is not used again, and it is among those that MANIFEST is to forget.
+#[test]
+fn a_sync_that_fails_before_the_next_segment_gives_its_number_up() {
+    let mut log = Log::begin(40);
+    log.fill(2);
+    let records = vec![put(90, 40)];
+    log.append(records, false).unwrap();
+    let number = log.writer.next_number();
+    let prepared = run(Prepared::create(&*log.disk, SHARD, number, log.segment_bytes)).unwrap();
+    log.segments.push(segment(number));
+    log.fail_after(0);
+    assert!(run(log.writer.rotate(prepared, 8)).is_err());
+    assert_eq!(log.writer.next_number(), number + 1);
+    log.replace().unwrap();
+    assert_eq!(log.writer.take_unused(), [number]);
+    assert_eq!(read_back(&log.disk, &log.segments).unwrap().1, log.records);
+}

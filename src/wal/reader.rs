@@ -7,16 +7,20 @@
 //! | the position at which a next segment begins, or the end recorded in MANIFEST | – | the segment ends; what follows was given up and is not looked at |
 //! | a group that continues the log | – | its records are next |
 //! | a whole group that does not continue the log | – | corrupt |
-//! | zeros, or a group of an older epoch | nothing | the log ends |
+//! | zeros, or a group of an older epoch | nothing | the log ends; whole groups behind are told |
 //! | anything else | nothing | torn: the log ends, and that is said |
 //! | anything but a good group | a later group, the end recorded in MANIFEST, a next segment | corrupt |
+//!
+//! Where syncs are not waited for, a power loss may leave later groups and take earlier ones: so a
+//! hole before whole groups is damage only below an offset that one of them knew to be durable.
+//! What lies behind the end of the log is [told](Left), so that a start can keep it.
 
 use std::ops::Range;
 
 use super::group::{self, GROUP_HEADER_BYTES, GroupHeader};
 use super::record::Record;
 use super::segment::SegmentHeader;
-use super::{GROUP_BYTES_MAX, Position, segment_name};
+use super::{FORMAT_VERSION, GROUP_BYTES_MAX, Position, segment_name};
 use crate::disk::{BLOCK, DiskError, File, blocks};
 use crate::manifest::Sealed;
 use crate::types::{Lsn, ShardId};
@@ -31,17 +35,36 @@ pub enum ReadError {
     #[error(transparent)]
     Disk(#[from] DiskError),
     /// What is there can't be what was written.
-    #[error("{file} is damaged at byte {offset} (LSN {}): {why}", .lsn.0)]
+    #[error("{}", corrupt_text(.file, *.offset, *.lsn, .why))]
     Corrupt {
         /// The file, by name.
         file: String,
-        /// Where in it.
+        /// Where in it; 0 also where it is about the file as a whole.
         offset: u64,
-        /// The record that should be there.
+        /// The record that should be there; 0 if that is not known.
         lsn: Lsn,
         /// What is wrong.
         why: String,
     },
+    /// The segment was written in a format that a later version of this program has.
+    #[error(
+        "{file} was made by a newer version of KyroDB (log format {version}; this program reads \
+         version {FORMAT_VERSION}): start that version"
+    )]
+    Newer {
+        /// The file, by name.
+        file: String,
+        /// Its format.
+        version: u16,
+    },
+}
+
+fn corrupt_text(file: &str, offset: u64, lsn: Lsn, why: &str) -> String {
+    match (offset, lsn.0) {
+        (0, 0) => format!("{file}: {why}"),
+        (_, 0) => format!("{file} is damaged at byte {offset}: {why}"),
+        (_, lsn) => format!("{file} is damaged at byte {offset} (LSN {lsn}): {why}"),
+    }
 }
 
 /// What is known about the end of a segment before it is read.
@@ -66,13 +89,53 @@ pub struct Scan {
     pub vouched_bytes: u64,
     /// Records read.
     pub records: u64,
-    /// A write that was cut off, and what was found of it.
+    /// A write that was cut off, and what was found of it; or a group that is missing before whole
+    /// ones.
     pub torn: Option<String>,
+    /// What lies behind the end of the log, where nothing else tells where that is.
+    pub left: Option<Left>,
     /// The position of the snapshot was in it.
     pub is_met: bool,
     /// When the first group was written that is later than was asked for, Unix milliseconds; it
     /// was not read, and nothing behind it.
     pub later_ms: Option<u64>,
+}
+
+/// Bytes behind the end of a log, which are no part of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Left {
+    /// From the end of the log to that of the last block that is not zero.
+    pub bytes: Range<u64>,
+    /// Whole groups with records among them.
+    pub groups: u64,
+    /// The LSNs of their records, first and last.
+    pub lsns: Option<(u64, u64)>,
+}
+
+impl Left {
+    fn count(&mut self, group: &GroupHeader) {
+        if group.record_count == 0 {
+            return;
+        }
+        let first = group.start.next_lsn.0;
+        let last = first + u64::from(group.record_count) - 1;
+        self.groups += 1;
+        self.lsns = Some((self.lsns.map_or(first, |(first, _)| first), last));
+    }
+}
+
+impl std::fmt::Display for Left {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Range { start, end } = self.bytes;
+        match self.lsns {
+            None => write!(f, "bytes {start} to {end}, without a whole group"),
+            Some((first, last)) => write!(
+                f,
+                "bytes {start} to {end}, with {} whole groups between LSN {first} and {last}",
+                self.groups
+            ),
+        }
+    }
 }
 
 /// What the first block of a segment file holds.
@@ -82,7 +145,9 @@ pub enum Head {
     Unused,
     /// The header of a segment.
     Good(SegmentHeader),
-    /// Neither.
+    /// The header of a segment in a later format.
+    Newer(u16),
+    /// None of these.
     Bad(String),
 }
 
@@ -93,6 +158,9 @@ pub enum Head {
 pub async fn read_head<F: File>(file: &F) -> Result<Head, DiskError> {
     let mut block = Vec::new();
     file.read_at(0, BLOCK, &mut block).await?;
+    if let Some(version) = SegmentHeader::newer_version(&block) {
+        return Ok(Head::Newer(version));
+    }
     Ok(match SegmentHeader::decode(&block) {
         Ok(header) => Head::Good(header),
         Err(_) if block.len() == BLOCK && block.iter().all(|&byte| byte == 0) => Head::Unused,
@@ -115,6 +183,60 @@ pub async fn has_groups<F: File>(file: &F, shard: ShardId) -> Result<bool, DiskE
         offset += BLOCK as u64;
     }
     Ok(false)
+}
+
+/// A file that ends before it should, at the end of a group.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Cut {
+    /// Its length.
+    pub bytes: u64,
+    /// The length that it was made with, or that MANIFEST records.
+    pub made_bytes: u64,
+}
+
+/// Whether the last segment of a log ends before it should, exactly where one of its groups ends:
+/// then it was cut there. Anywhere else is damage.
+///
+/// # Errors
+/// If the disk fails.
+pub async fn cut_at_group<F: File>(
+    file: &F,
+    header: &SegmentHeader,
+    sealed: Option<Sealed>,
+) -> Result<Option<Cut>, DiskError> {
+    let made_bytes = sealed.map_or(header.segment_bytes, |sealed| sealed.end_bytes);
+    let bytes = length(file, made_bytes).await?;
+    if bytes == made_bytes {
+        return Ok(None);
+    }
+    match read(file, header, Tail::Open, None, |_, _| {}).await {
+        Ok(scan) => Ok((scan.end_bytes == bytes).then_some(Cut { bytes, made_bytes })),
+        Err(ReadError::Disk(error)) => Err(error),
+        Err(_) => Ok(None),
+    }
+}
+
+/// The length of a file, or `bytes_max` if it is longer. Whole blocks are told apart from the
+/// end by reading, which is all that a file can do.
+///
+/// # Errors
+/// If the disk fails.
+pub(crate) async fn length<F: File>(file: &F, bytes_max: u64) -> Result<u64, DiskError> {
+    let block = BLOCK as u64;
+    // Block `low` is there, at least in part, or it is the first; block `high` is not.
+    let (mut low, mut high) = (0, bytes_max.div_ceil(block));
+    let mut content = Vec::new();
+    while low < high {
+        let middle = low.midpoint(high);
+        content.clear();
+        file.read_at(middle * block, BLOCK, &mut content).await?;
+        match content.len() {
+            BLOCK => low = middle + 1,
+            0 => high = middle,
+            part => return Ok((middle * block + part as u64).min(bytes_max)),
+        }
+    }
+    Ok((low * block).min(bytes_max))
 }
 
 /// Where in a segment reading begins.
@@ -221,7 +343,7 @@ async fn read_between<F: File>(
     let Place { mut offset, position, from, .. } = place;
     let is_met = from.is_some_and(|from| from.is(&position));
     let mut reader = Reader { window: Window::new(file), header, position, is_met };
-    let (mut records, mut vouched_bytes, mut later_ms) = (0, 0, None);
+    let (mut records, mut vouched_bytes, mut later_ms, mut left) = (0, 0, None, None);
     let torn = loop {
         let is_end = match tail {
             Tail::Sealed(sealed) => sealed.end_bytes == offset,
@@ -250,16 +372,20 @@ async fn read_between<F: File>(
                 offset += bytes;
             }
             Next::Broken(why) => return Err(reader.corrupt(offset, why)),
-            Next::Nothing(found) => match reader.vouched(offset, tail).await? {
-                Some(witness) => {
-                    return Err(reader.corrupt(offset, format!("{found}, {witness}")));
+            Next::Ended { why, is_torn } => {
+                let behind = reader.look_behind(offset, tail).await?;
+                if let Some(witness) = behind.witness {
+                    return Err(reader.corrupt(offset, format!("{why}, {witness}")));
                 }
-                None => break None,
-            },
-            Next::Bad(why) => match reader.vouched(offset, tail).await? {
-                Some(witness) => return Err(reader.corrupt(offset, format!("{why}, {witness}"))),
-                None => break Some(format!("{why} at byte {offset}")),
-            },
+                left = behind.left;
+                let lsns = left.as_ref().and_then(|left| left.lsns);
+                break match lsns {
+                    Some((first, _)) => Some(format!(
+                        "{why} at byte {offset}, and whole groups from LSN {first} on lie behind"
+                    )),
+                    None => is_torn.then(|| format!("{why} at byte {offset}")),
+                };
+            }
         }
     };
     let end = reader.position;
@@ -271,18 +397,30 @@ async fn read_between<F: File>(
         return Err(reader.corrupt(offset, why));
     }
     let (end_bytes, is_met) = (offset, reader.is_met);
-    Ok(Scan { end, end_bytes, vouched_bytes, records, torn, is_met, later_ms })
+    Ok(Scan { end, end_bytes, vouched_bytes, records, torn, left, is_met, later_ms })
 }
 
 enum Next {
     /// A good group.
     Group { bytes: u64, records: Vec<Record>, chain: u32, durable_bytes: u64, unix_ms: u64 },
-    /// Nothing was written here in this epoch; what is there instead of a group.
-    Nothing(String),
-    /// Something was written here, but not, or no longer, whole.
-    Bad(String),
+    /// No whole group is here, for a reason. If it is torn something was written, but not, or no
+    /// longer, whole; else nothing was, in this epoch.
+    Ended { why: String, is_torn: bool },
     /// A whole group that can't be the next one.
     Broken(String),
+}
+
+/// What lies behind the place where the next group should be.
+struct Behind {
+    /// What says that the group had been durable.
+    witness: Option<String>,
+    left: Option<Left>,
+}
+
+impl Behind {
+    fn witness(witness: String) -> Self {
+        Self { witness: Some(witness), left: None }
+    }
 }
 
 struct Reader<'a, F> {
@@ -300,22 +438,24 @@ pub(crate) fn other_log(from: Position) -> String {
 
 impl<F: File> Reader<'_, F> {
     async fn next(&mut self, offset: u64) -> Result<Next, DiskError> {
+        let nothing = |why: String| Ok(Next::Ended { why, is_torn: false });
+        let torn = |why: String| Ok(Next::Ended { why, is_torn: true });
         let Some(block) = self.window.get(offset, BLOCK).await? else {
-            return Ok(Next::Nothing("the file ends here".into()));
+            return nothing("the file ends here".into());
         };
         let Some(group) = GroupHeader::decode(block) else {
             let is_zero = block[..GROUP_HEADER_BYTES].iter().all(|&byte| byte == 0);
-            return Ok(if is_zero {
-                Next::Nothing("a group is missing here".into())
+            return if is_zero {
+                nothing("a group is missing here".into())
             } else {
-                Next::Bad("bad checksum of a group header".into())
-            });
+                torn("bad checksum of a group header".into())
+            };
         };
         if group.shard != self.header.shard {
             return Ok(Next::Broken(format!("a group of shard {}", group.shard.0)));
         }
         if group.epoch != self.header.epoch {
-            return Ok(Next::Nothing(format!("a group of another epoch, {:016x}", group.epoch)));
+            return nothing(format!("a group of another epoch, {:016x}", group.epoch));
         }
         if !group.start.is(&self.position) {
             let lsn = group.start.next_lsn.0;
@@ -325,15 +465,15 @@ impl<F: File> Reader<'_, F> {
             return Ok(Next::Broken("a group that is too long".into()));
         };
         let Some(content) = self.window.get(offset, bytes).await? else {
-            return Ok(Next::Bad("a group that runs over the end of the file".into()));
+            return torn("a group that runs over the end of the file".into());
         };
-        Ok(match group::decode(&group, content) {
+        match group::decode(&group, content) {
             Ok(records) => {
                 let GroupHeader { chain_after: chain, durable_bytes, unix_ms, .. } = group;
-                Next::Group { bytes: bytes as u64, records, chain, durable_bytes, unix_ms }
+                Ok(Next::Group { bytes: bytes as u64, records, chain, durable_bytes, unix_ms })
             }
-            Err((lsn, why)) => Next::Bad(format!("{why} in the record with LSN {}", lsn.0)),
-        })
+            Err((lsn, why)) => torn(format!("{why} in the record with LSN {}", lsn.0)),
+        }
     }
 
     /// Why the group that leads to `after` can't be of the log from which, at `from`, a snapshot
@@ -350,27 +490,44 @@ impl<F: File> Reader<'_, F> {
         self.is_met |= from.is_some_and(|from| from.is(&position));
     }
 
-    /// What says that the group at `offset` had been durable; `None` if nothing does.
-    async fn vouched(&mut self, offset: u64, tail: Tail) -> Result<Option<String>, DiskError> {
+    /// Looks at what lies from `offset` on, where the next group should be and is not: what says
+    /// that it had been durable, if anything does, or else what is left there.
+    async fn look_behind(&mut self, offset: u64, tail: Tail) -> Result<Behind, DiskError> {
         match tail {
             Tail::Sealed(sealed) if offset < sealed.end_bytes => {
-                return Ok(Some("before the end that MANIFEST records".into()));
+                return Ok(Behind::witness("before the end that MANIFEST records".into()));
             }
             // It would have ended here otherwise.
-            Tail::Followed(_) => return Ok(Some("and another segment follows".into())),
+            Tail::Followed(_) => return Ok(Behind::witness("and another segment follows".into())),
             _ => {}
         }
-        let mut later = offset + BLOCK as u64;
+        let mut left = Left { bytes: offset..offset, groups: 0, lsns: None };
+        let mut later = offset;
         while let Some(block) = self.window.get(later, BLOCK).await? {
-            if let Some(group) = GroupHeader::decode(block)
-                && (group.shard, group.epoch) == (self.header.shard, self.header.epoch)
-                && group.durable_bytes > offset
-            {
-                return Ok(Some(format!("before the good group at byte {later}")));
+            let after = later + BLOCK as u64;
+            if block.iter().any(|&byte| byte != 0) {
+                left.bytes.end = after;
             }
-            later += BLOCK as u64;
+            let group = GroupHeader::decode(block).filter(|group| {
+                (group.shard, group.epoch) == (self.header.shard, self.header.epoch)
+            });
+            if let Some(group) = group.filter(|_| later > offset) {
+                if group.durable_bytes > offset {
+                    let witness = format!("before the good group at byte {later}");
+                    return Ok(Behind::witness(witness));
+                }
+                let is_later = group.start.next_lsn >= self.position.next_lsn;
+                if let Some(bytes) = group.disk_bytes().filter(|_| is_later)
+                    && let Some(content) = self.window.get(later, bytes).await?
+                    && group::decode(&group, content).is_ok()
+                {
+                    left.count(&group);
+                }
+            }
+            later = after;
         }
-        Ok(None)
+        let is_something = tail == Tail::Open && !left.bytes.is_empty();
+        Ok(Behind { witness: None, left: is_something.then_some(left) })
     }
 
     fn corrupt(&self, offset: u64, why: String) -> ReadError {

@@ -3,7 +3,9 @@
 
 use std::ops::Range;
 
-use super::reader::{Head, ReadError, Tail, has_groups, other_log, read, read_head};
+use super::reader::{
+    Cut, Head, Left, ReadError, Scan, Tail, cut_at_group, has_groups, other_log, read, read_head,
+};
 use super::record::Record;
 use super::segment::SegmentHeader;
 use super::{Position, parse_segment_name, segment_name};
@@ -30,6 +32,22 @@ pub struct Recovered {
     pub records: u64,
     /// Writes that were cut off, in words.
     pub torn: Vec<String>,
+    /// What else is worth a warning: files that are missing or shorter, in words.
+    pub warnings: Vec<String>,
+    /// What lies behind the end of the log, by segment: to be kept before the file is cut there.
+    pub left: Vec<(String, Left)>,
+}
+
+/// A segment that MANIFEST names and the directory has.
+struct Opened<F> {
+    segment: Segment,
+    file: F,
+    /// `None` if it was never taken into use.
+    header: Option<SegmentHeader>,
+    /// Where its file was cut, if that is at the end of a group.
+    cut: Option<Cut>,
+    /// The file before it is missing.
+    is_after_gap: bool,
 }
 
 /// Reads the log of `shard` and hands its records to `apply` in order. `segments` are those
@@ -55,19 +73,19 @@ pub async fn recover<D: Disk>(
         unused: unlisted(disk, shard, &listed, from).await?,
         records: 0,
         torn: Vec::new(),
+        warnings: Vec::new(),
+        left: Vec::new(),
     };
-    let mut open = Vec::new();
-    for segment in listed {
-        open.push(open_listed(disk, shard, segment).await?);
-    }
+    let mut open = open_all(disk, shard, listed, from, &mut recovered.warnings).await?;
+    look_for_a_cut(shard, &mut open).await?;
     // Where the log stands, once it is known, and where it has yet to meet the snapshot.
     let (mut reached, mut unmet) = (None, from);
     for index in 0..open.len() {
         // A later segment that was taken into use proves that this one was complete.
-        let next = open[index + 1..].iter().find_map(|(_, _, head)| head.as_ref());
+        let next = open[index + 1..].iter().find_map(|later| later.header.as_ref());
         let next = next.map(|header| header.start);
-        let (segment, file, head) = &open[index];
-        let Some(header) = head else {
+        let Opened { segment, file, header, cut, is_after_gap } = &open[index];
+        let Some(header) = header else {
             // One whose header could not be written is given up. A later one that was taken into
             // use has to continue the log all the same, so nothing is missing.
             recovered.unused.push(segment.file.clone());
@@ -77,11 +95,11 @@ pub async fn recover<D: Disk>(
             recovered.segments.push(segment.clone());
             continue;
         }
-        check_start(segment, header, reached, from)?;
+        check_start(segment, header, reached.filter(|_| !is_after_gap), from)?;
         let tail = match (segment.sealed, next) {
-            (Some(sealed), _) => Tail::Sealed(sealed),
-            (None, Some(next)) => Tail::Followed(next),
-            (None, None) => Tail::Open,
+            (Some(sealed), _) if cut.is_none() => Tail::Sealed(sealed),
+            (_, Some(next)) => Tail::Followed(next),
+            _ => Tail::Open,
         };
         let mut records = 0;
         let scan = read(file, header, tail, unmet, |lsn, record| {
@@ -98,38 +116,139 @@ pub async fn recover<D: Disk>(
         reached = Some(scan.end);
         unmet = unmet.filter(|_| !scan.is_met);
         recovered.records += records;
-        recovered.torn.extend(scan.torn.map(|torn| format!("{}: {torn}", segment.file)));
+        if let Some(cut) = cut {
+            recovered.warnings.push(about_cut(segment, *cut, &scan, from));
+        }
+        recovered.enter(segment, file, header, scan).await?;
+    }
+    // Groups without records may have followed at the same LSN, but not replaced it. Where
+    // something is known to be gone, they may be gone as well.
+    if let (Some(from), Some(end)) = (unmet, reached)
+        && from.next_lsn == end.next_lsn
+        && recovered.warnings.is_empty()
+        && let Some(last) = open.last()
+    {
+        return Err(corrupt(&last.segment.file, 0, from.next_lsn, &other_log(from)));
+    }
+    for opened in open {
+        opened.file.close().await?;
+    }
+    // Where syncs were not waited for, a snapshot may be durable that knows more than the log.
+    let is_further = |end: &Position| end.next_lsn >= recovered.position.next_lsn;
+    recovered.position = reached.filter(is_further).unwrap_or(recovered.position);
+    Ok(recovered)
+}
+
+impl Recovered {
+    /// Enters what reading a segment came to.
+    async fn enter<F: File>(
+        &mut self,
+        segment: &Segment,
+        file: &F,
+        header: &SegmentHeader,
+        scan: Scan,
+    ) -> Result<(), ReadError> {
+        let name = &segment.file;
+        self.torn.extend(scan.torn.map(|torn| format!("{name}: {torn}")));
         // A group without records is a part of the chain as well. Where there is none, nobody needs
         // the segment, and of its header it is not known whether it is durable. But one with a
         // group that was cut off or refused stays named: if its file outlived its name, it would
         // be taken for one that MANIFEST has lost.
-        let is_empty = scan.end == header.start && segment.sealed.is_none();
-        if is_empty && !has_groups(file, shard).await? {
-            recovered.unused.push(segment.file.clone());
-            continue;
+        let is_without_group = segment.sealed.is_none_or(|s| s.end_bytes == BLOCK as u64);
+        let is_empty = scan.end == header.start && is_without_group;
+        if is_empty && !has_groups(file, header.shard).await? {
+            self.unused.push(name.clone());
+            return Ok(());
         }
+        self.left.extend(scan.left.map(|left| (name.clone(), left)));
         let sealed = Sealed {
             first_lsn: header.start.next_lsn.0,
             last_lsn: scan.end.next_lsn.0 - 1,
             end_bytes: scan.end_bytes,
             chain: scan.end.chain,
         };
-        recovered.segments.push(Segment { sealed: Some(sealed), ..segment.clone() });
+        self.segments.push(Segment { sealed: Some(sealed), ..segment.clone() });
+        Ok(())
     }
-    // Groups without records may have followed at the same LSN, but not replaced it.
-    if let (Some(from), Some(end)) = (unmet, reached)
-        && from.next_lsn == end.next_lsn
-        && let Some((segment, ..)) = open.last()
-    {
-        return Err(corrupt(&segment.file, 0, from.next_lsn, &other_log(from)));
+}
+
+/// Opens the segments that MANIFEST names. One whose file is missing is passed over, with a
+/// warning, if the snapshot at `from` has all that was in it.
+async fn open_all<D: Disk>(
+    disk: &D,
+    shard: ShardId,
+    listed: Vec<Segment>,
+    from: Option<Position>,
+    warnings: &mut Vec<String>,
+) -> Result<Vec<Opened<D::File>>, ReadError> {
+    let (mut open, mut is_after_gap) = (Vec::with_capacity(listed.len()), false);
+    for segment in listed {
+        match open_listed(disk, shard, &segment).await? {
+            Some((file, header)) => {
+                let is_after_gap = std::mem::take(&mut is_after_gap);
+                open.push(Opened { segment, file, header, cut: None, is_after_gap });
+            }
+            None if segment.is_within(from.map(|from| from.next_lsn.0)) => {
+                is_after_gap = true;
+                warnings.push(format!(
+                    "{}: the file is missing; the snapshot has all that was in it",
+                    segment.file
+                ));
+            }
+            None => {
+                let why = "the file is missing, but MANIFEST names it, and no good snapshot is \
+                           known to have all that was in it";
+                return Err(corrupt(&segment.file, 0, Lsn(0), why));
+            }
+        }
     }
-    for (_, file, _) in open {
-        file.close().await?;
+    Ok(open)
+}
+
+/// Looks whether a file is shorter than it was made. The last one that was taken into use may end
+/// where a group ends: its tail was cut, which is told. Any other is damaged.
+async fn look_for_a_cut<F: File>(shard: ShardId, open: &mut [Opened<F>]) -> Result<(), ReadError> {
+    let last = open.iter().rposition(|opened| opened.header.is_some());
+    for (index, opened) in open.iter_mut().enumerate() {
+        let Some(header) = &opened.header else { continue };
+        let (is_last, sealed) = (Some(index) == last, opened.segment.sealed);
+        // Only complete segments are cut to their length, and MANIFEST knows those.
+        if is_last {
+            opened.cut = cut_at_group(&opened.file, header, sealed).await?;
+        }
+        if opened.cut.is_none()
+            && sealed.is_none()
+            && is_shorter(&opened.file, header.segment_bytes).await?
+        {
+            let bytes = header.segment_bytes;
+            let why = format!("the file was made with {bytes} bytes and has fewer");
+            return Err(corrupt(&segment_name(shard, header.number), 0, Lsn(0), &why));
+        }
     }
-    // Where syncs were not waited for, a snapshot may be durable that knows more than the log.
-    let is_further = |end: &Position| end.next_lsn >= recovered.position.next_lsn;
-    recovered.position = reached.filter(is_further).unwrap_or(recovered.position);
-    Ok(recovered)
+    Ok(())
+}
+
+/// What a cut costs, as far as it is known.
+fn about_cut(segment: &Segment, cut: Cut, scan: &Scan, from: Option<Position>) -> String {
+    let next = from.map_or(scan.end.next_lsn, |from| from.next_lsn.max(scan.end.next_lsn)).0;
+    let lost = match segment.sealed {
+        Some(sealed) if sealed.last_lsn < next => "nothing is lost by it".to_owned(),
+        Some(sealed) => format!(
+            "{} changes are lost, LSN {next} to {}",
+            sealed.last_lsn + 1 - next,
+            sealed.last_lsn
+        ),
+        None => "changes that were behind are lost, and nothing tells how many".to_owned(),
+    };
+    format!(
+        "{}: the file was cut at byte {} of {}, where a group ends; {} records are left, the last \
+         with LSN {}; {lost}",
+        segment.file,
+        cut.bytes,
+        cut.made_bytes,
+        scan.records,
+        scan.end.next_lsn.0 - 1
+    )
 }
 
 /// True if all records of a segment come before `from`.
@@ -163,12 +282,13 @@ fn check_start(
     Err(corrupt(&segment.file, 0, expected.next_lsn, &why))
 }
 
-/// Opens a segment that MANIFEST names. The header is `None` if it was never taken into use.
+/// Opens a segment that MANIFEST names; `None` if its file is missing. The header is `None` if it
+/// was never taken into use.
 async fn open_listed<D: Disk>(
     disk: &D,
     shard: ShardId,
-    segment: Segment,
-) -> Result<(Segment, D::File, Option<SegmentHeader>), ReadError> {
+    segment: &Segment,
+) -> Result<Option<(D::File, Option<SegmentHeader>)>, ReadError> {
     let lsn = segment.sealed.map_or(Lsn(0), |sealed| Lsn(sealed.first_lsn));
     let bad = |why: &str| corrupt(&segment.file, 0, lsn, why);
     if segment.file != segment_name(shard, segment.number) {
@@ -176,9 +296,7 @@ async fn open_listed<D: Disk>(
     }
     let file = match disk.open(&segment.file).await {
         Ok(file) => file,
-        Err(error) if error.kind == Kind::NotFound => {
-            return Err(bad("the file is missing, but MANIFEST names it"));
-        }
+        Err(error) if error.kind == Kind::NotFound => return Ok(None),
         Err(error) => return Err(error.into()),
     };
     // What is read decides what MANIFEST will say: nothing of it may go away again. What a sync
@@ -188,6 +306,9 @@ async fn open_listed<D: Disk>(
     }
     let header = match read_head(&file).await? {
         Head::Good(header) => Some(header),
+        Head::Newer(version) => {
+            return Err(ReadError::Newer { file: segment.file.clone(), version });
+        }
         // All of a header is in one sector: no torn write makes anything else of it.
         Head::Bad(why) => return Err(bad(&format!("the segment header is damaged: {why}"))),
         Head::Unused if segment.sealed.is_some() => {
@@ -198,18 +319,10 @@ async fn open_listed<D: Disk>(
         }
         Head::Unused => None,
     };
-    if let Some(header) = header {
-        if (header.shard, header.number) != (shard, segment.number) {
-            return Err(bad("the file is a segment of another log, or another one of this"));
-        }
-        // Only complete segments are cut to their length, and MANIFEST knows those.
-        if segment.sealed.is_none() && is_shorter(&file, header.segment_bytes).await? {
-            let why =
-                format!("the file was made with {} bytes and has fewer", header.segment_bytes);
-            return Err(bad(&why));
-        }
+    if header.is_some_and(|header| (header.shard, header.number) != (shard, segment.number)) {
+        return Err(bad("the file is a segment of another log, or another one of this"));
     }
-    Ok((segment, file, header))
+    Ok(Some((file, header)))
 }
 
 /// Writes what has been read once more, durable. Nothing vouches for the end of the last segment:

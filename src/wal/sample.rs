@@ -24,6 +24,9 @@ pub(crate) struct Sample {
     /// By shard.
     pub(crate) records: Vec<Vec<Record>>,
     pub(crate) writers: Vec<Writer<SimDisk>>,
+    /// Each group is durable before it is acknowledged, as under all policies but `periodic` and
+    /// `none`.
+    pub(crate) syncs: bool,
     segment_bytes: u64,
 }
 
@@ -52,7 +55,7 @@ impl Sample {
         let records = vec![Vec::new(); SHARDS as usize];
         let disk = Rc::new(SimDisk::default());
         let segment_bytes = SEGMENT_BLOCKS * BLOCK as u64;
-        Self { disk, manifest, records, writers: Vec::new(), segment_bytes }
+        Self { disk, manifest, records, writers: Vec::new(), syncs: true, segment_bytes }
     }
 
     /// What a server does at its start: another epoch, and a new segment in every shard.
@@ -138,7 +141,7 @@ impl Sample {
             self.manifest.segments.iter_mut().find(is_it).unwrap().sealed = Some(sealed);
             self.publish();
         }
-        run(self.writers[index].append(&records, 9, true)).unwrap();
+        run(self.writers[index].append(&records, 9, self.syncs)).unwrap();
         self.records[index].extend(records);
     }
 

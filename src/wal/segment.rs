@@ -49,6 +49,15 @@ impl SegmentHeader {
         block[60..64].copy_from_slice(&crc.to_le_bytes());
     }
 
+    /// The format of a segment that a later version of this program made; `None` for any other block.
+    #[must_use]
+    pub fn newer_version(block: &[u8]) -> Option<u16> {
+        let header = block.get(..CHECKED_BYTES + 4)?;
+        let is_whole = crc32c::crc32c(&header[..CHECKED_BYTES]) == read_u32(header, 60);
+        let version = u16::from_le_bytes([header[4], header[5]]);
+        (&header[..4] == MAGIC && is_whole && version > FORMAT_VERSION).then_some(version)
+    }
+
     /// Reads a header, trusting nothing.
     ///
     /// # Errors

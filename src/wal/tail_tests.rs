@@ -3,11 +3,13 @@
 
 use super::reader::ReadError;
 use super::record::Record;
-use super::segment_name;
-use super::tests::{EPOCH, Log, SHARD, put, read_back};
-use crate::disk::BLOCK;
+use super::recover::recover;
+use super::tests::{EPOCH, Log, SHARD, put, read_back, segment};
+use super::{Position, segment_name};
 use crate::disk::sim::{Crash, SECTOR, run};
-use crate::types::mix;
+use crate::disk::{BLOCK, Disk};
+use crate::manifest::Segment;
+use crate::types::{Lsn, mix};
 
 /// Every way to tear what is pending, and so many random ones, with sectors of both sizes.
 fn tears(pending: usize, seeds: u64) -> impl Iterator<Item = (Crash, usize)> {
@@ -64,6 +66,141 @@ fn of_groups_that_are_not_synced_a_prefix_is_left() {
         let found = tear(&log, &unsynced, 1_000);
         assert!(found[0] > 1_000 && found[1..].iter().all(|&count| count > 0), "{found:?}");
     }
+}
+
+/// As under `fsync_policy: periodic`, at rest: the group that ends the rest knows what was synced.
+#[test]
+fn damage_before_a_seal_is_refused_where_syncs_were_not_waited_for() {
+    let mut log = Log::begin(40);
+    append_unsynced(&mut log, 6);
+    run(log.writer.seal(10)).unwrap();
+    let name = segment_name(SHARD, 1);
+    let good = log.disk.content(&name);
+    let seal = log.writer.end().unwrap().1.end_bytes as usize - BLOCK;
+    assert!(seal > 6 * BLOCK);
+    for byte in (BLOCK..seal).step_by(301) {
+        let mut bad = good.clone();
+        bad[byte] ^= 1;
+        log.disk.set_content(&name, bad);
+        let read = read_back(&log.disk, &log.segments);
+        assert!(matches!(read, Err(ReadError::Corrupt { .. })), "byte {byte}");
+    }
+}
+
+/// Whole groups behind a hole may be what a power loss has left: the start succeeds without them,
+/// and they are told, so that they can be kept.
+#[test]
+fn whole_groups_behind_a_hole_are_told() {
+    let mut log = Log::begin(40);
+    log.fill(3);
+    let begin = log.writer.end().unwrap().1.end_bytes as usize;
+    let unsynced = append_unsynced(&mut log, 4);
+    let records: u64 = unsynced[1..].iter().map(|group| group.len() as u64).sum();
+    let first = log.records.len() as u64 + unsynced[0].len() as u64 + 1;
+    let name = segment_name(SHARD, 1);
+    let good = log.disk.content(&name);
+    let last = good.chunks(BLOCK).rposition(|block| block.iter().any(|&b| b != 0)).unwrap();
+    for hole in [true, false] {
+        let mut bad = good.clone();
+        match hole {
+            true => bad[begin..begin + BLOCK].fill(0),
+            false => bad[begin + 100] ^= 1,
+        }
+        log.disk.set_content(&name, bad);
+        let (recovered, read) = read_back(&log.disk, &log.segments).unwrap();
+        assert_eq!(read, log.records);
+        assert!(recovered.torn[0].contains(&format!("whole groups from LSN {first} on")));
+        let [(of, left)] = &recovered.left[..] else { panic!("{:?}", recovered.left) };
+        assert_eq!((of, left.groups), (&name, 3));
+        assert_eq!(left.bytes, begin as u64..((last + 1) * BLOCK) as u64);
+        assert_eq!(left.lsns, Some((first, first + records - 1)));
+        // Once MANIFEST has the end there is nothing more to say.
+        let (again, read) = read_back(&log.disk, &recovered.segments).unwrap();
+        assert_eq!((read, again.left.len(), again.torn.len()), (log.records.clone(), 0, 0));
+    }
+}
+
+/// The last file of a log, cut: at the end of a group the log ends there, and that is said;
+/// anywhere else it is damage.
+#[test]
+fn a_file_that_was_cut_ends_where_a_group_ends_or_is_damaged() {
+    let mut log = Log::begin(40);
+    let mut ends = vec![(BLOCK, 0)];
+    for _ in 0..5 {
+        log.fill(1);
+        ends.push((log.writer.end().unwrap().1.end_bytes as usize, log.records.len()));
+    }
+    let name = segment_name(SHARD, 1);
+    let good = log.disk.content(&name);
+    let (_, sealed) = log.writer.end().unwrap();
+    let with_end = vec![Segment { sealed: Some(sealed), ..segment(1) }];
+    for blocks in 1..20 {
+        let cut = good[..blocks * BLOCK].to_vec();
+        log.disk.set_content(&name, cut.clone());
+        let kept = ends.iter().find(|(end, _)| *end == cut.len()).map(|(_, records)| *records);
+        for (listed, is_recorded) in [(&log.segments, false), (&with_end, true)] {
+            let is_whole = is_recorded && cut.len() as u64 >= sealed.end_bytes;
+            match (read_back(&log.disk, listed), kept) {
+                (Ok((recovered, read)), _) if is_whole => {
+                    assert_eq!((read, recovered.warnings.len()), (log.records.clone(), 0));
+                }
+                (Ok((recovered, read)), Some(kept)) => {
+                    assert_eq!(read, log.records[..kept]);
+                    let [warning] = &recovered.warnings[..] else { panic!("no warning") };
+                    let count = log.records.len() - kept;
+                    let lost = match is_recorded {
+                        true => format!("{count} changes are lost, LSN {} to", kept + 1),
+                        false => "nothing tells how many".into(),
+                    };
+                    assert!(warning.contains(&format!("cut at byte {}", cut.len())), "{warning}");
+                    assert!(warning.contains(&lost), "{warning}");
+                }
+                (Err(ReadError::Corrupt { file, .. }), None) => assert_eq!(file, name),
+                (came, _) => panic!("{blocks} blocks: {:?}", came.map(|(_, read)| read.len())),
+            }
+        }
+    }
+    // Half a block is no end of a group.
+    log.disk.set_content(&name, good[..3 * BLOCK - 5].to_vec());
+    assert!(read_back(&log.disk, &log.segments).is_err());
+}
+
+/// A file that is missing is a loss, unless MANIFEST has its end and the snapshot is beyond it.
+#[test]
+fn a_missing_segment_is_passed_over_where_the_snapshot_has_it() {
+    let mut log = Log::begin(6);
+    log.fill(9);
+    run(log.writer.seal(10)).unwrap();
+    let (number, sealed) = log.writer.end().unwrap();
+    let (recovered, _) = read_back(&log.disk, &log.segments).unwrap();
+    let mut listed = recovered.segments;
+    assert_eq!(listed.last().unwrap().number, number);
+    assert_eq!(listed.last().unwrap().sealed, Some(sealed));
+    let at = |segment: &Segment| {
+        let sealed = segment.sealed.unwrap();
+        Position { next_lsn: Lsn(sealed.last_lsn + 1), chain: sealed.chain }
+    };
+    let read = |listed: &[Segment], from: Option<Position>| {
+        let mut records = 0;
+        let read = run(recover(&*log.disk, SHARD, listed, from, |_, _| records += 1));
+        read.map(|recovered| (recovered, records))
+    };
+    for name in run(log.disk.list()).unwrap() {
+        run(log.disk.remove(&name)).unwrap();
+    }
+    let (end, before) = (at(&listed[listed.len() - 1]), at(&listed[0]));
+    let (recovered, records) = read(&listed, Some(end)).unwrap();
+    assert_eq!((recovered.warnings.len(), records), (listed.len(), 0));
+    assert_eq!((recovered.position, recovered.next_number), (end, number + 1));
+    assert!(recovered.segments.is_empty());
+    for from in [None, Some(before)] {
+        let error = read(&listed, from).unwrap_err().to_string();
+        assert!(error.contains("the file is missing, but MANIFEST names it"), "{error}");
+        assert!(!error.contains("LSN 0") && !error.contains("at byte 0"), "{error}");
+    }
+    // Nothing says where the last one ended.
+    listed.last_mut().unwrap().sealed = None;
+    assert!(read(&listed, Some(end)).is_err());
 }
 
 /// The space of the segment holds the groups of another life of it, whole and where groups of this

@@ -305,33 +305,51 @@ impl<D: Disk> Writer<D> {
         Ok(())
     }
 
-    /// Writes a group without records, durable, that vouches for the one before. Where the
-    /// segment is full it only syncs: the next segment's header vouches as well.
+    /// Makes the log durable, then writes a group without records, durable too, that says so:
+    /// damage to any group before it is told apart from a torn write. Where the segment is full,
+    /// the next segment's header says so instead.
     ///
     /// # Errors
     /// If the disk fails; the writer is broken then.
     pub async fn seal(&mut self, unix_ms: u64) -> Result<()> {
-        if self.fits(&[]) {
-            return self.append(&[], unix_ms, true).await;
+        // The group names what was durable before it was written, so the sync comes first.
+        if self.unsynced_bytes() != 0 {
+            self.sync().await?;
         }
-        if self.unsynced_bytes() == 0 { Ok(()) } else { self.sync().await }
+        if self.fits(&[]) { self.append(&[], unix_ms, true).await } else { Ok(()) }
+    }
+
+    /// Number and end of the active segment, if all of it is durable: what MANIFEST may record
+    /// once the writer appends no more.
+    #[must_use]
+    pub fn end(&self) -> Option<(u64, Sealed)> {
+        let is_durable = !self.is_broken && self.unsynced_bytes() == 0;
+        is_durable.then(|| self.durable_end())
     }
 
     /// Goes over to the next segment; returns what the former one came to.
     ///
     /// # Errors
-    /// If the disk fails; the writer is broken then.
+    /// If the disk fails; the writer is broken then, and the prepared segment is among the
+    /// [unused](Self::take_unused) ones.
     pub async fn rotate(
         &mut self,
         prepared: Prepared<D::File>,
         unix_ms: u64,
     ) -> Result<(u64, Sealed)> {
-        self.check()?;
-        // The next header claims that this segment is complete: it has to be durable before.
-        if self.unsynced_bytes() != 0 {
-            self.sync().await?;
+        if let Err(error) = self.complete().await {
+            // MANIFEST names the segment already: its file stays, and its number is not used again.
+            self.next_number = prepared.number + 1;
+            self.unused.push(prepared.number);
+            return Err(error);
         }
         self.go_over(prepared, unix_ms).await
+    }
+
+    /// Makes the active segment durable: the header of the next one claims that it is complete.
+    async fn complete(&mut self) -> Result<()> {
+        self.check()?;
+        if self.unsynced_bytes() == 0 { Ok(()) } else { self.sync().await }
     }
 
     /// After a failure: goes on in a fresh segment, at the position up to which the log is known

@@ -55,14 +55,14 @@ fn a_directory_that_was_stopped_well_is_clean() {
     assert_eq!((code, errors.as_str()), (0, ""), "{said}");
     assert_says(&said, &["FILE", "GOOD TO BYTE", "2 shards, vectors of 8 values, cosine"]);
     assert_says(&said, &["shard 0: ", "shard 1: ", "without a gap", "\nclean: 2 segments, 20 rec"]);
-    // A second life: the first one's segments are sealed in MANIFEST.
+    // A second life: MANIFEST records where the segments of both end.
     let process = Process::start(&data_dir, SETTINGS);
     process.stop();
     let (code, said, _) = verify(&data_dir, &[]);
     assert_eq!(code, 0, "{said}");
     let files = segments(&data_dir);
     assert_eq!(row(&said, &files[0]).last(), Some(&"sealed"));
-    assert_eq!(row(&said, &files[1]).last(), Some(&"open"));
+    assert_eq!(row(&said, &files[1]).last(), Some(&"sealed"));
     let (code, json, _) = verify(&data_dir, &["--json"]);
     let report: serde_json::Value = serde_json::from_str(&json).unwrap();
     assert_eq!((code, &report["is_clean"]), (0, &serde_json::json!(true)));
