@@ -10,17 +10,17 @@ use std::time::SystemTime;
 /// Bits of the mode of a file: others than owner and group may read or write it, or the group write.
 const OPEN_TO_OTHERS: u32 = 0o026;
 
-/// Reads a regular file of at most `bytes_max` bytes, without waiting for whoever may hold the other
-/// end: a FIFO, a socket or a device in its place is refused.
+/// Reads a regular file of at most `bytes_max` bytes. The file is opened without blocking, so that a FIFO
+/// without a writer is not waited for: a FIFO, a socket or a device in its place is refused.
 ///
 /// # Errors
-/// What is in the way.
+/// If it is no regular file, is longer, or can't be read.
 pub fn read_regular(path: &Path, bytes_max: u64) -> io::Result<Vec<u8>> {
     let file = open_regular(path)?;
     read_at_most(file, bytes_max)
 }
 
-/// Reads what is at most `bytes_max` bytes long.
+/// Reads a source of at most `bytes_max` bytes to its end.
 ///
 /// # Errors
 /// If it is longer, or can't be read.

@@ -75,7 +75,8 @@ struct Auth {
     data_dir: PathBuf,
     accounts: Arc<Accounts>,
     keyring: ArcSwap<Keyring>,
-    /// Held while the key file is read; never together with a wait for what is asked for meanwhile.
+    /// Held while the key file is read. The lock of `state` is not held then, so that requests and the end
+    /// of the server do not wait for a file system.
     reading: Mutex<()>,
     /// Held while usage is saved.
     saving: Mutex<()>,

@@ -35,8 +35,8 @@ pub struct Overrides {
     pub port: Option<u16>,
     /// `--data-dir`.
     pub data_dir: Option<PathBuf>,
-    /// The server runs, and waits for no one: the file has to be a regular one. At a start it may be
-    /// a pipe.
+    /// The server runs, and must not wait for a file: it has to be a regular one. At a start it may be a
+    /// pipe.
     pub is_again: bool,
 }
 

@@ -23,7 +23,7 @@ const HEADER_BYTES: usize = 5;
 const SEC_FETCH_SITE: &str = "sec-fetch-site";
 
 /// The answer to a call that is none of gRPC, or that a browser makes for some page: with the
-/// certificate of whoever sits before it, who has not asked for that.
+/// certificate of its user, who has not asked for that.
 pub(super) fn refusal(headers: &HeaderMap) -> Option<Response<Body>> {
     let (status, why) = if !is_grpc(headers) {
         let why = "this port speaks gRPC: the content type has to be application/grpc or \

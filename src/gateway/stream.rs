@@ -209,7 +209,7 @@ impl Gateway {
                 std::task::Poll::Ready(next) => next,
                 std::task::Poll::Pending => {
                     loader.send_all().await;
-                    self.next_message(&mut stream).await
+                    self.next_message(&mut stream, &loader.subject).await
                 }
             };
             let Some(message) = next else { break };
@@ -255,7 +255,7 @@ impl Gateway {
         let mut loader = Loader::new(self, &router, subject);
         let mut messages = 0;
         let mut ended = Ok(());
-        while let Some(message) = self.next_message(&mut stream).await {
+        while let Some(message) = self.next_message(&mut stream, &loader.subject).await {
             messages += 1;
             if messages > BULK_LOAD_MAX {
                 let why = format!("a BulkLoadHnsw has at most {BULK_LOAD_MAX} messages");
@@ -328,13 +328,21 @@ impl Gateway {
 
     /// The next message of a stream. Does not wait for ever for a client that is silent: a
     /// server that shuts down ends the stream soon, another one when a connection would be idle.
-    async fn next_message<T>(&self, stream: &mut Streaming<T>) -> Option<Result<T, Status>> {
+    /// One whose key is switched off ends without waiting for a message.
+    async fn next_message<T>(
+        &self,
+        stream: &mut Streaming<T>,
+        subject: &Subject,
+    ) -> Option<Result<T, Status>> {
         let idle_max = Duration::from_secs(self.config.server.connection_timeout_secs);
         let waiting = Instant::now();
         let mut draining: Option<Instant> = None;
         loop {
             if let Ok(next) = tokio::time::timeout(DRAIN_LOOK, stream.next()).await {
                 return next;
+            }
+            if let Err(error) = self.access.check(&subject.caller) {
+                return Some(Err(self.refuse(&error)));
             }
             if self.health.phase() == Phase::Draining {
                 let since = *draining.get_or_insert_with(Instant::now);

@@ -1,5 +1,5 @@
-//! How messages are read and written: as prost does it, after a look at their shape. What is beyond
-//! a bound is INVALID_ARGUMENT and costs no decoding; what is no message is INTERNAL, in few words.
+//! The codec of the service: prost's, after a look at the shape of a message. A message beyond a bound is
+//! INVALID_ARGUMENT and costs no decoding; bytes that are no message are INTERNAL, in at most 200 bytes.
 
 use std::marker::PhantomData;
 

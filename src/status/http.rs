@@ -122,7 +122,7 @@ pub fn spawn(
                 never = serve(listener, tls, router(pages), Limits::default(), observed) => match never {},
             }
         });
-        // A file system that does not answer holds up no one's end.
+        // A reload that waits for a file system does not hold up the end of the server.
         runtime.shutdown_background();
     })?;
     Ok(Http { stop: Some(stop), thread: Some(thread), _look: look })
