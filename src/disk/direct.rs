@@ -3,6 +3,7 @@
 //! The only file that names glommio's file types. Writes go past the page cache, so what a
 //! sync reports is about the device, and a failed one can't be hidden by a clean page.
 
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
@@ -23,6 +24,8 @@ const READ_BYTES_MAX: usize = 1 << 20;
 /// A directory on a real file system.
 pub struct DirectDisk {
     directory: PathBuf,
+    /// Device and inode of the directory; `None` if the system does not tell.
+    place: Option<(u64, u64)>,
     /// Extra open(2) flags of files that are written.
     write_flags: i32,
     #[cfg(test)]
@@ -48,6 +51,7 @@ impl DirectDisk {
         let disk = Self {
             #[cfg(test)]
             faults: Faults::of(&absolute),
+            place: place(&absolute),
             directory: absolute,
             write_flags,
         };
@@ -76,10 +80,15 @@ impl DirectDisk {
     }
 
     /// What the file system has, if it says so, and of each of these files whether it is missing.
-    /// Asked on another thread: the system may take its time.
+    /// Asked on another thread: the system may take its time. Where another directory is at the path, no
+    /// file is called missing: nothing is to be made there in its stead.
     pub async fn look(&self, names: Vec<String>) -> (Option<Room>, Vec<bool>) {
-        let directory = self.directory.clone();
+        let (directory, opened) = (self.directory.clone(), self.place);
         let look = move || {
+            let found = place(&directory);
+            if found.is_some() && opened.is_some() && found != opened {
+                return (None, vec![false; names.len()]);
+            }
             let is_missing = |name: String| matches!(directory.join(name).try_exists(), Ok(false));
             let missing = names.into_iter().map(is_missing).collect();
             (Room::of(&directory).ok(), missing)
@@ -318,6 +327,11 @@ impl File for DirectFile {
     async fn close(self) -> Result<()> {
         self.file.close().await.map_err(|error| failed("close", &self.name, error))
     }
+}
+
+/// Device and inode of what is at a path.
+fn place(path: &Path) -> Option<(u64, u64)> {
+    std::fs::metadata(path).ok().map(|found| (found.dev(), found.ino()))
 }
 
 fn failed(operation: &'static str, file: &str, error: glommio::GlommioError<()>) -> DiskError {

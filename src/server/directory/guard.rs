@@ -1,4 +1,4 @@
-//! Sees once a second that the directory is still the one that was locked, and LOCK still the file.
+//! Sees five times a second that the directory is still the one that was locked, and LOCK still the file.
 //!
 //! The lock on the directory keeps other servers out whatever happens to LOCK. Three cases are left: the
 //! directory was moved and another one has its path, a file system locks no directories, or a server
@@ -15,7 +15,7 @@ use crate::observe::log_queue;
 use crate::server::log;
 
 /// Time between two looks. They are two system calls, in a thread of their own: the disk may be slow.
-const PERIOD: Duration = Duration::from_secs(1);
+const PERIOD: Duration = Duration::from_millis(200);
 
 /// Exit code of a process that has lost its directory.
 const LOST_CODE: i32 = 1;
