@@ -158,7 +158,7 @@ fn alerts_and_dashboard_name_metrics_that_exist() {
 #[test]
 fn alerts_fire_when_they_should() {
     let rules = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("contrib/prometheus");
-    let tests = rules.join("kyrodb.rules.test.yml");
+    let tests = rules.join("tests/kyrodb.rules.test.yml");
     match std::process::Command::new("promtool").args(["test", "rules"]).arg(tests).output() {
         Err(error) => println!("skipped: promtool: {error}"),
         Ok(tested) => {
