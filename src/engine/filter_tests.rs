@@ -15,7 +15,7 @@ use crate::wal::record::delete_batch;
 
 /// Documents of the random tests. All that a filter selects of them is scanned, so that answers
 /// are exact.
-const IDS: u64 = 700;
+pub(super) const IDS: u64 = 700;
 
 const VALUES: [&str; 20] = [
     "10", "9", "1e3", " 5", "nan", "inf", "-inf", "abc", "", "+7", ".5", "10.0", "0x10", "NaN",
@@ -81,7 +81,7 @@ fn random_filter(random: &mut Random, depth: u64) -> Filter {
     }
 }
 
-fn put(pair: &mut Pair, id: u64) {
+pub(super) fn put(pair: &mut Pair, id: u64) {
     let (vector, payload) = (pair.random.vector(), random_payload(&mut pair.random));
     pair.model.0.insert(DocId(id), (vector.clone(), payload.clone()));
     pair.write(Write::Put { id: DocId(id), vector, payload, tenant_documents_max: None });
@@ -96,7 +96,7 @@ fn update(pair: &mut Pair, id: u64) {
     pair.write(Write::Update { id, realm: Realm::default(), payload, merge });
 }
 
-fn disturb(pair: &mut Pair, writes_max: u64) {
+pub(super) fn disturb(pair: &mut Pair, writes_max: u64) {
     for _ in 0..pair.random.below(writes_max + 1) {
         let id = 1 + pair.random.below(IDS);
         match pair.random.below(20) {
@@ -116,7 +116,7 @@ fn disturb(pair: &mut Pair, writes_max: u64) {
 }
 
 /// A search, or a sweep, with a random filter, and with writes between its steps.
-fn ask(pair: &mut Pair, seed: u64, writes_max: u64) {
+pub(super) fn ask(pair: &mut Pair, seed: u64, writes_max: u64) {
     let filter = random_filter(&mut pair.random, 3);
     let before = pair.model.clone();
     if pair.random.below(4) == 0 {
@@ -158,7 +158,7 @@ fn candidates(engine: &mut Engine, filter: &Filter) -> Candidates {
 }
 
 /// Slots of documents that pass.
-fn passing(engine: &Engine, filter: &Filter) -> BTreeSet<u32> {
+pub(super) fn passing(engine: &Engine, filter: &Filter) -> BTreeSet<u32> {
     let store = &engine.store;
     let slots = (0..store.slot_count()).map(Slot).filter(|&slot| store.is_live(slot));
     slots.filter(|&slot| filter.matches(store.payload(slot))).map(|slot| slot.0).collect()

@@ -29,6 +29,8 @@ mod filtered;
 pub mod healing;
 #[cfg(test)]
 mod healing_tests;
+#[cfg(test)]
+mod history_tests;
 mod hot;
 pub mod index;
 pub mod memory;
@@ -132,6 +134,9 @@ pub struct Engine {
     graph: Arc<Graph>,
     hot: HotTier,
     index: MetadataIndex,
+    /// Pairs of documents that are gone, found where the index would have taken them for those of
+    /// others.
+    stale_postings: u64,
     /// LSN of the last record applied in full.
     applied: Lsn,
     ledger: Ledger,
@@ -203,6 +208,7 @@ impl Engine {
             params,
             hot: HotTier::default(),
             index: MetadataIndex::new(stripe),
+            stale_postings: 0,
             applied: Lsn(0),
             ledger: Ledger::default(),
             staged: BTreeMap::new(),
@@ -284,6 +290,28 @@ impl Engine {
     #[must_use]
     pub fn metadata_index(&self) -> &MetadataIndex {
         &self.index
+    }
+
+    /// Pairs of documents that are gone, found in slots or in the index since the start, and removed.
+    /// More than 0 where a snapshot of an earlier version had some; every further one is a fault.
+    #[must_use]
+    pub fn stale_postings(&self) -> u64 {
+        self.stale_postings
+    }
+
+    /// Compares what the index has read in with the documents, in both directions: each pair of a
+    /// document has its posting, and each posting is of a document that has the pair. Looks at
+    /// everything. Returns how many pairs there are.
+    ///
+    /// # Errors
+    /// What does not fit.
+    pub fn check_index(&self) -> Result<u64, String> {
+        self.index.check(&self.store)
+    }
+
+    /// Reads in all metadata that is not indexed yet, at once.
+    pub fn read_index(&mut self) {
+        while self.index.read_some(&self.store) {}
     }
 
     /// Distances computed and hops made to link documents so far.

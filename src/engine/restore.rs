@@ -159,12 +159,13 @@ impl Restore {
         let index = Index::restore(index, shape.live as usize, shape.slots)?;
         let Engine { store, graph, hot, healing, .. } = &mut engine;
         let is_linked = |slot| graph.level(slot).is_some();
-        let unlinked = store.finish_restore(index, shape.live as usize, is_linked)?;
-        for slot in unlinked {
+        let restored = store.finish_restore(index, shape.live as usize, is_linked)?;
+        for slot in restored.unlinked {
             hot.push(store, slot);
         }
         let is_dead = |&slot: &Slot| graph.level(slot).is_some() && !store.is_live(slot);
         store.slots().filter(is_dead).for_each(|slot| healing.bury(slot));
+        engine.stale_postings += restored.stale_pairs;
         engine.set_applied(applied);
         if has_graph {
             engine.add_dead(shape.dead_linked as usize);

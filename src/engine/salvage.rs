@@ -77,9 +77,7 @@ impl Engine {
     pub fn adopt(&mut self, version: Version<'_>) {
         let Version { id, born, vector, payload } = version;
         assert!(born <= self.applied && self.store.room() > 0);
-        self.graph.reserve(self.store.next_slot());
-        let (slot, former) = self.store.put(born, id, vector, payload.clone());
-        self.index.insert(slot, payload);
+        let (slot, former) = self.fill(born, id, vector, payload.clone());
         self.hot.push(&self.store, slot);
         self.count_dead(former);
         self.drop_dead();

@@ -5,7 +5,7 @@ use super::{Engine, VectorStorage};
 use crate::error::{Error, Result};
 use crate::store::payload::{Payload, PayloadError};
 use crate::store::realm::Realm;
-use crate::types::{DocId, Lsn};
+use crate::types::{DocId, Lsn, Slot};
 use crate::wal::record::Record;
 
 /// Documents of a batch delete that are deleted in one slice.
@@ -281,10 +281,7 @@ impl Engine {
                 let payload_bytes = payload.bytes().len();
                 self.touch(id);
                 self.changing.touch(&payload);
-                // Others look for the node of every slot that there is.
-                self.graph.reserve(self.store.next_slot());
-                let (slot, former) = self.store.put(lsn, id, &vector, payload);
-                self.index.insert(slot, self.store.payload(slot));
+                let (slot, former) = self.fill(lsn, id, &vector, payload);
                 self.note_payload(payload_bytes);
                 self.hot.push(&self.store, slot);
                 if former.is_none() {
@@ -317,6 +314,30 @@ impl Engine {
         }
         self.finish_apply(lsn);
         true
+    }
+
+    /// Puts a version into the store and the index. Returns its slot, and where the former one is.
+    ///
+    /// The index holds pairs of what is in a slot and of nothing else: metadata that the slot still
+    /// has leaves both before.
+    pub(super) fn fill(
+        &mut self,
+        lsn: Lsn,
+        id: DocId,
+        vector: &[f32],
+        payload: Payload,
+    ) -> (Slot, Option<Slot>) {
+        let next = self.store.next_slot();
+        // Others look for the node of every slot that there is.
+        self.graph.reserve(next);
+        if let Some(stale) = self.store.take_stale(next) {
+            self.stale_postings += stale.pairs().count() as u64;
+            self.index.remove(next, &stale);
+        }
+        let (slot, former) = self.store.put(lsn, id, vector, payload);
+        debug_assert_eq!(slot, next);
+        self.index.insert(slot, self.store.payload(slot));
+        (slot, former)
     }
 
     /// Goes on with a batch delete for one slice. True when it is applied in full. Until then
@@ -367,7 +388,7 @@ impl Engine {
         }
     }
 
-    pub(super) fn count_dead(&mut self, former: Option<crate::types::Slot>) {
+    pub(super) fn count_dead(&mut self, former: Option<Slot>) {
         let Some(slot) = former else { return };
         if self.graph.level(slot).is_some() {
             self.add_dead(1);

@@ -229,6 +229,9 @@ pub struct ShardCounters {
     pub unreachable_nodes: Gauge,
     /// Times that the whole graph was looked through for such nodes.
     pub graph_checks: Gauge,
+    /// Pairs of documents that are gone, found where the index would have taken them for those of
+    /// others, and removed.
+    pub stale_postings: Gauge,
     /// Groups written to the log.
     pub wal_groups: Gauge,
     /// Records in them.

@@ -30,6 +30,10 @@ pub struct Inspected {
     pub linked: u32,
     /// Documents that a start has yet to link.
     pub unlinked: usize,
+    /// Pairs of metadata in the index of filters, each of which is a document's.
+    pub pairs: u64,
+    /// Pairs of documents that are gone, which the newest snapshot still had: a start drops them.
+    pub stale_pairs: u64,
     /// Documents that were sought by their own vectors, evenly chosen.
     pub sought: usize,
     /// How many of them were the first answer, or as near as the first.
@@ -64,6 +68,12 @@ pub async fn inspect<D: Disk>(
     inspected.unlinked = engine.hot_count();
     inspected.faults.extend(graph_faults(&engine));
     inspected.faults.extend(document_faults(&engine));
+    inspected.stale_pairs = engine.stale_postings();
+    engine.read_index();
+    match engine.check_index() {
+        Ok(pairs) => inspected.pairs = pairs,
+        Err(why) => inspected.faults.push(format!("the index of filters is not sound: {why}")),
+    }
     if inspected.faults.is_empty() {
         (inspected.sought, inspected.found) = seek(&mut engine);
     }

@@ -72,14 +72,23 @@ impl Display for Whole {
         let Self { files, inspected } = self;
         files.fmt(f)?;
         for shard in inspected {
-            let Inspected { documents, linked, unlinked, sought, found, .. } = shard;
+            let Inspected { documents, linked, unlinked, sought, found, pairs, .. } = shard;
             let state = if shard.faults.is_empty() { "sound" } else { "NOT SOUND" };
             writeln!(
                 f,
                 "shard {}: {state}; {documents} documents, {linked} nodes in the graph, {unlinked} \
-                 to be linked; of {sought} sought by their own vectors {found} came first",
+                 to be linked; of {sought} sought by their own vectors {found} came first; {pairs} \
+                 pairs of metadata in the index of filters, each a document's",
                 shard.shard
             )?;
+            if shard.stale_pairs > 0 {
+                let stale = shard.stale_pairs;
+                writeln!(
+                    f,
+                    "  its newest snapshot has {stale} pairs of documents that are gone, as earlier \
+                     versions kept them; a start drops them"
+                )?;
+            }
             shard.faults.iter().try_for_each(|fault| writeln!(f, "  {fault}"))?;
         }
         writeln!(f, "\n{}", if files.is_clean { "SOUND" } else { "NOT SOUND" })

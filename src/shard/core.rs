@@ -387,6 +387,7 @@ impl Shard {
             self.counters.removed_nodes.set(healing.removed);
             self.counters.unreachable_nodes.set(healing.unreachable);
             self.counters.graph_checks.set(healing.checks);
+            self.counters.stale_postings.set(engine.stale_postings());
         }
     }
 }

@@ -212,6 +212,14 @@ impl Machine {
         self.nodes.iter().map(|node| node.engine.live_count() as u64).sum()
     }
 
+    /// The index of each shard has the metadata of its documents, all of it and nothing else.
+    pub(super) fn assert_indexes(&self) {
+        for node in &self.nodes {
+            let checked = node.engine.check_index();
+            checked.unwrap_or_else(|why| panic!("shard {}: {why}", node.id.0));
+        }
+    }
+
     /// No list leads to a node that is not there.
     fn assert_graphs(&self) -> Vec<Report> {
         let graph = |node: &Node| {
@@ -230,7 +238,9 @@ impl Machine {
                 is_idle &= node.engine.link_step() == LinkProgress::Idle;
             }
         }
+        self.assert_indexes();
         for (report, node) in self.assert_graphs().iter().zip(&self.nodes) {
+            assert_eq!(node.engine.stale_postings(), 0, "no snapshot has what is gone");
             let is_live = |slot: &&Slot| node.engine.store().is_live(**slot);
             assert_eq!(report.unreachable.iter().filter(is_live).count(), 0);
         }

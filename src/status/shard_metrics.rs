@@ -35,6 +35,8 @@ pub(super) fn render(text: &mut Text, observed: &Observed) {
     });
     let help = "Times that the whole graph was searched for nodes that no walk can reach.";
     by_shard("kyrodb_shard_graph_checks_total", "counter", help, |s| s.graph_checks.get());
+    let help = "Pairs of metadata of documents that are gone, found in a snapshot or in the index and removed.";
+    by_shard("kyrodb_index_stale_postings_total", "counter", help, |s| s.stale_postings.get());
     by_shard("kyrodb_shard_links_total", "counter", "Documents linked.", |s| s.links.get());
     by_shard("kyrodb_shard_search_distances_total", "counter", "Distances of searches.", |s| {
         s.search_distances.get()

@@ -26,6 +26,7 @@ mod pin;
 pub mod places;
 mod readers;
 pub mod realm;
+mod replaced;
 mod rows;
 mod saved;
 mod shared;
@@ -35,7 +36,7 @@ mod unsaved;
 mod vectors;
 pub mod view;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -44,7 +45,8 @@ pub use self::ids::Index;
 use self::ids::{Ids, Slots};
 use self::life::ALIVE;
 use self::payload::Payload;
-pub use self::saved::{Changed, payloads, values};
+use self::replaced::Replaced;
+pub use self::saved::{Changed, Restored, payloads, values};
 pub use self::shared::Shared;
 use self::stripe::{BLOCK_SLOTS, Stripe};
 pub use self::unsaved::SavedVectors;
@@ -52,38 +54,6 @@ use self::unsaved::Unsaved;
 pub use self::vectors::Vectors;
 use self::view::Views;
 use crate::types::{DocId, Lsn, Slot};
-
-/// Metadata that a running search may still have to see, by slot and by the LSN at which it was
-/// replaced.
-#[derive(Default)]
-struct Replaced {
-    payloads: BTreeMap<(Slot, Lsn), Box<Payload>>,
-    /// The same keys, oldest replacement first.
-    order: VecDeque<(Lsn, Slot)>,
-}
-
-impl Replaced {
-    fn keep(&mut self, slot: Slot, at: Lsn, payload: Box<Payload>) {
-        self.payloads.insert((slot, at), payload);
-        self.order.push_back((at, slot));
-    }
-
-    /// The metadata of `slot` at `snapshot`, if it was replaced since.
-    fn at(&self, slot: Slot, snapshot: Lsn) -> Option<&Payload> {
-        let after = (slot, snapshot.next())..=(slot, Lsn(u64::MAX));
-        self.payloads.range(after).next().map(|(_, payload)| &**payload)
-    }
-
-    /// Forgets what no search from `oldest` on can see.
-    fn forget_before(&mut self, oldest: Lsn) {
-        while let Some(&(at, slot)) = self.order.front()
-            && at <= oldest
-        {
-            self.order.pop_front();
-            self.payloads.remove(&(slot, at));
-        }
-    }
-}
 
 /// The documents of one shard.
 pub struct Store {
@@ -341,7 +311,8 @@ impl Store {
     /// Stores a version of `id`; a former one dies. Returns the slot, and the former one.
     ///
     /// # Panics
-    /// If there is no [`Store::room`]: the caller checks.
+    /// If there is no [`Store::room`], or the slot still has metadata, which
+    /// [`Store::take_stale`] takes: the caller checks.
     pub fn put(
         &mut self,
         lsn: Lsn,
@@ -354,7 +325,8 @@ impl Store {
         self.write_row(slot, vector);
         self.put_unsaved(lsn, slot, vector);
         self.shared.set_doc_id(slot, id);
-        drop(self.shared.swap_payload(slot, Some(Box::new(payload))));
+        let before = self.shared.swap_payload(slot, Some(Box::new(payload)));
+        assert!(before.is_none(), "slot {} still has metadata of another document", slot.0);
         self.shared.set_life(slot, [lsn.0, ALIVE]);
         self.ids.insert(id, slot, &Lookup(&self.shared));
         let number = self.stripe.number(slot);
@@ -501,9 +473,21 @@ impl Store {
         self.retired.len() + self.left.len()
     }
 
+    /// Takes metadata that a free slot still has, which is of a document that is gone, so that it can
+    /// be taken out of the index before the slot is filled. There should be none.
+    pub fn take_stale(&mut self, slot: Slot) -> Option<Box<Payload>> {
+        // One that has never been used has no place yet.
+        if self.stripe.number(slot) >= self.count || self.shared.payload(slot).is_none() {
+            return None;
+        }
+        self.shared.swap_payload(slot, None)
+    }
+
     fn retire(&mut self, lsn: Lsn, id: DocId) -> Option<Slot> {
         let slot = self.ids.remove(id, &Lookup(&self.shared))?;
         self.shared.set_died(slot, lsn);
+        // The next snapshot has no metadata there, and may not keep the block that has.
+        self.changed.note_payload(self.stripe.number(slot));
         self.retired.push_back((lsn, slot));
         Some(slot)
     }

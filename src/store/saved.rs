@@ -196,7 +196,11 @@ impl Store {
     }
 
     /// All of it is back. `index` leads to the `live` documents, by number; `is_linked` tells which
-    /// slots the graph walks through. Returns the slots alive that are not linked, oldest first.
+    /// slots the graph walks through.
+    ///
+    /// Metadata in slots where nothing is alive is dropped, and the next snapshot writes its block
+    /// without it: earlier versions kept such blocks, and the index took it for metadata of whatever
+    /// came to the slot later.
     ///
     /// # Errors
     /// If it does not fit together.
@@ -205,11 +209,17 @@ impl Store {
         mut index: Index,
         live: usize,
         is_linked: impl Fn(Slot) -> bool,
-    ) -> Result<Vec<Slot>, String> {
+    ) -> Result<Restored, String> {
         let mut found = 0;
-        let mut unlinked = Vec::new();
+        let Restored { mut unlinked, mut stale_pairs } = Restored::default();
         self.free.clear();
         for slot in self.slots() {
+            if !self.is_live(slot)
+                && let Some(stale) = self.take_stale(slot)
+            {
+                stale_pairs += stale.pairs().count() as u64;
+                self.changed.note_payload(self.stripe.number(slot));
+            }
             match (self.is_live(slot), is_linked(slot)) {
                 (true, is_linked) => {
                     found += 1;
@@ -230,8 +240,17 @@ impl Store {
         unlinked.sort_by_key(|&slot| self.born(slot));
         index.rename(|number| self.stripe.slot(number.0));
         self.ids = Ids::new(index, live);
-        Ok(unlinked)
+        Ok(Restored { unlinked, stale_pairs })
     }
+}
+
+/// What [`Store::finish_restore`] has found.
+#[derive(Debug, Default)]
+pub struct Restored {
+    /// Slots alive that are not linked, oldest first.
+    pub unlinked: Vec<Slot>,
+    /// Pairs of metadata in slots where nothing is alive, which have been dropped.
+    pub stale_pairs: u64,
 }
 
 /// The metadata in a block of [`Store::saved_payloads`], slot by slot.

@@ -5,11 +5,12 @@
 //! here is which files there should be, where reading goes on behind damage, and what to say.
 //!
 //! The snapshots that MANIFEST names are read as well; where there are some, a log may begin after
-//! LSN 1.
+//! LSN 1. What their parts say of documents is compared: lifetimes, metadata and the index of ids.
 //!
 //! Nobody may write to the directory meanwhile: half of a write would be taken for damage. Memory
-//! holds one window of one file, and a line for each segment and fault.
+//! holds one window of one file, a line for each segment and fault, and some bits for each slot.
 
+mod documents;
 #[cfg(test)]
 mod order_tests;
 mod report;

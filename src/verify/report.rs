@@ -115,8 +115,10 @@ pub struct SnapshotReport {
     pub number: u64,
     /// The last record of the log that is in it.
     pub last_lsn: u64,
-    /// All files that hold parts of it are as they were written.
+    /// All files that hold parts of it are as they were written, and tell of the same documents.
     pub is_good: bool,
+    /// Documents that are gone, and have metadata in it: an earlier version kept it. A start drops it.
+    pub stale_metadata: u64,
 }
 
 /// One damage.

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use super::documents;
 use super::report::{Fault, Report, SnapshotReport};
 use crate::disk::Disk;
 use crate::manifest::{Manifest, Snapshot};
@@ -40,12 +41,15 @@ pub(super) async fn check<D: Disk>(
     for snapshot in snapshots {
         let shard = ShardId(snapshot.shard);
         let files = snapshot.files.iter().chain([&snapshot.number]);
+        let is_whole = files.into_iter().all(|&file| !damaged.contains(&(shard, file)));
+        let compared = if is_whole { compare(disk, snapshot, report).await } else { None };
         report.snapshots.push(SnapshotReport {
             file: snapshot.file.clone(),
             shard: snapshot.shard,
             number: snapshot.number,
             last_lsn: snapshot.next_lsn.saturating_sub(1),
-            is_good: files.into_iter().all(|&file| !damaged.contains(&(shard, file))),
+            is_good: compared.is_some(),
+            stale_metadata: compared.unwrap_or(0),
         });
     }
     let is_left = |name: &&String| {
@@ -55,6 +59,27 @@ pub(super) async fn check<D: Disk>(
     for name in names.iter().filter(is_left) {
         report.notes.push(format!("{name}: no snapshot that MANIFEST names needs it"));
     }
+}
+
+/// Compares what the parts of a snapshot say of documents. `None` if they do not fit; else how many
+/// documents that are gone have metadata.
+async fn compare<D: Disk>(disk: &D, snapshot: &Snapshot, report: &mut Report) -> Option<u64> {
+    let file = &snapshot.file;
+    let (faults, stale) =
+        match documents::compare(disk, (ShardId(snapshot.shard), snapshot.number)).await {
+            Ok(compared) => (compared.faults, compared.stale),
+            Err(error) => (vec![error.to_string()], 0),
+        };
+    if stale > 0 {
+        report.notes.push(format!(
+            "{file}: {stale} documents that are gone have metadata in it, as earlier versions kept it; a \
+             start drops it"
+        ));
+    }
+    let is_sound = faults.is_empty();
+    let about = |what| Fault { file: file.clone(), what, ..Fault::default() };
+    report.faults.extend(faults.into_iter().map(about));
+    is_sound.then_some(stale)
 }
 
 /// Reads what lies in one file. What is wrong with it, and where.

@@ -6,6 +6,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+mod complements;
 mod damage;
 mod demo;
 mod doctor;

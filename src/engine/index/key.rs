@@ -152,6 +152,12 @@ impl Key {
         }
     }
 
+    /// The slots of each value that has a set, with the value.
+    pub(super) fn values(&self) -> impl Iterator<Item = (Box<str>, &SlotSet)> {
+        let words = self.words.iter().map(|(word, slots)| (word.clone(), slots));
+        words.chain(self.numbers.iter().map(|(number, slots)| (number.value(), slots)))
+    }
+
     pub(super) fn is_empty(&self) -> bool {
         self.present.is_empty()
     }

@@ -6,6 +6,9 @@
 //! own metadata and lifetime before it becomes a hit, so that an index which says too much costs
 //! time and nothing else.
 //!
+//! - Each slot has the pairs of the metadata in it, and no others: NOT, and ranges read from their
+//!   other side, take what is left over for what does not have them, so that a pair of a document
+//!   that is gone would hide another one. `check` tells whether that is so.
 //! - A dead version stays in it until its metadata is dropped: searches that began before its death
 //!   still see it.
 //! - Metadata that is replaced goes at once. A search that began before asks the store which slots
@@ -16,6 +19,7 @@
 //!   keys, for which there is no room get no set: documents that have them are candidates for every
 //!   condition on that key, or on any key.
 
+mod check;
 pub(super) mod evaluate;
 mod gather;
 mod key;
@@ -98,6 +102,9 @@ impl MetadataIndex {
     }
 
     /// A version with this metadata is in `slot` from now on.
+    ///
+    /// # Panics
+    /// If the index still has another one there: its pairs would be left.
     pub(super) fn insert(&mut self, slot: Slot, payload: &Payload) {
         let number = self.stripe.number(slot);
         if number > self.indexed_to {
@@ -174,9 +181,9 @@ impl MetadataIndex {
 
     fn add(&mut self, slot: Slot, payload: &Payload) {
         let Self { keys, slots, untracked, room, payload_bytes, .. } = self;
-        if slots.insert(slot.0) {
-            room.max += BYTES_PER_SLOT;
-        }
+        let is_new = slots.insert(slot.0);
+        assert!(is_new, "slot {} is indexed already", slot.0);
+        room.max += BYTES_PER_SLOT;
         *payload_bytes += payload.bytes().len();
         for (text, value) in payload.pairs() {
             if let Some(key) = keys.get_mut(text) {
@@ -191,6 +198,11 @@ impl MetadataIndex {
 
     fn take(&mut self, slot: Slot, payload: &Payload) {
         let Self { keys, slots, untracked, room, payload_bytes, .. } = self;
+        if !slots.remove(slot.0) {
+            return;
+        }
+        // What is there may be more than that from now on, and stays.
+        room.max -= BYTES_PER_SLOT;
         *payload_bytes -= payload.bytes().len();
         untracked.remove(slot.0);
         for (text, value) in payload.pairs() {
@@ -200,10 +212,6 @@ impl MetadataIndex {
                 keys.remove(text);
                 room.give(KEY_BYTES + text.len());
             }
-        }
-        if slots.remove(slot.0) {
-            // What is there may be more than that from now on, and stays.
-            room.max -= BYTES_PER_SLOT;
         }
     }
 }

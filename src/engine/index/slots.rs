@@ -79,8 +79,16 @@ impl SlotSet {
         }
     }
 
+    /// True if the slot is in it.
+    pub(super) fn contains(&self, slot: u32) -> bool {
+        match self {
+            Self::One(present) => *present == slot,
+            Self::List(slots) => slots.binary_search(&slot).is_ok(),
+            Self::Bitmap(slots) => slots.contains(slot),
+        }
+    }
+
     /// Adds all slots to `target`.
-    #[cfg(test)]
     pub(super) fn add_to(&self, target: &mut RoaringBitmap) {
         match self {
             Self::One(slot) => {
