@@ -10,7 +10,8 @@ use roaring::RoaringBitmap;
 use super::MetadataIndex;
 use super::gather::Gathered;
 use super::key::{Cursor, Key};
-use super::slots::{CHUNK_COST, SlotSet, chunks};
+use super::program::{Op, collect, compile};
+use super::slots::{CHUNK_COST, SlotSet, bitmap_bytes, chunks};
 use crate::engine::filter::Filter;
 use crate::store::Store;
 use crate::types::Lsn;
@@ -23,6 +24,12 @@ const STEP_COST: u64 = if cfg!(test) { 6 } else { 2_048 };
 /// Looking at a document's metadata, in the same units.
 const DOCUMENT_COST: u64 = 8;
 
+/// Bytes of the sets of an evaluation, at most: as many as `SETS_MAX` sets of all slots take, and
+/// `BYTES_FREE` more. A filter that would take more, which has to be wide and deep, is put to every
+/// document instead. The condition being read takes up to three more such sets.
+const SETS_MAX: usize = 4;
+const BYTES_FREE: usize = if cfg!(test) { 256 } else { 64 << 10 };
+
 /// The documents to be looked at for a filter.
 #[derive(Debug, Default)]
 pub(in crate::engine) struct Candidates {
@@ -33,33 +40,50 @@ pub(in crate::engine) struct Candidates {
     pub(in crate::engine) unsure: u64,
 }
 
-/// One instruction of a stack machine whose values are sets of slots.
-#[derive(Clone, Copy, Debug)]
-enum Op {
-    /// Pushes the slots that pass the condition of this number, those that might or those that
-    /// certainly do.
-    Condition { number: usize, is_upper: bool },
-    /// Pushes everything.
-    All,
-    /// Pushes nothing.
-    Nothing,
-    /// Joins the two sets on top.
-    And,
-    /// Joins the two sets on top.
-    Or,
-    /// Turns the set on top round.
-    Not,
-    /// Goes on at `to` if the set on top is so small that what comes costs more than looking.
-    SkipIfFew { cost: u64, to: usize },
-}
-
 /// How far a condition has been read.
 #[derive(Debug, Default)]
-enum Progress {
+enum Place {
     #[default]
     Begin,
     List(usize),
     Range(Cursor),
+}
+
+/// A condition that is being read. Ends as a whole, so that nothing of it is taken for a part of the
+/// next one.
+#[derive(Debug, Default)]
+struct Progress {
+    place: Place,
+    /// What its values have come to so far.
+    gathered: Gathered,
+    /// Where the values outside a range are read, since those are less: all slots that had one of
+    /// either when that began. What comes later must not be taken for what is left.
+    whole: Option<RoaringBitmap>,
+}
+
+/// Sets of slots, and their bytes.
+#[derive(Debug, Default)]
+struct Stack {
+    sets: Vec<(RoaringBitmap, usize)>,
+    bytes: usize,
+}
+
+impl Stack {
+    fn push(&mut self, set: RoaringBitmap) {
+        let bytes = bitmap_bytes(&set);
+        self.bytes += bytes;
+        self.sets.push((set, bytes));
+    }
+
+    fn pop(&mut self) -> RoaringBitmap {
+        let (set, bytes) = self.sets.pop().expect("the program pushes before it joins");
+        self.bytes -= bytes;
+        set
+    }
+
+    fn top(&self) -> &RoaringBitmap {
+        &self.sets.last().expect("the program pushes before it joins").0
+    }
 }
 
 /// A filter on its way through the index.
@@ -68,12 +92,7 @@ pub(in crate::engine) struct Evaluation {
     program: Vec<Op>,
     next: usize,
     progress: Progress,
-    /// What the values of the condition have come to so far.
-    gathered: Gathered,
-    /// Where the values outside a range are read, since those are less: all slots that had one of
-    /// either when that began. What comes later must not be taken for what is left.
-    whole: Option<RoaringBitmap>,
-    stack: Vec<RoaringBitmap>,
+    stack: Stack,
     /// What was indexed when it began. What has been read in since may have come too late for the
     /// conditions that had been read.
     indexed_to: u32,
@@ -84,15 +103,11 @@ impl Evaluation {
     /// Begins with `filter`. A snapshot of the store has to be open from now on until the
     /// candidates have been looked at.
     pub(in crate::engine) fn new(index: &MetadataIndex, filter: &Filter) -> Self {
-        let mut program = Vec::new();
-        compile(index, filter, 0, true, &mut program);
         Self {
-            program,
+            program: compile(index, filter),
             next: 0,
-            progress: Progress::Begin,
-            gathered: Gathered::default(),
-            whole: None,
-            stack: Vec::new(),
+            progress: Progress::default(),
+            stack: Stack::default(),
             indexed_to: index.indexed_to,
             unsure: 0,
         }
@@ -122,30 +137,36 @@ impl Evaluation {
                         self.next -= 1;
                     }
                 }
-                Op::All => self.stack.push(index.slots.clone()),
+                Op::All => {
+                    self.stack.push(index.slots.clone());
+                    budget = budget.saturating_sub(join_cost);
+                }
                 Op::Nothing => self.stack.push(RoaringBitmap::new()),
                 Op::And | Op::Or => {
-                    let other = self.pop();
-                    let top = self.top();
+                    let (other, mut set) = (self.stack.pop(), self.stack.pop());
                     if matches!(op, Op::And) {
-                        *top &= other
+                        set &= other;
                     } else {
-                        *top |= other
+                        set |= other;
                     }
+                    self.stack.push(set);
                     budget = budget.saturating_sub(join_cost);
                 }
                 Op::Not => {
-                    let set = self.pop();
+                    let set = self.stack.pop();
                     self.stack.push(&index.slots - set);
                     budget = budget.saturating_sub(join_cost);
                 }
                 Op::SkipIfFew { cost, to } => {
-                    let few = self.top().len();
+                    let few = self.stack.top().len();
                     if few * DOCUMENT_COST <= cost {
                         self.unsure += few;
                         self.next = to;
                     }
                 }
+            }
+            if self.stack.bytes > bytes_max(index) {
+                self.give_up(index);
             }
         }
         Some(self.finish(store, snapshot))
@@ -153,7 +174,7 @@ impl Evaluation {
 
     /// Adds what the index does not know of.
     fn finish(&mut self, store: &Store, snapshot: Lsn) -> Candidates {
-        let mut slots = self.pop();
+        let mut slots = self.stack.pop();
         for changed in store.changed_since(snapshot) {
             slots.insert(changed.0);
             self.unsure += 1;
@@ -168,6 +189,21 @@ impl Evaluation {
         Candidates { slots, unsure }
     }
 
+    /// Bytes of sets, and how many there may be.
+    #[cfg(test)]
+    pub(in crate::engine) fn bytes(&self, index: &MetadataIndex) -> (usize, usize) {
+        (self.stack.bytes, bytes_max(index))
+    }
+
+    /// Takes every slot for a candidate: the rest of the filter would take too much memory.
+    fn give_up(&mut self, index: &MetadataIndex) {
+        self.progress = Progress::default();
+        self.stack = Stack::default();
+        self.stack.push(index.slots.clone());
+        self.unsure = index.slots.len();
+        self.next = self.program.len();
+    }
+
     /// Reads a condition into the set on top of the stack. True when it is read to its end.
     fn read(
         &mut self,
@@ -176,58 +212,63 @@ impl Evaluation {
         is_upper: bool,
         budget: &mut u64,
     ) -> bool {
-        let progress = std::mem::take(&mut self.progress);
+        let mut progress = std::mem::take(&mut self.progress);
         let (Filter::Exact(text, _) | Filter::In(text, _) | Filter::Range(text, _)) = condition
         else {
             unreachable!("connectives are instructions of their own");
         };
+        let mut set = RoaringBitmap::new();
+        // A key may have gone since the last step. The documents that had it are candidates for that.
         if let Some(key) = index.keys.get(text.as_str()) {
             // Slots come and go between two steps, but no number of a slot goes down.
             let extent = index.slots.max().map_or(0, |last| last + 1);
-            if let (Progress::Begin, Filter::Range(_, Some(bound))) = (&progress, condition) {
+            let join_cost = CHUNK_COST / 4 * chunks(&index.slots);
+            if let (Place::Begin, Filter::Range(_, Some(bound))) = (&progress.place, condition) {
                 let mut charge = |cost: u64| {
                     *budget = budget.saturating_sub(cost);
                     *budget > 0
                 };
-                let is_turned = key.is_rest_less(bound, &mut charge);
-                self.whole = is_turned.then(|| key.present() - key.coarse());
+                if key.is_rest_less(bound, &mut charge) {
+                    progress.whole = Some(key.present() - key.coarse());
+                    *budget = budget.saturating_sub(join_cost);
+                }
             }
-            let reading = Reading { key, extent, is_turned: self.whole.is_some() };
-            if let Some(rest) = reading.values(condition, progress, &mut self.gathered, budget) {
-                self.progress = rest;
+            let Progress { place, mut gathered, whole } = progress;
+            let reading = Reading { key, extent, is_turned: whole.is_some() };
+            if let Some(place) = reading.values(condition, place, &mut gathered, budget) {
+                self.progress = Progress { place, gathered, whole };
                 return false;
             }
-            let found = std::mem::take(&mut self.gathered).finish();
-            self.stack.push(match self.whole.take() {
+            if gathered.is_flat() {
+                *budget = budget.saturating_sub(join_cost);
+            }
+            let found = gathered.finish();
+            set = match whole {
                 Some(whole) => whole - found,
                 None => found,
-            });
+            };
             let has_values = !matches!(condition, Filter::Range(_, None));
             if has_values && !key.coarse().is_empty() {
                 self.unsure += key.coarse().len();
                 if is_upper {
-                    *self.top() |= key.coarse();
+                    set |= key.coarse();
                 }
             }
-        } else {
-            self.stack.push(RoaringBitmap::new());
         }
         if !index.untracked.is_empty() {
             self.unsure += index.untracked.len();
             if is_upper {
-                *self.top() |= &index.untracked;
+                set |= &index.untracked;
             }
         }
+        self.stack.push(set);
         true
     }
+}
 
-    fn pop(&mut self) -> RoaringBitmap {
-        self.stack.pop().expect("the program pushes before it joins")
-    }
-
-    fn top(&mut self) -> &mut RoaringBitmap {
-        self.stack.last_mut().expect("the program pushes before it joins")
-    }
+/// Bytes that the sets of an evaluation may take.
+fn bytes_max(index: &MetadataIndex) -> usize {
+    SETS_MAX * bitmap_bytes(&index.slots) + BYTES_FREE
 }
 
 /// The values of a key being read.
@@ -245,10 +286,10 @@ impl Reading<'_> {
     fn values(
         &self,
         condition: &Filter,
-        progress: Progress,
+        place: Place,
         found: &mut Gathered,
         budget: &mut u64,
-    ) -> Option<Progress> {
+    ) -> Option<Place> {
         let Self { key, extent, is_turned } = *self;
         let mut charge = |cost: u64| {
             *budget = budget.saturating_sub(cost);
@@ -260,21 +301,20 @@ impl Reading<'_> {
         };
         match condition {
             Filter::In(_, values) => {
-                let start = if let Progress::List(start) = progress { start } else { 0 };
-                for (place, value) in values.iter().enumerate().skip(start) {
-                    if !take(key.exact(value)) && place + 1 < values.len() {
-                        return Some(Progress::List(place + 1));
+                let start = if let Place::List(start) = place { start } else { 0 };
+                for (index, value) in values.iter().enumerate().skip(start) {
+                    if !take(key.exact(value)) && index + 1 < values.len() {
+                        return Some(Place::List(index + 1));
                     }
                 }
             }
             Filter::Range(_, Some(bound)) => {
-                let cursor =
-                    if let Progress::Range(cursor) = progress { Some(cursor) } else { None };
+                let cursor = if let Place::Range(cursor) = place { Some(cursor) } else { None };
                 let rest = match is_turned {
                     true => key.range(&bound.turned(), cursor, take),
                     false => key.range(bound, cursor, take),
                 };
-                return rest.map(Progress::Range);
+                return rest.map(Place::Range);
             }
             Filter::Exact(_, value) => {
                 take(key.exact(value));
@@ -285,109 +325,5 @@ impl Reading<'_> {
             }
         }
         None
-    }
-}
-
-/// The conditions of a filter, in the order in which they are numbered.
-fn collect<'a>(filter: &'a Filter, conditions: &mut Vec<&'a Filter>) {
-    match filter {
-        Filter::Exact(..) | Filter::In(..) | Filter::Range(..) => conditions.push(filter),
-        Filter::And(filters) | Filter::Or(filters) => {
-            filters.iter().for_each(|filter| collect(filter, conditions));
-        }
-        Filter::Not(filter) => collect(filter, conditions),
-        Filter::All | Filter::Nothing => {}
-    }
-}
-
-/// Appends what pushes the slots that pass `filter`, whose first condition has the number `first`.
-/// Returns the number after its last.
-fn compile(
-    index: &MetadataIndex,
-    filter: &Filter,
-    first: usize,
-    is_upper: bool,
-    program: &mut Vec<Op>,
-) -> usize {
-    match filter {
-        Filter::Exact(..) | Filter::In(..) | Filter::Range(..) => {
-            program.push(Op::Condition { number: first, is_upper });
-            first + 1
-        }
-        Filter::And(filters) => join(index, filters, Op::And, first, is_upper, program),
-        Filter::Or(filters) => join(index, filters, Op::Or, first, is_upper, program),
-        Filter::Not(filter) => {
-            let next = compile(index, filter, first, !is_upper, program);
-            program.push(Op::Not);
-            next
-        }
-        Filter::All => {
-            program.push(Op::All);
-            first
-        }
-        Filter::Nothing => {
-            program.push(Op::Nothing);
-            first
-        }
-    }
-}
-
-/// The same for a connective. The children of an AND come in the order of what they cost.
-fn join(
-    index: &MetadataIndex,
-    filters: &[Filter],
-    op: Op,
-    first: usize,
-    is_upper: bool,
-    program: &mut Vec<Op>,
-) -> usize {
-    let is_and = matches!(op, Op::And);
-    if filters.is_empty() {
-        program.push(if is_and { Op::All } else { Op::Nothing });
-        return first;
-    }
-    let mut next = first;
-    let mut children: Vec<(u64, usize, &Filter)> = Vec::with_capacity(filters.len());
-    for filter in filters {
-        children.push((cost(index, filter), next, filter));
-        let mut conditions = Vec::new();
-        collect(filter, &mut conditions);
-        next += conditions.len();
-    }
-    if is_and {
-        children.sort_by_key(|&(cost, ..)| cost);
-    }
-    let mut skips = Vec::new();
-    for (place, (cost, first, filter)) in children.into_iter().enumerate() {
-        if place > 0 && is_and && is_upper {
-            skips.push(program.len());
-            program.push(Op::SkipIfFew { cost, to: 0 });
-        }
-        compile(index, filter, first, is_upper, program);
-        if place > 0 {
-            program.push(op);
-        }
-    }
-    let end = program.len();
-    for skip in skips {
-        if let Op::SkipIfFew { to, .. } = &mut program[skip] {
-            *to = end;
-        }
-    }
-    next
-}
-
-/// What it may cost to put `filter` to the index, in units of looking up a value.
-fn cost(index: &MetadataIndex, filter: &Filter) -> u64 {
-    match filter {
-        Filter::Range(key, Some(_)) => {
-            index.keys.get(key.as_str()).map_or(0, |key| key.value_count() as u64)
-        }
-        Filter::In(_, values) => values.len() as u64,
-        Filter::And(filters) | Filter::Or(filters) => {
-            filters.iter().map(|filter| cost(index, filter)).sum()
-        }
-        Filter::Not(filter) => cost(index, filter),
-        Filter::Exact(..) | Filter::Range(_, None) | Filter::All | Filter::Nothing => 1,
     }
 }

@@ -52,6 +52,11 @@ impl Gathered {
         }
     }
 
+    /// True if there are plain bits, of all slots.
+    pub(super) fn is_flat(&self) -> bool {
+        !self.bits.is_empty()
+    }
+
     /// All that was added.
     pub(super) fn finish(mut self) -> RoaringBitmap {
         if !self.bits.is_empty() {

@@ -23,6 +23,7 @@ mod check;
 pub(super) mod evaluate;
 mod gather;
 mod key;
+mod program;
 mod slots;
 
 use std::collections::BTreeMap;
