@@ -33,7 +33,8 @@
 //!
 //! What is deliberately absent:
 //! - [`engine`] and everything below it name no executor, clock, thread, file or random state: the
-//!   code that serves is the code that a simulation replays.
+//!   code that serves is the code that a simulation replays. The tables of ids go by a secret (`secret`),
+//!   which changes nothing that can be seen.
 //! - No lock is on the way of a search. What a core owns no other thread writes, links to its nodes
 //!   excepted, which whoever links a document adds; and none waits to do so.
 //! - No file whose write or sync failed is written again: the log goes on in a fresh one.
@@ -66,6 +67,7 @@ pub mod proto;
 pub mod repair;
 pub mod router;
 mod sabotage;
+mod secret;
 pub mod server;
 pub mod shard;
 #[cfg(test)]

@@ -34,6 +34,8 @@
 //! 112 zeros to the end of the block
 //! ```
 //!
+//! The index has no entries where ids are made up to crowd in it: then a start makes tables of the ids.
+//!
 //! Of a shard that shares its graph with others, version 2 says with whom: at 108 which of the
 //! owners it is, at 112 how many there are, and the checksum of 0..116 at 116. Slots are numbered
 //! among those of the shard, except in links, which have their names in the partition

@@ -4,12 +4,24 @@
 //! immutable [`Index`], as it was read; what has been stored since is in many small tables rather
 //! than one large one: a table that doubles moves all it holds at once, and with 256 of them that
 //! pause stays under a millisecond at ten million documents.
+//!
+//! Clients choose ids. So the tables go by a [secret](crate::secret); and the index, whose places are
+//! known to all who know the format, is given up where ids crowd in it: then all of them are in the
+//! tables.
 
 use hashbrown::HashTable;
 
+use crate::secret;
 use crate::types::{DocId, Slot, mix};
 
 const TABLES: usize = 256;
+
+/// Places that are looked at for an id in an index, at most. Ids that are not made up for it have the
+/// farthest some 230 from where they belong, among 16 million.
+pub(super) const PROBES_MAX: usize = 512;
+
+/// Places that the ids of a block of a snapshot may look at, at most: some 3 each would be usual.
+pub(super) const BLOCK_PROBES_MAX: u64 = 64 * crate::snapshot::SLOTS_IN_BLOCK as u64;
 
 /// Finds the slot of a document that is alive.
 pub(super) struct Ids {
@@ -17,6 +29,7 @@ pub(super) struct Ids {
     index: Index,
     tables: Box<[HashTable<u32>]>,
     count: usize,
+    key: [u64; 2],
 }
 
 impl Default for Ids {
@@ -37,7 +50,8 @@ impl Ids {
     /// `count` documents are alive and in `index`.
     #[must_use]
     pub(super) fn new(index: Index, count: usize) -> Self {
-        Self { index, tables: (0..TABLES).map(|_| HashTable::new()).collect(), count }
+        let tables = (0..TABLES).map(|_| HashTable::new()).collect();
+        Self { index, tables, count, key: secret::key() }
     }
 
     /// Documents in the index.
@@ -54,7 +68,7 @@ impl Ids {
 
     /// The slot of `id`.
     pub(super) fn get(&self, id: DocId, slots: &impl Slots) -> Option<Slot> {
-        let hash = mix(id.0);
+        let hash = hash(self.key, id);
         let since = self.tables[table(hash)].find(hash, |&slot| slots.id(Slot(slot)) == id);
         since.map(|&slot| Slot(slot)).or_else(|| self.index.get(id, slots))
     }
@@ -64,16 +78,25 @@ impl Ids {
     /// # Panics
     /// If the id is present: the caller removes the former slot first.
     pub(super) fn insert(&mut self, id: DocId, slot: Slot, slots: &impl Slots) {
-        let hash = mix(id.0);
-        let present = self.tables[table(hash)].find(hash, |&s| slots.id(Slot(s)) == id);
-        assert!(present.is_none(), "document {} is present", id.0);
-        self.tables[table(hash)].insert_unique(hash, slot.0, |&s| mix(slots.id(Slot(s)).0));
+        let is_new = self.try_insert(id, slot, slots);
+        assert!(is_new, "document {} is present", id.0);
+    }
+
+    /// The same; false if the id is present in the tables.
+    pub(super) fn try_insert(&mut self, id: DocId, slot: Slot, slots: &impl Slots) -> bool {
+        let (key, hash) = (self.key, hash(self.key, id));
+        let table = &mut self.tables[table(hash)];
+        if table.find(hash, |&s| slots.id(Slot(s)) == id).is_some() {
+            return false;
+        }
+        table.insert_unique(hash, slot.0, |&s| self::hash(key, slots.id(Slot(s))));
         self.count += 1;
+        true
     }
 
     /// Forgets `id`, and returns where it was. The caller ends the version there.
     pub(super) fn remove(&mut self, id: DocId, slots: &impl Slots) -> Option<Slot> {
-        let hash = mix(id.0);
+        let hash = hash(self.key, id);
         let entry = self.tables[table(hash)].find_entry(hash, |&s| slots.id(Slot(s)) == id);
         let slot = match entry {
             Ok(entry) => Slot(entry.remove().0),
@@ -84,69 +107,126 @@ impl Ids {
     }
 }
 
-/// Bits that neither the shard placement (top) nor the table's own buckets (bottom) use much.
+/// Where the tables have an id, which can't be told without the key.
+#[inline]
+fn hash([first, second]: [u64; 2], id: DocId) -> u64 {
+    mix(mix(id.0 ^ first) ^ second)
+}
+
+/// Bits that the table's own buckets (bottom, and the top seven) do not use.
 fn table(hash: u64) -> usize {
     (hash >> 40) as usize % TABLES
 }
 
 /// A table by open addressing: slot + 1 at, or after, the place that the id's hash says; 0 is
 /// empty, and at least a third of the entries are.
+///
+/// It has no entries at all where ids crowd so much that one would be far from its place.
 #[derive(Default)]
-pub struct Index(Vec<u32>);
+pub struct Index {
+    entries: Vec<u32>,
+    /// No id is farther from its place.
+    farthest: usize,
+    /// Places looked at to put ids in.
+    probes: u64,
+    is_given_up: bool,
+}
 
 impl Index {
     /// An empty index with room for `count` documents.
     #[must_use]
     pub fn with_room(count: usize) -> Self {
-        Self(vec![0; (count + count / 2 + 1).next_power_of_two()])
+        let entries = vec![0; (count + count / 2 + 1).next_power_of_two()];
+        Self { entries, ..Self::default() }
     }
 
-    /// What [`Index::entries`] gave.
+    /// What [`Index::entries`] gave: nothing, if it was given up.
     ///
     /// # Errors
     /// If it is no index of at most `count` documents in `slots` slots.
     pub fn restore(entries: Vec<u32>, count: usize, slots: u32) -> Result<Self, String> {
+        if entries.is_empty() {
+            return Ok(Self { is_given_up: true, ..Self::default() });
+        }
         let used = entries.iter().filter(|&&entry| entry != 0).count();
         let is_whole = entries.len().is_power_of_two() && used < entries.len() && used == count;
         if !is_whole || entries.iter().any(|&entry| entry > slots) {
             return Err(format!("an index of {used} documents for {count}"));
         }
-        Ok(Self(entries))
+        // Until it is known.
+        let farthest = entries.len();
+        Ok(Self { entries, farthest, ..Self::default() })
     }
 
     /// All entries, in their order.
     #[must_use]
     pub fn entries(&self) -> &[u32] {
-        &self.0
+        &self.entries
     }
 
-    /// Adds a document that is not in it.
+    /// True if it leads nowhere, since ids crowd in it.
+    #[must_use]
+    pub fn is_given_up(&self) -> bool {
+        self.is_given_up
+    }
+
+    /// Places looked at so far to put ids in.
+    pub(super) fn probes(&self) -> u64 {
+        self.probes
+    }
+
+    /// Forgets all that is in it, and what may come.
+    pub(super) fn give_up(&mut self) {
+        *self = Self { is_given_up: true, ..Self::default() };
+    }
+
+    /// Adds a document that is not in it, unless it is given up.
     pub fn insert(&mut self, id: DocId, slot: Slot) {
-        let mask = self.0.len() - 1;
-        let mut place = mix(id.0) as usize & mask;
-        while self.0[place] != 0 {
-            place = (place + 1) & mask;
+        if self.is_given_up {
+            return;
         }
-        self.0[place] = slot.0 + 1;
+        let mask = self.entries.len() - 1;
+        let first = mix(id.0) as usize;
+        for distance in 0..PROBES_MAX {
+            let place = (first + distance) & mask;
+            if self.entries[place] == 0 {
+                self.entries[place] = slot.0 + 1;
+                self.farthest = self.farthest.max(distance);
+                self.probes += distance as u64 + 1;
+                return;
+            }
+        }
+        self.give_up();
     }
 
-    /// Gives each slot another name.
-    pub(super) fn rename(&mut self, name: impl Fn(Slot) -> Slot) {
-        for entry in &mut self.0 {
-            *entry = entry.checked_sub(1).map_or(0, |slot| name(Slot(slot)).0 + 1);
+    /// Gives each slot another name, after which `id` tells what it holds, and finds out how far the
+    /// farthest id is from its place. One that is too far was put in by an earlier version: the index is
+    /// given up.
+    pub(super) fn settle(&mut self, name: impl Fn(Slot) -> Slot, id: impl Fn(Slot) -> DocId) {
+        let mask = self.entries.len().wrapping_sub(1);
+        self.farthest = 0;
+        for (place, entry) in self.entries.iter_mut().enumerate() {
+            let Some(slot) = entry.checked_sub(1) else { continue };
+            let slot = name(Slot(slot));
+            *entry = slot.0 + 1;
+            let distance = place.wrapping_sub(mix(id(slot).0) as usize) & mask;
+            self.farthest = self.farthest.max(distance);
+        }
+        if self.farthest >= PROBES_MAX {
+            self.give_up();
         }
     }
 
     fn get(&self, id: DocId, slots: &impl Slots) -> Option<Slot> {
-        let mask = self.0.len().checked_sub(1)?;
-        let mut place = mix(id.0) as usize & mask;
-        loop {
-            let slot = Slot(self.0[place].checked_sub(1)?);
+        let mask = self.entries.len().checked_sub(1)?;
+        let first = mix(id.0) as usize;
+        for distance in 0..=self.farthest.min(mask) {
+            let slot = Slot(self.entries[(first + distance) & mask].checked_sub(1)?);
             if slots.id(slot) == id && slots.is_live(slot) {
                 return Some(slot);
             }
-            place = (place + 1) & mask;
         }
+        None
     }
 }
 
@@ -175,7 +255,9 @@ mod tests {
         for slot in 0..10_000 {
             index.insert(of(&held, slot), Slot(slot as u32));
         }
-        let index = Index::restore(index.entries().to_vec(), 10_000, 10_000).unwrap();
+        let mut index = Index::restore(index.entries().to_vec(), 10_000, 10_000).unwrap();
+        index.settle(|slot| slot, |slot| of(&held, slot.index()));
+        assert!(!index.is_given_up() && index.farthest < 100);
         let mut ids = Ids::new(index, 10_000);
         for slot in 10_000..held.0.len() {
             ids.insert(of(&held, slot), Slot(slot as u32), &held);
@@ -197,6 +279,98 @@ mod tests {
             assert_eq!(ids.get(id, &held), Some(again));
         }
         assert_eq!(ids.count(), 20_000);
+    }
+
+    /// The id that [`mix`] takes to `hash`.
+    fn unmix(hash: u64) -> u64 {
+        let inverse = |odd: u64| {
+            (0..6).fold(odd, |found, _| {
+                found.wrapping_mul(2_u64.wrapping_sub(odd.wrapping_mul(found)))
+            })
+        };
+        let unshift = |value: u64, bits: u32| value ^ value >> bits ^ value >> (2 * bits);
+        let z = unshift(hash, 31).wrapping_mul(inverse(0x94d0_49bb_1331_11eb));
+        let z = unshift(z, 27).wrapping_mul(inverse(0xbf58_476d_1ce4_e5b9));
+        unshift(z, 30).wrapping_sub(0x9e37_79b9_7f4a_7c15)
+    }
+
+    /// Counts the slots that are looked at.
+    struct Counted<'a>(&'a [DocId], std::cell::Cell<u64>);
+
+    impl Slots for Counted<'_> {
+        fn id(&self, slot: Slot) -> DocId {
+            self.1.set(self.1.get() + 1);
+            self.0[slot.index()]
+        }
+
+        fn is_live(&self, _: Slot) -> bool {
+            true
+        }
+    }
+
+    /// All of them belong in one place by the public hash, in one table.
+    fn crowd(count: u64) -> Vec<DocId> {
+        let hash = |i: u64| (i & 0xffff) << 48 | 0x5a << 40 | (i >> 16) << 24 | 0x12_3456;
+        let ids: Vec<DocId> = (0..count).map(|i| DocId(unmix(hash(i)))).collect();
+        assert!(ids.iter().all(|id| mix(id.0) & 0xff_ffff == 0x12_3456));
+        ids
+    }
+
+    #[test]
+    fn ids_made_up_to_crowd_cost_no_more_than_others() {
+        const COUNT: u64 = 200_000;
+        let per_id = |ids: &[DocId]| {
+            let counted = Counted(ids, std::cell::Cell::new(0));
+            let mut table = Ids::default();
+            for (slot, &id) in (0..).zip(ids) {
+                table.insert(id, Slot(slot), &counted);
+            }
+            for (slot, &id) in (0..).zip(ids) {
+                assert_eq!(table.get(id, &counted), Some(Slot(slot)));
+            }
+            counted.1.get() / ids.len() as u64
+        };
+        let usual: Vec<DocId> = (1..=COUNT).map(DocId).collect();
+        let (usual, crowded) = (per_id(&usual), per_id(&crowd(COUNT)));
+        assert!(crowded <= usual + 1 && usual < 10, "{crowded} slots an id, usually {usual}");
+    }
+
+    #[test]
+    fn an_index_in_which_ids_crowd_is_given_up_early() {
+        let ids = crowd(200_000);
+        let mut index = Index::with_room(ids.len());
+        for (slot, &id) in (0..).zip(&ids) {
+            let before = index.probes();
+            index.insert(id, Slot(slot));
+            assert!(index.is_given_up() || index.probes() - before <= PROBES_MAX as u64);
+        }
+        assert!(index.is_given_up() && index.entries().is_empty());
+        // One of an earlier version, in which they are as far as they came.
+        let mut entries = vec![0; 1 << 14];
+        let mask = entries.len() - 1;
+        for slot in 0..2_000 {
+            entries[(mix(ids[slot].0) as usize + slot) & mask] = slot as u32 + 1;
+        }
+        let mut index = Index::restore(entries, 2_000, 2_000).unwrap();
+        index.settle(|slot| slot, |slot| ids[slot.index()]);
+        assert!(index.is_given_up());
+        let again = Index::restore(index.entries().to_vec(), 2_000, 2_000).unwrap();
+        assert!(again.is_given_up());
+    }
+
+    /// Ids side by side, each in its own place: a look for another one does not go through all.
+    #[test]
+    fn a_long_run_of_ids_is_not_gone_through() {
+        let ids: Vec<DocId> = (0..100_000).map(|hash| DocId(unmix(hash << 32 | hash))).collect();
+        let mut index = Index::with_room(ids.len());
+        (0..).zip(&ids).for_each(|(slot, &id)| index.insert(id, Slot(slot)));
+        let counted = Counted(&ids, std::cell::Cell::new(0));
+        assert_eq!(index.get(ids[70_000], &counted), Some(Slot(70_000)));
+        for hash in 0..1_000 {
+            assert_eq!(index.get(DocId(unmix(1 << 63 | hash)), &counted), None);
+        }
+        let looked = counted.1.get();
+        assert!(looked <= 1_001 * PROBES_MAX as u64, "{looked} slots for 1,001 ids");
     }
 
     #[test]

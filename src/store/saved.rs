@@ -11,10 +11,11 @@ use std::collections::BTreeSet;
 use std::ops::Range;
 use std::sync::Arc;
 
+use super::ids::BLOCK_PROBES_MAX;
 use super::payload::Payload;
 use super::places::crc_of;
 use super::unsaved::SavedVectors;
-use super::{ALIVE, Ids, Index, Store};
+use super::{ALIVE, Ids, Index, Lookup, Store};
 use crate::snapshot::{PAYLOADS_IN_BLOCK, vectors_in_block};
 use crate::types::{DocId, Lsn, Slot};
 
@@ -110,14 +111,18 @@ impl Store {
     }
 
     /// The document ids of some slots as they were at `snapshot`; those that were alive then go
-    /// into `index`, with their numbers.
+    /// into `index`, with their numbers; it is given up where that would take long.
     #[must_use]
     pub fn saved_ids(&self, numbers: Range<u32>, snapshot: Lsn, index: &mut Index) -> Vec<u8> {
         let mut ids = Vec::with_capacity(numbers.len());
+        let before = index.probes();
         for slot in self.named(numbers) {
             let id = self.doc_id(slot);
             if self.is_visible(slot, snapshot) {
                 index.insert(id, Slot(self.stripe.number(slot)));
+                if index.probes().saturating_sub(before) > BLOCK_PROBES_MAX {
+                    index.give_up();
+                }
             }
             ids.push(if self.born(slot) <= snapshot { id.0 } else { 0 });
         }
@@ -238,9 +243,26 @@ impl Store {
             return Err(format!("{found} documents are alive; the header says {live}"));
         }
         unlinked.sort_by_key(|&slot| self.born(slot));
-        index.rename(|number| self.stripe.slot(number.0));
-        self.ids = Ids::new(index, live);
+        index.settle(|number| self.stripe.slot(number.0), |slot| self.shared.doc_id(slot));
+        self.ids = match index.is_given_up() {
+            false => Ids::new(index, live),
+            true => self.ids_of_live()?,
+        };
         Ok(Restored { unlinked, stale_pairs })
+    }
+}
+
+impl Store {
+    /// All documents that are alive, in tables.
+    fn ids_of_live(&self) -> Result<Ids, String> {
+        let mut ids = Ids::default();
+        for slot in self.slots().filter(|&slot| self.is_live(slot)) {
+            let id = self.doc_id(slot);
+            if !ids.try_insert(id, slot, &Lookup(&self.shared)) {
+                return Err(format!("document {} is in two slots", id.0));
+            }
+        }
+        Ok(ids)
     }
 }
 
