@@ -18,6 +18,7 @@ pub mod check;
 mod dead_links;
 pub mod filtered;
 pub mod frozen;
+mod high;
 mod hold;
 pub mod insert;
 mod layer;
@@ -36,6 +37,7 @@ use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
 
 use self::dead_links::DeadLinks;
 use self::frozen::Frozen;
+use self::high::High;
 use self::hold::{DOOMED, Held, LEFT, LEVEL};
 use self::layer::Layers;
 use crate::store::arena::Arena;
@@ -70,6 +72,7 @@ pub struct Graph {
     dead_links: DeadLinks,
     /// See [`Graph::doubts`].
     doubts: AtomicU64,
+    high: High,
 }
 
 /// What belongs to the nodes of one owner.
@@ -103,6 +106,7 @@ impl Graph {
             owners: (0..owners).map(|_| Owner::default()).collect(),
             dead_links: DeadLinks::default(),
             doubts: AtomicU64::new(0),
+            high: High::new(params.m),
         }
     }
 
@@ -348,6 +352,7 @@ impl Graph {
         // Somebody may hold it: the first links lead to it already.
         self.levels.get(slot.index()).fetch_or(level + 1, Ordering::AcqRel);
         owner.linked_count.fetch_add(1, Ordering::Release);
+        self.high.note(slot, level, |slot| self.level(slot));
     }
 
     /// Forgets the nodes of an owner, which nobody reads.
@@ -359,6 +364,7 @@ impl Graph {
             }
         }
         self.layers.clear(stripe);
+        self.high.forget(|slot| stripe.owns(slot));
         self.owners[stripe.owner() as usize].linked_count.store(0, Ordering::Release);
     }
 }

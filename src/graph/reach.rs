@@ -5,20 +5,71 @@
 //! giving it another link does no harm. One that becomes unreachable meanwhile is found the next
 //! time.
 
+use std::collections::VecDeque;
+
 use super::Graph;
-use super::visited::Visited;
 use crate::types::Slot;
 
 /// Lists read, and nodes looked at in the end, in a step: some 20 µs.
 const STEP_LISTS: usize = 64;
 const STEP_NODES: u32 = 2_048;
 
-/// A search for unreachable nodes, on its way. Takes a bit a slot, and some four bytes for each node
-/// that has been reached.
-pub struct Reach {
-    reached: Visited,
-    /// Of those reached, in the order in which they were, the lists of so many have been read.
+/// Slots in a piece of the list of nodes yet to be read: nothing that grows with the graph is copied as a whole.
+const PIECE: usize = 4_096;
+
+/// Nodes that have been reached.
+struct Reached {
+    /// A bit a slot.
+    words: Vec<u64>,
+    /// Those whose lists are yet to be read: from `read` on in the first piece.
+    open: VecDeque<Vec<Slot>>,
     read: usize,
+}
+
+impl Reached {
+    fn new(slot_count: u32) -> Self {
+        // Some more, for what is linked meanwhile.
+        let words = slot_count as usize / 64 * 9 / 8 + 64;
+        Self { words: vec![0; words], open: VecDeque::new(), read: 0 }
+    }
+
+    fn insert(&mut self, slot: Slot) {
+        let index = slot.index() / 64;
+        if index >= self.words.len() {
+            self.words.resize(index + 1, 0);
+        }
+        let bit = 1 << (slot.0 % 64);
+        if self.words[index] & bit != 0 {
+            return;
+        }
+        self.words[index] |= bit;
+        match self.open.back_mut().filter(|piece| piece.len() < PIECE) {
+            Some(piece) => piece.push(slot),
+            None => self.open.push_back(vec![slot]),
+        }
+    }
+
+    fn contains(&self, slot: Slot) -> bool {
+        self.words.get(slot.index() / 64).is_some_and(|word| word & (1 << (slot.0 % 64)) != 0)
+    }
+
+    /// The next node whose list is to be read.
+    fn next(&mut self) -> Option<Slot> {
+        let piece = self.open.front()?;
+        let slot = piece[self.read];
+        self.read += 1;
+        if self.read == piece.len() {
+            self.open.pop_front();
+            self.read = 0;
+        }
+        Some(slot)
+    }
+}
+
+/// A search for unreachable nodes, on its way. Takes a bit a slot, and four bytes for each node that has
+/// been reached and not yet looked at.
+pub struct Reach {
+    reached: Reached,
     /// Nodes below this one have been looked at, once all that can be reached is.
     judged: u32,
     slot_count: u32,
@@ -29,12 +80,11 @@ impl Reach {
     /// Begins at the entry of `graph`, over the slots below `slot_count`.
     #[must_use]
     pub fn new(graph: &Graph, slot_count: u32) -> Self {
-        let mut reached = Visited::default();
-        reached.reset(slot_count);
+        let mut reached = Reached::new(slot_count);
         if let Some((entry, _)) = graph.entry() {
             reached.insert(entry);
         }
-        Self { reached, read: 0, judged: 0, slot_count, unreachable: Vec::new() }
+        Self { reached, judged: 0, slot_count, unreachable: Vec::new() }
     }
 
     /// `slot` was linked after this began: it is not judged, but what it leads to is reached.
@@ -45,14 +95,11 @@ impl Reach {
     /// Does a step; true when all nodes have been judged. Only those that `counts` says are
     /// wanted.
     pub fn step(&mut self, graph: &Graph, counts: impl Fn(Slot) -> bool) -> bool {
-        let Self { reached, read, .. } = self;
         for _ in 0..STEP_LISTS {
-            let Some(slot) = reached.nth(*read) else {
+            let Some(slot) = self.reached.next() else {
                 return self.judge(graph, counts);
             };
-            *read += 1;
-            reached.begin_batch(graph.links_max(0));
-            graph.for_each_neighbour(slot, 0, |neighbour| reached.add(neighbour));
+            graph.for_each_neighbour(slot, 0, |neighbour| self.reached.insert(neighbour));
         }
         false
     }

@@ -68,6 +68,9 @@ impl Graph {
         }
         self.reserve(slot);
         self.levels.get(slot.index()).store(level, Ordering::Relaxed);
+        if let Some(level) = level.checked_sub(1) {
+            self.high.note(slot, level, |slot| self.level(slot));
+        }
         Ok(())
     }
 

@@ -212,10 +212,14 @@ impl Unlinker {
     /// Makes sure that walks begin at a node that stays, on the highest level there is then.
     fn hand_over_entry(&self, graph: &Graph, slot_count: u32) {
         let goes = |slot| graph.is_doomed(slot);
+        let stays = |slot| graph.level(slot).filter(|_| !goes(slot));
         let highest = || {
-            let stays = (0..slot_count).map(Slot).filter(|&slot| !goes(slot));
-            let levels = stays.filter_map(|slot| graph.level(slot).map(|level| (level, slot)));
-            levels.max_by_key(|&(level, _)| level)
+            // Where there is none of the highest levels, the graph is small.
+            graph.high.highest(stays).or_else(|| {
+                let slots = (0..slot_count).map(Slot);
+                let levels = slots.filter_map(|slot| Some((stays(slot)?, slot)));
+                levels.max_by_key(|&(level, _)| level)
+            })
         };
         loop {
             let before = graph.entry.load(Ordering::SeqCst);

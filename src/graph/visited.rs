@@ -63,12 +63,6 @@ impl Visited {
         &self.seen[self.batch..self.count]
     }
 
-    /// What was added after `index` others.
-    #[inline]
-    pub(crate) fn nth(&self, index: usize) -> Option<Slot> {
-        self.seen[..self.count].get(index).copied()
-    }
-
     /// Adds `slot`; true if it was not there.
     #[inline]
     pub(crate) fn insert(&mut self, slot: Slot) -> bool {
@@ -103,7 +97,7 @@ mod tests {
             batch.into_iter().for_each(|slot| visited.add(Slot(slot)));
             assert_eq!(visited.batch(), news.into_iter().map(Slot).collect::<Vec<_>>());
         }
-        let all: Vec<u32> = (0..).map_while(|index| visited.nth(index)).map(|s| s.0).collect();
+        let all: Vec<u32> = visited.seen[..visited.count].iter().map(|slot| slot.0).collect();
         assert_eq!(all, [4, 3, 5, 700, 1]);
         visited.reset(10);
         assert!([1, 3, 4, 5, 700].iter().all(|&slot| !visited.contains(Slot(slot))));
