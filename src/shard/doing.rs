@@ -1,9 +1,10 @@
 //! What a core is doing, for whoever finds it standing still: one word, written by the core
-//! around each piece of work, and read by others.
+//! around each piece of work, and read by others. And how long the longest piece of each kind was.
 
 use std::future::poll_fn;
 use std::pin::pin;
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 /// What a core is doing.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -32,10 +33,13 @@ pub enum Doing {
     Recall,
     /// Learning what to keep of vectors on disk.
     Train,
+    /// Looking for the documents of a page of a listing.
+    List,
 }
 
 impl Doing {
-    const ALL: [Self; 11] = [
+    /// All kinds, in the order of their numbers.
+    pub const ALL: [Self; 12] = [
         Self::Other,
         Self::Search,
         Self::Read,
@@ -47,6 +51,7 @@ impl Doing {
         Self::Open,
         Self::Recall,
         Self::Train,
+        Self::List,
     ];
 
     /// Its name in logs and answers.
@@ -64,20 +69,35 @@ impl Doing {
             Self::Open => "open",
             Self::Recall => "recall",
             Self::Train => "train",
+            Self::List => "list",
         }
     }
 }
 
 /// Where a core writes what it is doing.
 #[derive(Debug, Default)]
-pub struct Activity(AtomicU8);
+pub struct Activity {
+    now: AtomicU8,
+    /// Nanoseconds that the longest piece of each kind has taken since the start, by [`Doing`].
+    longest_ns: [AtomicU64; Doing::ALL.len()],
+}
 
 /// Ends a piece of work when dropped: the core is back at what it did before.
-pub struct Piece<'a>(&'a Activity, u8);
+pub struct Piece<'a> {
+    activity: &'a Activity,
+    before: u8,
+    doing: Doing,
+    begun: Instant,
+}
 
 impl Drop for Piece<'_> {
     fn drop(&mut self) {
-        self.0.0.store(self.1, Ordering::Relaxed);
+        self.activity.now.store(self.before, Ordering::Relaxed);
+        let took = self.begun.elapsed().as_nanos() as u64;
+        let longest = &self.activity.longest_ns[self.doing as usize];
+        if took > longest.load(Ordering::Relaxed) {
+            longest.store(took, Ordering::Relaxed);
+        }
     }
 }
 
@@ -87,9 +107,16 @@ impl Activity {
     #[must_use]
     pub fn begin(&self, doing: Doing) -> Piece<'_> {
         // The core alone writes.
-        let before = self.0.load(Ordering::Relaxed);
-        self.0.store(doing as u8, Ordering::Relaxed);
-        Piece(self, before)
+        let before = self.now.load(Ordering::Relaxed);
+        self.now.store(doing as u8, Ordering::Relaxed);
+        Piece { activity: self, before, doing, begun: Instant::now() }
+    }
+
+    /// The longest piece of a kind since the start, with what it was interrupted by: the system may have
+    /// run others meanwhile.
+    #[must_use]
+    pub fn longest(&self, doing: Doing) -> Duration {
+        Duration::from_nanos(self.longest_ns[doing as usize].load(Ordering::Relaxed))
     }
 
     /// Runs a future, each poll of which is such a piece.
@@ -105,7 +132,7 @@ impl Activity {
     /// What the core is doing.
     #[must_use]
     pub fn now(&self) -> Doing {
-        Doing::ALL.get(usize::from(self.0.load(Ordering::Relaxed))).copied().unwrap_or_default()
+        Doing::ALL.get(usize::from(self.now.load(Ordering::Relaxed))).copied().unwrap_or_default()
     }
 }
 
@@ -130,6 +157,21 @@ mod tests {
             let _piece = activity.begin(doing);
             assert_eq!(activity.now(), doing);
         }
+    }
+
+    #[test]
+    fn the_longest_piece_of_each_kind_is_known() {
+        let activity = Activity::default();
+        drop(activity.begin(Doing::Link));
+        let short = activity.longest(Doing::Link);
+        let piece = activity.begin(Doing::Link);
+        std::thread::sleep(Duration::from_millis(3));
+        drop(piece);
+        let longest = activity.longest(Doing::Link);
+        assert!(longest > short && longest >= Duration::from_millis(3), "{longest:?}");
+        drop(activity.begin(Doing::Link));
+        assert_eq!(activity.longest(Doing::Link), longest);
+        assert_eq!(activity.longest(Doing::Search), Duration::ZERO);
     }
 
     #[test]

@@ -13,6 +13,7 @@ use crate::observe::counters::{BreakerState, CacheCounters, ErrorCategory, Shard
 use crate::observe::latency::Latency;
 use crate::observe::log_queue;
 use crate::observe::trace::Stage;
+use crate::shard::doing::Doing;
 
 /// Upper bounds of histogram buckets, in microseconds.
 const BUCKETS_US: [u64; 16] = [
@@ -357,6 +358,16 @@ fn server(text: &mut Text, observed: &Observed, health: &Health) {
     text.family(stalls, "counter", "Times that a core stood still for over 50 ms.");
     for (core, heart) in health.hearts().iter().enumerate() {
         text.sample(stalls, &format!("core=\"{core}\""), heart.stalls());
+    }
+    let longest = "kyrodb_core_longest_piece_seconds";
+    let help = "The longest piece of work without a pause since the start, by kind, with what the system \
+                ran meanwhile.";
+    text.family(longest, "gauge", help);
+    for (core, heart) in health.hearts().iter().enumerate() {
+        for doing in Doing::ALL {
+            let labels = format!("core=\"{core}\",kind=\"{}\"", doing.word());
+            text.sample(longest, &labels, heart.doing.longest(doing).as_secs_f64());
+        }
     }
 }
 
