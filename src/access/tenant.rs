@@ -34,6 +34,8 @@ pub struct Tenant {
     pub bucket: Bucket,
     /// Its searches in flight.
     pub party: Party,
+    /// Its listings, and deletes by filter, in flight.
+    pub sweeps: Party,
     /// What was counted before the start.
     pub(super) before: Usage,
 }
@@ -107,6 +109,7 @@ impl Tenants {
             queries: Counter::default(),
             bucket: Bucket::default(),
             party: Party::default(),
+            sweeps: Party::default(),
             before: before.get(&id).copied().unwrap_or_default(),
         };
         self.by_id.insert(id, Arc::new(tenant));

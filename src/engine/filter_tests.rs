@@ -51,7 +51,7 @@ fn random_payload(random: &mut Random) -> Payload {
     Payload::new(pairs.iter().map(|(key, value)| (*key, value.as_str())), &namespace).unwrap()
 }
 
-fn random_filter(random: &mut Random, depth: u64) -> Filter {
+pub(super) fn random_filter(random: &mut Random, depth: u64) -> Filter {
     let kinds = if depth == 0 { 6 } else { 10 };
     let children = |random: &mut Random| {
         (0..random.below(4)).map(|_| random_filter(random, depth - 1)).collect::<Vec<_>>()
@@ -124,7 +124,7 @@ pub(super) fn ask(pair: &mut Pair, seed: u64, writes_max: u64) {
         while !sweep.step(&pair.engine) {
             disturb(pair, writes_max);
         }
-        let (_, mut ids) = pair.engine.finish_sweep(sweep);
+        let mut ids = pair.engine.finish_sweep(sweep).1.concat();
         ids.sort_unstable();
         let passing = before.0.iter().filter(|(_, (_, payload))| filter.matches(payload));
         assert!(ids.iter().eq(passing.map(|(id, _)| id)), "seed {seed}: sweep of {filter:?}");
@@ -328,4 +328,78 @@ fn every_way_finds_k_of_the_state_it_began_with() {
     }
     let all = [Way::Among, Way::Plain, Way::Scan].map(|way| format!("{way:?}"));
     assert!(ways.into_iter().eq(all), "each was taken");
+}
+
+/// The last document with a key loses it while the values of a range are read: nothing of that range is
+/// taken for a part of the next condition.
+#[test]
+fn a_key_that_goes_in_the_middle_of_a_range_leaves_nothing_behind() {
+    for is_within_less in [false, true] {
+        let mut pair = Pair::new(1_600);
+        let put = |pair: &mut Pair, id: u64, key: &str, value: u64| {
+            let (vector, value) = (pair.random.vector(), value.to_string());
+            let payload = Payload::new([(key, value.as_str())], "").unwrap();
+            pair.model.0.insert(DocId(id), (vector.clone(), payload.clone()));
+            pair.write(Write::Put { id: DocId(id), vector, payload, tenant_documents_max: None });
+        };
+        (1..=50).for_each(|id| put(&mut pair, id, "range", id));
+        (51..=100).for_each(|id| put(&mut pair, id, "other", id % 3));
+        let (side, bound) =
+            if is_within_less { (Side::AtLeast, "30") } else { (Side::AtLeast, "20") };
+        let range = Filter::Range("range".into(), Some(Bound::new(side, bound.into())));
+        let other = Filter::Exact("other".into(), "1".into());
+        let either = Filter::Or(vec![range, other]);
+        let before = pair.model.clone();
+        let mut sweep = pair.engine.begin_sweep(either.clone());
+        assert!(!sweep.step(&pair.engine));
+        for id in (1..=50).map(DocId) {
+            let payload = Payload::new([("none", "1")], "").unwrap();
+            pair.write(Write::Update { id, realm: Realm::default(), payload, merge: false });
+        }
+        while !sweep.step(&pair.engine) {}
+        let mut ids = pair.engine.finish_sweep(sweep).1.concat();
+        ids.sort_unstable();
+        let passing = before.0.iter().filter(|(_, (_, payload))| either.matches(payload));
+        assert!(ids.iter().eq(passing.map(|(id, _)| id)), "{ids:?}");
+    }
+}
+
+/// A filter that is wide and deep everywhere takes no more memory than its bound, and its answer is right.
+#[test]
+fn the_sets_of_an_evaluation_have_a_bound() {
+    let mut pair = Pair::new(1_700);
+    (1..=IDS).for_each(|id| put(&mut pair, id));
+    pair.link_all();
+    let not = |number: u64| {
+        let value = VALUES[number as usize % VALUES.len()];
+        Filter::Not(Box::new(Filter::Exact("n".into(), value.into())))
+    };
+    let mut given_up = 0;
+    for levels in 1..11 {
+        let mut nodes: Vec<Filter> = (0..1 << levels).map(not).collect();
+        for level in 0..levels {
+            let join = if level % 2 == 0 { Filter::Or } else { Filter::And };
+            nodes = nodes.chunks(2).map(|pair| join(pair.to_vec())).collect();
+        }
+        let filter = nodes.remove(0);
+        let snapshot = pair.engine.applied;
+        let mut evaluation = Evaluation::new(&pair.engine.index, &filter);
+        let found = loop {
+            if let Some(found) =
+                evaluation.step(&filter, &pair.engine.index, &pair.engine.store, snapshot)
+            {
+                break found;
+            }
+            let (bytes, max) = evaluation.bytes(&pair.engine.index);
+            assert!(bytes <= max, "{bytes} bytes; {max} are allowed");
+        };
+        let passing = passing(&pair.engine, &filter);
+        assert!(passing.iter().all(|&slot| found.slots.contains(slot)));
+        given_up += u32::from(found.unsure > 0);
+        let query = pair.query(60, Some(filter));
+        let search = pair.engine.begin_search(query.clone()).unwrap();
+        let outcome = finish(&mut pair.engine, search);
+        assert_eq!(super::tests::found(&outcome), pair.model.nearest(&query), "{levels} levels");
+    }
+    assert!(given_up > 0, "the widest one is put to the documents");
 }

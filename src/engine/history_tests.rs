@@ -23,7 +23,7 @@ use crate::wal::record::delete_batch;
 const HISTORIES: u64 = 24;
 const STEPS: u64 = 60;
 
-/// What is on disk: a snapshot, and how many records it has seen.
+/// The files on disk: a snapshot, and the LSN of its last record.
 struct Saved {
     shape: Shape,
     applied: Lsn,
@@ -83,8 +83,8 @@ impl History {
         self.pair.engine.end_checkpoint(checkpoint);
     }
 
-    /// Brings the shard back from what is on disk: at times with another graph, so that all is
-    /// linked anew.
+    /// Brings the shard back from its files: at times with another graph, so that all documents are
+    /// linked again.
     fn restart(&mut self) {
         self.counts.restarts += 1;
         let mut params = params();
@@ -105,7 +105,7 @@ impl History {
         }
         engine.finish_replay();
         assert_eq!(engine.applied(), self.pair.engine.applied());
-        assert_eq!(engine.stale_postings(), 0, "no snapshot has what is gone");
+        assert_eq!(engine.stale_postings(), 0, "no snapshot has metadata of deleted documents");
         self.pair.engine = engine;
     }
 

@@ -33,6 +33,9 @@ mod healing_tests;
 mod history_tests;
 mod hot;
 pub mod index;
+pub mod listing;
+#[cfg(test)]
+mod listing_tests;
 pub mod memory;
 pub mod partition;
 #[cfg(test)]
@@ -58,6 +61,7 @@ pub use self::capacity::Capacity;
 use self::healing::{Healing, Ward};
 use self::hot::HotTier;
 use self::index::MetadataIndex;
+use self::listing::Listings;
 use self::partition::{Home, Partition};
 pub use self::read::{Document, Hit, Lent, Query, Scope, Search, SearchOutcome};
 pub use self::write::{Outcome, Staged, Write};
@@ -152,10 +156,10 @@ pub struct Engine {
     payload_peak_bytes: usize,
     /// What a document takes beside its metadata, about.
     slot_bytes: usize,
-    /// Documents of a batch delete whose last record has not been applied.
-    batch: Vec<DocId>,
+    /// Documents of a batch delete whose last record has not been applied, by record.
+    batch: VecDeque<std::vec::IntoIter<DocId>>,
     /// Documents of a complete batch that are yet to be deleted, all at this LSN.
-    draining: (Lsn, VecDeque<DocId>),
+    draining: (Lsn, VecDeque<std::vec::IntoIter<DocId>>),
     /// Whoever keeps answers is told what changes.
     changing: Changing,
     linker: Option<Linker>,
@@ -168,6 +172,7 @@ pub struct Engine {
     loans: Vec<Arc<Lent>>,
     /// Linked nodes that are dead: walks have to look.
     dead_linked: usize,
+    listings: Listings,
     ward: Arc<Ward>,
     healing: Healing,
 }
@@ -217,7 +222,7 @@ impl Engine {
             staged_payload_bytes: 0,
             payload_peak_bytes: 0,
             slot_bytes,
-            batch: Vec::new(),
+            batch: VecDeque::new(),
             draining: (Lsn(0), VecDeque::new()),
             changing: Changing::default(),
             linker: None,
@@ -226,6 +231,7 @@ impl Engine {
             scratches: Vec::new(),
             loans: Vec::new(),
             dead_linked: 0,
+            listings: Listings::default(),
             ward,
             healing: Healing::default(),
         }

@@ -1,7 +1,5 @@
 //! Finding every document that passes a filter, in steps: the first half of a delete by filter, and of
-//! listing documents, where it is those with the smallest ids behind one.
-
-use std::collections::BinaryHeap;
+//! listing documents ([`super::listing`]).
 
 use super::Engine;
 use super::filter::Filter;
@@ -9,47 +7,16 @@ use super::index::evaluate::{Candidates, Evaluation};
 use super::read::{STEP_DOCUMENTS, STEP_FILTER_BYTES};
 use crate::types::{DocId, Lsn, Slot};
 
+/// Ids in a piece of what has been found: nothing that grows is copied as a whole.
+pub const PIECE_IDS: usize = if cfg!(test) { 64 } else { 4_096 };
+
 /// A search for every document that passes.
 pub struct Sweep {
-    filter: Filter,
+    pub(super) filter: Filter,
     snapshot: Lsn,
     state: State,
-    found: Found,
-}
-
-/// Documents found.
-enum Found {
-    All(Vec<DocId>),
-    /// The smallest ids behind one, the largest of them on top.
-    Page {
-        after: DocId,
-        max: usize,
-        ids: BinaryHeap<DocId>,
-    },
-}
-
-impl Found {
-    /// This document might be wanted.
-    fn wants(&self, id: DocId) -> bool {
-        match self {
-            Self::All(_) => true,
-            Self::Page { after, max, ids } => {
-                id > *after && (ids.len() < *max || ids.peek().is_some_and(|&top| id < top))
-            }
-        }
-    }
-
-    fn add(&mut self, id: DocId) {
-        match self {
-            Self::All(ids) => ids.push(id),
-            Self::Page { max, ids, .. } => {
-                ids.push(id);
-                if ids.len() > *max {
-                    ids.pop();
-                }
-            }
-        }
-    }
+    pub(super) found: Found,
+    pub(super) looked: u64,
 }
 
 enum State {
@@ -59,10 +26,68 @@ enum State {
     Looking(Candidates, u32),
 }
 
+/// Documents found.
+pub(super) struct Found {
+    /// Only those with larger ids than this.
+    pub(super) after: DocId,
+    /// And none with larger ones than this: those beyond were too many.
+    pub(super) through: DocId,
+    /// Ids kept, at most about, the smallest ones.
+    max: usize,
+    count: usize,
+    /// Of which each but the last is full, and sorted.
+    pub(super) pieces: Vec<Vec<DocId>>,
+}
+
+impl Found {
+    fn new(after: DocId, max: usize) -> Self {
+        Self { after, through: DocId(u64::MAX), max, count: 0, pieces: Vec::new() }
+    }
+
+    /// This document might be wanted.
+    fn wants(&self, id: DocId) -> bool {
+        id > self.after && id <= self.through
+    }
+
+    fn add(&mut self, id: DocId) {
+        match self.pieces.last_mut().filter(|piece| piece.len() < piece.capacity()) {
+            Some(piece) => piece.push(id),
+            None => {
+                let mut piece = Vec::with_capacity(PIECE_IDS);
+                piece.push(id);
+                self.pieces.push(piece);
+            }
+        }
+        self.count += 1;
+        if let Some(piece) = self.pieces.last_mut().filter(|piece| piece.len() == piece.capacity())
+        {
+            piece.sort_unstable();
+            if self.count > self.max {
+                self.halve();
+            }
+        }
+    }
+
+    /// Lets the larger ids go, about half of them. All pieces are full, and so sorted.
+    fn halve(&mut self) {
+        let middle = |piece: &Vec<DocId>| piece[piece.len() / 2];
+        let mut middles: Vec<DocId> = self.pieces.iter().map(middle).collect();
+        middles.sort_unstable();
+        self.through = middles[(middles.len() - 1) / 2];
+        self.count = 0;
+        self.pieces.retain_mut(|piece| {
+            piece.truncate(piece.partition_point(|&id| id <= self.through));
+            piece.shrink_to_fit();
+            self.count += piece.len();
+            !piece.is_empty()
+        });
+    }
+}
+
 impl Sweep {
     /// Looks at some hundreds of documents. True when all have been seen.
     pub fn step(&mut self, engine: &Engine) -> bool {
-        let Self { filter, snapshot, state, found } = self;
+        let Self { filter, snapshot, state, found, looked } = self;
         let (candidates, next) = match state {
             State::Asking(evaluation) => {
                 let step = evaluation.step(filter, &engine.index, &engine.store, *snapshot);
@@ -79,6 +104,7 @@ impl Sweep {
         slots.advance_to(*next);
         for slot in slots.by_ref().take(STEP_DOCUMENTS as usize) {
             *next = slot + 1;
+            *looked += 1;
             let slot = Slot(slot);
             let id = engine.store.doc_id(slot);
             if !found.wants(id) || !engine.store.is_visible(slot, *snapshot) {
@@ -95,35 +121,37 @@ impl Sweep {
         }
         slots.next().is_none()
     }
+
+    /// Slots looked at so far.
+    #[must_use]
+    pub fn looked(&self) -> u64 {
+        self.looked
+    }
 }
 
 impl Engine {
     /// Begins to look for every document that passes `filter`. [`Engine::finish_sweep`] must
     /// follow.
     pub fn begin_sweep(&mut self, filter: Filter) -> Sweep {
-        self.begin(filter, Found::All(Vec::new()))
+        self.sweep_behind(filter, DocId(0), usize::MAX)
     }
 
-    /// Begins to look for the `max` documents with the smallest ids behind `after` that pass.
-    /// [`Engine::finish_sweep`] must follow.
-    pub fn begin_page(&mut self, filter: Filter, after: DocId, max: usize) -> Sweep {
-        self.begin(filter, Found::Page { after, max, ids: BinaryHeap::new() })
-    }
-
-    fn begin(&mut self, filter: Filter, found: Found) -> Sweep {
+    /// The same of those with larger ids than `after`; about the `max` smallest.
+    pub(super) fn sweep_behind(&mut self, filter: Filter, after: DocId, max: usize) -> Sweep {
         self.store.open_snapshot(self.applied);
         let state = State::Asking(Box::new(Evaluation::new(&self.index, &filter)));
-        Sweep { filter, snapshot: self.applied, state, found }
+        let found = Found::new(after, max);
+        Sweep { filter, snapshot: self.applied, state, found, looked: 0 }
     }
 
-    /// Ends a sweep; returns its filter and the documents found, of a page in the order of their ids.
-    /// Some may have changed since.
-    pub fn finish_sweep(&mut self, sweep: Sweep) -> (Filter, Vec<DocId>) {
+    /// Ends a sweep; returns its filter and the documents found, in pieces. Some may have changed since.
+    pub fn finish_sweep(&mut self, sweep: Sweep) -> (Filter, Vec<Vec<DocId>>) {
+        let (filter, found) = self.end_sweep(sweep);
+        (filter, found.pieces)
+    }
+
+    pub(super) fn end_sweep(&mut self, sweep: Sweep) -> (Filter, Found) {
         self.store.close_snapshot(sweep.snapshot);
-        let ids = match sweep.found {
-            Found::All(ids) => ids,
-            Found::Page { ids, .. } => ids.into_sorted_vec(),
-        };
-        (sweep.filter, ids)
+        (sweep.filter, sweep.found)
     }
 }

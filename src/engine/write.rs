@@ -3,13 +3,18 @@
 use super::filter::Filter;
 use super::{Engine, VectorStorage};
 use crate::error::{Error, Result};
-use crate::store::payload::{Payload, PayloadError};
+use crate::store::payload::{Payload, PayloadError, TENANT_INDEX_KEY};
 use crate::store::realm::Realm;
 use crate::types::{DocId, Lsn, Slot};
 use crate::wal::record::Record;
 
 /// Documents of a batch delete that are deleted in one slice.
 const APPLY_IDS: usize = 128;
+
+/// Why a document is not replaced that has the id, and is not the tenant's.
+const OF_ANOTHER_TENANT: &str = "the document with this id was stored while auth.enabled was other than now, and is of no tenant, or \
+     of one; it is not replaced. Take another id, or have it moved: kyrodb_ctl dump with auth.enabled as \
+     it was, then delete it there, and kyrodb_ctl load as it is now";
 
 /// What a client asks to be changed. Validated: ids are not 0, vectors are finite, of the
 /// collection's dimension and in the form in which they are stored.
@@ -135,7 +140,13 @@ impl Engine {
         tenant_documents_max: Option<u64>,
     ) -> Result<Staged> {
         self.check_dimension("embedding", vector.len())?;
-        let existed = self.planned(id, &Realm::default()).is_some();
+        let former = self.planned(id, &Realm::default());
+        let existed = former.is_some();
+        let is_other =
+            |former: &Payload| former.get(TENANT_INDEX_KEY) != payload.get(TENANT_INDEX_KEY);
+        if former.as_ref().is_some_and(is_other) {
+            return Err(Error::Denied(OF_ANOTHER_TENANT));
+        }
         if self.unlinked_count() >= self.params.hot_documents_max {
             return Err(Error::busy(format!(
                 "{} documents wait to be linked into the graph",
@@ -280,6 +291,7 @@ impl Engine {
             Record::Put { id, vector, payload } => {
                 let payload_bytes = payload.bytes().len();
                 self.touch(id);
+                self.listings.touch(id);
                 self.changing.touch(&payload);
                 let (slot, former) = self.fill(lsn, id, &vector, payload);
                 self.note_payload(payload_bytes);
@@ -297,6 +309,7 @@ impl Engine {
             Record::SetPayload { id, payload } => {
                 let payload_bytes = payload.bytes().len();
                 self.touch(id);
+                self.listings.touch(id);
                 if let Some(slot) = self.store.find(id) {
                     self.index.replace(slot, self.store.payload(slot), &payload);
                     self.store.set_payload(lsn, id, payload);
@@ -305,9 +318,9 @@ impl Engine {
                 self.unplan(id);
             }
             Record::DeleteBatch { ids, more, part: _ } => {
-                self.batch.extend(ids);
+                self.batch.push_back(ids.into_iter());
                 if !more {
-                    self.draining = (lsn, std::mem::take(&mut self.batch).into());
+                    self.draining = (lsn, std::mem::take(&mut self.batch));
                     return self.apply_more();
                 }
             }
@@ -345,11 +358,14 @@ impl Engine {
     pub fn apply_more(&mut self) -> bool {
         let lsn = self.draining.0;
         for _ in 0..APPLY_IDS {
-            let Some(id) = self.draining.1.pop_front() else {
+            let Some(ids) = self.draining.1.front_mut() else {
                 self.finish_apply(lsn);
                 return true;
             };
-            self.end(lsn, id);
+            match ids.next() {
+                Some(id) => self.end(lsn, id),
+                None => drop(self.draining.1.pop_front()),
+            }
         }
         false
     }
@@ -396,5 +412,52 @@ impl Engine {
         if self.store.chains().holds(slot) {
             self.hot.note_dead();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::tests::Pair;
+    use crate::store::realm::TenantMark;
+
+    /// A directory was written without keys, and keys are asked for now; or the other way round.
+    #[test]
+    fn a_document_of_another_tenant_is_not_replaced() {
+        let mut pair = Pair::new(77);
+        let vector = pair.random.vector();
+        let realm = |index: Option<&str>| {
+            let mark = |index: &str| TenantMark { id: format!("t{index}"), index: index.into() };
+            Realm {
+                tenant: index.map(|index| std::sync::Arc::new(mark(index))),
+                ..Realm::default()
+            }
+        };
+        let realms = [realm(None), realm(Some("0")), realm(Some("1"))];
+        for (id, before) in (1..).zip(&realms) {
+            for after in &realms {
+                let put = |realm| Write::Put {
+                    id: DocId(id),
+                    vector: vector.clone(),
+                    payload: Payload::within([("k", "v")], realm).unwrap(),
+                    tenant_documents_max: None,
+                };
+                pair.write(put(before));
+                match pair.engine.stage(put(after)) {
+                    Ok(staged) => {
+                        assert_eq!(before, after);
+                        pair.apply(staged.records);
+                    }
+                    Err(error) => {
+                        assert_ne!(before, after);
+                        assert!(matches!(error, Error::Denied(_)), "{error}");
+                    }
+                }
+                assert!(!pair.engine.has_staged());
+                let found = pair.engine.get(DocId(id), before, false);
+                assert!(found.is_some(), "{before:?}, then {after:?}");
+            }
+        }
+        assert_eq!(pair.engine.live_count(), realms.len());
     }
 }

@@ -1,7 +1,8 @@
 //! ListDocuments: every document in scope, page by page in the order of ids.
 //!
 //! A page is cut from the state of one moment of each shard, by ids, which never change: what is there
-//! from the first page to the last is on one of them, whatever else is written meanwhile.
+//! from the first page to the last is on one of them, whatever else is written meanwhile. Shards keep
+//! what a sweep has found for the pages that follow (`engine/listing`).
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -20,7 +21,7 @@ use crate::proto;
 const PAGE_MAX: u32 = 10_000;
 const PAGE_DEFAULT: u32 = 100;
 
-/// A page is looked for at most so long, if the client sets no limit.
+/// A page is looked for at most so long.
 const LIST_MAX: Duration = Duration::from_secs(60);
 
 impl Gateway {
@@ -32,7 +33,7 @@ impl Gateway {
         let begun = Instant::now();
         let subject = self.admit(request.extensions());
         let timeout = client_timeout(request.metadata());
-        let deadline = begun + timeout.unwrap_or(LIST_MAX);
+        let deadline = begun + timeout.map_or(LIST_MAX, |timeout| timeout.min(LIST_MAX));
         let list = self.list(subject, request.into_inner(), deadline);
         let result = self.within(timeout, list).await;
         let counters = &self.observed.gateway;
@@ -62,7 +63,8 @@ impl Gateway {
         let scope = validate::scope(&subject, &request.namespace, request.filter, none)?;
         let _places = self.bulk_places(limit as usize).await?;
         let filter = scope.unwrap_or(Filter::All);
-        let (ids, has_more) = router.list(filter, after, limit as usize, deadline).await?;
+        let page = (after, limit as usize);
+        let (ids, has_more) = router.list(filter, page, subject.sweeps(), deadline).await?;
         let next_after = ids.last().map_or(request.after_doc_id, |&last| subject.own_id(last));
         let realm = subject.realm(&request.namespace);
         let found = router.get(&ids, realm, request.include_embeddings).await?;

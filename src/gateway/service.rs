@@ -191,7 +191,7 @@ impl Gateway {
             }
         };
         let filter = filter.unwrap_or(Filter::All);
-        let deleted_count = router.delete_many(ids, filter, deadline).await?;
+        let deleted_count = router.delete_many(ids, filter, subject.sweeps(), deadline).await?;
         self.observed.gateway.deletes.add(deleted_count);
         Ok(proto::BatchDeleteResponse { success: true, deleted_count, ..Default::default() })
     }

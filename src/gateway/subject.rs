@@ -100,6 +100,11 @@ impl Subject {
         self.tenant.as_ref().map(|tenant| &tenant.party)
     }
 
+    /// Its listings, and deletes by filter, in flight; `None` if there are no tenants.
+    pub(super) fn sweeps(&self) -> Option<&Party> {
+        self.tenant.as_ref().map(|tenant| &tenant.sweeps)
+    }
+
     /// It has been answered so many searches, or documents asked for by id.
     pub(super) fn note_queries(&self, count: u64) {
         if let Some(tenant) = &self.tenant {

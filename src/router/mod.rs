@@ -15,6 +15,7 @@ pub mod near;
 mod pace;
 mod pick;
 mod search;
+mod sweeps;
 #[cfg(test)]
 mod tests;
 
@@ -28,13 +29,13 @@ use self::cached::QueryCache;
 use self::fair::{Guest, Parties, Party, Seat};
 use self::pace::Pace;
 use self::pick::Loads;
-use crate::engine::filter::Filter;
+use self::sweeps::Sweeps;
 use crate::engine::{Document, Hit, Outcome, Write};
 use crate::error::{Error, Result};
 use crate::graph::search::Work;
 use crate::layout::Layout;
 use crate::observe::Observed;
-use crate::observe::counters::{BreakerState, ShardCounters};
+use crate::observe::counters::ShardCounters;
 use crate::shard::breaker::{Command, Report};
 use crate::shard::mailbox::{Mailbox, Refused};
 use crate::shard::pulse::Activity;
@@ -85,6 +86,7 @@ pub struct Router {
     counters: Arc<[Arc<ShardCounters>]>,
     searches: AtomicUsize,
     parties: Parties,
+    sweeps: Sweeps,
     pace: Pace,
     cache: Option<QueryCache>,
 }
@@ -144,6 +146,7 @@ impl Router {
             counters,
             searches,
             parties,
+            sweeps: Sweeps::default(),
             pace,
             cache,
         }
@@ -261,48 +264,6 @@ impl Router {
         }
     }
 
-    /// Deletes, of these documents or of all, those that pass; all or none in each shard.
-    ///
-    /// # Errors
-    /// If any shard refuses; others may have deleted theirs.
-    pub async fn delete_many(
-        &self,
-        ids: Option<Vec<DocId>>,
-        filter: Filter,
-        deadline: Instant,
-    ) -> Result<u64> {
-        let by_shard = ids.map(|ids| {
-            let mut by_shard = vec![Vec::new(); self.shards() as usize];
-            for id in ids {
-                by_shard[id.shard(self.shards()).0 as usize].push(id);
-            }
-            by_shard
-        });
-        // A refusal that can be foreseen comes before any shard has deleted anything.
-        for (shard, counters) in self.observed.shards().iter().enumerate() {
-            let is_open = counters.breaker() == BreakerState::Open;
-            if is_open || counters.is_fenced() || counters.is_read_only() {
-                return Err(Error::unavailable(format!("shard {shard} takes no writes now")));
-            }
-        }
-        let mut waiting = Vec::new();
-        for shard in (0..self.shards()).map(ShardId) {
-            let ids = by_shard.as_ref().map(|by_shard| by_shard[shard.0 as usize].clone());
-            if ids.as_ref().is_some_and(Vec::is_empty) {
-                continue;
-            }
-            let (answers, reply) = single();
-            let filter = filter.clone();
-            self.send(shard, Request::DeleteMany { shard, ids, filter, deadline, reply })?;
-            waiting.push((shard, answers));
-        }
-        let mut deleted = 0;
-        for (shard, answers) in waiting {
-            deleted += answers.one().await.unwrap_or_else(|| Err(gone(shard)))?.existed;
-        }
-        Ok(deleted)
-    }
-
     /// The breakers of the shards' logs, by shard, after doing to all of them as an operator says.
     /// `None` for a shard whose core does not answer in time.
     pub async fn breakers(&self, command: Option<Command>) -> Vec<Option<Report>> {
@@ -372,29 +333,6 @@ impl Router {
             answered.push(answers.one().await.unwrap_or_else(|| Err(gone(shard)))?);
         }
         Ok(answered)
-    }
-
-    /// The ids of the documents that pass, of those behind `after` the `max` smallest, in order; and
-    /// whether there are more.
-    ///
-    /// # Errors
-    /// If any shard can't answer, or not until the deadline.
-    pub async fn list(
-        &self,
-        filter: Filter,
-        after: DocId,
-        max: usize,
-        deadline: Instant,
-    ) -> Result<(Vec<DocId>, bool)> {
-        let request = |shard, reply| {
-            let (filter, max) = (filter.clone(), max + 1);
-            Request::List { shard, filter, after, max, deadline, reply }
-        };
-        let mut ids: Vec<DocId> = self.ask_every(request).await?.into_iter().flatten().collect();
-        ids.sort_unstable();
-        let has_more = ids.len() > max;
-        ids.truncate(max);
-        Ok((ids, has_more))
     }
 
     /// Links what the hot tier holds now; returns how many documents that was. With

@@ -9,6 +9,7 @@
 //! written again there, as soon as the breaker lets it.
 
 use std::cell::Cell;
+use std::collections::VecDeque;
 use std::rc::Rc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -313,7 +314,7 @@ impl Committer {
     async fn commit(&mut self, batch: Vec<StagedWrite>) {
         // How many records are done when a write is.
         let mut acks = Vec::with_capacity(batch.len());
-        let mut records = Vec::new();
+        let mut records = VecDeque::new();
         let now = Instant::now();
         for write in batch {
             self.core.observed.stages.log_wait.record(now.duration_since(write.at));
@@ -323,8 +324,9 @@ impl Committer {
         let mut acks = acks.into_iter().peekable();
         let mut done = 0;
         while !records.is_empty() {
-            let rest = records.split_off(Writer::<DirectDisk>::group_len(&records));
-            let group = std::mem::replace(&mut records, rest);
+            // The rest is not moved: a batch delete has thousands of groups.
+            let group_len = Writer::<DirectDisk>::group_len(&*records.make_contiguous());
+            let group: Vec<Record> = records.drain(..group_len).collect();
             let (count, before) = (group.len(), self.writer.stats().bytes);
             let changed = group.iter().map(Record::encoded_bytes).sum::<usize>();
             // The breaker may have opened since the group was staged.

@@ -257,6 +257,8 @@ pub(super) struct Shard {
     pub(super) log_moved: Waiters,
     /// A batch delete is being staged, in slices. Nothing else may be staged until it is whole.
     pub(super) is_staging_batch: Cell<bool>,
+    /// A task forgets listings that are not used any more.
+    pub(super) forgets_listings: Cell<bool>,
     /// How often everything staged has been given up.
     pub(super) abandoned: Cell<u64>,
     /// Requests that wait for a batch to be staged.
@@ -304,6 +306,7 @@ impl Shard {
             wants_sync: Cell::new(false),
             log_moved: Waiters::default(),
             is_staging_batch: Cell::new(false),
+            forgets_listings: Cell::new(false),
             abandoned: Cell::new(0),
             deferred: RefCell::default(),
             is_closing: Cell::new(false),

@@ -41,6 +41,7 @@ mod search;
 mod serve;
 pub mod snapshot;
 mod spare;
+mod sweep;
 mod task;
 #[cfg(test)]
 mod tests;

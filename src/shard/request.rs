@@ -45,8 +45,8 @@ pub enum Request {
     DeleteMany {
         /// The shard.
         shard: ShardId,
-        /// Only of these documents, of which it owns all; of every one if `None`.
-        ids: Option<Vec<DocId>>,
+        /// Only of these documents, in pieces, of which it owns all; of every one if `None`.
+        ids: Option<Vec<Vec<DocId>>>,
         /// Only those that pass.
         filter: Filter,
         /// When to give up looking for them.

@@ -17,23 +17,20 @@ use super::mailbox::Mailbox;
 use super::open::{Refusal, begin, read};
 use super::reply::Reply;
 use super::request::Request;
+use super::sweep::{List, delete_many};
 use super::task::{Counted, spawn};
 use crate::clock::unix_ms;
 use crate::disk::direct::DirectDisk;
 use crate::disk::{Disk, File};
-use crate::engine::filter::Filter;
-use crate::engine::sweep::Sweep;
-use crate::engine::{Engine, Outcome};
+use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::manifest::Manifest;
 use crate::store::realm::Realm;
 use crate::types::{DocId, ShardId};
 use crate::wal::reader::Left;
-use crate::wal::record::delete_batch;
 
-/// Documents read by id, or planned to be deleted, without a pause.
+/// Documents read by id without a pause.
 const GET_SLICE: usize = 256;
-const DELETE_SLICE: usize = 128;
 
 /// Reads of documents by id that wait for their vectors, at most, on a core.
 const DISK_GETS_MAX: usize = 1_024;
@@ -76,16 +73,7 @@ impl Core {
             }
             Request::List { shard, filter, after, max, deadline, reply } => {
                 if let Some(shard) = self.shard(shard) {
-                    spawn(self.queues.serve, async move {
-                        let begin = |engine: &mut Engine| engine.begin_page(filter, after, max);
-                        let listed = match shard.check_readable() {
-                            Ok(()) => sweep(&shard, begin, deadline, || reply.is_cancelled()).await,
-                            Err(error) => Err(error),
-                        };
-                        let listed =
-                            listed.map(|found| found.map_or_else(Vec::new, |(_, ids)| ids));
-                        reply.send(listed);
-                    });
+                    self.list(shard, List { filter, after, max, deadline }, reply);
                 }
             }
             Request::Flush { shard, only_count, reply } => self.flush(shard, only_count, reply),
@@ -224,7 +212,7 @@ impl Core {
         });
     }
 
-    fn write(self: &Rc<Self>, shard: &Rc<Shard>, request: Request) {
+    pub(super) fn write(self: &Rc<Self>, shard: &Rc<Shard>, request: Request) {
         if shard.is_staging_batch.get() {
             return shard.defer(request);
         }
@@ -275,7 +263,7 @@ impl Core {
 }
 
 impl Shard {
-    fn defer(&self, request: Request) {
+    pub(super) fn defer(&self, request: Request) {
         let mut deferred = self.deferred.borrow_mut();
         if deferred.len() < STAGED_MAX {
             return deferred.push_back(request);
@@ -346,96 +334,6 @@ impl Get {
             found.extend(slice?);
         }
         Ok(found)
-    }
-}
-
-/// Deletes documents by id or by filter: looks for them and stages them in slices, in between
-/// which searches go on and other writes to the shard wait.
-async fn delete_many(
-    core: &Rc<Core>,
-    shard: &Rc<Shard>,
-    ids: Option<Vec<DocId>>,
-    filter: Filter,
-    deadline: Instant,
-    reply: Reply<Result<Outcome>>,
-) {
-    if reply.is_cancelled() {
-        return;
-    }
-    let found = match ids {
-        Some(ids) => Ok(Some((filter, ids))),
-        None => {
-            let begin = |engine: &mut Engine| engine.begin_sweep(filter);
-            sweep(shard, begin, deadline, || reply.is_cancelled()).await
-        }
-    };
-    let (filter, ids) = match found.and_then(|found| shard.check_writable().map(|()| found)) {
-        Ok(Some(found)) => found,
-        // There has never been a document.
-        Ok(None) => return reply.send(Ok(Outcome { existed: 0 })),
-        Err(error) => return reply.send(Err(error)),
-    };
-    // Another batch may have begun while this one was looking.
-    if shard.is_staging_batch.get() {
-        let request =
-            Request::DeleteMany { shard: shard.id, ids: Some(ids), filter, deadline, reply };
-        return shard.defer(request);
-    }
-    shard.is_staging_batch.set(true);
-    let mut existing = Vec::new();
-    let abandoned = shard.abandoned.get();
-    for slice in ids.chunks(DELETE_SLICE) {
-        if let Some(engine) = &mut *shard.engine.borrow_mut() {
-            existing.extend(engine.stage_deletes(slice, &filter));
-        }
-        glommio::executor().yield_now().await;
-        glommio::executor().yield_if_needed().await;
-    }
-    shard.is_staging_batch.set(false);
-    let outcome = Outcome { existed: existing.len() as u64 };
-    let is_planned = match shard.abandoned.get() == abandoned {
-        true => shard.check_writable(),
-        // What was staged before, and the plan with it, could not be logged.
-        false => Err(Error::busy("the log could not be written meanwhile")),
-    };
-    match is_planned {
-        Ok(()) => shard.stage_records(delete_batch(&existing), outcome, Ack::One(reply)),
-        Err(error) => reply.send(Err(error)),
-    }
-    for request in shard.deferred.take() {
-        core.write(shard, request);
-    }
-    shard.pump_loads(&core.settings);
-}
-
-/// Finds the documents that pass; `None` if the shard has never had one. A search that is cut short may
-/// answer in part; this may not.
-async fn sweep(
-    shard: &Shard,
-    begin: impl FnOnce(&mut Engine) -> Sweep,
-    deadline: Instant,
-    has_left: impl Fn() -> bool,
-) -> Result<Option<(Filter, Vec<DocId>)>> {
-    let mut sweep = match &mut *shard.engine.borrow_mut() {
-        Some(engine) => begin(engine),
-        None => return Ok(None),
-    };
-    let step = |sweep: &mut Sweep| {
-        shard.engine.borrow().as_ref().is_none_or(|engine: &Engine| sweep.step(engine))
-    };
-    while !step(&mut sweep) {
-        glommio::executor().yield_now().await;
-        glommio::executor().yield_if_needed().await;
-        if Instant::now() >= deadline || has_left() {
-            if let Some(engine) = &mut *shard.engine.borrow_mut() {
-                engine.finish_sweep(sweep);
-            }
-            return Err(Error::Expired("while the documents were looked for"));
-        }
-    }
-    match &mut *shard.engine.borrow_mut() {
-        Some(engine) => Ok(Some(engine.finish_sweep(sweep))),
-        None => unreachable!("the sweep began in it"),
     }
 }
 

@@ -240,7 +240,11 @@ impl Machine {
         }
         self.assert_indexes();
         for (report, node) in self.assert_graphs().iter().zip(&self.nodes) {
-            assert_eq!(node.engine.stale_postings(), 0, "no snapshot has what is gone");
+            assert_eq!(
+                node.engine.stale_postings(),
+                0,
+                "no snapshot has metadata of deleted documents"
+            );
             let is_live = |slot: &&Slot| node.engine.store().is_live(**slot);
             assert_eq!(report.unreachable.iter().filter(is_live).count(), 0);
         }

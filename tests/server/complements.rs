@@ -1,4 +1,4 @@
-//! What is answered by leaving out, NOT above all, after documents have gone, snapshots have been
+//! Answers by leaving out, NOT above all, after documents have gone, snapshots have been
 //! taken before and after that, and a restart: rows are long enough that the second snapshot keeps
 //! blocks of the first.
 
@@ -93,11 +93,11 @@ async fn assert_complements(client: &mut Client, others: &BTreeSet<u64>) {
             assert_eq!(&found, others, "{filter:?}");
         }
     }
-    // So much is within the range that what is outside is read, and left out.
+    // Most documents are within the range, so that those outside are read, and left out.
     let is_within = |id: &u64| year(*id) >= 1_930;
     let wanted: BTreeSet<u64> =
         (GONE + 1..=OLD).filter(is_within).chain(others.iter().copied()).collect();
-    // A walk may miss some of so many.
+    // A walk may miss a few of them.
     for found in &found(client, &gte("year", "1930")).await[1..] {
         assert_eq!(found, &wanted);
     }
@@ -166,8 +166,8 @@ fn nor_do_they_where_vectors_are_on_disk() {
     run(&nvme, &nvme, Going::Deleted);
 }
 
-/// All documents are linked anew, so that slots of dead ones are free at once.
+/// All documents are linked again, so that slots of dead ones are free at once.
 #[test]
-fn nor_do_they_in_a_graph_that_is_linked_anew() {
+fn nor_do_they_in_a_graph_that_is_linked_again() {
     run(&ALONE, &with(&[("hnsw.m", "8")]), Going::Deleted);
 }
