@@ -85,6 +85,8 @@ pub struct ServerSection {
     pub observability_auth: ObservabilityAuth,
     /// Most gRPC connections at once.
     pub max_connections: usize,
+    /// Most gRPC connections of one address at once: 0 for a quarter of all, and any number from loopback.
+    pub max_connections_per_address: usize,
     /// Idle connections are closed after this.
     pub connection_timeout_secs: u64,
     /// How long a shutdown waits for requests in flight.
@@ -367,6 +369,7 @@ impl Default for ServerSection {
             http_allowed_hosts: String::new(),
             observability_auth: ObservabilityAuth::Disabled,
             max_connections: 10_000,
+            max_connections_per_address: 0,
             connection_timeout_secs: 300,
             shutdown_timeout_secs: 30,
             max_message_bytes: 16 << 20,

@@ -53,7 +53,7 @@ pub(super) fn memlock(host: &Host<'_>) -> Check {
         why: "each core registers 4 MiB with each of its three rings of io_uring for log writes; with \
               less, the kernel looks up pages on each of them",
     };
-    let Some(limit) = soft_limit(host, "Max locked memory") else {
+    let Some(limit) = limit(host, "Max locked memory", SOFT) else {
         return about.unknown("/proc/self/limits does not tell");
     };
     let change = "ulimit -l unlimited (as root), LimitMEMLOCK=infinity in a systemd unit, or \
@@ -83,10 +83,11 @@ const OPEN_FILES_SPARE: u64 = 256;
 pub(super) fn open_files(host: &Host<'_>) -> Check {
     let about = About {
         name: "open_files",
-        why: "every connection takes a file descriptor; without one left, clients are not accepted \
-              and the log can't go on in a next segment",
+        why: "every connection takes a file descriptor; where there are too few, the server accepts \
+              fewer connections, so that files can be opened",
     };
-    let Some(limit) = soft_limit(host, "Max open files") else {
+    // The server raises its soft limit to this at the start.
+    let Some(limit) = limit(host, "Max open files", HARD) else {
         return about.unknown("/proc/self/limits does not tell");
     };
     let needed = (host.config.server.max_connections as u64).saturating_add(OPEN_FILES_SPARE);
@@ -98,18 +99,22 @@ pub(super) fn open_files(host: &Host<'_>) -> Check {
         return about.ok(found);
     }
     let change = format!(
-        "ulimit -n {needed}, LimitNOFILE={needed} in a systemd unit, or \
+        "ulimit -Hn {needed}, LimitNOFILE={needed} in a systemd unit, or \
          KYRODB__SERVER__MAX_CONNECTIONS={}",
         limit.saturating_sub(OPEN_FILES_SPARE).max(1)
     );
     if limit <= OPEN_FILES_SPARE { about.bad(found, change) } else { about.warn(found, change) }
 }
 
-/// A soft limit of this process; `u64::MAX` where there is none.
-fn soft_limit(host: &Host<'_>, name: &str) -> Option<u64> {
+/// Which of two limits, by its column.
+const SOFT: usize = 0;
+const HARD: usize = 1;
+
+/// A limit of this process; `u64::MAX` where there is none.
+fn limit(host: &Host<'_>, name: &str, column: usize) -> Option<u64> {
     let text = host.tree.text("proc/self/limits")?;
     let line = text.lines().find_map(|line| line.strip_prefix(name))?;
-    match line.split_whitespace().next()? {
+    match line.split_whitespace().nth(column)? {
         "unlimited" => Some(u64::MAX),
         number => number.parse().ok(),
     }

@@ -202,7 +202,7 @@ fn kernel_and_limits() {
     Made::with(release, "5.15.0\n", "kernel", Verdict::Warn);
     Made::with(release, "6.1-rc4\n", "kernel", Verdict::Ok);
     let limits = |memlock: &str, files: &str| {
-        format!("Max open files  {files} 9 files\nMax locked memory  {memlock} 9 bytes\n")
+        format!("Max open files  9 {files} files\nMax locked memory  {memlock} 9 bytes\n")
     };
     let path = "proc/self/limits";
     let check = Made::with(path, &limits("65536", "unlimited"), "memlock", Verdict::Bad);
@@ -214,7 +214,7 @@ fn kernel_and_limits() {
     made.write(path, &limits("8388608", "unlimited"));
     assert_says(&made.alone("memlock", Verdict::Ok), "CAP_IPC_LOCK", "");
     let check = Made::with(path, &limits("unlimited", "1024"), "open_files", Verdict::Warn);
-    assert_says(&check, "1024; server.max_connections may take 10256", "ulimit -n 10256");
+    assert_says(&check, "1024; server.max_connections may take 10256", "ulimit -Hn 10256");
     assert_says(&check, "1024", "MAX_CONNECTIONS=768");
     Made::with(path, &limits("unlimited", "64"), "open_files", Verdict::Bad);
     let mut made = Made::good();

@@ -33,12 +33,8 @@ pub(super) fn query_response(id: u64, document: Option<Document>) -> proto::Quer
     }
 }
 
-/// The answer to a Search.
-pub(super) fn search_response(
-    answer: Answer,
-    subject: &Subject,
-    latency: Duration,
-) -> proto::SearchResponse {
+/// The answer to a Search without its results.
+pub(super) fn search_head(answer: &Answer, latency: Duration) -> proto::SearchResponse {
     let is_cached = answer.is_cached();
     let Found { hits, found, work, shards_asked, shards_answered, reasons } = answer.found();
     let hot = hits.iter().filter(|hit| hit.is_hot).count();
@@ -49,7 +45,7 @@ pub(super) fn search_response(
         (0, _) => SearchPath::ColdTierOnly,
         _ => SearchPath::HotAndCold,
     };
-    let response = proto::SearchResponse {
+    proto::SearchResponse {
         results: Vec::new(),
         total_found: u32::try_from(*found).unwrap_or(u32::MAX),
         search_latency_ms: latency.as_secs_f32() * 1e3,
@@ -59,7 +55,16 @@ pub(super) fn search_response(
         shards_answered: *shards_answered,
         documents_considered: if is_cached { 0 } else { work.distances },
         coverage_reasons: reasons.clone(),
-    };
+    }
+}
+
+/// The answer to a Search.
+pub(super) fn search_response(
+    answer: Answer,
+    subject: &Subject,
+    latency: Duration,
+) -> proto::SearchResponse {
+    let response = search_head(&answer, latency);
     let results = match answer {
         Answer::Fresh(found) | Answer::Near(found) => {
             let own = |mut hit: Hit| {
@@ -77,6 +82,16 @@ pub(super) fn search_response(
         }
     };
     proto::SearchResponse { results, ..response }
+}
+
+/// One result of a Search whose answer goes on to be asked for others.
+pub(super) fn search_result_at(
+    answer: &Answer,
+    index: usize,
+    subject: &Subject,
+) -> proto::SearchResult {
+    let hit = &answer.found().hits[index];
+    search_result(hit, hit.embedding.as_deref().map(<[f32]>::to_vec), subject)
 }
 
 fn search_result(hit: &Hit, embedding: Option<Vec<f32>>, subject: &Subject) -> proto::SearchResult {

@@ -15,6 +15,11 @@ pub(super) fn client_timeout(metadata: &MetadataMap) -> Option<Duration> {
     parse(metadata.get("grpc-timeout")?.to_str().ok()?)
 }
 
+/// The same from the headers of a request.
+pub(super) fn timeout_of(headers: &http::HeaderMap) -> Option<Duration> {
+    parse(headers.get("grpc-timeout")?.to_str().ok()?)
+}
+
 /// When a search has to stop: the smaller of what the client allows, less the way back, and
 /// `server_max`.
 pub(super) fn search_deadline(

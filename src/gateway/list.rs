@@ -11,6 +11,8 @@ use tonic::{Request, Response, Status};
 
 use super::convert::metadata;
 use super::deadline::client_timeout;
+use super::pieces::{Kept, LARGE_BYTES, Listed, bytes};
+use super::purse::Purses;
 use super::subject::Subject;
 use super::{Gateway, validate};
 use crate::engine::filter::Filter;
@@ -34,20 +36,22 @@ impl Gateway {
         let subject = self.admit(request.extensions());
         let timeout = client_timeout(request.metadata());
         let deadline = begun + timeout.map_or(LIST_MAX, |timeout| timeout.min(LIST_MAX));
-        let list = self.list(subject, request.into_inner(), deadline);
+        let purses = request.extensions().get().cloned();
+        let list = self.list(subject, purses, request.into_inner(), deadline);
         let result = self.within(timeout, list).await;
         let counters = &self.observed.gateway;
         counters.queries.add(1);
         counters.queries_failed.add(u64::from(result.is_err()));
-        self.answer(&self.observed.methods.query, begun, result)
+        self.answer(&self.observed.methods.query, begun, result).map(Listed::respond)
     }
 
     async fn list(
         &self,
         subject: Result<Subject>,
+        purses: Option<Arc<Purses>>,
         request: proto::ListDocumentsRequest,
         deadline: Instant,
-    ) -> Result<proto::ListDocumentsResponse> {
+    ) -> Result<Listed<proto::ListDocumentsResponse>> {
         let (subject, router) = (subject?, self.router()?);
         let limit = match request.limit {
             0 => PAGE_DEFAULT,
@@ -61,26 +65,44 @@ impl Gateway {
         validate::namespace(&request.namespace)?;
         let none = std::collections::HashMap::new();
         let scope = validate::scope(&subject, &request.namespace, request.filter, none)?;
-        let _places = self.bulk_places(limit as usize).await?;
+        let places = self.bulk_places(limit as usize).await?;
         let filter = scope.unwrap_or(Filter::All);
         let page = (after, limit as usize);
         let (ids, has_more) = router.list(filter, page, subject.sweeps(), deadline).await?;
         let next_after = ids.last().map_or(request.after_doc_id, |&last| subject.own_id(last));
         let realm = subject.realm(&request.namespace);
+        let held = self.held(purses.as_ref(), ids.len(), request.include_embeddings)?;
         let found = router.get(&ids, realm, request.include_embeddings).await?;
         // One that was deleted since is not there any more.
-        let documents: Vec<_> = ids
-            .iter()
-            .zip(found)
-            .filter_map(|(&id, document)| Some((id, document?)))
-            .map(|(id, document)| proto::ListedDocument {
-                doc_id: subject.own_id(id),
-                embedding: document.embedding.map(Vec::from).unwrap_or_default(),
+        let documents: Vec<_> =
+            ids.iter().zip(found).filter_map(|(&id, document)| Some((id, document?))).collect();
+        let count = documents.len();
+        subject.note_queries(count as u64);
+        let others = proto::ListDocumentsResponse {
+            has_more,
+            next_after_doc_id: next_after,
+            ..Default::default()
+        };
+        let bytes: usize = documents.iter().map(|(_, document)| bytes(Some(document))).sum();
+        let make = move |index: usize| {
+            let (id, document) = &documents[index];
+            proto::ListedDocument {
+                doc_id: subject.own_id(*id),
+                embedding: document.embedding.as_deref().map(Vec::from).unwrap_or_default(),
                 metadata: metadata(&document.payload),
                 namespace: document.payload.namespace().to_owned(),
-            })
-            .collect();
-        subject.note_queries(documents.len() as u64);
-        Ok(proto::ListDocumentsResponse { documents, has_more, next_after_doc_id: next_after })
+            }
+        };
+        if bytes < LARGE_BYTES {
+            let documents = (0..count).map(make).collect();
+            return Ok(Listed::whole(proto::ListDocumentsResponse { documents, ..others }));
+        }
+        Listed::of(
+            others,
+            count,
+            make,
+            Kept { _held: held, _places: Some(places), ..Kept::default() },
+        )
+        .await
     }
 }

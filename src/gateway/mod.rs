@@ -1,24 +1,32 @@
 //! gRPC: the only module that knows tonic and serves protobuf.
 //!
 //! ```text
-//! connection (accept, limits, HTTP/2) → panics, guard → admit → service | stream → validate → router → convert
+//! connection (accept, limits, HTTP/2) → exchange → panics, guard → admit → service | stream → validate → router → convert
+//!                                      inbox ┘ └ pipe (bytes in, bytes out, within their bounds)
 //! ```
 //!
 //! A handler validates, sends to the router and converts the answer; it holds no state between
 //! requests. Dropping a handler, because its client went away, tells the cores to stop.
 
+mod activity;
 mod admit;
 mod connection;
 mod convert;
 mod deadline;
 mod ended;
+mod exchange;
 mod guard;
+mod inbox;
 mod list;
 mod method;
 mod metrics;
 #[cfg(feature = "otel")]
 pub(crate) mod otlp;
 mod panics;
+mod pieces;
+mod pipe;
+mod places;
+mod purse;
 mod search;
 mod service;
 mod status;
@@ -60,6 +68,10 @@ use crate::types::ShardId;
 /// server begins or ends to serve.
 const HEALTH_PERIOD: Duration = Duration::from_millis(100);
 
+/// Bytes of a message of `grpc.health.v1` and of reflection, which are served without a key.
+const HEALTH_BYTES_MAX: usize = 4 << 10;
+const REFLECTION_BYTES_MAX: usize = 64 << 10;
+
 /// The service's name for `grpc.health.v1`.
 const SERVICE: &str = "kyrodb.v1.KyroDBService";
 
@@ -87,7 +99,7 @@ pub struct Gateway {
     /// The longest that a search may take, in milliseconds.
     search_max_ms: AtomicU64,
     /// Ids that BulkQueries may have in work.
-    bulk_ids: tokio::sync::Semaphore,
+    bulk_ids: Arc<tokio::sync::Semaphore>,
     /// Bulk loads, and bulk inserts, that may run at once.
     bulk_loads: tokio::sync::Semaphore,
     bulk_inserts: tokio::sync::Semaphore,
@@ -108,6 +120,7 @@ impl Gateway {
         observed.slow_log.set(slow_query_ms, slow_query_per_second);
         let write_rate = WriteRate::default();
         write_rate.set(config.storage.max_write_bytes_per_sec);
+        purse::bound(&observed.in_flight, observed.memory.max());
         Arc::new(Self {
             write_rate,
             search_max_ms: AtomicU64::new(config.timeouts.cold_tier_ms),
@@ -118,7 +131,7 @@ impl Gateway {
             router: OnceLock::new(),
             dimension: AtomicUsize::new(0),
             deciding: tokio::sync::Mutex::default(),
-            bulk_ids: tokio::sync::Semaphore::new(service::BULK_IDS_MAX),
+            bulk_ids: Arc::new(tokio::sync::Semaphore::new(service::BULK_IDS_MAX)),
             bulk_loads: tokio::sync::Semaphore::new(stream::BULK_STREAMS_MAX),
             bulk_inserts: tokio::sync::Semaphore::new(stream::BULK_STREAMS_MAX),
         })
@@ -214,6 +227,7 @@ impl Gateway {
             .max_encoding_message_size(usize::MAX);
         let service = Admitted { inner: service, gateway: self.clone() };
         let (reporter, health) = tonic_health::server::health_reporter();
+        let health = health.max_decoding_message_size(HEALTH_BYTES_MAX);
         tokio::spawn(report(self.health.clone(), reporter));
         let reflection = || {
             tonic_reflection::server::Builder::configure()
@@ -224,6 +238,8 @@ impl Gateway {
         };
         let v1 = reflection().build_v1().map_err(|error| error.to_string())?;
         let v1alpha = reflection().build_v1alpha().map_err(|error| error.to_string())?;
+        let v1 = v1.max_decoding_message_size(REFLECTION_BYTES_MAX);
+        let v1alpha = v1alpha.max_decoding_message_size(REFLECTION_BYTES_MAX);
         let routes = Routes::new(service).add_service(health).add_service(v1).add_service(v1alpha);
         Ok(Contained {
             inner: routes.prepare(),

@@ -19,6 +19,7 @@ use tower::Service;
 
 use super::guard::{Guard, refusal, settle};
 use super::method::Method;
+use super::pieces::in_pieces;
 use super::timing::watched;
 use crate::observe::Observed;
 use crate::observe::counters::ErrorCategory;
@@ -63,7 +64,7 @@ where
         let observed = self.observed.clone();
         Box::pin(async move {
             let mut response = match answer.await {
-                Ok(Ok(response)) => watched(response),
+                Ok(Ok(response)) => watched(in_pieces(response)),
                 Ok(Err(error)) => {
                     tracing::error!("a request failed before its handler: {error}");
                     Status::internal("internal server error").into_http()

@@ -5,9 +5,10 @@ use std::time::{Duration, Instant};
 
 use tonic::{Request, Response, Status};
 
-use super::convert::search_response;
+use super::convert::{search_head, search_response, search_result_at};
 use super::deadline::{client_timeout, search_deadline};
 use super::ended::{About, end};
+use super::pieces::{Kept, LARGE_BYTES, Listed};
 use super::status::{count, status};
 use super::subject::Subject;
 use super::timing::{self, Unfinished};
@@ -19,6 +20,25 @@ use crate::proto;
 use crate::router::Router;
 use crate::router::cached::Answer;
 use crate::router::fair::Guest;
+
+/// The answer to a Search, in pieces where it is large.
+async fn listed(
+    answer: Answer,
+    subject: Subject,
+    latency: Duration,
+) -> Result<Listed<proto::SearchResponse>> {
+    let hits = &answer.found().hits;
+    let values = hits.first().and_then(|hit| hit.embedding.as_ref()).map_or(0, |v| v.len());
+    let vectors = hits.len() * values * size_of::<f32>();
+    let metadata: usize = hits.iter().map(|hit| hit.payload.bytes().len()).sum();
+    if metadata + vectors < LARGE_BYTES {
+        return Ok(Listed::whole(search_response(answer, &subject, latency)));
+    }
+    let (head, count) = (search_head(&answer, latency), hits.len());
+    let make = move |index: usize| search_result_at(&answer, index, &subject);
+    let kept = Kept { uncounted: vectors as u64, ..Kept::default() };
+    Listed::of(head, count, make, kept).await
+}
 
 impl Gateway {
     /// A Search. Its record ends when its response is encoded, or with the error.
@@ -37,6 +57,10 @@ impl Gateway {
                 let about = subject.about(&message);
                 let guest = Guest { party: subject.party(), waits: false };
                 let found = self.search(&subject, message, timeout, begun, &mut trace, guest).await;
+                let found = match found {
+                    Ok((answer, latency)) => listed(answer, subject, latency).await,
+                    Err(error) => Err(error),
+                };
                 (found, about)
             }
             Err(error) => (Err(self.refuse_search(error)), About::default()),
@@ -44,7 +68,7 @@ impl Gateway {
         let record = Unfinished { trace, observed: self.observed.clone(), about, is_asked };
         match found {
             Ok(found) => {
-                let mut response = Response::new(found);
+                let mut response = Listed::respond(Response::new(found));
                 if trace.is_on() {
                     response.extensions_mut().insert(record);
                 }
@@ -75,7 +99,8 @@ impl Gateway {
         let found = match modes.check().and_then(|()| self.access.charge(&subject.caller)) {
             Ok(()) => {
                 let guest = Guest { party: subject.party(), waits: true };
-                self.search(subject, request, timeout, begun, &mut trace, guest).await
+                let found = self.search(subject, request, timeout, begun, &mut trace, guest).await;
+                found.map(|(answer, latency)| search_response(answer, subject, latency))
             }
             Err(error) => Err(self.refuse_search(error)),
         };
@@ -102,7 +127,7 @@ impl Gateway {
         begun: Instant,
         trace: &mut Trace,
         guest: Guest<'_>,
-    ) -> Result<proto::SearchResponse> {
+    ) -> Result<(Answer, Duration)> {
         let found = self.search_shards(subject, request, timeout, begun, trace, guest).await;
         let latency = begun.elapsed();
         let gateway = &self.observed.gateway;
@@ -122,7 +147,7 @@ impl Gateway {
                 }
                 gateway.partial_searches.add(u64::from(!found.reasons.is_empty()));
                 subject.note_queries(1);
-                Ok(search_response(answer, subject, latency))
+                Ok((answer, latency))
             }
             Err(error) => {
                 // A request that was refused says nothing about how long searches take.

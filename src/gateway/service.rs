@@ -4,11 +4,13 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use tokio::sync::SemaphorePermit;
+use tokio::sync::OwnedSemaphorePermit;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::convert::query_response;
 use super::deadline::client_timeout;
+use super::pieces::{Held, Kept, LARGE_BYTES, Listed, bytes};
+use super::purse::Purses;
 use super::status::{count, status};
 use super::subject::Subject;
 use super::{Gateway, validate};
@@ -23,6 +25,7 @@ use crate::proto::batch_delete_request::DeleteCriteria;
 use crate::proto::kyro_db_service_server::KyroDbService;
 use crate::status::health::{Verdict, cache_trouble};
 use crate::store::realm::Realm;
+use crate::types::DocId;
 
 /// A delete by filter looks for its documents for at most so long, if the client sets no limit.
 const DELETE_MAX: Duration = Duration::from_secs(60);
@@ -210,28 +213,51 @@ impl Gateway {
         Ok(query_response(request.doc_id, found.into_iter().next().flatten()))
     }
 
+    /// Reads each document once, however often it is asked for.
     async fn bulk_query(
         &self,
         subject: Result<Subject>,
+        purses: Option<Arc<Purses>>,
         request: proto::BulkQueryRequest,
-    ) -> Result<proto::BulkQueryResponse> {
+    ) -> Result<Listed<proto::BulkQueryResponse>> {
         let (subject, router) = (subject?, self.router()?);
         let ids = subject.doc_ids("doc_ids", &request.doc_ids)?;
         validate::namespace(&request.namespace)?;
-        let _places = self.bulk_places(ids.len()).await?;
+        let (unique, order) = unique(&ids);
+        let places = self.bulk_places(unique.len()).await?;
+        let held = self.held(purses.as_ref(), unique.len(), request.include_embeddings)?;
         let realm = subject.realm(&request.namespace);
-        let found = router.get(&ids, realm, request.include_embeddings).await?;
+        let found = router.get(&unique, realm, request.include_embeddings).await?;
         subject.note_queries(ids.len() as u64);
-        let total_found = found.iter().flatten().count() as u32;
-        let asked = request.doc_ids.iter().zip(found);
-        let results = asked.map(|(id, found)| query_response(*id, found)).collect();
+        let total_found = order.iter().filter(|&&place| found[place].is_some()).count() as u32;
         let total_requested = ids.len() as u32;
-        Ok(proto::BulkQueryResponse { results, total_found, total_requested, ..Default::default() })
+        let others =
+            proto::BulkQueryResponse { total_found, total_requested, ..Default::default() };
+        let bytes: usize = order.iter().map(|&place| bytes(found[place].as_ref())).sum();
+        let kept = Kept { _held: held, _places: Some(places), ..Kept::default() };
+        let make =
+            move |index: usize| query_response(request.doc_ids[index], found[order[index]].clone());
+        if bytes < LARGE_BYTES {
+            let results = (0..ids.len()).map(make).collect();
+            return Ok(Listed::whole(proto::BulkQueryResponse { results, ..others }));
+        }
+        Listed::of(others, ids.len(), make, kept).await
+    }
+
+    /// Counts the vectors of so many documents that are about to be read.
+    pub(super) fn held(
+        &self,
+        purses: Option<&Arc<Purses>>,
+        documents: usize,
+        include_embeddings: bool,
+    ) -> Result<Option<Held>> {
+        let values = if include_embeddings { self.rules().dimension } else { 0 };
+        Held::admit(purses, (documents * values * size_of::<f32>()) as u64)
     }
 
     /// Waits, but not for long, until so many more documents may be read at once.
-    pub(super) async fn bulk_places(&self, count: usize) -> Result<SemaphorePermit<'_>> {
-        let places = self.bulk_ids.acquire_many(count as u32);
+    pub(super) async fn bulk_places(&self, count: usize) -> Result<OwnedSemaphorePermit> {
+        let places = self.bulk_ids.clone().acquire_many_owned(count as u32);
         match tokio::time::timeout(BULK_PATIENCE, places).await {
             Ok(Ok(places)) => Ok(places),
             _ => Err(Error::busy(format!("reads of {BULK_IDS_MAX} documents are in work"))),
@@ -420,13 +446,14 @@ impl KyroDbService for Service {
         let (gateway, begun) = (&self.0, Instant::now());
         let subject = gateway.admit(request.extensions());
         let timeout = client_timeout(request.metadata());
+        let purses = request.extensions().get().cloned();
         let request = request.into_inner();
         let counters = &gateway.observed.gateway;
         let asked = request.doc_ids.len() as u64;
         counters.queries.add(asked);
-        let result = gateway.within(timeout, gateway.bulk_query(subject, request)).await;
+        let result = gateway.within(timeout, gateway.bulk_query(subject, purses, request)).await;
         counters.queries_failed.add(if result.is_err() { asked } else { 0 });
-        gateway.answer(&gateway.observed.methods.query, begun, result)
+        gateway.answer(&gateway.observed.methods.query, begun, result).map(Listed::respond)
     }
 
     async fn list_documents(
@@ -520,6 +547,20 @@ impl KyroDbService for Service {
             status(&error)
         })
     }
+}
+
+/// Each id once, and for every id its place among those.
+fn unique(ids: &[DocId]) -> (Vec<DocId>, Vec<usize>) {
+    let mut places = HashMap::with_capacity(ids.len());
+    let mut unique = Vec::with_capacity(ids.len());
+    let order = ids.iter().map(|&id| {
+        *places.entry(id).or_insert_with(|| {
+            unique.push(id);
+            unique.len() - 1
+        })
+    });
+    let order = order.collect();
+    (unique, order)
 }
 
 /// Now, in Unix seconds.

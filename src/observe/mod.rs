@@ -5,6 +5,7 @@ pub mod counters;
 pub mod document_cache;
 pub mod headroom;
 pub mod host;
+pub mod in_flight;
 pub mod latency;
 pub mod log_queue;
 pub mod origin;
@@ -23,6 +24,7 @@ use self::counters::{GatewayCounters, ShardCounters, Space, Traffic};
 use self::document_cache::DocumentCache;
 use self::headroom::Headroom;
 use self::host::Host;
+use self::in_flight::InFlight;
 use self::latency::Latency;
 use self::origin::Origin;
 use self::rates::{Counts, Rates};
@@ -93,6 +95,8 @@ pub struct Observed {
     pub host: Host,
     /// The check of the files while the server runs.
     pub scrub: Scrub,
+    /// What requests and answers hold.
+    pub in_flight: InFlight,
     /// The slowest searches.
     pub slow: Recorder,
     /// Which slow searches have a line in the log.

@@ -11,6 +11,7 @@ pub(crate) mod directory;
 mod listen;
 pub mod log;
 mod open;
+mod open_files;
 mod pid_file;
 mod plan;
 mod reload;
@@ -51,6 +52,9 @@ use crate::status::health::{Health, Phase};
 use crate::status::http::{self, Http, Pages, Reload};
 use crate::tls::Tls;
 
+/// Connections that may wait to be accepted: as many as the system allows (net.core.somaxconn).
+const BACKLOG: i32 = 65_535;
+
 /// The ports a server listens on.
 pub struct Listeners {
     /// gRPC.
@@ -84,7 +88,14 @@ fn bind(what: &str, host: &str, port: u16, setting: &str) -> Result<TcpListener,
     let mut failed = format!("the {what} host `{host}` has no address");
     for address in addresses {
         match TcpListener::bind(address) {
-            Ok(listener) => return Ok(listener),
+            Ok(listener) => {
+                // The standard library asks for 128: of more that come at once, the rest would wait
+                // a second for their next try.
+                if let Err(error) = socket2::SockRef::from(&listener).listen(BACKLOG) {
+                    tracing::warn!("{what} has a short queue of new connections: {error}");
+                }
+                return Ok(listener);
+            }
             Err(error) if error.kind() == std::io::ErrorKind::AddrInUse => {
                 failed = format!(
                     "{what} can't listen on {address}: the port is in use, by another KyroDB or \
@@ -161,6 +172,7 @@ impl Server {
         let on_disk = config.storage.vectors == VectorStorage::Nvme;
         observed.has_vectors_on_disk.store(on_disk, Ordering::Relaxed);
         check_memory(&config)?;
+        let room = open_files::fit(config.server.max_connections);
         let access = Arc::new(Access::new(&config)?);
         let tls = Tls::new(&config.server.tls)?;
         if let Some(tls) = &tls {
@@ -187,7 +199,7 @@ impl Server {
             reload: OnceLock::new(),
             reloading: Arc::default(),
         });
-        let http = http::spawn(listeners.http, tls.clone(), pages.clone());
+        let http = http::spawn(listeners.http, tls.clone(), pages.clone(), room.http);
         let http = http.map_err(|error| error.to_string())?;
 
         let runtime = gateway_runtime(&placement).map_err(|error| error.to_string())?;
@@ -197,7 +209,8 @@ impl Server {
             Gateway::new(config.clone(), observed.clone(), health.clone(), access.clone());
         let (drain, draining) = watch::channel(false);
         let limits = gateway::Limits {
-            connections_max: config.server.max_connections,
+            connections_max: room.grpc,
+            address_max: config.server.max_connections_per_address,
             idle: Duration::from_secs(config.server.connection_timeout_secs),
         };
         let serving = {

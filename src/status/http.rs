@@ -85,7 +85,7 @@ impl Drop for Http {
     }
 }
 
-/// Serves on `listener`.
+/// Serves on `listener`, to at most so many connections, and no more than [`Limits`] have.
 ///
 /// # Errors
 /// If the thread can't be made.
@@ -93,6 +93,7 @@ pub fn spawn(
     listener: std::net::TcpListener,
     tls: Option<Arc<Tls>>,
     pages: Arc<Pages>,
+    connections_max: usize,
 ) -> std::io::Result<Http> {
     listener.set_nonblocking(true)?;
     let look = Look::start(&pages.observed, pages.data_dir.clone())?;
@@ -117,9 +118,12 @@ pub fn spawn(
                 Ok(listener) => listener,
                 Err(error) => return tracing::error!("HTTP is not served: {error}"),
             };
+            let limits = Limits::default();
+            let connections_max = connections_max.min(limits.connections_max);
+            let limits = Limits { connections_max, ..limits };
             tokio::select! {
                 _ = stopped => {}
-                never = serve(listener, tls, router(pages), Limits::default(), observed) => match never {},
+                never = serve(listener, tls, router(pages), limits, observed) => match never {},
             }
         });
         // A reload that waits for a file system does not hold up the end of the server.

@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use super::health::{Health, Phase, Verdict};
-use super::{document_cache, process_metrics, shard_metrics};
+use super::{document_cache, in_flight, process_metrics, shard_metrics};
 use crate::observe::Observed;
 use crate::observe::counters::{BreakerState, CacheCounters, ErrorCategory, ShardCounters};
 use crate::observe::latency::Latency;
@@ -321,6 +321,7 @@ fn server(text: &mut Text, observed: &Observed, health: &Health) {
     text.counter("kyrodb_searches_shed_total", help, shed);
     let refused = observed.gateway.connections_refused.get();
     text.counter("kyrodb_connections_refused_total", "Connections beyond the limit.", refused);
+    in_flight::render(text, observed);
     let pages = observed.gateway.http_connections.load(Ordering::Relaxed);
     text.gauge("kyrodb_http_connections", "Open connections of HTTP.", pages);
     let refused = observed.gateway.http_connections_refused.get();

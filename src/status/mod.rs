@@ -6,6 +6,7 @@ mod document_cache;
 pub mod health;
 mod hosts;
 pub mod http;
+mod in_flight;
 mod incoming;
 mod look;
 mod metrics;

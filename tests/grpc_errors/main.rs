@@ -7,7 +7,9 @@
 mod common;
 
 mod bad_input;
+mod clients;
 mod deadline;
+mod frames;
 mod limits;
 mod raw;
 mod services;

@@ -11,6 +11,7 @@ mod damage;
 mod demo;
 mod doctor;
 mod golden;
+mod limits;
 mod lock;
 mod log;
 mod memory;

@@ -1,0 +1,75 @@
+//! When something last happened on a connection, and whether a request of it is being worked on.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+/// What happens on a connection.
+pub(super) struct Activity {
+    begun: Instant,
+    last_ms: AtomicU64,
+    /// Bytes received.
+    received: AtomicU64,
+    /// Requests that are being worked on. One whose bytes are awaited is not.
+    requests: AtomicUsize,
+}
+
+impl Default for Activity {
+    fn default() -> Self {
+        Self {
+            begun: Instant::now(),
+            last_ms: AtomicU64::new(0),
+            received: AtomicU64::new(0),
+            requests: AtomicUsize::new(0),
+        }
+    }
+}
+
+impl Activity {
+    /// Something happens.
+    pub(super) fn touch(&self) {
+        self.last_ms.store(self.begun.elapsed().as_millis() as u64, Ordering::Relaxed);
+    }
+
+    /// Bytes come from the client.
+    pub(super) fn receive(&self, bytes: usize) {
+        self.received.fetch_add(bytes as u64, Ordering::Relaxed);
+        self.touch();
+    }
+
+    /// Bytes that came from the client.
+    pub(super) fn received(&self) -> u64 {
+        self.received.load(Ordering::Relaxed)
+    }
+
+    /// How long the connection has been there.
+    pub(super) fn age(&self) -> Duration {
+        self.begun.elapsed()
+    }
+
+    /// For how long nothing has happened; not at all while a request is being worked on.
+    pub(super) fn idle(&self) -> Duration {
+        if self.requests.load(Ordering::Relaxed) > 0 {
+            return Duration::ZERO;
+        }
+        let last = Duration::from_millis(self.last_ms.load(Ordering::Relaxed));
+        self.begun.elapsed().saturating_sub(last)
+    }
+}
+
+/// A request that is being worked on, until this is dropped.
+pub(super) struct InWork(Arc<Activity>);
+
+impl InWork {
+    pub(super) fn begin(activity: &Arc<Activity>) -> Self {
+        activity.requests.fetch_add(1, Ordering::Relaxed);
+        Self(activity.clone())
+    }
+}
+
+impl Drop for InWork {
+    fn drop(&mut self) {
+        self.0.touch();
+        self.0.requests.fetch_sub(1, Ordering::Relaxed);
+    }
+}

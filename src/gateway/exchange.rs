@@ -1,0 +1,147 @@
+//! One request and its answer, as a task: the bytes of the one come in while the other is worked on and goes
+//! out, each within its bounds of time and memory.
+
+use std::convert::Infallible;
+use std::future::poll_fn;
+use std::pin::pin;
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::Duration;
+
+use h2::RecvStream;
+use h2::server::SendResponse;
+use hyper::body::Body as HttpBody;
+use tonic::body::Body;
+use tower::Service;
+
+use super::activity::{Activity, InWork};
+use super::deadline::timeout_of;
+use super::inbox::{Pump, RequestBody, Terms};
+use super::pieces::{Held, Uncounted};
+use super::pipe::Pipe;
+use super::purse::{Chunk, Purses};
+use super::status::{count, status};
+
+/// The bytes of a request of one message have to be there within so long.
+const BODY_PATIENCE: Duration = Duration::from_secs(30);
+
+/// An answer of one message whose client takes nothing of it for so long is ended.
+const ANSWER_PATIENCE: Duration = Duration::from_secs(30);
+
+/// What a request of one message may hold whatever others hold.
+const MESSAGE_SPARE_BYTES: u64 = 64 << 10;
+
+/// What a stream may: all that its window lets in.
+const STREAM_SPARE_BYTES: u64 = super::connection::STREAM_WINDOW_BYTES as u64 + MESSAGE_SPARE_BYTES;
+
+/// A method that counts what it reads, before it is an answer. Others have no need of the account, and no
+/// allocation for it.
+fn reads_documents(method: &str) -> bool {
+    ["BulkQuery", "ListDocuments"].contains(&method)
+}
+
+/// What the exchanges of a connection share.
+pub(super) struct Link {
+    pub(super) purses: Arc<Purses>,
+    pub(super) activity: Arc<Activity>,
+    /// A connection, or a stream, on which nothing moves for so long is idle.
+    pub(super) idle: Duration,
+}
+
+/// A method whose clients send streams.
+fn sends_stream(method: &str) -> bool {
+    ["BulkInsert", "BulkLoadHnsw", "BulkSearch", "ServerReflectionInfo"].contains(&method)
+}
+
+/// A method whose clients take streams.
+fn takes_stream(method: &str) -> bool {
+    ["BulkSearch", "ServerReflectionInfo", "Watch"].contains(&method)
+}
+
+/// Has the service answer a request.
+pub(super) async fn exchange<S>(
+    request: http::Request<RecvStream>,
+    mut respond: SendResponse<Chunk>,
+    mut service: S,
+    link: Arc<Link>,
+) where
+    S: Service<http::Request<RequestBody>, Response = http::Response<Body>, Error = Infallible>,
+{
+    let method = request.uri().path().rsplit('/').next().unwrap_or_default();
+    let (is_stream, is_answered_by_stream) = (sends_stream(method), takes_stream(method));
+    let timeout = timeout_of(request.headers());
+    let terms = match is_stream {
+        true => Terms { whole: timeout, idle: link.idle, spare_bytes: STREAM_SPARE_BYTES },
+        false => Terms {
+            whole: Some(timeout.map_or(BODY_PATIENCE, |timeout| timeout.min(BODY_PATIENCE))),
+            idle: link.idle,
+            spare_bytes: MESSAGE_SPARE_BYTES,
+        },
+    };
+    let needs_account = reads_documents(method);
+    let (mut head, from) = request.into_parts();
+    if needs_account {
+        head.extensions.insert(link.purses.clone());
+    }
+    let (mut pump, body) = Pump::new(from, link.purses.clone(), terms);
+    // Most requests are all there by now.
+    poll_fn(|context| {
+        pump.pump(context);
+        Poll::Ready(())
+    })
+    .await;
+    let mut answer = pin!(service.call(http::Request::from_parts(head, body)));
+    let mut in_work = None;
+    let answered = poll_fn(|context| {
+        pump.pump(context);
+        if in_work.is_none() && (is_stream || pump.has_all()) {
+            in_work = Some(InWork::begin(&link.activity));
+        }
+        let answered = answer.as_mut().poll(context);
+        pump.settle(context);
+        match answered {
+            Poll::Ready(Ok(answer)) => Poll::Ready(Some(answer)),
+            // A client that resets the stream wants no answer.
+            Poll::Pending => respond.poll_reset(context).map(|_| None),
+        }
+    });
+    let Some(answer) = answered.await else { return };
+    drop(in_work);
+    let patience = if is_answered_by_stream { link.idle } else { ANSWER_PATIENCE.min(link.idle) };
+    if let Err(error) = send(answer, respond, pump, link.purses.clone(), patience).await {
+        tracing::debug!("an answer was not sent: {error}");
+    }
+}
+
+async fn send(
+    answer: http::Response<Body>,
+    mut respond: SendResponse<Chunk>,
+    mut pump: Pump,
+    purses: Arc<Purses>,
+    patience: Duration,
+) -> Result<(), h2::Error> {
+    let (mut head, body) = answer.into_parts();
+    let uncounted = head.extensions.remove::<Uncounted>().map_or(0, |Uncounted(bytes)| bytes);
+    let _held = match Held::admit(Some(&purses).filter(|_| uncounted > 0), uncounted) {
+        Ok(held) => held,
+        Err(error) => {
+            count(&purses.observed, &error);
+            let (head, ()) = status(&error).into_http().into_parts();
+            respond.send_response(http::Response::from_parts(head, ()), true)?;
+            return Ok(());
+        }
+    };
+    let is_all = body.is_end_stream();
+    let to = respond.send_response(http::Response::from_parts(head, ()), is_all)?;
+    if is_all {
+        return Ok(());
+    }
+    let mut pipe = Pipe::new(body, to, purses, patience);
+    poll_fn(|context| {
+        pump.pump(context);
+        let sent = pipe.poll(context);
+        pump.settle(context);
+        sent
+    })
+    .await
+}

@@ -1,0 +1,397 @@
+//! The bytes of a request between the connection and its handler: they are taken out of h2 as they come,
+//! joined, and given to the handler as it asks.
+//!
+//! h2 keeps some 256 bytes for each DATA frame that nobody has taken, however small, and ends connections
+//! with too many of them. Most gRPC libraries write a frame a message. So the frames are taken out at once;
+//! what a client may send is decided by the windows, which open again only as the handler takes the bytes.
+
+use std::collections::VecDeque;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker};
+use std::time::{Duration, Instant};
+
+use h2::RecvStream;
+use hyper::body::{Body as HttpBody, Bytes, Frame, SizeHint};
+use tokio::time::Sleep;
+use tonic::Status;
+
+use super::purse::{Over, Purses};
+use super::status::{count, status};
+use crate::error::Error;
+
+/// Frames below so many bytes are joined.
+const JOINED_BELOW_BYTES: usize = 4 << 10;
+
+/// Bytes of a piece that frames are joined to.
+const PIECE_BYTES: usize = 64 << 10;
+
+/// When a request that found too many bytes held may be worth another try.
+const ROOM_RETRY: Duration = Duration::from_secs(1);
+
+/// Bytes before a message: a flag and its length.
+const PREFIX_BYTES: usize = 5;
+
+/// How long the bytes of a request may take, and how many it may hold where too many are held.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Terms {
+    /// From the headers to the last byte; none for a stream whose client sets none.
+    pub(super) whole: Option<Duration>,
+    /// From one byte to the next while the handler waits.
+    pub(super) idle: Duration,
+    /// It is not refused while it holds no more than this.
+    pub(super) spare_bytes: u64,
+}
+
+/// Follows the messages in a body: how many bytes lie in one that is not complete.
+#[derive(Debug, Default)]
+struct Messages {
+    prefix: [u8; PREFIX_BYTES],
+    prefix_bytes: usize,
+    left: usize,
+    open: u64,
+}
+
+impl Messages {
+    /// Takes what follows; the bytes of messages that are complete by it.
+    fn pass(&mut self, mut bytes: &[u8]) -> u64 {
+        let mut complete = 0;
+        while !bytes.is_empty() {
+            if self.prefix_bytes < PREFIX_BYTES {
+                let taken = bytes.len().min(PREFIX_BYTES - self.prefix_bytes);
+                let (prefix, rest) = bytes.split_at(taken);
+                self.prefix[self.prefix_bytes..][..taken].copy_from_slice(prefix);
+                self.prefix_bytes += taken;
+                self.open += taken as u64;
+                bytes = rest;
+                if self.prefix_bytes < PREFIX_BYTES {
+                    break;
+                }
+                let [_, a, b, c, d] = self.prefix;
+                self.left = u32::from_be_bytes([a, b, c, d]) as usize;
+            }
+            let taken = bytes.len().min(self.left);
+            self.left -= taken;
+            self.open += taken as u64;
+            bytes = &bytes[taken..];
+            if self.left == 0 {
+                complete += std::mem::take(&mut self.open);
+                self.prefix_bytes = 0;
+            }
+        }
+        complete
+    }
+}
+
+/// Bytes in a row.
+enum Piece {
+    Whole(Bytes),
+    Joined(Vec<u8>),
+}
+
+#[derive(Default)]
+struct State {
+    /// The first frame, which is all of most requests.
+    first: Option<Bytes>,
+    rest: VecDeque<Piece>,
+    /// Bytes on the connection's account: those here, and of the message that is being decoded.
+    held: u64,
+    messages: Messages,
+    /// Given to the handler, and not to the windows yet.
+    taken: usize,
+    /// Why there is no more.
+    failed: Option<Status>,
+    has_ended: bool,
+    /// Nobody will ask any more.
+    is_dropped: bool,
+    /// The task that moves frames is at work, and looks here before it rests.
+    is_pumping: bool,
+    /// Who waits for bytes, and since when.
+    reader: Option<Waker>,
+    waits_since: Option<Instant>,
+    /// The task that moves frames.
+    pump: Option<Waker>,
+}
+
+impl State {
+    fn is_empty(&self) -> bool {
+        self.first.is_none() && self.rest.is_empty()
+    }
+
+    fn push(&mut self, bytes: Bytes) {
+        if self.is_empty() {
+            self.first = Some(bytes);
+        } else if bytes.len() >= JOINED_BELOW_BYTES {
+            self.rest.push_back(Piece::Whole(bytes));
+        } else if let Some(Piece::Joined(piece)) = self.rest.back_mut()
+            && piece.len() + bytes.len() <= PIECE_BYTES
+        {
+            piece.extend_from_slice(&bytes);
+        } else {
+            self.rest.push_back(Piece::Joined(bytes.to_vec()));
+        }
+    }
+
+    fn pop(&mut self) -> Option<Bytes> {
+        if let Some(first) = self.first.take() {
+            return Some(first);
+        }
+        Some(match self.rest.pop_front()? {
+            Piece::Whole(bytes) => bytes,
+            Piece::Joined(bytes) => bytes.into(),
+        })
+    }
+
+    fn clear(&mut self) {
+        self.first = None;
+        self.rest = VecDeque::new();
+    }
+
+    /// Has the task that moves frames look here, unless it is about to.
+    fn wake_pump(&self) {
+        if !self.is_pumping
+            && let Some(pump) = &self.pump
+        {
+            pump.wake_by_ref();
+        }
+    }
+
+    /// Wakes the reader, unless it is about to be polled by this task anyway.
+    fn wake_reader(&mut self, context: &Context<'_>) {
+        self.waits_since = None;
+        if let Some(reader) = self.reader.take()
+            && !reader.will_wake(context.waker())
+        {
+            reader.wake();
+        }
+    }
+}
+
+/// What a connection has received of one request.
+struct Inbox {
+    state: Mutex<State>,
+    purses: Arc<Purses>,
+}
+
+impl Inbox {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn give_back(&self, state: &mut State, bytes: u64) {
+        let bytes = bytes.min(state.held);
+        state.held -= bytes;
+        self.purses.requests.give_back(bytes);
+    }
+
+    /// No more bytes come, and those that did are of no use.
+    fn fail(&self, state: &mut State, why: Status, context: &Context<'_>) {
+        state.clear();
+        state.failed = Some(why);
+        state.has_ended = true;
+        let held = state.held;
+        self.give_back(state, held);
+        state.wake_reader(context);
+    }
+
+    fn expire(&self, state: &mut State, context: &Context<'_>) {
+        let observed = &self.purses.observed;
+        observed.in_flight.requests_expired.add(1);
+        let error = Error::Expired("while the bytes of the request were awaited");
+        count(observed, &error);
+        self.fail(state, status(&error), context);
+    }
+
+    fn refuse(&self, state: &mut State, over: Over, context: &Context<'_>) {
+        let observed = &self.purses.observed;
+        observed.in_flight.requests_refused.add(1);
+        let what = match over {
+            Over::Connection => "the requests of this connection",
+            Over::Process => "requests",
+        };
+        let mib = observed.in_flight.requests.held() >> 20;
+        let what = format!(
+            "{what} hold more memory than they may ({mib} MiB are held in all): send fewer large ones \
+             at once"
+        );
+        let error = Error::Busy { what, retry_after: ROOM_RETRY };
+        count(observed, &error);
+        self.fail(state, status(&error), context);
+    }
+}
+
+/// The body of a request, for its handler.
+pub struct RequestBody(Arc<Inbox>);
+
+impl HttpBody for RequestBody {
+    type Data = Bytes;
+    type Error = Status;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        let inbox = &self.0;
+        let mut state = inbox.lock();
+        if let Some(bytes) = state.pop() {
+            state.taken += bytes.len();
+            let complete = state.messages.pass(&bytes);
+            inbox.give_back(&mut state, complete);
+            state.wake_pump();
+            return Poll::Ready(Some(Ok(Frame::data(bytes))));
+        }
+        if let Some(failed) = state.failed.take() {
+            return Poll::Ready(Some(Err(failed)));
+        }
+        if state.has_ended {
+            return Poll::Ready(None);
+        }
+        if state.waits_since.is_none() {
+            state.waits_since = Some(Instant::now());
+            state.wake_pump();
+        }
+        if !state.reader.as_ref().is_some_and(|reader| reader.will_wake(context.waker())) {
+            state.reader = Some(context.waker().clone());
+        }
+        Poll::Pending
+    }
+
+    fn is_end_stream(&self) -> bool {
+        let state = self.0.lock();
+        state.has_ended && state.is_empty() && state.failed.is_none()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        SizeHint::default()
+    }
+}
+
+impl Drop for RequestBody {
+    fn drop(&mut self) {
+        let mut state = self.0.lock();
+        state.clear();
+        state.is_dropped = true;
+        let held = state.held;
+        self.0.give_back(&mut state, held);
+        state.wake_pump();
+    }
+}
+
+/// Moves what h2 has of a request to its inbox. Is polled by the task of the request.
+pub(super) struct Pump {
+    /// `None` once there is no more to move.
+    from: Option<RecvStream>,
+    inbox: Arc<Inbox>,
+    terms: Terms,
+    begun: Instant,
+    last_byte: Instant,
+    alarm: Option<Pin<Box<Sleep>>>,
+}
+
+impl Pump {
+    pub(super) fn new(from: RecvStream, purses: Arc<Purses>, terms: Terms) -> (Self, RequestBody) {
+        let inbox = Arc::new(Inbox { state: Mutex::default(), purses });
+        let (now, from) = (Instant::now(), Some(from));
+        let body = RequestBody(inbox.clone());
+        (Self { from, inbox, terms, begun: now, last_byte: now, alarm: None }, body)
+    }
+
+    /// All bytes of the request are there, or there will be no more.
+    pub(super) fn has_all(&self) -> bool {
+        self.from.is_none() || self.inbox.lock().has_ended
+    }
+
+    /// Moves what there is. To be followed by [`Self::settle`] once the handler has been polled.
+    pub(super) fn pump(&mut self, context: &mut Context<'_>) {
+        let Some(from) = &mut self.from else { return };
+        let inbox = self.inbox.clone();
+        let mut state = inbox.lock();
+        state.is_pumping = true;
+        if !state.pump.as_ref().is_some_and(|pump| pump.will_wake(context.waker())) {
+            state.pump = Some(context.waker().clone());
+        }
+        let mut has_moved = false;
+        while !state.has_ended && !state.is_dropped {
+            match from.poll_data(context) {
+                Poll::Ready(Some(Ok(bytes))) => {
+                    has_moved = true;
+                    state.has_ended = from.is_end_stream();
+                    if bytes.is_empty() {
+                        continue;
+                    }
+                    let length = bytes.len() as u64;
+                    state.push(bytes);
+                    state.held += length;
+                    if let Err(over) = inbox.purses.requests.take(length)
+                        && state.held > self.terms.spare_bytes
+                    {
+                        inbox.refuse(&mut state, over, context);
+                    }
+                }
+                // Trailers of a request say nothing in gRPC.
+                Poll::Ready(None) => {
+                    has_moved = true;
+                    state.has_ended = true;
+                }
+                Poll::Ready(Some(Err(error))) => {
+                    inbox.fail(&mut state, Status::from(error), context);
+                }
+                Poll::Pending => break,
+            }
+        }
+        if has_moved {
+            state.wake_reader(context);
+        }
+        if !state.has_ended && !state.is_dropped {
+            let now = Instant::now();
+            if has_moved {
+                self.last_byte = now;
+            } else if self.due(&state).is_some_and(|due| due <= now) {
+                inbox.expire(&mut state, context);
+            }
+        }
+    }
+
+    /// When what the handler waits for is late.
+    fn due(&self, state: &State) -> Option<Instant> {
+        let idle = state.waits_since?.max(self.last_byte) + self.terms.idle;
+        Some(self.terms.whole.map_or(idle, |whole| idle.min(self.begun + whole)))
+    }
+
+    /// Has the task woken when that is.
+    fn set_alarm(&mut self, due: Instant, context: &mut Context<'_>) {
+        let due = due.into();
+        let alarm = self.alarm.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(due)));
+        if alarm.deadline() != due {
+            alarm.as_mut().reset(due);
+        }
+        if alarm.as_mut().poll(context).is_ready() {
+            context.waker().wake_by_ref();
+        }
+    }
+
+    /// Opens the windows by what the handler has taken.
+    pub(super) fn settle(&mut self, context: &mut Context<'_>) {
+        if self.from.is_none() {
+            return;
+        }
+        let mut state = self.inbox.lock();
+        state.is_pumping = false;
+        let taken = std::mem::take(&mut state.taken);
+        let is_over = state.is_dropped || state.has_ended && state.is_empty();
+        let due = if is_over { None } else { self.due(&state) };
+        drop(state);
+        if taken > 0
+            && let Some(from) = &mut self.from
+        {
+            // Fails where the stream is gone, and its windows with it.
+            let _ = from.flow_control().release_capacity(taken);
+        }
+        if is_over {
+            self.from = None;
+            self.alarm = None;
+        } else if let Some(due) = due {
+            self.set_alarm(due, context);
+        }
+    }
+}

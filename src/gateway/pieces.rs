@@ -1,0 +1,306 @@
+//! Large answers that are a list: encoded a piece at a time, as their clients take them.
+//!
+//! What is kept meanwhile is what the shards gave: metadata that the store has anyway, and vectors, which are
+//! counted. gRPC wants the length of a message before it, so lengths are added up first.
+
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use http::{HeaderMap, HeaderValue};
+use hyper::body::{Body as HttpBody, Bytes, Frame};
+use prost::Message;
+use tokio::sync::OwnedSemaphorePermit;
+use tonic::body::Body;
+use tonic::{Response, Status};
+
+use super::purse::{Over, Purses};
+use crate::engine::Document;
+use crate::error::{Error, Result};
+
+/// An answer of at least so many bytes is encoded in pieces.
+pub(super) const LARGE_BYTES: usize = 256 << 10;
+
+/// Bytes of a piece, the last entry of the list apart.
+const PIECE_BYTES: usize = 64 << 10;
+
+/// Entries between two chances for other requests while lengths are added up.
+const ENTRIES_AT_ONCE: usize = 64;
+
+/// The entries are field 1 of their message, of wire type 2.
+const ENTRY_TAG: u8 = 1 << 3 | 2;
+
+/// When an answer that found too many bytes held may be worth another try.
+const ROOM_RETRY: Duration = Duration::from_secs(1);
+
+/// The entries of a list.
+trait Entries: Send + Sync {
+    fn count(&self) -> usize;
+    fn length(&self, index: usize) -> usize;
+    fn put(&self, index: usize, into: &mut Vec<u8>);
+}
+
+struct Made<F> {
+    count: usize,
+    make: F,
+}
+
+impl<F, M> Entries for Made<F>
+where
+    F: Fn(usize) -> M + Send + Sync,
+    M: Message,
+{
+    fn count(&self) -> usize {
+        self.count
+    }
+
+    fn length(&self, index: usize) -> usize {
+        let length = (self.make)(index).encoded_len();
+        1 + prost::length_delimiter_len(length) + length
+    }
+
+    fn put(&self, index: usize, into: &mut Vec<u8>) {
+        into.push(ENTRY_TAG);
+        let put = (self.make)(index).encode_length_delimited(into);
+        debug_assert!(put.is_ok(), "a vector has room");
+    }
+}
+
+/// Bytes on the account of a connection for as long as this is there.
+pub(super) struct Held {
+    purses: Arc<Purses>,
+    bytes: u64,
+}
+
+impl Held {
+    /// Counts so many bytes of an answer, if they may be held. Without an account nothing is counted.
+    pub(super) fn admit(purses: Option<&Arc<Purses>>, bytes: u64) -> Result<Option<Self>> {
+        let Some(purses) = purses else { return Ok(None) };
+        match purses.answers.admit(bytes) {
+            Ok(()) => Ok(Some(Self { purses: purses.clone(), bytes })),
+            Err(over) => {
+                purses.observed.in_flight.answers_refused.add(1);
+                Err(too_many(over, purses))
+            }
+        }
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.purses.answers.give_back(self.bytes);
+    }
+}
+
+/// Why an answer can't be held.
+pub(super) fn too_many(over: Over, purses: &Purses) -> Error {
+    let what = match over {
+        Over::Connection => "the answers of this connection",
+        Over::Process => "answers",
+    };
+    let mib = purses.observed.in_flight.answers.held() >> 20;
+    let what = format!(
+        "{what} that their clients have not taken hold more memory than they may ({mib} MiB are held in \
+         all): take answers before asking for more, or ask for less at once"
+    );
+    Error::Busy { what, retry_after: ROOM_RETRY }
+}
+
+/// What is kept until a list is sent.
+#[derive(Default)]
+pub(super) struct Kept {
+    pub(super) _held: Option<Held>,
+    pub(super) _places: Option<OwnedSemaphorePermit>,
+    /// Bytes that are to be counted when the answer is sent.
+    pub(super) uncounted: u64,
+}
+
+/// Bytes that are kept until a response is sent, an extension of it.
+#[derive(Clone, Copy)]
+pub(super) struct Uncounted(pub(super) u64);
+
+/// The body of a large answer.
+pub(super) struct Pieces {
+    /// What is before the first entry: the length of the message, and its other fields.
+    head: Vec<u8>,
+    entries: Box<dyn Entries>,
+    next: usize,
+    has_ended: bool,
+    kept: Kept,
+}
+
+impl Pieces {
+    /// Adds up the lengths of so many entries, made by `make`, beside `others`, the message without them.
+    ///
+    /// # Errors
+    /// If gRPC has no such message.
+    pub(super) async fn of<M: Message + 'static>(
+        others: &impl Message,
+        count: usize,
+        make: impl Fn(usize) -> M + Send + Sync + 'static,
+        kept: Kept,
+    ) -> Result<Self> {
+        let entries: Box<dyn Entries> = Box::new(Made { count, make });
+        let mut length = others.encoded_len();
+        for index in 0..count {
+            length += entries.length(index);
+            if index % ENTRIES_AT_ONCE == ENTRIES_AT_ONCE - 1 {
+                tokio::task::yield_now().await;
+            }
+        }
+        let length = u32::try_from(length).map_err(|_| {
+            Error::busy(format!("the answer would have {} MiB: ask for less", length >> 20))
+        })?;
+        let mut head = vec![0];
+        head.extend_from_slice(&length.to_be_bytes());
+        head.extend_from_slice(&others.encode_to_vec());
+        Ok(Self { head, entries, next: 0, has_ended: false, kept })
+    }
+
+    /// Makes this the body of a response, whose message stands for it so far.
+    pub(super) fn attach<T>(self, response: &mut Response<T>) {
+        response.extensions_mut().insert(Attached(Arc::new(Mutex::new(Some(self)))));
+    }
+}
+
+/// A list as its handler answers it: whole, or in pieces.
+pub(super) struct Listed<T> {
+    message: T,
+    pieces: Option<Pieces>,
+}
+
+impl<T: Message> Listed<T> {
+    pub(super) fn whole(message: T) -> Self {
+        Self { message, pieces: None }
+    }
+
+    /// In pieces; see [`Pieces::of`].
+    pub(super) async fn of<M: Message + 'static>(
+        others: T,
+        count: usize,
+        make: impl Fn(usize) -> M + Send + Sync + 'static,
+        kept: Kept,
+    ) -> Result<Self> {
+        let pieces = Pieces::of(&others, count, make, kept).await?;
+        Ok(Self { message: others, pieces: Some(pieces) })
+    }
+
+    /// The response of a handler.
+    pub(super) fn respond(response: Response<Self>) -> Response<T> {
+        let mut pieces = None;
+        let mut response = response.map(|listed| {
+            pieces = listed.pieces;
+            listed.message
+        });
+        if let Some(pieces) = pieces {
+            pieces.attach(&mut response);
+        }
+        response
+    }
+}
+
+/// Bytes that a document takes in an answer, about.
+pub(super) fn bytes(document: Option<&Document>) -> usize {
+    document.map_or(0, |document| {
+        let values = document.embedding.as_ref().map_or(0, |values| values.len());
+        document.payload.bytes().len() + values * size_of::<f32>()
+    })
+}
+
+/// Extensions have to be `Clone`.
+#[derive(Clone)]
+struct Attached(Arc<Mutex<Option<Pieces>>>);
+
+/// Gives a response the body that was attached to it, if one was.
+pub(super) fn in_pieces(mut response: http::Response<Body>) -> http::Response<Body> {
+    let Some(Attached(pieces)) = response.extensions_mut().remove() else { return response };
+    match pieces.lock().unwrap_or_else(PoisonError::into_inner).take() {
+        Some(pieces) => {
+            if pieces.kept.uncounted > 0 {
+                response.extensions_mut().insert(Uncounted(pieces.kept.uncounted));
+            }
+            response.map(|_| Body::new(pieces))
+        }
+        None => response,
+    }
+}
+
+impl HttpBody for Pieces {
+    type Data = Bytes;
+    type Error = Status;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        if self.has_ended {
+            return Poll::Ready(None);
+        }
+        let mut piece = std::mem::take(&mut self.head);
+        while piece.len() < PIECE_BYTES && self.next < self.entries.count() {
+            self.entries.put(self.next, &mut piece);
+            self.next += 1;
+        }
+        if !piece.is_empty() {
+            return Poll::Ready(Some(Ok(Frame::data(piece.into()))));
+        }
+        self.has_ended = true;
+        let mut trailers = HeaderMap::new();
+        trailers.insert("grpc-status", HeaderValue::from_static("0"));
+        Poll::Ready(Some(Ok(Frame::trailers(trailers))))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::poll_fn;
+
+    use super::*;
+    use crate::proto::{BulkQueryResponse, QueryResponse};
+
+    fn entry(index: usize) -> QueryResponse {
+        let metadata = (0..index % 3).map(|n| (format!("k{n}"), "v".repeat(index * 400)));
+        QueryResponse {
+            found: index.is_multiple_of(2),
+            doc_id: index as u64,
+            embedding: vec![index as f32; index],
+            metadata: metadata.collect(),
+            ..QueryResponse::default()
+        }
+    }
+
+    #[tokio::test]
+    async fn pieces_are_the_message() {
+        for count in [0, 1, 100] {
+            let others = BulkQueryResponse {
+                total_found: 7,
+                total_requested: count as u32,
+                ..BulkQueryResponse::default()
+            };
+            let pieces = Pieces::of(&others, count, entry, Kept::default()).await.unwrap();
+            let mut pieces = Box::pin(pieces);
+            let (mut bytes, mut frames) = (Vec::new(), 0);
+            loop {
+                let frame = poll_fn(|context| pieces.as_mut().poll_frame(context)).await;
+                match frame.unwrap().unwrap().into_data() {
+                    Ok(data) => {
+                        frames += 1;
+                        assert!(data.len() < 2 * PIECE_BYTES);
+                        bytes.extend_from_slice(&data);
+                    }
+                    Err(frame) => {
+                        assert_eq!(frame.trailers_ref().unwrap()["grpc-status"], "0");
+                        break;
+                    }
+                }
+            }
+            let length = u32::from_be_bytes(bytes[1..5].try_into().unwrap()) as usize;
+            assert_eq!(length, bytes.len() - 5);
+            assert!(count < 100 || frames > 10, "{frames}");
+            let message = BulkQueryResponse::decode(&bytes[5..]).unwrap();
+            let results = (0..count).map(entry).collect();
+            assert_eq!(message, BulkQueryResponse { results, ..others });
+        }
+    }
+}

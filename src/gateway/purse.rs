@@ -1,0 +1,270 @@
+//! What one connection holds in memory: bytes of requests that are not decoded yet, and of answers that
+//! its client has not taken. Each is bounded for the connection and for the process.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use hyper::body::{Buf, Bytes};
+
+use crate::observe::Observed;
+use crate::observe::in_flight::{Bank, InFlight};
+
+/// A connection draws on the account of the process in steps of so many bytes, and may hold one step
+/// without it.
+const STEP_BYTES: u64 = 64 << 10;
+
+/// Steps that a connection keeps for what comes next.
+const SPARE_STEPS: u64 = 4;
+
+/// The share of the process's memory that requests may hold, and answers again.
+const PROCESS_SHARE: u64 = 8;
+const PROCESS_BYTES_MIN: u64 = 128 << 20;
+const PROCESS_BYTES_MAX: u64 = 1 << 30;
+
+/// The share of that which one connection may hold.
+const CONNECTION_SHARE: u64 = 2;
+
+/// An answer is sent whatever its size where so little is held: a client that takes its answers gets
+/// every answer.
+const ANSWER_BYTES_SPARE: u64 = 1 << 20;
+
+/// Bounds the accounts of a process that may use so much memory, in bytes.
+pub(super) fn bound(in_flight: &InFlight, memory_max: u64) {
+    let max = (memory_max / PROCESS_SHARE).clamp(PROCESS_BYTES_MIN, PROCESS_BYTES_MAX);
+    in_flight.requests.set_max(max);
+    in_flight.answers.set_max(max);
+}
+
+/// Which account is used up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Over {
+    Connection,
+    Process,
+}
+
+/// One account of a connection.
+pub(super) struct Purse {
+    observed: Arc<Observed>,
+    bank: fn(&InFlight) -> &Bank,
+    held: AtomicU64,
+    leased: AtomicU64,
+}
+
+impl Purse {
+    fn new(observed: &Arc<Observed>, bank: fn(&InFlight) -> &Bank) -> Self {
+        let (held, leased) = (AtomicU64::new(0), AtomicU64::new(0));
+        Self { observed: observed.clone(), bank, held, leased }
+    }
+
+    pub(super) fn of_requests(observed: &Arc<Observed>) -> Self {
+        Self::new(observed, |in_flight| &in_flight.requests)
+    }
+
+    pub(super) fn of_answers(observed: &Arc<Observed>) -> Self {
+        Self::new(observed, |in_flight| &in_flight.answers)
+    }
+
+    fn bank(&self) -> &Bank {
+        (self.bank)(&self.observed.in_flight)
+    }
+
+    /// Bytes held.
+    pub(super) fn held(&self) -> u64 {
+        self.held.load(Ordering::Relaxed)
+    }
+
+    /// So much more is held, whatever the bounds; which of them is passed now.
+    pub(super) fn take(&self, bytes: u64) -> Result<(), Over> {
+        let held = self.held.fetch_add(bytes, Ordering::Relaxed) + bytes;
+        if held <= STEP_BYTES {
+            return Ok(());
+        }
+        let bank = self.bank();
+        if held > self.leased.load(Ordering::Relaxed) {
+            let wanted = held.next_multiple_of(STEP_BYTES);
+            let leased = self.leased.fetch_max(wanted, Ordering::Relaxed);
+            bank.add(wanted.saturating_sub(leased));
+        }
+        if held > bank.max() / CONNECTION_SHARE {
+            return Err(Over::Connection);
+        }
+        if bank.held() > bank.max() { Err(Over::Process) } else { Ok(()) }
+    }
+
+    /// An answer of so many bytes may be held: it counts if it may.
+    pub(super) fn admit(&self, bytes: u64) -> Result<(), Over> {
+        if bytes > STEP_BYTES {
+            let (bank, held) = (self.bank(), self.held());
+            if held > ANSWER_BYTES_SPARE && held + bytes > bank.max() / CONNECTION_SHARE {
+                return Err(Over::Connection);
+            }
+            let all = bank.held();
+            if all > bank.max() / 2 && all + bytes > bank.max() {
+                return Err(Over::Process);
+            }
+        }
+        // A small one is let in beyond the bounds; there are few on a connection.
+        let _ = self.take(bytes);
+        Ok(())
+    }
+
+    /// So much less is held.
+    pub(super) fn give_back(&self, bytes: u64) {
+        let held = self.held.fetch_sub(bytes, Ordering::Relaxed) - bytes;
+        let leased = self.leased.load(Ordering::Relaxed);
+        if leased == 0 {
+            return;
+        }
+        let needed = if held <= STEP_BYTES { 0 } else { held.next_multiple_of(STEP_BYTES) };
+        if needed > 0 && needed + SPARE_STEPS * STEP_BYTES > leased {
+            return;
+        }
+        // Whoever comes in between has what it takes counted at the next step.
+        let order = Ordering::Relaxed;
+        if self.leased.compare_exchange(leased, needed, order, order).is_ok() {
+            self.bank().sub(leased - needed);
+        }
+    }
+}
+
+impl Drop for Purse {
+    fn drop(&mut self) {
+        let leased = *self.leased.get_mut();
+        self.bank().sub(leased);
+    }
+}
+
+/// The accounts of a connection.
+pub(super) struct Purses {
+    pub(super) observed: Arc<Observed>,
+    pub(super) requests: Purse,
+    pub(super) answers: Purse,
+}
+
+impl Purses {
+    pub(super) fn new(observed: &Arc<Observed>) -> Self {
+        Self {
+            observed: observed.clone(),
+            requests: Purse::of_requests(observed),
+            answers: Purse::of_answers(observed),
+        }
+    }
+}
+
+/// Bytes of an answer, which count until the transport has sent them.
+pub(super) struct Chunk {
+    bytes: Bytes,
+    counted: u64,
+    purses: Option<Arc<Purses>>,
+}
+
+impl Chunk {
+    /// Counts these bytes, if they may be held.
+    pub(super) fn counted(bytes: Bytes, purses: &Arc<Purses>) -> Result<Self, Over> {
+        let counted = bytes.len() as u64;
+        purses.answers.admit(counted)?;
+        Ok(Self { bytes, counted, purses: Some(purses.clone()) })
+    }
+
+    pub(super) fn empty() -> Self {
+        Self { bytes: Bytes::new(), counted: 0, purses: None }
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.bytes.len()
+    }
+
+    /// Takes so many bytes off the front, with their part of the count.
+    pub(super) fn split_to(&mut self, at: usize) -> Self {
+        let counted = at as u64;
+        self.counted -= counted;
+        Self { bytes: self.bytes.split_to(at), counted, purses: self.purses.clone() }
+    }
+}
+
+impl Drop for Chunk {
+    fn drop(&mut self) {
+        if let Some(purses) = &self.purses {
+            purses.answers.give_back(self.counted);
+        }
+    }
+}
+
+impl Buf for Chunk {
+    fn remaining(&self) -> usize {
+        self.bytes.len()
+    }
+
+    fn chunk(&self) -> &[u8] {
+        &self.bytes
+    }
+
+    fn advance(&mut self, count: usize) {
+        self.bytes.advance(count);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn purses(max: u64) -> Arc<Purses> {
+        let observed = Arc::new(Observed::default());
+        observed.in_flight.requests.set_max(max);
+        observed.in_flight.answers.set_max(max);
+        Arc::new(Purses::new(&observed))
+    }
+
+    #[test]
+    fn a_connection_draws_in_steps_and_gives_everything_back() {
+        let purses = purses(8 << 20);
+        let bank = &purses.observed.in_flight.requests;
+        assert_eq!(purses.requests.take(STEP_BYTES), Ok(()));
+        assert_eq!(bank.held(), 0, "the first step is free");
+        assert_eq!(purses.requests.take(1), Ok(()));
+        assert_eq!(bank.held(), 2 * STEP_BYTES);
+        assert_eq!(purses.requests.take(4 << 20), Err(Over::Connection));
+        assert!(bank.held() > 4 << 20);
+        purses.requests.give_back(4 << 20);
+        assert!(bank.held() <= 2 * STEP_BYTES);
+        purses.requests.give_back(STEP_BYTES + 1);
+        assert_eq!((purses.requests.held(), bank.held()), (0, 0));
+        let _ = purses.requests.take(1 << 20);
+        let observed = purses.observed.clone();
+        drop(purses);
+        assert_eq!(observed.in_flight.held(), 0, "what a connection held goes with it");
+    }
+
+    #[test]
+    fn the_process_is_bounded_over_all_connections() {
+        let observed = Arc::new(Observed::default());
+        observed.in_flight.requests.set_max(1 << 20);
+        let all: Vec<Purses> = (0..4).map(|_| Purses::new(&observed)).collect();
+        let over = all.iter().filter(|p| p.requests.take(400 << 10) == Err(Over::Process)).count();
+        assert_eq!(over, 2);
+    }
+
+    #[test]
+    fn pieces_of_an_answer_count_until_each_is_gone() {
+        let purses = purses(1 << 30);
+        let mut chunk = Chunk::counted(Bytes::from(vec![0; 1_000]), &purses).unwrap();
+        let mut piece = chunk.split_to(300);
+        piece.advance(200);
+        assert_eq!((piece.remaining(), chunk.len(), purses.answers.held()), (100, 700, 1_000));
+        drop(piece);
+        assert_eq!(purses.answers.held(), 700);
+        drop(chunk);
+        assert_eq!(purses.answers.held(), 0);
+    }
+
+    #[test]
+    fn a_large_answer_is_sent_where_nothing_else_is_held_and_no_other() {
+        let purses = purses(1 << 20);
+        let large = || Chunk::counted(Bytes::from(vec![0; 3 << 20]), &purses);
+        let first = large().unwrap();
+        assert_eq!(large().err(), Some(Over::Connection));
+        assert!(Chunk::counted(Bytes::from_static(b"small"), &purses).is_ok());
+        drop(first);
+        assert!(large().is_ok());
+    }
+}
