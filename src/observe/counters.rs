@@ -181,6 +181,8 @@ pub struct ShardCounters {
     pub writes_waiting: Gauge,
     /// Times that the log waited for room in the hot tier.
     pub writes_paced: Counter,
+    /// How long an insert that comes now would wait for room in the hot tier, in milliseconds.
+    pub insert_wait_ms: Gauge,
     /// Inserts refused since they would have waited too long for room in the hot tier.
     pub inserts_shed: Counter,
     /// Nodes in the graph, dead ones included.

@@ -38,6 +38,7 @@ use crate::observe::Observed;
 use crate::observe::counters::ShardCounters;
 use crate::shard::breaker::{Command, Report};
 use crate::shard::mailbox::{Mailbox, Refused};
+use crate::shard::pacing::check_insert;
 use crate::shard::pulse::Activity;
 use crate::shard::reply::{Answers, Reply, single};
 use crate::shard::request::Request;
@@ -235,6 +236,9 @@ impl Router {
     /// If it is refused.
     pub async fn write(&self, id: DocId, write: Write) -> Result<Outcome> {
         let shard = id.shard(self.shards());
+        if matches!(write, Write::Put { .. }) {
+            check_insert(&self.observed.shards()[shard.0 as usize])?;
+        }
         let (answers, reply) = single();
         self.send(shard, Request::Write { shard, write, reply })?;
         answers.one().await.unwrap_or_else(|| Err(gone(shard)))

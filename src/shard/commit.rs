@@ -140,6 +140,7 @@ impl Shard {
         }
         self.staged_loads.set(0);
         self.waits_for_room.set(false);
+        self.counters.insert_wait_ms.set(0);
         for staged in self.staged.take() {
             staged.ack.settle(Err(error.clone()));
         }

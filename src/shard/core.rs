@@ -22,7 +22,7 @@ use super::keeper::{Change, Keeper};
 use super::load::PendingLoad;
 use super::mailbox::Mailbox;
 use super::open::Pending;
-use super::pacing::{HotShares, Pace, SearchCost};
+use super::pacing::{Contention, HotShares, Pace, SearchCost};
 use super::pulse::Heart;
 use super::recall::Sampler;
 use super::reply::{self, Reply};
@@ -190,6 +190,8 @@ pub(super) struct Core {
     pub(super) hot: Rc<HotShares>,
     /// What searches cost here, and whether there are any.
     pub(super) search_cost: SearchCost,
+    /// Whether other threads want its CPU.
+    pub(super) contention: Contention,
     pub(super) heart: Arc<Heart>,
     mailbox: Arc<Mailbox<Request>>,
     /// Background work has seen that something is in the mailbox.
@@ -436,6 +438,7 @@ impl Core {
             upkeep: Event::default(),
             hot,
             search_cost: SearchCost::default(),
+            contention: Contention::default(),
             heart: heart.clone(),
             mailbox: mailbox.clone(),
             mail: Event::default(),

@@ -30,7 +30,7 @@ pub mod keeper;
 mod load;
 pub mod mailbox;
 pub mod open;
-mod pacing;
+pub mod pacing;
 pub mod preflight;
 pub mod pulse;
 mod recall;

@@ -15,6 +15,9 @@
 //! A put that would wait longer than [`WAIT_MAX`], by the pace of linking, is refused before it is
 //! staged; the answer says when to try again. Nothing waits here, and nothing is held: the commit
 //! asks for room, and upkeep wakes it once there is some. A shard that closes has room for all.
+//!
+//! Where other threads want the CPU of a core, one that links all the time has had its part of it when
+//! a search comes, and waits for them. So upkeep rests then ([`Contention`]), and writers wait longer.
 
 use std::cell::Cell;
 use std::time::{Duration, Instant};
@@ -24,6 +27,7 @@ use glommio::SharesManager;
 use super::core::{Core, Shard};
 use crate::engine::{Engine, Write};
 use crate::error::{Error, Result};
+use crate::observe::counters::ShardCounters;
 
 /// A scan of the debt takes at most this share of the time of a walk.
 const SCAN_PER_WALK: f64 = 0.5;
@@ -85,6 +89,27 @@ const UPKEEP_SHARES_MAX: usize = 1_000;
 /// How often glommio asks for the shares.
 const SHARES_PERIOD: Duration = Duration::from_millis(50);
 
+/// A step of upkeep that takes this long, and this many times the average, was interrupted by another
+/// thread, as a rule. Some steps take long by themselves, but rarely: so many in a second count.
+const INTERRUPTED_MIN: Duration = Duration::from_micros(500);
+const INTERRUPTED_TIMES: f64 = 8.0;
+const INTERRUPTIONS_MIN: u32 = 4;
+
+/// So long after so many interruptions others are expected.
+const CONTENDED_FOR: Duration = Duration::from_secs(1);
+
+/// Work of upkeep between two rests, and how long a rest is: two thirds of the time are left, so that
+/// searches and others find the CPU free.
+const BURST: Duration = Duration::from_micros(500);
+pub(super) const REST: Duration = Duration::from_millis(1);
+
+/// What steps of upkeep take, to begin with, in nanoseconds.
+const STEP_NS: f64 = 50_000.0;
+
+/// Of this many inserts that the router refuses for a shard, one is sent to it all the same, so that
+/// what it says is never out of date for good.
+const ASKED_PARTS: u64 = 16;
+
 /// Moving average, in nanoseconds.
 struct Average(Cell<f64>);
 
@@ -141,9 +166,91 @@ impl SearchCost {
         (rows as usize).clamp(ROWS_MIN, ROWS_MAX)
     }
 
-    fn is_searched(&self, now: Instant) -> bool {
+    pub(super) fn is_searched(&self, now: Instant) -> bool {
         let since = self.asked.get().map(|asked| now.saturating_duration_since(asked));
         since.is_some_and(|since| since < SEARCHED_WITHIN)
+    }
+}
+
+/// Whether other threads want the CPU of a core, and how long upkeep has worked.
+pub(super) struct Contention {
+    step: Average,
+    /// Interruptions of late, and when the first of them was.
+    interruptions: Cell<u32>,
+    first: Cell<Option<Instant>>,
+    /// When the last of as many as count was.
+    contended: Cell<Option<Instant>>,
+    worked: Cell<Duration>,
+}
+
+impl Default for Contention {
+    fn default() -> Self {
+        Self {
+            step: Average::from(STEP_NS),
+            interruptions: Cell::new(0),
+            first: Cell::new(None),
+            contended: Cell::new(None),
+            worked: Cell::new(Duration::ZERO),
+        }
+    }
+}
+
+impl Contention {
+    /// A step of upkeep took this long, until now. True if a rest has to follow, since there are searches.
+    pub(super) fn note(&self, now: Instant, took: Duration, is_searched: bool) -> bool {
+        let usual_max = Duration::from_nanos((self.step.get() * INTERRUPTED_TIMES) as u64);
+        if took >= INTERRUPTED_MIN && took > usual_max {
+            self.note_interrupted(now);
+        }
+        self.step.note(took.as_nanos() as f64);
+        let is_contended = is_within(self.contended.get(), now);
+        let worked = self.worked.get() + took.min(usual_max);
+        let rests = is_searched && is_contended && worked >= BURST;
+        let is_over = rests || !is_searched || !is_contended;
+        self.worked.set(if is_over { Duration::ZERO } else { worked });
+        rests
+    }
+
+    fn note_interrupted(&self, now: Instant) {
+        if is_within(self.first.get(), now) {
+            self.interruptions.set(self.interruptions.get() + 1);
+        } else {
+            self.first.set(Some(now));
+            self.interruptions.set(1);
+        }
+        if self.interruptions.get() >= INTERRUPTIONS_MIN {
+            self.contended.set(Some(now));
+        }
+    }
+}
+
+fn is_within(then: Option<Instant>, now: Instant) -> bool {
+    then.is_some_and(|then| now.saturating_duration_since(then) < CONTENDED_FOR)
+}
+
+/// Refuses an insert into a shard whose core has said that it would wait too long: the core need not
+/// be asked for each of them.
+///
+/// # Errors
+/// If it has to be refused.
+pub fn check_insert(counters: &ShardCounters) -> Result<()> {
+    let wait = Duration::from_millis(counters.insert_wait_ms.get());
+    if wait <= WAIT_MAX || counters.inserts_shed.get().is_multiple_of(ASKED_PARTS) {
+        return Ok(());
+    }
+    counters.inserts_shed.add(1);
+    Err(too_long(wait))
+}
+
+fn too_long(wait: Duration) -> Error {
+    Error::Busy {
+        what: format!(
+            "too many documents wait to be linked into the graph: this one would wait {} ms for its \
+             turn, where {} ms are allowed: send fewer at once, or later",
+            wait.as_millis(),
+            WAIT_MAX.as_millis()
+        ),
+        retry_after: wait.clamp(RETRY_MIN, RETRY_MAX),
     }
 }
 
@@ -246,23 +353,6 @@ impl Pace {
         }
     }
 
-    /// Refuses a put that would wait too long behind `ahead` documents and `backlog` of the log.
-    fn check(&self, now: Instant, ahead: usize, backlog: usize) -> Result<()> {
-        let wait = self.wait(now, ahead, backlog);
-        if wait <= WAIT_MAX {
-            return Ok(());
-        }
-        Err(Error::Busy {
-            what: format!(
-                "{ahead} documents wait to be linked into the graph, and this one would wait {} ms for \
-                 its turn, where {} ms are allowed: send fewer at once, or later",
-                wait.as_millis(),
-                WAIT_MAX.as_millis()
-            ),
-            retry_after: wait.clamp(RETRY_MIN, RETRY_MAX),
-        })
-    }
-
     /// Another document is linked.
     pub(super) fn note_linked(&mut self, now: Instant) {
         if let Some(before) = self.linked.replace(now) {
@@ -274,6 +364,11 @@ impl Pace {
     pub(super) fn note_idle(&mut self) {
         self.linked = None;
     }
+}
+
+/// Refuses a put that would have to wait this long, if that is too long.
+fn check_wait(wait: Duration) -> Result<()> {
+    if wait <= WAIT_MAX { Ok(()) } else { Err(too_long(wait)) }
 }
 
 /// What the commit of a shard does next.
@@ -326,12 +421,14 @@ impl Shard {
         }
     }
 
-    /// The bound of what waits to be linked in this shard, now.
+    /// The bound of what waits to be linked in this shard, now. Sets what others see of it.
     pub(super) fn debt_bound(&self, core: &Core) -> usize {
+        let now = Instant::now();
         let debt = self.engine.borrow().as_ref().map_or(0, |engine| engine.debt());
-        let bound = self.pace.borrow_mut().bound(Instant::now(), &core.search_cost, debt);
+        let bound = self.pace.borrow_mut().bound(now, &core.search_cost, debt);
         self.counters.hot_documents_bound.set(bound as u64);
         self.counters.writes_waiting.set(self.staged.borrow().len() as u64);
+        self.insert_wait(now);
         bound
     }
 
@@ -340,14 +437,17 @@ impl Shard {
         if !matches!(write, Write::Put { .. }) {
             return Ok(());
         }
+        let checked = check_wait(self.insert_wait(Instant::now()));
+        checked.inspect_err(|_| self.counters.inserts_shed.add(1))
+    }
+
+    /// How long an insert that comes now will wait; the router is told.
+    fn insert_wait(&self, now: Instant) -> Duration {
         let of = |engine: &Engine| (engine.unlinked_count(), engine.hot_count() - engine.debt());
         let (ahead, backlog) = self.engine.borrow().as_ref().map_or((0, 0), of);
-        let pace = self.pace.borrow();
-        if ahead < pace.last_bound() {
-            return Ok(());
-        }
-        pace.check(Instant::now(), ahead, backlog)
-            .inspect_err(|_| self.counters.inserts_shed.add(1))
+        let wait = self.pace.borrow().wait(now, ahead, backlog);
+        self.counters.insert_wait_ms.set(wait.as_millis() as u64);
+        wait
     }
 }
 

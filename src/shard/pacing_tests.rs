@@ -73,7 +73,7 @@ impl Core {
 
     fn put(&mut self) {
         let ahead = self.debt + self.staged.len();
-        match self.pace.check(self.now, ahead, 0) {
+        match check_wait(self.pace.wait(self.now, ahead, 0)) {
             Ok(()) => self.staged.push_back(self.now),
             Err(Error::Busy { retry_after, .. }) => self.refused.push(retry_after),
             Err(other) => panic!("{other}"),
@@ -226,9 +226,9 @@ fn linking_that_stands_still_is_no_pace() {
     let mut core = Core::new(1_000.0);
     core.run(2_000.0, 1);
     let (pace, ahead) = (&core.pace, core.debt + 100);
-    assert!(pace.check(core.now, ahead, 0).is_ok());
-    assert!(pace.check(core.now, ahead, 5_000).is_err(), "a backlog comes first");
-    let refused = pace.check(core.now + 2 * WAIT_MAX, ahead, 0).unwrap_err();
+    assert!(check_wait(pace.wait(core.now, ahead, 0)).is_ok());
+    assert!(check_wait(pace.wait(core.now, ahead, 5_000)).is_err(), "a backlog comes first");
+    let refused = check_wait(pace.wait(core.now + 2 * WAIT_MAX, ahead, 0)).unwrap_err();
     let Error::Busy { retry_after, .. } = refused else { panic!("{refused}") };
     assert!(retry_after >= WAIT_MAX && now < core.now, "{retry_after:?}");
 }
@@ -245,4 +245,46 @@ fn upkeep_gets_a_share_at_the_bound_and_more_only_for_a_backlog() {
     assert_eq!(of(500), UPKEEP_SHARES_AT_BOUND);
     assert_eq!(of(1_000), UPKEEP_SHARES_AT_BOUND);
     assert_eq!(of(20_000), UPKEEP_SHARES_MAX);
+}
+
+#[test]
+fn upkeep_rests_where_other_threads_want_the_cpu_of_searches() {
+    let contention = Contention::default();
+    let mut now = Instant::now();
+    let mut rests = |took: Duration, is_searched: bool, count: u32| {
+        let mut rests = 0;
+        for _ in 0..count {
+            now += took;
+            rests += u32::from(contention.note(now, took, is_searched));
+        }
+        rests
+    };
+    let usual = Duration::from_micros(50);
+    assert_eq!(rests(usual, true, 1_000), 0, "not while it has the CPU to itself");
+    assert_eq!(rests(3 * MS, true, INTERRUPTIONS_MIN - 1), 0, "some steps take long");
+    assert_eq!(rests(usual, true, 1_000), 0);
+    rests(3 * MS, true, 1);
+    // One rest for ten steps, which do a burst.
+    assert!((99..=101).contains(&rests(usual, true, 1_000)));
+    assert_eq!(rests(usual, false, 1_000), 0, "not without searches");
+    let count = rests(usual, true, 21_000);
+    assert!((1_790..=1_800).contains(&count), "not for longer than it was wanted: {count}");
+    // Steps of which each takes long are not interrupted, once that is known.
+    let count = rests(MS, true, 3_000);
+    assert!(count < 1_100, "{count}");
+}
+
+#[test]
+fn the_router_refuses_what_a_shard_would_and_asks_it_now_and_then() {
+    let counters = ShardCounters::default();
+    counters.insert_wait_ms.set(WAIT_MAX.as_millis() as u64);
+    assert!(check_insert(&counters).is_ok());
+    counters.insert_wait_ms.set(3_000);
+    counters.inserts_shed.add(1);
+    let refused: Vec<Error> = (0..15).filter_map(|_| check_insert(&counters).err()).collect();
+    assert_eq!(refused.len(), 15);
+    let Error::Busy { retry_after, .. } = &refused[0] else { panic!("{refused:?}") };
+    assert_eq!(*retry_after, Duration::from_secs(3));
+    // The shard hears of one in sixteen, and may take it.
+    assert!(check_insert(&counters).is_ok() && check_insert(&counters).is_ok());
 }

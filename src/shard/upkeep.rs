@@ -13,6 +13,7 @@ use std::time::Instant;
 
 use super::core::{Core, Flush, Settings, Shard};
 use super::doing::Doing;
+use super::pacing::REST;
 use crate::engine::LinkProgress;
 
 /// Steps on one shard before the next gets its turn.
@@ -25,6 +26,7 @@ pub(super) async fn run(core: Rc<Core>) {
         let mut is_idle = true;
         for shard in &shards {
             for _ in 0..STEPS {
+                let begun = Instant::now();
                 let piece = core.heart.doing.begin(Doing::Link);
                 let progress = shard.upkeep_step(core.is_open.get());
                 drop(piece);
@@ -34,6 +36,7 @@ pub(super) async fn run(core: Rc<Core>) {
                 }
                 shard.try_snapshot(&core);
                 shard.tell_room(&core);
+                core.rest(begun).await;
                 core.give_way().await;
             }
             shard.try_snapshot(&core);
@@ -50,6 +53,15 @@ pub(super) async fn run(core: Rc<Core>) {
 }
 
 impl Core {
+    /// Rests where other threads want the CPU, and searches too. A step of upkeep has just ended.
+    async fn rest(&self, begun: Instant) {
+        let now = Instant::now();
+        let is_searched = self.search_cost.is_searched(now);
+        if self.contention.note(now, now.saturating_duration_since(begun), is_searched) {
+            glommio::timer::sleep(REST).await;
+        }
+    }
+
     fn hot_count(&self) -> usize {
         let shards = self.shards.borrow();
         shards.values().map(|shard| shard.counters.hot_documents.get() as usize).sum()

@@ -23,7 +23,7 @@ const SETTINGS: super::Settings<'static> = &[
 const DIMENSION: usize = 96;
 
 /// Documents that are there before, and that are offered at once.
-const STORED: u64 = 1_500;
+const STORED: u64 = 800;
 const OFFERED: u64 = 6_000;
 
 /// The most that may wait to be linked while there are searches, whatever they cost.

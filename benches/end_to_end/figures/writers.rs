@@ -12,6 +12,7 @@ use tokio::task::JoinSet;
 use tonic::Code;
 
 use super::beside::pace;
+use super::stages::Stages;
 use super::{at_ms, document, flush, latencies, micros};
 use crate::Arguments;
 use crate::common::{Client, Process, get, metric_sum, search};
@@ -92,12 +93,16 @@ pub(super) async fn writers(process: &Process, data: &Data, arguments: &Argument
          | bound | accepted/s | ack p50 ms | p99 ms | refused | failed | snapshots | bytes written for \
          each changed |\n|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|"
     );
+    let mut means = Vec::new();
     for &searches in &arguments.searches {
         for &offered in &arguments.upserts {
             flush(process).await;
+            let stages = Stages::of_search(process);
             row(process, data, &documents, [searches, offered], seconds).await;
+            means.push(format!("{searches} and {offered}: {}", stages.since(process)));
         }
     }
+    println!("means of the searches beside them:\n  {}", means.join("\n  "));
 }
 
 async fn row(
