@@ -82,6 +82,8 @@ pub(super) struct Snapshots {
     log_bytes: Cell<u64>,
     /// Bytes of files so little of which is in use that the next one writes them again.
     worn_bytes: Cell<u64>,
+    /// Bytes of vectors and metadata that the last one wrote.
+    documents_bytes: Cell<u64>,
     /// When the last one was taken, of those since the start.
     taken: Cell<Option<Instant>>,
     /// Documents that were to be linked at the start, and would be at the next one: no snapshot has links
@@ -114,6 +116,7 @@ impl Snapshots {
             changed_bytes: Cell::new(0),
             log_bytes: Cell::new(0),
             worn_bytes: Cell::new(0),
+            documents_bytes: Cell::new(0),
             taken: Cell::new(None),
             unlinked: Cell::new(0),
             position: Cell::new(position),
@@ -290,6 +293,8 @@ impl Shard {
                 snapshots.unlinked.set(0);
             }
             if taken.is_ok() {
+                let written_bytes = snapshots.documents_bytes.take();
+                shard.counters.snapshot_written_bytes.add(written_bytes);
                 shard.counters.snapshot_changed_bytes.add(changed_bytes);
             } else {
                 snapshots.changed_bytes.set(snapshots.changed_bytes.get() + changed_bytes);
@@ -441,7 +446,7 @@ async fn write(
     }
     .await;
     match &written {
-        Ok(_) => shard.counters.snapshot_written_bytes.add(documents_bytes),
+        Ok(_) => shard.snapshots.documents_bytes.set(documents_bytes),
         Err(_) => discard(disk, identity).await,
     }
     written
