@@ -20,6 +20,9 @@
 pub mod accounts;
 mod capacity;
 pub mod checkpoint;
+mod codes_check;
+#[cfg(test)]
+mod codes_check_tests;
 #[cfg(test)]
 pub(crate) mod disk_tests;
 pub mod filter;
@@ -58,6 +61,7 @@ use std::sync::Arc;
 
 use self::accounts::Ledger;
 pub use self::capacity::Capacity;
+use self::codes_check::CodesCheck;
 use self::healing::{Healing, Ward};
 use self::hot::HotTier;
 use self::index::MetadataIndex;
@@ -70,9 +74,9 @@ use crate::graph::insert::{Linker, Rows};
 use crate::graph::search::{Scratch, Work};
 use crate::graph::{self, Graph};
 use crate::kernels::Metric;
-use crate::store::Store;
 use crate::store::stripe::Stripe;
 use crate::store::view::View;
+use crate::store::{Codes, Store};
 use crate::types::{DocId, Lsn, Slot};
 use crate::with_distance;
 
@@ -175,12 +179,22 @@ pub struct Engine {
     listings: Listings,
     ward: Arc<Ward>,
     healing: Healing,
+    codes_check: CodesCheck,
 }
 
-/// What linking goes by: vectors where they are in memory, and codes where there are any.
+/// What linking goes by: vectors where they are in memory, and codes where there are any that tell
+/// neighbours apart, or there is nothing else.
 fn rows_of(store: &Store) -> Rows<'_> {
-    let vectors = store.places().is_none().then(|| store.vectors());
-    Rows { vectors, codes: store.codes() }
+    match store.places() {
+        None => Rows { vectors: Some(store.vectors()), codes: walk_codes(store) },
+        Some(_) => Rows { vectors: None, codes: store.codes() },
+    }
+}
+
+/// The codes, where walks go by them.
+#[inline]
+fn walk_codes(store: &Store) -> Option<&Codes> {
+    store.codes().filter(|codes| codes.tell_apart() || store.places().is_some())
 }
 
 /// What [`Engine::link_step`] did.
@@ -234,6 +248,7 @@ impl Engine {
             listings: Listings::default(),
             ward,
             healing: Healing::default(),
+            codes_check: CodesCheck::default(),
         }
     }
 
@@ -347,7 +362,8 @@ impl Engine {
         if self.linker.is_none() {
             self.drop_stale_hot();
             let is_idle = self.hot.len() == 0;
-            if self.heal_step(is_idle) == LinkProgress::More {
+            let is_busy = self.probe_step() || self.heal_step(is_idle) == LinkProgress::More;
+            if is_busy || is_idle && self.begin_probe() {
                 return LinkProgress::More;
             }
             let gone = self.store.let_rows_go(ROWS_GO_MAX);
@@ -382,6 +398,7 @@ impl Engine {
             self.store.close_view(&self.link_view);
         }
         self.healing.note_linked(slot, &self.graph, &self.ward);
+        self.sample_codes(slot);
         let popped = self.hot.pop(&self.store);
         debug_assert_eq!(popped, Some(slot), "documents are linked in order");
         self.reclaim(RECLAIM_BESIDE_LINKING);

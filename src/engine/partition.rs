@@ -132,6 +132,7 @@ impl Engine {
         }
         self.store.abandon_views();
         self.stop_healing();
+        self.stop_probe();
     }
 }
 

@@ -25,7 +25,7 @@ use super::filter::Filter;
 use super::filtered::Filtered;
 pub use super::filtered::Lent;
 use super::top::{Candidate, Top};
-use super::{Engine, SCRATCHES_MAX};
+use super::{Engine, SCRATCHES_MAX, walk_codes};
 use crate::error::Result;
 use crate::graph::filtered::Trail;
 use crate::graph::search::{Key, Scratch, Work};
@@ -132,6 +132,8 @@ pub struct Search {
     hot_cut: bool,
     /// It was wound up before it had looked at everything: see [`Search::wind_up`].
     was_cut: bool,
+    /// It walks by codes.
+    is_by_codes: bool,
     /// See [`Search::region`].
     region: u32,
     pub(super) reused: Box<Reused>,
@@ -258,7 +260,9 @@ impl Search {
         starts.retain(|slot| !is_among && engine.graph.level(*slot).is_some());
         let walk = Walk::of(engine, &self.query, view, filtered);
         scratch.work = Work::default();
-        let from = if let Some(codes) = engine.store.codes() {
+        let codes = walk_codes(&engine.store);
+        self.is_by_codes = codes.is_some();
+        let from = if let Some(codes) = codes {
             codes.encode_into(&self.query.vector, code);
             let space = Coded::<D>::new(code.get(), codes);
             walk.enter_from(space, scratch, trail, starts, entry, top)
@@ -274,7 +278,8 @@ impl Search {
         let Reused { view, vector, code, scratch, trail, wanted, .. } = &mut *self.reused;
         let filtered = self.filtered.as_deref().map(|filtered| (filtered, &*wanted));
         let walk = Walk::of(engine, &self.query, view, filtered);
-        let is_done = if let Some(codes) = engine.store.codes() {
+        let codes = engine.store.codes().filter(|_| self.is_by_codes);
+        let is_done = if let Some(codes) = codes {
             walk.advance(Coded::<D>::new(code.get(), codes), scratch, trail)
         } else {
             walk.advance(Exact::<D>::new(vector, engine.store.vectors()), scratch, trail)
@@ -301,7 +306,7 @@ impl Search {
         } else {
             candidates.extend(scratch.nearest());
         }
-        if engine.store.codes().is_some() {
+        if self.is_by_codes {
             self.phase = Phase::Rerank(0);
             return;
         }
@@ -500,6 +505,7 @@ impl Engine {
             hot_scanned: 0,
             hot_cut: false,
             was_cut: false,
+            is_by_codes: false,
             region: 0,
             reused,
             query,

@@ -142,15 +142,15 @@ impl Linker {
                     let space = Exact::<D>::new(vectors.row(self.slot), vectors);
                     self.walk(graph, space, walking, scratch, &is_live)
                 };
-                let has_codes = rows.codes.is_some();
+                let codes = rows.codes;
                 match (walked, rows.vectors) {
                     (Phase::Choose { level }, Some(vectors)) => {
                         let rows = ByVectors::<D>::new(vectors);
-                        self.choose(graph, rows, has_codes, scratch, level, is_live)
+                        self.choose(graph, rows, codes, scratch, level, is_live)
                     }
                     (Phase::Choose { level }, None) => {
                         let rows = ByCodes::<D>::new(rows.coded());
-                        self.choose(graph, rows, has_codes, scratch, level, is_live)
+                        self.choose(graph, rows, codes, scratch, level, is_live)
                     }
                     (other, _) => other,
                 }
@@ -255,13 +255,16 @@ impl Linker {
         &mut self,
         graph: &Graph,
         rows: B,
-        has_codes: bool,
+        codes: Option<&Codes>,
         scratch: &mut Scratch,
         level: u8,
         is_live: impl Fn(Slot) -> bool,
     ) -> Phase {
         let origin = rows.origin(self.slot);
-        let mut candidates = rows.found(origin, has_codes, scratch);
+        let mut candidates = rows.found(origin, codes.is_some(), scratch);
+        if let Some(codes) = codes.filter(|_| level == 0) {
+            rows.note_found(self.slot, codes, scratch, &candidates);
+        }
         let nearest = candidates.first().expect("the entry at least was found").slot();
         self.look_beyond_copies(graph, rows, &mut candidates, level, is_live, scratch);
         let (node, links_max, first) = (self.slot, graph.params().m, None);

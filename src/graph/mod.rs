@@ -14,6 +14,7 @@
 //!   of a closure. The walk goes through nodes that the closure refuses.
 
 pub mod adopt;
+pub mod agreement;
 pub mod check;
 mod dead_links;
 pub mod filtered;

@@ -3,6 +3,7 @@
 
 use std::marker::PhantomData;
 
+use super::agreement;
 use super::search::{Key, Scratch, Work};
 use crate::kernels::codes::{CODE_ROWS, Code, Origin};
 use crate::kernels::{Distance, simd};
@@ -174,6 +175,9 @@ pub(super) trait Between: Copy {
 
     /// What a walk by codes, or by vectors where there are none, has found, by these distances.
     fn found(self, origin: Self::Origin, has_codes: bool, scratch: &mut Scratch) -> Vec<Key>;
+
+    /// Tells the codes, by which a walk from `slot` has found these, how well they did.
+    fn note_found(self, slot: Slot, codes: &Codes, scratch: &Scratch, found: &[Key]);
 }
 
 /// By the vectors.
@@ -247,6 +251,10 @@ impl<'a, D: Distance> Between for ByVectors<'a, D> {
             false => scratch.nearest().collect(),
         }
     }
+
+    fn note_found(self, _: Slot, codes: &Codes, scratch: &Scratch, found: &[Key]) {
+        agreement::note_found(codes, scratch, found);
+    }
 }
 
 impl<'a, D: Distance> Between for ByCodes<'a, D> {
@@ -280,5 +288,9 @@ impl<'a, D: Distance> Between for ByCodes<'a, D> {
 
     fn found(self, _: Coded<'a, D>, _: bool, scratch: &mut Scratch) -> Vec<Key> {
         scratch.nearest().collect()
+    }
+
+    fn note_found(self, slot: Slot, codes: &Codes, scratch: &Scratch, _: &[Key]) {
+        agreement::note_codes_alone::<D>(slot, codes, scratch);
     }
 }

@@ -234,6 +234,11 @@ pub struct ShardCounters {
     /// Pairs of documents that are gone, found where the index would have taken them for those of
     /// others, and removed.
     pub stale_postings: Gauge,
+    /// The share of the nearest that 8-bit codes do not have among the nearest, in millionths; and 1 if
+    /// walks do not rely on codes for it.
+    pub codes_indistinct_millionths: Gauge,
+    /// See `codes_indistinct_millionths`.
+    pub codes_passed_over: Gauge,
     /// Groups written to the log.
     pub wal_groups: Gauge,
     /// Records in them.

@@ -393,6 +393,18 @@ impl Shard {
             self.counters.unreachable_nodes.set(healing.unreachable);
             self.counters.graph_checks.set(healing.checks);
             self.counters.stale_postings.set(engine.stale_postings());
+            let indistinct = f64::from(engine.codes_indistinct().unwrap_or(0.0));
+            self.counters.codes_indistinct_millionths.set((indistinct * 1e6) as u64);
+            let (is_over, was_over) =
+                (!engine.codes_tell_apart(), self.counters.codes_passed_over.get() > 0);
+            self.counters.codes_passed_over.set(u64::from(is_over));
+            if is_over && !was_over {
+                tracing::warn!(
+                    "8-bit codes miss {:.0} % of the nearest vectors, which are much alike: walks go by \
+                     vectors, or are wider where those are on disk",
+                    indistinct * 100.0
+                );
+            }
         }
     }
 }

@@ -282,6 +282,20 @@ impl Health {
         Some(format!("the logs of {count} of {} shards {what}", shards.len()))
     }
 
+    /// Something to know that is no trouble; `None` if there is nothing.
+    #[must_use]
+    pub fn note(&self) -> Option<String> {
+        let shards = self.observed.shards();
+        let count = shards.iter().filter(|shard| shard.codes_passed_over.get() > 0).count();
+        (count > 0).then(|| {
+            format!(
+                "the vectors of {count} of {} shards are too much alike for 8-bit codes: searches \
+                 there go by vectors, or are wider where those are on disk",
+                shards.len()
+            )
+        })
+    }
+
     /// True if requests should be sent here.
     #[must_use]
     pub fn is_ready(&self) -> bool {

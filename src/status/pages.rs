@@ -42,6 +42,9 @@ pub(super) async fn health(State(pages): State<Arc<Pages>>) -> Response {
     if let Some(reason) = reason {
         body["reason"] = reason.into();
     }
+    if let Some(note) = pages.health.note() {
+        body["note"] = note.into();
+    }
     (code, Json(body)).into_response()
 }
 

@@ -37,6 +37,8 @@ pub(super) fn render(text: &mut Text, observed: &Observed) {
     by_shard("kyrodb_shard_graph_checks_total", "counter", help, |s| s.graph_checks.get());
     let help = "Pairs of metadata of documents that are gone, found in a snapshot or in the index and removed.";
     by_shard("kyrodb_index_stale_postings_total", "counter", help, |s| s.stale_postings.get());
+    let help = "1 if 8-bit codes do not tell neighbours apart: walks go by vectors, or are wider.";
+    by_shard("kyrodb_shard_codes_passed_over", "gauge", help, |s| s.codes_passed_over.get());
     by_shard("kyrodb_shard_links_total", "counter", "Documents linked.", |s| s.links.get());
     by_shard("kyrodb_shard_search_distances_total", "counter", "Distances of searches.", |s| {
         s.search_distances.get()
@@ -137,6 +139,14 @@ fn recall(text: &mut Text, shards: &[Arc<ShardCounters>]) {
     text.family(name, "gauge", help);
     for (index, shard) in shards.iter().enumerate().filter(|(_, s)| s.recall_sampled.get() > 0) {
         let ratio = shard.recall_recent_millionths.get() as f64 / 1e6;
+        text.sample(name, &format!("shard=\"{index}\""), ratio);
+    }
+    let name = "kyrodb_codes_indistinct_ratio";
+    let help =
+        "Share of the nearest documents that 8-bit codes do not have among the nearest, of late.";
+    text.family(name, "gauge", help);
+    for (index, shard) in shards.iter().enumerate() {
+        let ratio = shard.codes_indistinct_millionths.get() as f64 / 1e6;
         text.sample(name, &format!("shard=\"{index}\""), ratio);
     }
 }

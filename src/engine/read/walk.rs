@@ -113,12 +113,19 @@ impl<'a> Walk<'a> {
     }
 
     fn beam<S: Space>(&self, space: S) -> Beam<'a, S> {
-        Beam { graph: &self.engine.graph, space, level: 0, width: self.query.ef }
+        Beam {
+            graph: &self.engine.graph,
+            space,
+            level: 0,
+            width: self.engine.walk_width(self.query.ef),
+        }
     }
 
     fn among<S: Space>(&self, filtered: &Filtered, space: S) -> FilteredWalk<'a, S> {
         let live = self.engine.store.live_of_all() as u64;
-        let width = self.query.ef as u64 * width_percent(filtered.count(), live) / 100;
+        let width = self.engine.walk_width(self.query.ef) as u64
+            * width_percent(filtered.count(), live)
+            / 100;
         FilteredWalk { graph: &self.engine.graph, space, width: width as usize }
     }
 }
