@@ -13,28 +13,33 @@ use crate::common::{Launch, Process, directory, runtime};
 use crate::{store, stored};
 
 /// A line as it is typed.
-struct Line {
+pub(crate) struct Line {
     /// What it is for, as the guide has it.
-    what: &'static str,
-    typed: &'static str,
-    code: i32,
+    pub(crate) what: &'static str,
+    pub(crate) typed: &'static str,
+    pub(crate) code: i32,
     /// Parts of what has to be printed.
-    says: &'static [&'static str],
+    pub(crate) says: &'static [&'static str],
 }
 
 /// Where lines are typed: a directory with `data`, `backups` and `config.yaml`.
-struct Shell<'a> {
+pub(crate) struct Shell<'a> {
     directory: &'a Path,
     variables: Vec<(&'static str, String)>,
 }
 
 impl<'a> Shell<'a> {
-    fn in_directory(directory: &'a Path) -> Self {
+    pub(crate) fn in_directory(directory: &'a Path) -> Self {
         let segment = ("KYRODB__PERSISTENCE__WAL_SEGMENT_BYTES", "4194304".to_owned());
         Self { directory, variables: vec![segment] }
     }
 
-    fn knows(mut self, process: &Process) -> Self {
+    pub(crate) fn with(mut self, variable: &'static str, value: &str) -> Self {
+        self.variables.push((variable, value.to_owned()));
+        self
+    }
+
+    pub(crate) fn knows(mut self, process: &Process) -> Self {
         self.variables.push(("PID", process.pid().to_string()));
         self.variables.push(("HTTP", process.http.to_string()));
         self.variables.push(("KYRODB_URL", format!("http://{}", process.http)));
@@ -42,7 +47,7 @@ impl<'a> Shell<'a> {
     }
 
     #[track_caller]
-    fn types(&self, lines: &[Line]) {
+    pub(crate) fn types(&self, lines: &[Line]) {
         let programs = Path::new(env!("CARGO_BIN_EXE_kyrodb_ctl")).parent().unwrap();
         let path = format!("{}:{}", programs.display(), std::env::var("PATH").unwrap());
         for Line { what, typed, code, says } in lines {
@@ -75,7 +80,7 @@ fn configured(directory: &Path, yaml: &str) -> Launch {
     launch
 }
 
-fn started(directory: &Path, yaml: &str) -> Process {
+pub(crate) fn started(directory: &Path, yaml: &str) -> Process {
     let mut process = configured(directory, yaml).spawn();
     process.wait_ready();
     process
