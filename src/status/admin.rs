@@ -206,7 +206,10 @@ pub(super) async fn rotate(State(pages): State<Arc<Pages>>) -> Response {
     let Some(shards) = pages.shards.get() else { return starting() };
     match shards.rotate().await {
         Ok(logs) => {
-            let shard = |(shard, log): (usize, &Rotated)| json!({ "shard": shard, "segment": log.segment, "is_new": log.is_new });
+            let shard = |(shard, log): (usize, &Rotated)| {
+                let (segment, is_new) = (&log.segment, log.is_new);
+                json!({ "shard": shard, "segment": segment, "is_new": is_new })
+            };
             let shards: Vec<Value> = logs.iter().enumerate().map(shard).collect();
             answer(StatusCode::OK, json!({ "shards": shards }))
         }
