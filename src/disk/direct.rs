@@ -304,7 +304,7 @@ impl File for DirectFile {
                 .map_err(|error| failed("read", &self.name, error))?;
             #[cfg(test)]
             let read = &read[..self.faults.shorten(&self.name, offset + done as u64, read.len())];
-            target.extend_from_slice(&read);
+            target.extend_from_slice(&read[..]);
             done += read.len();
             // Half a block is the end of the file, and from there O_DIRECT can't go on.
             if read.is_empty() || !read.len().is_multiple_of(BLOCK) {

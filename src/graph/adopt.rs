@@ -44,11 +44,11 @@ impl Adoption {
         let may_adopt = |slot| slot != own && stays(slot);
         let is_found = if let Some(codes) = rows.codes {
             let space = Coded::<D>::new(codes.get(own), codes);
-            self.walk(graph, space, scratch, &may_adopt)
+            self.walk(graph, space, scratch, may_adopt)
         } else {
             let vectors = rows.whole();
             let space = Exact::<D>::new(vectors.row(own), vectors);
-            self.walk(graph, space, scratch, &may_adopt)
+            self.walk(graph, space, scratch, may_adopt)
         };
         // Somebody may be changing its lists: then a later step does it.
         match rows.vectors {
