@@ -302,9 +302,11 @@ impl File for DirectFile {
                 .read_at_aligned(offset + done as u64, length)
                 .await
                 .map_err(|error| failed("read", &self.name, error))?;
+            let length = read.len();
             #[cfg(test)]
-            let read = &read[..self.faults.shorten(&self.name, offset + done as u64, read.len())];
-            target.extend_from_slice(&read[..]);
+            let length = self.faults.shorten(&self.name, offset + done as u64, length);
+            let read = &read[..length];
+            target.extend_from_slice(read);
             done += read.len();
             // Half a block is the end of the file, and from there O_DIRECT can't go on.
             if read.is_empty() || !read.len().is_multiple_of(BLOCK) {
