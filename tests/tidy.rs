@@ -156,6 +156,7 @@ fn unsafe_is_where_it_is_expected() {
     // reach them is in `store/mod.rs`. Metadata is behind a pointer in `store/shared.rs`, and so are
     // vectors that wait for a snapshot, in `store/places.rs`, with memory of `store/slabs.rs`.
     let expected = [
+        "graph/owners_tests",
         "graph/tests",
         "kernels/simd",
         "store/arena",

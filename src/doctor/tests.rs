@@ -210,7 +210,7 @@ fn kernel_and_limits() {
     let check = Made::with(path, &limits("8388608", "unlimited"), "memlock", Verdict::Warn);
     assert_says(&check, "8192 KiB; 74752 KiB are advised, cores: 6", "ulimit -l unlimited");
     let made = Made::good();
-    made.write("proc/self/status", "CapEff:\t000001ffffffffff\n");
+    made.write("proc/self/status", "CapEff:\t000001ffffffffff\nCpus_allowed_list:\t0-7\n");
     made.write(path, &limits("8388608", "unlimited"));
     assert_says(&made.alone("memlock", Verdict::Ok), "CAP_IPC_LOCK", "");
     let check = Made::with(path, &limits("unlimited", "1024"), "open_files", Verdict::Warn);

@@ -101,6 +101,11 @@ impl Ward {
         self.checks_asked.fetch_add(1, Ordering::Relaxed);
     }
 
+    /// Nodes of the graph may be out of reach: it is looked through when there is nothing else to do.
+    pub(super) fn doubt(&self) {
+        self.is_in_doubt.store(true, Ordering::Relaxed);
+    }
+
     /// It has not been since that was asked.
     pub(super) fn is_check_asked(&self) -> bool {
         self.checks_asked.load(Ordering::Relaxed) > self.checks_met.load(Ordering::Relaxed)
@@ -124,14 +129,17 @@ impl Ward {
 
     /// The graph, of which this was known before, has been looked through, and so many nodes were found
     /// that no walk could reach. They have links now.
-    fn note_checked(&self, before: Before, found: u64) {
+    fn note_checked(&self, graph: &Graph, before: Before, found: u64) {
         let rest = |linked: u64| Some(linked.saturating_sub(before.linked));
         let ordering = Ordering::Relaxed;
         let _linked = self.linked_since_check.fetch_update(ordering, ordering, rest);
         self.checks_met.fetch_max(before.asked, ordering);
-        self.doubts_met.fetch_max(before.doubts, ordering);
         let found_before = self.found.swap(found, ordering);
         let is_fewer = found_before == 0 || found < found_before;
+        // What links to those have put in doubt is looked at again only while they get fewer, or the
+        // graph of an idle shard might be looked through without end.
+        let met = if found > 0 && !is_fewer { graph.doubts() } else { before.doubts };
+        self.doubts_met.fetch_max(met, ordering);
         self.is_in_doubt.store(found > 0 && is_fewer, ordering);
     }
 }
@@ -283,7 +291,8 @@ impl Engine {
         counts.unreachable += unlinker.unreachable_found();
         if unlinker.has_check() {
             counts.checks += 1;
-            self.ward.note_checked(self.healing.before_check, unlinker.unreachable_found());
+            let found = unlinker.unreachable_found();
+            self.ward.note_checked(&self.graph, self.healing.before_check, found);
         }
         let removed = unlinker.finish(&self.graph, slot_count);
         counts.removed += removed.len() as u64;

@@ -17,6 +17,12 @@ impl Counter {
         self.0.fetch_add(amount, Ordering::Relaxed);
     }
 
+    /// Adds one; returns the value before.
+    #[inline]
+    pub fn next(&self) -> u64 {
+        self.0.fetch_add(1, Ordering::Relaxed)
+    }
+
     /// The value.
     #[must_use]
     pub fn get(&self) -> u64 {
@@ -181,8 +187,11 @@ pub struct ShardCounters {
     pub writes_waiting: Gauge,
     /// Times that the log waited for room in the hot tier.
     pub writes_paced: Counter,
-    /// How long an insert that comes now would wait for room in the hot tier, in milliseconds.
+    /// How long an insert that comes now would wait for room in the hot tier, in milliseconds; 0 while it
+    /// may wait.
     pub insert_wait_ms: Gauge,
+    /// Inserts that the router has judged while the shard said that they would wait too long.
+    pub inserts_judged: Counter,
     /// Inserts refused since they would have waited too long for room in the hot tier.
     pub inserts_shed: Counter,
     /// Nodes in the graph, dead ones included.

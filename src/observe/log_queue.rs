@@ -172,7 +172,9 @@ impl LogQueue {
                 tracing::error!("the log file can't be opened again, the old one is kept: {error}");
             }
             for line in batch.iter() {
-                flows = sink.write_line(line).is_ok();
+                // The rotation of files panics where its directory is gone: no reason to log nothing more.
+                let written = std::panic::AssertUnwindSafe(|| sink.write_line(line));
+                flows = std::panic::catch_unwind(written).is_ok_and(|written| written.is_ok());
                 if !flows {
                     self.lock().untold += 1;
                     self.dropped.fetch_add(1, Ordering::Relaxed);

@@ -35,7 +35,7 @@ const COMPLAINT_PATIENCE: Duration = Duration::from_millis(500);
 const FILE_TARGET: &str = "kyrodb::start";
 
 /// Says nothing of buffers that can't be registered with io_uring: `shard/preflight` does, once.
-const QUIET: &str = "glommio::sys::uring=error";
+const QUIET: &str = concat!("glommio", "::sys::uring=error");
 
 /// The log of a process.
 pub struct Log {
@@ -144,6 +144,10 @@ pub fn complain(level: Level, what: &str) {
 fn tell_of_panic(panic: &std::panic::PanicHookInfo<'_>) {
     let thread = std::thread::current();
     let name = thread.name().unwrap_or("without a name");
+    // It would log each line that it can't log.
+    if matches!(name, "kyro-log" | "kyro-journal") {
+        return;
+    }
     let trace = std::backtrace::Backtrace::capture();
     match trace.status() {
         std::backtrace::BacktraceStatus::Captured => {

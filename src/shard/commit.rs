@@ -277,7 +277,8 @@ impl Committer {
                 }
             }
         }
-        if !self.is_sealed
+        // Under `none` a log at rest is not synced.
+        if (!self.is_sealed || self.writer.has_unsynced())
             && !self.writer.is_broken()
             && let Err(error) = self.writer.seal(unix_ms()).await
         {

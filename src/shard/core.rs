@@ -529,7 +529,10 @@ impl Core {
         } else {
             glommio::executor().yield_if_needed().await;
         }
-        self.log_at_rest.until(|| !self.is_writing()).await;
+        // For the end of one write, not of all: where they follow without a gap, the next one has
+        // begun by then, and nothing would be linked or saved.
+        let has_waited = Cell::new(false);
+        self.log_at_rest.until(|| !self.is_writing() || has_waited.replace(true)).await;
     }
 
     /// Marks a write to the log, until the guard is dropped.
@@ -587,8 +590,6 @@ pub(super) struct WriteInFlight<'a>(&'a Core);
 impl Drop for WriteInFlight<'_> {
     fn drop(&mut self) {
         self.0.writes_in_flight.set(self.0.writes_in_flight.get() - 1);
-        if !self.0.is_writing() {
-            self.0.log_at_rest.wake();
-        }
+        self.0.log_at_rest.wake();
     }
 }

@@ -51,7 +51,7 @@ const WEIGHT: f64 = 1.0 / 32.0;
 const OUTLIER: f64 = 4.0;
 
 /// So long after a search others are expected.
-const SEARCHED_WITHIN: Duration = Duration::from_secs(1);
+const SEARCHED_WITHIN: Duration = Duration::from_secs(10);
 
 /// From the first search on, so long until the bound is that of searches.
 const TIGHTEN: Duration = Duration::from_secs(4);
@@ -71,6 +71,9 @@ const ROOM_PARTS: usize = 8;
 
 /// The longest a put may have to wait for room, by the pace of linking.
 pub(super) const WAIT_MAX: Duration = Duration::from_secs(1);
+
+/// The longest beside searches: writes that wait hold streams of connections that searches need too.
+const WAIT_SEARCHED_MAX: Duration = Duration::from_millis(100);
 
 /// Bounds of the time after which a refused put may be sent again.
 const RETRY_MIN: Duration = Duration::from_millis(50);
@@ -235,7 +238,12 @@ fn is_within(then: Option<Instant>, now: Instant) -> bool {
 /// If it has to be refused.
 pub fn check_insert(counters: &ShardCounters) -> Result<()> {
     let wait = Duration::from_millis(counters.insert_wait_ms.get());
-    if wait <= WAIT_MAX || counters.inserts_shed.get().is_multiple_of(ASKED_PARTS) {
+    // By inserts judged here, not by those refused: those that pass change nothing before the core
+    // has taken them out of its mailbox, and it would be flooded meanwhile.
+    if wait.is_zero()
+        || counters.is_fenced()
+        || counters.inserts_judged.next().is_multiple_of(ASKED_PARTS)
+    {
         return Ok(());
     }
     counters.inserts_shed.add(1);
@@ -246,9 +254,8 @@ fn too_long(wait: Duration) -> Error {
     Error::Busy {
         what: format!(
             "too many documents wait to be linked into the graph: this one would wait {} ms for its \
-             turn, where {} ms are allowed: send fewer at once, or later",
-            wait.as_millis(),
-            WAIT_MAX.as_millis()
+             turn: send fewer at once, or later",
+            wait.as_millis()
         ),
         retry_after: wait.clamp(RETRY_MIN, RETRY_MAX),
     }
@@ -298,6 +305,11 @@ impl Pace {
     /// The bound when it was last asked for.
     pub(super) fn last_bound(&self) -> usize {
         self.bound
+    }
+
+    /// The longest that a put may have to wait now.
+    fn wait_max(&self) -> Duration {
+        if self.searched.is_some() { WAIT_SEARCHED_MAX } else { WAIT_MAX }
     }
 
     /// Documents that may wait to be linked now, where `debt` do.
@@ -366,9 +378,9 @@ impl Pace {
     }
 }
 
-/// Refuses a put that would have to wait this long, if that is too long.
-fn check_wait(wait: Duration) -> Result<()> {
-    if wait <= WAIT_MAX { Ok(()) } else { Err(too_long(wait)) }
+/// Refuses a put that would have to wait longer than `max`.
+fn check_wait(wait: Duration, max: Duration) -> Result<()> {
+    if wait <= max { Ok(()) } else { Err(too_long(wait)) }
 }
 
 /// What the commit of a shard does next.
@@ -437,7 +449,8 @@ impl Shard {
         if !matches!(write, Write::Put { .. }) {
             return Ok(());
         }
-        let checked = check_wait(self.insert_wait(Instant::now()));
+        let wait = self.insert_wait(Instant::now());
+        let checked = check_wait(wait, self.pace.borrow().wait_max());
         checked.inspect_err(|_| self.counters.inserts_shed.add(1))
     }
 
@@ -445,8 +458,10 @@ impl Shard {
     fn insert_wait(&self, now: Instant) -> Duration {
         let of = |engine: &Engine| (engine.unlinked_count(), engine.hot_count() - engine.debt());
         let (ahead, backlog) = self.engine.borrow().as_ref().map_or((0, 0), of);
-        let wait = self.pace.borrow().wait(now, ahead, backlog);
-        self.counters.insert_wait_ms.set(wait.as_millis() as u64);
+        let pace = self.pace.borrow();
+        let wait = pace.wait(now, ahead, backlog);
+        let told = if wait <= pace.wait_max() { 0 } else { wait.as_millis() as u64 };
+        self.counters.insert_wait_ms.set(told);
         wait
     }
 }

@@ -8,6 +8,7 @@ use super::core::{Core, Shard};
 use super::keeper::Change;
 use super::reply::Reply;
 use super::serve::cut;
+use crate::disk::BLOCK;
 use crate::error::Result;
 use crate::manifest::Sealed;
 use crate::types::ShardId;
@@ -55,6 +56,10 @@ pub(super) async fn keep_end(core: &Core, id: ShardId, number: u64, sealed: Seal
 pub(super) async fn record_end(core: &Core, id: ShardId, number: u64, sealed: Sealed) {
     let keep = async { Ok(keep_end(core, id, number, sealed).await) };
     if !glommio::timer::timeout(KEEP_PATIENCE, keep).await.unwrap_or(false) {
+        return;
+    }
+    // One without a group is removed by the next start, which knows it by its whole length.
+    if sealed.end_bytes == BLOCK as u64 {
         return;
     }
     let name = segment_name(id, number);

@@ -42,6 +42,10 @@ pub(super) async fn run(core: Rc<Core>, mailbox: Arc<Mailbox<Request>>) {
         // Whichever says so first: the sender's wake, or background work that makes room.
         select(pin!(mailbox.receive(&mut batch)), pin!(core.mail.wait())).await;
         let taken = Instant::now();
+        // Searches wait for no write that came with them; writes keep their order among themselves.
+        if batch.len() > 1 {
+            batch.sort_by_key(|request| !matches!(request, Request::Search(_)));
+        }
         for request in batch.drain(..) {
             if matches!(request, Request::Stop) {
                 return;

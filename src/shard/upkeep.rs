@@ -90,6 +90,10 @@ impl Shard {
                 LinkProgress::More if added > 0 => {
                     self.pace.borrow_mut().note_linked(Instant::now());
                 }
+                // Dead nodes are taken out, and nothing waits to be linked.
+                LinkProgress::More if engine.hot_count() == 0 => {
+                    self.pace.borrow_mut().note_idle();
+                }
                 LinkProgress::More => {}
             }
             progress

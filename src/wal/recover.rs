@@ -133,8 +133,13 @@ pub async fn recover<D: Disk>(
     for opened in open {
         opened.file.close().await?;
     }
-    // Where syncs were not waited for, a snapshot may be durable that knows more than the log.
-    let is_further = |end: &Position| end.next_lsn >= recovered.position.next_lsn;
+    // Where syncs were not waited for, or a part of the log is gone, a snapshot may know more than the
+    // log, be it groups without records alone: the log then goes on where the snapshot was made, or
+    // the next start would take what follows for another log.
+    let is_further = |end: &Position| {
+        let at = recovered.position.next_lsn;
+        end.next_lsn > at || end.next_lsn == at && unmet.is_none()
+    };
     recovered.position = reached.filter(is_further).unwrap_or(recovered.position);
     Ok(recovered)
 }
@@ -155,8 +160,12 @@ impl Recovered {
         // group that was cut off or refused stays named: if its file outlived its name, it would
         // be taken for one that MANIFEST has lost.
         let is_without_group = segment.sealed.is_none_or(|s| s.end_bytes == BLOCK as u64);
-        let is_empty = scan.end == header.start && is_without_group;
-        if is_empty && !has_groups(file, header.shard).await? {
+        // A file that was cut had groups, which were refused, and the cut may be undone by a crash.
+        let is_empty = scan.end == header.start
+            && is_without_group
+            && !is_shorter(file, header.segment_bytes).await?;
+        // What is behind the header goes to quarantine first; the next start finds the file cut there.
+        if is_empty && scan.left.is_none() && !has_groups(file, header.shard).await? {
             self.unused.push(name.clone());
             return Ok(());
         }

@@ -116,7 +116,7 @@ fn read_groups(file: &[u8]) -> bool {
     assert_eq!((scan.records, scan.end.next_lsn), (records, Lsn(records + 1)));
     // Sealed or followed where it ends, it is the same. Anywhere else, it is damaged.
     let sealed = Sealed { first_lsn: 1, last_lsn: records, end_bytes: end, chain: scan.end.chain };
-    let untorn = Scan { torn: None, ..scan };
+    let untorn = Scan { torn: None, left: None, ..scan };
     let same = Some((untorn, records));
     assert_eq!(read_with(file, Tail::Sealed(sealed)).ok(), same);
     assert_eq!(read_with(file, Tail::Followed(scan.end)).ok(), same);

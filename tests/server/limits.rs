@@ -38,7 +38,7 @@ fn soft_limit(process: &Process) -> String {
 #[test]
 fn the_soft_limit_of_open_files_is_raised() {
     let directory = directory();
-    let process = start_under("ulimit -Hn 700 && ulimit -Sn 200", directory.path());
+    let process = start_under("ulimit -Sn 200 && ulimit -Hn 700", directory.path());
     assert_eq!(soft_limit(&process), "700");
     process.stop();
 }

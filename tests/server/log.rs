@@ -177,7 +177,7 @@ fn the_journal_gets_priorities_and_a_start_refused_is_an_error() {
     assert!(!launch.command.status().unwrap().success(), "the directory is in use");
     first.stop();
     let text = written(&path);
-    assert_says(&text, &["\n<3>kyrodb_server: "]);
+    assert_says(&text, &["<3>kyrodb_server: "]);
     let launch = |log: &str| {
         let file = File::create(&path).unwrap();
         let mut launch = Launch::new(&data_dir, ONE_SHARD);

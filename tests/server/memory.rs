@@ -25,7 +25,8 @@ fn memory_by_part_is_what_the_rows_of_all_documents_take() {
     let text = loop {
         let text = get(process.http, "/metrics").unwrap().1;
         let links = metric(&text, "kyrodb_memory_bytes{shard=\"0\",part=\"links\"}").unwrap();
-        if links >= count * 128.0 {
+        // With the lists of upper levels, once all are linked.
+        if links >= count * 133.0 {
             break text;
         }
         assert!(begun.elapsed() < PATIENCE, "{text}");

@@ -274,7 +274,7 @@ fn a_start_is_ready_when_all_is_linked_or_it_has_waited_long_enough() {
 const LARGE: Settings<'static> = &[
     ("runtime.shards", "1"),
     ("hnsw.distance", "euclidean"),
-    ("hnsw.m", "4"),
+    ("hnsw.m", "5"),
     ("hnsw.ef_construction", "16"),
     ("hnsw.ef_search", "16"),
     ("persistence.snapshot_interval_mutations", "100"),
