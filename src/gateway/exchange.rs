@@ -70,11 +70,18 @@ pub(super) async fn exchange<S>(
     let method = request.uri().path().rsplit('/').next().unwrap_or_default();
     let (is_stream, is_answered_by_stream) = (sends_stream(method), takes_stream(method));
     let timeout = timeout_of(request.headers());
+    let is_conversation = is_stream && is_answered_by_stream;
     let terms = match is_stream {
-        true => Terms { whole: timeout, idle: link.idle, spare_bytes: STREAM_SPARE_BYTES },
+        true => Terms {
+            whole: timeout,
+            idle: link.idle,
+            is_conversation,
+            spare_bytes: STREAM_SPARE_BYTES,
+        },
         false => Terms {
             whole: Some(timeout.map_or(BODY_PATIENCE, |timeout| timeout.min(BODY_PATIENCE))),
             idle: link.idle,
+            is_conversation,
             spare_bytes: MESSAGE_SPARE_BYTES,
         },
     };
@@ -106,11 +113,13 @@ pub(super) async fn exchange<S>(
         }
     });
     let Some(answer) = answered.await else { return };
-    drop(in_work);
+    // A server at its end waits until an answer of one message is sent: its client may pause.
+    let in_work = in_work.filter(|_| !is_answered_by_stream);
     let patience = if is_answered_by_stream { link.idle } else { ANSWER_PATIENCE.min(link.idle) };
     if let Err(error) = send(answer, respond, pump, link.purses.clone(), patience).await {
         tracing::debug!("an answer was not sent: {error}");
     }
+    drop(in_work);
 }
 
 async fn send(
@@ -121,7 +130,9 @@ async fn send(
     patience: Duration,
 ) -> Result<(), h2::Error> {
     let (mut head, body) = answer.into_parts();
-    let uncounted = head.extensions.remove::<Uncounted>().map_or(0, |Uncounted(bytes)| bytes);
+    let let_in = head.extensions.remove::<Uncounted>();
+    let is_let_in = let_in.is_some();
+    let uncounted = let_in.map_or(0, |Uncounted(bytes)| bytes);
     let _held = match Held::admit(Some(&purses).filter(|_| uncounted > 0), uncounted) {
         Ok(held) => held,
         Err(error) => {
@@ -136,7 +147,7 @@ async fn send(
     if is_all {
         return Ok(());
     }
-    let mut pipe = Pipe::new(body, to, purses, patience);
+    let mut pipe = Pipe::new(body, to, purses, is_let_in, patience);
     poll_fn(|context| {
         pump.pump(context);
         let sent = pipe.poll(context);

@@ -39,6 +39,9 @@ pub(super) struct Terms {
     pub(super) whole: Option<Duration>,
     /// From one byte to the next while the handler waits.
     pub(super) idle: Duration,
+    /// Its client may wait for an answer, or for its own user, between two messages for as long as the
+    /// connection lasts: only a message that is begun has to come.
+    pub(super) is_conversation: bool,
     /// It is not refused while it holds no more than this.
     pub(super) spare_bytes: u64,
 }
@@ -354,8 +357,12 @@ impl Pump {
 
     /// When what the handler waits for is late.
     fn due(&self, state: &State) -> Option<Instant> {
-        let idle = state.waits_since?.max(self.last_byte) + self.terms.idle;
-        Some(self.terms.whole.map_or(idle, |whole| idle.min(self.begun + whole)))
+        let since = state.waits_since?.max(self.last_byte);
+        let may_be_quiet = self.terms.is_conversation && state.messages.open == 0;
+        // A bound beyond what a clock can say is none.
+        let idle = if may_be_quiet { None } else { since.checked_add(self.terms.idle) };
+        let whole = self.terms.whole.and_then(|whole| self.begun.checked_add(whole));
+        idle.into_iter().chain(whole).min()
     }
 
     /// Has the task woken when that is.
@@ -392,6 +399,29 @@ impl Pump {
             self.alarm = None;
         } else if let Some(due) = due {
             self.set_alarm(due, context);
+        }
+    }
+}
+
+impl Drop for Pump {
+    /// The call is over: a task that still reads the body elsewhere, as reflection has, does not wait for ever.
+    fn drop(&mut self) {
+        let mut state = self.inbox.lock();
+        let pump = state.pump.take();
+        let is_over = state.is_dropped || state.has_ended && state.is_empty();
+        if !is_over {
+            state.clear();
+            state.has_ended = true;
+            state.failed = Some(Status::cancelled("the call has ended"));
+        }
+        let held = state.held;
+        self.inbox.give_back(&mut state, held);
+        let reader = state.reader.take();
+        // What is woken or dropped with these may look into the inbox.
+        drop(state);
+        drop(pump);
+        if let Some(reader) = reader {
+            reader.wake();
         }
     }
 }

@@ -65,7 +65,7 @@ impl Gateway {
         validate::namespace(&request.namespace)?;
         let none = std::collections::HashMap::new();
         let scope = validate::scope(&subject, &request.namespace, request.filter, none)?;
-        let places = self.bulk_places(limit as usize).await?;
+        let _places = self.bulk_places(limit as usize).await?;
         let filter = scope.unwrap_or(Filter::All);
         let page = (after, limit as usize);
         let (ids, has_more) = router.list(filter, page, subject.sweeps(), deadline).await?;
@@ -97,12 +97,6 @@ impl Gateway {
             let documents = (0..count).map(make).collect();
             return Ok(Listed::whole(proto::ListDocumentsResponse { documents, ..others }));
         }
-        Listed::of(
-            others,
-            count,
-            make,
-            Kept { _held: held, _places: Some(places), ..Kept::default() },
-        )
-        .await
+        Listed::of(others, count, make, Kept { held, ..Kept::default() }).await
     }
 }

@@ -11,7 +11,6 @@ use std::time::Duration;
 use http::{HeaderMap, HeaderValue};
 use hyper::body::{Body as HttpBody, Bytes, Frame};
 use prost::Message;
-use tokio::sync::OwnedSemaphorePermit;
 use tonic::body::Body;
 use tonic::{Response, Status};
 
@@ -24,6 +23,9 @@ pub(super) const LARGE_BYTES: usize = 256 << 10;
 
 /// Bytes of a piece, the last entry of the list apart.
 const PIECE_BYTES: usize = 64 << 10;
+
+/// A piece, with the last entry of it.
+const LET_IN_BYTES: u64 = 2 * PIECE_BYTES as u64;
 
 /// Entries between two chances for other requests while lengths are added up.
 const ENTRIES_AT_ONCE: usize = 64;
@@ -110,13 +112,13 @@ pub(super) fn too_many(over: Over, purses: &Purses) -> Error {
 /// What is kept until a list is sent.
 #[derive(Default)]
 pub(super) struct Kept {
-    pub(super) _held: Option<Held>,
-    pub(super) _places: Option<OwnedSemaphorePermit>,
+    pub(super) held: Option<Held>,
     /// Bytes that are to be counted when the answer is sent.
     pub(super) uncounted: u64,
 }
 
-/// Bytes that are kept until a response is sent, an extension of it.
+/// Bytes that are kept until a response is sent, an extension of it. It is let in as a whole by them: none
+/// of its pieces is refused.
 #[derive(Clone, Copy)]
 pub(super) struct Uncounted(pub(super) u64);
 
@@ -217,9 +219,11 @@ pub(super) fn in_pieces(mut response: http::Response<Body>) -> http::Response<Bo
     let Some(Attached(pieces)) = response.extensions_mut().remove() else { return response };
     match pieces.lock().unwrap_or_else(PoisonError::into_inner).take() {
         Some(pieces) => {
-            if pieces.kept.uncounted > 0 {
-                response.extensions_mut().insert(Uncounted(pieces.kept.uncounted));
-            }
+            let Kept { held, uncounted } = &pieces.kept;
+            let counted = held.as_ref().map_or(0, |held| held.bytes);
+            // Where nothing else is counted, a piece stands for the answer: one of them is there at a time.
+            let bytes = if counted + uncounted == 0 { LET_IN_BYTES } else { *uncounted };
+            response.extensions_mut().insert(Uncounted(bytes));
             response.map(|_| Body::new(pieces))
         }
         None => response,

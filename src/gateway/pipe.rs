@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use h2::{Reason, SendStream};
 use http::HeaderMap;
-use hyper::body::Body as HttpBody;
+use hyper::body::{Body as HttpBody, Bytes};
 use tokio::time::Sleep;
 use tonic::Status;
 use tonic::body::Body;
@@ -31,6 +31,8 @@ pub(super) struct Pipe {
     /// Taken from the body, and not given to h2 yet.
     chunk: Option<Chunk>,
     purses: Arc<Purses>,
+    /// The answer may be held as a whole: no piece of it is refused.
+    is_let_in: bool,
     /// A client that takes nothing for so long has the answer ended.
     patience: Duration,
     alarm: Option<Pin<Box<Sleep>>>,
@@ -41,9 +43,10 @@ impl Pipe {
         body: Body,
         to: SendStream<Chunk>,
         purses: Arc<Purses>,
+        is_let_in: bool,
         patience: Duration,
     ) -> Self {
-        Self { body, to, chunk: None, purses, patience, alarm: None }
+        Self { body, to, chunk: None, purses, is_let_in, patience, alarm: None }
     }
 
     /// Sends what can be sent; ready once there is no more to be done.
@@ -66,7 +69,7 @@ impl Pipe {
                 None => return Poll::Ready(self.to.send_data(Chunk::empty(), true)),
                 Some(Err(error)) => return Poll::Ready(self.fail(&error)),
                 Some(Ok(frame)) => match frame.into_data() {
-                    Ok(data) => match Chunk::counted(data, &self.purses) {
+                    Ok(data) => match self.chunk_of(data) {
                         Ok(chunk) => self.chunk = Some(chunk).filter(|chunk| chunk.len() > 0),
                         Err(over) => return Poll::Ready(self.refuse(over)),
                     },
@@ -76,6 +79,13 @@ impl Pipe {
                     }
                 },
             }
+        }
+    }
+
+    fn chunk_of(&self, data: Bytes) -> Result<Chunk, Over> {
+        match self.is_let_in {
+            true => Ok(Chunk::taken(data, &self.purses)),
+            false => Chunk::counted(data, &self.purses),
         }
     }
 

@@ -70,25 +70,41 @@ impl Purse {
 
     /// Bytes held.
     pub(super) fn held(&self) -> u64 {
-        self.held.load(Ordering::Relaxed)
+        self.held.load(Ordering::Acquire)
     }
 
     /// So much more is held, whatever the bounds; which of them is passed now.
     pub(super) fn take(&self, bytes: u64) -> Result<(), Over> {
-        let held = self.held.fetch_add(bytes, Ordering::Relaxed) + bytes;
+        let held = self.held.fetch_add(bytes, Ordering::AcqRel) + bytes;
         if held <= STEP_BYTES {
             return Ok(());
         }
+        self.lease(held);
         let bank = self.bank();
-        if held > self.leased.load(Ordering::Relaxed) {
-            let wanted = held.next_multiple_of(STEP_BYTES);
-            let leased = self.leased.fetch_max(wanted, Ordering::Relaxed);
-            bank.add(wanted.saturating_sub(leased));
-        }
         if held > bank.max() / CONNECTION_SHARE {
             return Err(Over::Connection);
         }
         if bank.held() > bank.max() { Err(Over::Process) } else { Ok(()) }
+    }
+
+    /// Has so much on the account of the process, at least.
+    fn lease(&self, held: u64) {
+        let bank = self.bank();
+        let wanted = held.next_multiple_of(STEP_BYTES);
+        let mut leased = self.leased.load(Ordering::Acquire);
+        while leased < held {
+            // On the account before anybody can give it back.
+            let more = wanted - leased;
+            bank.add(more);
+            let (done, failed) = (Ordering::AcqRel, Ordering::Acquire);
+            match self.leased.compare_exchange_weak(leased, wanted, done, failed) {
+                Ok(_) => return,
+                Err(now) => {
+                    bank.sub(more);
+                    leased = now;
+                }
+            }
+        }
     }
 
     /// An answer of so many bytes may be held: it counts if it may.
@@ -110,19 +126,25 @@ impl Purse {
 
     /// So much less is held.
     pub(super) fn give_back(&self, bytes: u64) {
-        let held = self.held.fetch_sub(bytes, Ordering::Relaxed) - bytes;
-        let leased = self.leased.load(Ordering::Relaxed);
-        if leased == 0 {
-            return;
-        }
-        let needed = if held <= STEP_BYTES { 0 } else { held.next_multiple_of(STEP_BYTES) };
-        if needed > 0 && needed + SPARE_STEPS * STEP_BYTES > leased {
-            return;
-        }
-        // Whoever comes in between has what it takes counted at the next step.
-        let order = Ordering::Relaxed;
-        if self.leased.compare_exchange(leased, needed, order, order).is_ok() {
-            self.bank().sub(leased - needed);
+        let mut held = self.held.fetch_sub(bytes, Ordering::AcqRel) - bytes;
+        let mut leased = self.leased.load(Ordering::Acquire);
+        while leased > 0 {
+            let needed = if held <= STEP_BYTES { 0 } else { held.next_multiple_of(STEP_BYTES) };
+            if needed > 0 && needed + SPARE_STEPS * STEP_BYTES > leased {
+                return;
+            }
+            let (done, failed) = (Ordering::AcqRel, Ordering::Acquire);
+            match self.leased.compare_exchange_weak(leased, needed, done, failed) {
+                Ok(_) => {
+                    // Whoever comes in between has what it takes counted at the next step.
+                    self.bank().sub(leased - needed);
+                    return;
+                }
+                Err(now) => {
+                    leased = now;
+                    held = self.held();
+                }
+            }
         }
     }
 }
@@ -164,6 +186,13 @@ impl Chunk {
         let counted = bytes.len() as u64;
         purses.answers.admit(counted)?;
         Ok(Self { bytes, counted, purses: Some(purses.clone()) })
+    }
+
+    /// Counts these bytes, of an answer that was let in as a whole.
+    pub(super) fn taken(bytes: Bytes, purses: &Arc<Purses>) -> Self {
+        let counted = bytes.len() as u64;
+        let _ = purses.answers.take(counted);
+        Self { bytes, counted, purses: Some(purses.clone()) }
     }
 
     pub(super) fn empty() -> Self {
@@ -255,6 +284,38 @@ mod tests {
         assert_eq!(purses.answers.held(), 700);
         drop(chunk);
         assert_eq!(purses.answers.held(), 0);
+    }
+
+    #[test]
+    fn pieces_of_an_answer_that_was_let_in_are_not_refused() {
+        let purses = purses(1 << 20);
+        let piece = || Bytes::from(vec![0; 2 * STEP_BYTES as usize]);
+        let whole = 3 << 20;
+        purses.answers.admit(whole).unwrap();
+        assert_eq!(Chunk::counted(piece(), &purses).err(), Some(Over::Connection));
+        let pieces: Vec<_> = (0..3).map(|_| Chunk::taken(piece(), &purses)).collect();
+        assert_eq!(purses.answers.held(), whole + 6 * STEP_BYTES);
+        drop(pieces);
+        purses.answers.give_back(whole);
+        assert_eq!((purses.answers.held(), purses.observed.in_flight.held()), (0, 0));
+    }
+
+    #[test]
+    fn accounts_are_settled_whatever_comes_at_the_same_time() {
+        let purses = purses(1 << 30);
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| {
+                    for n in 0..1_000 {
+                        let bytes = n % 7 * STEP_BYTES / 2;
+                        let _ = purses.answers.take(bytes);
+                        assert!(purses.observed.in_flight.answers.held() < 1 << 30);
+                        purses.answers.give_back(bytes);
+                    }
+                });
+            }
+        });
+        assert_eq!((purses.answers.held(), purses.observed.in_flight.held()), (0, 0));
     }
 
     #[test]

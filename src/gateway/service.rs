@@ -224,7 +224,7 @@ impl Gateway {
         let ids = subject.doc_ids("doc_ids", &request.doc_ids)?;
         validate::namespace(&request.namespace)?;
         let (unique, order) = unique(&ids);
-        let places = self.bulk_places(unique.len()).await?;
+        let _places = self.bulk_places(unique.len()).await?;
         let held = self.held(purses.as_ref(), unique.len(), request.include_embeddings)?;
         let realm = subject.realm(&request.namespace);
         let found = router.get(&unique, realm, request.include_embeddings).await?;
@@ -234,7 +234,7 @@ impl Gateway {
         let others =
             proto::BulkQueryResponse { total_found, total_requested, ..Default::default() };
         let bytes: usize = order.iter().map(|&place| bytes(found[place].as_ref())).sum();
-        let kept = Kept { _held: held, _places: Some(places), ..Kept::default() };
+        let kept = Kept { held, ..Kept::default() };
         let make =
             move |index: usize| query_response(request.doc_ids[index], found[order[index]].clone());
         if bytes < LARGE_BYTES {

@@ -157,6 +157,29 @@ fn a_request_that_is_begun_and_not_sent_on_ends_within_its_time() {
     assert!(in_flight(&server).requests_expired.get() >= 4);
 }
 
+/// Its connection is in use meanwhile: an idle one is closed.
+#[test]
+fn a_conversation_may_be_quiet_between_two_messages() {
+    let server = Inside::start(&[("server.connection_timeout_secs", "2")]);
+    runtime().block_on(async {
+        let frames = Frames::connect(server.server().grpc_address(), WINDOW).await;
+        server.client().await.insert(insert(1, &vector(1, 8), &[])).await.unwrap();
+        let mut stream = frames.open(&method("BulkSearch"), &[]).await;
+        stream.send(&search(&vector(1, 8), 1));
+        let begun = std::time::Instant::now();
+        while begun.elapsed() < std::time::Duration::from_secs(4) {
+            let found = frames.ask("Search", &search(&vector(1, 8), 1)).await.all().await;
+            assert_eq!(found.status.code(), Code::Ok, "{:?}", found.status);
+            a_moment().await;
+        }
+        stream.send(&search(&vector(1, 8), 1));
+        stream.end();
+        let answer = stream.all().await;
+        assert_eq!((answer.status.code(), answer.messages), (Code::Ok, 2), "{:?}", answer.status);
+        nothing_is_held(&server).await;
+    });
+}
+
 #[test]
 fn connections_with_half_a_request_leave_their_places() {
     let server =
@@ -275,6 +298,28 @@ fn answers_that_are_not_taken_are_not_held() {
         drop(bodies);
         drop(frames);
         eventually("nothing is held any more", || async { held_answers(&server) == 0 }).await;
+    });
+}
+
+#[test]
+fn answers_that_are_not_taken_keep_nobody_from_reading() {
+    let server = Inside::start(SETTINGS);
+    runtime().block_on(async {
+        store_large(server.client().await, 10, 60_000).await;
+        let frames = Frames::connect(server.server().grpc_address(), 0).await;
+        // Four of them ask for as many documents as all together may read at once.
+        let doc_ids = (1..=10_000).collect();
+        let request = BulkQueryRequest { doc_ids, ..BulkQueryRequest::default() };
+        let mut open = Vec::new();
+        for _ in 0..6 {
+            let (status, body, sent) = frames.ask("BulkQuery", &request).await.answered().await;
+            assert!(status.is_none(), "{status:?}");
+            open.push((body, sent));
+        }
+        let request = ListDocumentsRequest { limit: 10_000, ..ListDocumentsRequest::default() };
+        let listed = server.client().await.list_documents(request).await.unwrap();
+        assert_eq!(listed.into_inner().documents.len(), 10);
+        drop(open);
     });
 }
 
