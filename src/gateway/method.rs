@@ -15,6 +15,10 @@ const IDS_BYTES_MAX: u32 = 256 << 10;
 /// Bytes of any other message, at most: an id, a namespace, a switch.
 const SMALL_BYTES_MAX: u32 = 64 << 10;
 
+/// A document that is too large is one that failed, and the stream goes on: nothing here ends it, and
+/// `server.max_message_bytes` alone bounds its messages.
+const ANY_BYTES: u32 = u32::MAX;
+
 /// What a method does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
@@ -52,8 +56,8 @@ static METHODS: [Method; 16] = [
     method("Search", Kind::Read, FILTERED_BYTES_MAX),
     method("Insert", Kind::Insert, DOCUMENT_BYTES_MAX),
     method("Query", Kind::Read, SMALL_BYTES_MAX),
-    method("BulkInsert", Kind::Load, DOCUMENT_BYTES_MAX),
-    method("BulkLoadHnsw", Kind::Load, DOCUMENT_BYTES_MAX),
+    method("BulkInsert", Kind::Load, ANY_BYTES),
+    method("BulkLoadHnsw", Kind::Load, ANY_BYTES),
     method("Delete", Kind::Change, SMALL_BYTES_MAX),
     method("UpdateMetadata", Kind::Change, DOCUMENT_BYTES_MAX),
     method("BatchDelete", Kind::Change, FILTERED_BYTES_MAX),

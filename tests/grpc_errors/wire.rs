@@ -67,6 +67,32 @@ fn a_message_beyond_the_limit_is_out_of_range() {
     });
 }
 
+#[test]
+fn a_document_of_a_stream_that_is_too_large_is_counted_and_the_stream_goes_on() {
+    let server = Inside::start(&[]);
+    runtime().block_on(async {
+        let mut client = server.client().await;
+        let documents = |first: u64| {
+            tokio_stream::iter([
+                insert(first, &vector(1, 8), &[]),
+                insert(first + 1, &vector(2, 8), &[("k", &"v".repeat(3 << 20))]),
+                insert(first + 2, &vector(3, 1 << 20), &[]),
+                insert(first + 3, &vector(4, 8), &[]),
+            ])
+        };
+        let stored = client.bulk_insert(documents(1)).await.unwrap().into_inner();
+        assert_eq!((stored.total_inserted, stored.total_failed), (2, 2), "{stored:?}");
+        let loaded = client.bulk_load_hnsw(documents(11)).await.unwrap().into_inner();
+        assert_eq!((loaded.total_loaded, loaded.total_failed), (2, 2), "{loaded:?}");
+        for first in [1, 11] {
+            for (id, is_there) in [(0, true), (1, false), (2, false), (3, true)] {
+                let found = query(&mut client, first + id, "").await.found;
+                assert_eq!(found, is_there, "{}", first + id);
+            }
+        }
+    });
+}
+
 /// What a page in a browser can send: no gRPC by its content type, or it says where it is from.
 #[test]
 fn what_a_page_in_a_browser_sends_is_refused_and_does_nothing() {
@@ -175,9 +201,7 @@ fn a_message_larger_than_its_method_needs_is_refused_before_it_comes() {
     let server = Inside::start(&[]);
     let address = server.server().grpc_address();
     runtime().block_on(async {
-        for name in
-            ["Search", "Insert", "BulkInsert", "BulkLoadHnsw", "BatchDelete", "BulkQuery", "Health"]
-        {
+        for name in ["Search", "Insert", "BulkSearch", "BatchDelete", "BulkQuery", "Health"] {
             let head = [&[0], &(15_u32 << 20).to_be_bytes()[..]].concat();
             let (status, _) = call(address, &method(name), &[], head).await;
             assert_eq!(status.code(), Code::InvalidArgument, "{name}: {status:?}");
