@@ -85,7 +85,8 @@ pub struct ServerSection {
     pub observability_auth: ObservabilityAuth,
     /// Most gRPC connections at once.
     pub max_connections: usize,
-    /// Most gRPC connections of one address at once: 0 for a quarter of all, and any number from loopback.
+    /// Most gRPC connections of one address at once: 0 for a quarter of all once half of all are open, and
+    /// any number from loopback.
     pub max_connections_per_address: usize,
     /// Idle connections are closed after this.
     pub connection_timeout_secs: u64,

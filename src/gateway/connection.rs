@@ -78,7 +78,7 @@ const LINE_PERIOD: Duration = Duration::from_secs(10);
 pub struct Limits {
     /// Open at once.
     pub connections_max: usize,
-    /// Of these, from one address; 0 for a share, and any number from loopback.
+    /// Of these, from one address; 0 for a share once half are open, and any number from loopback.
     pub address_max: usize,
     /// One without a request being worked on, and without a byte in either direction, for so
     /// long is closed.
@@ -259,24 +259,36 @@ struct Connection {
     observed: Arc<Observed>,
     drain: Drain,
     link: Arc<Link>,
+    // In this order: a connection that is not counted any more has left its place.
     _place: Place,
+    _counted: Counted,
 }
 
-impl Drop for Connection {
+/// A connection that is counted as open, until this is dropped.
+struct Counted(Arc<Observed>);
+
+impl Counted {
+    fn begin(observed: &Arc<Observed>) -> Self {
+        observed.gateway.connections.fetch_add(1, Ordering::Relaxed);
+        Self(observed.clone())
+    }
+}
+
+impl Drop for Counted {
     fn drop(&mut self) {
-        self.observed.gateway.connections.fetch_sub(1, Ordering::Relaxed);
+        self.0.gateway.connections.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
 impl Connection {
     fn new(limits: Limits, observed: &Arc<Observed>, drain: Drain, place: Place) -> Self {
-        observed.gateway.connections.fetch_add(1, Ordering::Relaxed);
         let link = Link {
             purses: Arc::new(Purses::new(observed)),
             activity: Arc::new(Activity::default()),
             idle: limits.idle,
         };
-        Self { limits, observed: observed.clone(), drain, link: Arc::new(link), _place: place }
+        let (link, counted) = (Arc::new(link), Counted::begin(observed));
+        Self { limits, observed: observed.clone(), drain, link, _place: place, _counted: counted }
     }
 
     async fn serve<S>(

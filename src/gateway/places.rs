@@ -1,5 +1,8 @@
 //! Places for connections: so many in all, and of these a share for each address.
 //!
+//! Without a setting the share counts only once half of all places are taken: until then nobody is kept out
+//! by an address with many clients.
+//!
 //! Loopback has no share of its own by default: a proxy on this host is one address with many clients, and
 //! who may connect from here needs no connections to do harm. A proxy elsewhere needs
 //! `server.max_connections_per_address`.
@@ -33,18 +36,20 @@ struct Taken {
 pub(super) struct Places {
     max: usize,
     max_of_address: usize,
-    counts_loopback: bool,
+    /// The share is a setting, which holds always, and for loopback too.
+    is_set: bool,
     taken: Mutex<Taken>,
 }
 
 impl Places {
-    /// So many places in all; 0 for an address is a share of them, and any number for loopback.
+    /// So many places in all; 0 for an address is a share of them where they are short, and any number for
+    /// loopback.
     pub(super) fn new(max: usize, max_of_address: usize) -> Arc<Self> {
         let share = max.div_ceil(ADDRESS_SHARE);
         Arc::new(Self {
             max,
             max_of_address: if max_of_address == 0 { share } else { max_of_address },
-            counts_loopback: max_of_address > 0,
+            is_set: max_of_address > 0,
             taken: Mutex::default(),
         })
     }
@@ -52,14 +57,15 @@ impl Places {
     /// Takes a place for a client at `address`.
     pub(super) fn take(self: &Arc<Self>, address: IpAddr) -> Result<Place, Full> {
         let address = network(address);
-        let counts = self.counts_loopback || !address.is_loopback();
+        let counts = self.is_set || !address.is_loopback();
         let mut taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
         if taken.all >= self.max {
             return Err(Full::All);
         }
+        let is_short = taken.all >= self.max.div_ceil(2);
         if counts {
             let of_address = taken.by_address.entry(address).or_default();
-            if *of_address >= self.max_of_address {
+            if *of_address >= self.max_of_address && (self.is_set || is_short) {
                 return Err(Full::Address);
             }
             *of_address += 1;
@@ -105,17 +111,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_address_has_a_quarter_and_loopback_all() {
+    fn an_address_has_a_quarter_where_half_are_taken_and_loopback_all() {
         let places = Places::new(8, 0);
         let (one, other) = ("192.0.2.1".parse().unwrap(), "192.0.2.2".parse().unwrap());
-        let first = places.take(one).unwrap();
-        let second = places.take("::ffff:192.0.2.1".parse().unwrap()).unwrap();
-        assert_eq!(places.take(one).err(), Some(Full::Address));
+        let first: Vec<_> = (0..3).map(|_| places.take(one).unwrap()).collect();
+        let last = places.take("::ffff:192.0.2.1".parse().unwrap()).unwrap();
+        assert_eq!(places.take(one).err(), Some(Full::Address), "half are taken");
         let others: Vec<_> = (0..2).map(|_| places.take(other).unwrap()).collect();
-        let near: Vec<_> = (0..4).map(|_| places.take(IpAddr::from([127, 0, 0, 1]))).collect();
+        assert_eq!(places.take(other).err(), Some(Full::Address));
+        let near: Vec<_> = (0..2).map(|_| places.take(IpAddr::from([127, 0, 0, 1]))).collect();
         assert!(near.iter().all(Result::is_ok));
         assert_eq!(places.take("198.51.100.1".parse().unwrap()).err(), Some(Full::All));
-        drop((first, second, others, near));
+        drop((first, last, others, near));
         assert!(places.taken.lock().unwrap().by_address.is_empty());
         assert!(places.take(one).is_ok());
     }
