@@ -8,6 +8,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 
 use super::bucket::Bucket;
 use super::files::write_whole;
@@ -36,6 +37,8 @@ pub struct Tenant {
     pub party: Party,
     /// Its listings, and deletes by filter, in flight.
     pub sweeps: Party,
+    /// Bytes that its answers hold until its clients have taken them.
+    pub answer_bytes: Arc<AtomicU64>,
     /// What was counted before the start.
     pub(super) before: Usage,
 }
@@ -110,6 +113,7 @@ impl Tenants {
             bucket: Bucket::default(),
             party: Party::default(),
             sweeps: Party::default(),
+            answer_bytes: Arc::default(),
             before: before.get(&id).copied().unwrap_or_default(),
         };
         self.by_id.insert(id, Arc::new(tenant));

@@ -133,7 +133,7 @@ async fn send(
     let let_in = head.extensions.remove::<Uncounted>();
     let is_let_in = let_in.is_some();
     let uncounted = let_in.map_or(0, |Uncounted(bytes)| bytes);
-    let _held = match Held::admit(Some(&purses).filter(|_| uncounted > 0), uncounted) {
+    let _held = match Held::admit(Some(&purses).filter(|_| uncounted > 0), None, uncounted) {
         Ok(held) => held,
         Err(error) => {
             count(&purses.observed, &error);

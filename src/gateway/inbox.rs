@@ -210,7 +210,8 @@ impl Inbox {
         observed.in_flight.requests_refused.add(1);
         let what = match over {
             Over::Connection => "the requests of this connection",
-            Over::Process => "requests",
+            // Tenants have accounts of answers only.
+            Over::Tenant | Over::Process => "requests",
         };
         let mib = observed.in_flight.requests.held() >> 20;
         let what = format!(

@@ -71,7 +71,7 @@ impl Gateway {
         let (ids, has_more) = router.list(filter, page, subject.sweeps(), deadline).await?;
         let next_after = ids.last().map_or(request.after_doc_id, |&last| subject.own_id(last));
         let realm = subject.realm(&request.namespace);
-        let held = self.held(purses.as_ref(), ids.len(), request.include_embeddings)?;
+        let held = self.held(purses.as_ref(), &subject, ids.len(), request.include_embeddings)?;
         let found = router.get(&ids, realm, request.include_embeddings).await?;
         // One that was deleted since is not there any more.
         let documents: Vec<_> =

@@ -14,7 +14,8 @@ use prost::Message;
 use tonic::body::Body;
 use tonic::{Response, Status};
 
-use super::purse::{Over, Purses};
+use super::purse::{Over, Purses, Share};
+use crate::access::Tenant;
 use crate::engine::Document;
 use crate::error::{Error, Result};
 
@@ -73,14 +74,22 @@ where
 pub(super) struct Held {
     purses: Arc<Purses>,
     bytes: u64,
+    _share: Option<Share>,
 }
 
 impl Held {
-    /// Counts so many bytes of an answer, if they may be held. Without an account nothing is counted.
-    pub(super) fn admit(purses: Option<&Arc<Purses>>, bytes: u64) -> Result<Option<Self>> {
+    /// Counts so many bytes of an answer, of a tenant if there is one, if they may be held. Without an
+    /// account nothing is counted.
+    pub(super) fn admit(
+        purses: Option<&Arc<Purses>>,
+        tenant: Option<&Arc<Tenant>>,
+        bytes: u64,
+    ) -> Result<Option<Self>> {
         let Some(purses) = purses else { return Ok(None) };
-        match purses.answers.admit(bytes) {
-            Ok(()) => Ok(Some(Self { purses: purses.clone(), bytes })),
+        let bank = &purses.observed.in_flight.answers;
+        let share = tenant.map(|tenant| Share::take(&tenant.answer_bytes, bytes, bank)).transpose();
+        match share.and_then(|share| purses.answers.admit(bytes).map(|()| share)) {
+            Ok(_share) => Ok(Some(Self { purses: purses.clone(), bytes, _share })),
             Err(over) => {
                 purses.observed.in_flight.answers_refused.add(1);
                 Err(too_many(over, purses))
@@ -99,6 +108,7 @@ impl Drop for Held {
 pub(super) fn too_many(over: Over, purses: &Purses) -> Error {
     let what = match over {
         Over::Connection => "the answers of this connection",
+        Over::Tenant => "the answers of this tenant",
         Over::Process => "answers",
     };
     let mib = purses.observed.in_flight.answers.held() >> 20;

@@ -28,6 +28,9 @@ const CONNECTION_SHARE: u64 = 2;
 /// every answer.
 const ANSWER_BYTES_SPARE: u64 = 1 << 20;
 
+/// The share of the process's account that the answers of one tenant may hold, over all its connections.
+const TENANT_SHARE: u64 = 4;
+
 /// Bounds the accounts of a process that may use so much memory, in bytes.
 pub(super) fn bound(in_flight: &InFlight, memory_max: u64) {
     let max = (memory_max / PROCESS_SHARE).clamp(PROCESS_BYTES_MIN, PROCESS_BYTES_MAX);
@@ -39,6 +42,7 @@ pub(super) fn bound(in_flight: &InFlight, memory_max: u64) {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Over {
     Connection,
+    Tenant,
     Process,
 }
 
@@ -153,6 +157,32 @@ impl Drop for Purse {
     fn drop(&mut self) {
         let leased = *self.leased.get_mut();
         self.bank().sub(leased);
+    }
+}
+
+/// Bytes of an answer on the account of a tenant, until this is dropped.
+pub(super) struct Share {
+    account: Arc<AtomicU64>,
+    bytes: u64,
+}
+
+impl Share {
+    /// Counts so many bytes of an answer, if the tenant may hold them. One answer may be of any size.
+    pub(super) fn take(account: &Arc<AtomicU64>, bytes: u64, bank: &Bank) -> Result<Self, Over> {
+        let max = bank.max() / TENANT_SHARE;
+        let more = |held: u64| {
+            let is_over = bytes > STEP_BYTES && held > ANSWER_BYTES_SPARE && held + bytes > max;
+            (!is_over).then_some(held + bytes)
+        };
+        let (done, failed) = (Ordering::AcqRel, Ordering::Acquire);
+        let taken = account.fetch_update(done, failed, more);
+        taken.map(|_| Self { account: account.clone(), bytes }).map_err(|_| Over::Tenant)
+    }
+}
+
+impl Drop for Share {
+    fn drop(&mut self) {
+        self.account.fetch_sub(self.bytes, Ordering::AcqRel);
     }
 }
 
@@ -316,6 +346,22 @@ mod tests {
             }
         });
         assert_eq!((purses.answers.held(), purses.observed.in_flight.held()), (0, 0));
+    }
+
+    #[test]
+    fn a_tenant_has_a_share_for_its_answers() {
+        let purses = purses(16 << 20);
+        let bank = &purses.observed.in_flight.answers;
+        let (one, other) = (Arc::default(), Arc::default());
+        let first = Share::take(&one, 6 << 20, bank).ok().unwrap();
+        assert_eq!(Share::take(&one, 1 << 20, bank).err(), Some(Over::Tenant));
+        let small = Share::take(&one, 1_000, bank);
+        assert!(small.is_ok() && Share::take(&other, 6 << 20, bank).is_ok());
+        drop(first);
+        let more = Share::take(&one, 3 << 20, bank);
+        assert!(more.is_ok() && Share::take(&one, 3 << 20, bank).is_err());
+        drop((small, more));
+        assert_eq!((one.load(Ordering::Relaxed), other.load(Ordering::Relaxed)), (0, 0));
     }
 
     #[test]

@@ -225,7 +225,8 @@ impl Gateway {
         validate::namespace(&request.namespace)?;
         let (unique, order) = unique(&ids);
         let _places = self.bulk_places(unique.len()).await?;
-        let held = self.held(purses.as_ref(), unique.len(), request.include_embeddings)?;
+        let held =
+            self.held(purses.as_ref(), &subject, unique.len(), request.include_embeddings)?;
         let realm = subject.realm(&request.namespace);
         let found = router.get(&unique, realm, request.include_embeddings).await?;
         subject.note_queries(ids.len() as u64);
@@ -248,11 +249,12 @@ impl Gateway {
     pub(super) fn held(
         &self,
         purses: Option<&Arc<Purses>>,
+        subject: &Subject,
         documents: usize,
         include_embeddings: bool,
     ) -> Result<Option<Held>> {
         let values = if include_embeddings { self.rules().dimension } else { 0 };
-        Held::admit(purses, (documents * values * size_of::<f32>()) as u64)
+        Held::admit(purses, subject.tenant(), (documents * values * size_of::<f32>()) as u64)
     }
 
     /// Waits, but not for long, until so many more documents may be read at once.

@@ -95,6 +95,11 @@ impl Subject {
         self.caller.grant().map(|grant| grant.max_vectors())
     }
 
+    /// The tenant; `None` if there are none.
+    pub(super) fn tenant(&self) -> Option<&Arc<Tenant>> {
+        self.tenant.as_ref()
+    }
+
     /// Its searches in flight; `None` if there are no tenants.
     pub(super) fn party(&self) -> Option<&Party> {
         self.tenant.as_ref().map(|tenant| &tenant.party)
