@@ -72,6 +72,9 @@ pub struct Unlinker {
     adoption: Option<Adoption>,
     /// Nodes that have few links, or that nothing leads to, and get more in the end.
     weak: Vec<Slot>,
+    /// Those of them that nothing leads to, by slot. They may be a part of the graph that only links on
+    /// upper levels lead into: a link from one to another would change nothing.
+    lost: Vec<Slot>,
     /// At nodes linked since that may lead to some that go.
     last_look: LastLook,
     unreachable_found: u64,
@@ -112,6 +115,7 @@ impl Unlinker {
             phase,
             adoption: None,
             weak: Vec::new(),
+            lost: Vec::new(),
             last_look: LastLook::default(),
             unreachable_found: 0,
         }
@@ -145,7 +149,9 @@ impl Unlinker {
     ) -> bool {
         let Context { graph, rows, .. } = *context;
         if let Some(adoption) = &mut self.adoption {
-            let may_adopt = |slot| (context.is_live)(slot) && !graph.is_doomed(slot);
+            let lost = &self.lost;
+            let stays = |slot| (context.is_live)(slot) && !graph.is_doomed(slot);
+            let may_adopt = |slot| stays(slot) && lost.binary_search(&slot).is_err();
             if adoption.step::<D>(graph, rows, scratch, may_adopt) {
                 self.adoption = None;
             }
@@ -162,9 +168,9 @@ impl Unlinker {
             Phase::Sweep { next } => self.sweep::<D>(context, scratch, next),
             Phase::Check(mut reach) => {
                 if reach.step(graph, &context.is_live) {
-                    let mut unreachable = reach.into_unreachable();
-                    self.unreachable_found += unreachable.len() as u64;
-                    self.weak.append(&mut unreachable);
+                    self.lost = reach.into_unreachable();
+                    self.unreachable_found += self.lost.len() as u64;
+                    self.weak.extend_from_slice(&self.lost);
                     Phase::Adopt
                 } else {
                     Phase::Check(reach)
