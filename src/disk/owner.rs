@@ -15,7 +15,7 @@ const MASKED_BITS: u32 = 0o027;
 /// Permission bits of users that are neither the owner nor in the group.
 const OTHERS_BITS: u32 = 0o007;
 
-/// Adds [`MASKED_BITS`] to the umask of this process. Call it first in `main`: before there are threads or
+/// Adds `MASKED_BITS` to the umask of this process. Call it first in `main`: before there are threads or
 /// files.
 pub fn restrict_new_files() {
     let before = umask(Mode::from_raw_mode(MASKED_BITS));

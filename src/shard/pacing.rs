@@ -6,18 +6,18 @@
 //!
 //! | Searches on the core | Bound of the debt of a partition, in documents |
 //! |---|---|
-//! | within [`SEARCHED_WITHIN`] | scanned in [`SCAN_PER_WALK`] of the time of a walk, both as measured; [`ROWS_MIN`] to [`ROWS_MAX`] |
+//! | within `SEARCHED_WITHIN` | scanned in `SCAN_PER_WALK` of the time of a walk, both as measured; `ROWS_MIN` to `ROWS_MAX` |
 //! | none | half of `cache.capacity` |
 //!
 //! Every owner of a partition has an equal part. When searches begin, the bound goes from the debt
-//! of that moment down to the smaller one within [`TIGHTEN`], and writers go on meanwhile.
+//! of that moment down to the smaller one within `TIGHTEN`, and writers go on meanwhile.
 //!
-//! A put that would wait longer than [`WAIT_MAX`], by the pace of linking, is refused before it is
+//! A put that would wait longer than `WAIT_MAX`, by the pace of linking, is refused before it is
 //! staged; the answer says when to try again. Nothing waits here, and nothing is held: the commit
 //! asks for room, and upkeep wakes it once there is some. A shard that closes has room for all.
 //!
 //! Where other threads want the CPU of a core, one that links all the time has had its part of it when
-//! a search comes, and waits for them. So upkeep rests then ([`Contention`]), and writers wait longer.
+//! a search comes, and waits for them. So upkeep rests then (`Contention`), and writers wait longer.
 
 use std::cell::Cell;
 use std::time::{Duration, Instant};

@@ -10,7 +10,7 @@
 //! | `/debug/pprof/…`, `/admin/…` | an admin key | this machine |
 //!
 //! Before that, requests of other sites' pages, and without a key those by a name that is none of the
-//! server's ([`super::hosts`]), are refused.
+//! server's (`hosts`), are refused.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -85,7 +85,7 @@ impl Drop for Http {
     }
 }
 
-/// Serves on `listener`, to at most so many connections, and no more than [`Limits`] have.
+/// Serves on `listener`, to at most so many connections, and no more than `Limits` have.
 ///
 /// # Errors
 /// If the thread can't be made.
