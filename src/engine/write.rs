@@ -12,9 +12,9 @@ use crate::wal::record::Record;
 const APPLY_IDS: usize = 128;
 
 /// Why a document is not replaced that has the id, and is not the tenant's.
-const OF_ANOTHER_TENANT: &str = "the document with this id was stored while auth.enabled was other than now, and is of no tenant, \
-     or of one; it is not replaced. Take another id, or have it moved: kyrodb_ctl dump with auth.enabled as \
-     it was, then delete it there, and kyrodb_ctl load as it is now";
+const OF_ANOTHER_TENANT: &str = "the document with this id was stored while auth.enabled was other \
+     than now, and is of no tenant, or of one; it is not replaced. Take another id, or have it moved: \
+     kyrodb_ctl dump with auth.enabled as it was, then delete it there, and kyrodb_ctl load as it is now";
 
 /// What a client asks to be changed. Validated: ids are not 0, vectors are finite, of the
 /// collection's dimension and in the form in which they are stored.
