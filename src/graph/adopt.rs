@@ -32,16 +32,24 @@ impl Adoption {
         Self { slot, is_begun: false }
     }
 
-    /// Does a step; true when there are links. `may_adopt` tells which nodes are there to stay.
+    /// The node.
+    #[must_use]
+    pub fn slot(&self) -> Slot {
+        self.slot
+    }
+
+    /// Does a step; true when there are links. `may_adopt` tells which nodes may lead to it, and
+    /// `stays` which of them are there to stay: those are taken first, and it links to no others.
     pub fn step<D: Distance>(
         &mut self,
         graph: &Graph,
         rows: Rows<'_>,
         scratch: &mut Scratch,
         may_adopt: impl Fn(Slot) -> bool,
+        stays: impl Fn(Slot) -> bool,
     ) -> bool {
-        let (own, stays) = (self.slot, &may_adopt);
-        let may_adopt = |slot| slot != own && stays(slot);
+        let own = self.slot;
+        let may_adopt = |slot| slot != own && may_adopt(slot);
         let is_found = if let Some(codes) = rows.codes {
             let space = Coded::<D>::new(codes.get(own), codes);
             self.walk(graph, space, scratch, may_adopt)
@@ -88,14 +96,15 @@ impl Adoption {
         if graph.entry().is_none() {
             return true;
         }
-        let near: Vec<Slot> = scratch.nearest().take(TRIED_MAX).map(|key| key.slot()).collect();
+        let mut near: Vec<Slot> = scratch.nearest().take(TRIED_MAX).map(|key| key.slot()).collect();
+        near.sort_by_key(|&slot| !is_live(slot));
         let Some(held) = graph.hold(self.slot) else {
             return false;
         };
         let mut own = graph.neighbours(self.slot, 0);
         let few = graph.params().m / 2;
         if own.len() < few {
-            let others = near.iter().filter(|slot| !own.contains(slot));
+            let others = near.iter().filter(|&&slot| is_live(slot) && !own.contains(&slot));
             let more: Vec<Slot> = others.copied().take(few - own.len()).collect();
             own.extend(more);
             graph.set_neighbours(&held, 0, &own);

@@ -322,7 +322,7 @@ fn a_node_out_of_reach_is_found_and_linked_to_again() {
     assert_eq!(unreachable(&graph), [lost]);
     let (mut adoption, mut scratch) = (Adoption::new(lost), Scratch::default());
     let rows = Rows { vectors: Some(&vectors), codes: None };
-    while !adoption.step::<NegatedDot>(&graph, rows, &mut scratch, |_| true) {}
+    while !adoption.step::<NegatedDot>(&graph, rows, &mut scratch, |_| true, |_| true) {}
     assert_eq!(unreachable(&graph), []);
     assert_eq!(check(&graph, 1_500).unwrap().unreachable, []);
     let found = search::<NegatedDot>(&graph, &vectors, &base[700], 20, |_| true);

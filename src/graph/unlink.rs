@@ -151,8 +151,13 @@ impl Unlinker {
         if let Some(adoption) = &mut self.adoption {
             let lost = &self.lost;
             let stays = |slot| (context.is_live)(slot) && !graph.is_doomed(slot);
-            let may_adopt = |slot| stays(slot) && lost.binary_search(&slot).is_err();
-            if adoption.step::<D>(graph, rows, scratch, may_adopt) {
+            let is_lost = |slot| lost.binary_search(&slot).is_ok();
+            // Where none that is alive is within reach, dead ones lead to it until they go: then what
+            // they lead to is given other links first.
+            let takes_dead = is_lost(adoption.slot());
+            let may_adopt =
+                |slot| !is_lost(slot) && !graph.is_doomed(slot) && (takes_dead || stays(slot));
+            if adoption.step::<D>(graph, rows, scratch, may_adopt, stays) {
                 self.adoption = None;
             }
             return false;
