@@ -294,7 +294,12 @@ impl Engine {
             let found = unlinker.unreachable_found();
             self.ward.note_checked(&self.graph, self.healing.before_check, found);
         }
+        let entry = self.graph.entry();
         let removed = unlinker.finish(&self.graph, slot_count);
+        // What was within reach of the entry that has gone need not be within that of another.
+        if self.graph.entry() != entry {
+            self.ward.doubt();
+        }
         counts.removed += removed.len() as u64;
         if removed.is_empty() {
             self.ward.is_checking.store(false, Ordering::Release);
