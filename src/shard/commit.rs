@@ -14,30 +14,27 @@ use std::rc::Rc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use super::core::{Core, Shard, SyncPolicy};
+use super::core::{Core, SyncPolicy};
 use super::doing::Doing;
 use super::due::QUIET;
 use super::keeper::Change;
-use super::load::LoadTicket;
 use super::pacing::Next;
-use super::reply::Reply;
 use super::rotate::{KEEP_PATIENCE, Rotated, keep_end, record_end};
 use super::serve::cut;
 use super::spare;
+use super::stage::{Ack, StagedWrite};
+use super::state::Shard;
 use super::task::spawn;
 use crate::clock::unix_ms;
 use crate::disk::direct::DirectDisk;
 use crate::disk::{Disk, DiskError, Kind};
-use crate::engine::{Engine, Outcome, Write};
-use crate::error::{Error, Result};
+use crate::engine::Engine;
+use crate::error::Error;
 use crate::wal::record::Record;
-use crate::wal::{GROUP_BYTES_MAX, RestoreError, Writer, segment_name};
+use crate::wal::{RestoreError, Writer, segment_name};
 
 /// An idle log vouches for its last group after so long.
 const SEAL_AFTER: Duration = Duration::from_millis(50);
-
-/// Writes that may be staged in one shard. Each holds a document.
-pub(super) const STAGED_MAX: usize = 4_096;
 
 /// Where the segment is so full, the next one is made.
 const SPARE_AT_FILL: f64 = 0.5;
@@ -48,128 +45,6 @@ const UNSYNCED_BYTES_MAX: u64 = 32 << 20;
 
 /// Between two looks at whether the breaker lets what is not synced be written again.
 const MEND_RETRY: Duration = Duration::from_secs(1);
-
-/// Who is told about a write.
-pub(super) enum Ack {
-    /// A client.
-    One(Reply<Result<Outcome>>),
-    /// A bulk load, about its write with this index.
-    Load(Rc<LoadTicket>, usize),
-}
-
-impl Ack {
-    fn is_load(&self) -> bool {
-        matches!(self, Self::Load(..))
-    }
-
-    pub(super) fn settle(self, result: Result<Outcome>) {
-        match self {
-            Self::One(reply) => reply.send(result),
-            Self::Load(ticket, index) => ticket.settle(index, result),
-        }
-    }
-}
-
-/// A write that passed every check and waits to be logged.
-pub(super) struct StagedWrite {
-    records: Vec<Record>,
-    outcome: Outcome,
-    ack: Ack,
-    at: Instant,
-}
-
-impl StagedWrite {
-    /// Documents that it will leave to be linked.
-    pub(super) fn puts(&self) -> usize {
-        self.records.iter().filter(|record| matches!(record, Record::Put { .. })).count()
-    }
-}
-
-impl Shard {
-    /// Checks a write and stages it; who asked is told when it is durable, or why not.
-    pub(super) fn stage(&self, write: Write, ack: Ack) {
-        let staged = self.check_writable().and_then(|()| {
-            // A bulk load has staged no more than there is room for.
-            if matches!(ack, Ack::One(_)) {
-                if self.staged.borrow().len() >= STAGED_MAX {
-                    return Err(Error::busy(format!("{STAGED_MAX} writes wait for the log")));
-                }
-                self.check_pace(&write)?;
-            }
-            match &mut *self.engine.borrow_mut() {
-                Some(engine) => engine.stage(write),
-                None if matches!(write, Write::Put { .. }) => {
-                    Err(Error::Internal("a document came before its dimension".into()))
-                }
-                None => Ok(crate::engine::Staged::nothing()),
-            }
-        });
-        match staged {
-            Ok(staged) => self.stage_records(staged.records, staged.outcome, ack),
-            Err(error) => ack.settle(Err(error)),
-        }
-    }
-
-    /// Stages records that the engine has planned. Without records, waits for what was staged
-    /// before: the outcome may rest on it.
-    pub(super) fn stage_records(&self, records: Vec<Record>, outcome: Outcome, ack: Ack) {
-        let has_staged = self.engine.borrow().as_ref().is_some_and(|engine| engine.has_staged());
-        if records.is_empty() && !has_staged {
-            return ack.settle(Ok(outcome));
-        }
-        self.staged_loads.set(self.staged_loads.get() + usize::from(ack.is_load()));
-        self.staged.borrow_mut().push_back(StagedWrite {
-            records,
-            outcome,
-            ack,
-            at: Instant::now(),
-        });
-        // What waits for room in the hot tier is before it, and upkeep says when there is some.
-        if !self.waits_for_room.get() {
-            self.staged_event.raise();
-        }
-    }
-
-    /// Refuses everything staged.
-    pub(super) fn fail_writes(&self, error: &Error) {
-        self.abandoned.set(self.abandoned.get() + 1);
-        if let Ok(mut engine) = self.engine.try_borrow_mut()
-            && let Some(engine) = &mut *engine
-        {
-            engine.abandon_staged();
-        }
-        self.staged_loads.set(0);
-        self.waits_for_room.set(false);
-        self.counters.insert_wait_ms.set(0);
-        for staged in self.staged.take() {
-            staged.ack.settle(Err(error.clone()));
-        }
-        for load in self.loads.take() {
-            load.fail(error);
-        }
-    }
-
-    /// The next writes to log: about a group of them, or one that is larger, with `puts_max` puts
-    /// at most.
-    fn take_batch(&self, puts_max: usize) -> Vec<StagedWrite> {
-        let mut staged = self.staged.borrow_mut();
-        let (mut batch, mut bytes, mut puts) = (Vec::new(), 0, 0);
-        while bytes < GROUP_BYTES_MAX
-            && let Some(write) = staged.pop_front()
-        {
-            let more = write.puts();
-            if more > 0 && puts + more > puts_max {
-                staged.push_front(write);
-                break;
-            }
-            puts += more;
-            self.staged_loads.set(self.staged_loads.get() - usize::from(write.ack.is_load()));
-            bytes += write.records.iter().map(Record::encoded_bytes).sum::<usize>();
-            batch.push(write);
-        }
-        batch
-    }
-}
 
 /// The commit task of a shard: runs until the shard closes.
 pub(super) async fn run(core: Rc<Core>, shard: Rc<Shard>, writer: Writer<DirectDisk>) {

@@ -1,12 +1,11 @@
 //! One pinned executor: its task queues, its shards, and how it begins and ends.
 
 use std::cell::{Cell, RefCell};
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::panic::AssertUnwindSafe;
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use futures_util::FutureExt;
@@ -16,29 +15,22 @@ use glommio::{
 };
 
 use super::breaker::{self, Breaker};
-use super::commit::StagedWrite;
 use super::event::{Event, Waiters};
 use super::keeper::{Change, Keeper};
-use super::load::PendingLoad;
 use super::mailbox::Mailbox;
 use super::open::Pending;
-use super::pacing::{Contention, HotShares, Pace, SearchCost};
+use super::pacing::{Contention, HotShares, SearchCost};
 use super::pulse::Heart;
-use super::recall::Sampler;
 use super::reply::{self, Reply};
 use super::request::Request;
-use super::rotate::Rotations;
-use super::snapshot::{Due, Snapshots};
-use super::spare::Spare;
+use super::snapshot::Due;
+use super::state::Shard;
 use super::task::{spawn, spawn_vital};
-use super::truncate::Compaction;
 use super::vectors::{self, CacheParams, Vectors};
 use crate::disk::direct::DirectDisk;
-use crate::engine::{self, Engine};
 use crate::error::{Error, Result};
 use crate::observe::Observed;
-use crate::observe::counters::ShardCounters;
-use crate::types::{Lsn, ShardId};
+use crate::types::ShardId;
 use crate::wal::Writer;
 
 /// How long a task queue runs before the executor looks after I/O, wakes and other queues.
@@ -209,204 +201,6 @@ pub(super) struct Core {
     commits: RefCell<Vec<glommio::task::JoinHandle<()>>>,
     /// Shards that have been read, until all are.
     pub(super) pending: RefCell<BTreeMap<ShardId, Pending>>,
-}
-
-/// Somebody who waits until the hot tier is linked.
-pub(super) struct Flush {
-    /// Up to this position.
-    pub(super) end: u64,
-    /// How many documents that is.
-    pub(super) count: u64,
-    pub(super) reply: Reply<Result<u64>>,
-}
-
-/// A shard, for the tasks of its core.
-pub(super) struct Shard {
-    pub(super) id: ShardId,
-    pub(super) counters: Arc<ShardCounters>,
-    pub(super) params: engine::Params,
-    /// `None` until the dimension is known.
-    pub(super) engine: RefCell<Option<Engine>>,
-    pub(super) staged: RefCell<VecDeque<StagedWrite>>,
-    pub(super) staged_event: Event,
-    /// Of what is staged, writes of bulk loads.
-    pub(super) staged_loads: Cell<usize>,
-    /// The pace of writes, and whether the commit waits for room in the hot tier: upkeep wakes it.
-    pub(super) pace: RefCell<Pace>,
-    pub(super) waits_for_room: Cell<bool>,
-    pub(super) loads: RefCell<VecDeque<PendingLoad>>,
-    /// They wait for room in the hot tier.
-    pub(super) is_load_paused: Cell<bool>,
-    pub(super) flushes: RefCell<Vec<Flush>>,
-    pub(super) compactions: RefCell<Vec<Compaction>>,
-    /// Operators who wait for a fresh segment.
-    pub(super) rotations: Rotations,
-    pub(super) spare: Spare,
-    pub(super) snapshots: Snapshots,
-    pub(super) sampler: Sampler,
-    pub(super) breaker: RefCell<Breaker>,
-    /// Number of the segment being written.
-    pub(super) segment: Cell<u64>,
-    /// Its file has been removed.
-    pub(super) is_segment_gone: Cell<bool>,
-    /// The log is durable up to here.
-    pub(super) durable: Cell<Lsn>,
-    /// How often groups were written again that had been acknowledged before their sync.
-    pub(super) rewrites: Cell<u64>,
-    /// Somebody waits for a sync.
-    pub(super) wants_sync: Cell<bool>,
-    /// Who waits for the log to be durable.
-    pub(super) log_moved: Waiters,
-    /// A batch delete is being staged, in slices. Nothing else may be staged until it is whole.
-    pub(super) is_staging_batch: Cell<bool>,
-    /// A task forgets listings that are not used any more.
-    pub(super) forgets_listings: Cell<bool>,
-    /// How often everything staged has been given up.
-    pub(super) abandoned: Cell<u64>,
-    /// Requests that wait for a batch to be staged.
-    pub(super) deferred: RefCell<VecDeque<Request>>,
-    pub(super) is_closing: Cell<bool>,
-}
-
-impl Shard {
-    pub(super) fn new(
-        id: ShardId,
-        params: engine::Params,
-        mut engine: Option<Engine>,
-        counters: Arc<ShardCounters>,
-        snapshots: Snapshots,
-    ) -> Self {
-        if let Some(engine) = &mut engine {
-            engine.tell_changes(counters.changes.clone());
-            let row_bytes = engine.store().vectors().row_bytes() as u64;
-            snapshots.note_unlinked(engine.hot_count() as u64, row_bytes);
-        }
-        let owners = params.home.as_ref().map_or(1, |home| home.stripe().owners() as usize);
-        let shard = Self {
-            id,
-            counters,
-            pace: RefCell::new(Pace::new(owners, params.hot_documents_max)),
-            params,
-            engine: RefCell::new(engine),
-            staged: RefCell::default(),
-            staged_event: Event::default(),
-            staged_loads: Cell::new(0),
-            waits_for_room: Cell::new(false),
-            loads: RefCell::default(),
-            is_load_paused: Cell::new(false),
-            flushes: RefCell::default(),
-            compactions: RefCell::default(),
-            rotations: Rotations::default(),
-            spare: Spare::default(),
-            snapshots,
-            sampler: Sampler::default(),
-            breaker: RefCell::new(Breaker::new(breaker::Params::default())),
-            segment: Cell::new(0),
-            is_segment_gone: Cell::new(false),
-            durable: Cell::new(Lsn(0)),
-            rewrites: Cell::new(0),
-            wants_sync: Cell::new(false),
-            log_moved: Waiters::default(),
-            is_staging_batch: Cell::new(false),
-            forgets_listings: Cell::new(false),
-            abandoned: Cell::new(0),
-            deferred: RefCell::default(),
-            is_closing: Cell::new(false),
-        };
-        shard.publish();
-        shard
-    }
-
-    /// Its graph is that of other shards too.
-    pub(super) fn shares_its_graph(&self) -> bool {
-        self.params.home.is_some()
-    }
-
-    /// Takes vectors of this many values from now on.
-    pub(super) fn set_dimension(&self, dimension: usize) {
-        let mut engine = self.engine.borrow_mut();
-        if engine.is_none() {
-            let mut fresh = Engine::new(engine::Params { dimension, ..self.params.clone() });
-            fresh.open_ledger();
-            fresh.tell_changes(self.counters.changes.clone());
-            *engine = Some(fresh);
-        }
-    }
-
-    /// Refuses if the state in memory can't be trusted.
-    pub(super) fn check_readable(&self) -> Result<()> {
-        if self.counters.is_fenced.load(Ordering::Relaxed) {
-            let what = format!("shard {} is fenced after a fault; restart the server", self.id.0);
-            return Err(Error::unavailable(what));
-        }
-        Ok(())
-    }
-
-    /// Refuses if nothing can be logged.
-    pub(super) fn check_writable(&self) -> Result<()> {
-        self.check_readable()?;
-        self.check_log()?;
-        if self.is_closing.get() {
-            return Err(Error::unavailable("the server is shutting down"));
-        }
-        Ok(())
-    }
-
-    /// Refuses everything from now on: the state in memory may be half written.
-    pub(super) fn fence(&self, what: &str) {
-        tracing::error!(shard = self.id.0, "{what}: the shard is fenced");
-        self.counters.panics.add(1);
-        self.counters.is_fenced.store(true, Ordering::Relaxed);
-        if let Ok(mut engine) = self.engine.try_borrow_mut()
-            && let Some(engine) = &mut *engine
-        {
-            engine.fence();
-        }
-        let error = Error::Internal("internal server panic".into());
-        self.fail_writes(&error);
-        self.snapshots.refuse(&error);
-        self.is_staging_batch.set(false);
-        self.log_moved.wake();
-        for request in self.deferred.take() {
-            request.refuse(&error);
-        }
-        for flush in self.flushes.take() {
-            flush.reply.send(self.check_readable().map(|()| 0));
-        }
-        self.end_compactions();
-    }
-
-    /// Sets the gauges.
-    pub(super) fn publish(&self) {
-        let Ok(engine) = self.engine.try_borrow() else {
-            return;
-        };
-        if let Some(engine) = &*engine {
-            self.counters.documents.set(engine.live_count() as u64);
-            self.counters.hot_documents.set(engine.hot_count() as u64);
-            self.counters.linked_nodes.set(u64::from(engine.linked_count()));
-            self.counters.slots.set(u64::from(engine.store().slot_count()));
-            self.counters.link_distances.set(engine.link_work().distances);
-            let healing = engine.healing();
-            self.counters.dead_nodes.set(engine.dead_count() as u64);
-            self.counters.removed_nodes.set(healing.removed);
-            self.counters.unreachable_nodes.set(healing.unreachable);
-            self.counters.graph_checks.set(healing.checks);
-            self.counters.stale_postings.set(engine.stale_postings());
-            let indistinct = f64::from(engine.codes_indistinct().unwrap_or(0.0));
-            self.counters.codes_indistinct_millionths.set((indistinct * 1e6) as u64);
-            let (is_over, was_over) =
-                (!engine.codes_tell_apart(), self.counters.codes_passed_over.get() > 0);
-            self.counters.codes_passed_over.set(u64::from(is_over));
-            if is_over && !was_over {
-                tracing::warn!(
-                    "8-bit codes miss {:.0} % of the nearest vectors, which are much alike: walks go by \
-                     vectors, or are wider where those are on disk",
-                    indistinct * 100.0
-                );
-            }
-        }
-    }
 }
 
 impl Core {

@@ -5,9 +5,10 @@
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
-use super::commit::{Ack, STAGED_MAX};
-use super::core::{Settings, Shard};
+use super::core::Settings;
 use super::reply::Reply;
+use super::stage::{Ack, STAGED_MAX};
+use super::state::Shard;
 use crate::engine::{Outcome, Write};
 use crate::error::{Error, Result};
 

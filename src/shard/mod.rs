@@ -41,6 +41,8 @@ mod search;
 mod serve;
 pub mod snapshot;
 mod spare;
+mod stage;
+mod state;
 mod sweep;
 mod task;
 #[cfg(test)]

@@ -4,9 +4,10 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::core::{Core, Shard};
+use super::core::Core;
 use super::doing::Doing;
 use super::snapshot::{Known, Snapshots};
+use super::state::Shard;
 use crate::clock::unix_ms;
 use crate::disk::DiskError;
 use crate::engine::partition::Settling;

@@ -24,7 +24,8 @@ use std::time::{Duration, Instant};
 
 use glommio::SharesManager;
 
-use super::core::{Core, Shard};
+use super::core::Core;
+use super::state::Shard;
 use crate::engine::{Engine, Write};
 use crate::error::{Error, Result};
 use crate::observe::counters::ShardCounters;

@@ -9,9 +9,10 @@ use std::collections::VecDeque;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use super::core::{Core, Shard};
+use super::core::Core;
 use super::doing::Doing;
 use super::serve::contained;
+use super::state::Shard;
 use crate::engine::Engine;
 use crate::engine::read::recall::{Recall, Sample};
 

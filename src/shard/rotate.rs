@@ -4,10 +4,11 @@
 use std::cell::RefCell;
 use std::time::Duration;
 
-use super::core::{Core, Shard};
+use super::core::Core;
 use super::keeper::Change;
 use super::reply::Reply;
 use super::serve::cut;
+use super::state::Shard;
 use crate::disk::BLOCK;
 use crate::error::Result;
 use crate::manifest::Sealed;

@@ -7,11 +7,12 @@
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use super::core::{Core, Shard};
+use super::core::Core;
 use super::doing::Doing;
 use super::reply::Reply;
 use super::request::{SearchAnswer, SearchRequest};
 use super::serve::contained;
+use super::state::Shard;
 use super::task::{Counted, spawn};
 use crate::engine::read::{Phase, Search, SearchOutcome};
 use crate::engine::{Engine, Scope};

@@ -10,13 +10,14 @@ use std::time::Instant;
 use futures_util::FutureExt;
 use futures_util::future::select;
 
-use super::commit::{Ack, STAGED_MAX};
-use super::core::{Core, Flush, Shard};
+use super::core::Core;
 use super::doing::Doing;
 use super::mailbox::Mailbox;
 use super::open::{Refusal, begin, read};
 use super::reply::Reply;
 use super::request::Request;
+use super::stage::{Ack, STAGED_MAX};
+use super::state::{Flush, Shard};
 use super::sweep::{List, delete_many};
 use super::task::{Counted, spawn};
 use crate::clock::unix_ms;

@@ -15,13 +15,14 @@ use std::time::{Duration, Instant};
 
 use futures_util::FutureExt;
 
-use super::core::{Core, Shard};
+use super::core::Core;
 use super::doing::Doing;
 pub use super::due::Due;
 use super::due::{Since, waits_for_quiet};
 use super::event::Event;
 use super::keeper::Change;
 use super::reply::{Reply, single};
+use super::state::Shard;
 use super::task::spawn;
 use crate::clock::unix_ms;
 use crate::disk::Disk;

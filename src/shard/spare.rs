@@ -4,9 +4,10 @@ use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use super::core::{Core, Shard};
+use super::core::Core;
 use super::event::Event;
 use super::keeper::Change;
+use super::state::Shard;
 use super::task::spawn_vital;
 use crate::disk::direct::DirectFile;
 use crate::disk::{Disk, DiskError, Kind};

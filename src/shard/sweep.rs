@@ -4,12 +4,13 @@
 use std::rc::Rc;
 use std::time::Instant;
 
-use super::commit::Ack;
-use super::core::{Core, Shard};
+use super::core::Core;
 use super::doing::Doing;
 use super::reply::Reply;
 use super::request::Request;
 use super::serve::contained;
+use super::stage::Ack;
+use super::state::Shard;
 use super::task::spawn;
 use crate::engine::filter::Filter;
 use crate::engine::listing::{LISTING_IDLE, Page};

@@ -6,9 +6,10 @@
 
 use std::rc::Rc;
 
-use super::core::{Core, Shard};
+use super::core::Core;
 use super::keeper::Change;
 use super::reply::Reply;
+use super::state::Shard;
 use crate::error::{Error, Result};
 use crate::wal::segment_name;
 

@@ -11,9 +11,10 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 use std::time::Instant;
 
-use super::core::{Core, Flush, Settings, Shard};
+use super::core::{Core, Settings};
 use super::doing::Doing;
 use super::pacing::REST;
+use super::state::{Flush, Shard};
 use crate::engine::LinkProgress;
 
 /// Steps on one shard before the next gets its turn.

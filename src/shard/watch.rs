@@ -6,7 +6,8 @@ use std::rc::Rc;
 use std::time::Instant;
 
 use super::breaker::{Command, Report};
-use super::core::{Core, Shard};
+use super::core::Core;
+use super::state::Shard;
 use crate::disk::Kind;
 use crate::engine::Engine;
 use crate::error::{Error, Result};
