@@ -11,6 +11,7 @@ use glommio::io::{Directory, DmaBuffer, DmaFile, OpenOptions, remove, rename};
 
 #[cfg(test)]
 use super::faults::Faults;
+use super::quarantine::{KeptTails, Tail};
 use super::space::Room;
 use super::{BLOCK, Disk, DiskError, File, Kind, Result};
 
@@ -100,21 +101,12 @@ impl DirectDisk {
         (room, missing)
     }
 
-    /// Copies the bytes of a file in this range to a file of its own below `quarantine/`, durable.
-    /// Returns what has become of them, in words. The system may take its time: another thread
-    /// does it.
-    ///
-    /// # Errors
-    /// If they are too many, or can't be copied.
-    pub async fn keep_tail(
-        &self,
-        name: &str,
-        bytes: std::ops::Range<u64>,
-        unix_ms: u64,
-    ) -> std::result::Result<String, String> {
-        let (directory, name) = (self.directory.clone(), name.to_owned());
+    /// Copies these bytes of files to files of their own below `quarantine/`, durable. The system may take
+    /// its time: another thread does it.
+    pub async fn keep_tails(&self, tails: Vec<Tail>, unix_ms: u64) -> KeptTails {
+        let directory = self.directory.clone();
         // A panic in a blocking task would lose its worker thread: nothing here can panic.
-        let keep = move || super::quarantine::keep_tail(&directory, &name, bytes, unix_ms);
+        let keep = move || super::quarantine::keep_tails(&directory, &tails, unix_ms);
         glommio::executor().spawn_blocking(keep).await
     }
 

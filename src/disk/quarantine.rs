@@ -1,6 +1,7 @@
 //! `quarantine/` in a data directory: what is taken out of the database and kept for people to
 //! look at. Nothing reads it.
 
+use std::collections::BTreeSet;
 use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::ops::Range;
@@ -13,7 +14,7 @@ pub const QUARANTINE_NAME: &str = "quarantine";
 /// Most bytes of one tail that are kept; a longer one stays where it is.
 const TAIL_BYTES_MAX: u64 = 64 << 20;
 
-/// Most tails that are kept; the oldest go first.
+/// Most tails that are kept, those of one start excepted, which are all kept; the oldest go first.
 const TAILS_MAX: usize = 32;
 
 /// How the names of tails begin.
@@ -22,12 +23,37 @@ const TAIL_PREFIX: &str = "tail_";
 /// Bytes copied at once.
 const COPY_BYTES: u64 = 1 << 20;
 
-/// Copies these bytes of the file `name` to a file of their own, durable. Returns what has become
-/// of them, in words.
-///
-/// # Errors
-/// If they are too many, or can't be copied: then there is no copy.
-pub fn keep_tail(
+/// Bytes of a file, by its name.
+pub type Tail = (String, Range<u64>);
+
+/// The outcome of [`keep_tails`].
+#[derive(Debug)]
+pub struct KeptTails {
+    /// Of each tail where its copy is, or why there is none, in words.
+    pub each: Vec<Result<String, String>>,
+    /// Older tails that were removed for want of room.
+    pub dropped: usize,
+}
+
+/// Copies each of these tails, which one start has found, to a file of its own, durable. A tail that a start
+/// before has copied already is not copied again. Only tails of other starts give way.
+#[must_use]
+pub fn keep_tails(directory: &Path, tails: &[Tail], unix_ms: u64) -> KeptTails {
+    let quarantine = directory.join(QUARANTINE_NAME);
+    let mut names = BTreeSet::new();
+    let keep = |(name, bytes): &Tail| {
+        let kept = keep_tail(directory, name, bytes.clone(), unix_ms)?;
+        let said = format!("kept in {QUARANTINE_NAME}/{kept}");
+        names.insert(kept);
+        Ok(said)
+    };
+    let each = tails.iter().map(keep).collect();
+    let dropped = if names.is_empty() { 0 } else { drop_oldest(&quarantine, &names) };
+    KeptTails { each, dropped }
+}
+
+/// Copies these bytes of the file `name`, durable; the name of the copy.
+fn keep_tail(
     directory: &Path,
     name: &str,
     bytes: Range<u64>,
@@ -37,22 +63,54 @@ pub fn keep_tail(
     if length > TAIL_BYTES_MAX {
         return Err(format!("{length} bytes are more than the {TAIL_BYTES_MAX} that are kept"));
     }
-    let quarantine = directory.join(QUARANTINE_NAME);
+    let (quarantine, source) = (directory.join(QUARANTINE_NAME), directory.join(name));
+    let place = format!("_{name}_{}", bytes.start);
+    if let Some(kept) = copy_of(&quarantine, &place, &source, &bytes) {
+        return Ok(kept);
+    }
     // The names sort by time.
-    let kept = format!("{TAIL_PREFIX}{unix_ms:013}_{name}_{}", bytes.start);
+    let kept = format!("{TAIL_PREFIX}{unix_ms:013}{place}");
     let target = quarantine.join(&kept);
     let copied = make(&quarantine, directory)
-        .and_then(|()| copy(&directory.join(name), bytes, &target))
+        .and_then(|()| copy(&source, bytes, &target))
         .and_then(|()| File::open(&quarantine)?.sync_all());
     if let Err(error) = copied {
         // A part of it would only take room.
         let _ = fs::remove_file(&target);
         return Err(format!("{QUARANTINE_NAME}/{kept}: {error}"));
     }
-    Ok(match drop_oldest(&quarantine) {
-        0 => format!("kept in {QUARANTINE_NAME}/{kept}"),
-        dropped => format!("kept in {QUARANTINE_NAME}/{kept}; {dropped} older tails were removed"),
+    Ok(kept)
+}
+
+/// A durable copy of these bytes that a start before has made, which then got no further.
+fn copy_of(quarantine: &Path, place: &str, source: &Path, bytes: &Range<u64>) -> Option<String> {
+    let source = File::open(source).ok()?;
+    names_of_tails(quarantine).into_iter().rev().find(|kept| {
+        kept.ends_with(place)
+            && File::open(quarantine.join(kept)).is_ok_and(|copy| {
+                is_equal(&source, bytes, &copy).unwrap_or(false) && copy.sync_all().is_ok()
+            })
+            && File::open(quarantine).is_ok_and(|quarantine| quarantine.sync_all().is_ok())
     })
+}
+
+fn is_equal(source: &File, bytes: &Range<u64>, copy: &File) -> io::Result<bool> {
+    if copy.metadata()?.len() != bytes.end - bytes.start {
+        return Ok(false);
+    }
+    let piece_bytes = COPY_BYTES.min(bytes.end - bytes.start) as usize;
+    let (mut here, mut there) = (vec![0; piece_bytes], vec![0; piece_bytes]);
+    let mut offset = bytes.start;
+    while offset < bytes.end {
+        let length = COPY_BYTES.min(bytes.end - offset) as usize;
+        source.read_exact_at(&mut here[..length], offset)?;
+        copy.read_exact_at(&mut there[..length], offset - bytes.start)?;
+        if here[..length] != there[..length] {
+            return Ok(false);
+        }
+        offset += length as u64;
+    }
+    Ok(true)
 }
 
 /// Makes the directory, durable with its name.
@@ -77,45 +135,87 @@ fn copy(source: &Path, bytes: Range<u64>, target: &Path) -> io::Result<()> {
     target.sync_all()
 }
 
-/// Removes the oldest tails where there are too many; how many that were.
-fn drop_oldest(quarantine: &Path) -> usize {
+/// Names of all tails that are kept, the oldest first.
+fn names_of_tails(quarantine: &Path) -> Vec<String> {
     let entries = fs::read_dir(quarantine).into_iter().flatten().flatten();
-    let mut tails: Vec<_> = entries
-        .filter(|entry| entry.file_name().to_string_lossy().starts_with(TAIL_PREFIX))
-        .map(|entry| entry.path())
+    let mut tails: Vec<String> = entries
+        .map(|entry| entry.file_name().to_string_lossy().into_owned())
+        .filter(|name| name.starts_with(TAIL_PREFIX))
         .collect();
     tails.sort();
+    tails
+}
+
+/// Removes the oldest tails where there are too many, `of_now` excepted; returns their number.
+fn drop_oldest(quarantine: &Path, of_now: &BTreeSet<String>) -> usize {
+    let tails = names_of_tails(quarantine);
     let surplus = tails.len().saturating_sub(TAILS_MAX);
-    tails[..surplus].iter().filter(|path| fs::remove_file(path).is_ok()).count()
+    let older = tails.iter().filter(|name| !of_now.contains(*name)).take(surplus);
+    older.filter(|name| fs::remove_file(quarantine.join(name)).is_ok()).count()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    #[test]
-    fn a_tail_is_copied_byte_for_byte_and_only_the_newest_are_kept() {
+    /// A directory with a file `log` of this content.
+    fn with_log(content: &[u8]) -> tempfile::TempDir {
         let binary = std::env::current_exe().unwrap();
         let directory = tempfile::tempdir_in(binary.parent().unwrap()).unwrap();
+        fs::write(directory.path().join("log"), content).unwrap();
+        directory
+    }
+
+    #[test]
+    fn a_tail_is_copied_byte_for_byte_and_only_the_newest_are_kept() {
         let content: Vec<u8> = (0..3 * COPY_BYTES + 77).map(|i| (i / 13) as u8).collect();
-        fs::write(directory.path().join("log"), &content).unwrap();
-        let keep = |bytes, time| keep_tail(directory.path(), "log", bytes, time);
+        let directory = with_log(&content);
+        let keep = |bytes, time| {
+            let mut kept = keep_tails(directory.path(), &[("log".into(), bytes)], time);
+            (kept.each.remove(0), kept.dropped)
+        };
         let quarantine = directory.path().join(QUARANTINE_NAME);
         for time in 0..TAILS_MAX as u64 + 3 {
-            let said = keep(4096 + time..content.len() as u64, time).unwrap();
-            assert_eq!(said.contains("1 older tails"), time >= TAILS_MAX as u64, "{said}");
+            let (said, dropped) = keep(4096 + time..content.len() as u64, time);
+            assert!(said.unwrap().contains("kept in quarantine/tail_"));
+            assert_eq!(dropped, usize::from(time >= TAILS_MAX as u64));
         }
-        let mut names: Vec<String> = fs::read_dir(&quarantine)
-            .unwrap()
-            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
-            .collect();
-        names.sort();
+        let names = names_of_tails(&quarantine);
         assert_eq!(names.len(), TAILS_MAX);
         assert_eq!(names[0], "tail_0000000000003_log_4099");
         assert!(fs::read(quarantine.join(&names[0])).unwrap() == content[4099..]);
         // What can't be copied leaves nothing.
-        assert!(keep(0..content.len() as u64 + 1, 99).is_err());
-        assert!(keep(0..TAIL_BYTES_MAX + 1, 99).unwrap_err().contains("more than"));
+        assert!(keep(0..content.len() as u64 + 1, 99).0.is_err());
+        assert!(keep(0..TAIL_BYTES_MAX + 1, 99).0.unwrap_err().contains("more than"));
         assert_eq!(fs::read_dir(&quarantine).unwrap().count(), TAILS_MAX);
+    }
+
+    #[test]
+    fn tails_of_one_start_do_not_evict_each_other() {
+        let content: Vec<u8> = (0..3 * TAILS_MAX).map(|i| i as u8).collect();
+        let directory = with_log(&content);
+        let quarantine = directory.path().join(QUARANTINE_NAME);
+        let tails = |count: usize, end: u64| -> Vec<Tail> {
+            (0..count as u64).map(|start| ("log".to_owned(), start..end)).collect()
+        };
+        let of_before = keep_tails(directory.path(), &tails(5, 60), 1);
+        assert!(of_before.each.iter().all(Result::is_ok) && of_before.dropped == 0);
+        let all = tails(TAILS_MAX + 8, content.len() as u64);
+        let kept = keep_tails(directory.path(), &all, 2);
+        assert_eq!(kept.dropped, 5);
+        assert!(kept.each.iter().all(Result::is_ok), "{kept:?}");
+        let names = names_of_tails(&quarantine);
+        assert_eq!(names.len(), all.len());
+        for (name, bytes) in &all {
+            let kept = quarantine.join(format!("tail_{:013}_{name}_{}", 2, bytes.start));
+            assert!(fs::read(kept).unwrap() == content[bytes.start as usize..]);
+        }
+        // A start that got no further is repeated: the copies are there, and are not made again.
+        let again = keep_tails(directory.path(), &all, 3);
+        assert!(again.each.iter().all(|said| said.as_ref().unwrap().contains("0000000000002_")));
+        assert_eq!((again.dropped, names_of_tails(&quarantine)), (0, names));
+        // The next start leaves the newest ones.
+        assert_eq!(keep_tails(directory.path(), &tails(1, 50), 4).dropped, 9);
+        assert_eq!(names_of_tails(&quarantine).len(), TAILS_MAX);
     }
 }

@@ -256,7 +256,11 @@ impl Opening<'_> {
         }
         let (dimension, shards) = (manifest.dimension as usize, manifest.shards);
         unused.extend(self.of_no_shard(shards)?);
-        let is_new = |segment: &&Segment| segment.sealed.is_some() && !was_sealed(segment);
+        // Before MANIFEST has these ends: a start that finds them there looks at nothing behind.
+        let left_there = ask(first, |reply| Request::KeepTails { left, reply }).await?;
+        let is_new = |segment: &&Segment| {
+            segment.sealed.is_some() && !was_sealed(segment) && !left_there.contains(&segment.file)
+        };
         let complete: Vec<(String, u64)> = manifest
             .segments
             .iter()
@@ -264,7 +268,7 @@ impl Opening<'_> {
             .filter_map(|segment| Some((segment.file.clone(), segment.sealed?.end_bytes)))
             .collect();
         publish(first, manifest).await?;
-        ask(first, |reply| Request::Tidy { unused, complete, left, reply }).await?;
+        ask(first, |reply| Request::Tidy { unused, complete, reply }).await?;
         self.fit_graphs(cores, layout).await?;
         for core in &cores.handles {
             send(core, Request::DirectoryIsOpen)?;

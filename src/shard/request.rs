@@ -168,14 +168,19 @@ pub enum Request {
         /// Told how it is then.
         reply: Reply<Report>,
     },
+    /// Keep what lies behind the ends of logs in quarantine, before MANIFEST says that they end there.
+    KeepTails {
+        /// What lies behind, by segment.
+        left: Vec<(String, Left)>,
+        /// Told the segments of which there is no copy, which are not to be cut, once the rest is durable.
+        reply: Reply<Vec<String>>,
+    },
     /// Give back space.
     Tidy {
         /// Files to remove, which MANIFEST does not name.
         unused: Vec<String>,
         /// Complete segments to cut to their length.
         complete: Vec<(String, u64)>,
-        /// What lies behind the end of some of them, to be kept in quarantine before.
-        left: Vec<(String, Left)>,
         /// Told when it is done, or has failed, which loses nothing but space.
         reply: Reply<()>,
     },

@@ -22,6 +22,7 @@ use super::sweep::{List, delete_many};
 use super::task::{Counted, spawn};
 use crate::clock::unix_ms;
 use crate::disk::direct::DirectDisk;
+use crate::disk::quarantine::KeptTails;
 use crate::disk::{Disk, File};
 use crate::engine::Engine;
 use crate::error::{Error, Result};
@@ -161,10 +162,16 @@ impl Core {
                     reply.send(shard.command_breaker(command));
                 }
             }
-            Request::Tidy { unused, complete, left, reply } => {
+            Request::KeepTails { left, reply } => {
                 let disk = self.disk.clone();
                 spawn(self.queues.upkeep, async move {
-                    tidy(&disk, unused, complete, left).await;
+                    reply.send(keep_tails(&disk, left).await);
+                });
+            }
+            Request::Tidy { unused, complete, reply } => {
+                let disk = self.disk.clone();
+                spawn(self.queues.upkeep, async move {
+                    tidy(&disk, unused, complete).await;
                     reply.send(());
                 });
             }
@@ -342,31 +349,38 @@ impl Get {
     }
 }
 
+/// Puts what lies behind the ends of logs into quarantine. Returns the segments of which that failed: they
+/// are to be left as they are.
+async fn keep_tails(disk: &DirectDisk, left: Vec<(String, Left)>) -> Vec<String> {
+    if left.is_empty() {
+        return Vec::new();
+    }
+    let tails = left.iter().map(|(name, left)| (name.clone(), left.bytes.clone())).collect();
+    let KeptTails { each, dropped } = disk.keep_tails(tails, unix_ms()).await;
+    let mut failed = Vec::new();
+    for ((name, left), kept) in left.into_iter().zip(each) {
+        match kept {
+            Ok(kept) => tracing::warn!("{name}: behind the end of the log were {left}: {kept}"),
+            Err(why) => {
+                tracing::warn!("{name}: behind the end of the log are {left}, left there: {why}");
+                failed.push(name);
+            }
+        }
+    }
+    if dropped > 0 {
+        tracing::warn!("{dropped} older tails were removed from quarantine/");
+    }
+    failed
+}
+
 /// Removes files and cuts others. What fails costs space, no more: the rest is done all the same.
-/// A file is not cut before what lies behind the cut is in quarantine.
-async fn tidy(
-    disk: &DirectDisk,
-    unused: Vec<String>,
-    complete: Vec<(String, u64)>,
-    left: Vec<(String, Left)>,
-) {
+async fn tidy(disk: &DirectDisk, unused: Vec<String>, complete: Vec<(String, u64)>) {
     let mut failed = Vec::new();
     for name in unused {
         failed.extend(disk.remove(&name).await.err());
     }
     failed.extend(disk.sync_dir().await.err());
     for (name, bytes) in complete {
-        if let Some((_, left)) = left.iter().find(|(of, _)| *of == name) {
-            match disk.keep_tail(&name, left.bytes.clone(), unix_ms()).await {
-                Ok(kept) => tracing::warn!("{name}: behind the end of the log were {left}: {kept}"),
-                Err(why) => {
-                    tracing::warn!(
-                        "{name}: behind the end of the log are {left}, left there: {why}"
-                    );
-                    continue;
-                }
-            }
-        }
         failed.extend(cut(disk, &name, bytes).await.err());
     }
     for error in failed {

@@ -123,6 +123,36 @@ fn what_a_start_cuts_off_is_told_and_kept() {
     assert_eq!(code, 0, "{said}");
 }
 
+/// Once MANIFEST says where the log ends, no start looks behind it: a process that dies right then has
+/// the copy already.
+#[test]
+fn a_tail_is_kept_before_manifest_says_that_the_log_ends() {
+    let directory = directory();
+    let data_dir = directory.path().join("data");
+    killed(&data_dir, NEVER_SYNCED, |_| true);
+    let (segment, offset) = (segments(&data_dir).remove(0), offset_of(&data_dir, 5));
+    flip(&segment, offset + 100);
+    let before = std::fs::read(&segment).unwrap();
+    let end = before.iter().rposition(|&byte| byte != 0).unwrap().next_multiple_of(BLOCK as usize);
+    let process = Process::spawn(&data_dir, NEVER_SYNCED);
+    let begun = Instant::now();
+    let has_end = || {
+        let manifest = std::fs::read_to_string(data_dir.join("MANIFEST")).unwrap_or_default();
+        manifest.contains("\"last_lsn\": 4") || manifest.contains("\"last_lsn\":4")
+    };
+    while !has_end() {
+        assert!(begun.elapsed() < Duration::from_secs(60), "MANIFEST never has the end");
+    }
+    process.kill();
+    let mut kept = std::fs::read_dir(data_dir.join("quarantine")).unwrap();
+    let kept = std::fs::read(kept.next().unwrap().unwrap().path()).unwrap();
+    assert!(kept == before[offset as usize..end]);
+    let process = Process::start(&data_dir, NEVER_SYNCED);
+    assert_eq!(stored(&process), [1, 2, 3, 4]);
+    process.stop();
+    assert_eq!(std::fs::read_dir(data_dir.join("quarantine")).unwrap().count(), 1);
+}
+
 /// `truncate -s GOOD_TO_BYTE`: after a kill nothing tells what was behind, after an end in good
 /// order MANIFEST does.
 #[test]
