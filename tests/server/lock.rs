@@ -59,8 +59,9 @@ fn a_second_server_is_refused_where_the_lock_file_of_the_first_is_removed() {
     assert_says(&said, &["in use by another server"]);
 
     // It is made again, so that versions which know LOCK alone are kept out too.
-    let pid = format!("{}\n", first.pid());
-    wait_for("LOCK is made again", || std::fs::read_to_string(&lock).is_ok_and(|now| now == pid));
+    let pid = first.pid().to_string();
+    let is_named = |now: String| now.lines().next() == Some(&*pid);
+    wait_for("LOCK is made again", || std::fs::read_to_string(&lock).is_ok_and(is_named));
     assert!(File::open(&lock).unwrap().try_lock().is_err(), "it is not locked");
     wait_for("the log says so", || first.log().contains("was removed under this server"));
     runtime().block_on(async { store(&mut first.client().await, 40).await });

@@ -1,15 +1,18 @@
 //! The two locks on a directory: flock(2) on the directory itself, and on the file LOCK in it.
 //!
-//! LOCK names the process that holds it, for people, and is all that earlier versions look at. But a file can
+//! LOCK names the process that holds it, for people, and is all that earlier versions look at. Its second line
+//! is a mark of that process, drawn by lot: numbers of processes repeat, and in containers each is often 1. A file can
 //! be removed, and whoever makes another one locks that. The directory can't be taken away under a server without
 //! taking its files along, so its lock is the one that counts. File systems that lock no directories (NFS)
 //! have LOCK alone.
 
 use std::fs::{File, Metadata, OpenOptions, TryLockError};
+use std::hash::{BuildHasher, RandomState};
 use std::io::{ErrorKind, Read, Seek, Write};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{LazyLock, Mutex, PoisonError};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::LOCK_NAME;
 use crate::disk::owner::Owner;
@@ -17,8 +20,18 @@ use crate::disk::owner::Owner;
 /// How often LOCK may be taken away between opening and locking it.
 const TRIES_MAX: usize = 100;
 
-/// Longest content of LOCK that is shown.
-const HOLDER_BYTES_MAX: u64 = 32;
+/// Most bytes of LOCK that are read.
+const CONTENT_BYTES_MAX: u64 = 256;
+
+/// Longest number of a process that is shown, in characters.
+const HOLDER_CHARS_MAX: usize = 32;
+
+/// The mark of this process: 128 bits that no other process on this or another machine has.
+static OWN_MARK: LazyLock<String> = LazyLock::new(|| {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos();
+    let random = || RandomState::new().hash_one((std::process::id(), now));
+    format!("{:016x}{:016x}", random(), random())
+});
 
 /// Why a directory is not to be had.
 pub(super) enum Denied {
@@ -97,7 +110,7 @@ impl Held {
                     path.display()
                 ))
             }
-            Err(Denied::InUse(holder)) if holder == own_number() => Look::Same,
+            Err(Denied::InUse(_)) if has_own_mark(&self.path) => Look::Same,
             Err(Denied::InUse(holder)) => Look::Lost(format!(
                 "{} was replaced, and process {holder} has locked the new one",
                 path.display()
@@ -135,7 +148,7 @@ fn take_lock_file(directory: &Path) -> Result<File, Denied> {
         let written = file
             .set_len(0)
             .and_then(|()| file.rewind())
-            .and_then(|()| writeln!(file, "{}", own_number()))
+            .and_then(|()| file.write_all(own_content().as_bytes()))
             .and_then(|()| Owner::of(directory).take(&path));
         written.map_err(|error| Denied::Failed(format!("{shown} can't be written: {error}")))?;
         return Ok(file);
@@ -146,21 +159,33 @@ fn take_lock_file(directory: &Path) -> Result<File, Denied> {
 /// True if the LOCK in a directory is locked, and by this process as it says.
 fn is_locked_by_us(directory: &Path) -> bool {
     let tried = File::open(directory.join(LOCK_NAME)).map(|file| file.try_lock_shared());
-    matches!(tried, Ok(Err(TryLockError::WouldBlock))) && holder(directory) == own_number()
+    matches!(tried, Ok(Err(TryLockError::WouldBlock))) && has_own_mark(directory)
 }
 
-fn own_number() -> String {
-    std::process::id().to_string()
+/// True if this process has written the LOCK in a directory.
+fn has_own_mark(directory: &Path) -> bool {
+    content(directory).is_ok_and(|content| content.lines().nth(1) == Some(OWN_MARK.as_str()))
+}
+
+/// What this process writes to LOCK: its number and its mark.
+fn own_content() -> String {
+    format!("{}\n{}\n", std::process::id(), *OWN_MARK)
+}
+
+fn content(directory: &Path) -> std::io::Result<String> {
+    let mut content = String::new();
+    let file = File::open(directory.join(LOCK_NAME))?;
+    file.take(CONTENT_BYTES_MAX).read_to_string(&mut content)?;
+    Ok(content)
 }
 
 /// The process that took the lock last, as it wrote itself.
 pub(super) fn holder(directory: &Path) -> String {
-    let mut text = String::new();
-    let read = File::open(directory.join(LOCK_NAME))
-        .and_then(|file| file.take(HOLDER_BYTES_MAX).read_to_string(&mut text));
-    match read {
-        Ok(_) if !text.trim().is_empty() => text.trim().to_owned(),
-        Err(error) if error.kind() == ErrorKind::NotFound => {
+    let read = content(directory);
+    let number = read.as_ref().ok().and_then(|content| content.lines().next()).map(str::trim);
+    match (number, &read) {
+        (Some(number), _) if !number.is_empty() => number.chars().take(HOLDER_CHARS_MAX).collect(),
+        (_, Err(error)) if error.kind() == ErrorKind::NotFound => {
             format!("unknown: LOCK was removed; `fuser {}` tells", directory.display())
         }
         _ => format!("unknown; `fuser {}` tells", directory.display()),
@@ -211,6 +236,29 @@ mod tests {
         rename(&other, directory.path().join(LOCK_NAME)).unwrap();
         let Look::Lost(why) = held.look() else { panic!("not lost") };
         assert!(why.contains("process 77"), "{why}");
+    }
+
+    /// The first process of each container has the same number.
+    #[test]
+    fn another_process_of_the_same_number_is_another_process() {
+        let directory = tempfile::tempdir().unwrap();
+        let held = taken(directory.path());
+        for mark in [String::new(), format!("{:032x}\n", 7)] {
+            let other = directory.path().join("other");
+            write(&other, format!("{}\n{mark}", std::process::id())).unwrap();
+            let other_lock = File::open(&other).unwrap();
+            other_lock.lock().unwrap();
+            rename(&other, directory.path().join(LOCK_NAME)).unwrap();
+            assert!(matches!(held.look(), Look::Lost(_)), "{mark:?}");
+        }
+        // As on file systems that number their files anew.
+        let same = directory.path().join("same");
+        write(&same, own_content()).unwrap();
+        let same_lock = File::open(&same).unwrap();
+        same_lock.lock().unwrap();
+        rename(&same, directory.path().join(LOCK_NAME)).unwrap();
+        assert_eq!(held.look(), Look::Same);
+        assert_eq!(holder(directory.path()), std::process::id().to_string());
     }
 
     #[test]
