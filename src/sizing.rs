@@ -12,6 +12,7 @@ use crate::disk::space::Room;
 use crate::doctor;
 use crate::engine::Params;
 use crate::engine::memory::Memory;
+use crate::shard::snapshot::Due;
 
 /// Of what the process may have, so many parts in [`SHARE_OF`] are used where nothing is configured:
 /// the rest is for the kernel, and for what comes between two looks.
@@ -28,6 +29,9 @@ const DEAD_SHARE: u64 = 32;
 /// Segments of a shard's log beside what asks for a snapshot: the active one, the next one, and the
 /// one that the older snapshot begins in.
 const SEGMENTS_BESIDE: u64 = 3;
+
+/// The log is kept from the older of two snapshots on: so many times as much as asks for one.
+const LOGS_KEPT: u64 = 2;
 
 /// Most memory that a server may use, in bytes; `u64::MAX` if nothing is configured and nothing says
 /// what there is.
@@ -56,7 +60,9 @@ pub struct Plan {
     document: Memory,
     cores: u64,
     shards: u64,
-    log_bytes: u64,
+    /// When a snapshot of a shard is due.
+    due: Due,
+    segment_bytes: u64,
     /// Vectors in memory that no snapshot has, and of those on disk, at most.
     unsaved_bytes: u64,
     cache_bytes: u64,
@@ -78,7 +84,6 @@ impl Plan {
     ) -> Self {
         let persistence = &config.persistence;
         let shards = shards as u64;
-        let segments = (shards * SEGMENTS_BESIDE).saturating_mul(persistence.wal_segment_bytes);
         let on_disk = u64::from(params.vectors.are_on_disk());
         Self {
             data,
@@ -88,7 +93,11 @@ impl Plan {
             params,
             cores: cores as u64,
             shards,
-            log_bytes: persistence.max_wal_size_bytes.saturating_mul(2).saturating_add(segments),
+            due: Due {
+                mutations: persistence.snapshot_interval_mutations,
+                log_bytes: persistence.max_wal_size_bytes,
+            },
+            segment_bytes: persistence.wal_segment_bytes,
             memory_max: memory_max(&config.memory),
             data_dir: persistence.data_dir.clone(),
             disk_free: free(&persistence.data_dir),
@@ -112,7 +121,7 @@ impl Plan {
     /// Most bytes on the disk.
     #[must_use]
     pub fn disk_bytes(&self) -> u64 {
-        self.snapshot_bytes().saturating_add(self.log_bytes)
+        self.snapshot_bytes().saturating_add(self.log_bytes())
     }
 
     /// It fits into the memory that the server may use.
@@ -135,10 +144,21 @@ impl Plan {
     /// and there are two snapshots beside the one that is being written.
     fn snapshot_bytes(&self) -> u64 {
         let Memory { links, ids, .. } = self.document;
-        let vectors = Memory::of_row(self.params.dimension);
-        let carried = (vectors + self.data.metadata_bytes) as u64;
         let whole = (links + ids) as u64;
-        self.data.rows.saturating_mul(2 * carried + 3 * whole)
+        self.data.rows.saturating_mul(2 * self.carried_bytes() + 3 * whole)
+    }
+
+    /// What the next snapshot may leave where it is, of a document: its vector and metadata.
+    fn carried_bytes(&self) -> u64 {
+        (Memory::of_row(self.params.dimension) + self.data.metadata_bytes) as u64
+    }
+
+    /// The logs of all shards: each asks for a snapshot by itself, of what it has.
+    fn log_bytes(&self) -> u64 {
+        let written = self.data.rows.saturating_mul(self.carried_bytes()) / self.shards.max(1);
+        let asks = self.due.log_bytes_max(written).saturating_mul(LOGS_KEPT);
+        let segments = SEGMENTS_BESIDE.saturating_mul(self.segment_bytes);
+        asks.saturating_add(segments).saturating_mul(self.shards)
     }
 }
 
@@ -213,7 +233,7 @@ impl Display for Plan {
         writeln!(f, "  {verdict}\n")?;
         writeln!(f, "Disk, at most ({})", self.data_dir.display())?;
         writeln!(f, "  {:<44}{:>14}", "snapshots", human(self.snapshot_bytes()))?;
-        writeln!(f, "  {:<44}{:>14}", "the log", human(self.log_bytes))?;
+        writeln!(f, "  {:<44}{:>14}", "the log", human(self.log_bytes()))?;
         write!(f, "  {:<44}{:>14}", "together", human(self.disk_bytes()))?;
         let Some(free) = self.disk_free else { return Ok(()) };
         let verdict = if self.fits_on_disk() { "fits" } else { "does NOT fit" };
@@ -260,6 +280,16 @@ mod tests {
         // What a document takes was measured: some 2,300 bytes.
         let each = (large.memory_bytes() - small.memory_bytes()) / (10_000_000 - 1_000);
         assert!((2_100..2_500).contains(&each), "{each}");
+    }
+
+    #[test]
+    fn the_log_is_as_long_as_a_snapshot_may_let_it_become() {
+        // Of two shards, with three segments of 32 MiB beside. A row of 384 values takes 1,536 bytes.
+        let logs = |rows| plan(rows, 1 << 30).log_bytes() / 2 - 3 * (32 << 20);
+        assert_eq!(logs(1_000), 2 * (100 << 20));
+        let third = 1_000_000 / 2 * (1_536 + 20) / 3;
+        assert_eq!(logs(1_000_000), 2 * third);
+        assert_eq!(logs(1_000_000_000), 2 * 16 * (100 << 20));
     }
 
     #[test]

@@ -6,7 +6,7 @@
 //! 1. after [`Due::mutations`] changes, and those of a tenth of the documents, once what it would write
 //!    is within [`AMPLIFICATION_MAX`] times what has changed;
 //! 2. after [`Due::log_bytes`] of log, or the part of what it would write that keeps it within the same
-//!    factor of the log, if that is more;
+//!    factor of the log, if that is more, and at most [`LOG_TIMES_MAX`] times the former;
 //! 3. where nothing is written any more, after fewer changes: a restart should have little to link.
 //!    Beyond the factor at most once in [`QUIET_PERIOD`];
 //! 4. where vectors wait in memory for it.
@@ -17,6 +17,10 @@ use std::time::Duration;
 
 /// Most bytes of vectors and metadata that are written for each byte that has changed.
 const AMPLIFICATION_MAX: u64 = 3;
+
+/// A log of so many times [`Due::log_bytes`] brings a snapshot about, whatever that would write: the disk
+/// and the next start have to hold the log.
+const LOG_TIMES_MAX: u64 = 16;
 
 /// Bytes of vectors and metadata that a snapshot may always write, whatever has changed.
 const WRITE_FREE_BYTES: u64 = 8 << 20;
@@ -42,6 +46,15 @@ pub struct Due {
     pub mutations: u64,
     /// After so many bytes of log.
     pub log_bytes: u64,
+}
+
+impl Due {
+    /// Bytes of log after which a snapshot is due that would write so many bytes.
+    #[must_use]
+    pub fn log_bytes_max(self, would_write: u64) -> u64 {
+        let most = self.log_bytes.saturating_mul(LOG_TIMES_MAX);
+        self.log_bytes.max(would_write / AMPLIFICATION_MAX).min(most)
+    }
 }
 
 /// What has come together since the last snapshot began.
@@ -73,7 +86,7 @@ impl Since {
             return false;
         }
         let share = (self.live as f64 * CHANGED_SHARE) as u64;
-        let log_bytes = due.log_bytes.max(self.would_write / AMPLIFICATION_MAX);
+        let log_bytes = due.log_bytes_max(self.would_write);
         let is_changed = self.mutations >= due.mutations.max(share) && self.is_worth_it();
         self.is_pressed || is_changed || self.log_bytes >= log_bytes || self.is_quiet()
     }
@@ -143,6 +156,9 @@ mod tests {
         // It writes no more than three times the log.
         assert!(!log(100 << 20, 900 << 20).is_due(DUE));
         assert!(log(300 << 20, 900 << 20).is_due(DUE));
+        // A log that nothing bounds would fill the disk, and be read at the next start.
+        assert!(!log((1_600 << 20) - 1, 1 << 40).is_due(DUE));
+        assert!(log(1_600 << 20, 1 << 40).is_due(DUE));
     }
 
     #[test]
