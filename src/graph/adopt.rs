@@ -18,6 +18,19 @@ const TRIED_MAX: usize = 16;
 /// Hops in a step.
 const STEP_HOPS: u32 = 8;
 
+/// Which nodes may lead to one that is to be reachable again.
+pub trait Adopters {
+    /// True if a walk on level 0 reaches the node from the entry of the graph.
+    fn is_reached(&self, slot: Slot) -> bool;
+
+    /// True if the node may lead to the adopted one. All such nodes are reached.
+    fn may_adopt(&self, slot: Slot) -> bool;
+
+    /// True if the node is there to stay. Such nodes are taken first, and the adopted node links to no
+    /// others.
+    fn stays(&self, slot: Slot) -> bool;
+}
+
 /// A node on its way to be reachable again on level 0. Until it is done, the scratch that it is
 /// given is its own.
 pub struct Adoption {
@@ -38,31 +51,27 @@ impl Adoption {
         self.slot
     }
 
-    /// Does a step; true when there are links. `may_adopt` tells which nodes may lead to it, and
-    /// `stays` which of them are there to stay: those are taken first, and it links to no others.
+    /// Does a step; true when there are links.
     pub fn step<D: Distance>(
         &mut self,
         graph: &Graph,
         rows: Rows<'_>,
         scratch: &mut Scratch,
-        may_adopt: impl Fn(Slot) -> bool,
-        stays: impl Fn(Slot) -> bool,
+        adopters: &impl Adopters,
     ) -> bool {
-        let own = self.slot;
-        let may_adopt = |slot| slot != own && may_adopt(slot);
         let is_found = if let Some(codes) = rows.codes {
-            let space = Coded::<D>::new(codes.get(own), codes);
-            self.walk(graph, space, scratch, may_adopt)
+            let space = Coded::<D>::new(codes.get(self.slot), codes);
+            self.walk(graph, space, scratch, adopters)
         } else {
             let vectors = rows.whole();
-            let space = Exact::<D>::new(vectors.row(own), vectors);
-            self.walk(graph, space, scratch, may_adopt)
+            let space = Exact::<D>::new(vectors.row(self.slot), vectors);
+            self.walk(graph, space, scratch, adopters)
         };
         // Somebody may be changing its lists: then a later step does it.
         match rows.vectors {
             _ if !is_found => false,
-            Some(vectors) => self.adopt(graph, ByVectors::<D>::new(vectors), scratch, stays),
-            None => self.adopt(graph, ByCodes::<D>::new(rows.coded()), scratch, stays),
+            Some(vectors) => self.adopt(graph, ByVectors::<D>::new(vectors), scratch, adopters),
+            None => self.adopt(graph, ByCodes::<D>::new(rows.coded()), scratch, adopters),
         }
     }
 
@@ -71,15 +80,20 @@ impl Adoption {
         graph: &Graph,
         space: S,
         scratch: &mut Scratch,
-        may_adopt: impl Fn(Slot) -> bool,
+        adopters: &impl Adopters,
     ) -> bool {
+        let may_adopt = |slot| slot != self.slot && adopters.may_adopt(slot);
         let width = graph.params().ef_construction;
         let beam = Beam { graph, space, level: 0, width };
         if !std::mem::replace(&mut self.is_begun, true) {
             let Some((entry, top)) = graph.entry() else {
                 return true;
             };
-            beam.enter(scratch, entry, top, &may_adopt);
+            // Upper levels may lead into a part of level 0 that no walk from the entry reaches, and
+            // that leads to none of the nodes that are reached.
+            let nearest = beam.descend(entry, top, scratch);
+            let start = if adopters.is_reached(nearest) { nearest } else { entry };
+            beam.begin(scratch, &[start], may_adopt);
         }
         beam.advance(scratch, STEP_HOPS, may_adopt)
     }
@@ -91,8 +105,9 @@ impl Adoption {
         graph: &Graph,
         rows: impl Between,
         scratch: &mut Scratch,
-        is_live: impl Fn(Slot) -> bool,
+        adopters: &impl Adopters,
     ) -> bool {
+        let is_live = |slot| adopters.stays(slot);
         if graph.entry().is_none() {
             return true;
         }

@@ -18,7 +18,8 @@ const STEP_NODES: u32 = 2_048;
 const PIECE: usize = 4_096;
 
 /// Nodes that have been reached.
-struct Reached {
+#[derive(Default)]
+pub struct Reached {
     /// A bit a slot.
     words: Vec<u64>,
     /// Those whose lists are yet to be read: from `read` on in the first piece.
@@ -49,7 +50,9 @@ impl Reached {
         }
     }
 
-    fn contains(&self, slot: Slot) -> bool {
+    /// True if a walk on level 0 reached `slot` from the entry.
+    #[must_use]
+    pub fn contains(&self, slot: Slot) -> bool {
         self.words.get(slot.index() / 64).is_some_and(|word| word & (1 << (slot.0 % 64)) != 0)
     }
 
@@ -125,9 +128,9 @@ impl Reach {
         end == self.slot_count
     }
 
-    /// The nodes that can't be reached.
+    /// The wanted nodes that can't be reached, by slot, and all nodes that can be.
     #[must_use]
-    pub fn into_unreachable(self) -> Vec<Slot> {
-        self.unreachable
+    pub fn finish(self) -> (Vec<Slot>, Reached) {
+        (self.unreachable, self.reached)
     }
 }

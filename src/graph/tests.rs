@@ -1,11 +1,12 @@
 //! The graph as a whole: found neighbours, invariants, reproducibility, readers on other threads.
 
-use super::adopt::Adoption;
+use super::adopt::{Adopters, Adoption};
 use super::check::check;
 use super::insert::{Linker, Rows};
 use super::reach::Reach;
 use super::search::{Beam, Key, Scratch};
 use super::space::{Coded, Exact, Space};
+use super::unlink::{Context, Unlinker};
 use super::*;
 use crate::kernels::{Distance, NegatedDot, SquaredEuclidean, normalize};
 use crate::store::{Codes, OwnCode, Vectors};
@@ -306,6 +307,23 @@ fn other_threads_walk_while_the_owner_links() {
     assert_eq!(check(&graph, 3_000).unwrap().unreachable, []);
 }
 
+/// All nodes may adopt, and stay.
+struct All;
+
+impl Adopters for All {
+    fn is_reached(&self, _slot: Slot) -> bool {
+        true
+    }
+
+    fn may_adopt(&self, _slot: Slot) -> bool {
+        true
+    }
+
+    fn stays(&self, _slot: Slot) -> bool {
+        true
+    }
+}
+
 /// A node that nothing leads to is found, and given links that stay sound.
 #[test]
 fn a_node_out_of_reach_is_found_and_linked_to_again() {
@@ -317,16 +335,46 @@ fn a_node_out_of_reach_is_found_and_linked_to_again() {
     let unreachable = |graph: &Graph| {
         let mut reach = Reach::new(graph, 1_500);
         while !reach.step(graph, |_| true) {}
-        reach.into_unreachable()
+        reach.finish().0
     };
     assert_eq!(unreachable(&graph), [lost]);
     let (mut adoption, mut scratch) = (Adoption::new(lost), Scratch::default());
     let rows = Rows { vectors: Some(&vectors), codes: None };
-    while !adoption.step::<NegatedDot>(&graph, rows, &mut scratch, |_| true, |_| true) {}
+    while !adoption.step::<NegatedDot>(&graph, rows, &mut scratch, &All) {}
     assert_eq!(unreachable(&graph), []);
     assert_eq!(check(&graph, 1_500).unwrap().unreachable, []);
     let found = search::<NegatedDot>(&graph, &vectors, &base[700], 20, |_| true);
     assert_eq!(found[0], lost);
+}
+
+/// A part of level 0 that only links of upper levels lead into, where dead nodes are the nearest of
+/// those that are alive, is given links from outside.
+#[test]
+fn a_part_out_of_reach_with_dead_nodes_is_linked_to_again() {
+    let base = points(12, 1_500, 16, 20);
+    let (graph, vectors) = (Graph::new(PARAMS), Vectors::new(16));
+    link_all::<NegatedDot>(&graph, &vectors, &base);
+    let cluster = |slot: Slot| mix(u64::from(slot.0)) % 20;
+    let away = cluster(graph.entry().expect("nodes").0);
+    let is_part = |slot: Slot| cluster(slot) == (away + 1) % 20;
+    for slot in (0..1_500).map(Slot) {
+        let mut list = graph.neighbours(slot, 0);
+        list.retain(|&near| is_part(near) == is_part(slot));
+        graph.set_neighbours(&graph.hold(slot).expect("one thread"), 0, &list);
+    }
+    let is_live = |slot: Slot| !slot.0.is_multiple_of(3);
+    let lost = || {
+        let unreachable = check(&graph, 1_500).expect("a sound graph").unreachable;
+        unreachable.into_iter().filter(|&slot| is_live(slot)).count()
+    };
+    let is_entered = |slot| is_part(slot) && graph.level(slot) > Some(0);
+    assert!((0..1_500).map(Slot).any(is_entered) && lost() > 30, "{}", lost());
+
+    let rows = Rows { vectors: Some(&vectors), codes: None };
+    let context = Context { graph: &graph, rows, slot_count: 1_500, is_live };
+    let (mut unlinker, mut scratch) = (Unlinker::check(&graph, 1_500), Scratch::default());
+    while !unlinker.step::<NegatedDot>(&context, &mut scratch) {}
+    assert_eq!(lost(), 0);
 }
 
 #[test]

@@ -26,11 +26,11 @@
 use std::sync::atomic::Ordering;
 
 use super::Graph;
-use super::adopt::Adoption;
+use super::adopt::{Adopters, Adoption};
 use super::dead_links::LastLook;
 use super::hold::Held;
 use super::insert::Rows;
-use super::reach::Reach;
+use super::reach::{Reach, Reached};
 use super::search::{Scratch, Work};
 use super::space::{Coded, Exact, Space};
 use crate::kernels::Distance;
@@ -72,9 +72,11 @@ pub struct Unlinker {
     adoption: Option<Adoption>,
     /// Nodes that have few links, or that nothing leads to, and get more in the end.
     weak: Vec<Slot>,
-    /// Those of them that nothing leads to, by slot. They may be a part of the graph that only links on
-    /// upper levels lead into: a link from one to another would change nothing.
+    /// Those of them that no walk reaches, by slot, and the nodes that are reached. The former may be a
+    /// part of the graph that only links on upper levels lead into, with dead nodes among them: a link
+    /// from within that part would change nothing.
     lost: Vec<Slot>,
+    reached: Reached,
     /// At nodes linked since that may lead to some that go.
     last_look: LastLook,
     unreachable_found: u64,
@@ -90,6 +92,32 @@ pub struct Context<'a, L> {
     pub slot_count: u32,
     /// Which nodes are alive.
     pub is_live: L,
+}
+
+/// The nodes that may lead to one that is given links.
+struct Staying<'a, L> {
+    context: &'a Context<'a, L>,
+    /// The nodes that are within reach, if the adopted one is not.
+    reached: Option<&'a Reached>,
+}
+
+impl<L: Fn(Slot) -> bool> Adopters for Staying<'_, L> {
+    fn is_reached(&self, slot: Slot) -> bool {
+        self.reached.is_none_or(|reached| reached.contains(slot))
+    }
+
+    /// Where no living node is within reach, dead ones lead to the adopted one until they go: then the
+    /// nodes that they lead to are given other links first.
+    fn may_adopt(&self, slot: Slot) -> bool {
+        match self.reached {
+            Some(reached) => reached.contains(slot) && !self.context.graph.is_doomed(slot),
+            None => self.stays(slot),
+        }
+    }
+
+    fn stays(&self, slot: Slot) -> bool {
+        (self.context.is_live)(slot) && !self.context.graph.is_doomed(slot)
+    }
 }
 
 impl Unlinker {
@@ -116,6 +144,7 @@ impl Unlinker {
             adoption: None,
             weak: Vec::new(),
             lost: Vec::new(),
+            reached: Reached::default(),
             last_look: LastLook::default(),
             unreachable_found: 0,
         }
@@ -149,15 +178,9 @@ impl Unlinker {
     ) -> bool {
         let Context { graph, rows, .. } = *context;
         if let Some(adoption) = &mut self.adoption {
-            let lost = &self.lost;
-            let stays = |slot| (context.is_live)(slot) && !graph.is_doomed(slot);
-            let is_lost = |slot| lost.binary_search(&slot).is_ok();
-            // Where none that is alive is within reach, dead ones lead to it until they go: then what
-            // they lead to is given other links first.
-            let takes_dead = is_lost(adoption.slot());
-            let may_adopt =
-                |slot| !is_lost(slot) && !graph.is_doomed(slot) && (takes_dead || stays(slot));
-            if adoption.step::<D>(graph, rows, scratch, may_adopt, stays) {
+            let is_lost = self.lost.binary_search(&adoption.slot()).is_ok();
+            let adopters = Staying { context, reached: is_lost.then_some(&self.reached) };
+            if adoption.step::<D>(graph, rows, scratch, &adopters) {
                 self.adoption = None;
             }
             return false;
@@ -173,7 +196,7 @@ impl Unlinker {
             Phase::Sweep { next } => self.sweep::<D>(context, scratch, next),
             Phase::Check(mut reach) => {
                 if reach.step(graph, &context.is_live) {
-                    self.lost = reach.into_unreachable();
+                    (self.lost, self.reached) = reach.finish();
                     self.unreachable_found += self.lost.len() as u64;
                     self.weak.extend_from_slice(&self.lost);
                     Phase::Adopt

@@ -246,10 +246,8 @@ impl Machine {
                 "no snapshot has metadata of deleted documents"
             );
             let is_live = |slot: &&Slot| node.engine.store().is_live(**slot);
-            // Open: seed 75 leaves 35 nodes that only a scan finds. `KYRODB_SIM_REACH=1` holds all to 0.
             let unreachable = report.unreachable.iter().filter(is_live).count();
-            let is_strict = std::env::var_os("KYRODB_SIM_REACH").is_some();
-            assert!(unreachable == 0 || !is_strict, "{unreachable} nodes can't be reached");
+            assert_eq!(unreachable, 0, "live nodes that no walk reaches");
         }
         let all = self.documents() as usize;
         for node in &mut self.nodes {

@@ -14,7 +14,6 @@
 //! ```text
 //! KYRODB_SIM_SEEDS=10000 cargo test --release --lib simulation    any number of seeds
 //! KYRODB_SIM_SEED=17 cargo test --lib simulation                  one run again
-//! KYRODB_SIM_REACH=1 cargo test --lib simulation                 also: walks reach every live node
 //! KYRODB_SIM_WIDE=1 cargo test --release --lib simulation         more of the script: 20 seeds,
 //!                                                                 all faults at all calls
 //! ```
