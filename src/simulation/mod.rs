@@ -13,6 +13,7 @@
 //!
 //! ```text
 //! KYRODB_SIM_SEEDS=10000 cargo test --release --lib simulation    any number of seeds
+//! KYRODB_SIM_FIRST=10000 KYRODB_SIM_SEEDS=500 cargo test …        those from 10,000 on
 //! KYRODB_SIM_SEED=17 cargo test --lib simulation                  one run again
 //! KYRODB_SIM_WIDE=1 cargo test --release --lib simulation         more of the script: 20 seeds,
 //!                                                                 all faults at all calls
@@ -267,6 +268,11 @@ fn is_wide() -> bool {
     setting("KYRODB_SIM_WIDE").is_some_and(|wide| wide > 0)
 }
 
+/// Many seeds are run in parts, at the same time: each begins at another seed.
+fn first_seed() -> u64 {
+    setting("KYRODB_SIM_FIRST").unwrap_or(0)
+}
+
 fn setting(name: &str) -> Option<u64> {
     Some(std::env::var(name).ok()?.parse().expect("a number"))
 }
@@ -284,9 +290,9 @@ fn nothing_acknowledged_is_lost_and_nothing_else_is_there() {
     if let Some(seed) = setting("KYRODB_SIM_SEED") {
         return println!("{:?}", run(seed));
     }
-    let seeds = setting("KYRODB_SIM_SEEDS").unwrap_or(SEEDS);
+    let (first, seeds) = (first_seed(), setting("KYRODB_SIM_SEEDS").unwrap_or(SEEDS));
     let mut all = Report::default();
-    for seed in 0..seeds {
+    for seed in first..first + seeds {
         let report = run(seed);
         if seed % 16 == 0 {
             assert_eq!(run(seed), report, "one seed is one run: {seed}");
@@ -298,7 +304,7 @@ fn nothing_acknowledged_is_lost_and_nothing_else_is_there() {
         all.damages += report.damages;
         all.refused += report.refused;
     }
-    println!("{seeds} seeds: {all:?}");
+    println!("{seeds} seeds from {first} on: {all:?}");
     // What is meant to happen does.
     assert!(all.writes > 20 * seeds && all.crashes > seeds && all.snapshots > seeds / 2);
     assert!(all.failures > seeds / 2, "{all:?}");

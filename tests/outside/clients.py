@@ -26,11 +26,15 @@ DIMENSION = 8
 LOADED = 60_000
 SEARCHED = 10_000
 PATIENCE_SECONDS = 60
+# What a check may add to the server's memory beside the bytes in flight: documents, and what the allocator keeps.
+BESIDE_BYTES = 96 << 20
 SETTINGS = {
     "KYRODB__HNSW__DISTANCE": "euclidean",
     "KYRODB__HNSW__M": "8",
     "KYRODB__HNSW__EF_CONSTRUCTION": "50",
     "KYRODB__RUNTIME__SHARDS": "1",
+    # The least account of bytes in flight: 128 MiB.
+    "KYRODB__MEMORY__MAX_BYTES": "1GiB",
     # A machine may be slow; nothing here is about how fast searches are.
     "KYRODB__TIMEOUTS__COLD_TIER_MS": "30000",
     "KYRODB__SERVER__CONNECTION_TIMEOUT_SECS": "20",
@@ -91,6 +95,30 @@ class Run:
     def metrics(self):
         with urllib.request.urlopen(f"http://127.0.0.1:{self.http}/metrics", timeout=10) as page:
             return page.read().decode()
+
+    def metric(self, name):
+        """The sum of a metric over its labels."""
+        lines = [line.rsplit(" ", 1) for line in self.metrics().splitlines()]
+        found = [float(line[1]) for line in lines if line[0].partition("{")[0] == name]
+        assert found, name
+        return sum(found)
+
+    def memory(self):
+        """Resident memory of the server in bytes: now, and the most since it was last asked."""
+        process = pathlib.Path(f"/proc/{self.server.pid}")
+        lines = [line.split() for line in (process / "status").read_text().splitlines()]
+        sizes = {words[0]: int(words[1]) << 10 for words in lines if words[-1] == "kB"}
+        (process / "clear_refs").write_text("5")
+        return sizes["VmRSS:"], sizes["VmHWM:"]
+
+    def keeps_to_its_account(self, check):
+        """Runs a check. Memory beside it grows by no more than the accounts of requests and answers allow."""
+        before, _ = self.memory()
+        check(self)
+        _, most = self.memory()
+        allowed = self.metric("kyrodb_in_flight_bytes_max") + BESIDE_BYTES
+        assert most - before <= allowed, f"{check.__name__}: {most - before} bytes, {allowed} allowed"
+        return most - before
 
     # Each of these is a check, in this order.
 
@@ -236,8 +264,13 @@ def main():
         try:
             for check in CHECKS:
                 begun = time.monotonic()
-                check(run)
-                print(f"grpcio {check.__name__}: ok, {time.monotonic() - begun:.1f} s", flush=True)
+                if check in (CHECKS[0], CHECKS[-1]):
+                    check(run)
+                    more = ""
+                else:
+                    more = f", at most {run.keeps_to_its_account(check) >> 20} MiB more"
+                took = time.monotonic() - begun
+                print(f"grpcio {check.__name__}: ok, {took:.1f} s{more}", flush=True)
         finally:
             if run.server and run.server.poll() is None:
                 run.server.kill()
