@@ -30,7 +30,7 @@ const DEAD_SHARE: u64 = 32;
 /// one that the older snapshot begins in.
 const SEGMENTS_BESIDE: u64 = 3;
 
-/// The log is kept from the older of two snapshots on: so many times as much as asks for one.
+/// The log is kept from the older of two snapshots on: this many times as much as asks for one.
 const LOGS_KEPT: u64 = 2;
 
 /// Most memory that a server may use, in bytes; `u64::MAX` if nothing is configured and nothing says

@@ -63,10 +63,10 @@ impl Bucket {
         self.take_some(1)
     }
 
-    /// Takes so many tokens at once; of more than there may be, as many as there may be.
+    /// Takes `count` tokens at once, or as many as the bucket may hold if that is fewer.
     ///
     /// # Errors
-    /// If there are not so many: in how long there will be.
+    /// If there are too few: the time until there are enough.
     pub fn take_some(&self, count: u64) -> Result<(), Duration> {
         let token_ns = self.token_ns.load(Ordering::Relaxed);
         if token_ns == 0 {

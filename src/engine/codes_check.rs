@@ -12,7 +12,7 @@ use crate::store::view::View;
 use crate::types::{Slot, mix};
 use crate::with_distance;
 
-/// Of the documents that are linked by vectors, one in so many is compared by codes.
+/// One in this many of the documents that are linked by vectors is compared by codes.
 const SAMPLE_SHARE: u64 = 16;
 
 /// Slots that are tried to find a node to probe, in a step.

@@ -17,7 +17,7 @@ const DOCUMENTS: u64 = 2_500;
 enum Kind {
     /// One direction and noise, with this mean cosine.
     Cone(f32),
-    /// One value so many times as large as the others.
+    /// One value is larger than the others by this factor.
     Outlier(f32),
     /// Noise alone.
     Random,

@@ -32,8 +32,8 @@ const STEPS: usize = 12;
 const STEPS_MANY: usize = 48;
 const MANY_SHARE: usize = 24;
 
-/// Once more than one in so many nodes is new, and nothing else is to be done, the graph is looked
-/// through. To look at the lists of so many nodes takes some tenth of the time of linking one.
+/// Once more than one node in this many is new, and nothing else is to be done, the graph is looked
+/// through. Reading the lists of this many nodes takes about a tenth of the time of linking one.
 const SCRUB_SHARE: u64 = 256;
 
 /// What the owners of a graph know of its health together. Looked at by upkeep, and by walks only to
@@ -127,8 +127,8 @@ impl Ward {
         }
     }
 
-    /// The graph, of which this was known before, has been looked through, and so many nodes were found
-    /// that no walk could reach. They have links now.
+    /// The graph, of which this was known before, has been looked through. `found` is the number of nodes
+    /// that no walk could reach; they have links now.
     fn note_checked(&self, graph: &Graph, before: Before, found: u64) {
         let rest = |linked: u64| Some(linked.saturating_sub(before.linked));
         let ordering = Ordering::Relaxed;

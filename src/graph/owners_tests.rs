@@ -82,7 +82,7 @@ fn build<D: Distance>(params: Params, owners: u32, points: &[Vec<f32>], turns: T
         counts[owner] += 1;
         graph.reserve(slot);
         #[expect(unsafe_code, reason = "the rows of nodes that are not linked yet")]
-        // SAFETY: nobody has the name of the slot yet, and there is one thread.
+        // SAFETY: no other code has the name of the slot yet, and there is one thread.
         unsafe {
             vectors.put(slot, point);
         }

@@ -1,6 +1,6 @@
 //! Which links a full list keeps, and what becomes of the nodes that it drops.
 //!
-//! Level 0 stays in one piece whoever links: a link is dropped only while another way to its node is
+//! Level 0 stays in one piece whichever owner links: a link is dropped only while another way to its node is
 //! there, and that node is held meanwhile, so that two linkers can't take the last two ways to it
 //! from each other. What leads to a node is known of its own neighbours alone, since most links go
 //! both ways. So a node that loses its place in the list of `source` is
@@ -19,7 +19,7 @@ use super::search::{Key, Work};
 use super::space::Between;
 use crate::types::Slot;
 
-/// One part in so many of a list is for copies of the node's own vector.
+/// One part in this many of a list is for copies of the node's own vector.
 const COPIES_SHARE: usize = 4;
 
 /// Neighbours of a node that lead to it, where one link to it more or less does not count.
@@ -28,7 +28,7 @@ const LEADING_MIN: usize = 3;
 /// Of the nodes that a list keeps, how many are asked to lead to one that it drops.
 const LEADERS_TRIED: usize = 4;
 
-/// Most copies of a node that a list of so many links leads to.
+/// Most copies of a node that a list of `links_max` links leads to.
 fn copies_max(links_max: usize) -> usize {
     (links_max / COPIES_SHARE).max(1)
 }
@@ -77,7 +77,7 @@ impl<B: Between, L: Fn(Slot) -> bool> LinkBack<'_, B, L> {
         let Some(held) = graph.hold(source) else {
             return Linked::Busy;
         };
-        // Whoever gives links to nodes that few lead to may have been quicker.
+        // Another owner, which gives links to nodes that few lead to, may have been quicker.
         if graph.leads(source, level, target) || graph.push_neighbour(&held, level, target) {
             return Linked::Yes;
         }

@@ -8,7 +8,7 @@ const FILES: u64 = 256;
 /// Connections of HTTP that there is room for, at most; `status` has its own bound.
 const HTTP_CONNECTIONS: u64 = 512;
 
-/// Where there are few descriptors, files get no less than one of so many, and HTTP one of so many of the rest.
+/// Where there are few descriptors, files get at least one in this many, and HTTP one in this many of the rest.
 const FILES_SHARE: u64 = 2;
 const HTTP_SHARE: u64 = 4;
 
@@ -22,7 +22,7 @@ pub(super) struct Room {
 }
 
 impl Room {
-    /// What so many descriptors are for, where `wanted` connections of gRPC are configured.
+    /// Divides the descriptors, where `wanted` connections of gRPC are configured.
     fn within(limit: Option<u64>, wanted: usize) -> Self {
         let Some(limit) = limit else {
             return Self { grpc: wanted, http: HTTP_CONNECTIONS as usize };

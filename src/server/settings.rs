@@ -59,7 +59,7 @@ pub(super) fn learns(config: &Config) -> bool {
         && cache.document_bytes > 0
 }
 
-/// What each of so many cores keeps of vectors on disk.
+/// Bytes that each of the cores keeps of vectors on disk.
 fn document_cache(config: &Config, cores: usize) -> CacheParams {
     let cache = &config.cache;
     let learns = learns(config);

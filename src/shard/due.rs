@@ -18,7 +18,7 @@ use std::time::Duration;
 /// Most bytes of vectors and metadata that are written for each byte that has changed.
 const AMPLIFICATION_MAX: u64 = 3;
 
-/// A log of so many times [`Due::log_bytes`] brings a snapshot about, whatever that would write: the disk
+/// A log of this many times [`Due::log_bytes`] brings a snapshot about, whatever that would write: the disk
 /// and the next start have to hold the log.
 const LOG_TIMES_MAX: u64 = 16;
 
@@ -42,14 +42,14 @@ const QUIET_PERIOD: Duration = Duration::from_secs(60);
 /// When a snapshot is due.
 #[derive(Clone, Copy, Debug)]
 pub struct Due {
-    /// After so many changes; never without being asked for if 0.
+    /// After this many changes; if 0, only where it is asked for.
     pub mutations: u64,
-    /// After so many bytes of log.
+    /// After this many bytes of log.
     pub log_bytes: u64,
 }
 
 impl Due {
-    /// Bytes of log after which a snapshot is due that would write so many bytes.
+    /// Bytes of log after which a snapshot is due that would write `would_write` bytes.
     #[must_use]
     pub fn log_bytes_max(self, would_write: u64) -> u64 {
         let most = self.log_bytes.saturating_mul(LOG_TIMES_MAX);
@@ -105,7 +105,7 @@ impl Since {
     }
 }
 
-/// True if so many changes to so many documents will want a snapshot once the shard has been quiet for a while.
+/// True if `mutations` changes to `live` documents ask for a snapshot once the shard has been quiet for a while.
 pub(super) fn waits_for_quiet(live: u64, mutations: u64) -> bool {
     mutations >= ((live as f64 * QUIET_SHARE) as u64).max(QUIET_MUTATIONS_MIN)
 }
@@ -117,7 +117,7 @@ mod tests {
     const DUE: Due = Due { mutations: 10_000, log_bytes: 100 << 20 };
     const DOCUMENT: u64 = 1_600;
 
-    /// Of 82,000 documents of which so many were replaced, at random: in nearly every block is one.
+    /// `replaced` of 82,000 documents were replaced, at random: nearly every block has one.
     fn replaced(count: u64) -> Since {
         Since {
             mutations: count,

@@ -94,12 +94,12 @@ const UPKEEP_SHARES_MAX: usize = 1_000;
 const SHARES_PERIOD: Duration = Duration::from_millis(50);
 
 /// A step of upkeep that takes this long, and this many times the average, was interrupted by another
-/// thread, as a rule. Some steps take long by themselves, but rarely: so many in a second count.
+/// thread, as a rule. Some steps take long by themselves, but rarely: this many in a second count.
 const INTERRUPTED_MIN: Duration = Duration::from_micros(500);
 const INTERRUPTED_TIMES: f64 = 8.0;
 const INTERRUPTIONS_MIN: u32 = 4;
 
-/// So long after so many interruptions others are expected.
+/// After that many interruptions, others are expected for this long.
 const CONTENDED_FOR: Duration = Duration::from_secs(1);
 
 /// Work of upkeep between two rests, and how long a rest is: two thirds of the time are left, so that

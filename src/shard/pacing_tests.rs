@@ -55,7 +55,7 @@ impl Core {
         }
     }
 
-    /// So many puts a second are offered for so long, beside searches.
+    /// Offers `offered` puts a second for this many seconds, beside searches.
     fn run(&mut self, offered: f64, seconds: u32) {
         let mut due = 0.0;
         for _ in 0..seconds * 10_000 {

@@ -25,7 +25,7 @@ const MEMLOCK_SPARE_BYTES: u64 = 1 << 20;
 /// Bit of CAP_IPC_LOCK: a process that has it is not held to the memlock limit.
 const CAP_IPC_LOCK: u32 = 14;
 
-/// Memlock limit that so many cores can register all their I/O memory under, in bytes.
+/// Memlock limit under which `cores` cores can register all their I/O memory, in bytes.
 pub(crate) fn memlock_advised(cores: usize) -> u64 {
     MEMLOCK_SPARE_BYTES + cores as u64 * RINGS * IO_MEMORY_BYTES_MAX
 }

@@ -134,7 +134,7 @@ impl Snapshots {
         }
     }
 
-    /// So many documents are yet to be linked at the start, each of about this size.
+    /// `documents` are yet to be linked at the start, each of about this size in bytes.
     pub(super) fn note_unlinked(&self, documents: u64, bytes_each: u64) {
         self.unlinked.set(documents);
         self.changed_bytes.set(self.mutations.get() * bytes_each);
@@ -145,7 +145,7 @@ impl Snapshots {
         self.position.set(position);
     }
 
-    /// A group of so many records was written, with so many bytes of documents, and bytes of log.
+    /// A group of records was written: their number, the bytes of log, and the bytes of their documents.
     pub(super) fn note_group(&self, records: usize, bytes: u64, changed_bytes: u64) {
         self.mutations.set(self.mutations.get() + records as u64);
         self.changed_bytes.set(self.changed_bytes.get() + changed_bytes);

@@ -85,7 +85,7 @@ impl Drop for Http {
     }
 }
 
-/// Serves on `listener`, to at most so many connections, and no more than `Limits` have.
+/// Serves on `listener`. Connections are bounded by the argument, and by those of `Limits`.
 ///
 /// # Errors
 /// If the thread can't be made.

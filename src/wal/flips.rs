@@ -36,7 +36,7 @@ fn stopped() -> Sample {
     stopped_after(true)
 }
 
-/// The same, where nobody has waited for a sync.
+/// The same, where no writer has waited for a sync.
 fn stopped_unsynced() -> Sample {
     stopped_after(false)
 }

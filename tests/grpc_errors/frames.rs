@@ -27,7 +27,7 @@ pub(super) struct Open {
 }
 
 impl Frames {
-    /// Connects; of each answer it takes so many bytes unless it says more.
+    /// Connects; of each answer it takes `window` bytes unless it says more.
     pub(super) async fn connect(address: SocketAddr, window: u32) -> Self {
         let stream = tokio::net::TcpStream::connect(address).await.unwrap();
         let mut builder = Builder::new();

@@ -152,7 +152,7 @@ fn a_unary_call_with_a_second_message_is_refused_and_stores_none() {
     assert_eq!(metric(&metrics, "kyrodb_inserts_failed"), Some(1.0));
 }
 
-/// `NOT (NOT (…))` so many levels deep, as it travels.
+/// The encoded form of `NOT (NOT (…))`, `levels` deep.
 fn nested(levels: usize) -> Vec<u8> {
     let varint = |mut value: usize| {
         let mut bytes = Vec::new();

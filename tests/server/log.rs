@@ -19,7 +19,7 @@ const TALKATIVE: Settings<'static> =
 
 const DROPPED: &str = "kyrodb_log_lines_dropped_total";
 
-/// A server whose standard output nobody reads. It ends when dropped.
+/// A server whose standard output is not read. It ends when dropped.
 struct Unread {
     child: Child,
     launched: (u16, u16),

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use crate::common::{PATIENCE, Process, directory, get, http};
 use crate::{ONE_SHARD, assert_says};
 
-/// To open a pipe that nobody reads from takes for ever, as a write on a file system that hangs does.
+/// Opening a pipe without a reader never returns, as a write on a file system that hangs.
 #[test]
 fn pages_answer_while_a_file_can_not_be_written() {
     let directory = directory();

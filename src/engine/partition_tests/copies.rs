@@ -119,7 +119,7 @@ fn what_nothing_leads_to_is_found_again_soon() {
         assert_eq!(unreachable(&many), 0, "{owners} owners");
         let after = healing(&many);
         assert!(after.0 - found >= 48, "{} given links", after.0 - found);
-        // Once more to see that they have them, and not for ever.
+        // Once more to see that they have them, and then no more.
         assert!((2..=4).contains(&(after.1 - checks)), "{} times", after.1 - checks);
         assert_eq!(missed(&mut many, &lost), 0, "{owners} owners");
     }
