@@ -34,7 +34,7 @@ SETTINGS = {
     "KYRODB__HNSW__EF_CONSTRUCTION": "50",
     "KYRODB__RUNTIME__SHARDS": "1",
     # The least account of bytes in flight: 128 MiB.
-    "KYRODB__MEMORY__MAX_BYTES": "1GiB",
+    "KYRODB__MEMORY__MAX_BYTES": str(1 << 30),
     # A machine may be slow; nothing here is about how fast searches are.
     "KYRODB__TIMEOUTS__COLD_TIER_MS": "30000",
     "KYRODB__SERVER__CONNECTION_TIMEOUT_SECS": "20",
