@@ -12,9 +12,9 @@ use crate::disk::sim::{SimDisk, run};
 use crate::disk::{BLOCK, Disk};
 use crate::engine::filter::Filter;
 use crate::graph::check::check;
-use crate::manifest::{Segment, Snapshot};
+use crate::manifest::{LoadError, MANIFEST_NAME, MANIFEST_VERSION, Manifest, Segment, Snapshot};
 use crate::snapshot::writer::{Identity, Writer as SnapshotWriter};
-use crate::snapshot::{Extent, Part, snapshot_name};
+use crate::snapshot::{Extent, Part, parse_snapshot_name, reader, snapshot_name};
 use crate::store::realm::Realm;
 use crate::types::{ShardId, Slot};
 use crate::wal::{Position, Prepared, Writer, segment_name};
@@ -167,6 +167,8 @@ fn blocks_that_have_not_changed_are_not_written_again() {
 
 /// A shard on a simulated disk: its log and snapshots, and what MANIFEST would name.
 struct Shard {
+    /// Groups of the log are synced before they are acknowledged, as under `data_only` and `full`.
+    syncs: bool,
     disk: Rc<SimDisk>,
     pair: Pair,
     log: Writer<SimDisk>,
@@ -186,7 +188,8 @@ impl Shard {
         let file = segment_name(SHARD, 1);
         let segments = vec![Segment { shard: SHARD.0, number: 1, file, sealed: None }];
         let pair = Pair::new(seed);
-        Self { disk, pair, log, segments, snapshots: Vec::new(), extents: Vec::new() }
+        let (syncs, snapshots, extents) = (true, Vec::new(), Vec::new());
+        Self { syncs, disk, pair, log, segments, snapshots, extents }
     }
 
     fn write(&mut self, writes: usize) {
@@ -197,7 +200,7 @@ impl Shard {
                 if !self.log.fits(std::slice::from_ref(&record)) {
                     self.rotate();
                 }
-                run(self.log.append(&[record], 0, true)).unwrap();
+                run(self.log.append(&[record], 0, self.syncs)).unwrap();
             }
             if self.pair.random.below(6) == 0 {
                 run(self.log.seal(0)).unwrap();
@@ -381,4 +384,63 @@ fn a_flipped_bit_is_found_and_never_served() {
         }
         shard.disk.set_content(&name, whole);
     }
+}
+
+/// Of the smallest directory that has all that snapshots have: each bit of their files and of MANIFEST, under
+/// `data_only` and `full`, and under `periodic`. None passes the check, and a start finds what it reads.
+#[test]
+fn every_flipped_bit_of_snapshots_and_manifest_is_found_under_every_policy() {
+    std::thread::scope(|scope| {
+        for syncs in [true, false] {
+            scope.spawn(move || flip_all(syncs));
+        }
+    });
+}
+
+fn flip_all(syncs: bool) {
+    // Prime, so that all bits of a byte get their turn; a start takes a thousand times as long as a check.
+    const STEP: usize = 2_503;
+    let mut shard = Shard { syncs, ..Shard::new(32) };
+    shard.write(12);
+    shard.snapshot();
+    shard.write(6);
+    shard.snapshot();
+    shard.write(3);
+    let manifest = Manifest {
+        version: MANIFEST_VERSION,
+        shards: SHARD.0 + 1,
+        dimension: engine().params().dimension as u32,
+        distance: "euclidean".into(),
+        epoch: 7,
+        snapshots: shard.snapshots.clone(),
+        segments: shard.segments.clone(),
+    };
+    run(manifest.publish(&*shard.disk)).unwrap();
+    let numbers: Vec<u64> = shard.snapshots.iter().map(|snapshot| snapshot.number).collect();
+    let mut starts = 0;
+    let names = numbers.iter().map(|&number| snapshot_name(SHARD, number));
+    for name in names.chain([MANIFEST_NAME.to_owned()]) {
+        let mut bytes = shard.disk.content(&name);
+        for bit in 0..bytes.len() * 8 {
+            bytes[bit / 8] ^= 1 << (bit % 8);
+            shard.disk.set_content(&name, bytes.clone());
+            bytes[bit / 8] ^= 1 << (bit % 8);
+            let Some((_, number)) = parse_snapshot_name(&name) else {
+                let loaded = run(Manifest::load(&*shard.disk));
+                assert!(matches!(loaded, Err(LoadError::Damaged(_))), "bit {bit}: {loaded:?}");
+                continue;
+            };
+            let checked = run(reader::verify(&*shard.disk, &name, SHARD, number));
+            let is_found = matches!(checked, Err(reader::ReadError::Damaged { .. }));
+            assert!(is_found, "{name}, bit {bit}");
+            if bit % STEP == 0 {
+                let recovered = shard.recover().unwrap_or_else(|why| panic!("bit {bit}: {why}"));
+                assert_same(&recovered.engine.unwrap(), &shard.pair.model, 200);
+                starts += 1;
+            }
+        }
+        shard.disk.set_content(&name, bytes);
+    }
+    assert!(starts > 100, "{starts}");
+    shard.recovered();
 }

@@ -212,17 +212,19 @@ fn every_flipped_bit_after_a_kill_costs_at_most_what_nothing_vouches_for() {
     assert_eq!(refused + torn + same, 5 * BLOCK_BITS);
 }
 
+/// Under every policy, and after a kill as well: what MANIFEST has differs.
 #[test]
 fn every_flipped_bit_of_manifest_is_damage_and_no_failure_of_the_disk() {
-    let sample = stopped();
-    let disk = sample.copy();
-    let good = disk.content(MANIFEST_NAME);
-    for bit in 0..good.len() * 8 {
-        let mut bad = good.clone();
-        bad[bit / 8] ^= 1 << (bit % 8);
-        disk.set_content(MANIFEST_NAME, bad);
-        let loaded = run(Manifest::load(&disk));
-        assert!(matches!(loaded, Err(LoadError::Damaged(_))), "bit {bit}: {loaded:?}");
+    for sample in [stopped(), stopped_unsynced(), killed()] {
+        let disk = sample.copy();
+        let good = disk.content(MANIFEST_NAME);
+        for bit in 0..good.len() * 8 {
+            let mut bad = good.clone();
+            bad[bit / 8] ^= 1 << (bit % 8);
+            disk.set_content(MANIFEST_NAME, bad);
+            let loaded = run(Manifest::load(&disk));
+            assert!(matches!(loaded, Err(LoadError::Damaged(_))), "bit {bit}: {loaded:?}");
+        }
     }
 }
 

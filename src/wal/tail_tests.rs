@@ -5,7 +5,7 @@ use super::reader::ReadError;
 use super::record::Record;
 use super::recover::recover;
 use super::tests::{EPOCH, Log, SHARD, put, read_back, segment};
-use super::{Position, segment_name};
+use super::{Position, Prepared, Writer, segment_name};
 use crate::disk::sim::{Crash, SECTOR, run};
 use crate::disk::{BLOCK, Disk};
 use crate::manifest::Segment;
@@ -201,6 +201,48 @@ fn a_missing_segment_is_passed_over_where_the_snapshot_has_it() {
     // Nothing says where the last one ended.
     listed.last_mut().unwrap().sealed = None;
     assert!(read(&listed, Some(end)).is_err());
+}
+
+/// A snapshot was made behind the seal of a log, and the seal was cut off: the log goes on where the
+/// snapshot was made, also for the start after the next.
+#[test]
+fn a_log_whose_seal_was_cut_off_goes_on_where_the_snapshot_was_made() {
+    let mut log = Log::begin(40);
+    log.fill(3);
+    run(log.writer.seal(10)).unwrap();
+    let (_, sealed) = log.writer.end().unwrap();
+    let from = Position { next_lsn: Lsn(sealed.last_lsn + 1), chain: sealed.chain };
+    let name = segment_name(SHARD, 1);
+    let mut content = log.disk.content(&name);
+    content.truncate(sealed.end_bytes as usize - BLOCK);
+    log.disk.set_content(&name, content);
+    let read = |log: &Log| {
+        let mut records = Vec::new();
+        let read = run(recover(&*log.disk, SHARD, &log.segments, Some(from), |_, record| {
+            records.push(record);
+        }));
+        (read.unwrap_or_else(|error| panic!("{error}")), records)
+    };
+    let before = log.records.len();
+    for start in 1..=3 {
+        let (recovered, records) = read(&log);
+        assert_eq!(records, log.records[before..], "start {start}");
+        assert_eq!(recovered.position.next_lsn, log.writer.next_lsn(), "start {start}");
+        if start == 1 {
+            assert_eq!((recovered.position, recovered.warnings.len()), (from, 1));
+        }
+        let (disk, number) = (log.disk.clone(), recovered.next_number);
+        log.writer = run(async {
+            let prepared =
+                Prepared::create(&*disk, SHARD, number, 40 * BLOCK as u64).await.unwrap();
+            let position = recovered.position;
+            Writer::begin(disk.clone(), SHARD, EPOCH + start, prepared, position, 7).await.unwrap()
+        });
+        log.segments = recovered.segments;
+        log.segments.push(segment(number));
+        log.fill(2);
+    }
+    assert_eq!(read(&log).1, log.records[before..]);
 }
 
 /// The space of the segment holds the groups of another life of it, whole and where groups of this

@@ -9,6 +9,7 @@ mod common;
 mod disk;
 mod drills;
 mod guides;
+mod guides_files;
 mod guides_log;
 mod memory;
 mod secured;
