@@ -7,7 +7,8 @@
 use std::fmt::{Display, Formatter, Result as FmtResult};
 use std::path::{Path, PathBuf};
 
-use crate::config::{Config, MemorySection};
+use crate::config::{Config, MemorySection, PersistenceSection};
+use crate::disk::folders::{Folders, place};
 use crate::disk::space::Room;
 use crate::doctor;
 use crate::engine::Params;
@@ -70,6 +71,8 @@ pub struct Plan {
     /// Where the files will be, and what is free there, if anything says so.
     data_dir: PathBuf,
     disk_free: Option<u64>,
+    /// The same of the log, where it has a file system of its own.
+    log: Option<(PathBuf, Option<u64>)>,
 }
 
 impl Plan {
@@ -101,6 +104,7 @@ impl Plan {
             memory_max: memory_max(&config.memory),
             data_dir: persistence.data_dir.clone(),
             disk_free: free(&persistence.data_dir),
+            log: elsewhere(persistence).map(|log| (log.clone(), free(&log))),
         }
     }
 
@@ -118,10 +122,11 @@ impl Plan {
         self.unsaved_bytes.min(all).saturating_add(self.cache_bytes.min(all))
     }
 
-    /// Most bytes on the disk.
+    /// Most bytes on the disk of the data directory.
     #[must_use]
     pub fn disk_bytes(&self) -> u64 {
-        self.snapshot_bytes().saturating_add(self.log_bytes())
+        let log_bytes = if self.log.is_none() { self.log_bytes() } else { 0 };
+        self.snapshot_bytes().saturating_add(log_bytes)
     }
 
     /// It fits into the memory that the server may use.
@@ -133,7 +138,9 @@ impl Plan {
     /// It fits onto the disk, as far as that is known.
     #[must_use]
     pub fn fits_on_disk(&self) -> bool {
+        let log_free = self.log.as_ref().and_then(|(_, free)| *free);
         self.disk_free.is_none_or(|free| self.disk_bytes() <= free)
+            && log_free.is_none_or(|free| self.log_bytes() <= free)
     }
 
     fn program_bytes(&self) -> u64 {
@@ -160,6 +167,23 @@ impl Plan {
         let segments = SEGMENTS_BESIDE.saturating_mul(self.segment_bytes);
         asks.saturating_add(segments).saturating_mul(self.shards)
     }
+}
+
+fn write_verdict(f: &mut Formatter<'_>, bytes: u64, free: Option<u64>) -> FmtResult {
+    let Some(free) = free else { return Ok(()) };
+    let verdict = if bytes <= free { "fits" } else { "does NOT fit" };
+    write!(f, "\n  That {verdict} into the {} that are free there.", human(free))
+}
+
+/// Where the log is, or will be, if that is on another file system than the data directory.
+fn elsewhere(persistence: &PersistenceSection) -> Option<PathBuf> {
+    let folders = Folders::of(&persistence.data_dir);
+    let log = folders.log().map(Path::to_owned).or_else(|| persistence.wal_dir.clone())?;
+    let device = |path: &Path| {
+        let absolute = std::path::absolute(path).ok()?;
+        absolute.ancestors().find_map(place).map(|(device, _)| device)
+    };
+    (device(&log) != device(&persistence.data_dir)).then_some(log)
 }
 
 /// What is free on the file system that this directory is on, or will be.
@@ -233,11 +257,15 @@ impl Display for Plan {
         writeln!(f, "  {verdict}\n")?;
         writeln!(f, "Disk, at most ({})", self.data_dir.display())?;
         writeln!(f, "  {:<44}{:>14}", "snapshots", human(self.snapshot_bytes()))?;
-        writeln!(f, "  {:<44}{:>14}", "the log", human(self.log_bytes()))?;
+        if self.log.is_none() {
+            writeln!(f, "  {:<44}{:>14}", "the log", human(self.log_bytes()))?;
+        }
         write!(f, "  {:<44}{:>14}", "together", human(self.disk_bytes()))?;
-        let Some(free) = self.disk_free else { return Ok(()) };
-        let verdict = if self.fits_on_disk() { "fits" } else { "does NOT fit" };
-        write!(f, "\n  That {verdict} into the {} that are free there.", human(free))
+        write_verdict(f, self.disk_bytes(), self.disk_free)?;
+        let Some((log, free)) = &self.log else { return Ok(()) };
+        writeln!(f, "\n\nDisk of the log, at most ({})", log.display())?;
+        write!(f, "  {:<44}{:>14}", "the log", human(self.log_bytes()))?;
+        write_verdict(f, self.log_bytes(), *free)
     }
 }
 
@@ -290,6 +318,25 @@ mod tests {
         let third = 1_000_000 / 2 * (1_536 + 20) / 3;
         assert_eq!(logs(1_000_000), 2 * third);
         assert_eq!(logs(1_000_000_000), 2 * 16 * (100 << 20));
+    }
+
+    #[test]
+    fn a_log_on_another_file_system_is_told_by_itself() {
+        let mut config = Config::default();
+        let together = plan(1_000_000, 1 << 30);
+        let persistence = &mut config.persistence;
+        persistence.data_dir = env!("CARGO_MANIFEST_DIR").into();
+        persistence.wal_dir = Some(env!("CARGO_MANIFEST_DIR").into());
+        assert_eq!(elsewhere(persistence), None, "it is the same one");
+        persistence.wal_dir = Some("/proc/self".into());
+        let of = elsewhere(persistence);
+        assert_eq!(of.as_deref(), Some(Path::new("/proc/self")));
+        let apart = Plan { log: of.map(|log| (log, Some(1 << 20))), ..together.clone() };
+        assert_eq!(apart.disk_bytes() + apart.log_bytes(), together.disk_bytes());
+        assert!(!apart.fits_on_disk());
+        let text = apart.to_string();
+        let (_, log) = text.split_once("Disk of the log, at most (/proc/self)").unwrap();
+        assert!(log.contains("does NOT fit into the 1.0 MiB"), "{text}");
     }
 
     #[test]

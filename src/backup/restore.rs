@@ -16,8 +16,10 @@ use super::time::show;
 use super::verify::{Failed, Sums, chain, check_files, trial, view};
 use super::{Result, count::count, shards};
 use crate::disk::blocks;
+use crate::disk::folders::Folders;
 use crate::disk::view::{View, Viewed, run};
 use crate::manifest::{MANIFEST_NAME, Manifest, Snapshot};
+use crate::server::directory::log::discard;
 use crate::server::directory::{LOCK_NAME, Lock, user_of};
 use crate::snapshot::reader::contents;
 use crate::snapshot::{parse_snapshot_name, snapshot_name};
@@ -105,7 +107,18 @@ pub fn restore(storage: &Storage, target: &Path, restore: &Restore) -> Result<Re
         written.put(opened.map_err(|error| error.to_string())?);
     }
     restored.vectors = trial(&written, &manifest)?;
+    let is_outside =
+        |log: &&Path| !target.canonicalize().is_ok_and(|target| log.starts_with(target));
+    let former_log = Folders::of(target).log().filter(is_outside).map(Path::to_owned);
     staged.finish(lock.is_some())?;
+    if let Some(log) = former_log
+        && let Err(error) = discard(&log)
+    {
+        let log = log.display();
+        return Err(format!(
+            "it is restored, but the former log could not be removed: {error}. Remove {log}."
+        ));
+    }
     drop(lock);
     Ok(restored)
 }

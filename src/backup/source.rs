@@ -7,9 +7,11 @@ use std::time::Duration;
 
 use super::Result;
 use crate::clock::unix_ms;
+use crate::disk::folders::Folders;
 use crate::disk::view::{View, Viewed};
 use crate::disk::{DiskError, Kind};
 use crate::manifest::{MANIFEST_NAME, Manifest};
+use crate::server::directory::log::check_there;
 use crate::snapshot::snapshot_name;
 use crate::types::ShardId;
 
@@ -104,11 +106,13 @@ fn names(manifest: &Manifest) -> Vec<String> {
 
 /// Opens the files that are not open yet; the name of one that is not there.
 fn open_missing(data_dir: &Path, names: &[String], view: &mut View) -> Result<Option<String>> {
+    let folders = Folders::of(data_dir);
+    folders.log().map_or(Ok(()), |log| check_there(data_dir, log))?;
     for name in names {
         if view.get(name).is_some() {
             continue;
         }
-        match Viewed::open(&data_dir.join(name), name) {
+        match Viewed::open(&folders.find(name), name) {
             Ok(file) => view.put(file),
             Err(error) if error.kind == Kind::NotFound => return Ok(Some(name.clone())),
             Err(error) => return Err(format!("{}: {error}", data_dir.display())),

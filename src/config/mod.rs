@@ -252,6 +252,8 @@ pub struct StorageSection {
 pub struct PersistenceSection {
     /// Where everything is.
     pub data_dir: PathBuf,
+    /// Where the log gets a directory of its own; it is in `data_dir` without.
+    pub wal_dir: Option<PathBuf>,
     /// Period of the sync under `periodic`.
     pub wal_flush_interval_ms: u64,
     /// When an acknowledged write is durable.
@@ -457,6 +459,7 @@ impl Default for PersistenceSection {
     fn default() -> Self {
         Self {
             data_dir: "./data".into(),
+            wal_dir: None,
             wal_flush_interval_ms: 100,
             fsync_policy: FsyncPolicy::DataOnly,
             snapshot_interval_mutations: 10_000,

@@ -184,6 +184,8 @@ impl Config {
         let persistence = &self.persistence;
         let is_named = !persistence.data_dir.as_os_str().is_empty();
         faults.unless(is_named, || "persistence.data_dir: is empty".into());
+        let is_named = persistence.wal_dir.as_ref().is_none_or(|path| !path.as_os_str().is_empty());
+        faults.unless(is_named, || "persistence.wal_dir: is empty; leave it out instead".into());
         faults.positive("persistence.max_wal_size_bytes", persistence.max_wal_size_bytes);
         faults.positive("persistence.wal_flush_interval_ms", persistence.wal_flush_interval_ms);
         let segment = persistence.wal_segment_bytes;

@@ -10,6 +10,7 @@ use std::io::ErrorKind;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
+use super::folders::Folders;
 use super::owner::Owner;
 use super::read_only::{ReadOnlyDisk, ReadOnlyFile};
 use super::{Disk, DiskError, File, Kind, Result};
@@ -19,7 +20,7 @@ const ZEROS_BYTES: usize = 1 << 20;
 
 /// A directory on a real file system.
 pub struct BlockingDisk {
-    directory: PathBuf,
+    folders: Folders,
     reads: ReadOnlyDisk,
     /// What is made belongs to the owner of the directory, also where root repairs it.
     owner: Owner,
@@ -37,17 +38,16 @@ impl BlockingDisk {
     #[must_use]
     pub fn new(directory: &Path) -> Self {
         let (reads, owner) = (ReadOnlyDisk::new(directory), Owner::of(directory));
-        Self { directory: directory.to_owned(), reads, owner }
+        Self { folders: Folders::of(directory), reads, owner }
     }
 
     fn path(&self, name: &str) -> PathBuf {
-        self.directory.join(name)
+        self.folders.find(name)
     }
 
-    fn open_with(&self, name: &str, options: &OpenOptions) -> Result<BlockingFile> {
-        let path = self.path(name);
-        let writes = options.open(&path).map_err(|error| failed("open", name, &error))?;
-        Ok(BlockingFile { writes, reads: ReadOnlyFile::open(&path, name)?, name: name.into() })
+    fn open_at(&self, path: &Path, name: &str, options: &OpenOptions) -> Result<BlockingFile> {
+        let writes = options.open(path).map_err(|error| failed("open", name, &error))?;
+        Ok(BlockingFile { writes, reads: ReadOnlyFile::open(path, name)?, name: name.into() })
     }
 }
 
@@ -74,18 +74,24 @@ impl Disk for BlockingDisk {
     }
 
     async fn begin(&self, name: &str) -> Result<BlockingFile> {
+        let path = self.folders.home(name);
+        if let Some(former) = self.folders.former_home(name).filter(|former| former.exists()) {
+            let removed = fs::remove_file(&former);
+            removed.map_err(|error| failed("remove", name, &error))?;
+            self.sync_dir().await?;
+        }
         let mut options = OpenOptions::new();
-        let file = self.open_with(name, options.write(true).create(true).truncate(true))?;
-        self.owner.take(&self.path(name)).map_err(|error| failed("chown", name, &error))?;
+        let file = self.open_at(&path, name, options.write(true).create(true).truncate(true))?;
+        self.owner.take(&path).map_err(|error| failed("chown", name, &error))?;
         Ok(file)
     }
 
     async fn open(&self, name: &str) -> Result<BlockingFile> {
-        self.open_with(name, OpenOptions::new().write(true))
+        self.open_at(&self.path(name), name, OpenOptions::new().write(true))
     }
 
     async fn rename(&self, source: &str, target: &str) -> Result<()> {
-        let renamed = fs::rename(self.path(source), self.path(target));
+        let renamed = fs::rename(self.path(source), self.folders.home(target));
         renamed.map_err(|error| failed("rename", source, &error))
     }
 
@@ -98,8 +104,11 @@ impl Disk for BlockingDisk {
     }
 
     async fn sync_dir(&self) -> Result<()> {
-        let synced = fs::File::open(&self.directory).and_then(|directory| directory.sync_all());
-        synced.map_err(|error| failed("fsync", &self.directory.display().to_string(), &error))
+        for folder in self.folders.all() {
+            let synced = fs::File::open(folder).and_then(|folder| folder.sync_all());
+            synced.map_err(|error| failed("fsync", &folder.display().to_string(), &error))?;
+        }
+        Ok(())
     }
 }
 

@@ -3,14 +3,14 @@
 //! The only file that names glommio's file types. Writes go past the page cache, so what a
 //! sync reports is about the device, and a failed one can't be hidden by a clean page.
 
-use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::rc::Rc;
 
 use glommio::io::{Directory, DmaBuffer, DmaFile, OpenOptions, remove, rename};
 
 #[cfg(test)]
 use super::faults::Faults;
+use super::folders::{Folders, place};
 use super::quarantine::{KeptTails, Tail};
 use super::space::Room;
 use super::{BLOCK, Disk, DiskError, File, Kind, Result};
@@ -24,9 +24,9 @@ const READ_BYTES_MAX: usize = 1 << 20;
 
 /// A directory on a real file system.
 pub struct DirectDisk {
-    directory: PathBuf,
-    /// Device and inode of the directory; `None` if the system does not tell.
-    place: Option<(u64, u64)>,
+    folders: Folders,
+    /// Device and inode of each directory; `None` if the system does not tell.
+    places: Vec<Option<(u64, u64)>>,
     /// Extra open(2) flags of files that are written.
     write_flags: i32,
     #[cfg(test)]
@@ -49,23 +49,26 @@ impl DirectDisk {
             file: directory.display().to_string(),
             reason: error.to_string(),
         })?;
+        let folders = Folders::of(&absolute);
         let disk = Self {
             #[cfg(test)]
             faults: Faults::of(&absolute),
-            place: place(&absolute),
-            directory: absolute,
+            places: folders.all().map(place).collect(),
+            folders,
             write_flags,
         };
-        disk.probe().await?;
+        for folder in disk.folders.all() {
+            disk.probe(folder).await?;
+        }
         Ok(disk)
     }
 
     /// Opens a file with content before any other. glommio asks once a thread and device whether
     /// polled I/O works, by reading from the first file that is opened. If that file is empty,
     /// the read succeeds whatever the device can do, and every later one fails with EOPNOTSUPP.
-    async fn probe(&self) -> Result<()> {
+    async fn probe(&self, folder: &Path) -> Result<()> {
         let name = format!("probe.{}.tmp", glommio::executor().id());
-        let path = self.directory.join(&name);
+        let path = folder.join(&name);
         let kind = Kind::Failed;
         std::fs::write(&path, [0; BLOCK])
             .and_then(|()| std::fs::File::open(&path)?.sync_all())
@@ -75,24 +78,26 @@ impl DirectDisk {
                 file: name.clone(),
                 reason: error.to_string(),
             })?;
-        let file = self.open_with(&mut OpenOptions::new(), &name).await?;
+        let file = self.open_at(&path, &mut OpenOptions::new(), &name).await?;
         file.close().await?;
-        self.remove(&name).await
+        remove(&path).await.map_err(|error| failed("remove", &name, error))
     }
 
     /// What the file system has, if it says so, and of each of these files whether it is missing.
     /// Asked on another thread: the system may take its time. Where another directory is at the path, no
     /// file is called missing: nothing is to be made there in its stead.
     pub async fn look(&self, names: Vec<String>) -> (Option<Room>, Vec<bool>) {
-        let (directory, opened) = (self.directory.clone(), self.place);
+        let (folders, opened) = (self.folders.clone(), self.places.clone());
         let look = move || {
-            let found = place(&directory);
-            if found.is_some() && opened.is_some() && found != opened {
+            let is_another = |(found, opened): (Option<_>, Option<_>)| {
+                found.is_some() && opened.is_some() && found != opened
+            };
+            if folders.all().map(place).zip(opened).any(is_another) {
                 return (None, vec![false; names.len()]);
             }
-            let is_missing = |name: String| matches!(directory.join(name).try_exists(), Ok(false));
+            let is_missing = |name: String| matches!(folders.find(&name).try_exists(), Ok(false));
             let missing = names.into_iter().map(is_missing).collect();
-            (Room::of(&directory).ok(), missing)
+            (folders.room().ok(), missing)
         };
         // A panic in a blocking task would lose its worker thread: nothing here can panic.
         let (room, missing) = glommio::executor().spawn_blocking(look).await;
@@ -104,15 +109,20 @@ impl DirectDisk {
     /// Copies these bytes of files to files of their own below `quarantine/`, durable. The system may take
     /// its time: another thread does it.
     pub async fn keep_tails(&self, tails: Vec<Tail>, unix_ms: u64) -> KeptTails {
-        let directory = self.directory.clone();
+        let folders = self.folders.clone();
         // A panic in a blocking task would lose its worker thread: nothing here can panic.
-        let keep = move || super::quarantine::keep_tails(&directory, &tails, unix_ms);
+        let keep = move || super::quarantine::keep_tails(&folders, &tails, unix_ms);
         glommio::executor().spawn_blocking(keep).await
     }
 
-    async fn open_with(&self, options: &mut OpenOptions, name: &str) -> Result<DirectFile> {
+    async fn open_at(
+        &self,
+        path: &Path,
+        options: &mut OpenOptions,
+        name: &str,
+    ) -> Result<DirectFile> {
         let opened = options.read(true).write(true).custom_flags(self.write_flags);
-        let file = opened.dma_open(self.directory.join(name)).await;
+        let file = opened.dma_open(path).await;
         let file = file.map_err(|error| failed("open", name, error))?;
         Ok(DirectFile {
             file,
@@ -198,55 +208,69 @@ impl Disk for DirectDisk {
     }
 
     async fn begin(&self, name: &str) -> Result<DirectFile> {
-        self.open_with(OpenOptions::new().create(true).truncate(true), name).await
+        if let Some(former) = self.folders.former_home(name) {
+            match remove(former).await.map_err(|error| failed("remove", name, error)) {
+                Err(error) if error.kind == Kind::NotFound => {}
+                removed => {
+                    removed?;
+                    self.sync_dir().await?;
+                }
+            }
+        }
+        let mut options = OpenOptions::new();
+        self.open_at(&self.folders.home(name), options.create(true).truncate(true), name).await
     }
 
     async fn open(&self, name: &str) -> Result<DirectFile> {
-        self.open_with(&mut OpenOptions::new(), name).await
+        let opened = self.open_at(&self.folders.home(name), &mut OpenOptions::new(), name).await;
+        match (opened, self.folders.former_home(name)) {
+            (Err(error), Some(former)) if error.kind == Kind::NotFound => {
+                self.open_at(&former, &mut OpenOptions::new(), name).await
+            }
+            (opened, _) => opened,
+        }
     }
 
     async fn rename(&self, source: &str, target: &str) -> Result<()> {
-        rename(self.directory.join(source), self.directory.join(target))
+        rename(self.folders.home(source), self.folders.home(target))
             .await
             .map_err(|error| failed("rename", source, error))
     }
 
     async fn remove(&self, name: &str) -> Result<()> {
-        remove(self.directory.join(name)).await.map_err(|error| failed("remove", name, error))
+        let removed = remove(self.folders.home(name)).await;
+        let removed = removed.map_err(|error| failed("remove", name, error));
+        match (removed, self.folders.former_home(name)) {
+            (Err(error), Some(former)) if error.kind == Kind::NotFound => {
+                remove(former).await.map_err(|error| failed("remove", name, error))
+            }
+            (removed, _) => removed,
+        }
     }
 
     async fn list(&self) -> Result<Vec<String>> {
-        let directory = self.directory.clone();
+        let folders = self.folders.clone();
         // A panic in a blocking task would lose its worker thread: nothing here can panic.
-        let listed = glommio::executor()
-            .spawn_blocking(move || -> std::io::Result<Vec<String>> {
-                let mut names = Vec::new();
-                for entry in std::fs::read_dir(directory)? {
-                    let entry = entry?;
-                    if entry.file_type()?.is_file() {
-                        names.push(entry.file_name().to_string_lossy().into_owned());
-                    }
-                }
-                names.sort();
-                Ok(names)
-            })
-            .await;
+        let listed = glommio::executor().spawn_blocking(move || folders.list()).await;
         listed.map_err(|error| DiskError {
             kind: Kind::Failed,
             operation: "list",
-            file: self.directory.display().to_string(),
+            file: self.folders.data().display().to_string(),
             reason: error.to_string(),
         })
     }
 
     async fn sync_dir(&self) -> Result<()> {
-        let name = self.directory.display().to_string();
-        let directory = Directory::open(&self.directory)
-            .await
-            .map_err(|error| failed("open directory", &name, error))?;
-        let synced = directory.sync().await;
-        directory.close().await.map_err(|error| failed("close directory", &name, error))?;
-        synced.map_err(|error| failed("sync directory", &name, error))
+        for folder in self.folders.all() {
+            let name = folder.display().to_string();
+            let directory = Directory::open(folder)
+                .await
+                .map_err(|error| failed("open directory", &name, error))?;
+            let synced = directory.sync().await;
+            directory.close().await.map_err(|error| failed("close directory", &name, error))?;
+            synced.map_err(|error| failed("sync directory", &name, error))?;
+        }
+        Ok(())
     }
 }
 
@@ -321,11 +345,6 @@ impl File for DirectFile {
     async fn close(self) -> Result<()> {
         self.file.close().await.map_err(|error| failed("close", &self.name, error))
     }
-}
-
-/// Device and inode of what is at a path.
-fn place(path: &Path) -> Option<(u64, u64)> {
-    std::fs::metadata(path).ok().map(|found| (found.dev(), found.ino()))
 }
 
 fn failed(operation: &'static str, file: &str, error: glommio::GlommioError<()>) -> DiskError {

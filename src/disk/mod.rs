@@ -7,12 +7,14 @@
 //!   called; one that fails says nothing about what is durable, ever after;
 //! - a name made, changed or removed is durable after [`Disk::sync_dir`].
 //!
-//! A disk is one flat directory. All offsets and lengths are whole blocks.
+//! A disk is one flat directory, though segments of logs may lie in another one ([`folders`]). All offsets and
+//! lengths are whole blocks.
 
 pub mod blocking;
 pub mod direct;
 #[cfg(test)]
 pub mod faults;
+pub mod folders;
 pub mod kind;
 pub mod owner;
 pub mod quarantine;

@@ -8,6 +8,8 @@ use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
+use super::folders::Folders;
+
 /// Name of the directory.
 pub const QUARANTINE_NAME: &str = "quarantine";
 
@@ -38,11 +40,11 @@ pub struct KeptTails {
 /// Copies each of these tails, which one start has found, to a file of its own, durable. A tail that a start
 /// before has copied already is not copied again. Only tails of other starts give way.
 #[must_use]
-pub fn keep_tails(directory: &Path, tails: &[Tail], unix_ms: u64) -> KeptTails {
-    let quarantine = directory.join(QUARANTINE_NAME);
+pub fn keep_tails(folders: &Folders, tails: &[Tail], unix_ms: u64) -> KeptTails {
+    let quarantine = folders.data().join(QUARANTINE_NAME);
     let mut names = BTreeSet::new();
     let keep = |(name, bytes): &Tail| {
-        let kept = keep_tail(directory, name, bytes.clone(), unix_ms)?;
+        let kept = keep_tail(folders, name, bytes.clone(), unix_ms)?;
         let said = format!("kept in {QUARANTINE_NAME}/{kept}");
         names.insert(kept);
         Ok(said)
@@ -54,7 +56,7 @@ pub fn keep_tails(directory: &Path, tails: &[Tail], unix_ms: u64) -> KeptTails {
 
 /// Copies these bytes of the file `name`, durable; the name of the copy.
 fn keep_tail(
-    directory: &Path,
+    folders: &Folders,
     name: &str,
     bytes: Range<u64>,
     unix_ms: u64,
@@ -63,7 +65,8 @@ fn keep_tail(
     if length > TAIL_BYTES_MAX {
         return Err(format!("{length} bytes are more than the {TAIL_BYTES_MAX} that are kept"));
     }
-    let (quarantine, source) = (directory.join(QUARANTINE_NAME), directory.join(name));
+    let (directory, source) = (folders.data(), folders.find(name));
+    let quarantine = directory.join(QUARANTINE_NAME);
     let place = format!("_{name}_{}", bytes.start);
     if let Some(kept) = copy_of(&quarantine, &place, &source, &bytes) {
         return Ok(kept);
@@ -171,7 +174,8 @@ mod tests {
         let content: Vec<u8> = (0..3 * COPY_BYTES + 77).map(|i| (i / 13) as u8).collect();
         let directory = with_log(&content);
         let keep = |bytes, time| {
-            let mut kept = keep_tails(directory.path(), &[("log".into(), bytes)], time);
+            let mut kept =
+                keep_tails(&Folders::of(directory.path()), &[("log".into(), bytes)], time);
             (kept.each.remove(0), kept.dropped)
         };
         let quarantine = directory.path().join(QUARANTINE_NAME);
@@ -194,14 +198,15 @@ mod tests {
     fn tails_of_one_start_do_not_evict_each_other() {
         let content: Vec<u8> = (0..3 * TAILS_MAX).map(|i| i as u8).collect();
         let directory = with_log(&content);
+        let folders = Folders::of(directory.path());
         let quarantine = directory.path().join(QUARANTINE_NAME);
         let tails = |count: usize, end: u64| -> Vec<Tail> {
             (0..count as u64).map(|start| ("log".to_owned(), start..end)).collect()
         };
-        let of_before = keep_tails(directory.path(), &tails(5, 60), 1);
+        let of_before = keep_tails(&folders, &tails(5, 60), 1);
         assert!(of_before.each.iter().all(Result::is_ok) && of_before.dropped == 0);
         let all = tails(TAILS_MAX + 8, content.len() as u64);
-        let kept = keep_tails(directory.path(), &all, 2);
+        let kept = keep_tails(&folders, &all, 2);
         assert_eq!(kept.dropped, 5);
         assert!(kept.each.iter().all(Result::is_ok), "{kept:?}");
         let names = names_of_tails(&quarantine);
@@ -211,11 +216,11 @@ mod tests {
             assert!(fs::read(kept).unwrap() == content[bytes.start as usize..]);
         }
         // A start that got no further is repeated: the copies are there, and are not made again.
-        let again = keep_tails(directory.path(), &all, 3);
+        let again = keep_tails(&folders, &all, 3);
         assert!(again.each.iter().all(|said| said.as_ref().unwrap().contains("0000000000002_")));
         assert_eq!((again.dropped, names_of_tails(&quarantine)), (0, names));
         // The next start leaves the newest ones.
-        assert_eq!(keep_tails(directory.path(), &tails(1, 50), 4).dropped, 9);
+        assert_eq!(keep_tails(&folders, &tails(1, 50), 4).dropped, 9);
         assert_eq!(names_of_tails(&quarantine).len(), TAILS_MAX);
     }
 }

@@ -7,8 +7,9 @@
 use std::fs::OpenOptions;
 use std::io::ErrorKind;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
+use super::folders::Folders;
 use super::{BLOCK, Disk, DiskError, File, Kind, Result};
 
 /// Most bytes of one read request.
@@ -16,14 +17,14 @@ const READ_BYTES_MAX: usize = 1 << 20;
 
 /// A directory on a real file system that is not written to.
 pub struct ReadOnlyDisk {
-    directory: PathBuf,
+    folders: Folders,
 }
 
 impl ReadOnlyDisk {
     /// The directory at this path.
     #[must_use]
     pub fn new(directory: &Path) -> Self {
-        Self { directory: directory.to_owned() }
+        Self { folders: Folders::of(directory) }
     }
 }
 
@@ -79,7 +80,7 @@ impl Disk for ReadOnlyDisk {
     }
 
     async fn open(&self, name: &str) -> Result<ReadOnlyFile> {
-        ReadOnlyFile::open(&self.directory.join(name), name)
+        ReadOnlyFile::open(&self.folders.find(name), name)
     }
 
     async fn rename(&self, source: &str, _: &str) -> Result<()> {
@@ -91,22 +92,12 @@ impl Disk for ReadOnlyDisk {
     }
 
     async fn list(&self) -> Result<Vec<String>> {
-        let listed = || -> std::io::Result<Vec<String>> {
-            let mut names = Vec::new();
-            for entry in std::fs::read_dir(&self.directory)? {
-                let entry = entry?;
-                if entry.file_type()?.is_file() {
-                    names.push(entry.file_name().to_string_lossy().into_owned());
-                }
-            }
-            names.sort();
-            Ok(names)
-        };
-        listed().map_err(|error| failed("list", &self.directory.display().to_string(), &error))
+        let listed = self.folders.list();
+        listed.map_err(|error| failed("list", &self.folders.data().display().to_string(), &error))
     }
 
     async fn sync_dir(&self) -> Result<()> {
-        Err(refused("sync", &self.directory.display().to_string()))
+        Err(refused("sync", &self.folders.data().display().to_string()))
     }
 }
 

@@ -4,6 +4,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::Host;
+use super::probes::LogProbe;
 use super::report::{About, Check};
 use super::tree::shown;
 use crate::disk::owner::TooOpen;
@@ -218,6 +219,40 @@ pub(super) fn free_space(host: &Host<'_>) -> Check {
         return about.bad(found, change);
     }
     if room.available - reserve < segments { about.warn(found, change) } else { about.ok(found) }
+}
+
+/// Of a log with a directory of its own, all of the above that matters to it.
+pub(super) fn log(host: &Host<'_>) -> Option<Check> {
+    let about = About {
+        name: "log_directory",
+        why: "an acknowledged write has waited for the log, which has a directory of its own \
+              (persistence.wal_dir), and inserts are refused where its file system is full",
+    };
+    let LogProbe { directory, syncs, room } = host.probes.log.as_ref()?;
+    let shown = shown(&directory.display().to_string());
+    let change = "mount it, or persistence.wal_dir = PATH, with PATH on ext4 or XFS";
+    let (syncs, room) = match (syncs, room) {
+        (Ok(syncs), Ok(room)) => (syncs, room),
+        (Err(error), _) | (_, Err(error)) => {
+            return Some(about.bad(format!("{shown}: {error}"), change));
+        }
+    };
+    let reserve = room.reserve(host.config.persistence.disk_reserve_bytes);
+    let found = format!(
+        "{shown}: p50 {}, p99 {} of writes with fdatasync; {} MiB free, the reserve is {} MiB",
+        in_ms(syncs.p50),
+        in_ms(syncs.p99),
+        room.available >> 20,
+        reserve >> 20
+    );
+    if room.available < reserve {
+        return Some(about.bad(found, "make room there, or move the log to a larger file system"));
+    }
+    if syncs.p50 > SYNC_P50_MAX || syncs.p99 > SYNC_P99_MAX {
+        let change = "persistence.wal_dir = PATH, with PATH on a device with power-loss protection";
+        return Some(about.warn(found, change));
+    }
+    Some(about.ok(found))
 }
 
 /// The mount that the directory is on: the longest that it lies below, and of two at the same

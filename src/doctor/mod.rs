@@ -26,7 +26,7 @@ use std::path::Path;
 use crate::config::Config;
 use crate::shard::cpus;
 
-pub use probes::{Probes, Syncs};
+pub use probes::{LogProbe, Probes, Syncs};
 pub use report::{Check, Report, Verdict};
 pub use tree::Tree;
 
@@ -39,7 +39,7 @@ pub fn run(config: &Config) -> Result<Report, String> {
     if tree.text("proc/self/status").is_none() {
         return Err("/proc can't be read: mount it, `mount -t proc proc /proc`".into());
     }
-    let probes = Probes::take(&tree, &config.persistence.data_dir)?;
+    let probes = Probes::take(&tree, &config.persistence)?;
     Ok(examine(&tree, &probes, config))
 }
 
@@ -54,7 +54,7 @@ pub fn memory_limit() -> Option<u64> {
 #[must_use]
 pub fn examine(tree: &Tree, probes: &Probes, config: &Config) -> Report {
     let host = Host::new(tree, probes, config);
-    let checks = vec![
+    let mut checks = vec![
         kernel::version(&host),
         kernel::io_uring(&host),
         kernel::memlock(&host),
@@ -79,6 +79,7 @@ pub fn examine(tree: &Tree, probes: &Probes, config: &Config) -> Report {
         disk::scheduler(&host),
         disk::free_space(&host),
     ];
+    checks.extend(disk::log(&host));
     Report::new(&probes.directory, checks)
 }
 

@@ -7,7 +7,9 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use super::tree::Tree;
+use crate::config::PersistenceSection;
 use crate::disk::BLOCK;
+use crate::disk::folders::Folders;
 use crate::disk::owner::{TooOpen, too_open};
 use crate::disk::space::Room;
 use crate::shard::preflight;
@@ -37,8 +39,28 @@ pub struct Probes {
     pub data_bytes: u64,
     /// Whether others than the owner and the group may enter the data directory.
     pub too_open: Option<TooOpen>,
+    /// The directory of the log, where it is not the data directory.
+    pub log: Option<LogProbe>,
     /// `/proc/stat` before all this.
     pub stat_before: Option<String>,
+}
+
+/// What the system says of the directory of the log.
+pub struct LogProbe {
+    /// Where it is, or is to be.
+    pub directory: PathBuf,
+    /// How long a write of 4 KiB and its fdatasync take there.
+    pub syncs: Result<Syncs, String>,
+    /// The room on its file system.
+    pub room: Result<Room, String>,
+}
+
+impl LogProbe {
+    fn take(directory: PathBuf) -> Self {
+        let syncs = open(&directory).and_then(|file| measured(&file));
+        let room = Room::of(&directory).map_err(|error| error.to_string());
+        Self { directory, syncs, room }
+    }
 }
 
 /// Times of a write and its sync.
@@ -57,7 +79,8 @@ impl Probes {
     ///
     /// # Errors
     /// If there is no directory to look at.
-    pub fn take(tree: &Tree, data_dir: &Path) -> Result<Self, String> {
+    pub fn take(tree: &Tree, persistence: &PersistenceSection) -> Result<Self, String> {
+        let data_dir = &persistence.data_dir;
         let shown = data_dir.display();
         let absolute =
             std::path::absolute(data_dir).map_err(|error| format!("{shown}: {error}"))?;
@@ -71,9 +94,9 @@ impl Probes {
         let stat_before = tree.text("proc/stat");
         let opened = open(&directory);
         let direct_io = opened.as_ref().map(drop).map_err(Clone::clone);
-        let syncs = opened.and_then(|file| {
-            measure(&file).map_err(|error| format!("a write or its fdatasync failed: {error}"))
-        });
+        let syncs = opened.and_then(|file| measured(&file));
+        let log = Folders::of(data_dir).log().map(Path::to_owned);
+        let log = log.or_else(|| persistence.wal_dir.clone()).map(LogProbe::take);
         Ok(Self {
             io_uring: preflight::check_io_uring(),
             direct_io,
@@ -81,6 +104,7 @@ impl Probes {
             room: Room::of(&directory).map_err(|error| error.to_string()),
             data_bytes: if nearest == absolute { disk_bytes(&directory) } else { 0 },
             too_open: if nearest == absolute { too_open(&directory) } else { None },
+            log,
             stat_before,
             directory,
         })
@@ -105,6 +129,10 @@ fn open(directory: &Path) -> Result<File, String> {
     let first = aligned(BLOCK, |block| file.write_all_at(block, 0));
     first.map_err(|error| format!("it can't be written with O_DIRECT: {error}"))?;
     Ok(file)
+}
+
+fn measured(file: &File) -> Result<Syncs, String> {
+    measure(file).map_err(|error| format!("a write or its fdatasync failed: {error}"))
 }
 
 /// Times writes as the log makes them: a block into room that is there already, and its sync.
@@ -160,7 +188,21 @@ mod tests {
         let binary = std::env::current_exe().unwrap();
         let directory = tempfile::tempdir_in(binary.parent().unwrap()).unwrap();
         let tree = Tree::new(Path::new("/"));
-        let probes = Probes::take(&tree, &directory.path().join("a/b")).unwrap();
+        let log = directory.path().join("log");
+        let mut persistence = PersistenceSection {
+            data_dir: directory.path().join("a/b"),
+            wal_dir: Some(log.clone()),
+            ..PersistenceSection::default()
+        };
+        let probes = Probes::take(&tree, &persistence).unwrap();
+        assert!(probes.log.is_some_and(|log| log.syncs.is_err() && log.room.is_err()));
+        std::fs::create_dir(&log).unwrap();
+        let probes = Probes::take(&tree, &persistence).unwrap();
+        assert!(probes.log.is_some_and(|log| log.syncs.is_ok() && log.room.is_ok()));
+        std::fs::remove_dir(&log).unwrap();
+        persistence.wal_dir = None;
+        let probes = Probes::take(&tree, &persistence).unwrap();
+        assert!(probes.log.is_none());
         assert_eq!(probes.directory, directory.path().canonicalize().unwrap());
         assert_eq!((&probes.io_uring, &probes.direct_io), (&Ok(()), &Ok(())));
         let syncs = probes.syncs.unwrap();
@@ -175,7 +217,8 @@ mod tests {
         let file = directory.path().join("file");
         std::fs::write(&file, "").unwrap();
         let tree = Tree::new(Path::new("/"));
-        let message = Probes::take(&tree, &file).err().unwrap();
+        let persistence = PersistenceSection { data_dir: file, ..PersistenceSection::default() };
+        let message = Probes::take(&tree, &persistence).err().unwrap();
         assert!(message.contains("file is no directory"), "{message}");
     }
 }

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::{Check, Probes, Report, Syncs, Tree, Verdict, examine};
+use super::{Check, LogProbe, Probes, Report, Syncs, Tree, Verdict, examine};
 use crate::config::Config;
 use crate::disk::space::Room;
 
@@ -55,6 +55,7 @@ impl Made {
             room: Ok(Room { total: 100 << 30, available: 50 << 30 }),
             data_bytes: 1 << 30,
             too_open: None,
+            log: None,
             stat_before: None,
         };
         let directory = tempfile::tempdir().unwrap();
@@ -413,6 +414,23 @@ fn the_device_and_its_room() {
     assert_says(&check, "512 MiB of 102400 free; the reserve is 1024 MiB", "make room");
     made.probes.room = Ok(Room { total: 100 << 30, available: (1 << 30) + 4096 });
     made.alone("free_space", Verdict::Warn);
+    assert!(made.report().checks.iter().all(|check| check.name != "log_directory"));
+    let room = Ok(Room { total: 100 << 30, available: 50 << 30 });
+    let directory = PathBuf::from("/fast/logs");
+    made.probes.log = Some(LogProbe { directory, syncs: Ok(syncs(60, 150)), room });
+    let log = |made: &Made| {
+        let report = made.report();
+        let check = report.checks.into_iter().find(|check| check.name == "log_directory").unwrap();
+        (check.verdict, check.found)
+    };
+    assert_eq!(log(&made).0, Verdict::Ok);
+    made.probes.log.as_mut().unwrap().syncs = Ok(syncs(9_000, 30_000));
+    assert_eq!(log(&made).0, Verdict::Warn);
+    made.probes.log.as_mut().unwrap().room = Ok(Room { total: 100 << 30, available: 1 << 29 });
+    assert_eq!(log(&made).0, Verdict::Bad);
+    made.probes.log.as_mut().unwrap().room = Err("no such directory".into());
+    let (verdict, found) = log(&made);
+    assert!(verdict == Verdict::Bad && found.contains("/fast/logs: no such"), "{found}");
     made.probes.directory = Path::new("/elsewhere").into();
     let report = made.report();
     let check = report.checks.iter().find(|check| check.name == "disk_scheduler").unwrap();

@@ -3,6 +3,7 @@
 mod access;
 mod guard;
 mod held;
+pub(crate) mod log;
 
 use std::fs::{File, TryLockError};
 use std::path::{Path, PathBuf};
@@ -12,6 +13,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use self::guard::Guard;
 use self::held::{Denied, Held};
 use crate::config::PersistenceSection;
+use crate::disk::folders::Folders;
 use crate::disk::kind::not_advised;
 use crate::disk::owner::{TooOpen, too_open};
 use crate::manifest::MANIFEST_NAME;
@@ -26,6 +28,8 @@ pub(crate) struct Lock {
     // Ends before the directory is given back.
     _guard: Option<Guard>,
     held: Arc<Held>,
+    // That of the log, where it has a directory of its own.
+    _log: Option<File>,
 }
 
 impl Lock {
@@ -34,17 +38,8 @@ impl Lock {
         let directory = &persistence.data_dir;
         access::check(directory)?;
         preflight::check_directory(directory)?;
-        if let Some(TooOpen { mode, change }) = too_open(directory) {
-            let shown = directory.display();
-            tracing::warn!(
-                "the data directory {shown} is open to all users of this machine (mode \
-                 {mode:04o}): `{change}`"
-            );
-        }
-        if let Some(warning) = not_advised(directory) {
-            tracing::warn!("the data directory {warning}");
-        }
-        let lock = Self::acquire_guarded(directory)?;
+        warn_of(directory, "data directory");
+        let lock = Self::acquire_guarded(persistence)?;
         if persistence.enable_recovery || !has_data(directory) {
             return Ok(lock);
         }
@@ -55,22 +50,35 @@ impl Lock {
         );
         drop(lock);
         preflight::check_directory(directory)?;
-        Self::acquire_guarded(directory)
+        Self::acquire_guarded(persistence)
     }
 
     /// Moves the directory, which can't be opened, aside, and takes a new one in its place.
-    pub(super) fn start_afresh(self, directory: &Path) -> Result<(Self, PathBuf), String> {
+    pub(super) fn start_afresh(
+        self,
+        persistence: &PersistenceSection,
+    ) -> Result<(Self, PathBuf), String> {
+        let directory = &persistence.data_dir;
         let aside = move_aside(directory, "corrupt")?;
         drop(self);
         preflight::check_directory(directory)?;
-        Ok((Self::acquire_guarded(directory)?, aside))
+        Ok((Self::acquire_guarded(persistence)?, aside))
     }
 
     /// Takes a directory that is there for this process.
     pub(crate) fn acquire(directory: &Path) -> Result<Self, String> {
+        Self::acquire_with(directory, None)
+    }
+
+    /// The same where the log is to be in a directory of its own.
+    fn acquire_with(directory: &Path, wal_dir: Option<&Path>) -> Result<Self, String> {
         let shown = directory.display();
         match Held::take(directory) {
-            Ok(held) => Ok(Self { _guard: None, held: Arc::new(held) }),
+            Ok(held) => {
+                wal_dir.map_or(Ok(()), |wal_dir| log::bind(directory, wal_dir))?;
+                let _log = log::hold(directory)?;
+                Ok(Self { _guard: None, held: Arc::new(held), _log })
+            }
             Err(Denied::InUse(holder)) => Err(format!(
                 "the data directory {shown} is in use by another server (process {holder}), or \
                  being checked with --verify-wal. Stop that one, or choose another directory with \
@@ -81,9 +89,20 @@ impl Lock {
     }
 
     /// The same for a server, which ends at once should the directory become another's.
-    fn acquire_guarded(directory: &Path) -> Result<Self, String> {
-        let Self { held, .. } = Self::acquire(directory)?;
-        Ok(Self { _guard: Some(Guard::start(held.clone())?), held })
+    fn acquire_guarded(persistence: &PersistenceSection) -> Result<Self, String> {
+        let (directory, asked) = (&persistence.data_dir, persistence.wal_dir.as_deref());
+        let Self { held, _log, .. } = Self::acquire_with(directory, asked)?;
+        if let Some(log) = Folders::of(directory).log() {
+            warn_of(log, "directory of the log");
+            if asked.is_none() {
+                tracing::info!(
+                    "the log is in {}, where {}/wal leads",
+                    log.display(),
+                    directory.display()
+                );
+            }
+        }
+        Ok(Self { _guard: Some(Guard::start(held.clone())?), held, _log })
     }
 }
 
@@ -94,6 +113,7 @@ pub(super) struct Look {
     path: PathBuf,
     lock: Option<File>,
     _directory: File,
+    _log: Option<File>,
 }
 
 impl Look {
@@ -123,7 +143,10 @@ impl Look {
             Err(TryLockError::Error(_)) | Ok(()) => {}
         }
         match lock.as_ref().map_or(Ok(()), File::try_lock_shared) {
-            Ok(()) => Ok(Self { path, lock, _directory: opened }),
+            Ok(()) => {
+                let _log = log::look(directory)?;
+                Ok(Self { path, lock, _directory: opened, _log })
+            }
             Err(TryLockError::WouldBlock) => Err(in_use()),
             Err(TryLockError::Error(error)) => {
                 Err(format!("the data directory {shown} can't be locked: {error}"))
@@ -150,6 +173,19 @@ pub(crate) fn user_of(directory: &Path) -> Option<String> {
         matches!(tried, Ok(Err(TryLockError::WouldBlock)))
     };
     (is_taken(directory) || is_taken(&directory.join(LOCK_NAME))).then(|| held::holder(directory))
+}
+
+/// Tells of what is not as it should be with a directory.
+fn warn_of(directory: &Path, what: &str) {
+    if let Some(TooOpen { mode, change }) = too_open(directory) {
+        let shown = directory.display();
+        tracing::warn!(
+            "the {what} {shown} is open to all users of this machine (mode {mode:04o}): `{change}`"
+        );
+    }
+    if let Some(warning) = not_advised(directory) {
+        tracing::warn!("the {what} {warning}");
+    }
 }
 
 /// True if a server has kept anything here.

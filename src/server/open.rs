@@ -12,7 +12,7 @@ use super::repair::{repair_locked, reshard_as_asked};
 use super::settings::settings;
 use crate::access::Access;
 use crate::config::{Codes, Config, RecoveryMode, VectorStorage};
-use crate::disk::space::Room;
+use crate::disk::folders::Folders;
 use crate::engine::partition::Joint;
 use crate::engine::{self, Capacity};
 use crate::graph;
@@ -113,8 +113,10 @@ pub(super) fn bring_up(
 ) -> Result<(Cores, Started, Lock), String> {
     let persistence = &config.persistence;
     // The cores look again and again; what they see is compared with this.
-    let room = Room::of(&persistence.data_dir).map_err(|error| error.to_string())?;
-    observed.space.set_reserve(room.reserve(persistence.disk_reserve_bytes));
+    let folders = Folders::of(&persistence.data_dir);
+    let room = folders.room().map_err(|error| error.to_string())?;
+    let reserve = folders.reserve(persistence.disk_reserve_bytes);
+    observed.space.set_reserve(reserve.map_err(|error| error.to_string())?);
     observed.space.set_available(room.available);
     let attempt = || -> Result<(Cores, Started), Refusal> {
         forget_if_empty(config)?;
@@ -158,7 +160,7 @@ pub(super) fn bring_up(
         }
         lock
     } else if persistence.allow_fresh_start_on_recovery_failure {
-        let (lock, aside) = lock.start_afresh(directory)?;
+        let (lock, aside) = lock.start_afresh(persistence)?;
         let aside = aside.display();
         tracing::error!("the data directory could not be opened and was moved to {aside}: {why}");
         lock
@@ -214,7 +216,6 @@ struct Opening<'a> {
 impl Opening<'_> {
     async fn open(&self, cores: &Cores, activity: &Arc<Activity>) -> Result<Started, Refusal> {
         let first = &cores.handles[0];
-        no_log_elsewhere(&self.config.persistence.data_dir)?;
         let manifest = ask(first, Request::LoadManifest).await??;
         let mut manifest = match manifest {
             Some(manifest) => self.check(manifest)?,
@@ -346,17 +347,10 @@ impl Opening<'_> {
     /// A new directory, if there are no files that a MANIFEST should name.
     fn fresh(&self) -> Result<Manifest, Refusal> {
         let config = self.config;
-        let entries = std::fs::read_dir(&config.persistence.data_dir)
-            .map_err(|error| Refusal::other(error.to_string()))?;
-        let orphan = entries.flatten().map(|entry| entry.file_name()).find(|name| {
-            let name = name.to_string_lossy();
-            name.starts_with("wal_") || name.starts_with("snapshot_")
-        });
+        let mut names = self.names()?.into_iter();
+        let orphan = names.find(|name| name.starts_with("wal_") || name.starts_with("snapshot_"));
         if let Some(orphan) = orphan {
-            return Err(Refusal::damage(format!(
-                "there is no MANIFEST, but there is {}",
-                orphan.to_string_lossy()
-            )));
+            return Err(Refusal::damage(format!("there is no MANIFEST, but there is {orphan}")));
         }
         let shards = match config.runtime.shards {
             0 => self.cores,
@@ -376,14 +370,17 @@ impl Opening<'_> {
     /// Files of shards that the directory no longer has: it was given fewer, and the process died
     /// before they were removed.
     fn of_no_shard(&self, shards: u32) -> Result<Vec<String>, Refusal> {
-        let entries = std::fs::read_dir(&self.config.persistence.data_dir)
-            .map_err(|error| Refusal::other(error.to_string()))?;
-        let names = entries.flatten().map(|entry| entry.file_name().to_string_lossy().into_owned());
         let is_left = |name: &String| {
             let place = parse_segment_name(name).or_else(|| parse_snapshot_name(name));
             place.is_some_and(|(shard, _)| shard.0 >= shards)
         };
-        Ok(names.filter(is_left).collect())
+        Ok(self.names()?.into_iter().filter(is_left).collect())
+    }
+
+    /// All files of the directory, and those of its log.
+    fn names(&self) -> Result<Vec<String>, Refusal> {
+        let names = Folders::of(&self.config.persistence.data_dir).list();
+        names.map_err(|error| Refusal::other(error.to_string()))
     }
 
     async fn open_shards(
@@ -495,24 +492,6 @@ impl Opening<'_> {
             }
             tokio::time::sleep(READY_PERIOD).await;
         }
-    }
-}
-
-/// Log segments that somebody has moved to a directory `wal`, as other databases have one, are not
-/// looked for there.
-fn no_log_elsewhere(data_dir: &Path) -> Result<(), Refusal> {
-    let elsewhere = data_dir.join("wal");
-    let entries = std::fs::read_dir(&elsewhere).into_iter().flatten().flatten();
-    let mut names = entries.map(|entry| entry.file_name().to_string_lossy().into_owned());
-    match names.find(|name| parse_segment_name(name).is_some()) {
-        None => Ok(()),
-        Some(name) => Err(Refusal::other(format!(
-            "the log segment {name} is in {}, where nothing looks for it: log segments lie in the \
-             data directory itself. Move them back: `mv {}/wal_*.wal {}/`",
-            elsewhere.display(),
-            elsewhere.display(),
-            data_dir.display()
-        ))),
     }
 }
 

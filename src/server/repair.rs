@@ -14,6 +14,7 @@ use crate::clock::unix_ms;
 use crate::config::Config;
 use crate::disk::Disk;
 use crate::disk::blocking::BlockingDisk;
+use crate::disk::folders::Folders;
 use crate::disk::owner::Owner;
 use crate::disk::quarantine::QUARANTINE_NAME;
 use crate::disk::read_only::ReadOnlyDisk;
@@ -127,16 +128,28 @@ fn quarantine(directory: &Path, names: &[String]) -> Result<(), String> {
     };
     fs::create_dir_all(&outer).map_err(|error| failed(&outer, error))?;
     let inner = fresh_below(&outer).map_err(|error| failed(&outer, error))?;
-    let owner = Owner::of(directory);
-    for made in [&outer, &inner] {
-        owner.take(made).map_err(|error| failed(made, error))?;
-    }
-    for name in names {
-        let path = directory.join(name);
-        fs::hard_link(&path, inner.join(name)).map_err(|error| failed(&path, error))?;
-    }
-    for made in [inner.as_path(), &outer, directory] {
-        run(BlockingDisk::new(made).sync_dir()).map_err(|error| error.to_string())?;
+    let folders = Folders::of(directory);
+    let paths: Vec<PathBuf> = names.iter().map(|name| folders.find(name)).collect();
+    // A file can't have a second name on another file system: those of the log stay in its directory.
+    for folder in folders.all() {
+        let outer = folder.join(QUARANTINE_NAME);
+        let inner = outer.join(inner.file_name().unwrap_or_default());
+        let mut of_here = paths.iter().filter(|path| path.parent() == Some(folder)).peekable();
+        if of_here.peek().is_none() && folder != directory {
+            continue;
+        }
+        fs::create_dir_all(&inner).map_err(|error| failed(&inner, error))?;
+        let owner = Owner::of(folder);
+        for made in [&outer, &inner] {
+            owner.take(made).map_err(|error| failed(made, error))?;
+        }
+        for path in of_here {
+            let kept = inner.join(path.file_name().unwrap_or_default());
+            fs::hard_link(path, kept).map_err(|error| failed(path, error))?;
+        }
+        for made in [inner.as_path(), &outer, folder] {
+            run(BlockingDisk::new(made).sync_dir()).map_err(|error| error.to_string())?;
+        }
     }
     Ok(())
 }

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use super::process::{disk_bytes, memory_bytes, open_fds};
+use crate::disk::folders::Folders;
 use crate::observe::Observed;
 
 /// Between two looks at how much memory is used.
@@ -49,7 +50,7 @@ impl Look {
         })?;
         let seen = observed.clone();
         repeat("kyro-files", FILES_LOOK, is_over.clone(), move || {
-            seen.host.disk_used_bytes.set(disk_bytes(&data_dir));
+            seen.host.disk_used_bytes.set(Folders::of(&data_dir).all().map(disk_bytes).sum());
         })?;
         Ok(Self(is_over))
     }

@@ -292,12 +292,12 @@ fn server(text: &mut Text, observed: &Observed, health: &Health) {
         let help = "Inserts are refused where more than this is used.";
         text.gauge("kyrodb_memory_max_bytes", help, observed.memory.max());
     }
-    let help = "Files in the data directory.";
+    let help = "Files in the data directory and in that of the log.";
     text.gauge("kyrodb_disk_used_bytes", help, host.disk_used_bytes.get());
     let space = &observed.space;
     // Before the data directory is open, nobody has looked.
     if space.reserve() > 0 {
-        let help = "Room left on the file system.";
+        let help = "Room left on the file system, or on that of the log where it has less.";
         text.gauge("kyrodb_disk_available_bytes", help, space.available());
         let help = "Inserts are refused where less than this is left.";
         text.gauge("kyrodb_disk_reserve_bytes", help, space.reserve());

@@ -21,6 +21,7 @@ use serde_json::{Value, json};
 use super::http::Pages;
 use super::pages::Parameters;
 use crate::clock::unix_ms;
+use crate::disk::folders::Folders;
 use crate::disk::read_only::{ReadOnlyDisk, ReadOnlyFile};
 use crate::disk::view::{Remote, View, Viewed, run};
 use crate::disk::{DiskError, Kind, blocks};
@@ -214,7 +215,7 @@ impl Check {
 
     fn look(&mut self, manifest: &Manifest, piece: &Piece<'_>) -> Result<(), String> {
         let name = piece.name();
-        let file = match ReadOnlyFile::open(&self.data_dir.join(&name), &name) {
+        let file = match ReadOnlyFile::open(&Folders::of(&self.data_dir).find(&name), &name) {
             Ok(file) => file,
             Err(error) if error.kind == Kind::NotFound => {
                 // It may have been dropped a moment ago, and by the book.

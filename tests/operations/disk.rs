@@ -150,6 +150,30 @@ fn the_server_does_not_start() {
 }
 
 #[test]
+fn the_log_moves_and_comes_back() {
+    let directory = directory();
+    let (data_dir, logs) = (directory.path().join("data"), directory.path().join("logs"));
+    std::fs::create_dir(&logs).unwrap();
+    let there = [SETTINGS, &[("persistence.wal_dir", logs.to_str().unwrap())]].concat();
+    let runtime = runtime();
+    for settings in [SETTINGS, &there] {
+        let process = Process::start(&data_dir, settings);
+        runtime.block_on(async { store(&mut process.client().await, 20).await });
+        process.kill();
+    }
+    assert!(data_dir.join("wal").exists());
+    let mut runbook = Runbook::open("The log has to move to another disk", directory.path());
+    runbook.next().has(0, &[]);
+    runbook.next().has(0, &[]);
+    runbook.done();
+    let process = Process::start(&data_dir, SETTINGS);
+    let found = runtime.block_on(async { stored(&mut process.client().await, 20).await });
+    assert_eq!(found, 20);
+    assert!(!data_dir.join("wal").exists());
+    process.stop();
+}
+
+#[test]
 fn a_backup_fails() {
     let directory = directory();
     let Some(volume) = Volume::mount(directory.path(), 64 << 20) else { return };

@@ -24,7 +24,7 @@ use tonic::{Code, Status};
 const DIMENSION: usize = 8;
 
 /// Sections, and which module drills them.
-const DRILLS: [&str; 20] = [
+const DRILLS: [&str; 21] = [
     "Where to look first",
     "Searches are slow",
     "Too much is asked for",
@@ -41,6 +41,7 @@ const DRILLS: [&str; 20] = [
     "A backup fails",
     "A certificate expires",
     "Something else is to write, or nobody is",
+    "The log has to move to another disk",
     "A setting has to change",
     "A restart",
     "Vectors are read from disk",

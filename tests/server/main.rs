@@ -33,6 +33,7 @@ mod tails;
 mod transfer;
 mod upkeep;
 mod verify;
+mod wal_dir;
 
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};

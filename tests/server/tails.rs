@@ -222,18 +222,21 @@ fn a_log_that_is_gone_is_no_loss_where_a_snapshot_has_all_of_it() {
     assert!(!said.contains("at byte 0") && !said.contains("LSN 0"), "{said}");
 }
 
-/// A log that was moved to a directory `wal` is not taken for one that is gone.
+/// A log that was moved to a directory `wal` is read there, and goes on there.
 #[test]
-fn a_log_that_was_moved_elsewhere_is_named_with_the_way_back() {
+fn a_log_that_was_moved_to_a_directory_of_its_own_is_found_there() {
     let directory = directory();
     let data_dir = made(directory.path(), ONE_SHARD, COUNT);
     let elsewhere = data_dir.join("wal");
     std::fs::create_dir(&elsewhere).unwrap();
     let segment = segments(&data_dir).remove(0);
     std::fs::rename(&segment, elsewhere.join(name(&segment))).unwrap();
-    let said = Process::refused(&data_dir, ONE_SHARD);
-    assert_says(&said, &[&name(&segment), "data/wal, where nothing looks", "Move them back: `mv "]);
-    std::fs::rename(elsewhere.join(name(&segment)), &segment).unwrap();
+    let (code, said) = verify(&data_dir);
+    assert_eq!(code, 0, "{said}");
+    let process = Process::start(&data_dir, ONE_SHARD);
+    assert_eq!(stored(&process), everything());
+    assert!(segments(&data_dir).is_empty() && segments(&elsewhere).len() >= 2);
+    process.kill();
     let process = Process::start(&data_dir, ONE_SHARD);
     assert_eq!(stored(&process), everything());
     process.stop();

@@ -10,12 +10,13 @@ use rustix::io::Errno;
 use rustix::process::{getegid, geteuid};
 
 use super::LOCK_NAME;
+use crate::disk::folders::{Folders, LOG_OWNER_NAME};
 use crate::manifest::MANIFEST_NAME;
 use crate::snapshot::parse_snapshot_name;
 use crate::wal::parse_segment_name;
 
 /// What a server writes to beside MANIFEST, segments and snapshots.
-const OTHER_NAMES: [&str; 3] = [LOCK_NAME, "tenants.json", "usage"];
+const OTHER_NAMES: [&str; 4] = [LOCK_NAME, LOG_OWNER_NAME, "tenants.json", "usage"];
 
 /// Refuses a directory that is there, and that this user can't write to, or whose files it can't open.
 pub(super) fn check(directory: &Path) -> Result<(), String> {
@@ -23,11 +24,16 @@ pub(super) fn check(directory: &Path) -> Result<(), String> {
     if is_denied(directory, may) {
         return Err(refusal(directory, "it", std::fs::metadata(directory).ok().as_ref()));
     }
-    let entries = match std::fs::read_dir(directory) {
-        Ok(entries) => entries,
-        // It is not there yet, or can't be one: what is to make it says so.
-        Err(_) => return Ok(()),
-    };
+    let folders = Folders::of(directory);
+    if let Some(log) = folders.log().filter(|log| is_denied(log, may)) {
+        return Err(refusal(log, "it", std::fs::metadata(log).ok().as_ref()));
+    }
+    // One that is not there yet, or can't be a directory: what is to make it says so.
+    folders.all().filter(|folder| folder.is_dir()).try_for_each(check_entries)
+}
+
+fn check_entries(directory: &Path) -> Result<(), String> {
+    let Ok(entries) = std::fs::read_dir(directory) else { return Ok(()) };
     let is_closed = |entry: &DirEntry| {
         is_ours(&entry.file_name().to_string_lossy())
             && is_denied(&entry.path(), Access::READ_OK | Access::WRITE_OK)
