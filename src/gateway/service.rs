@@ -124,6 +124,7 @@ impl Gateway {
         request: proto::InsertRequest,
     ) -> Result<proto::InsertResponse> {
         let (subject, router) = (subject?, self.router()?);
+        router.check_insert(subject.doc_id("doc_id", request.doc_id)?)?;
         let bytes = self.write_rate.bytes_of(&request);
         let write = self.checked_put(request, &subject).await?;
         let Write::Put { id, .. } = &write else { unreachable!("an insert is a put") };

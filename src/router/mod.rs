@@ -230,15 +230,21 @@ impl Router {
         }
     }
 
+    /// Refuses an insert into a shard whose core has said that it would wait too long: before anything of it is
+    /// checked or charged. To be asked once for each insert.
+    ///
+    /// # Errors
+    /// If it has to be refused.
+    pub fn check_insert(&self, id: DocId) -> Result<()> {
+        check_insert(&self.counters[id.shard(self.shards()).0 as usize])
+    }
+
     /// Makes one change, durable when this returns.
     ///
     /// # Errors
     /// If it is refused.
     pub async fn write(&self, id: DocId, write: Write) -> Result<Outcome> {
         let shard = id.shard(self.shards());
-        if matches!(write, Write::Put { .. }) {
-            check_insert(&self.observed.shards()[shard.0 as usize])?;
-        }
         let (answers, reply) = single();
         self.send(shard, Request::Write { shard, write, reply })?;
         answers.one().await.unwrap_or_else(|| Err(gone(shard)))

@@ -161,3 +161,33 @@ fn a_server_that_ends_does_not_wait_for_room_and_keeps_what_it_has_acknowledged(
         assert!(written <= OFFERED as usize);
     });
 }
+
+/// A refusal by back-pressure costs a look at a counter: nothing of the insert is checked or charged before.
+#[test]
+fn an_insert_that_would_wait_too_long_is_refused_before_it_is_checked_and_charged() {
+    // A document of 60,000 bytes is most of what may be written in a second.
+    let settings = [("runtime.shards", "1"), ("storage.max_write_bytes_per_sec", "65536")];
+    let server = Inside::start(&settings);
+    let shard = server.server().observed().shards()[0].clone();
+    let large = |id| insert(id, &vector(id, 8), &[("k", &"v".repeat(60_000))]);
+    let bad = |id| insert(id, &vector(id, 3), &[]);
+    runtime().block_on(async {
+        let mut client = server.client().await;
+        client.insert(insert(1, &vector(1, 8), &[])).await.unwrap();
+        eventually("all is linked", async || hot(&server).await[0] == 0.0).await;
+        // What a core says that is flooded. One in sixteen is let past.
+        shard.insert_wait_ms.set(60_000);
+        let status = client.insert(bad(2)).await.unwrap_err();
+        assert_eq!(status.code(), Code::InvalidArgument, "{status:?}");
+        for id in 3..18 {
+            shard.insert_wait_ms.set(60_000);
+            let document = if id % 2 == 0 { bad(id) } else { large(id) };
+            let status = client.insert(document).await.unwrap_err();
+            assert_eq!(status.code(), Code::ResourceExhausted, "{id}: {status:?}");
+            assert!(status.message().contains("wait to be linked"), "{id}: {status:?}");
+            assert!(!retry_delay(&status).is_zero());
+        }
+        shard.insert_wait_ms.set(0);
+        client.insert(large(100)).await.unwrap();
+    });
+}
