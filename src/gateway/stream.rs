@@ -3,11 +3,13 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Poll, ready};
 use std::time::{Duration, Instant};
 
 use futures_util::stream::{FuturesUnordered, Stream, StreamExt};
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::task::JoinSet;
+use tokio::time::MissedTickBehavior;
 use tonic::{Request, Status, Streaming};
 
 use super::Gateway;
@@ -41,7 +43,7 @@ const PLACE_PATIENCE: Duration = Duration::from_secs(5);
 /// While the server shuts down, a stream whose client sends nothing for so long is ended.
 const DRAIN_PATIENCE: Duration = Duration::from_secs(1);
 
-/// Between two looks at whether the server shuts down.
+/// Between two looks at whether the server shuts down, and at the key of who sends.
 const DRAIN_LOOK: Duration = Duration::from_millis(250);
 
 /// Documents sent to a shard at once, and how many such batches may be under way in each.
@@ -206,8 +208,8 @@ impl Gateway {
         loop {
             // A client that pauses is not made to wait for others to fill its batch.
             let next = match futures_util::poll!(stream.next()) {
-                std::task::Poll::Ready(next) => next,
-                std::task::Poll::Pending => {
+                Poll::Ready(next) => next,
+                Poll::Pending => {
                     loader.send_all().await;
                     self.next_message(&mut stream, &loader.subject).await
                 }
@@ -358,8 +360,20 @@ impl Gateway {
         }
     }
 
+    /// Why a stream that waits for its next message has to end.
+    fn ends(&self, subject: &Subject) -> Result<()> {
+        self.access.check(&subject.caller)?;
+        match self.health.phase() {
+            Phase::Draining => {
+                Err(Error::planned("the server is shutting down; all requests before are answered"))
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// Searches several requests at once, and answers in their order. A bad request ends the
-    /// stream with its status once all before it are answered. Each search is a task of its own: it
+    /// stream with its status once all before it are answered, and so does a server that shuts
+    /// down, or a key that is switched off. Each search is a task of its own: it
     /// ends, and keeps nothing of the shards, whether or not its client reads the answers.
     pub(super) fn bulk_search(
         self: Arc<Self>,
@@ -369,7 +383,8 @@ impl Gateway {
     ) -> SearchStream {
         let opened = Instant::now();
         let ahead = SEARCHES_AHEAD.min(self.config.timeouts.max_concurrent_queries);
-        let searches = stream.enumerate().map(move |(index, message)| {
+        let requests = until_told(stream, self.clone(), subject.clone());
+        let searches = requests.enumerate().map(move |(index, message)| {
             let (gateway, subject) = (self.clone(), subject.clone());
             async move {
                 let request = message.map_err(|status| gateway.unread(status))?;
@@ -417,6 +432,28 @@ impl Gateway {
         self.observed.gateway.inserts.add(tally.done);
         self.observed.gateway.inserts_failed.add(tally.failed);
     }
+}
+
+/// The messages of a stream, and the status that ends it where it is not to wait for another one. Nothing is
+/// set up for a message: one clock serves the whole stream, and only while it waits.
+fn until_told<T: Send + 'static>(
+    mut messages: Streaming<T>,
+    gateway: Arc<Gateway>,
+    subject: Subject,
+) -> impl Stream<Item = Result<T, Status>> + Send {
+    let mut looks = tokio::time::interval(DRAIN_LOOK);
+    looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    futures_util::stream::poll_fn(move |context| {
+        if let Poll::Ready(next) = messages.poll_next_unpin(context) {
+            return Poll::Ready(next);
+        }
+        loop {
+            ready!(looks.poll_tick(context));
+            if let Err(error) = gateway.ends(&subject) {
+                return Poll::Ready(Some(Err(gateway.refuse(&error))));
+            }
+        }
+    })
 }
 
 /// The answers up to and with the first error.

@@ -3,13 +3,14 @@
 
 use std::time::{Duration, Instant};
 
+use tokio_stream::wrappers::ReceiverStream;
 use tonic::Code;
 use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_client::HealthClient;
 
 use crate::common::documents::read;
-use crate::common::{Process, channel, directory, insert, runtime, vector};
+use crate::common::{PATIENCE, Process, channel, directory, insert, runtime, search, vector};
 use crate::{DIMENSION, SETTINGS, store};
 
 #[test]
@@ -44,6 +45,28 @@ fn one_that_only_watches_does_not_hold_up_the_end() {
             last = answer.status();
         }
         assert_ne!(last, ServingStatus::Serving, "the watcher was told nothing");
+    });
+    assert_eq!(process.wait(), Some(0));
+}
+
+/// An open BulkSearch that is quiet is told why it ends, without another message; what it asked is answered.
+#[test]
+fn an_idle_stream_of_searches_ends_with_a_status() {
+    let directory = directory();
+    let process = Process::start(&directory.path().join("data"), SETTINGS);
+    runtime().block_on(async {
+        store(&mut process.client().await, 1).await;
+        let mut client = process.client().await;
+        let (searches, messages) = tokio::sync::mpsc::channel(8);
+        searches.send(search(&vector(1, DIMENSION), 1)).await.unwrap();
+        let mut found =
+            client.bulk_search(ReceiverStream::new(messages)).await.unwrap().into_inner();
+        assert!(found.message().await.unwrap().is_some());
+        process.signal("TERM");
+        let status = tokio::time::timeout(PATIENCE, found.message()).await.unwrap().unwrap_err();
+        assert_eq!(status.code(), Code::Unavailable, "{status:?}");
+        assert!(status.message().contains("shutting down"), "{status:?}");
+        drop(searches);
     });
     assert_eq!(process.wait(), Some(0));
 }
