@@ -8,6 +8,8 @@ use std::time::{Duration, Instant};
 pub(super) struct Activity {
     begun: Instant,
     last_ms: AtomicU64,
+    /// When bytes last came from the client.
+    heard_ms: AtomicU64,
     /// Bytes received.
     received: AtomicU64,
     /// Requests that are being worked on. One whose bytes are awaited is not.
@@ -19,6 +21,7 @@ impl Default for Activity {
         Self {
             begun: Instant::now(),
             last_ms: AtomicU64::new(0),
+            heard_ms: AtomicU64::new(0),
             received: AtomicU64::new(0),
             requests: AtomicUsize::new(0),
         }
@@ -28,13 +31,30 @@ impl Default for Activity {
 impl Activity {
     /// Something happens.
     pub(super) fn touch(&self) {
-        self.last_ms.store(self.begun.elapsed().as_millis() as u64, Ordering::Relaxed);
+        self.last_ms.store(self.now_ms(), Ordering::Relaxed);
+    }
+
+    fn now_ms(&self) -> u64 {
+        self.begun.elapsed().as_millis() as u64
     }
 
     /// Bytes come from the client.
     pub(super) fn receive(&self, bytes: usize) {
         self.received.fetch_add(bytes as u64, Ordering::Relaxed);
-        self.touch();
+        let now_ms = self.now_ms();
+        self.heard_ms.store(now_ms, Ordering::Relaxed);
+        self.last_ms.store(now_ms, Ordering::Relaxed);
+    }
+
+    /// For how long no byte has come from the client.
+    pub(super) fn silent(&self) -> Duration {
+        let heard = Duration::from_millis(self.heard_ms.load(Ordering::Relaxed));
+        self.begun.elapsed().saturating_sub(heard)
+    }
+
+    /// A request is being worked on.
+    pub(super) fn is_in_work(&self) -> bool {
+        self.requests.load(Ordering::Relaxed) > 0
     }
 
     /// Bytes that came from the client.
@@ -49,7 +69,7 @@ impl Activity {
 
     /// For how long nothing has happened; not at all while a request is being worked on.
     pub(super) fn idle(&self) -> Duration {
-        if self.requests.load(Ordering::Relaxed) > 0 {
+        if self.is_in_work() {
             return Duration::ZERO;
         }
         let last = Duration::from_millis(self.last_ms.load(Ordering::Relaxed));

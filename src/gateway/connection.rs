@@ -7,7 +7,7 @@
 use std::convert::Infallible;
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use h2::Reason;
@@ -20,8 +20,9 @@ use tokio_util::io::{InspectReader, InspectWriter};
 use tower::Service;
 
 use super::activity::Activity;
-use super::exchange::{Link, exchange};
+use super::exchange::{ANSWER_PATIENCE, Link, exchange};
 use super::inbox::RequestBody;
+use super::pings::Pings;
 use super::places::{Full, Place, Places};
 use super::purse::{Chunk, Purses};
 use crate::observe::Observed;
@@ -66,8 +67,8 @@ const KEEPALIVE: Duration = Duration::from_secs(60);
 /// Least time between two looks at whether a connection is idle.
 const IDLE_LOOK_MIN: Duration = Duration::from_millis(50);
 
-/// A connection that is told to go, has no request to be answered and does not move a byte for
-/// so long is closed. What holds it is a stream that only the client would end, such as a watch.
+/// A connection that is told to go, has no request to be answered, no byte of an answer to be sent and does not
+/// move a byte for so long is closed. What holds it is a stream that only the client would end, such as a watch.
 const DRAIN_QUIET: Duration = Duration::from_secs(1);
 
 /// Least time between two lines about connections that are refused or ended.
@@ -85,6 +86,31 @@ pub struct Limits {
     pub idle: Duration,
 }
 
+/// A service that answers the requests of connections, each of which has a copy.
+pub trait Answering:
+    Service<
+        http::Request<RequestBody>,
+        Response = http::Response<tonic::body::Body>,
+        Error = Infallible,
+        Future: Send,
+    > + Clone
+    + Send
+    + 'static
+{
+}
+
+impl<S> Answering for S where
+    S: Service<
+            http::Request<RequestBody>,
+            Response = http::Response<tonic::body::Body>,
+            Error = Infallible,
+            Future: Send,
+        > + Clone
+        + Send
+        + 'static
+{
+}
+
 /// Ends the serving: sent once, when the server begins to shut down.
 pub type Drain = watch::Receiver<bool>;
 
@@ -98,22 +124,13 @@ pub struct Door {
 
 /// Serves until `drain` is set, then until every request in flight has been answered. Dropping
 /// the future ends it at once.
-pub async fn serve<S>(
+pub async fn serve<S: Answering>(
     Door { listener, tls }: Door,
     service: S,
     limits: Limits,
     observed: Arc<Observed>,
     mut drain: Drain,
-) where
-    S: Service<
-            http::Request<RequestBody>,
-            Response = http::Response<tonic::body::Body>,
-            Error = Infallible,
-        > + Clone
-        + Send
-        + 'static,
-    S::Future: Send,
-{
+) {
     // Every connection holds a sender: when the last is gone, so is the last connection.
     let (alive, mut all_gone) = mpsc::channel::<()>(1);
     let places = Places::new(limits.connections_max, limits.address_max);
@@ -213,14 +230,7 @@ async fn answer_all<T, S>(
 ) -> Option<h2::Error>
 where
     T: AsyncRead + AsyncWrite + Unpin,
-    S: Service<
-            http::Request<RequestBody>,
-            Response = http::Response<tonic::body::Body>,
-            Error = Infallible,
-        > + Clone
-        + Send
-        + 'static,
-    S::Future: Send,
+    S: Answering,
 {
     while let Some(accepted) = connection.accept().await {
         match accepted {
@@ -286,27 +296,19 @@ impl Connection {
             purses: Arc::new(Purses::new(observed)),
             activity: Arc::new(Activity::default()),
             idle: limits.idle,
+            stray: AtomicU64::new(0),
         };
         let (link, counted) = (Arc::new(link), Counted::begin(observed));
         Self { limits, observed: observed.clone(), drain, link, _place: place, _counted: counted }
     }
 
-    async fn serve<S>(
+    async fn serve<S: Answering>(
         mut self,
         tls: Option<Arc<Tls>>,
         stream: TcpStream,
         service: S,
         _alive: mpsc::Sender<()>,
-    ) where
-        S: Service<
-                http::Request<RequestBody>,
-                Response = http::Response<tonic::body::Body>,
-                Error = Infallible,
-            > + Clone
-            + Send
-            + 'static,
-        S::Future: Send,
-    {
+    ) {
         let (read, written) = (self.link.activity.clone(), self.link.activity.clone());
         let drain = self.drain.clone();
         let begin = async {
@@ -329,20 +331,14 @@ impl Connection {
     async fn run<T, S>(mut self, mut connection: h2::server::Connection<T, Chunk>, service: S)
     where
         T: AsyncRead + AsyncWrite + Unpin,
-        S: Service<
-                http::Request<RequestBody>,
-                Response = http::Response<tonic::body::Body>,
-                Error = Infallible,
-            > + Clone
-            + Send
-            + 'static,
-        S::Future: Send,
+        S: Answering,
     {
         let activity = self.link.activity.clone();
+        let mut pings = Pings::new(connection.ping_pong(), self.limits.idle);
         let mut is_draining = false;
         loop {
-            let patience = if is_draining { DRAIN_QUIET } else { self.limits.idle };
-            let mut left = patience.saturating_sub(activity.idle()).max(IDLE_LOOK_MIN);
+            let left = self.patience(is_draining).saturating_sub(activity.idle());
+            let mut left = left.min(pings.left(&activity)).max(IDLE_LOOK_MIN);
             let is_set_up = activity.received() >= SETUP_BYTES;
             if !is_set_up {
                 left = left.min(SETUP_PATIENCE.saturating_sub(activity.age())).max(IDLE_LOOK_MIN);
@@ -360,13 +356,10 @@ impl Connection {
                     connection.graceful_shutdown();
                 }
                 () = tokio::time::sleep(left) => {
-                    if !is_set_up && activity.received() < SETUP_BYTES
-                        && activity.age() >= SETUP_PATIENCE
-                    {
-                        self.observed.in_flight.setups_expired.add(1);
+                    if self.is_lost(&mut pings) {
                         return;
                     }
-                    if activity.idle() < patience {
+                    if activity.idle() < self.patience(is_draining) {
                         continue;
                     }
                     if is_draining {
@@ -378,6 +371,32 @@ impl Connection {
                 }
             }
         }
+    }
+
+    /// For how long nothing may happen on the connection. One that is told to go stays while a client takes
+    /// what it was answered: an answer that h2 holds is no request in work any more.
+    fn patience(&self, is_draining: bool) -> Duration {
+        let idle = self.limits.idle;
+        match (is_draining, self.link.purses.answers.held()) {
+            (false, _) => idle,
+            (true, 0) => DRAIN_QUIET,
+            (true, _) => ANSWER_PATIENCE.min(idle).max(DRAIN_QUIET),
+        }
+    }
+
+    /// Its client has not begun in time, or does not answer any more: it is counted.
+    fn is_lost(&self, pings: &mut Pings) -> bool {
+        let (activity, counters) = (&self.link.activity, &self.observed.in_flight);
+        if activity.received() < SETUP_BYTES && activity.age() >= SETUP_PATIENCE {
+            counters.setups_expired.add(1);
+            return true;
+        }
+        let is_gone = pings.look(activity);
+        if is_gone {
+            counters.pings_expired.add(1);
+            tracing::debug!("a client has not answered a ping");
+        }
+        is_gone
     }
 
     /// A connection has ended by this: it is counted, and told, where the server ended it.

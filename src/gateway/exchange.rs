@@ -5,6 +5,7 @@ use std::convert::Infallible;
 use std::future::poll_fn;
 use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::task::Poll;
 use std::time::Duration;
 
@@ -26,7 +27,11 @@ use super::status::{count, status};
 const BODY_PATIENCE: Duration = Duration::from_secs(30);
 
 /// An answer of one message whose client takes nothing of it for so long is ended.
-const ANSWER_PATIENCE: Duration = Duration::from_secs(30);
+pub(super) const ANSWER_PATIENCE: Duration = Duration::from_secs(30);
+
+/// A client that is answered before it has sent all has so long to hear of it and to stop: then the stream is
+/// reset, without an error.
+const LINGER: Duration = Duration::from_secs(1);
 
 /// What a request of one message may hold whatever others hold.
 const MESSAGE_SPARE_BYTES: u64 = 64 << 10;
@@ -46,6 +51,8 @@ pub(super) struct Link {
     pub(super) activity: Arc<Activity>,
     /// A connection, or a stream, on which nothing moves for so long is idle.
     pub(super) idle: Duration,
+    /// Bytes that came for requests after their answers and are not given back to the windows.
+    pub(super) stray: AtomicU64,
 }
 
 /// A method whose clients send streams.
@@ -90,7 +97,7 @@ pub(super) async fn exchange<S>(
     if needs_account {
         head.extensions.insert(link.purses.clone());
     }
-    let (mut pump, body) = Pump::new(from, link.purses.clone(), terms);
+    let (mut pump, body) = Pump::new(from, &link, terms);
     // Most requests are all there by now.
     poll_fn(|context| {
         pump.pump(context);
@@ -116,16 +123,28 @@ pub(super) async fn exchange<S>(
     // A server at its end waits until an answer of one message is sent: its client may pause.
     let in_work = in_work.filter(|_| !is_answered_by_stream);
     let patience = if is_answered_by_stream { link.idle } else { ANSWER_PATIENCE.min(link.idle) };
-    if let Err(error) = send(answer, respond, pump, link.purses.clone(), patience).await {
-        tracing::debug!("an answer was not sent: {error}");
+    match send(answer, respond, &mut pump, link.purses.clone(), patience).await {
+        Ok(()) => {
+            drop(in_work);
+            linger(pump).await;
+        }
+        Err(error) => tracing::debug!("an answer was not sent: {error}"),
     }
-    drop(in_work);
+}
+
+/// Takes what a client sends before it has heard that it is answered.
+async fn linger(mut pump: Pump) {
+    if pump.is_open() {
+        pump.end_call();
+        let rest = poll_fn(|context| pump.poll_stray(context));
+        let _ended = tokio::time::timeout(LINGER, rest).await;
+    }
 }
 
 async fn send(
     answer: http::Response<Body>,
     mut respond: SendResponse<Chunk>,
-    mut pump: Pump,
+    pump: &mut Pump,
     purses: Arc<Purses>,
     patience: Duration,
 ) -> Result<(), h2::Error> {

@@ -4,9 +4,15 @@
 //! h2 keeps some 256 bytes for each DATA frame that nobody has taken, however small, and ends connections
 //! with too many of them. Most gRPC libraries write a frame a message. So the frames are taken out at once;
 //! what a client may send is decided by the windows, which open again only as the handler takes the bytes.
+//!
+//! A request may be answered before all of it is there. Its client goes on sending until it has heard: those
+//! frames, which nobody asks for, are *stray*. h2 counts small ones that come for a stream without a reader
+//! against the connection for good, and ends it for them. So they are taken out and dropped, and the windows
+//! do not open for them: at most a window of them comes, and it is given back when the stream ends.
 
 use std::collections::VecDeque;
 use std::pin::Pin;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
@@ -16,6 +22,7 @@ use hyper::body::{Body as HttpBody, Bytes, Frame, SizeHint};
 use tokio::time::Sleep;
 use tonic::Status;
 
+use super::exchange::Link;
 use super::purse::{Over, Purses};
 use super::status::{count, status};
 use crate::error::Error;
@@ -28,6 +35,12 @@ const PIECE_BYTES: usize = 64 << 10;
 
 /// When a request that found too many bytes held may be worth another try.
 const ROOM_RETRY: Duration = Duration::from_secs(1);
+
+/// Stray bytes of all requests of a connection: a quarter of its window, which others need.
+const STRAY_BYTES_MAX: u64 = super::connection::STREAM_WINDOW_BYTES as u64;
+
+/// Stray frames of one request: a window of the smallest that hold a message with a field.
+const STRAY_FRAMES_MAX: u64 = STRAY_BYTES_MAX / 8;
 
 /// Bytes before a message: a flag and its length.
 const PREFIX_BYTES: usize = 5;
@@ -281,10 +294,36 @@ impl Drop for RequestBody {
     }
 }
 
+/// Stray bytes of a request, on the account of its connection until this is dropped.
+struct Stray {
+    link: Arc<Link>,
+    bytes: u64,
+    frames: u64,
+}
+
+impl Stray {
+    /// Counts a frame; false if there are too many of them.
+    fn take(&mut self, bytes: u64) -> bool {
+        self.bytes += bytes;
+        self.frames += 1;
+        let all = self.link.stray.fetch_add(bytes, Ordering::Relaxed) + bytes;
+        all < STRAY_BYTES_MAX && self.frames < STRAY_FRAMES_MAX
+    }
+}
+
+impl Drop for Stray {
+    fn drop(&mut self) {
+        self.link.stray.fetch_sub(self.bytes, Ordering::Relaxed);
+    }
+}
+
 /// Moves what h2 has of a request to its inbox. Is polled by the task of the request.
 pub(super) struct Pump {
     /// `None` once there is no more to move.
     from: Option<RecvStream>,
+    /// The client has ended the request, or there will be no more of it.
+    is_all: bool,
+    stray: Stray,
     inbox: Arc<Inbox>,
     terms: Terms,
     begun: Instant,
@@ -293,16 +332,31 @@ pub(super) struct Pump {
 }
 
 impl Pump {
-    pub(super) fn new(from: RecvStream, purses: Arc<Purses>, terms: Terms) -> (Self, RequestBody) {
-        let inbox = Arc::new(Inbox { state: Mutex::default(), purses });
-        let (now, from) = (Instant::now(), Some(from));
+    pub(super) fn new(from: RecvStream, link: &Arc<Link>, terms: Terms) -> (Self, RequestBody) {
+        let inbox = Arc::new(Inbox { state: Mutex::default(), purses: link.purses.clone() });
+        let now = Instant::now();
         let body = RequestBody(inbox.clone());
-        (Self { from, inbox, terms, begun: now, last_byte: now, alarm: None }, body)
+        let pump = Self {
+            from: Some(from),
+            is_all: false,
+            stray: Stray { link: link.clone(), bytes: 0, frames: 0 },
+            inbox,
+            terms,
+            begun: now,
+            last_byte: now,
+            alarm: None,
+        };
+        (pump, body)
     }
 
     /// All bytes of the request are there, or there will be no more.
     pub(super) fn has_all(&self) -> bool {
         self.from.is_none() || self.inbox.lock().has_ended
+    }
+
+    /// Its client may still send something.
+    pub(super) fn is_open(&self) -> bool {
+        self.from.is_some() && !self.is_all
     }
 
     /// Moves what there is. To be followed by [`Self::settle`] once the handler has been polled.
@@ -315,15 +369,21 @@ impl Pump {
             state.pump = Some(context.waker().clone());
         }
         let mut has_moved = false;
-        while !state.has_ended && !state.is_dropped {
+        while !self.is_all {
             match from.poll_data(context) {
                 Poll::Ready(Some(Ok(bytes))) => {
                     has_moved = true;
-                    state.has_ended = from.is_end_stream();
+                    self.is_all = from.is_end_stream();
+                    let length = bytes.len() as u64;
+                    if state.has_ended || state.is_dropped {
+                        // With more than may be, the stream goes, and its windows open.
+                        self.is_all |= !self.stray.take(length);
+                        continue;
+                    }
+                    state.has_ended = self.is_all;
                     if bytes.is_empty() {
                         continue;
                     }
-                    let length = bytes.len() as u64;
                     state.push(bytes);
                     state.held += length;
                     if let Err(over) = inbox.purses.requests.take(length)
@@ -335,10 +395,14 @@ impl Pump {
                 // Trailers of a request say nothing in gRPC.
                 Poll::Ready(None) => {
                     has_moved = true;
+                    self.is_all = true;
                     state.has_ended = true;
                 }
                 Poll::Ready(Some(Err(error))) => {
-                    inbox.fail(&mut state, Status::from(error), context);
+                    self.is_all = true;
+                    if !state.has_ended {
+                        inbox.fail(&mut state, Status::from(error), context);
+                    }
                 }
                 Poll::Pending => break,
             }
@@ -354,6 +418,36 @@ impl Pump {
                 inbox.expire(&mut state, context);
             }
         }
+    }
+
+    /// The call is over: what is here is of no use, and a task that still reads the body elsewhere, as
+    /// reflection has, does not wait for more.
+    pub(super) fn end_call(&mut self) {
+        let mut state = self.inbox.lock();
+        let pump = state.pump.take();
+        let is_over = state.is_dropped || state.has_ended && state.is_empty();
+        if !is_over {
+            state.clear();
+            state.has_ended = true;
+            state.failed = Some(Status::cancelled("the call has ended"));
+        }
+        let held = state.held;
+        self.inbox.give_back(&mut state, held);
+        let reader = state.reader.take();
+        // What is woken or dropped with these may look into the inbox.
+        drop(state);
+        drop(pump);
+        if let Some(reader) = reader {
+            reader.wake();
+        }
+    }
+
+    /// The call is over: takes what the client still sends, until it has ended the request or too much of
+    /// it has come.
+    pub(super) fn poll_stray(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        self.pump(context);
+        self.settle(context);
+        if self.from.is_none() { Poll::Ready(()) } else { Poll::Pending }
     }
 
     /// When what the handler waits for is late.
@@ -396,8 +490,10 @@ impl Pump {
             let _ = from.flow_control().release_capacity(taken);
         }
         if is_over {
-            self.from = None;
             self.alarm = None;
+            if self.is_all {
+                self.from = None;
+            }
         } else if let Some(due) = due {
             self.set_alarm(due, context);
         }
@@ -405,24 +501,7 @@ impl Pump {
 }
 
 impl Drop for Pump {
-    /// The call is over: a task that still reads the body elsewhere, as reflection has, does not wait for ever.
     fn drop(&mut self) {
-        let mut state = self.inbox.lock();
-        let pump = state.pump.take();
-        let is_over = state.is_dropped || state.has_ended && state.is_empty();
-        if !is_over {
-            state.clear();
-            state.has_ended = true;
-            state.failed = Some(Status::cancelled("the call has ended"));
-        }
-        let held = state.held;
-        self.inbox.give_back(&mut state, held);
-        let reader = state.reader.take();
-        // What is woken or dropped with these may look into the inbox.
-        drop(state);
-        drop(pump);
-        if let Some(reader) = reader {
-            reader.wake();
-        }
+        self.end_call();
     }
 }

@@ -24,6 +24,7 @@ mod metrics;
 pub(crate) mod otlp;
 mod panics;
 mod pieces;
+mod pings;
 mod pipe;
 mod places;
 mod purse;

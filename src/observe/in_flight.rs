@@ -91,6 +91,8 @@ pub struct InFlight {
     pub answers_stalled: Counter,
     /// Connections closed since their client did not begin in time.
     pub setups_expired: Counter,
+    /// Connections closed since their client did not answer a ping.
+    pub pings_expired: Counter,
     /// Connections refused since their address had its share of all places.
     pub peers_refused: Counter,
     faults: [Counter; Fault::ALL.len()],

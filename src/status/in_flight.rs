@@ -37,6 +37,7 @@ pub(super) fn render(text: &mut Text, observed: &Observed) {
         text.sample(name, &format!("reason=\"{word}\""), in_flight.faults(fault).get());
     }
     text.sample(name, "reason=\"setup_timeout\"", in_flight.setups_expired.get());
+    text.sample(name, "reason=\"ping_timeout\"", in_flight.pings_expired.get());
     let help = "Of the connections beyond the limit, those beyond the share of their address.";
     let refused = in_flight.peers_refused.get();
     text.counter("kyrodb_connections_refused_of_address_total", help, refused);

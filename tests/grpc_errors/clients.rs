@@ -18,9 +18,9 @@ use super::frames::{Frames, Open, a_moment, resident};
 use super::raw::method;
 
 /// What a client takes that takes all.
-const WINDOW: u32 = 1 << 20;
+pub(super) const WINDOW: u32 = 1 << 20;
 
-const SETTINGS: Settings<'static> = &[
+pub(super) const SETTINGS: Settings<'static> = &[
     ("hnsw.distance", "euclidean"),
     ("hnsw.m", "5"),
     ("hnsw.ef_construction", "16"),
@@ -29,13 +29,13 @@ const SETTINGS: Settings<'static> = &[
     ("timeouts.cold_tier_ms", "30000"),
 ];
 
-const HEALTH: &str = "/grpc.health.v1.Health/Check";
+pub(super) const HEALTH: &str = "/grpc.health.v1.Health/Check";
 
-fn in_flight(server: &Inside) -> &InFlight {
+pub(super) fn in_flight(server: &Inside) -> &InFlight {
     &server.server().observed().in_flight
 }
 
-fn faults(server: &Inside) -> u64 {
+pub(super) fn faults(server: &Inside) -> u64 {
     Fault::ALL.iter().map(|(fault, _)| in_flight(server).faults(*fault).get()).sum()
 }
 
@@ -44,7 +44,7 @@ fn held_answers(server: &Process) -> u64 {
     metric(&metrics, "kyrodb_answer_bytes_held").unwrap() as u64
 }
 
-async fn nothing_is_held(server: &Inside) {
+pub(super) async fn nothing_is_held(server: &Inside) {
     eventually("nothing is held any more", || async { in_flight(server).held() == 0 }).await;
 }
 
@@ -406,49 +406,6 @@ fn an_answer_whose_client_takes_nothing_is_ended() {
         .await;
         nothing_is_held(&server).await;
     });
-}
-
-/// As many requests as there may be, each taken back at once: what the client sends before the server looks.
-#[test]
-fn requests_that_are_taken_back_at_once_leave_the_connection_alone() {
-    const REQUESTS: u32 = 900;
-    let server = Inside::start(SETTINGS);
-    runtime().block_on(async {
-        let address = server.server().grpc_address();
-        let mut stream = tokio::net::TcpStream::connect(address).await.unwrap();
-        let mut bytes = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec();
-        let frame = |bytes: &mut Vec<u8>, kind: u8, flags: u8, stream: u32, payload: &[u8]| {
-            bytes.extend_from_slice(&(payload.len() as u32).to_be_bytes()[1..]);
-            bytes.extend_from_slice(&[kind, flags]);
-            bytes.extend_from_slice(&stream.to_be_bytes());
-            bytes.extend_from_slice(payload);
-        };
-        frame(&mut bytes, 4, 0, 0, &[]);
-        // POST, http, and a path that is written out.
-        let mut headers = vec![0x83, 0x86, 0x04, HEALTH.len() as u8];
-        headers.extend_from_slice(HEALTH.as_bytes());
-        headers.extend_from_slice(&[0x01, 1, b'h']);
-        for n in 0..REQUESTS {
-            frame(&mut bytes, 1, 4, 2 * n + 1, &headers);
-            frame(&mut bytes, 3, 0, 2 * n + 1, &8u32.to_be_bytes());
-        }
-        // A ping: it is answered on a connection that goes on.
-        frame(&mut bytes, 6, 0, 0, b"are you?");
-        stream.write_all(&bytes).await.unwrap();
-        let mut received = Vec::new();
-        eventually("the ping is answered", || {
-            let mut buffer = [0; 4_096];
-            let read = stream.try_read(&mut buffer).unwrap_or(0);
-            received.extend_from_slice(&buffer[..read]);
-            let is_answered = received.windows(8).any(|bytes| bytes == b"are you?");
-            async move { is_answered }
-        })
-        .await;
-        stream.shutdown().await.unwrap();
-        let mut rest = Vec::new();
-        let _ = stream.read_to_end(&mut rest).await;
-    });
-    assert_eq!(faults(&server), 0);
 }
 
 #[test]

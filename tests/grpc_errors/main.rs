@@ -11,6 +11,8 @@ mod clients;
 mod deadline;
 mod frames;
 mod limits;
+mod peer;
+mod peers;
 mod raw;
 mod services;
 mod wire;
