@@ -37,6 +37,8 @@ pub struct Tenant {
     pub party: Party,
     /// Its listings, and deletes by filter, in flight.
     pub sweeps: Party,
+    /// Bytes that its requests hold until they are answered, streams until they are read.
+    pub request_bytes: Arc<AtomicU64>,
     /// Bytes that its answers hold until its clients have taken them.
     pub answer_bytes: Arc<AtomicU64>,
     /// What was counted before the start.
@@ -113,6 +115,7 @@ impl Tenants {
             bucket: Bucket::default(),
             party: Party::default(),
             sweeps: Party::default(),
+            request_bytes: Arc::default(),
             answer_bytes: Arc::default(),
             before: before.get(&id).copied().unwrap_or_default(),
         };

@@ -14,6 +14,7 @@ use tower::Service;
 
 use super::Gateway;
 use super::guard::note_refused;
+use super::inbox::charge_to;
 use super::method::{Kind, Method};
 use crate::access::Caller;
 use crate::error::Result;
@@ -50,6 +51,9 @@ where
         let method = Method::of(request.uri().path());
         match self.gateway.let_in(method, request.headers()) {
             Ok(caller) => {
+                if let Some(tenant) = caller.grant().and_then(|grant| grant.tenant.as_ref()) {
+                    charge_to(tenant);
+                }
                 if self.gateway.access.is_on() {
                     request.extensions_mut().insert(caller);
                 }

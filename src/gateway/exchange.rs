@@ -1,7 +1,6 @@
 //! One request and its answer, as a task: the bytes of the one come in while the other is worked on and goes
 //! out, each within its bounds of time and memory.
 
-use std::convert::Infallible;
 use std::future::poll_fn;
 use std::pin::pin;
 use std::sync::Arc;
@@ -13,13 +12,13 @@ use h2::RecvStream;
 use h2::server::SendResponse;
 use hyper::body::Body as HttpBody;
 use tonic::body::Body;
-use tower::Service;
 
 use super::activity::{Activity, InWork};
+use super::connection::Answering;
 use super::deadline::timeout_of;
-use super::inbox::{Pump, RequestBody, Terms};
+use super::inbox::{Pump, Terms};
 use super::pieces::{Held, Uncounted};
-use super::pipe::Pipe;
+use super::pipe::{Account, Pipe};
 use super::purse::{Chunk, Purses};
 use super::status::{count, status};
 
@@ -66,14 +65,12 @@ fn takes_stream(method: &str) -> bool {
 }
 
 /// Has the service answer a request.
-pub(super) async fn exchange<S>(
+pub(super) async fn exchange<S: Answering>(
     request: http::Request<RecvStream>,
     mut respond: SendResponse<Chunk>,
     mut service: S,
     link: Arc<Link>,
-) where
-    S: Service<http::Request<RequestBody>, Response = http::Response<Body>, Error = Infallible>,
-{
+) {
     let method = request.uri().path().rsplit('/').next().unwrap_or_default();
     let (is_stream, is_answered_by_stream) = (sends_stream(method), takes_stream(method));
     let timeout = timeout_of(request.headers());
@@ -84,12 +81,14 @@ pub(super) async fn exchange<S>(
             idle: link.idle,
             is_conversation,
             spare_bytes: STREAM_SPARE_BYTES,
+            is_held: false,
         },
         false => Terms {
             whole: Some(timeout.map_or(BODY_PATIENCE, |timeout| timeout.min(BODY_PATIENCE))),
             idle: link.idle,
             is_conversation,
             spare_bytes: MESSAGE_SPARE_BYTES,
+            is_held: true,
         },
     };
     let needs_account = reads_documents(method);
@@ -104,7 +103,8 @@ pub(super) async fn exchange<S>(
         Poll::Ready(())
     })
     .await;
-    let mut answer = pin!(service.call(http::Request::from_parts(head, body)));
+    let call = async { service.call(http::Request::from_parts(head, body)).await };
+    let mut answer = pin!(pump.handling(call));
     let mut in_work = None;
     let answered = poll_fn(|context| {
         pump.pump(context);
@@ -152,7 +152,9 @@ async fn send(
     let let_in = head.extensions.remove::<Uncounted>();
     let is_let_in = let_in.is_some();
     let uncounted = let_in.map_or(0, |Uncounted(bytes)| bytes);
-    let _held = match Held::admit(Some(&purses).filter(|_| uncounted > 0), None, uncounted) {
+    let payer = pump.payer().cloned();
+    let account = Some(&purses).filter(|_| uncounted > 0);
+    let _held = match Held::admit(account, payer.as_ref(), uncounted) {
         Ok(held) => held,
         Err(error) => {
             count(&purses.observed, &error);
@@ -166,7 +168,8 @@ async fn send(
     if is_all {
         return Ok(());
     }
-    let mut pipe = Pipe::new(body, to, purses, is_let_in, patience);
+    let account = Account { purses, payer, is_let_in };
+    let mut pipe = Pipe::new(body, to, account, patience);
     poll_fn(|context| {
         pump.pump(context);
         let sent = pipe.poll(context);

@@ -13,7 +13,7 @@
 use std::collections::VecDeque;
 use std::pin::Pin;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
@@ -23,8 +23,9 @@ use tokio::time::Sleep;
 use tonic::Status;
 
 use super::exchange::Link;
-use super::purse::{Over, Purses};
+use super::purse::{Over, Purses, Share};
 use super::status::{count, status};
+use crate::access::Tenant;
 use crate::error::Error;
 
 /// Frames below so many bytes are joined.
@@ -57,6 +58,9 @@ pub(super) struct Terms {
     pub(super) is_conversation: bool,
     /// It is not refused while it holds no more than this.
     pub(super) spare_bytes: u64,
+    /// Its bytes count until the call is over: what is decoded from them is as large. A stream is bounded by
+    /// its handler beyond what is not decoded.
+    pub(super) is_held: bool,
 }
 
 /// Follows the messages in a body: how many bytes lie in one that is not complete.
@@ -99,6 +103,17 @@ impl Messages {
     }
 }
 
+tokio::task_local! {
+    /// The request whose handler is polled.
+    static CALL: Arc<Inbox>;
+}
+
+/// Names the tenant on whose account the request is whose handler this is called in.
+pub(super) fn charge_to(tenant: &Arc<Tenant>) {
+    // Without a call, as in tests of handlers, there is no account.
+    let _is_counted = CALL.try_with(|inbox| inbox.payer.set(tenant.clone()));
+}
+
 /// Bytes in a row.
 enum Piece {
     Whole(Bytes),
@@ -112,6 +127,8 @@ struct State {
     rest: VecDeque<Piece>,
     /// Bytes on the connection's account: those here, and of the message that is being decoded.
     held: u64,
+    /// The same on the account of the tenant, once it is known.
+    share: Option<Share>,
     messages: Messages,
     /// Given to the handler, and not to the windows yet.
     taken: usize,
@@ -187,6 +204,10 @@ impl State {
 struct Inbox {
     state: Mutex<State>,
     purses: Arc<Purses>,
+    /// Whose request it is: known once it was let in, and of those that tenants make.
+    payer: OnceLock<Arc<Tenant>>,
+    /// What came counts until the call is over, and not until it is decoded.
+    is_held: bool,
 }
 
 impl Inbox {
@@ -198,6 +219,27 @@ impl Inbox {
         let bytes = bytes.min(state.held);
         state.held -= bytes;
         self.purses.requests.give_back(bytes);
+        if let Some(share) = &mut state.share {
+            share.sub(bytes);
+        }
+    }
+
+    /// Counts bytes that came; which bound is passed now.
+    fn take(&self, state: &mut State, bytes: u64) -> Result<(), Over> {
+        state.held += bytes;
+        let taken = self.purses.requests.take(bytes);
+        let bank = &self.purses.observed.in_flight.requests;
+        let shared = state.share.as_mut().map_or(Ok(()), |share| share.add(bytes, bank));
+        taken.and(shared)
+    }
+
+    /// Counts what is held for its tenant too, if that is known by now.
+    fn charge(&self, state: &mut State) {
+        if state.share.is_none()
+            && let Some(payer) = self.payer.get()
+        {
+            state.share = Some(Share::hold(&payer.request_bytes, state.held));
+        }
     }
 
     /// No more bytes come, and those that did are of no use.
@@ -223,8 +265,8 @@ impl Inbox {
         observed.in_flight.requests_refused.add(1);
         let what = match over {
             Over::Connection => "the requests of this connection",
-            // Tenants have accounts of answers only.
-            Over::Tenant | Over::Process => "requests",
+            Over::Tenant => "the requests of this tenant",
+            Over::Process => "requests",
         };
         let mib = observed.in_flight.requests.held() >> 20;
         let what = format!(
@@ -253,7 +295,9 @@ impl HttpBody for RequestBody {
         if let Some(bytes) = state.pop() {
             state.taken += bytes.len();
             let complete = state.messages.pass(&bytes);
-            inbox.give_back(&mut state, complete);
+            if !inbox.is_held {
+                inbox.give_back(&mut state, complete);
+            }
             state.wake_pump();
             return Poll::Ready(Some(Ok(Frame::data(bytes))));
         }
@@ -288,8 +332,10 @@ impl Drop for RequestBody {
         let mut state = self.0.lock();
         state.clear();
         state.is_dropped = true;
-        let held = state.held;
-        self.0.give_back(&mut state, held);
+        if !self.0.is_held {
+            let held = state.held;
+            self.0.give_back(&mut state, held);
+        }
         state.wake_pump();
     }
 }
@@ -333,7 +379,12 @@ pub(super) struct Pump {
 
 impl Pump {
     pub(super) fn new(from: RecvStream, link: &Arc<Link>, terms: Terms) -> (Self, RequestBody) {
-        let inbox = Arc::new(Inbox { state: Mutex::default(), purses: link.purses.clone() });
+        let inbox = Arc::new(Inbox {
+            state: Mutex::default(),
+            purses: link.purses.clone(),
+            payer: OnceLock::new(),
+            is_held: terms.is_held,
+        });
         let now = Instant::now();
         let body = RequestBody(inbox.clone());
         let pump = Self {
@@ -347,6 +398,19 @@ impl Pump {
             alarm: None,
         };
         (pump, body)
+    }
+
+    /// Polls the handler of this request, which may [name](charge_to) whose it is.
+    pub(super) fn handling<F: Future>(
+        &self,
+        handler: F,
+    ) -> impl Future<Output = F::Output> + use<F> {
+        CALL.scope(self.inbox.clone(), handler)
+    }
+
+    /// Whose request it is, if it is a tenant's.
+    pub(super) fn payer(&self) -> Option<&Arc<Tenant>> {
+        self.inbox.payer.get()
     }
 
     /// All bytes of the request are there, or there will be no more.
@@ -385,8 +449,7 @@ impl Pump {
                         continue;
                     }
                     state.push(bytes);
-                    state.held += length;
-                    if let Err(over) = inbox.purses.requests.take(length)
+                    if let Err(over) = inbox.take(&mut state, length)
                         && state.held > self.terms.spare_bytes
                     {
                         inbox.refuse(&mut state, over, context);
@@ -479,6 +542,7 @@ impl Pump {
         }
         let mut state = self.inbox.lock();
         state.is_pumping = false;
+        self.inbox.charge(&mut state);
         let taken = std::mem::take(&mut state.taken);
         let is_over = state.is_dropped || state.has_ended && state.is_empty();
         let due = if is_over { None } else { self.due(&state) };

@@ -121,6 +121,7 @@ impl Gateway {
         observed.slow_log.set(slow_query_ms, slow_query_per_second);
         let write_rate = WriteRate::default();
         write_rate.set(config.storage.max_write_bytes_per_sec);
+        observed.in_flight.count_in(&observed.memory);
         purse::bound(&observed.in_flight, observed.memory.max());
         Arc::new(Self {
             write_rate,
@@ -148,6 +149,12 @@ impl Gateway {
     /// Searches may take so long from now on.
     pub fn set_timeouts(&self, timeouts: &TimeoutsSection) {
         self.search_max_ms.store(timeouts.cold_tier_ms, Ordering::Relaxed);
+    }
+
+    /// The process may use so many bytes of memory from now on.
+    pub fn set_memory_max(&self, bytes: u64) {
+        self.observed.memory.set_max(bytes);
+        purse::bound(&self.observed.in_flight, bytes);
     }
 
     /// Slow searches have their lines by this from now on.

@@ -16,6 +16,7 @@ use tonic::body::Body;
 use super::pieces::too_many;
 use super::purse::{Chunk, Over, Purses};
 use super::status::{count, status};
+use crate::access::Tenant;
 
 /// So much of an answer is given to h2 as soon as its client takes any of it; the rest of a larger one as its
 /// windows allow.
@@ -24,15 +25,32 @@ const WHOLE_BYTES: usize = 16 << 10;
 /// Most bytes of an answer that are asked for at once.
 const CLAIM_BYTES: usize = 256 << 10;
 
+/// Where the bytes of an answer count.
+pub(super) struct Account {
+    pub(super) purses: Arc<Purses>,
+    /// Whose answer it is, if it is a tenant's.
+    pub(super) payer: Option<Arc<Tenant>>,
+    /// The answer may be held as a whole: no piece of it is refused.
+    pub(super) is_let_in: bool,
+}
+
+impl Account {
+    fn chunk_of(&self, data: Bytes) -> Result<Chunk, Over> {
+        let payer = self.payer.as_ref();
+        match self.is_let_in {
+            true => Ok(Chunk::taken(data, &self.purses, payer)),
+            false => Chunk::counted(data, &self.purses, payer),
+        }
+    }
+}
+
 /// An answer that is being sent.
 pub(super) struct Pipe {
     body: Body,
     to: SendStream<Chunk>,
     /// Taken from the body, and not given to h2 yet.
     chunk: Option<Chunk>,
-    purses: Arc<Purses>,
-    /// The answer may be held as a whole: no piece of it is refused.
-    is_let_in: bool,
+    account: Account,
     /// A client that takes nothing for so long has the answer ended.
     patience: Duration,
     alarm: Option<Pin<Box<Sleep>>>,
@@ -42,11 +60,10 @@ impl Pipe {
     pub(super) fn new(
         body: Body,
         to: SendStream<Chunk>,
-        purses: Arc<Purses>,
-        is_let_in: bool,
+        account: Account,
         patience: Duration,
     ) -> Self {
-        Self { body, to, chunk: None, purses, is_let_in, patience, alarm: None }
+        Self { body, to, chunk: None, account, patience, alarm: None }
     }
 
     /// Sends what can be sent; ready once there is no more to be done.
@@ -69,7 +86,7 @@ impl Pipe {
                 None => return Poll::Ready(self.to.send_data(Chunk::empty(), true)),
                 Some(Err(error)) => return Poll::Ready(self.fail(&error)),
                 Some(Ok(frame)) => match frame.into_data() {
-                    Ok(data) => match self.chunk_of(data) {
+                    Ok(data) => match self.account.chunk_of(data) {
                         Ok(chunk) => self.chunk = Some(chunk).filter(|chunk| chunk.len() > 0),
                         Err(over) => return Poll::Ready(self.refuse(over)),
                     },
@@ -82,29 +99,22 @@ impl Pipe {
         }
     }
 
-    fn chunk_of(&self, data: Bytes) -> Result<Chunk, Over> {
-        match self.is_let_in {
-            true => Ok(Chunk::taken(data, &self.purses)),
-            false => Chunk::counted(data, &self.purses),
-        }
-    }
-
     /// The client takes nothing: waits, but not for ever.
     fn poll_stalled(&mut self, context: &mut Context<'_>) -> Poll<Result<(), h2::Error>> {
         let patience = self.patience;
         let alarm = self.alarm.get_or_insert_with(|| Box::pin(tokio::time::sleep(patience)));
         ready!(alarm.as_mut().poll(context));
-        self.purses.observed.in_flight.answers_stalled.add(1);
+        self.account.purses.observed.in_flight.answers_stalled.add(1);
         tracing::debug!("a client has taken nothing of an answer for {patience:?}");
         self.to.send_reset(Reason::CANCEL);
         Poll::Ready(Ok(()))
     }
 
     fn refuse(&mut self, over: Over) -> Result<(), h2::Error> {
-        let observed = &self.purses.observed;
-        observed.in_flight.answers_refused.add(1);
-        let error = too_many(over, &self.purses);
-        count(observed, &error);
+        let purses = &self.account.purses;
+        purses.observed.in_flight.answers_refused.add(1);
+        let error = too_many(over, purses);
+        count(&purses.observed, &error);
         self.fail(&status(&error))
     }
 

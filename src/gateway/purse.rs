@@ -1,11 +1,12 @@
-//! What one connection holds in memory: bytes of requests that are not decoded yet, and of answers that
-//! its client has not taken. Each is bounded for the connection and for the process.
+//! What one connection holds in memory: bytes of requests, and of answers that its client has not taken. Each
+//! is bounded for the connection, for the tenant over all its connections, and for the process.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use hyper::body::{Buf, Bytes};
 
+use crate::access::Tenant;
 use crate::observe::Observed;
 use crate::observe::in_flight::{Bank, InFlight};
 
@@ -28,7 +29,8 @@ const CONNECTION_SHARE: u64 = 2;
 /// every answer.
 const ANSWER_BYTES_SPARE: u64 = 1 << 20;
 
-/// The share of the process's account that the answers of one tenant may hold, over all its connections.
+/// The share of the process's accounts that the requests of one tenant may hold, over all its connections, and
+/// its answers again.
 const TENANT_SHARE: u64 = 4;
 
 /// Bounds the accounts of a process that may use so much memory, in bytes.
@@ -160,7 +162,7 @@ impl Drop for Purse {
     }
 }
 
-/// Bytes of an answer on the account of a tenant, until this is dropped.
+/// Bytes on the account of a tenant, until this is dropped.
 pub(super) struct Share {
     account: Arc<AtomicU64>,
     bytes: u64,
@@ -177,6 +179,31 @@ impl Share {
         let (done, failed) = (Ordering::AcqRel, Ordering::Acquire);
         let taken = account.fetch_update(done, failed, more);
         taken.map(|_| Self { account: account.clone(), bytes }).map_err(|_| Over::Tenant)
+    }
+
+    /// Counts so many bytes, whatever the bound.
+    pub(super) fn hold(account: &Arc<AtomicU64>, bytes: u64) -> Self {
+        account.fetch_add(bytes, Ordering::AcqRel);
+        Self { account: account.clone(), bytes }
+    }
+
+    /// So many bytes more are held, whatever the bound; whether it is passed now.
+    pub(super) fn add(&mut self, bytes: u64, bank: &Bank) -> Result<(), Over> {
+        self.bytes += bytes;
+        let held = self.account.fetch_add(bytes, Ordering::AcqRel) + bytes;
+        if held > bank.max() / TENANT_SHARE { Err(Over::Tenant) } else { Ok(()) }
+    }
+
+    /// So many bytes less are held.
+    pub(super) fn sub(&mut self, bytes: u64) {
+        self.bytes -= bytes;
+        self.account.fetch_sub(bytes, Ordering::AcqRel);
+    }
+
+    /// Takes so many of these bytes out.
+    fn split(&mut self, bytes: u64) -> Self {
+        self.bytes -= bytes;
+        Self { account: self.account.clone(), bytes }
     }
 }
 
@@ -208,25 +235,34 @@ pub(super) struct Chunk {
     bytes: Bytes,
     counted: u64,
     purses: Option<Arc<Purses>>,
+    share: Option<Share>,
 }
 
 impl Chunk {
-    /// Counts these bytes, if they may be held.
-    pub(super) fn counted(bytes: Bytes, purses: &Arc<Purses>) -> Result<Self, Over> {
+    /// Counts these bytes, of a tenant if there is one, if they may be held.
+    pub(super) fn counted(
+        bytes: Bytes,
+        purses: &Arc<Purses>,
+        tenant: Option<&Arc<Tenant>>,
+    ) -> Result<Self, Over> {
         let counted = bytes.len() as u64;
+        let bank = &purses.observed.in_flight.answers;
+        let take = |tenant: &Arc<Tenant>| Share::take(&tenant.answer_bytes, counted, bank);
+        let share = tenant.map(take).transpose()?;
         purses.answers.admit(counted)?;
-        Ok(Self { bytes, counted, purses: Some(purses.clone()) })
+        Ok(Self { bytes, counted, purses: Some(purses.clone()), share })
     }
 
     /// Counts these bytes, of an answer that was let in as a whole.
-    pub(super) fn taken(bytes: Bytes, purses: &Arc<Purses>) -> Self {
+    pub(super) fn taken(bytes: Bytes, purses: &Arc<Purses>, tenant: Option<&Arc<Tenant>>) -> Self {
         let counted = bytes.len() as u64;
         let _ = purses.answers.take(counted);
-        Self { bytes, counted, purses: Some(purses.clone()) }
+        let share = tenant.map(|tenant| Share::hold(&tenant.answer_bytes, counted));
+        Self { bytes, counted, purses: Some(purses.clone()), share }
     }
 
     pub(super) fn empty() -> Self {
-        Self { bytes: Bytes::new(), counted: 0, purses: None }
+        Self { bytes: Bytes::new(), counted: 0, purses: None, share: None }
     }
 
     pub(super) fn len(&self) -> usize {
@@ -237,7 +273,8 @@ impl Chunk {
     pub(super) fn split_to(&mut self, at: usize) -> Self {
         let counted = at as u64;
         self.counted -= counted;
-        Self { bytes: self.bytes.split_to(at), counted, purses: self.purses.clone() }
+        let share = self.share.as_mut().map(|share| share.split(counted));
+        Self { bytes: self.bytes.split_to(at), counted, purses: self.purses.clone(), share }
     }
 }
 
@@ -306,7 +343,7 @@ mod tests {
     #[test]
     fn pieces_of_an_answer_count_until_each_is_gone() {
         let purses = purses(1 << 30);
-        let mut chunk = Chunk::counted(Bytes::from(vec![0; 1_000]), &purses).unwrap();
+        let mut chunk = Chunk::counted(Bytes::from(vec![0; 1_000]), &purses, None).unwrap();
         let mut piece = chunk.split_to(300);
         piece.advance(200);
         assert_eq!((piece.remaining(), chunk.len(), purses.answers.held()), (100, 700, 1_000));
@@ -322,8 +359,8 @@ mod tests {
         let piece = || Bytes::from(vec![0; 2 * STEP_BYTES as usize]);
         let whole = 3 << 20;
         purses.answers.admit(whole).unwrap();
-        assert_eq!(Chunk::counted(piece(), &purses).err(), Some(Over::Connection));
-        let pieces: Vec<_> = (0..3).map(|_| Chunk::taken(piece(), &purses)).collect();
+        assert_eq!(Chunk::counted(piece(), &purses, None).err(), Some(Over::Connection));
+        let pieces: Vec<_> = (0..3).map(|_| Chunk::taken(piece(), &purses, None)).collect();
         assert_eq!(purses.answers.held(), whole + 6 * STEP_BYTES);
         drop(pieces);
         purses.answers.give_back(whole);
@@ -361,16 +398,23 @@ mod tests {
         let more = Share::take(&one, 3 << 20, bank);
         assert!(more.is_ok() && Share::take(&one, 3 << 20, bank).is_err());
         drop((small, more));
+        let mut requests = Share::hold(&one, 3 << 20);
+        assert_eq!(requests.add(1 << 20, bank), Ok(()));
+        assert_eq!(requests.add(1, bank), Err(Over::Tenant), "whatever the bound, it is held");
+        requests.sub(2 << 20);
+        let part = requests.split(1 << 20);
+        assert_eq!(one.load(Ordering::Relaxed), (2 << 20) + 1);
+        drop((requests, part));
         assert_eq!((one.load(Ordering::Relaxed), other.load(Ordering::Relaxed)), (0, 0));
     }
 
     #[test]
     fn a_large_answer_is_sent_where_nothing_else_is_held_and_no_other() {
         let purses = purses(1 << 20);
-        let large = || Chunk::counted(Bytes::from(vec![0; 3 << 20]), &purses);
+        let large = || Chunk::counted(Bytes::from(vec![0; 3 << 20]), &purses, None);
         let first = large().unwrap();
         assert_eq!(large().err(), Some(Over::Connection));
-        assert!(Chunk::counted(Bytes::from_static(b"small"), &purses).is_ok());
+        assert!(Chunk::counted(Bytes::from_static(b"small"), &purses, None).is_ok());
         drop(first);
         assert!(large().is_ok());
     }

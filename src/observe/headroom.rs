@@ -1,7 +1,8 @@
 //! The memory of this process against the bound that it keeps to.
 //!
-//! What the kernel counts is measured every so often; what is let in between two measurements is added
-//! to it, so that a burst does not run past the bound before anybody looks again.
+//! What the kernel counts is measured every so often; what is let in between two measurements is added to it,
+//! and so is what requests and answers hold beyond what they held then, so that a burst does not run past the
+//! bound before anybody looks again.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -11,6 +12,9 @@ pub struct Headroom {
     max_bytes: AtomicU64,
     measured_bytes: AtomicU64,
     admitted_bytes: AtomicU64,
+    /// Bytes that requests and answers hold, now and when it was measured.
+    in_flight_bytes: AtomicU64,
+    in_flight_measured: AtomicU64,
 }
 
 impl Default for Headroom {
@@ -20,6 +24,8 @@ impl Default for Headroom {
             max_bytes: AtomicU64::new(u64::MAX),
             measured_bytes: AtomicU64::new(0),
             admitted_bytes: AtomicU64::new(0),
+            in_flight_bytes: AtomicU64::new(0),
+            in_flight_measured: AtomicU64::new(0),
         }
     }
 }
@@ -38,6 +44,8 @@ impl Headroom {
 
     /// So much is used, as the kernel counts.
     pub fn measure(&self, bytes: u64) {
+        let in_flight = self.in_flight_bytes.load(Ordering::Relaxed);
+        self.in_flight_measured.store(in_flight, Ordering::Relaxed);
         self.admitted_bytes.store(0, Ordering::Relaxed);
         self.measured_bytes.store(bytes, Ordering::Relaxed);
     }
@@ -46,7 +54,26 @@ impl Headroom {
     #[must_use]
     pub fn used(&self) -> u64 {
         let measured = self.measured_bytes.load(Ordering::Relaxed);
-        measured.saturating_add(self.admitted_bytes.load(Ordering::Relaxed))
+        let in_flight = self.in_flight_bytes.load(Ordering::Relaxed);
+        let more = in_flight.saturating_sub(self.in_flight_measured.load(Ordering::Relaxed));
+        let admitted = self.admitted_bytes.load(Ordering::Relaxed);
+        measured.saturating_add(admitted).saturating_add(more)
+    }
+
+    /// Bytes that may still be used.
+    #[must_use]
+    pub fn left(&self) -> u64 {
+        self.max().saturating_sub(self.used())
+    }
+
+    /// Requests and answers hold so much more.
+    pub(super) fn hold(&self, bytes: u64) {
+        self.in_flight_bytes.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    /// They hold so much less.
+    pub(super) fn release(&self, bytes: u64) {
+        self.in_flight_bytes.fetch_sub(bytes, Ordering::Relaxed);
     }
 
     /// So much more may be used.
@@ -84,5 +111,21 @@ mod tests {
         assert!(headroom.is_low() && !headroom.has_room(1));
         headroom.measure(900);
         assert!(!headroom.is_low() && headroom.has_room(100));
+    }
+    #[test]
+    fn what_is_in_flight_counts_once() {
+        let headroom = Headroom::default();
+        headroom.set_max(1_000);
+        headroom.measure(500);
+        headroom.hold(300);
+        assert_eq!((headroom.used(), headroom.left()), (800, 200));
+        // The kernel has it in its count by now.
+        headroom.measure(800);
+        assert_eq!(headroom.used(), 800);
+        headroom.release(200);
+        assert_eq!(headroom.used(), 800, "it is not told yet whether the kernel has it back");
+        headroom.measure(600);
+        headroom.hold(500);
+        assert!(headroom.is_low() && headroom.left() == 0);
     }
 }

@@ -5,20 +5,35 @@
 //! (`gateway/purse`), so that a small request touches nothing that all connections share.
 
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use super::counters::Counter;
+use super::headroom::Headroom;
+
+/// Bytes that each account may hold however little memory is left, so that a server that is full is still
+/// read, and documents can be deleted.
+const ROOM_BYTES_MIN: u64 = 32 << 20;
 
 /// An account of the process, in bytes.
 #[derive(Debug)]
 pub struct Bank {
     held: AtomicU64,
     max: AtomicU64,
+    /// The bound by the memory that is left.
+    room: AtomicU64,
+    /// What is held here is a part of it.
+    memory: OnceLock<Arc<Headroom>>,
 }
 
 impl Default for Bank {
     /// No bound, until there is one.
     fn default() -> Self {
-        Self { held: AtomicU64::new(0), max: AtomicU64::new(u64::MAX) }
+        Self {
+            held: AtomicU64::new(0),
+            max: AtomicU64::new(u64::MAX),
+            room: AtomicU64::new(u64::MAX),
+            memory: OnceLock::new(),
+        }
     }
 }
 
@@ -32,7 +47,18 @@ impl Bank {
     /// The bound; `u64::MAX` for none.
     #[must_use]
     pub fn max(&self) -> u64 {
-        self.max.load(Ordering::Relaxed)
+        self.max.load(Ordering::Relaxed).min(self.room.load(Ordering::Relaxed))
+    }
+
+    /// Counts what is held here as memory that is used. Once, before anything is held.
+    fn count_in(&self, memory: &Arc<Headroom>) {
+        let _is_first = self.memory.set(memory.clone());
+    }
+
+    /// Bounds it by the memory that is left, in bytes.
+    fn fit(&self, left: u64) {
+        let room = self.held().saturating_add(left).max(ROOM_BYTES_MIN);
+        self.room.store(room, Ordering::Relaxed);
     }
 
     /// Sets the bound.
@@ -43,11 +69,17 @@ impl Bank {
     /// So much more is held.
     pub fn add(&self, bytes: u64) {
         self.held.fetch_add(bytes, Ordering::Relaxed);
+        if let Some(memory) = self.memory.get() {
+            memory.hold(bytes);
+        }
     }
 
     /// So much less is held.
     pub fn sub(&self, bytes: u64) {
         self.held.fetch_sub(bytes, Ordering::Relaxed);
+        if let Some(memory) = self.memory.get() {
+            memory.release(bytes);
+        }
     }
 }
 
@@ -105,9 +137,53 @@ impl InFlight {
         &self.faults[fault as usize]
     }
 
+    /// Counts what is held as memory that is used. Once, before anything is held.
+    pub fn count_in(&self, memory: &Arc<Headroom>) {
+        self.requests.count_in(memory);
+        self.answers.count_in(memory);
+    }
+
+    /// Bounds both accounts by the memory that is left, half of it each.
+    pub fn fit(&self, memory: &Headroom) {
+        let left = memory.left() / 2;
+        self.requests.fit(left);
+        self.answers.fit(left);
+    }
+
     /// Bytes of requests and answers.
     #[must_use]
     pub fn held(&self) -> u64 {
         self.requests.held() + self.answers.held()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn accounts_are_bounded_by_the_memory_that_is_left() {
+        let (in_flight, memory) = (InFlight::default(), Arc::new(Headroom::default()));
+        in_flight.count_in(&memory);
+        for bank in [&in_flight.requests, &in_flight.answers] {
+            bank.set_max(1 << 30);
+        }
+        in_flight.fit(&memory);
+        assert_eq!(in_flight.answers.max(), 1 << 30, "the memory has no bound");
+        memory.set_max(1 << 30);
+        memory.measure(700 << 20);
+        in_flight.requests.add(124 << 20);
+        assert_eq!(memory.left(), 200 << 20);
+        in_flight.fit(&memory);
+        assert_eq!(in_flight.requests.max(), (124 + 100) << 20);
+        assert_eq!(in_flight.answers.max(), 100 << 20);
+        // Those who read and delete have something where nothing is left.
+        memory.measure(2 << 30);
+        in_flight.fit(&memory);
+        assert_eq!(in_flight.answers.max(), ROOM_BYTES_MIN);
+        in_flight.requests.sub(124 << 20);
+        memory.measure(0);
+        in_flight.fit(&memory);
+        assert_eq!(in_flight.requests.max(), 512 << 20);
     }
 }

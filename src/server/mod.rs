@@ -241,7 +241,6 @@ impl Server {
             turn: Mutex::default(),
             access: access.clone(),
             health: health.clone(),
-            observed: observed.clone(),
             gateway,
             router: started.router.clone(),
             tls,

@@ -11,7 +11,6 @@ use super::settings;
 use crate::access::Access;
 use crate::config::{Config, Origins, Running};
 use crate::gateway::Gateway;
-use crate::observe::Observed;
 use crate::router::{Limits, Router};
 use crate::sizing;
 use crate::status::health::Health;
@@ -68,7 +67,6 @@ pub struct Reloader {
     pub(super) turn: Mutex<()>,
     pub(super) access: Arc<Access>,
     pub(super) health: Arc<Health>,
-    pub(super) observed: Arc<Observed>,
     pub(super) gateway: Arc<Gateway>,
     pub(super) router: Arc<Router>,
     pub(super) tls: Option<Arc<Tls>>,
@@ -119,7 +117,7 @@ impl Reloader {
         self.gateway.set_logging(&live.logging);
         self.gateway.set_write_rate(live.storage.max_write_bytes_per_sec);
         self.health.judge_by(live.slo.clone());
-        self.observed.memory.set_max(sizing::memory_max(&live.memory));
+        self.gateway.set_memory_max(sizing::memory_max(&live.memory));
         self.access.set_rate_limit(live.rate_limit.clone());
         self.running.store(Arc::new(running));
         // Files may lie where reading takes its time.

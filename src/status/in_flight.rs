@@ -10,7 +10,7 @@ pub(super) fn render(text: &mut Text, observed: &Observed) {
     for (name, help, bank) in [
         (
             "kyrodb_request_bytes_held",
-            "Bytes of requests that are not decoded.",
+            "Bytes of requests that are not answered, and of streams that are not decoded.",
             &in_flight.requests,
         ),
         ("kyrodb_answer_bytes_held", "Bytes of answers not taken yet.", &in_flight.answers),
@@ -18,7 +18,11 @@ pub(super) fn render(text: &mut Text, observed: &Observed) {
         text.gauge(name, help, bank.held());
     }
     let name = "kyrodb_in_flight_bytes_max";
-    text.gauge(name, "The bound on each of these.", in_flight.requests.max());
+    text.gauge(
+        name,
+        "The bound on each of these, by the memory that is left.",
+        in_flight.requests.max(),
+    );
     let name = "kyrodb_in_flight_ended_total";
     let help = "Requests and answers ended for the memory they hold, or for their time.";
     text.family(name, "counter", help);

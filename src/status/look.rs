@@ -13,7 +13,7 @@ use crate::observe::Observed;
 /// Between two looks at how much memory is used.
 const MEMORY_LOOK: Duration = Duration::from_millis(200);
 
-/// One in this many of these also counts descriptors: each of them costs a line of a directory.
+/// Of these, one in so many also counts descriptors: each of them costs a line of a directory.
 const FDS_LOOKS: u32 = 10;
 
 /// Between two looks at the files of the data directory.
@@ -41,6 +41,7 @@ impl Look {
         repeat("kyro-look", MEMORY_LOOK, is_over.clone(), move || {
             let (used, peak) = memory_bytes();
             seen.memory.measure(used);
+            seen.in_flight.fit(&seen.memory);
             seen.host.resident_bytes.set(used);
             seen.host.peak_bytes.set(peak);
             if looks % FDS_LOOKS == 0 {

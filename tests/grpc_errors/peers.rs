@@ -8,9 +8,10 @@ use tonic::Code;
 
 use super::clients::{HEALTH, SETTINGS, WINDOW, faults, in_flight, nothing_is_held};
 use super::common::{
-    Inside, Process, directory, eventually, get, insert, metric, runtime, search, vector,
+    Inside, Process, directory, eventually, get, insert, metric, retry_delay, runtime, search,
+    vector,
 };
-use super::frames::Frames;
+use super::frames::{Frames, a_moment};
 use super::peer::{
     DATA, END_STREAM, Frame, HEADERS, PING, Peer, RESET, WINDOW_UPDATE, frame, open,
 };
@@ -142,4 +143,85 @@ fn small_frames_behind_an_early_answer_leave_the_connection_alone() {
         nothing_is_held(&server).await;
     });
     assert_eq!(faults(&server), 0);
+}
+
+/// A tenant has its share over all its connections, and what others send is not refused for it.
+#[test]
+fn the_requests_of_a_tenant_hold_no_more_than_its_share() {
+    const PROCESS_MAX: u64 = 16 << 20;
+    const TENANT_MAX: u64 = PROCESS_MAX / 4;
+    const CONNECTIONS: usize = 2;
+    const REQUESTS: usize = 5;
+    const SENT: usize = 900_000;
+    let key = |tenant: &str| format!("kyro_{tenant}_{}", "k".repeat(32));
+    let entry = |tenant: &str| {
+        let key = key(tenant);
+        format!(
+            "  - {{key: {key}, tenant_id: {tenant}, tenant_name: T, enabled: true, max_vectors: 9}}\n"
+        )
+    };
+    let directory = directory();
+    let keys = directory.path().join("keys.yaml");
+    std::fs::write(&keys, format!("api_keys:\n{}{}", entry("acme"), entry("beta"))).unwrap();
+    let keys = keys.to_str().unwrap().to_owned();
+    let settings = [SETTINGS, &[("auth.enabled", "true"), ("auth.api_keys_file", &keys)]].concat();
+    let server = Inside::start_in(directory, &settings);
+    let requests = &in_flight(&server).requests;
+    requests.set_max(PROCESS_MAX);
+    runtime().block_on(async {
+        let address = server.server().grpc_address();
+        let half = async |frames: &Frames, tenant: &str| {
+            let mut request = frames.open(&method("Insert"), &[("x-api-key", &key(tenant))]).await;
+            // The beginning of a message of a million bytes.
+            let mut bytes = vec![0, 0, 15, 66, 64];
+            bytes.resize(SENT, 0);
+            request.body.send_data(bytes.into(), false).unwrap();
+            request
+        };
+        let (mut connections, mut open) = (Vec::new(), Vec::new());
+        for _ in 0..CONNECTIONS {
+            let frames = Frames::connect(address, WINDOW).await;
+            for _ in 0..REQUESTS {
+                open.push(half(&frames, "acme").await);
+            }
+            connections.push(frames);
+        }
+        let refused = &in_flight(&server).requests_refused;
+        let least = (CONNECTIONS * REQUESTS) as u64 - TENANT_MAX / SENT as u64;
+        eventually("those beyond its share are refused", || async { refused.get() >= least }).await;
+        assert!(requests.held() <= TENANT_MAX + (1 << 20), "{}", requests.held());
+        let before = refused.get();
+        let other = Frames::connect(address, WINDOW).await;
+        let of_other = half(&other, "beta").await;
+        eventually("it is held", || async { requests.held() > TENANT_MAX / 2 + SENT as u64 }).await;
+        a_moment().await;
+        assert_eq!(refused.get(), before, "another tenant has its own share");
+        drop((connections, other, of_other));
+        let mut refusals = 0;
+        for request in open {
+            let status = request.all().await.status;
+            if status.code() == Code::ResourceExhausted {
+                assert!(status.message().contains("of this tenant"), "{status:?}");
+                assert!(!retry_delay(&status).is_zero());
+                refusals += 1;
+            }
+        }
+        assert_eq!(refusals, before);
+        nothing_is_held(&server).await;
+    });
+}
+
+/// What requests hold is a part of the memory that may be used, before the kernel is asked again.
+#[test]
+fn what_is_in_flight_counts_as_memory_that_is_used() {
+    let server = Inside::start(&[]);
+    runtime().block_on(async {
+        let observed = server.server().observed();
+        let before = observed.memory.used();
+        // More than the kernel will ever count: nothing touches it.
+        const BYTES: u64 = 1 << 40;
+        observed.in_flight.requests.add(BYTES);
+        assert!(observed.memory.used() >= before.saturating_sub(1 << 30) + BYTES);
+        observed.in_flight.requests.sub(BYTES);
+    });
 }
