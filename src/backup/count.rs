@@ -36,7 +36,7 @@ fn count_shard(view: &View, manifest: &Manifest, shard: ShardId) -> Result<u64> 
     let apply = |_: Lsn, record: Record| ids.apply(&record);
     let read = run(recover(view, shard, &manifest.segments, from, apply));
     let log = read.map_err(|error| error.to_string())?;
-    if let Some(why) = log.torn.iter().chain(&log.warnings).next() {
+    if let Some(why) = log.losses.iter().chain(&log.torn).chain(&log.warnings).next() {
         return Err(format!("a segment is not whole: {why}"));
     }
     check_placement(ids.live.iter().map(|&id| DocId(id)), shard, manifest.shards)?;

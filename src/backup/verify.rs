@@ -218,7 +218,8 @@ pub fn trial(view: &View, manifest: &Manifest) -> Result<u64> {
         let recovered = run(recover(view, listed, params, || {}));
         let recovered = recovered.map_err(|error| error.to_string())?;
         let log = &recovered.log;
-        let mut faults = recovered.damaged.iter().chain(&log.torn).chain(&log.warnings);
+        let of_log = log.losses.iter().chain(&log.torn).chain(&log.warnings);
+        let mut faults = recovered.damaged.iter().chain(of_log);
         if let Some(why) = faults.next() {
             return Err(why.clone());
         }

@@ -17,7 +17,7 @@ use crate::manifest::{self, LoadError, Segment};
 use crate::observe::counters::ShardCounters;
 use crate::types::ShardId;
 use crate::wal::reader::Left;
-use crate::wal::{Prepared, Writer, segment_name};
+use crate::wal::{self, Prepared, Writer, segment_name};
 
 /// Documents of a shard, at most, of which it is checked that they belong to it: enough to notice
 /// another number of shards.
@@ -136,14 +136,7 @@ pub(super) async fn read(core: &Rc<Core>, open: Open) -> Result<Opened, Refusal>
         counters.damaged_snapshots.add(1);
     }
     counters.fallback_recoveries.add(u64::from(!damaged.is_empty()));
-    for torn in &log.torn {
-        tracing::warn!(shard = id.0, "the last write of the log was cut off: {torn}");
-        counters.torn_writes.add(1);
-    }
-    for warning in &log.warnings {
-        tracing::warn!(shard = id.0, "the log is not what it was when it was left: {warning}");
-        counters.torn_writes.add(1);
-    }
+    tell_of_log(id, &log, &counters);
     let number = log.next_number;
     let file = segment_name(id, number);
     // A file of that name may have been left by a start that got no further.
@@ -162,6 +155,22 @@ pub(super) async fn read(core: &Rc<Core>, open: Open) -> Result<Opened, Refusal>
     let pending = Pending { params, engine, counters, partitions, known, number };
     core.pending.borrow_mut().insert(id, pending);
     Ok(opened)
+}
+
+/// Says where the end of the log is not what was written: an error where acknowledged changes are
+/// missing, or may be; else a warning.
+fn tell_of_log(shard: ShardId, log: &wal::recover::Recovered, counters: &ShardCounters) {
+    let shard = shard.0;
+    for torn in &log.torn {
+        tracing::warn!(shard, "the last write of the log was cut off: {torn}");
+    }
+    for warning in &log.warnings {
+        tracing::warn!(shard, "the log is not what it was when it was left: {warning}");
+    }
+    for loss in &log.losses {
+        tracing::error!(shard, "acknowledged changes may be missing at the end of the log: {loss}");
+    }
+    counters.torn_writes.add((log.torn.len() + log.warnings.len() + log.losses.len()) as u64);
 }
 
 /// Whether some documents of the shard are its own. Where MANIFEST has another number of shards

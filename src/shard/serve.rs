@@ -359,12 +359,17 @@ async fn keep_tails(disk: &DirectDisk, left: Vec<(String, Left)>) -> Vec<String>
     let KeptTails { each, dropped } = disk.keep_tails(tails, unix_ms()).await;
     let mut failed = Vec::new();
     for ((name, left), kept) in left.into_iter().zip(each) {
-        match kept {
-            Ok(kept) => tracing::warn!("{name}: behind the end of the log were {left}: {kept}"),
-            Err(why) => {
-                tracing::warn!("{name}: behind the end of the log are {left}, left there: {why}");
-                failed.push(name);
-            }
+        let told = match &kept {
+            Ok(kept) => format!("{name}: behind the end of the log were {left}: {kept}"),
+            Err(why) => format!("{name}: behind the end of the log are {left}, left there: {why}"),
+        };
+        // Whole groups may have been acknowledged.
+        match left.groups {
+            0 => tracing::warn!("{told}"),
+            _ => tracing::error!("{told}"),
+        }
+        if kept.is_err() {
+            failed.push(name);
         }
     }
     if dropped > 0 {

@@ -30,10 +30,12 @@ pub struct Recovered {
     pub unused: Vec<String>,
     /// Records read.
     pub records: u64,
-    /// Writes that were cut off, in words.
+    /// Writes that were cut off and of which nothing says that they were acknowledged, in words.
     pub torn: Vec<String>,
-    /// What else is worth a warning: files that are missing or shorter, in words.
+    /// Files that are missing or shorter, and without which nothing is missing, in words.
     pub warnings: Vec<String>,
+    /// Ends of the log behind which acknowledged changes are missing, or may be, in words.
+    pub losses: Vec<String>,
     /// What lies behind the end of the log, by segment: to be kept before the file is cut there.
     pub left: Vec<(String, Left)>,
 }
@@ -74,6 +76,7 @@ pub async fn recover<D: Disk>(
         records: 0,
         torn: Vec::new(),
         warnings: Vec::new(),
+        losses: Vec::new(),
         left: Vec::new(),
     };
     let mut open = open_all(disk, shard, listed, from, &mut recovered.warnings).await?;
@@ -117,7 +120,9 @@ pub async fn recover<D: Disk>(
         unmet = unmet.filter(|_| !scan.is_met);
         recovered.records += records;
         if let Some(cut) = cut {
-            recovered.warnings.push(about_cut(segment, *cut, &scan, from));
+            let (told, is_loss) = about_cut(segment, *cut, &scan, from);
+            let list = if is_loss { &mut recovered.losses } else { &mut recovered.warnings };
+            list.push(told);
         }
         recovered.enter(segment, file, header, scan).await?;
     }
@@ -126,6 +131,7 @@ pub async fn recover<D: Disk>(
     if let (Some(from), Some(end)) = (unmet, reached)
         && from.next_lsn == end.next_lsn
         && recovered.warnings.is_empty()
+        && recovered.losses.is_empty()
         && let Some(last) = open.last()
     {
         return Err(corrupt(&last.segment.file, 0, from.next_lsn, &other_log(from)));
@@ -154,7 +160,10 @@ impl Recovered {
         scan: Scan,
     ) -> Result<(), ReadError> {
         let name = &segment.file;
-        self.torn.extend(scan.torn.map(|torn| format!("{name}: {torn}")));
+        // Later groups are whole, so this one was not the last, whose client may not have heard yet.
+        let has_groups_behind = scan.left.as_ref().is_some_and(|left| left.groups > 0);
+        let list = if has_groups_behind { &mut self.losses } else { &mut self.torn };
+        list.extend(scan.torn.map(|torn| format!("{name}: {torn}")));
         // A group without records is a part of the chain as well. Where there is none, nobody needs
         // the segment, and of its header it is not known whether it is durable. But one with a
         // group that was cut off or refused stays named: if its file outlived its name, it would
@@ -237,19 +246,18 @@ async fn look_for_a_cut<F: File>(shard: ShardId, open: &mut [Opened<F>]) -> Resu
     Ok(())
 }
 
-/// What a cut costs, as far as it is known.
-fn about_cut(segment: &Segment, cut: Cut, scan: &Scan, from: Option<Position>) -> String {
+/// What a cut costs, as far as it is known, and whether that may be acknowledged changes.
+fn about_cut(segment: &Segment, cut: Cut, scan: &Scan, from: Option<Position>) -> (String, bool) {
     let next = from.map_or(scan.end.next_lsn, |from| from.next_lsn.max(scan.end.next_lsn)).0;
-    let lost = match segment.sealed {
-        Some(sealed) if sealed.last_lsn < next => "nothing is lost by it".to_owned(),
-        Some(sealed) => format!(
-            "{} changes are lost, LSN {next} to {}",
-            sealed.last_lsn + 1 - next,
-            sealed.last_lsn
-        ),
-        None => "changes that were behind are lost, and nothing tells how many".to_owned(),
+    let (lost, is_loss) = match segment.sealed {
+        Some(sealed) if sealed.last_lsn < next => ("nothing is lost by it".to_owned(), false),
+        Some(sealed) => {
+            let count = sealed.last_lsn + 1 - next;
+            (format!("{count} changes are lost, LSN {next} to {}", sealed.last_lsn), true)
+        }
+        None => ("changes that were behind are lost, and nothing tells how many".to_owned(), true),
     };
-    format!(
+    let told = format!(
         "{}: the file was cut at byte {} of {}, where a group ends; {} records are left, the last \
          with LSN {}; {lost}",
         segment.file,
@@ -257,7 +265,8 @@ fn about_cut(segment: &Segment, cut: Cut, scan: &Scan, from: Option<Position>) -
         cut.made_bytes,
         scan.records,
         scan.end.next_lsn.0 - 1
-    )
+    );
+    (told, is_loss)
 }
 
 /// True if all records of a segment come before `from`.

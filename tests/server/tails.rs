@@ -113,7 +113,10 @@ fn what_a_start_cuts_off_is_told_and_kept() {
     let log = process.log();
     let told: Vec<&str> = log.lines().filter(|line| line.contains("quarantine/tail_")).collect();
     assert_eq!(told.len(), 1, "{log}");
-    assert_says(told[0], &[&name(&segment), "15 whole groups between LSN 6 and 20"]);
+    assert_says(told[0], &["ERROR", &name(&segment), "15 whole groups between LSN 6 and 20"]);
+    let loss = log.lines().find(|line| line.contains("changes may be missing")).unwrap();
+    assert_says(loss, &["ERROR", &name(&segment), "whole groups from LSN 6 on lie behind"]);
+    assert!(!log.contains("the last write of the log was cut off"), "{log}");
     process.stop();
     let mut kept = std::fs::read_dir(data_dir.join("quarantine")).unwrap();
     let kept = std::fs::read(kept.next().unwrap().unwrap().path()).unwrap();
@@ -177,7 +180,7 @@ fn a_log_cut_where_a_group_ends_starts_and_says_so() {
         let lost = if is_killed { "nothing tells how many" } else { "10 changes are lost, LSN 11" };
         let log = process.log();
         let warning = log.lines().find(|line| line.contains("where a group ends")).unwrap();
-        assert_says(warning, &["WARN", "10 records are left", lost]);
+        assert_says(warning, &["ERROR", "changes may be missing", "10 records are left", lost]);
         let metrics = get(process.http, "/metrics").unwrap().1;
         assert_eq!(metric_sum(&metrics, "kyrodb_wal_torn_writes_total"), 1.0);
         process.stop();
