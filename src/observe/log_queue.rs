@@ -172,7 +172,7 @@ impl LogQueue {
                 tracing::error!("the log file can't be opened again, the old one is kept: {error}");
             }
             for line in batch.iter() {
-                // The rotation of files panics where its directory is gone: no reason to log nothing more.
+                // A sink that panics is no reason to log nothing more.
                 let written = std::panic::AssertUnwindSafe(|| sink.write_line(line));
                 flows = std::panic::catch_unwind(written).is_ok_and(|written| written.is_ok());
                 if !flows {

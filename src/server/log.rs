@@ -8,20 +8,18 @@
 //! | set | no | the file | |
 //! | set | yes | the file | standard error, which is the journal, with priorities |
 
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io::{Result, Write};
 use std::os::fd::AsFd;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use file_rotate::compression::Compression;
-use file_rotate::suffix::AppendCount;
-use file_rotate::{ContentLimit, FileRotate};
 use tracing::{Level, Metadata};
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::MakeWriter;
 
+use super::log_file::LogFile;
 use crate::config::{Config, LogFormat, LoggingSection};
 use crate::observe::log_queue::{self, LOSS_TARGET, LogQueue, QUEUE_BYTES_MAX, Sink};
 
@@ -296,51 +294,6 @@ impl Sink for Stream {
     }
 }
 
-/// A log file: one, or with `logging.rotation` a row of them: `kyrodb.log`, `kyrodb.log.1` before it,
-/// and so on, `logging.max_files` in all.
-struct LogFile {
-    path: PathBuf,
-    logging: LoggingSection,
-    file: Kind,
-}
-
-enum Kind {
-    One(File),
-    Row(Box<FileRotate<AppendCount>>),
-}
-
-impl LogFile {
-    fn open(path: &Path, logging: &LoggingSection) -> Result<Self> {
-        let file = open(path, logging)?;
-        Ok(Self { path: path.to_owned(), logging: logging.clone(), file })
-    }
-}
-
-fn open(path: &Path, logging: &LoggingSection) -> Result<Kind> {
-    let file = OpenOptions::new().create(true).append(true).open(path)?;
-    if !logging.rotation {
-        return Ok(Kind::One(file));
-    }
-    let max_bytes = usize::try_from(logging.max_file_size_bytes).unwrap_or(usize::MAX);
-    let before = AppendCount::new(logging.max_files - 1);
-    let limit = ContentLimit::BytesSurpassed(max_bytes);
-    Ok(Kind::Row(Box::new(FileRotate::new(path, before, limit, Compression::None, None))))
-}
-
-impl Sink for LogFile {
-    fn write_line(&mut self, line: &[u8]) -> Result<()> {
-        match &mut self.file {
-            Kind::One(file) => file.write_all(line),
-            Kind::Row(files) => files.write_all(line),
-        }
-    }
-
-    fn reopen(&mut self) -> Result<()> {
-        self.file = open(&self.path, &self.logging)?;
-        Ok(())
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -350,23 +303,5 @@ mod tests {
         let marked = with_priority(Level::WARN, b"one\ntwo\n");
         assert_eq!(marked, b"<4>one\n<4>two\n");
         assert_eq!([Level::ERROR, Level::INFO, Level::TRACE].map(priority), *b"367");
-    }
-
-    #[test]
-    fn a_file_that_was_moved_is_opened_again_by_its_name() {
-        for rotation in [false, true] {
-            let directory = tempfile::tempdir().unwrap();
-            let path = directory.path().join("kyrodb.log");
-            let logging = LoggingSection { rotation, ..crate::config::Config::default().logging };
-            let mut file = LogFile::open(&path, &logging).unwrap();
-            file.write_line(b"before\n").unwrap();
-            std::fs::rename(&path, directory.path().join("moved")).unwrap();
-            file.write_line(b"still there\n").unwrap();
-            file.reopen().unwrap();
-            file.write_line(b"after\n").unwrap();
-            let read = |name| std::fs::read_to_string(directory.path().join(name)).unwrap();
-            assert_eq!(read("moved"), "before\nstill there\n", "rotation {rotation}");
-            assert_eq!(read("kyrodb.log"), "after\n", "rotation {rotation}");
-        }
     }
 }

@@ -10,6 +10,7 @@ mod dimension;
 pub(crate) mod directory;
 mod listen;
 pub mod log;
+mod log_file;
 mod open;
 mod open_files;
 mod pid_file;
