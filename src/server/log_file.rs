@@ -97,7 +97,7 @@ impl Sink for LogFile {
     fn reopen(&mut self) -> Result<()> {
         (self.file, self.bytes) = match open(&self.path) {
             Err(error) if error.kind() == ErrorKind::NotFound => {
-                fs::create_dir_all(self.path.parent().unwrap_or(Path::new("")))?;
+                fs::create_dir_all(self.path.parent().unwrap_or_else(|| Path::new("")))?;
                 open(&self.path)
             }
             opened => opened,

@@ -9,6 +9,7 @@ use axum::http::StatusCode;
 use axum::response::{IntoResponse, Json, Response};
 use serde_json::{Value, json};
 
+use super::allocator;
 use super::aside::aside;
 use super::http::Pages;
 use super::pages::Parameters;
@@ -217,22 +218,25 @@ pub(super) async fn rotate(State(pages): State<Arc<Pages>>) -> Response {
     }
 }
 
-/// Gives back memory that is not needed: answers that the cache of queries keeps, and what profiles
-/// have read of the program's symbols. Documents and the graph stay as they are.
+/// Gives back memory that is not needed: answers that the cache of queries keeps, what profiles have
+/// read of the program's symbols, and what the allocator keeps free, those two among it. Documents and
+/// the graph stay as they are.
 pub(super) async fn gc(State(pages): State<Arc<Pages>>) -> Response {
     let answers = pages.shards.get().map_or(0, |shards| shards.drop_answers());
     let looked = aside(|| {
         let before = memory_bytes().0;
         backtrace::clear_symbol_cache();
-        (before, memory_bytes().0)
+        let is_trimmed = allocator::trim();
+        (before, memory_bytes().0, is_trimmed)
     });
     match looked.await {
-        Ok((before, after)) => answer(
+        Ok((before, after, is_trimmed)) => answer(
             StatusCode::OK,
             json!({
                 "resident_bytes_before": before,
                 "resident_bytes_after": after,
                 "answers_dropped": answers,
+                "allocator_trimmed": is_trimmed,
             }),
         ),
         Err(refused) => refused,

@@ -1,6 +1,7 @@
 //! How the server is, for operators and their programs: health, metrics, HTTP.
 
 mod admin;
+mod allocator;
 mod aside;
 mod document_cache;
 pub mod health;

@@ -1,7 +1,12 @@
 //! `/debug/pprof/threads` (and `goroutine`, by which name people look for it): what each thread of the
-//! process is at, as the kernel says, and for a core what it is doing. Where threads spend their time,
-//! with stacks, is what `/debug/pprof/profile` tells.
+//! process is at, as the kernel says, and for a core what it is doing; with `seconds=N` also the stack in
+//! which each was most often while it ran.
+//!
+//! There is no stack of a thread that sleeps all the while: only the thread itself can walk it, in the
+//! handler of a signal, and a signal ends the waits of `io_uring_enter` and `epoll_wait` with EINTR. Where
+//! in the kernel it sleeps is told.
 
+use std::collections::HashMap;
 use std::fmt::Write;
 use std::sync::Arc;
 
@@ -11,6 +16,8 @@ use axum::response::{IntoResponse, Response};
 
 use super::aside::aside;
 use super::http::Pages;
+use super::pages::Parameters;
+use super::profile::{self, Busiest};
 
 /// Clock ticks in a second, as Linux counts them for programs on every architecture.
 const TICKS: f64 = 100.0;
@@ -18,15 +25,22 @@ const TICKS: f64 = 100.0;
 /// `/debug/pprof/`: what there is.
 pub(super) async fn index() -> Response {
     let text = "profile?seconds=N&format=svg|pprof|folded   where CPU time goes, with stacks\n\
-                threads   what each thread is at (also as goroutine?debug=1)\n\
+                threads   what each thread is at (also as goroutine?debug=1); with seconds=N its stack\n\
                 heap      why there is none, and where memory is counted\n";
     plain(text.into())
 }
 
-pub(super) async fn threads(State(pages): State<Arc<Pages>>) -> Response {
+pub(super) async fn threads(State(pages): State<Arc<Pages>>, parameters: Parameters) -> Response {
+    let busiest = match parameters.get("seconds") {
+        None => None,
+        Some(seconds) => match profile::busiest(seconds).await {
+            Ok(busiest) => Some(busiest),
+            Err(refused) => return refused,
+        },
+    };
     let doing: Vec<&str> =
         pages.health.hearts().iter().map(|heart| heart.doing.now().word()).collect();
-    match aside(move || all(&doing)).await {
+    match aside(move || all(&doing, busiest.as_ref())).await {
         Ok(text) => plain(text),
         Err(refused) => refused,
     }
@@ -36,8 +50,8 @@ fn plain(text: String) -> Response {
     ([(header::CONTENT_TYPE, "text/plain; charset=utf-8")], text).into_response()
 }
 
-/// One line a thread, by name.
-fn all(doing: &[&str]) -> String {
+/// One line a thread, by name, and the stack that it was found in, if that was looked for.
+fn all(doing: &[&str], busiest: Option<&HashMap<Arc<str>, Busiest>>) -> String {
     let tasks = std::fs::read_dir("/proc/self/task").into_iter().flatten().flatten();
     let mut lines: Vec<String> = tasks
         .filter_map(|task| {
@@ -49,7 +63,24 @@ fn all(doing: &[&str]) -> String {
     lines.sort();
     let mut text = format!("threads: {}\n", lines.len());
     for line in lines {
-        let written = writeln!(text, "{line}");
+        text.push_str(&line);
+        text.push('\n');
+        let name = line.rsplit_once(" (thread ").map_or("", |(name, _)| name);
+        if let Some(busiest) = busiest {
+            text.push_str(&stack(busiest.get(name)));
+        }
+    }
+    text
+}
+
+/// The stack that a thread was found in, the innermost function first.
+fn stack(found: Option<&Busiest>) -> String {
+    let Some(Busiest { functions, there, running }) = found else {
+        return "    it did not run meanwhile\n".into();
+    };
+    let mut text = format!("    in {there} of {running} samples:\n");
+    for function in functions {
+        let written = writeln!(text, "      {function}");
         debug_assert!(written.is_ok(), "writing to a string can't fail");
     }
     text
@@ -97,7 +128,20 @@ mod tests {
 
     #[test]
     fn this_thread_is_among_all() {
-        let text = all(&[]);
+        let text = all(&[], None);
         assert!(text.starts_with("threads: ") && text.contains(", CPU "), "{text}");
+        assert!(!text.contains("it did not run"), "nobody looked: {text}");
+    }
+
+    #[test]
+    fn a_thread_has_the_stack_that_it_was_found_in() {
+        let functions = vec!["kyrodb::inner".to_owned(), "kyrodb::outer".to_owned()];
+        let found = Busiest { functions, there: 3, running: 4 };
+        let expected = "    in 3 of 4 samples:\n      kyrodb::inner\n      kyrodb::outer\n";
+        assert_eq!(stack(Some(&found)), expected);
+        let name = std::thread::current().name().unwrap_or_default().to_owned();
+        let seen: String = name.chars().take(15).collect();
+        let text = all(&[], Some(&HashMap::from([(seen.as_str().into(), found)])));
+        assert!(text.contains(expected), "{seen}: {text}");
     }
 }

@@ -108,6 +108,19 @@ fn memory_is_given_back_and_threads_are_told() {
     let given = post(&process, "/admin/gc");
     let bytes = |key: &str| given[key].as_u64().unwrap();
     assert!(bytes("resident_bytes_before") > 1 << 20 && bytes("resident_bytes_after") > 1 << 20);
+    assert!(given["allocator_trimmed"].is_boolean(), "{given}");
+    let (code, text) = get(process.http, "/debug/pprof/threads?seconds=1").unwrap();
+    match code {
+        200 => {
+            let stacks = text.matches(" samples:").count();
+            let idle = text.matches("it did not run meanwhile").count();
+            let threads = text.lines().filter(|line| line.contains(" (thread ")).count();
+            assert!(threads > 4 && stacks + idle == threads, "{text}");
+        }
+        501 => assert_says(&text, &["kernel.perf_event_paranoid"]),
+        _ => panic!("{code}: {text}"),
+    }
+    assert_eq!(get(process.http, "/debug/pprof/threads?seconds=61").unwrap().0, 400);
     for page in ["/debug/pprof/threads", "/debug/pprof/goroutine?debug=1"] {
         let (code, text) = get(process.http, page).unwrap();
         assert_eq!(code, 200, "{text}");

@@ -14,9 +14,12 @@ mod pprof;
 mod sampler;
 mod symbols;
 
+use std::collections::HashMap;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use axum::extract::Query;
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Json, Response};
 use serde_json::json;
@@ -151,6 +154,50 @@ pub(super) async fn profile(parameters: Parameters, headers: HeaderMap) -> Respo
     }
 }
 
+/// Where a thread was while it ran.
+pub(super) struct Busiest {
+    /// Functions of its most frequent stack, the innermost first.
+    pub(super) functions: Vec<String>,
+    /// Samples that found it there, and all that found it running.
+    pub(super) there: u64,
+    pub(super) running: u64,
+}
+
+/// Where the threads of this process, by name, are while they run, for so many seconds. One that does
+/// not run meanwhile is not among them.
+///
+/// # Errors
+/// The answer to the client if there is no profile.
+pub(super) async fn busiest(seconds: &str) -> Result<HashMap<Arc<str>, Busiest>, Response> {
+    let hertz = HERTZ_MAX.to_string();
+    let pairs = [("seconds", seconds), ("hz", &hertz), ("format", "folded")];
+    let parameters = pairs.into_iter().map(|(name, value)| (name.into(), value.into())).collect();
+    let asked = Asked::read(&Query(parameters), &HeaderMap::new())
+        .map_err(|why| refuse(StatusCode::BAD_REQUEST, why))?;
+    let Some(turn) = Turn::take() else {
+        let why = "another profile is being taken: one at a time".into();
+        return Err(refuse(StatusCode::CONFLICT, why));
+    };
+    let samples = sample(asked).await.map_err(|why| refuse(StatusCode::NOT_IMPLEMENTED, why))?;
+    let named = tokio::task::spawn_blocking(move || {
+        let _turn = turn;
+        let symbols = Symbols::of(&samples);
+        let mut threads: HashMap<Arc<str>, Busiest> = HashMap::new();
+        for (stack, count) in &samples.stacks {
+            let thread = threads.entry(stack.thread.clone());
+            let found = thread.or_insert(Busiest { functions: Vec::new(), there: 0, running: 0 });
+            found.running += count;
+            if *count > found.there {
+                found.there = *count;
+                found.functions =
+                    symbols.frames(stack).map(|frame| frame.function.clone()).collect();
+            }
+        }
+        threads
+    });
+    named.await.map_err(|error| refuse(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()))
+}
+
 async fn sample(asked: Asked) -> Result<Samples, String> {
     let (begun, begun_unix_ms) = (Instant::now(), unix_ms());
     let mut sampler = Sampler::begin(asked.hertz)?;
@@ -184,8 +231,6 @@ pub(super) async fn heap() -> Response {
 
 #[cfg(test)]
 mod tests {
-    use axum::extract::Query;
-
     use super::*;
 
     fn asked(pairs: &[(&str, &str)], accept: Option<&'static str>) -> Result<Asked, String> {
