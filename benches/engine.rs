@@ -127,7 +127,8 @@ fn inserts(criterion: &mut Criterion, engine: &mut Engine) {
 
 fn snapshots(criterion: &mut Criterion, engine: &mut Engine) {
     let mut pieces = || {
-        let mut checkpoint = engine.begin_checkpoint(&[], |_| false);
+        let mut checkpoint =
+            engine.begin_checkpoint(std::sync::Arc::default(), std::collections::BTreeSet::new());
         let mut count = 0;
         while let Some(piece) = checkpoint.next(engine) {
             black_box(piece);

@@ -24,7 +24,8 @@ const PARTS: [Part; 9] = [
 
 pub(crate) fn save(path: &Path, engine: &mut Engine) {
     let mut file = BufWriter::new(File::create(path).unwrap());
-    let mut checkpoint = engine.begin_checkpoint(&[], |_| false);
+    let mut checkpoint =
+        engine.begin_checkpoint(std::sync::Arc::default(), std::collections::BTreeSet::new());
     let shape = checkpoint.shape();
     let Shape { dimension, m, slots, live, linked, dead_linked, upper_lists, entry, .. } = shape;
     let words = [dimension, m, slots, live, linked, dead_linked, upper_lists].map(u64::from);

@@ -260,6 +260,10 @@ impl Disk for DirectDisk {
         })
     }
 
+    async fn rest(&self) {
+        glommio::executor().yield_if_needed().await;
+    }
+
     async fn sync_dir(&self) -> Result<()> {
         for folder in self.folders.all() {
             let name = folder.display().to_string();

@@ -128,6 +128,10 @@ pub trait Disk: 'static {
     /// # Errors
     /// If the system fails.
     async fn sync_dir(&self) -> Result<()>;
+
+    /// Lets other work of the thread go on, between two pieces of work in memory. Only a disk of a core
+    /// has such work beside it.
+    async fn rest(&self) {}
 }
 
 /// An open file.

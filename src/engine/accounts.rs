@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::store::Store;
 use crate::store::payload::TENANT_KEY;
+use crate::store::slices::slices;
 use crate::types::DocId;
 
 /// The documents of one tenant.
@@ -98,21 +99,29 @@ impl Drop for Ledger {
 }
 
 impl Ledger {
-    /// Counts what is in the shard, which was just brought back, and goes on from there.
-    pub(super) fn open(accounts: Option<Arc<Accounts>>, store: &Store) -> Self {
+    /// Counts what is in the shard, which was just brought back, in slices, and goes on from there.
+    pub(super) async fn open(
+        accounts: Option<Arc<Accounts>>,
+        store: &Store,
+        rest: &impl AsyncFn(),
+    ) -> Self {
         let mut ledger = Self { accounts, tenants: BTreeMap::new() };
         let Some(accounts) = ledger.accounts.clone() else { return ledger };
         let mut named = BTreeMap::new();
-        for slot in store.slots().filter(|&slot| store.is_live(slot)) {
-            let tenant = store.doc_id(slot).tenant();
-            let is_named = named.entry(tenant).or_insert(false);
-            if !*is_named && let Some(name) = store.payload(slot).get(TENANT_KEY) {
-                accounts.note_name(tenant, name);
-                *is_named = true;
+        for slice in slices(store.slot_count()) {
+            let slots = slice.map(|number| store.stripe().slot(number));
+            for slot in slots.filter(|&slot| store.is_live(slot)) {
+                let tenant = store.doc_id(slot).tenant();
+                let is_named = named.entry(tenant).or_insert(false);
+                if !*is_named && let Some(name) = store.payload(slot).get(TENANT_KEY) {
+                    accounts.note_name(tenant, name);
+                    *is_named = true;
+                }
+                if let Some(entry) = ledger.entry(tenant) {
+                    entry.live += 1;
+                }
             }
-            if let Some(entry) = ledger.entry(tenant) {
-                entry.live += 1;
-            }
+            rest().await;
         }
         ledger.abandon_staged();
         ledger

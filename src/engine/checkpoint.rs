@@ -3,8 +3,9 @@
 //! Documents are seen as a search sees them, by their lifetimes; the graph keeps copies of what
 //! is written over ([`crate::graph::frozen`]). A piece is some tens of microseconds of work.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeSet;
 use std::ops::Range;
+use std::sync::Arc;
 
 use super::{Engine, VectorStorage};
 use crate::snapshot::{
@@ -17,6 +18,16 @@ use crate::types::Lsn;
 /// A snapshot begins once one part in so many of the memory for vectors that wait for one is taken:
 /// while it is written, as many again may come.
 const UNSAVED_PARTS: usize = 3;
+
+/// Blocks of which it is found out in a piece of work whether they stay where they are: some tens of
+/// microseconds.
+const BLOCKS_AT_ONCE: usize = if cfg!(test) { 4 } else { 1_024 };
+
+/// Ids that are put into the index in a piece of work: each costs a miss of the caches or two.
+const IDS_AT_ONCE: u32 = if cfg!(test) { 64 } else { 512 };
+
+/// Parts that a snapshot has.
+const PARTS: usize = 9;
 
 /// Some rows of a part.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -39,6 +50,8 @@ pub enum Next {
     /// A piece that can only be made of what is in this extent: it has to be read, whatever state it
     /// is in, and given.
     Read(Extent),
+    /// Nothing yet: it is to be asked again, once others have had their turn.
+    More,
 }
 
 /// A snapshot on its way. [`Engine::end_checkpoint`] or [`Engine::abandon_checkpoint`] must
@@ -47,12 +60,30 @@ pub struct Checkpoint {
     snapshot: Lsn,
     shape: Shape,
     changed: Changed,
+    /// The snapshot before, in the order of parts and blocks, and files of it that are to be left.
+    before: Arc<Vec<Extent>>,
+    worn: BTreeSet<u64>,
     /// Extents of the snapshot before that stay as they are.
     carried: Vec<Extent>,
-    /// Where blocks of vectors are that have to be written anew, if vectors are on disk alone.
-    bases: BTreeMap<u32, Extent>,
-    todo: VecDeque<(Part, u32)>,
+    /// What there is to write, and how far it has come: to which part, and to which block of that.
+    parts: [(Part, u32, u32); PARTS],
+    part: usize,
+    block: u32,
+    /// Where in `before` the next extent of the part is.
+    next_before: usize,
+    /// That block has to be written.
+    is_writing: bool,
+    /// The ids of that block so far.
+    ids: Vec<u8>,
     index: Index,
+}
+
+/// What becomes of a block.
+enum Fate {
+    Stays,
+    IsWritten(Part, u32),
+    /// There are no more.
+    End,
 }
 
 impl Checkpoint {
@@ -68,7 +99,8 @@ impl Checkpoint {
         self.shape
     }
 
-    /// Extents of the snapshot before that stay as they are; all of them are known once all pieces were given.
+    /// Extents of the snapshot before that stay as they are, in the order of parts and blocks; all of
+    /// them are known once all pieces were given.
     #[must_use]
     pub fn carried(&self) -> &[Extent] {
         &self.carried
@@ -79,10 +111,13 @@ impl Checkpoint {
     /// # Panics
     /// If they are not, and something has to be read.
     pub fn next(&mut self, engine: &Engine) -> Option<Piece> {
-        match self.next_over(engine, None) {
-            Ok(Next::Piece(piece)) => Some(piece),
-            Ok(Next::Done) => None,
-            other => unreachable!("vectors are in memory: {other:?}"),
+        loop {
+            match self.next_over(engine, None) {
+                Ok(Next::Piece(piece)) => return Some(piece),
+                Ok(Next::Done) => return None,
+                Ok(Next::More) => {}
+                other => unreachable!("vectors are in memory: {other:?}"),
+            }
         }
     }
 
@@ -91,15 +126,69 @@ impl Checkpoint {
     /// # Errors
     /// If a vector that it should have can't be read any more. Then it can't be finished.
     pub fn next_over(&mut self, engine: &Engine, mut base: Option<&[u8]>) -> Result<Next, String> {
-        while let Some(&(part, block)) = self.todo.front() {
-            if let Some(next) = self.next_of(engine, part, block, base.take())? {
-                return Ok(next);
+        for _ in 0..BLOCKS_AT_ONCE {
+            match self.fate(engine) {
+                Fate::End => return Ok(Next::Done),
+                Fate::Stays => {}
+                Fate::IsWritten(part, block) => {
+                    if let Some(next) = self.next_of(engine, part, block, base.take())? {
+                        return Ok(next);
+                    }
+                }
             }
         }
-        Ok(Next::Done)
+        Ok(Next::More)
     }
 
-    /// What comes next of the first block; `None` if that stays where it is.
+    /// What becomes of the block that is next. One that stays is done with.
+    fn fate(&mut self, engine: &Engine) -> Fate {
+        let Some(&(part, rows, in_block)) = self.parts.get(self.part) else { return Fate::End };
+        if self.block >= rows.div_ceil(in_block) {
+            self.part += 1;
+            self.block = 0;
+            let part = self.parts.get(self.part).map(|(part, ..)| *part);
+            self.next_before = self.before.partition_point(|extent| Some(extent.part) < part);
+            return Fate::Stays;
+        }
+        if !self.is_writing {
+            let extent = self.before.get(self.next_before).copied();
+            let extent = extent.filter(|e| (e.part, e.block) == (part, self.block));
+            self.next_before += usize::from(extent.is_some());
+            if let Some(extent) = extent.filter(|extent| self.is_same(engine, extent)) {
+                self.carried.push(extent);
+                self.block += 1;
+                return Fate::Stays;
+            }
+            self.is_writing = true;
+        }
+        Fate::IsWritten(part, self.block)
+    }
+
+    /// True if a block of the snapshot before may stay where that has it.
+    fn is_same(&self, engine: &Engine, extent: &Extent) -> bool {
+        let (changed, block) = (&self.changed, extent.block);
+        let is_changed = match extent.part {
+            Part::Vectors => changed.vectors.contains(block) || engine.store.is_damaged(block),
+            Part::Payloads => changed.payloads.contains(block),
+            _ => true,
+        };
+        !is_changed && !self.worn.contains(&extent.file)
+    }
+
+    /// Where the snapshot before has a block of vectors.
+    fn base(&self, block: u32) -> Option<Extent> {
+        let key = |extent: &Extent| (extent.part, extent.block);
+        let found = self.before.binary_search_by_key(&(Part::Vectors, block), key);
+        found.ok().map(|index| self.before[index])
+    }
+
+    /// The block that was being written is done with.
+    fn finish_block(&mut self) {
+        self.block += 1;
+        self.is_writing = false;
+    }
+
+    /// What comes next of a block; `None` if that stays where it is.
     fn next_of(
         &mut self,
         engine: &Engine,
@@ -115,16 +204,15 @@ impl Checkpoint {
                 match store.saved_vectors(numbers, self.snapshot, base) {
                     SavedVectors::Rows(bytes) => bytes,
                     SavedVectors::OnDisk => {
-                        let base = self.bases.get(&block).copied();
-                        let next = base.map(|base| Some(Next::Read(base)));
+                        let next = self.base(block).map(|base| Some(Next::Read(base)));
                         return next.ok_or_else(|| {
                             format!("nobody knows where block {block} of vectors is")
                         });
                     }
                     // It is not written anew without that; nor does it keep others from being saved.
                     SavedVectors::Lost(_) if self.may_stay(block) => {
-                        self.carried.extend(self.bases.get(&block));
-                        self.todo.pop_front();
+                        self.carried.extend(self.base(block));
+                        self.finish_block();
                         return Ok(None);
                     }
                     SavedVectors::Lost(id) => {
@@ -138,7 +226,10 @@ impl Checkpoint {
             }
             Part::Payloads => store.saved_payloads(slots(PAYLOADS_IN_BLOCK), self.snapshot),
             Part::Lives => store.saved_lives(slots(SLOTS_IN_BLOCK), self.snapshot),
-            Part::Ids => store.saved_ids(slots(SLOTS_IN_BLOCK), self.snapshot, &mut self.index),
+            Part::Ids => match self.next_ids(engine, slots(SLOTS_IN_BLOCK)) {
+                Some(ids) => ids,
+                None => return Ok(Some(Next::More)),
+            },
             Part::Levels => {
                 let mut levels = Vec::new();
                 engine
@@ -158,7 +249,7 @@ impl Checkpoint {
                 bytemuck::cast_slice(&engine.graph.frozen_upper_links(stripe, block)).to_vec()
             }
             Part::Index if self.index.is_given_up() => {
-                self.todo.pop_front();
+                self.finish_block();
                 return Ok(None);
             }
             Part::Index => {
@@ -168,13 +259,22 @@ impl Checkpoint {
                 bytemuck::cast_slice(&self.index.entries()[entries]).to_vec()
             }
         };
-        self.todo.pop_front();
+        self.finish_block();
         Ok(Some(Next::Piece(Piece { part, block, bytes })))
+    }
+
+    /// Some more of the ids of these slots, which are a block; all of them once they are.
+    fn next_ids(&mut self, engine: &Engine, slots: Range<u32>) -> Option<Vec<u8>> {
+        let start = slots.start + (self.ids.len() / size_of::<u64>()) as u32;
+        let end = slots.end.min(start + IDS_AT_ONCE);
+        let ids = engine.store.saved_ids(start..end, self.snapshot, &mut self.index);
+        self.ids.extend_from_slice(&ids);
+        (end == slots.end).then(|| std::mem::take(&mut self.ids))
     }
 
     /// True if a block of vectors has not changed since it was written.
     fn may_stay(&self, block: u32) -> bool {
-        !self.changed.vectors.contains(&block) && self.bases.contains_key(&block)
+        !self.changed.vectors.contains(block) && self.base(block).is_some()
     }
 }
 
@@ -196,16 +296,17 @@ impl Engine {
         self.linker.is_none() && self.batch.is_empty() && self.draining.1.is_empty()
     }
 
-    /// Begins a snapshot of the shard as it is now. `before` are the extents of the newest
-    /// snapshot on disk; blocks for which `stays` says so stay where it has them, if they
-    /// have not changed since, and nothing in them was found to be damaged.
+    /// Begins a snapshot of the shard as it is now, in time that does not depend on how large that is.
+    /// `before` are the extents of the newest snapshot on disk, in the order of parts and blocks; blocks
+    /// stay where it has them, if they have not changed since, nothing in them was found to be damaged,
+    /// and they are in none of the files `worn`.
     ///
     /// # Panics
     /// If it may not begin now, or another one is on its way.
     pub fn begin_checkpoint(
         &mut self,
-        before: &[Extent],
-        stays: impl Fn(&Extent) -> bool,
+        before: Arc<Vec<Extent>>,
+        worn: BTreeSet<u64>,
     ) -> Checkpoint {
         assert!(self.may_checkpoint());
         let snapshot = self.applied;
@@ -213,7 +314,6 @@ impl Engine {
         let slots = self.store.slot_count();
         let stripe = self.store.stripe();
         let frame = self.graph.freeze(stripe, slots, self.links_in_block());
-        let changed = self.store.take_changed();
         let (live, graph) = (self.store.live_count(), self.graph.params());
         let shape = Shape {
             metric: self.params.metric,
@@ -227,46 +327,29 @@ impl Engine {
             entry: frame.entry,
             stripe,
         };
-        let is_same = |extent: &&Extent| {
-            let changed = match extent.part {
-                Part::Vectors => {
-                    changed.vectors.contains(&extent.block) || self.store.is_damaged(extent.block)
-                }
-                Part::Payloads => changed.payloads.contains(&extent.block),
-                _ => true,
-            };
-            !changed && stays(extent)
-        };
-        let carried: Vec<Extent> = before.iter().filter(is_same).copied().collect();
-        let is_base = |extent: &&Extent| extent.part == Part::Vectors && !is_same(extent);
-        let bases = match self.store.places() {
-            Some(_) => before.iter().filter(is_base).map(|e| (e.block, *e)).collect(),
-            None => BTreeMap::new(),
-        };
-        let (index, todo) = (Index::with_room(live), VecDeque::new());
-        let mut checkpoint = Checkpoint { snapshot, shape, changed, carried, bases, todo, index };
-        self.plan_pieces(&mut checkpoint);
-        checkpoint
-    }
-
-    /// Lists what has to be written.
-    fn plan_pieces(&self, checkpoint: &mut Checkpoint) {
-        // In the order of a table already, as a rule: there are 100,000 of them at ten million documents.
-        let mut carried: Vec<(Part, u32)> =
-            checkpoint.carried.iter().map(|extent| (extent.part, extent.block)).collect();
-        carried.sort_unstable();
-        let entries = checkpoint.index.entries().len() as u32;
-        for (part, rows, in_block) in self.parts(&checkpoint.shape, entries) {
-            let first = carried.partition_point(|key| key.0 < part);
-            let mut carried = carried[first..].iter().copied().peekable();
-            let blocks = (0..rows.div_ceil(in_block)).map(|block| (part, block));
-            checkpoint.todo.extend(blocks.filter(|key| carried.next_if_eq(key).is_none()));
+        let index = Index::with_room(live);
+        let parts = self.parts(&shape, index.entries().len() as u32);
+        Checkpoint {
+            snapshot,
+            shape,
+            changed: self.store.take_changed(),
+            before,
+            worn,
+            carried: Vec::new(),
+            parts,
+            part: 0,
+            block: 0,
+            next_before: 0,
+            is_writing: false,
+            ids: Vec::new(),
+            index,
         }
     }
 
     /// All parts, how many rows each has, and how many of them are in a block. In the order of
-    /// writing: ids come before the index, which is made of them.
-    pub(super) fn parts(&self, shape: &Shape, index_entries: u32) -> [(Part, u32, u32); 9] {
+    /// writing: ids come before the index, which is made of them, and the graph, of which copies are kept
+    /// until it is written, before the longest parts.
+    pub(super) fn parts(&self, shape: &Shape, index_entries: u32) -> [(Part, u32, u32); PARTS] {
         let slots = shape.slots;
         let links = self.links_in_block();
         [
@@ -276,8 +359,8 @@ impl Engine {
             (Part::UpperStarts, slots, SLOTS_IN_BLOCK),
             (Part::Links, slots, links),
             (Part::UpperLinks, shape.upper_lists, links),
-            (Part::Payloads, slots, PAYLOADS_IN_BLOCK),
             (Part::Vectors, slots, vectors_in_block(self.store.vectors().row_bytes())),
+            (Part::Payloads, slots, PAYLOADS_IN_BLOCK),
             (Part::Index, index_entries, INDEX_IN_BLOCK),
         ]
     }
@@ -321,16 +404,15 @@ impl Engine {
         self.store.row_bytes_in_memory() + staged
     }
 
-    /// A snapshot is durable, and MANIFEST names it. These are its extents: what is on disk is read
-    /// from there from now on, so that files which it makes dispensable may go.
-    pub fn note_saved(&mut self, checkpoint: &Checkpoint, extents: &[Extent]) {
-        if let Err(why) = self.store.set_saved(checkpoint.snapshot, extents) {
-            tracing::warn!("vectors stay in memory: {why}");
-        }
+    /// A snapshot is durable, MANIFEST names it, and all of its extents have been
+    /// [noted](Self::note_named): what it has need not stay in memory.
+    pub fn note_saved(&mut self, checkpoint: &Checkpoint) {
+        self.store.set_saved(checkpoint.snapshot);
     }
 
-    /// MANIFEST names a snapshot with these extents, late: what is on disk is read from there from now
-    /// on, so that files which it makes dispensable may go. What is in memory stays there.
+    /// MANIFEST names a snapshot with these extents, which may be some of all: what is on disk is read
+    /// from there from now on, so that files which it makes dispensable may go. What is in memory stays
+    /// there.
     ///
     /// # Errors
     /// If they lie where they can't be read from: then no file may go.

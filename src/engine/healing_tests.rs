@@ -132,7 +132,8 @@ fn slots_wait_for_snapshots_and_searches() {
     (1..=3_000).for_each(|id| pair.put(id));
     pair.link_all();
     (1..=1_000).for_each(|id| pair.delete(id, ""));
-    let checkpoint = pair.engine.begin_checkpoint(&[], |_| false);
+    let checkpoint =
+        pair.engine.begin_checkpoint(std::sync::Arc::default(), std::collections::BTreeSet::new());
     pair.link(100_000);
     assert_eq!(pair.engine.graph().linked_count(), 3_000);
     pair.engine.end_checkpoint(checkpoint);

@@ -7,7 +7,7 @@
 //! KYRODB_HISTORY=17 cargo test --lib histories         one again
 //! ```
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::checkpoint::Piece;
 use super::filter_tests::{IDS, ask, disturb, passing, put};
@@ -67,18 +67,18 @@ impl History {
         let pieces = self.saved.take().map(|saved| saved.pieces).unwrap_or_default();
         let carried = |piece: &&Piece| piece.part.is_carried();
         let before: Vec<Extent> = pieces.values().filter(carried).map(extent).collect();
-        let mut checkpoint = self.pair.engine.begin_checkpoint(&before, |_| true);
+        let mut checkpoint = self.pair.engine.begin_checkpoint(Arc::new(before), BTreeSet::new());
         let mut now = BTreeMap::new();
-        for kept in checkpoint.carried() {
-            self.counts.kept_payloads += usize::from(kept.part == Part::Payloads);
-            let key = (kept.part, kept.block);
-            now.insert(key, pieces[&key].clone());
-        }
         while let Some(piece) = checkpoint.next(&self.pair.engine) {
             now.insert((piece.part, piece.block), piece);
             if !self.is_quiet && self.pair.random.below(8) == 0 {
                 disturb(&mut self.pair, 3);
             }
+        }
+        for kept in checkpoint.carried() {
+            self.counts.kept_payloads += usize::from(kept.part == Part::Payloads);
+            let key = (kept.part, kept.block);
+            now.insert(key, pieces[&key].clone());
         }
         let (shape, applied) = (checkpoint.shape(), checkpoint.snapshot());
         self.saved = Some(Saved { shape, applied, pieces: now });

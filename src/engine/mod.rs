@@ -74,6 +74,7 @@ use crate::graph::insert::{Linker, Rows};
 use crate::graph::search::{Scratch, Work};
 use crate::graph::{self, Graph};
 use crate::kernels::Metric;
+use crate::store::slices::at_once;
 use crate::store::stripe::Stripe;
 use crate::store::view::View;
 use crate::store::{Codes, Store};
@@ -434,9 +435,15 @@ impl Engine {
 
     /// The log has been read to its end. Forgets a batch whose last part was not in it.
     pub fn finish_replay(&mut self) {
+        at_once(self.finish_replay_in_slices(&async || ()));
+    }
+
+    /// The same in slices, with `rest` between them.
+    pub async fn finish_replay_in_slices(&mut self, rest: &impl AsyncFn()) {
         self.abandon_staged();
         self.hot.set_backlog();
-        self.open_ledger();
+        let accounts = self.params.capacity.accounts.clone();
+        self.ledger = Ledger::open(accounts, &self.store, rest).await;
     }
 
     /// Moves these counters with every change that is applied from now on.
@@ -446,7 +453,8 @@ impl Engine {
 
     /// Begins to count the documents of tenants, if they are counted at all.
     pub fn open_ledger(&mut self) {
-        self.ledger = Ledger::open(self.params.capacity.accounts.clone(), &self.store);
+        let accounts = self.params.capacity.accounts.clone();
+        self.ledger = at_once(Ledger::open(accounts, &self.store, &async || ()));
     }
 
     /// Drops dead versions while a log is replayed, so that a replay needs no more slots than

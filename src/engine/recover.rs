@@ -119,7 +119,7 @@ pub async fn recover<D: Disk>(
     }
     let mut engine = replay.engine;
     if let Some(engine) = &mut engine {
-        engine.finish_replay();
+        engine.finish_replay_in_slices(&async || disk.rest().await).await;
     }
     let extents = extents.unwrap_or_default();
     Ok(Recovered { engine, log, snapshots, extents, damaged, unused, next_snapshot })
@@ -160,7 +160,8 @@ pub async fn restore<D: Disk>(
     let mut restore = Restore::begin(params, header.shape, applied, &extents).map_err(bad)?;
     let put = |extent: &Extent, bytes: &[u8]| restore.put(extent.part, extent.block, bytes);
     reader::read(disk, shard, &extents, put).await.map_err(from_snapshot)?;
-    Ok((restore.finish().map_err(bad)?, extents))
+    let engine = restore.finish_in_slices(&async || disk.rest().await).await;
+    Ok((engine.map_err(bad)?, extents))
 }
 
 fn from_snapshot(error: reader::ReadError) -> RecoverError {

@@ -6,11 +6,13 @@ use super::partition::Home;
 use super::{Engine, Params};
 use crate::graph::frozen::Frame;
 use crate::snapshot::{
-    Extent, INDEX_IN_BLOCK, PAYLOADS_IN_BLOCK, Part, SLOTS_IN_BLOCK, Shape, vectors_in_block,
+    EXTENTS_AT_ONCE, Extent, INDEX_IN_BLOCK, PAYLOADS_IN_BLOCK, Part, SLOTS_IN_BLOCK, Shape,
+    vectors_in_block,
 };
 use crate::store::Index;
+use crate::store::slices::{SLOTS_AT_ONCE, at_once, slices};
 use crate::store::stripe::Stripe;
-use crate::types::{Lsn, Slot};
+use crate::types::Lsn;
 
 /// A shard on its way back.
 pub struct Restore {
@@ -130,42 +132,45 @@ impl Restore {
         }
     }
 
-    /// All pieces are back.
+    /// All pieces are back, and nobody else is to have a turn.
     ///
     /// # Errors
     /// If they do not fit together, or some are missing.
     pub fn finish(self) -> Result<Engine, String> {
+        at_once(self.finish_in_slices(&async || ()))
+    }
+
+    /// All pieces are back: puts them together in slices, with `rest` between them.
+    ///
+    /// # Errors
+    /// As [`Restore::finish`].
+    pub async fn finish_in_slices(self, rest: &impl AsyncFn()) -> Result<Engine, String> {
         let Self { mut engine, shape, frame, index, has_graph, applied, vectors } = self;
-        if engine.store.slot_count() != shape.slots {
-            let found = engine.store.slot_count();
-            return Err(format!("vectors for {found} slots; the header says {}", shape.slots));
+        let count = engine.store.slot_count();
+        if count != shape.slots {
+            return Err(format!("vectors for {count} slots; the header says {}", shape.slots));
         }
-        engine.store.set_saved(applied, &vectors)?;
+        for some in vectors.chunks(EXTENTS_AT_ONCE) {
+            engine.store.note_extents(some)?;
+            rest().await;
+        }
+        engine.store.set_saved(applied);
+        let stripe = engine.store.stripe();
         if has_graph {
-            engine.graph.finish_restore(engine.store.stripe(), &frame)?;
+            engine.graph.finish_restore(stripe, &frame, rest).await?;
         } else {
             tracing::warn!(
                 m_found = shape.m,
                 m_asked = engine.params.graph.m,
                 dead = shape.dead_linked,
                 owners_found = shape.stripe.owners(),
-                owners_asked = engine.store.stripe().owners(),
+                owners_asked = stripe.owners(),
                 "the graph was made with another hnsw.m, or by another number of shards together, \
                  or is mostly dead: all documents are linked anew"
             );
         }
-        // Of those that are not linked too: others look for the node of every slot.
-        engine.store.slots().for_each(|slot| engine.graph.reserve(slot));
         let index = Index::restore(index, shape.live as usize, shape.slots)?;
-        let Engine { store, graph, hot, healing, .. } = &mut engine;
-        let is_linked = |slot| graph.level(slot).is_some();
-        let restored = store.finish_restore(index, shape.live as usize, is_linked)?;
-        for slot in restored.unlinked {
-            hot.push(store, slot);
-        }
-        let is_dead = |&slot: &Slot| graph.level(slot).is_some() && !store.is_live(slot);
-        store.slots().filter(is_dead).for_each(|slot| healing.bury(slot));
-        engine.stale_postings += restored.stale_pairs;
+        engine.finish_slots(index, shape.live as usize, rest).await?;
         engine.set_applied(applied);
         if has_graph {
             engine.add_dead(shape.dead_linked as usize);
@@ -174,6 +179,39 @@ impl Restore {
         }
         engine.set_live_after_staged(engine.store.live_count());
         Ok(engine)
+    }
+}
+
+impl Engine {
+    /// Documents and graph are back: puts each slot where it belongs, in slices.
+    async fn finish_slots(
+        &mut self,
+        index: Index,
+        live: usize,
+        rest: &impl AsyncFn(),
+    ) -> Result<(), String> {
+        let Self { store, graph, hot, healing, .. } = self;
+        let (stripe, count) = (store.stripe(), store.slot_count());
+        // Of those that are not linked too: others look for the node of every slot.
+        for slice in slices(count) {
+            slice.for_each(|number| graph.reserve(stripe.slot(number)));
+            rest().await;
+        }
+        let is_linked = |slot| graph.level(slot).is_some();
+        let restored = store.finish_restore(index, live, is_linked, rest).await?;
+        for some in restored.unlinked.chunks(SLOTS_AT_ONCE as usize) {
+            some.iter().for_each(|&(_, slot)| hot.push(store, slot));
+            rest().await;
+        }
+        for slice in slices(count) {
+            let slots = slice.map(|number| stripe.slot(number));
+            slots
+                .filter(|&slot| graph.level(slot).is_some() && !store.is_live(slot))
+                .for_each(|slot| healing.bury(slot));
+            rest().await;
+        }
+        self.stale_postings += restored.stale_pairs;
+        Ok(())
     }
 }
 

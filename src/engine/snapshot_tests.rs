@@ -1,9 +1,9 @@
 //! Snapshots of an engine that goes on changing, and engines brought back from them.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::rc::Rc;
 
-use super::checkpoint::{Checkpoint, Piece};
+use super::checkpoint::{Checkpoint, Next, Piece};
 use super::recover::{Listed, RecoverError, Recovered, recover};
 use super::restore::Restore;
 use super::tests::{Model, Pair, engine};
@@ -14,8 +14,9 @@ use crate::engine::filter::Filter;
 use crate::graph::check::check;
 use crate::manifest::{LoadError, MANIFEST_NAME, MANIFEST_VERSION, Manifest, Segment, Snapshot};
 use crate::snapshot::writer::{Identity, Writer as SnapshotWriter};
-use crate::snapshot::{Extent, Part, parse_snapshot_name, reader, snapshot_name};
+use crate::snapshot::{EXTENTS_AT_ONCE, Extent, Part, parse_snapshot_name, reader, snapshot_name};
 use crate::store::realm::Realm;
+use crate::store::slices::at_once;
 use crate::types::{ShardId, Slot};
 use crate::wal::{Position, Prepared, Writer, segment_name};
 
@@ -48,7 +49,9 @@ fn begin(pair: &mut Pair, before: &[Extent]) -> (Checkpoint, Model, Lists) {
         pair.link(1);
     }
     let moment = (pair.model.clone(), lists(&pair.engine));
-    let checkpoint = pair.engine.begin_checkpoint(before, |_| true);
+    let mut before = before.to_vec();
+    before.sort_unstable_by_key(|extent| (extent.part, extent.block));
+    let checkpoint = pair.engine.begin_checkpoint(Arc::new(before), BTreeSet::new());
     (checkpoint, moment.0, moment.1)
 }
 
@@ -86,6 +89,105 @@ fn assert_same(engine: &Engine, model: &Model, ids: u64) {
             engine.get(id, &Realm::default(), true).map(|d| (d.embedding.unwrap(), d.payload));
         assert_eq!(found, model.0.get(&id).cloned(), "document {}", id.0);
     }
+}
+
+/// However large a snapshot is, it begins at once, and what comes next is found in steps: a call looks at
+/// so many blocks, and puts so many ids into the index.
+#[test]
+fn no_step_of_a_snapshot_grows_with_the_shard() {
+    let mut pair = Pair::new(3);
+    (1..=20_000).for_each(|id| pair.put(id));
+    let (first, checkpoint, ..) = take(&mut pair, &[], 0);
+    pair.engine.end_checkpoint(checkpoint);
+    let before: Vec<Extent> = first.iter().map(|piece| as_extent(piece, 1)).collect();
+    let is_carried = |extent: &&Extent| extent.part.is_carried();
+    let blocks = before.iter().filter(is_carried).count();
+    let ids = first.iter().filter(|piece| piece.part == Part::Ids).count();
+    let (mut checkpoint, ..) = begin(&mut pair, &before);
+    assert_eq!(checkpoint.carried().len(), 0, "nothing was looked at when it began");
+    let (mut carried, mut steps) = (0, 0);
+    loop {
+        let next = checkpoint.next_over(&pair.engine, None).unwrap();
+        let now = checkpoint.carried().len();
+        assert!(now - carried <= 4, "{} blocks in a step", now - carried);
+        carried = now;
+        match next {
+            Next::Done => break,
+            Next::More => steps += 1,
+            _ => {}
+        }
+    }
+    assert_eq!(carried, blocks, "nothing has changed");
+    assert!(checkpoint.carried().is_sorted_by_key(|extent| (extent.part, extent.block)));
+    // 4 blocks, or 64 of the 4,096 ids of a block, a step.
+    let least = blocks / 4 + (ids - 1) * (4_096 / 64 - 1);
+    assert!(blocks > 40 && ids > 3 && steps >= least, "{steps} steps, at least {least}");
+    pair.engine.end_checkpoint(checkpoint);
+}
+
+/// The table of a snapshot is made, written and checked so many extents at a time, and none is sorted.
+#[test]
+fn a_long_table_is_written_and_checked_in_slices() {
+    const CARRIED: u32 = 20_000;
+    let mut pair = Pair::new(5);
+    (1..=100).for_each(|id| pair.put(id));
+    let (_, checkpoint, ..) = take(&mut pair, &[], 0);
+    let disk = SimDisk::default();
+    let identity =
+        Identity { shard: SHARD, number: 9, epoch: 7, position: Position::START, unix_ms: 0 };
+    let carried = |block| {
+        let offset = u64::from(block + 1) * BLOCK as u64;
+        Extent { part: Part::Payloads, block, file: 3, offset, bytes: 1, crc: 0 }
+    };
+    let carried: Vec<Extent> = (0..CARRIED).filter(|block| block % 100 != 7).map(carried).collect();
+    let written = run(async {
+        let mut writer = SnapshotWriter::begin(&disk, identity).await.unwrap();
+        for (part, blocks) in [(Part::Lives, 0..3), (Part::Vectors, 0..5), (Part::Payloads, 0..200)]
+        {
+            for block in blocks {
+                let block = if part == Part::Payloads { block * 100 + 7 } else { block };
+                writer.put(&disk, part, block, &[part as u8; 700]).await.unwrap();
+            }
+        }
+        writer.finish(&disk, checkpoint.shape(), &carried).await.unwrap()
+    });
+    let key = |extent: &Extent| (extent.part, extent.block);
+    assert_eq!(written.extents.len(), CARRIED as usize + 8);
+    assert!(written.extents.is_sorted_by_key(key));
+    let slices = u64::from(CARRIED) / EXTENTS_AT_ONCE as u64;
+    assert!(disk.rests() >= 2 * slices, "{} rests", disk.rests());
+    let read = run(reader::contents(&disk, SHARD, 9)).unwrap();
+    assert_eq!(read.extents, written.extents);
+    pair.engine.end_checkpoint(checkpoint);
+}
+
+/// At a start the loops over all slots, and over the entries of the index, rest after so many.
+#[test]
+fn a_shard_is_put_together_in_slices() {
+    const SLOTS: u64 = 20_000;
+    let mut pair = Pair::new(4);
+    (1..=SLOTS).for_each(|id| pair.put(id));
+    pair.link(30_000);
+    let (pieces, checkpoint, ..) = take(&mut pair, &[], 0);
+    let extents: Vec<Extent> = pieces.iter().map(|piece| as_extent(piece, 1)).collect();
+    let params = engine().params().clone();
+    let (shape, applied) = (checkpoint.shape(), checkpoint.snapshot());
+    assert!(shape.linked > 1_000 && shape.live - shape.linked > 1_000, "{shape:?}");
+    let mut restore = Restore::begin(params, shape, applied, &extents).unwrap();
+    for piece in &pieces {
+        restore.put(piece.part, piece.block, &piece.bytes).unwrap();
+    }
+    let rests = std::cell::Cell::new(0);
+    let rest = async || rests.set(rests.get() + 1);
+    let mut restored = at_once(restore.finish_in_slices(&rest)).unwrap();
+    // The graph, its nodes, the documents, dead ones: all slots. And the index, which has more entries.
+    let least = 4 * SLOTS / 64 + SLOTS * 3 / 2 / 64 + u64::from(shape.live - shape.linked) / 64;
+    assert!(rests.get() >= least, "{} rests, at least {least}", rests.get());
+    rests.set(0);
+    at_once(restored.finish_replay_in_slices(&rest));
+    assert_eq!(rests.get(), 0, "there are no tenants to count documents of");
+    assert_same(&restored, &pair.model, SLOTS);
+    pair.engine.end_checkpoint(checkpoint);
 }
 
 /// A restored engine is the one of that moment, in every document and every list, whatever was

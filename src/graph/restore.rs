@@ -8,6 +8,7 @@ use std::sync::atomic::Ordering;
 use super::frozen::Frame;
 use super::layer::LINE_LINKS;
 use super::{Graph, LEVEL_MAX};
+use crate::store::slices::slices;
 use crate::store::stripe::{BLOCK_SLOTS, Stripe};
 use crate::types::Slot;
 
@@ -81,36 +82,52 @@ impl Graph {
         self.layers.restore_upper_start(slot, row);
     }
 
-    /// All of it is back: checks that it fits together. Of several owners, [`Graph::settle`] has to
-    /// follow for each, once all are back.
+    /// All of it is back: checks that it fits together, in slices. Of several owners, [`Graph::settle`]
+    /// has to follow for each, once all are back.
     ///
     /// # Errors
     /// If it does not.
-    pub fn finish_restore(&self, stripe: Stripe, frame: &Frame) -> Result<(), String> {
+    pub async fn finish_restore(
+        &self,
+        stripe: Stripe,
+        frame: &Frame,
+        rest: &impl AsyncFn(),
+    ) -> Result<(), String> {
         let mut linked = 0;
-        let mut used = Vec::new();
-        for slot in stripe.slots(frame.slots) {
-            let Some(level) = self.level(slot) else { continue };
-            linked += 1;
-            if level == 0 {
-                continue;
-            }
-            let first = self.layers.upper_start(slot).checked_sub(1);
-            let first = first.map(|row| stripe.number(Slot(row)));
-            match first.map(|first| first..first + u32::from(level)) {
-                Some(lists) if lists.end <= frame.upper_lists && are_together(stripe, &lists) => {
-                    used.push(lists);
+        // How many lists a node has that begin with this one.
+        let mut begin = vec![0; frame.upper_lists as usize];
+        for slot in slices(frame.slots) {
+            for slot in slot.map(|number| stripe.slot(number)) {
+                let Some(level) = self.level(slot) else { continue };
+                linked += 1;
+                if level == 0 {
+                    continue;
                 }
-                _ => return Err(format!("slot {} has no lists on its {level} levels", slot.0)),
+                let first = self.layers.upper_start(slot).checked_sub(1);
+                let first = first.map(|row| stripe.number(Slot(row)));
+                let lists = first.map(|first| first..first + u32::from(level));
+                let is_there = |lists: &Range<u32>| {
+                    lists.end <= frame.upper_lists && are_together(stripe, lists)
+                };
+                let Some(lists) = lists.filter(is_there) else {
+                    return Err(format!("slot {} has no lists on its {level} levels", slot.0));
+                };
+                if std::mem::replace(&mut begin[lists.start as usize], level) != 0 {
+                    return Err("two nodes have the same lists".into());
+                }
             }
+            rest().await;
         }
         if linked != frame.linked {
             return Err(format!("{linked} nodes are linked; the header says {}", frame.linked));
         }
-        used.sort_unstable_by_key(|lists| lists.start);
+        let used = (0..).zip(begin).filter(|(_, lists)| *lists > 0);
+        let used: Vec<Range<u32>> =
+            used.map(|(first, lists)| first..first + u32::from(lists)).collect();
         if !used.is_sorted_by(|before, after| before.end <= after.start) {
             return Err("two nodes have the same lists".into());
         }
+        rest().await;
         self.layers.restore_upper(stripe, frame.upper_lists, &used);
         self.owners[stripe.owner() as usize].linked_count.store(linked, Ordering::Relaxed);
         if stripe.owners() > 1 {

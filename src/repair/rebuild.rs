@@ -5,6 +5,9 @@
 //! files are the ones that nobody names. So whenever it is cut off, there is one whole state or
 //! the other.
 
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
 use super::RebuildError;
 use crate::disk::{BLOCK, Disk};
 use crate::engine::Engine;
@@ -81,7 +84,7 @@ async fn write<D: Disk>(
     identity: Identity,
 ) -> Result<u64, RebuildError> {
     let mut writer = Writer::begin(disk, identity).await?;
-    let mut checkpoint = engine.begin_checkpoint(&[], |_| false);
+    let mut checkpoint = engine.begin_checkpoint(Arc::default(), BTreeSet::new());
     while let Some(piece) = checkpoint.next(engine) {
         writer.put(disk, piece.part, piece.block, &piece.bytes).await?;
     }

@@ -15,6 +15,7 @@ use crate::engine::recover::{Listed, RecoverError, Recovered, recover};
 use crate::engine::{self, Engine, Query};
 use crate::manifest::{self, LoadError, Segment};
 use crate::observe::counters::ShardCounters;
+use crate::snapshot::retain::Usage;
 use crate::types::ShardId;
 use crate::wal::reader::Left;
 use crate::wal::{self, Prepared, Writer, segment_name};
@@ -151,7 +152,8 @@ pub(super) async fn read(core: &Rc<Core>, open: Open) -> Result<Opened, Refusal>
         records: log.records,
         dimension: engine.as_ref().map_or(0, |engine| engine.params().dimension),
     };
-    let known = Known { snapshots, extents, next_snapshot, segments, position, epoch: 0 };
+    let usage = Usage::of(&*core.disk, &extents).await;
+    let known = Known { snapshots, extents, usage, next_snapshot, segments, position, epoch: 0 };
     let pending = Pending { params, engine, counters, partitions, known, number };
     core.pending.borrow_mut().insert(id, pending);
     Ok(opened)

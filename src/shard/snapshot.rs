@@ -7,9 +7,10 @@
 //! of the log as the older of them needs: if the newer one is found damaged, nothing is lost.
 
 use std::cell::{Cell, RefCell};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::panic::AssertUnwindSafe;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
@@ -31,9 +32,9 @@ use crate::engine::checkpoint::{Checkpoint, Next};
 use crate::error::{Error, Result};
 use crate::manifest::{Sealed, Segment, Snapshot};
 use crate::snapshot::reader;
-use crate::snapshot::retain::{self, Retained};
+use crate::snapshot::retain::{self, Retained, Usage};
 use crate::snapshot::writer::{Identity, Writer, Written, discard};
-use crate::snapshot::{Extent, snapshot_name};
+use crate::snapshot::{EXTENTS_AT_ONCE, Extent, snapshot_name};
 use crate::wal::{Position, segment_name};
 
 /// Before the end of the server, so many changes are worth a snapshot; a start links fewer in some
@@ -43,9 +44,6 @@ const LAST_MUTATIONS_MIN: u64 = 500;
 /// How long the last snapshot waits for documents to be linked: twice what a core takes to link
 /// as many as are left between two snapshots by default.
 const LINK_PATIENCE: Duration = Duration::from_secs(10);
-
-/// Extents looked at between two looks at whether others want the core.
-const EXTENTS_AT_ONCE: usize = 1_024;
 
 /// After a failure, so long until another try that nobody has asked for.
 const RETRY: Duration = Duration::from_secs(30);
@@ -64,8 +62,9 @@ pub struct Taken {
 /// What a shard knows of its files when it is opened.
 pub(super) struct Known {
     pub(super) snapshots: Vec<Snapshot>,
-    /// Of the newest snapshot.
+    /// Of the newest snapshot, in the order of parts and blocks, and how much of files they use.
     pub(super) extents: Vec<Extent>,
+    pub(super) usage: Usage,
     /// Number of the next snapshot.
     pub(super) next_snapshot: u64,
     /// Complete segments.
@@ -100,7 +99,9 @@ pub(super) struct Snapshots {
     failed: Cell<Option<Instant>>,
     asked: RefCell<Vec<Reply<Result<Taken>>>>,
     live: RefCell<Vec<Snapshot>>,
-    extents: RefCell<Vec<Extent>>,
+    /// Of the newest one, in the order of parts and blocks, and the files that the next one leaves.
+    extents: RefCell<Arc<Vec<Extent>>>,
+    worn: RefCell<BTreeSet<u64>>,
     sealed: RefCell<BTreeMap<u64, Sealed>>,
     /// Files that are not needed any more, once MANIFEST says so.
     dispensable: RefCell<Vec<String>>,
@@ -108,7 +109,12 @@ pub(super) struct Snapshots {
 
 impl Snapshots {
     pub(super) fn new(known: Known) -> Self {
-        let Known { snapshots, extents, next_snapshot, segments, position, epoch } = known;
+        let Known { snapshots, extents, usage, next_snapshot, segments, position, epoch } = known;
+        // In that order already, as every table is written.
+        let (mut extents, key) = (extents, |extent: &Extent| (extent.part, extent.block));
+        if !extents.is_sorted_by_key(key) {
+            extents.sort_unstable_by_key(key);
+        }
         let sealed = segments.into_iter().filter_map(|s| Some((s.number, s.sealed?))).collect();
         let replayed = snapshots.last().map_or(1, |newest| newest.next_lsn);
         Self {
@@ -116,7 +122,7 @@ impl Snapshots {
             mutations: Cell::new(position.next_lsn.0 - replayed),
             changed_bytes: Cell::new(0),
             log_bytes: Cell::new(0),
-            worn_bytes: Cell::new(0),
+            worn_bytes: Cell::new(usage.worn_bytes()),
             documents_bytes: Cell::new(0),
             taken: Cell::new(None),
             unlinked: Cell::new(0),
@@ -128,7 +134,8 @@ impl Snapshots {
             failed: Cell::new(None),
             asked: RefCell::default(),
             live: RefCell::new(snapshots),
-            extents: RefCell::new(extents),
+            extents: RefCell::new(Arc::new(extents)),
+            worn: RefCell::new(usage.worn_files()),
             sealed: RefCell::new(sealed),
             dispensable: RefCell::default(),
         }
@@ -176,11 +183,6 @@ impl Snapshots {
         let covered = retain::covered(&self.live.borrow(), &sealed);
         sealed.retain(|number, _| !covered.contains(number));
         covered
-    }
-
-    /// MANIFEST names the newest snapshot, if it did not before: vectors on disk are where that has them.
-    pub(super) fn note_named(&self, engine: &mut Engine) -> Result<(), String> {
-        engine.note_named(&self.extents.borrow())
     }
 
     /// Files that are not needed any more.
@@ -260,11 +262,9 @@ impl Shard {
         if !is_whole || !engine.may_checkpoint() || !snapshots.is_due(due, engine) {
             return;
         }
-        let before = snapshots.extents.borrow();
-        let worn = retain::worn_files(&before);
-        let stays = |extent: &Extent| !worn.contains(&extent.file);
         let piece = core.heart.doing.begin(Doing::Snapshot);
-        let checkpoint = engine.begin_checkpoint(&before, stays);
+        let before = snapshots.extents.borrow().clone();
+        let checkpoint = engine.begin_checkpoint(before, snapshots.worn.borrow().clone());
         drop(piece);
         let number = snapshots.next_number.get();
         let identity = Identity {
@@ -340,6 +340,30 @@ impl Shard {
             Some(taken) => taken.map(drop),
             None => Err(Error::unavailable("the shard is gone")),
         }
+    }
+
+    /// Has vectors on disk read from where the newest snapshot has them, which MANIFEST names, in slices.
+    ///
+    /// # Errors
+    /// If it has some where they can't be read from: then no file may go.
+    pub(super) async fn note_named(&self) -> Result<(), String> {
+        let mut extents = self.snapshots.extents.borrow().clone();
+        let mut start = 0;
+        while start < extents.len() {
+            // Another one may have become the newest, and files of this one may be gone.
+            let newest = self.snapshots.extents.borrow().clone();
+            if !Arc::ptr_eq(&extents, &newest) {
+                (extents, start) = (newest, 0);
+                continue;
+            }
+            let end = extents.len().min(start + EXTENTS_AT_ONCE);
+            if let Some(engine) = &mut *self.engine.borrow_mut() {
+                engine.note_named(&extents[start..end])?;
+            }
+            start = end;
+            glommio::executor().yield_if_needed().await;
+        }
+        Ok(())
     }
 
     /// Waits until no snapshot is being written.
@@ -427,6 +451,7 @@ async fn write(
             });
             match next? {
                 Next::Done => break,
+                Next::More => {}
                 Next::Piece(piece) => {
                     if piece.part.is_carried() {
                         documents_bytes += piece.bytes.len() as u64;
@@ -463,7 +488,7 @@ async fn publish(
     written: Written,
 ) -> Result<u64, String> {
     let snapshots = &shard.snapshots;
-    let worn_bytes = worn_bytes(&written.extents).await;
+    let usage = Usage::of(&*core.disk, &written.extents).await;
     let Identity { shard: id, number, position, .. } = identity;
     let snapshot = Snapshot {
         shard: id.0,
@@ -472,7 +497,7 @@ async fn publish(
         next_lsn: position.next_lsn.0,
         chain: position.chain,
         file_bytes: written.file_bytes,
-        files: retain::files(&written.extents, number),
+        files: usage.files(number),
     };
     let before = snapshots.live.borrow().clone();
     let retained = retain::retain(before, snapshot.clone(), &snapshots.sealed.borrow());
@@ -486,29 +511,24 @@ async fn publish(
     // If MANIFEST can't be written, its next version names the snapshot: it is to be dropped in its
     // turn, and until then nothing goes.
     snapshots.live.replace(live);
-    snapshots.extents.replace(written.extents);
-    snapshots.worn_bytes.set(worn_bytes);
+    snapshots.extents.replace(Arc::new(written.extents));
+    snapshots.worn.replace(usage.worn_files());
+    snapshots.worn_bytes.set(usage.worn_bytes());
     snapshots.sealed.borrow_mut().retain(|number, _| !dropped_segments.contains(number));
     let names = files.into_iter().map(|number| snapshot_name(id, number));
     let segments = dropped_segments.into_iter().map(|number| segment_name(id, number));
     snapshots.dispensable.borrow_mut().extend(names.chain(segments));
     core.keep(change).await?;
+    // Nobody must look for a vector in a file that goes.
+    if let Err(why) = shard.note_named().await {
+        tracing::warn!(shard = id.0, "vectors stay in memory: {why}");
+        return Ok(written.file_bytes);
+    }
     if let Some(engine) = &mut *shard.engine.borrow_mut() {
-        engine.note_saved(checkpoint, &snapshots.extents.borrow());
+        engine.note_saved(checkpoint);
     }
     remove(&*core.disk, snapshots.dispensable.take().into_iter()).await;
     Ok(written.file_bytes)
-}
-
-/// Bytes of vectors and metadata in files that the next snapshot writes again, though they have not
-/// changed.
-async fn worn_bytes(extents: &[Extent]) -> u64 {
-    let mut usage = retain::Usage::default();
-    for some in extents.chunks(EXTENTS_AT_ONCE) {
-        some.iter().for_each(|extent| usage.add(extent));
-        glommio::executor().yield_if_needed().await;
-    }
-    usage.worn_bytes()
 }
 
 /// Removes files that nothing names. What fails costs space, until the next start.

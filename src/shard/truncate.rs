@@ -50,7 +50,11 @@ impl Shard {
         let kept = core.keep(Change::Truncated(self.id, segments)).await;
         let kept = kept.map_err(|why| format!("MANIFEST could not be written: {why}"));
         // Nobody must look for a vector in a file that goes.
-        if let Err(why) = kept.and_then(|()| self.note_named()) {
+        let noted = match kept {
+            Ok(()) => self.note_named().await,
+            failed => failed,
+        };
+        if let Err(why) = noted {
             self.snapshots.give_back_dispensable(names);
             return Err(Error::unavailable(why));
         }
@@ -58,14 +62,6 @@ impl Shard {
         let (kept, kept_bytes, needed_from) = self.snapshots.log_kept();
         tracing::info!(shard = self.id.0, removed = names.len(), kept, "the log is truncated");
         Ok(Truncated { removed: names, kept, kept_bytes, needed_from })
-    }
-
-    /// Has vectors on disk read from where the newest snapshot that MANIFEST names has them.
-    fn note_named(&self) -> std::result::Result<(), String> {
-        match &mut *self.engine.borrow_mut() {
-            Some(engine) => self.snapshots.note_named(engine),
-            None => Ok(()),
-        }
     }
 
     /// Has the dead nodes that there are now taken out of the graph.

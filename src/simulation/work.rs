@@ -1,7 +1,8 @@
 //! What a machine does while it is up, as `shard` does it, and goes on doing after its disk has
 //! failed a call.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use super::change::Change;
 use super::machine::{Machine, Node, Running, SEGMENT_BYTES};
@@ -13,9 +14,9 @@ use crate::engine::tests::Model;
 use crate::manifest::{Sealed, Segment, Snapshot};
 use crate::shard::keeper::Change as Kept;
 use crate::snapshot::reader::{self, ReadError};
-use crate::snapshot::retain::{self, Retained};
+use crate::snapshot::retain::{self, Retained, Usage};
+use crate::snapshot::snapshot_name;
 use crate::snapshot::writer::{Identity, Writer as SnapshotWriter, discard};
-use crate::snapshot::{Extent, snapshot_name};
 use crate::types::mix;
 use crate::wal::record::Record;
 use crate::wal::{Prepared, segment_name};
@@ -194,6 +195,7 @@ impl Machine {
             }
             let piece = match (next, unread) {
                 (Ok(Next::Piece(piece)), _) => piece,
+                (Ok(Next::More), _) => continue,
                 (Ok(Next::Done), _) => return self.finish_snapshot(shard).map(|()| true),
                 // What the disk would not read this time, it has not lost.
                 (Err(_), Some(error)) => {
@@ -235,7 +237,7 @@ impl Machine {
             next_lsn: identity.position.next_lsn.0,
             chain: identity.position.chain,
             file_bytes: written.file_bytes,
-            files: retain::files(&written.extents, identity.number),
+            files: run(Usage::of(&*disk, &written.extents)).files(identity.number),
         };
         let sealed = self.sealed(shard);
         let node = &mut self.nodes[shard];
@@ -255,7 +257,8 @@ impl Machine {
             node.engine.abandon_checkpoint(checkpoint);
             return Err(error);
         }
-        node.engine.note_saved(&checkpoint, &node.extents);
+        node.engine.note_named(&node.extents).expect("they can be read from there");
+        node.engine.note_saved(&checkpoint);
         node.engine.end_checkpoint(checkpoint);
         for name in std::mem::take(&mut node.dispensable) {
             run(disk.remove(&name)).ok();
@@ -286,9 +289,9 @@ impl Node {
         // Rows are short, so that nearly every file is worn: in half of the lives files are kept all
         // the same, as those with long rows are.
         let is_kept = mix(epoch ^ 2).is_multiple_of(2);
-        let worn = retain::worn_files(&self.extents);
-        let stays = |extent: &Extent| is_kept || !worn.contains(&extent.file);
-        let checkpoint = self.engine.begin_checkpoint(&self.extents, stays);
+        let usage = run(Usage::of(disk, &self.extents));
+        let worn = if is_kept { BTreeSet::new() } else { usage.worn_files() };
+        let checkpoint = self.engine.begin_checkpoint(Arc::new(self.extents.clone()), worn);
         let position = self.position;
         assert_eq!(position.next_lsn, self.engine.applied().next());
         let number = self.next_snapshot;

@@ -72,6 +72,9 @@ const EXTENT_BYTES: usize = 32;
 /// Most extents of a snapshot: those of the most slots a shard can have, and some more.
 const EXTENTS_MAX: u32 = 1 << 22;
 
+/// Extents looked at in a piece of work on a core.
+pub const EXTENTS_AT_ONCE: usize = 1_024;
+
 /// Longest extent: a block of payloads, each of the largest size.
 pub const EXTENT_BYTES_MAX: usize = 32 << 20;
 

@@ -1,6 +1,8 @@
 //! Reads snapshots back, trusting nothing: each byte is checked before it is used.
 
-use super::{EXTENT_BYTES, Extent, Header, snapshot_name};
+use std::collections::BTreeMap;
+
+use super::{EXTENT_BYTES, EXTENTS_AT_ONCE, Extent, Header, Part, snapshot_name};
 use crate::disk::{BLOCK, Disk, DiskError, File, Kind, blocks};
 use crate::types::ShardId;
 
@@ -72,29 +74,57 @@ async fn read_contents<D: Disk>(
         let found = format!("it is snapshot {} of shard {}", header.number, header.shard.0);
         return Err(bad(0, found));
     }
-    let offset = header.table_offset;
-    let bytes = blocks(header.extents as usize * EXTENT_BYTES);
-    if offset.checked_add(bytes as u64) != Some(header.file_bytes) {
-        return Err(bad(offset, "the table of extents does not end the file".into()));
-    }
-    // One block more than there may be: the file has to end where it says.
-    let mut table = Vec::new();
-    file.read_at(offset, bytes + BLOCK, &mut table).await?;
+    let extents = read_table(&file, &header, number).await?;
     file.close().await?;
-    if table.len() != bytes {
-        return Err(bad(offset, format!("the file does not have {} bytes", header.file_bytes)));
-    }
-    if crc32c::crc32c(&table) != header.table_crc {
-        return Err(bad(offset, "bad checksum of the table of extents".into()));
-    }
-    let (rows, _) = table[..header.extents as usize * EXTENT_BYTES].as_chunks();
-    let extents: Result<Vec<Extent>, String> = rows.iter().map(Extent::decode).collect();
-    let extents = extents.map_err(|why| bad(offset, why))?;
-    let is_later = |extent: &&Extent| extent.file > number;
-    if extents.iter().any(|e| is_later(&e)) {
-        return Err(bad(offset, "an extent in the file of a later snapshot".into()));
-    }
+    let extents = extents.map_err(|why| bad(header.table_offset, why))?;
     Ok(Contents { header, extents })
+}
+
+/// Reads the table of extents, some at a time; or what is wrong with it.
+async fn read_table<F: File>(
+    file: &F,
+    header: &Header,
+    number: u64,
+) -> Result<Result<Vec<Extent>, String>, DiskError> {
+    let (offset, count) = (header.table_offset, header.extents as usize);
+    let bytes = blocks(count * EXTENT_BYTES) as u64;
+    if offset.checked_add(bytes) != Some(header.file_bytes) {
+        return Ok(Err("the table of extents does not end the file".into()));
+    }
+    let (mut extents, mut window) = (Vec::new(), Vec::new());
+    let (mut read, mut crc, mut is_later, mut fault) = (0, 0, false, None);
+    // One block more than there may be: the file has to end where it says.
+    while read < bytes + BLOCK as u64 {
+        let wanted = (bytes + BLOCK as u64 - read).min(VERIFY_WINDOW_BYTES as u64) as usize;
+        window.clear();
+        file.read_at(offset + read, wanted, &mut window).await?;
+        read += window.len() as u64;
+        crc = crc32c::crc32c_append(crc, &window);
+        let (rows, _) = window.as_chunks();
+        for row in rows.iter().take(count - extents.len()) {
+            match Extent::decode(row) {
+                Ok(extent) => {
+                    is_later |= extent.file > number;
+                    extents.push(extent);
+                }
+                // The checksum comes first.
+                Err(why) => {
+                    fault = Some(why);
+                    break;
+                }
+            }
+        }
+        if window.len() < wanted {
+            break;
+        }
+    }
+    Ok(match fault {
+        _ if read != bytes => Err(format!("the file does not have {} bytes", header.file_bytes)),
+        _ if crc != header.table_crc => Err("bad checksum of the table of extents".into()),
+        Some(why) => Err(why),
+        None if is_later => Err("an extent in the file of a later snapshot".into()),
+        None => Ok(extents),
+    })
 }
 
 async fn open<D: Disk>(disk: &D, name: &str) -> Result<D::File, ReadError> {
@@ -200,6 +230,21 @@ fn following(extents: &[&Extent], bytes_max: usize) -> usize {
     (end - start) as usize
 }
 
+/// The extents that lie in the file `number`, in the order in which they lie there, made in slices. Those
+/// of a part were written one after the other, so that nothing need be sorted but the parts.
+async fn own_extents<'a, D: Disk>(disk: &D, extents: &'a [Extent], number: u64) -> Vec<&'a Extent> {
+    let mut parts: BTreeMap<Part, Vec<&Extent>> = BTreeMap::new();
+    for some in extents.chunks(EXTENTS_AT_ONCE) {
+        for extent in some.iter().filter(|extent| extent.file == number) {
+            parts.entry(extent.part).or_default().push(extent);
+        }
+        disk.rest().await;
+    }
+    let mut parts: Vec<Vec<&Extent>> = parts.into_values().collect();
+    parts.sort_unstable_by_key(|part| part[0].offset);
+    parts.concat()
+}
+
 /// Reads all that lies in one snapshot's own file, under this name, and checks it.
 ///
 /// # Errors
@@ -211,15 +256,17 @@ pub async fn verify<D: Disk>(
     number: u64,
 ) -> Result<Contents, ReadError> {
     let contents = read_contents(disk, name, shard, number).await?;
-    let mut own: Vec<&Extent> = contents.extents.iter().filter(|e| e.file == number).collect();
-    own.sort_by_key(|extent| extent.offset);
+    let own = own_extents(disk, &contents.extents, number).await;
     // Extents lie side by side from the header to the table: every block is somebody's.
     let mut end = BLOCK as u64;
-    for extent in &own {
-        if extent.offset != end {
-            return Err(ReadError::damaged(name, end, "a gap between extents"));
+    for some in own.chunks(EXTENTS_AT_ONCE) {
+        for extent in some {
+            if extent.offset != end {
+                return Err(ReadError::damaged(name, end, "a gap between extents"));
+            }
+            end += blocks(extent.bytes as usize) as u64;
         }
-        end += blocks(extent.bytes as usize) as u64;
+        disk.rest().await;
     }
     if end != contents.header.table_offset {
         return Err(ReadError::damaged(name, end, "a gap before the table of extents"));

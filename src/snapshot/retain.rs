@@ -3,8 +3,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::Extent;
-use crate::disk::blocks;
+use super::{EXTENTS_AT_ONCE, Extent};
+use crate::disk::{Disk, blocks};
 use crate::manifest::{Sealed, Snapshot};
 
 /// Snapshots that are kept.
@@ -62,27 +62,21 @@ pub fn covered(live: &[Snapshot], sealed: &BTreeMap<u64, Sealed>) -> Vec<u64> {
     sealed.iter().filter(is_covered).map(|(number, _)| *number).collect()
 }
 
-/// Numbers of the snapshots in whose files these extents are, and that of the snapshot itself.
-#[must_use]
-pub fn files(extents: &[Extent], number: u64) -> Vec<u64> {
-    let files: BTreeSet<u64> = extents.iter().map(|extent| extent.file).chain([number]).collect();
-    files.into_iter().collect()
-}
-
-/// Files so little of which the extents still use that it is better to write that again than to
-/// keep them.
-#[must_use]
-pub fn worn_files(extents: &[Extent]) -> BTreeSet<u64> {
-    let mut usage = Usage::default();
-    extents.iter().for_each(|extent| usage.add(extent));
-    usage.worn().map(|(file, _)| file).collect()
-}
-
 /// How much of each file the extents of a snapshot use, of parts that may stay where they are.
 #[derive(Default)]
 pub struct Usage(BTreeMap<u64, (u64, u64)>);
 
 impl Usage {
+    /// Counts all extents of a snapshot, in slices.
+    pub async fn of<D: Disk>(disk: &D, extents: &[Extent]) -> Self {
+        let mut usage = Self::default();
+        for some in extents.chunks(EXTENTS_AT_ONCE) {
+            some.iter().for_each(|extent| usage.add(extent));
+            disk.rest().await;
+        }
+        usage
+    }
+
     /// Counts an extent.
     pub fn add(&mut self, extent: &Extent) {
         let bytes = blocks(extent.bytes as usize) as u64;
@@ -96,6 +90,20 @@ impl Usage {
         let is_worn =
             |(_, (used, end)): &(&u64, &(u64, u64))| (*used as f64) < *end as f64 * USED_SHARE_MIN;
         self.0.iter().filter(is_worn).map(|(file, (used, _))| (*file, *used))
+    }
+
+    /// Numbers of the snapshots in whose files the extents are, and that of the snapshot itself.
+    #[must_use]
+    pub fn files(&self, number: u64) -> Vec<u64> {
+        let files: BTreeSet<u64> = self.0.keys().copied().chain([number]).collect();
+        files.into_iter().collect()
+    }
+
+    /// Files so little of which the extents still use that it is better to write that again than to
+    /// keep them.
+    #[must_use]
+    pub fn worn_files(&self) -> BTreeSet<u64> {
+        self.worn().map(|(file, _)| file).collect()
     }
 
     /// Bytes that are used of files that are worn.

@@ -2,7 +2,7 @@
 //! has become of it before anybody relies on it.
 
 use super::reader::{self, ReadError};
-use super::{BLOCK, EXTENT_BYTES, EXTENT_BYTES_MAX, Extent, Header, Part, Shape, snapshot_name};
+use super::{BLOCK, EXTENT_BYTES_MAX, EXTENTS_AT_ONCE, Extent, Header, Part, Shape, snapshot_name};
 use crate::disk::{Disk, DiskError, File, blocks};
 use crate::sabotage::{Pillar, is_off};
 use crate::types::ShardId;
@@ -34,7 +34,9 @@ pub struct Writer<F> {
     /// What is gathered for the next write, and where it goes.
     gathered: Vec<u8>,
     offset: u64,
+    /// In the order of writing, and where each part begins.
     extents: Vec<Extent>,
+    parts: Vec<(Part, usize)>,
 }
 
 /// A snapshot that is durable under its name.
@@ -57,13 +59,16 @@ impl<F: File> Writer<F> {
     ) -> Result<Self, DiskError> {
         let file = disk.begin(&temporary(identity)).await?;
         let (gathered, offset) = (Vec::with_capacity(WRITE_BYTES), BLOCK as u64);
-        Ok(Self { file, identity, gathered, offset, extents: Vec::new() })
+        Ok(Self { file, identity, gathered, offset, extents: Vec::new(), parts: Vec::new() })
     }
 
-    /// Adds an extent.
+    /// Adds an extent. Those of a part follow one another, in the order of their blocks.
     ///
     /// # Errors
     /// If the disk fails.
+    ///
+    /// # Panics
+    /// If they do not, or it is too long.
     pub async fn put<D: Disk<File = F, Buffer = F::Buffer>>(
         &mut self,
         disk: &D,
@@ -75,6 +80,13 @@ impl<F: File> Writer<F> {
         F::Buffer: AsMut<[u8]>,
     {
         assert!(bytes.len() <= EXTENT_BYTES_MAX);
+        match self.extents.last() {
+            Some(last) if last.part == part => assert!(last.block < block, "in their order"),
+            _ => {
+                assert!(self.parts.iter().all(|(before, _)| *before != part), "side by side");
+                self.parts.push((part, self.extents.len()));
+            }
+        }
         let start = self.gathered.len();
         self.gathered.extend_from_slice(bytes);
         self.gathered.resize(start + blocks(bytes.len()), 0);
@@ -107,8 +119,60 @@ impl<F: File> Writer<F> {
         Ok(())
     }
 
+    /// The extents of a part.
+    fn of_part(&self, part: Part) -> &[Extent] {
+        let found = self.parts.iter().position(|(of, _)| *of == part);
+        let end =
+            |index: usize| self.parts.get(index + 1).map_or(self.extents.len(), |part| part.1);
+        found.map_or(&[], |index| &self.extents[self.parts[index].1..end(index)])
+    }
+
+    /// Writes the table, in slices: all extents in the order of parts and blocks. Returns them, and the
+    /// checksum.
+    async fn write_table<D: Disk<File = F, Buffer = F::Buffer>>(
+        &mut self,
+        disk: &D,
+        carried: &[Extent],
+    ) -> Result<(Vec<Extent>, u32), DiskError>
+    where
+        F::Buffer: AsMut<[u8]>,
+    {
+        let mut table = Vec::with_capacity(self.extents.len() + carried.len());
+        let (mut crc, mut rest) = (0, carried);
+        for part in Part::ALL {
+            let (mut ours, mut theirs) = (0, 0);
+            loop {
+                let own = self.of_part(part).get(ours).copied();
+                let other = rest.get(theirs).filter(|extent| extent.part == part).copied();
+                let (next, is_own) = match (own, other) {
+                    (None, None) => break,
+                    (Some(own), Some(other)) => {
+                        assert_ne!(own.block, other.block, "a block is carried or written");
+                        if own.block < other.block { (own, true) } else { (other, false) }
+                    }
+                    (Some(own), None) => (own, true),
+                    (None, Some(other)) => (other, false),
+                };
+                *(if is_own { &mut ours } else { &mut theirs }) += 1;
+                next.encode(&mut self.gathered);
+                table.push(next);
+                if table.len().is_multiple_of(EXTENTS_AT_ONCE) {
+                    crc = crc32c::crc32c_append(crc, &self.gathered);
+                    self.flush(disk).await?;
+                    disk.rest().await;
+                }
+            }
+            rest = &rest[theirs..];
+        }
+        assert!(rest.is_empty(), "what is carried is in the order of parts and blocks");
+        self.gathered.resize(blocks(self.gathered.len()), 0);
+        crc = crc32c::crc32c_append(crc, &self.gathered);
+        self.flush(disk).await?;
+        Ok((table, crc))
+    }
+
     /// Ends the snapshot: writes the table, with the extents that are `carried` over from files of
-    /// earlier snapshots, and the header; reads everything back; gives the file its name.
+    /// earlier snapshots, in the order of parts and blocks, and the header; reads everything back; gives the file its name.
     ///
     /// # Errors
     /// If the disk fails, or gives back something else than was written.
@@ -121,19 +185,9 @@ impl<F: File> Writer<F> {
     where
         F::Buffer: AsMut<[u8]>,
     {
-        let mut extents = std::mem::take(&mut self.extents);
-        extents.extend_from_slice(carried);
-        extents.sort_by_key(|extent| (extent.part, extent.block));
         self.flush(disk).await?;
         let table_offset = self.offset;
-        let mut table = Vec::with_capacity(blocks(extents.len() * EXTENT_BYTES));
-        extents.iter().for_each(|extent| extent.encode(&mut table));
-        table.resize(blocks(table.len()), 0);
-        let table_crc = crc32c::crc32c(&table);
-        for part in table.chunks(WRITE_BYTES) {
-            self.gathered.extend_from_slice(part);
-            self.flush(disk).await?;
-        }
+        let (extents, table_crc) = self.write_table(disk, carried).await?;
         let Identity { shard, number, epoch, position, unix_ms } = self.identity;
         let file_bytes = self.offset;
         let count = u32::try_from(extents.len()).expect("extents are bounded");

@@ -11,6 +11,7 @@
 
 use hashbrown::HashTable;
 
+use super::slices::SLOTS_AT_ONCE;
 use crate::secret;
 use crate::types::{DocId, Slot, mix};
 
@@ -20,8 +21,9 @@ const TABLES: usize = 256;
 /// farthest some 230 from where they belong, among 16 million.
 pub(super) const PROBES_MAX: usize = 512;
 
-/// Places that the ids of a block of a snapshot may look at, at most: some 3 each would be usual.
-pub(super) const BLOCK_PROBES_MAX: u64 = 64 * crate::snapshot::SLOTS_IN_BLOCK as u64;
+/// Places that the ids of a piece of a snapshot may look at, at most, for each of them: some 3 would be
+/// usual.
+pub(super) const PROBES_MAX_EACH: u64 = 64;
 
 /// Finds the slot of a document that is alive.
 pub(super) struct Ids {
@@ -148,9 +150,12 @@ impl Index {
         if entries.is_empty() {
             return Ok(Self { is_given_up: true, ..Self::default() });
         }
-        let used = entries.iter().filter(|&&entry| entry != 0).count();
+        let look = |(used, last): (usize, u32), &entry: &u32| {
+            (used + usize::from(entry != 0), last.max(entry))
+        };
+        let (used, last) = entries.iter().fold((0, 0), look);
         let is_whole = entries.len().is_power_of_two() && used < entries.len() && used == count;
-        if !is_whole || entries.iter().any(|&entry| entry > slots) {
+        if !is_whole || last > slots {
             return Err(format!("an index of {used} documents for {count}"));
         }
         // Until it is known.
@@ -199,18 +204,28 @@ impl Index {
         self.give_up();
     }
 
-    /// Gives each slot another name, after which `id` tells what it holds, and finds out how far the
+    /// Gives each slot another name, in slices, after which `id` tells what it holds, and finds out how far the
     /// farthest id is from its place. One that is too far was put in by an earlier version: the index is
     /// given up.
-    pub(super) fn settle(&mut self, name: impl Fn(Slot) -> Slot, id: impl Fn(Slot) -> DocId) {
+    pub(super) async fn settle(
+        &mut self,
+        name: impl Fn(Slot) -> Slot,
+        id: impl Fn(Slot) -> DocId,
+        rest: &impl AsyncFn(),
+    ) {
         let mask = self.entries.len().wrapping_sub(1);
         self.farthest = 0;
-        for (place, entry) in self.entries.iter_mut().enumerate() {
-            let Some(slot) = entry.checked_sub(1) else { continue };
-            let slot = name(Slot(slot));
-            *entry = slot.0 + 1;
-            let distance = place.wrapping_sub(mix(id(slot).0) as usize) & mask;
-            self.farthest = self.farthest.max(distance);
+        let mut first = 0_usize;
+        for some in self.entries.chunks_mut(SLOTS_AT_ONCE as usize) {
+            for (place, entry) in (first..).zip(some.iter_mut()) {
+                let Some(slot) = entry.checked_sub(1) else { continue };
+                let slot = name(Slot(slot));
+                *entry = slot.0 + 1;
+                let distance = place.wrapping_sub(mix(id(slot).0) as usize) & mask;
+                self.farthest = self.farthest.max(distance);
+            }
+            first += some.len();
+            rest().await;
         }
         if self.farthest >= PROBES_MAX {
             self.give_up();
@@ -233,6 +248,7 @@ impl Index {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::store::slices::at_once;
 
     struct Held(Vec<(DocId, bool)>);
 
@@ -256,7 +272,7 @@ mod tests {
             index.insert(of(&held, slot), Slot(slot as u32));
         }
         let mut index = Index::restore(index.entries().to_vec(), 10_000, 10_000).unwrap();
-        index.settle(|slot| slot, |slot| of(&held, slot.index()));
+        at_once(index.settle(|slot| slot, |slot| of(&held, slot.index()), &async || ()));
         assert!(!index.is_given_up() && index.farthest < 100);
         let mut ids = Ids::new(index, 10_000);
         for slot in 10_000..held.0.len() {
@@ -352,7 +368,7 @@ mod tests {
             entries[(mix(ids[slot].0) as usize + slot) & mask] = slot as u32 + 1;
         }
         let mut index = Index::restore(entries, 2_000, 2_000).unwrap();
-        index.settle(|slot| slot, |slot| ids[slot.index()]);
+        at_once(index.settle(|slot| slot, |slot| ids[slot.index()], &async || ()));
         assert!(index.is_given_up());
         let again = Index::restore(index.entries().to_vec(), 2_000, 2_000).unwrap();
         assert!(again.is_given_up());

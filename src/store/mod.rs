@@ -31,6 +31,7 @@ mod rows;
 mod saved;
 mod shared;
 mod slabs;
+pub mod slices;
 pub mod stripe;
 mod unsaved;
 mod vectors;

@@ -7,25 +7,31 @@
 //! [`Store::open_snapshot`] brackets it, and the lifetimes tell what was there. Blocks of
 //! vectors and metadata that have not changed since the snapshot before are not asked for.
 
-use std::collections::BTreeSet;
 use std::ops::Range;
 use std::sync::Arc;
 
-use super::ids::BLOCK_PROBES_MAX;
+use roaring::RoaringBitmap;
+
+use super::ids::PROBES_MAX_EACH;
 use super::payload::Payload;
 use super::places::crc_of;
+use super::slices::{slices, sort};
 use super::unsaved::SavedVectors;
 use super::{ALIVE, Ids, Index, Lookup, Store};
 use crate::snapshot::{PAYLOADS_IN_BLOCK, vectors_in_block};
 use crate::types::{DocId, Lsn, Slot};
 
-/// Blocks that have changed.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+/// So many ids may share the places that they look at, however few are asked for: one alone may be far
+/// from where it belongs.
+const SLOTS_MIN: usize = 64;
+
+/// Blocks that have changed: sets that are joined, and dropped, at once also where they are large.
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Changed {
     /// Of vectors.
-    pub vectors: BTreeSet<u32>,
+    pub vectors: RoaringBitmap,
     /// Of metadata.
-    pub payloads: BTreeSet<u32>,
+    pub payloads: RoaringBitmap,
 }
 
 impl Changed {
@@ -44,7 +50,7 @@ impl Store {
     /// Blocks of vectors, and of metadata, that have changed since that was last taken.
     #[must_use]
     pub fn changed_blocks(&self) -> [usize; 2] {
-        [self.changed.vectors.len(), self.changed.payloads.len()]
+        [self.changed.vectors.len() as usize, self.changed.payloads.len() as usize]
     }
 
     /// What has changed since the last time this was asked.
@@ -54,8 +60,8 @@ impl Store {
 
     /// Gives back what was taken for a snapshot that has failed.
     pub fn give_back(&mut self, changed: &Changed) {
-        self.changed.vectors.extend(&changed.vectors);
-        self.changed.payloads.extend(&changed.payloads);
+        self.changed.vectors |= &changed.vectors;
+        self.changed.payloads |= &changed.payloads;
     }
 
     /// The rows of some slots, by number, padding included, as they were at `snapshot`. Where vectors
@@ -115,12 +121,12 @@ impl Store {
     #[must_use]
     pub fn saved_ids(&self, numbers: Range<u32>, snapshot: Lsn, index: &mut Index) -> Vec<u8> {
         let mut ids = Vec::with_capacity(numbers.len());
-        let before = index.probes();
+        let probes_max = index.probes() + PROBES_MAX_EACH * numbers.len().max(SLOTS_MIN) as u64;
         for slot in self.named(numbers) {
             let id = self.doc_id(slot);
             if self.is_visible(slot, snapshot) {
                 index.insert(id, Slot(self.stripe.number(slot)));
-                if index.probes().saturating_sub(before) > BLOCK_PROBES_MAX {
+                if index.probes() > probes_max {
                     index.give_up();
                 }
             }
@@ -130,7 +136,7 @@ impl Store {
     }
 
     /// The slots with these numbers.
-    fn named(&self, numbers: Range<u32>) -> impl Iterator<Item = Slot> {
+    fn named(&self, numbers: Range<u32>) -> impl Iterator<Item = Slot> + use<> {
         let stripe = self.stripe;
         numbers.map(move |number| stripe.slot(number))
     }
@@ -200,7 +206,7 @@ impl Store {
         }
     }
 
-    /// All of it is back. `index` leads to the `live` documents, by number; `is_linked` tells which
+    /// All of it is back, which is seen to in slices. `index` leads to the `live` documents, by number; `is_linked` tells which
     /// slots the graph walks through.
     ///
     /// Metadata in slots where nothing is alive is dropped, and the next snapshot writes its block
@@ -209,44 +215,50 @@ impl Store {
     ///
     /// # Errors
     /// If it does not fit together.
-    pub fn finish_restore(
+    pub async fn finish_restore(
         &mut self,
         mut index: Index,
         live: usize,
         is_linked: impl Fn(Slot) -> bool,
+        rest: &impl AsyncFn(),
     ) -> Result<Restored, String> {
         let mut found = 0;
         let Restored { mut unlinked, mut stale_pairs } = Restored::default();
         self.free.clear();
-        for slot in self.slots() {
-            if !self.is_live(slot)
-                && let Some(stale) = self.take_stale(slot)
-            {
-                stale_pairs += stale.pairs().count() as u64;
-                self.changed.note_payload(self.stripe.number(slot));
-            }
-            match (self.is_live(slot), is_linked(slot)) {
-                (true, is_linked) => {
-                    found += 1;
-                    if self.shared.payload(slot).is_none() {
-                        return Err(format!("slot {} has no metadata", self.stripe.number(slot)));
-                    }
-                    if !is_linked {
-                        unlinked.push(slot);
-                    }
+        for slice in slices(self.count) {
+            for slot in self.named(slice) {
+                if !self.is_live(slot)
+                    && let Some(stale) = self.take_stale(slot)
+                {
+                    stale_pairs += stale.pairs().count() as u64;
+                    self.changed.note_payload(self.stripe.number(slot));
                 }
-                (false, true) => {}
-                (false, false) => self.free.push(slot),
+                match (self.is_live(slot), is_linked(slot)) {
+                    (true, is_linked) => {
+                        found += 1;
+                        if self.shared.payload(slot).is_none() {
+                            let number = self.stripe.number(slot);
+                            return Err(format!("slot {number} has no metadata"));
+                        }
+                        if !is_linked {
+                            unlinked.push((self.born(slot), slot));
+                        }
+                    }
+                    (false, true) => {}
+                    (false, false) => self.free.push(slot),
+                }
             }
+            rest().await;
         }
         if found != live {
             return Err(format!("{found} documents are alive; the header says {live}"));
         }
-        unlinked.sort_by_key(|&slot| self.born(slot));
-        index.settle(|number| self.stripe.slot(number.0), |slot| self.shared.doc_id(slot));
+        let unlinked = sort(unlinked, rest).await;
+        let id = |slot| self.shared.doc_id(slot);
+        index.settle(|number| self.stripe.slot(number.0), id, rest).await;
         self.ids = match index.is_given_up() {
             false => Ids::new(index, live),
-            true => self.ids_of_live()?,
+            true => self.ids_of_live(rest).await?,
         };
         Ok(Restored { unlinked, stale_pairs })
     }
@@ -254,13 +266,16 @@ impl Store {
 
 impl Store {
     /// All documents that are alive, in tables.
-    fn ids_of_live(&self) -> Result<Ids, String> {
+    async fn ids_of_live(&self, rest: &impl AsyncFn()) -> Result<Ids, String> {
         let mut ids = Ids::default();
-        for slot in self.slots().filter(|&slot| self.is_live(slot)) {
-            let id = self.doc_id(slot);
-            if !ids.try_insert(id, slot, &Lookup(&self.shared)) {
-                return Err(format!("document {} is in two slots", id.0));
+        for slice in slices(self.count) {
+            for slot in self.named(slice).filter(|&slot| self.is_live(slot)) {
+                let id = self.doc_id(slot);
+                if !ids.try_insert(id, slot, &Lookup(&self.shared)) {
+                    return Err(format!("document {} is in two slots", id.0));
+                }
             }
+            rest().await;
         }
         Ok(ids)
     }
@@ -269,8 +284,8 @@ impl Store {
 /// What [`Store::finish_restore`] has found.
 #[derive(Debug, Default)]
 pub struct Restored {
-    /// Slots alive that are not linked, oldest first.
-    pub unlinked: Vec<Slot>,
+    /// Slots alive that are not linked, and when they were born, oldest first.
+    pub unlinked: Vec<(Lsn, Slot)>,
     /// Pairs of metadata in slots where nothing is alive, which have been dropped.
     pub stale_pairs: u64,
 }

@@ -77,15 +77,10 @@ impl Store {
         unsaved.filled.push_back((lsn, slot));
     }
 
-    /// A snapshot of the state at `lsn` is on disk, and its extents are these: vectors are read from
-    /// there from now on.
-    ///
-    /// # Errors
-    /// If they lie where they can't be read from. Then they stay in memory.
-    pub fn set_saved(&mut self, lsn: Lsn, extents: &[Extent]) -> Result<(), String> {
-        self.note_extents(extents)?;
+    /// A snapshot of the state at `lsn` is on disk, and [`Store::note_extents`] has had all of it: what
+    /// was filled up to there need not stay in memory.
+    pub fn set_saved(&mut self, lsn: Lsn) {
         self.unsaved.saved = lsn;
-        Ok(())
     }
 
     /// Vectors on disk are in these extents.

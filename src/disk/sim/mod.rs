@@ -67,6 +67,8 @@ struct State {
     changes: u64,
     /// What was asked for, call by call.
     operations: Vec<&'static str>,
+    /// How often others were let on between two pieces of work.
+    rests: u64,
     planned: Option<Planned>,
     crashed: bool,
     sync_lies: bool,
@@ -107,6 +109,11 @@ impl SimDisk {
     /// Calls made so far.
     pub fn calls(&self) -> u64 {
         self.0.borrow().operations.len() as u64
+    }
+
+    /// How often others were let on between two pieces of work in memory.
+    pub fn rests(&self) -> u64 {
+        self.0.borrow().rests
     }
 
     /// What they were for.
@@ -290,6 +297,10 @@ impl Disk for SimDisk {
         state.durable_names = state.names.clone();
         state.pending_names.clear();
         Ok(())
+    }
+
+    async fn rest(&self) {
+        self.0.borrow_mut().rests += 1;
     }
 }
 

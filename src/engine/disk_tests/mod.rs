@@ -33,6 +33,13 @@ struct Files {
     reads: u64,
 }
 
+/// Begins a snapshot; none of the files of the one before is kept if they are worn.
+fn begin(engine: &mut Engine, before: Option<Vec<Extent>>, are_worn: bool) -> Checkpoint {
+    let before = before.unwrap_or_default();
+    let worn = before.iter().filter(|_| are_worn).map(|extent| extent.file).collect();
+    engine.begin_checkpoint(Arc::new(before), worn)
+}
+
 impl Files {
     fn extent(&self, owner: u32, extent: &Extent) -> Vec<u8> {
         let start = extent.offset as usize;
@@ -53,14 +60,21 @@ impl Files {
         let owner = engine.store().stripe().owner();
         for _ in 0..pieces {
             let mut next = checkpoint.next_over(engine, None)?;
-            while let Next::Read(extent) = next {
-                next = checkpoint.next_over(engine, Some(&self.extent(owner, &extent)))?;
+            loop {
+                let base = match next {
+                    Next::Read(extent) => Some(self.extent(owner, &extent)),
+                    Next::More => None,
+                    _ => break,
+                };
+                next = checkpoint.next_over(engine, base.as_deref())?;
             }
             let Next::Piece(piece) = next else {
                 assert_eq!(next, Next::Done, "it is asked for once");
                 let mut extents = written.clone();
                 extents.extend_from_slice(checkpoint.carried());
-                engine.note_saved(checkpoint, &extents);
+                extents.sort_unstable_by_key(|extent| (extent.part, extent.block));
+                engine.note_named(&extents)?;
+                engine.note_saved(checkpoint);
                 // As files that are not needed any more are removed.
                 let is_needed = |number| extents.iter().any(|extent| extent.file == number);
                 self.contents.retain(|&(o, number), _| o != owner || is_needed(number));
@@ -83,8 +97,7 @@ impl Files {
             engine.link_step();
         }
         let before = self.extents.get(&engine.store().stripe().owner()).cloned();
-        let mut checkpoint =
-            engine.begin_checkpoint(&before.unwrap_or_default(), |_| !file.is_multiple_of(4));
+        let mut checkpoint = begin(engine, before, file.is_multiple_of(4));
         let mut written = Vec::new();
         match self.write(engine, &mut checkpoint, &mut written, file, usize::MAX) {
             Ok(_) => engine.end_checkpoint(checkpoint),
@@ -157,9 +170,8 @@ impl Kept {
     fn snapshot(&mut self, pieces: usize) {
         let Self { pair, files, running, next_file } = self;
         if running.is_none() && pair.engine.may_checkpoint() {
-            let before = files.extents.get(&0).cloned().unwrap_or_default();
-            let is_worn = next_file.is_multiple_of(4);
-            let checkpoint = pair.engine.begin_checkpoint(&before, |_| !is_worn);
+            let before = files.extents.get(&0).cloned();
+            let checkpoint = begin(&mut pair.engine, before, next_file.is_multiple_of(4));
             *running = Some((checkpoint, Vec::new()));
             *next_file += 1;
         }
@@ -337,8 +349,8 @@ fn a_snapshot_comes_back_in_either_mode() {
             while !kept.pair.engine.may_checkpoint() {
                 kept.pair.link(1);
             }
-            let before = kept.files.extents.get(&0).cloned().unwrap_or_default();
-            let mut checkpoint = kept.pair.engine.begin_checkpoint(&before, |_| true);
+            let before = kept.files.extents.get(&0).cloned();
+            let mut checkpoint = begin(&mut kept.pair.engine, before, false);
             kept.next_file += 1;
             let (mut written, engine) = (Vec::new(), &mut kept.pair.engine);
             let file = kept.next_file;

@@ -18,7 +18,8 @@ impl Many {
         while !self.engines[owner].may_checkpoint() {
             self.engines[owner].link_step();
         }
-        let mut checkpoint = self.engines[owner].begin_checkpoint(&[], |_| false);
+        let mut checkpoint = self.engines[owner]
+            .begin_checkpoint(std::sync::Arc::default(), std::collections::BTreeSet::new());
         let mut pieces = Vec::new();
         while let Some(piece) = checkpoint.next(&self.engines[owner]) {
             pieces.push(piece);
