@@ -134,3 +134,29 @@ impl Reach {
         (self.unreachable, self.reached)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The list of nodes to be read grows by pieces of a bounded size, none of which is ever copied to a larger
+    /// one, and nodes come out in the order in which they were reached.
+    #[test]
+    fn what_is_to_be_read_is_in_pieces_of_a_bounded_size() {
+        const NODES: u32 = 50_000;
+        let mut reached = Reached::new(NODES);
+        for slot in (0..NODES).chain(0..NODES) {
+            reached.insert(Slot(slot));
+        }
+        let pieces = NODES.div_ceil(PIECE as u32) as usize;
+        assert_eq!(reached.open.len(), pieces);
+        assert!(reached.open.iter().all(|piece| piece.capacity() <= PIECE));
+        assert!((0..NODES).all(|slot| reached.contains(Slot(slot))));
+        assert!(!reached.contains(Slot(NODES)));
+        for slot in 0..NODES {
+            assert_eq!(reached.next(), Some(Slot(slot)));
+        }
+        // What has been read is given back.
+        assert_eq!((reached.next(), reached.open.len()), (None, 0));
+    }
+}

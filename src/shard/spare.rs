@@ -153,3 +153,34 @@ async fn make_segment(
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A disk that is full for long is told of once a minute, and not at each try, of which there is one a second.
+    #[test]
+    fn a_failure_that_goes_on_is_told_of_once_until_it_ends() {
+        let spare = Spare::default();
+        let failed = || {
+            let (kind, operation) = (Kind::NoSpace, "create");
+            let (file, reason) = ("wal_0000_00000002.wal".to_owned(), "full".to_owned());
+            let error = DiskError { kind, operation, file, reason };
+            SpareState::Failed { error, again: Instant::now(), unnamed: None }
+        };
+        spare.tell(ShardId(0), &failed());
+        let told = spare.told.get().expect("the first one is told of");
+        for _ in 0..10 {
+            spare.tell(ShardId(0), &failed());
+        }
+        assert_eq!(spare.told.get(), Some(told));
+        // Long after that it is told of again.
+        let before = told.checked_sub(TELL_PERIOD).expect("the machine is older than a minute");
+        spare.told.set(Some(before));
+        spare.tell(ShardId(0), &failed());
+        assert!(spare.told.get() > Some(before));
+        // One that comes after a success is another one.
+        spare.tell(ShardId(0), &SpareState::None);
+        assert_eq!(spare.told.get(), None);
+    }
+}

@@ -344,3 +344,34 @@ fn log_files_have_a_size_and_a_number() {
     let last = std::fs::read_to_string(&path).unwrap();
     assert!(last.contains("good-bye"), "{last}");
 }
+
+/// What is refused while the server is read-only or in maintenance was asked for by operators: it does not
+/// miss an objective.
+#[test]
+fn what_is_refused_for_planned_work_is_no_error_of_the_server() {
+    let directory = directory();
+    let settings = [("runtime.shards", "1"), ("slo.min_samples", "1")];
+    let process = Process::start(&directory.path().join("data"), &settings);
+    for (mode, asked) in [("read-only", 20.0), ("maintenance", 40.0)] {
+        assert_eq!(post(&process, &format!("/admin/{mode}?state=on")).code, 200);
+        runtime().block_on(async {
+            let mut client = process.client().await;
+            for id in 1..=20 {
+                let status = client.insert(insert(id, &vector(id), &[])).await.unwrap_err();
+                assert_eq!(status.code(), Code::Unavailable, "{status:?}");
+            }
+        });
+        assert_eq!(post(&process, &format!("/admin/{mode}?state=off")).code, 200);
+        let metrics = get(process.http, "/metrics").unwrap().1;
+        let errors = |category: &str| {
+            metric(&metrics, &format!("kyrodb_errors_total{{category=\"{category}\"}}"))
+        };
+        let counted = (errors("planned"), errors("internal"));
+        assert_eq!(counted, (Some(asked), Some(0.0)), "{mode}: {metrics}");
+        let slo = get(process.http, "/slo").unwrap().1;
+        assert!(slo.contains("\"error_rate\":0.0"), "{mode}: {slo}");
+        let health = get(process.http, "/health").unwrap().1;
+        assert!(health.contains("\"healthy\""), "{mode}: {health}");
+    }
+    process.stop();
+}

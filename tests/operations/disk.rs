@@ -98,7 +98,7 @@ fn a_shard_is_fenced_or_its_log_is_lost() {
 }
 
 /// Overwrites a byte of a record in the first segment, which is not its last.
-fn damage(data_dir: &Path) {
+pub(crate) fn damage(data_dir: &Path) {
     use std::os::unix::fs::FileExt;
     let names = std::fs::read_dir(data_dir).unwrap().map(|entry| entry.unwrap().path());
     let mut logs: Vec<PathBuf> =

@@ -7,8 +7,6 @@
 use std::path::Path;
 use std::process::Command;
 
-use kyrodb::proto::SnapshotRequest;
-
 use crate::common::{Launch, Process, directory, runtime};
 use crate::{store, stored};
 
@@ -245,31 +243,28 @@ fn reloads_and_the_files_of_the_process() {
 fn a_repair_by_root_leaves_a_directory_that_the_service_can_open() {
     let directory = directory();
     let process = started(directory.path(), "runtime:\n  shards: 1\n");
-    runtime().block_on(async {
-        let mut client = process.client().await;
-        store(&mut client, 30).await;
-        let taken = client.create_snapshot(SnapshotRequest::default()).await.unwrap();
-        assert!(taken.into_inner().success);
-        crate::put(&mut client, 31).await.unwrap();
-        crate::put(&mut client, 32).await.unwrap();
-    });
+    runtime().block_on(async { store(&mut process.client().await, 30).await });
     process.kill();
+    let data_dir = directory.path().join("data");
+    Shell::in_directory(directory.path()).types(&[Line {
+        what: "the integrity check",
+        typed: "kyrodb_server --data-dir ./data --verify",
+        code: 0,
+        says: &["SOUND"],
+    }]);
+    crate::disk::damage(&data_dir);
+    // Where this is not root there is one owner anyway.
     Shell::in_directory(directory.path()).types(&[
         Line {
-            what: "the integrity check",
-            typed: "kyrodb_server --data-dir ./data --verify",
-            code: 0,
-            says: &["SOUND"],
-        },
-        Line {
-            what: "the repair",
-            typed: "chown -R 4321:4322 data 2>/dev/null; kyrodb_server --data-dir ./data --verify --repair",
-            code: 0,
-            says: &["nothing to repair"],
+            what: "the repair, which writes files of its own",
+            typed: "chown -R 4321:4322 data 2>/dev/null; rm data/LOCK; \
+                    kyrodb_server --data-dir ./data --verify --repair",
+            code: 1,
+            says: &["quarantine"],
         },
         Line {
             what: "whose the files are",
-            typed: "test $(stat -c %u:%g data) = $(stat -c %u:%g data/* | sort -u)",
+            typed: "test $(stat -c %u:%g data) = $(stat -c %u:%g data/* data/quarantine/* | sort -u)",
             code: 0,
             says: &[],
         },
