@@ -165,16 +165,16 @@ fn what_a_rate_refuses_is_no_error_of_the_server() {
             }
         }
     });
+    let slo = crate::common::get(process.http, "/slo").unwrap().1;
+    assert!(slo.contains("\"error_rate\":0.0"), "{slo}");
+    let health = crate::common::get(process.http, "/health").unwrap().1;
+    assert!(health.contains("\"healthy\""), "{health}");
     let metrics = crate::common::get(process.http, "/metrics").unwrap().1;
     let errors = |category: &str| {
         crate::common::metric(&metrics, &format!("kyrodb_errors_total{{category=\"{category}\"}}"))
     };
     assert!(errors("limited").unwrap() >= 40.0, "{metrics}");
     assert_eq!(errors("resource_exhausted"), Some(0.0));
-    let slo = crate::common::get(process.http, "/slo").unwrap().1;
-    assert!(slo.contains("\"error_rate\":0.0"), "{slo}");
-    let health = crate::common::get(process.http, "/health").unwrap().1;
-    assert!(health.contains("\"healthy\""), "{health}");
     process.stop();
 }
 

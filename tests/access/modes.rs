@@ -362,16 +362,16 @@ fn what_is_refused_for_planned_work_is_no_error_of_the_server() {
             }
         });
         assert_eq!(post(&process, &format!("/admin/{mode}?state=off")).code, 200);
+        let slo = get(process.http, "/slo").unwrap().1;
+        assert!(slo.contains("\"error_rate\":0.0"), "{mode}: {slo}");
+        let health = get(process.http, "/health").unwrap().1;
+        assert!(health.contains("\"healthy\""), "{mode}: {health}");
         let metrics = get(process.http, "/metrics").unwrap().1;
         let errors = |category: &str| {
             metric(&metrics, &format!("kyrodb_errors_total{{category=\"{category}\"}}"))
         };
         let counted = (errors("planned"), errors("internal"));
         assert_eq!(counted, (Some(asked), Some(0.0)), "{mode}: {metrics}");
-        let slo = get(process.http, "/slo").unwrap().1;
-        assert!(slo.contains("\"error_rate\":0.0"), "{mode}: {slo}");
-        let health = get(process.http, "/health").unwrap().1;
-        assert!(health.contains("\"healthy\""), "{mode}: {health}");
     }
     process.stop();
 }
