@@ -15,11 +15,12 @@ use glommio::{
 };
 
 use super::breaker::{self, Breaker};
+use super::contention::Contention;
 use super::event::{Event, Waiters};
 use super::keeper::{Change, Keeper};
 use super::mailbox::Mailbox;
 use super::open::Pending;
-use super::pacing::{Contention, HotShares, SearchCost};
+use super::pacing::{HotShares, SearchCost};
 use super::pulse::Heart;
 use super::reply::{self, Reply};
 use super::request::Request;

@@ -19,6 +19,7 @@
 
 pub mod breaker;
 mod commit;
+mod contention;
 pub mod core;
 pub mod cpus;
 pub mod doing;

@@ -16,8 +16,7 @@
 //! staged; the answer says when to try again. Nothing waits here, and nothing is held: the commit
 //! asks for room, and upkeep wakes it once there is some. A shard that closes has room for all.
 //!
-//! Where other threads want the CPU of a core, one that links all the time has had its part of it when
-//! a search comes, and waits for them. So upkeep rests then (`Contention`), and writers wait longer.
+//! Where other threads want the CPU of a core, upkeep rests ([`super::contention`]), and writers wait longer.
 
 use std::cell::Cell;
 use std::time::{Duration, Instant};
@@ -93,23 +92,6 @@ const UPKEEP_SHARES_MAX: usize = 1_000;
 /// How often glommio asks for the shares.
 const SHARES_PERIOD: Duration = Duration::from_millis(50);
 
-/// A step of upkeep that takes this long, and this many times the average, was interrupted by another
-/// thread, as a rule. Some steps take long by themselves, but rarely: this many in a second count.
-const INTERRUPTED_MIN: Duration = Duration::from_micros(500);
-const INTERRUPTED_TIMES: f64 = 8.0;
-const INTERRUPTIONS_MIN: u32 = 4;
-
-/// After that many interruptions, others are expected for this long.
-const CONTENDED_FOR: Duration = Duration::from_secs(1);
-
-/// Work of upkeep between two rests, and how long a rest is: two thirds of the time are left, so that
-/// searches and others find the CPU free.
-const BURST: Duration = Duration::from_micros(500);
-pub(super) const REST: Duration = Duration::from_millis(1);
-
-/// What steps of upkeep take, to begin with, in nanoseconds.
-const STEP_NS: f64 = 50_000.0;
-
 /// Of this many inserts that the router refuses for a shard, one is sent to it all the same, so that
 /// what it says is never out of date for good.
 const ASKED_PARTS: u64 = 16;
@@ -174,62 +156,6 @@ impl SearchCost {
         let since = self.asked.get().map(|asked| now.saturating_duration_since(asked));
         since.is_some_and(|since| since < SEARCHED_WITHIN)
     }
-}
-
-/// Whether other threads want the CPU of a core, and how long upkeep has worked.
-pub(super) struct Contention {
-    step: Average,
-    /// Interruptions of late, and when the first of them was.
-    interruptions: Cell<u32>,
-    first: Cell<Option<Instant>>,
-    /// When the last of as many as count was.
-    contended: Cell<Option<Instant>>,
-    worked: Cell<Duration>,
-}
-
-impl Default for Contention {
-    fn default() -> Self {
-        Self {
-            step: Average::from(STEP_NS),
-            interruptions: Cell::new(0),
-            first: Cell::new(None),
-            contended: Cell::new(None),
-            worked: Cell::new(Duration::ZERO),
-        }
-    }
-}
-
-impl Contention {
-    /// A step of upkeep took this long, until now. True if a rest has to follow, since there are searches.
-    pub(super) fn note(&self, now: Instant, took: Duration, is_searched: bool) -> bool {
-        let usual_max = Duration::from_nanos((self.step.get() * INTERRUPTED_TIMES) as u64);
-        if took >= INTERRUPTED_MIN && took > usual_max {
-            self.note_interrupted(now);
-        }
-        self.step.note(took.as_nanos() as f64);
-        let is_contended = is_within(self.contended.get(), now);
-        let worked = self.worked.get() + took.min(usual_max);
-        let rests = is_searched && is_contended && worked >= BURST;
-        let is_over = rests || !is_searched || !is_contended;
-        self.worked.set(if is_over { Duration::ZERO } else { worked });
-        rests
-    }
-
-    fn note_interrupted(&self, now: Instant) {
-        if is_within(self.first.get(), now) {
-            self.interruptions.set(self.interruptions.get() + 1);
-        } else {
-            self.first.set(Some(now));
-            self.interruptions.set(1);
-        }
-        if self.interruptions.get() >= INTERRUPTIONS_MIN {
-            self.contended.set(Some(now));
-        }
-    }
-}
-
-fn is_within(then: Option<Instant>, now: Instant) -> bool {
-    then.is_some_and(|then| now.saturating_duration_since(then) < CONTENDED_FOR)
 }
 
 /// Refuses an insert into a shard whose core has said that it would wait too long: the core need not

@@ -251,33 +251,6 @@ fn upkeep_gets_a_share_at_the_bound_and_more_only_for_a_backlog() {
 }
 
 #[test]
-fn upkeep_rests_where_other_threads_want_the_cpu_of_searches() {
-    let contention = Contention::default();
-    let mut now = Instant::now();
-    let mut rests = |took: Duration, is_searched: bool, count: u32| {
-        let mut rests = 0;
-        for _ in 0..count {
-            now += took;
-            rests += u32::from(contention.note(now, took, is_searched));
-        }
-        rests
-    };
-    let usual = Duration::from_micros(50);
-    assert_eq!(rests(usual, true, 1_000), 0, "not while it has the CPU to itself");
-    assert_eq!(rests(3 * MS, true, INTERRUPTIONS_MIN - 1), 0, "some steps take long");
-    assert_eq!(rests(usual, true, 1_000), 0);
-    rests(3 * MS, true, 1);
-    // One rest for ten steps, which do a burst.
-    assert!((99..=101).contains(&rests(usual, true, 1_000)));
-    assert_eq!(rests(usual, false, 1_000), 0, "not without searches");
-    let count = rests(usual, true, 21_000);
-    assert!((1_790..=1_800).contains(&count), "not for longer than it was wanted: {count}");
-    // Steps of which each takes long are not interrupted, once that is known.
-    let count = rests(MS, true, 3_000);
-    assert!(count < 1_100, "{count}");
-}
-
-#[test]
 fn the_router_refuses_what_a_shard_would_and_asks_it_now_and_then() {
     let counters = ShardCounters::default();
     counters.insert_wait_ms.set(0);

@@ -11,9 +11,9 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 use std::time::Instant;
 
+use super::contention::REST;
 use super::core::{Core, Settings};
 use super::doing::Doing;
-use super::pacing::REST;
 use super::state::{Flush, Shard};
 use crate::engine::LinkProgress;
 
