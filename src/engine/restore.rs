@@ -62,7 +62,7 @@ impl Restore {
         }
         let engine = Engine::new(params);
         let mut parts = engine.parts(&shape, entries as u32).to_vec();
-        // With another number of links, they lie in other blocks, which nobody reads.
+        // With another number of links, they lie in other blocks, which are not read.
         parts.retain(|(part, ..)| has_graph || !matches!(part, Part::Links | Part::UpperLinks));
         check_table(&parts, extents)?;
         let is_kept =
@@ -132,7 +132,7 @@ impl Restore {
         }
     }
 
-    /// All pieces are back, and nobody else is to have a turn.
+    /// All pieces are back: puts them together in one piece of work.
     ///
     /// # Errors
     /// If they do not fit together, or some are missing.

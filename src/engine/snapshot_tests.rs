@@ -92,7 +92,7 @@ fn assert_same(engine: &Engine, model: &Model, ids: u64) {
 }
 
 /// However large a snapshot is, it begins at once, and what comes next is found in steps: a call looks at
-/// so many blocks, and puts so many ids into the index.
+/// a bounded number of blocks, and puts a bounded number of ids into the index.
 #[test]
 fn no_step_of_a_snapshot_grows_with_the_shard() {
     let mut pair = Pair::new(3);
@@ -125,7 +125,7 @@ fn no_step_of_a_snapshot_grows_with_the_shard() {
     pair.engine.end_checkpoint(checkpoint);
 }
 
-/// The table of a snapshot is made, written and checked so many extents at a time, and none is sorted.
+/// The table of a snapshot is made, written and checked a slice of extents at a time, and none is sorted.
 #[test]
 fn a_long_table_is_written_and_checked_in_slices() {
     const CARRIED: u32 = 20_000;
@@ -161,7 +161,7 @@ fn a_long_table_is_written_and_checked_in_slices() {
     pair.engine.end_checkpoint(checkpoint);
 }
 
-/// At a start the loops over all slots, and over the entries of the index, rest after so many.
+/// At a start the loops over all slots, and over the entries of the index, rest between slices.
 #[test]
 fn a_shard_is_put_together_in_slices() {
     const SLOTS: u64 = 20_000;

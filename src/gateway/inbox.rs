@@ -1,12 +1,12 @@
 //! The bytes of a request between the connection and its handler: they are taken out of h2 as they come,
 //! joined, and given to the handler as it asks.
 //!
-//! h2 keeps some 256 bytes for each DATA frame that nobody has taken, however small, and ends connections
+//! h2 keeps some 256 bytes for each DATA frame that was not taken, however small, and ends connections
 //! with too many of them. Most gRPC libraries write a frame a message. So the frames are taken out at once;
 //! what a client may send is decided by the windows, which open again only as the handler takes the bytes.
 //!
 //! A request may be answered before all of it is there. Its client goes on sending until it has heard: those
-//! frames, which nobody asks for, are *stray*. h2 counts small ones that come for a stream without a reader
+//! frames, which no call asks for, are *stray*. h2 counts small ones that come for a stream without a reader
 //! against the connection for good, and ends it for them. So they are taken out and dropped, and the windows
 //! do not open for them: at most a window of them comes, and it is given back when the stream ends.
 
@@ -28,7 +28,7 @@ use super::status::{count, status};
 use crate::access::Tenant;
 use crate::error::Error;
 
-/// Frames below so many bytes are joined.
+/// Frames of fewer bytes than this are joined.
 const JOINED_BELOW_BYTES: usize = 4 << 10;
 
 /// Bytes of a piece that frames are joined to.
@@ -135,7 +135,7 @@ struct State {
     /// Why there is no more.
     failed: Option<Status>,
     has_ended: bool,
-    /// Nobody will ask any more.
+    /// The reader is gone.
     is_dropped: bool,
     /// The task that moves frames is at work, and looks here before it rests.
     is_pumping: bool,

@@ -151,7 +151,7 @@ impl Gateway {
         self.search_max_ms.store(timeouts.cold_tier_ms, Ordering::Relaxed);
     }
 
-    /// The process may use so many bytes of memory from now on.
+    /// Sets the bytes of memory that the process may use.
     pub fn set_memory_max(&self, bytes: u64) {
         self.observed.memory.set_max(bytes);
         purse::bound(&self.observed.in_flight, bytes);
@@ -162,7 +162,7 @@ impl Gateway {
         self.observed.slow_log.set(logging.slow_query_ms, logging.slow_query_per_second);
     }
 
-    /// So many bytes of documents are taken in a second from now on; 0 for no bound.
+    /// Sets the bytes of documents that are taken in a second; 0 for no bound.
     pub fn set_write_rate(&self, bytes_per_second: u64) {
         self.write_rate.set(bytes_per_second);
     }

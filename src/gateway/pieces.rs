@@ -19,7 +19,7 @@ use crate::access::Tenant;
 use crate::engine::Document;
 use crate::error::{Error, Result};
 
-/// An answer of at least so many bytes is encoded in pieces.
+/// An answer of at least this many bytes is encoded in pieces.
 pub(super) const LARGE_BYTES: usize = 256 << 10;
 
 /// Bytes of a piece, the last entry of the list apart.
@@ -78,7 +78,7 @@ pub(super) struct Held {
 }
 
 impl Held {
-    /// Counts so many bytes of an answer, of a tenant if there is one, if they may be held. Without an
+    /// Counts `bytes` of an answer, of a tenant if there is one, if they may be held. Without an
     /// account nothing is counted.
     pub(super) fn admit(
         purses: Option<&Arc<Purses>>,
@@ -143,7 +143,7 @@ pub(super) struct Pieces {
 }
 
 impl Pieces {
-    /// Adds up the lengths of so many entries, made by `make`, beside `others`, the message without them.
+    /// Adds up the lengths of entries, made by `make`, beside `others`, the message without them.
     ///
     /// # Errors
     /// If gRPC has no such message.

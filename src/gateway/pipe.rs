@@ -99,7 +99,7 @@ impl Pipe {
         }
     }
 
-    /// The client takes nothing: waits, but not for ever.
+    /// The client takes nothing: waits for a bounded time.
     fn poll_stalled(&mut self, context: &mut Context<'_>) -> Poll<Result<(), h2::Error>> {
         let patience = self.patience;
         let alarm = self.alarm.get_or_insert_with(|| Box::pin(tokio::time::sleep(patience)));
@@ -131,7 +131,7 @@ impl Pipe {
     }
 }
 
-/// How many bytes of so many the client takes now; `None` if it takes none, and the task is woken when it
+/// Bytes, of those there are, that the client takes now; `None` if it takes none, and the task is woken when it
 /// does.
 fn room(
     to: &mut SendStream<Chunk>,

@@ -1,7 +1,7 @@
-//! Places for connections: so many in all, and of these a share for each address.
+//! Places for connections: their number is bounded, in all and for each address.
 //!
-//! Without a setting the share counts only once half of all places are taken: until then nobody is kept out
-//! by an address with many clients.
+//! Without a setting the share counts only once half of all places are taken: until then no client is kept out
+//! because of others at its address.
 //!
 //! Loopback has no share of its own by default: a proxy on this host is one address with many clients, and
 //! who may connect from here needs no connections to do harm. A proxy elsewhere needs
@@ -11,7 +11,7 @@ use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// Without a setting, an address may have one of so many of all places.
+/// Without a setting, an address may have one in this many of all places.
 const ADDRESS_SHARE: usize = 4;
 
 /// Bits of an IPv6 address that one customer of a provider does not choose.
@@ -42,7 +42,7 @@ pub(super) struct Places {
 }
 
 impl Places {
-    /// So many places in all; 0 for an address is a share of them where they are short, and any number for
+    /// `max` places in all; 0 for an address is a share of them where they are short, and any number for
     /// loopback.
     pub(super) fn new(max: usize, max_of_address: usize) -> Arc<Self> {
         let share = max.div_ceil(ADDRESS_SHARE);

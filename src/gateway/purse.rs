@@ -10,7 +10,7 @@ use crate::access::Tenant;
 use crate::observe::Observed;
 use crate::observe::in_flight::{Bank, InFlight};
 
-/// A connection draws on the account of the process in steps of so many bytes, and may hold one step
+/// A connection draws on the account of the process in steps of this many bytes, and may hold one step
 /// without it.
 const STEP_BYTES: u64 = 64 << 10;
 
@@ -113,7 +113,7 @@ impl Purse {
         }
     }
 
-    /// An answer of so many bytes may be held: it counts if it may.
+    /// Counts an answer of `bytes` if it may be held.
     pub(super) fn admit(&self, bytes: u64) -> Result<(), Over> {
         if bytes > STEP_BYTES {
             let (bank, held) = (self.bank(), self.held());
@@ -142,7 +142,7 @@ impl Purse {
             let (done, failed) = (Ordering::AcqRel, Ordering::Acquire);
             match self.leased.compare_exchange_weak(leased, needed, done, failed) {
                 Ok(_) => {
-                    // Whoever comes in between has what it takes counted at the next step.
+                    // Bytes taken in between are counted at the next step.
                     self.bank().sub(leased - needed);
                     return;
                 }
@@ -169,7 +169,7 @@ pub(super) struct Share {
 }
 
 impl Share {
-    /// Counts so many bytes of an answer, if the tenant may hold them. One answer may be of any size.
+    /// Counts `bytes` of an answer, if the tenant may hold them. One answer may be of any size.
     pub(super) fn take(account: &Arc<AtomicU64>, bytes: u64, bank: &Bank) -> Result<Self, Over> {
         let max = bank.max() / TENANT_SHARE;
         let more = |held: u64| {
@@ -181,26 +181,26 @@ impl Share {
         taken.map(|_| Self { account: account.clone(), bytes }).map_err(|_| Over::Tenant)
     }
 
-    /// Counts so many bytes, whatever the bound.
+    /// Counts `bytes`, whatever the bound.
     pub(super) fn hold(account: &Arc<AtomicU64>, bytes: u64) -> Self {
         account.fetch_add(bytes, Ordering::AcqRel);
         Self { account: account.clone(), bytes }
     }
 
-    /// So many bytes more are held, whatever the bound; whether it is passed now.
+    /// Counts `bytes` more, whatever the bound; an error if it is passed now.
     pub(super) fn add(&mut self, bytes: u64, bank: &Bank) -> Result<(), Over> {
         self.bytes += bytes;
         let held = self.account.fetch_add(bytes, Ordering::AcqRel) + bytes;
         if held > bank.max() / TENANT_SHARE { Err(Over::Tenant) } else { Ok(()) }
     }
 
-    /// So many bytes less are held.
+    /// Counts `bytes` less.
     pub(super) fn sub(&mut self, bytes: u64) {
         self.bytes -= bytes;
         self.account.fetch_sub(bytes, Ordering::AcqRel);
     }
 
-    /// Takes so many of these bytes out.
+    /// Takes `bytes` of these out.
     fn split(&mut self, bytes: u64) -> Self {
         self.bytes -= bytes;
         Self { account: self.account.clone(), bytes }
@@ -269,7 +269,7 @@ impl Chunk {
         self.bytes.len()
     }
 
-    /// Takes so many bytes off the front, with their part of the count.
+    /// Takes `at` bytes off the front, with their part of the count.
     pub(super) fn split_to(&mut self, at: usize) -> Self {
         let counted = at as u64;
         self.counted -= counted;

@@ -246,7 +246,7 @@ impl Gateway {
         Listed::of(others, ids.len(), make, kept).await
     }
 
-    /// Counts the vectors of so many documents that are about to be read.
+    /// Counts the vectors of documents that are about to be read.
     pub(super) fn held(
         &self,
         purses: Option<&Arc<Purses>>,

@@ -17,7 +17,7 @@ const BURST: Duration = Duration::from_secs(1);
 pub(super) struct WriteRate(Bucket);
 
 impl WriteRate {
-    /// So many bytes a second from now on; 0 for no bound.
+    /// Sets the bytes a second; 0 for no bound.
     pub(super) fn set(&self, bytes_per_second: u64) {
         let tokens = bytes_per_second.div_ceil(TOKEN_BYTES);
         let tokens = u32::try_from(tokens).unwrap_or(u32::MAX);
@@ -29,7 +29,7 @@ impl WriteRate {
         if self.0.is_bounded() { request.encoded_len() as u64 } else { 0 }
     }
 
-    /// Takes what a write of so many bytes costs. One that is larger than a second's worth costs that.
+    /// Takes the cost of a write of `bytes`. One that is larger than a second's worth costs that.
     ///
     /// # Errors
     /// If it is not there: in how long it will be.

@@ -3,7 +3,7 @@
 //!
 //! No line is lost without being counted: an error here counts its line as dropped. Where the file
 //! can't be moved away or made, lines go on to the one that is open, and it is tried again; where the
-//! open one was removed, its lines would be read by nobody, so it is made again before the next line.
+//! open one was removed, its lines would be lost, so it is made again before the next line.
 //!
 //! Not `file-rotate`: without a word it drops all lines after a file that it could not open, and it
 //! panics where the directory is gone.

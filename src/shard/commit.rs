@@ -311,7 +311,7 @@ impl Committer {
         let mut is_new = false;
         if self.writer.has_groups() && !self.writer.is_broken() {
             match self.rotate().await {
-                // The header of the fresh one vouches for all before.
+                // The header of the fresh one says that all before is durable.
                 Ok(()) => (is_new, self.is_sealed) = (true, true),
                 Err(error) => self.fail(Vec::new(), &error).await,
             }

@@ -19,10 +19,10 @@ const WAITED_PARTS: u32 = 50;
 /// After such a period others are expected for this long.
 const CONTENDED_FOR: Duration = Duration::from_secs(2);
 
-/// Work of upkeep between two rests, and how long a rest is: two thirds of the time are left, so that
-/// searches and others find the CPU free.
+/// Work of upkeep between two rests, and how long a rest is: half of the time is left, so that searches and
+/// others find the CPU free. Longer rests cost more writes and are of no more use to searches.
 const BURST: Duration = Duration::from_micros(500);
-pub(super) const REST: Duration = Duration::from_millis(1);
+pub(super) const REST: Duration = Duration::from_micros(500);
 
 /// Longer than any step of upkeep takes by itself: the rest of it, the thread did not run.
 const STEP_MAX: Duration = Duration::from_millis(2);

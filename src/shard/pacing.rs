@@ -16,7 +16,7 @@
 //! staged; the answer says when to try again. Nothing waits here, and nothing is held: the commit
 //! asks for room, and upkeep wakes it once there is some. A shard that closes has room for all.
 //!
-//! Where other threads want the CPU of a core, upkeep rests ([`super::contention`]), and writers wait longer.
+//! Where other threads want the CPU of a core, upkeep rests (`contention`), and writers wait longer.
 
 use std::cell::Cell;
 use std::time::{Duration, Instant};

@@ -519,7 +519,7 @@ async fn publish(
     let segments = dropped_segments.into_iter().map(|number| segment_name(id, number));
     snapshots.dispensable.borrow_mut().extend(names.chain(segments));
     core.keep(change).await?;
-    // Nobody must look for a vector in a file that goes.
+    // No vector may be looked for in a file that goes.
     if let Err(why) = shard.note_named().await {
         tracing::warn!(shard = id.0, "vectors stay in memory: {why}");
         return Ok(written.file_bytes);

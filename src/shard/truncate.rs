@@ -49,7 +49,7 @@ impl Shard {
         // so the MANIFEST that has this one has that too.
         let kept = core.keep(Change::Truncated(self.id, segments)).await;
         let kept = kept.map_err(|why| format!("MANIFEST could not be written: {why}"));
-        // Nobody must look for a vector in a file that goes.
+        // No vector may be looked for in a file that goes.
         let noted = match kept {
             Ok(()) => self.note_named().await,
             failed => failed,

@@ -130,7 +130,7 @@ mod tests {
     fn this_thread_is_among_all() {
         let text = all(&[], None);
         assert!(text.starts_with("threads: ") && text.contains(", CPU "), "{text}");
-        assert!(!text.contains("it did not run"), "nobody looked: {text}");
+        assert!(!text.contains("it did not run"), "no stacks were asked for: {text}");
     }
 
     #[test]

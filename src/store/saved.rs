@@ -21,7 +21,7 @@ use super::{ALIVE, Ids, Index, Lookup, Store};
 use crate::snapshot::{PAYLOADS_IN_BLOCK, vectors_in_block};
 use crate::types::{DocId, Lsn, Slot};
 
-/// So many ids may share the places that they look at, however few are asked for: one alone may be far
+/// This many ids may share the places that they look at, however few are asked for: one alone may be far
 /// from where it belongs.
 const SLOTS_MIN: usize = 64;
 

@@ -28,7 +28,7 @@ pub fn slices(count: u32) -> impl Iterator<Item = Range<u32>> {
 /// # Panics
 /// If it waits.
 pub fn at_once<T>(work: impl Future<Output = T>) -> T {
-    work.now_or_never().expect("nobody else is to have a turn")
+    work.now_or_never().expect("no other task is to have a turn")
 }
 
 /// Sorts in slices.

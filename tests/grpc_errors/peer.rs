@@ -66,8 +66,8 @@ pub(super) fn open(bytes: &mut Vec<u8>, stream: u32, path: &str) {
 }
 
 impl Peer {
-    /// Connects, and agrees to what the server says of its windows; of each answer it takes so many bytes unless
-    /// it says more.
+    /// Connects, and agrees to what the server says of its windows; of each answer it takes `window` bytes
+    /// unless it says more.
     pub(super) async fn connect(address: SocketAddr, window: u32) -> Self {
         let stream = TcpStream::connect(address).await.unwrap();
         let mut peer = Self { stream, received: Vec::new(), answers: true };

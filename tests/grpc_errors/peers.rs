@@ -115,7 +115,7 @@ fn an_answer_that_is_not_taken_yet_is_sent_before_the_server_ends() {
 }
 
 /// A client that is ahead of an early answer sees its status, and then that the rest is not wanted; and its
-/// small frames, which nobody reads, do not add up until its connection is ended.
+/// small frames, which no call reads, do not add up until its connection is ended.
 #[test]
 fn small_frames_behind_an_early_answer_leave_the_connection_alone() {
     const FRAME_BYTES: usize = 8;

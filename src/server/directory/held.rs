@@ -2,7 +2,7 @@
 //!
 //! LOCK names the process that holds it, for people, and is all that earlier versions look at. Its second line
 //! is a mark of that process, drawn by lot: numbers of processes repeat, and in containers each is often 1. A file can
-//! be removed, and whoever makes another one locks that. The directory can't be taken away under a server without
+//! be removed, and a process that makes another one locks that. The directory can't be taken away under a server without
 //! taking its files along, so its lock is the one that counts. File systems that lock no directories (NFS)
 //! have LOCK alone.
 
@@ -87,7 +87,7 @@ impl Held {
         let shown = self.path.display();
         let Ok(found) = std::fs::metadata(&self.path) else { return Look::Same };
         if !is_same(&self.directory, &found) {
-            // Some file systems in user space number their files anew.
+            // Some file systems in user space change the numbers of their files.
             if is_locked_by_us(&self.path) {
                 return Look::Same;
             }
@@ -251,7 +251,7 @@ mod tests {
             rename(&other, directory.path().join(LOCK_NAME)).unwrap();
             assert!(matches!(held.look(), Look::Lost(_)), "{mark:?}");
         }
-        // As on file systems that number their files anew.
+        // As on file systems that change the numbers of their files.
         let same = directory.path().join("same");
         write(&same, own_content()).unwrap();
         let same_lock = File::open(&same).unwrap();

@@ -163,7 +163,7 @@ pub(super) struct Busiest {
     pub(super) running: u64,
 }
 
-/// Where the threads of this process, by name, are while they run, for so many seconds. One that does
+/// Where the threads of this process, by name, are while they run, for `seconds`. One that does
 /// not run meanwhile is not among them.
 ///
 /// # Errors
