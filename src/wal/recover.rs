@@ -32,7 +32,8 @@ pub struct Recovered {
     pub records: u64,
     /// Writes that were cut off and of which nothing says that they were acknowledged, in words.
     pub torn: Vec<String>,
-    /// Files that are missing or shorter, and without which nothing is missing, in words.
+    /// Files that are missing or shorter, and without which no acknowledged change is known to be missing, in
+    /// words.
     pub warnings: Vec<String>,
     /// Ends of the log behind which acknowledged changes are missing, or may be, in words.
     pub losses: Vec<String>,
@@ -246,7 +247,7 @@ async fn look_for_a_cut<F: File>(shard: ShardId, open: &mut [Opened<F>]) -> Resu
     Ok(())
 }
 
-/// What a cut costs, as far as it is known, and whether that may be acknowledged changes.
+/// What a cut costs, as far as it is known, and whether that is known to be acknowledged changes.
 fn about_cut(segment: &Segment, cut: Cut, scan: &Scan, from: Option<Position>) -> (String, bool) {
     let next = from.map_or(scan.end.next_lsn, |from| from.next_lsn.max(scan.end.next_lsn)).0;
     let (lost, is_loss) = match segment.sealed {
@@ -255,7 +256,9 @@ fn about_cut(segment: &Segment, cut: Cut, scan: &Scan, from: Option<Position>) -
             let count = sealed.last_lsn + 1 - next;
             (format!("{count} changes are lost, LSN {next} to {}", sealed.last_lsn), true)
         }
-        None => ("changes that were behind are lost, and nothing tells how many".to_owned(), true),
+        // As an operator cuts a tail that the check of the log calls bad: nothing says that changes which
+        // were acknowledged lay behind.
+        None => ("changes that were behind are lost, and nothing tells how many".to_owned(), false),
     };
     let told = format!(
         "{}: the file was cut at byte {} of {}, where a group ends; {} records are left, the last \
