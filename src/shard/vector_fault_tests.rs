@@ -223,7 +223,7 @@ fn who_leaves_takes_what_waits_along() {
     let server = on_disk(400);
     server.faults.stall(FILES, FOR_EVER);
     for _ in 0..10 {
-        let exact = |_| ask(&server, near(&server, 50, 10, true), Duration::from_millis(30));
+        let exact = |_| ask(&server, near(&server, 50, 10, true), Duration::from_millis(200));
         let asked: Vec<_> = (0..10).map(exact).collect();
         for answers in asked {
             assert!(answer(&server, answers).awaits_disk);
