@@ -322,7 +322,7 @@ impl Engine {
             slots,
             live: live as u32,
             linked: frame.linked,
-            dead_linked: self.dead_linked as u32,
+            dead_linked: self.dead_linked as u32 - self.graph.left_of(stripe.owner()),
             upper_lists: frame.upper_lists,
             entry: frame.entry,
             stripe,

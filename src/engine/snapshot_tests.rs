@@ -27,7 +27,9 @@ type Lists = (BTreeMap<(u32, u8), Vec<Slot>>, Option<(Slot, u8)>);
 
 fn lists(engine: &Engine) -> Lists {
     let mut lists = BTreeMap::new();
-    for slot in (0..engine.store.slot_count()).map(Slot) {
+    // Nodes that have left are not saved.
+    let slots = (0..engine.store.slot_count()).map(Slot);
+    for slot in slots.filter(|&slot| !engine.graph.has_left(slot)) {
         for level in engine.graph.level(slot).map_or(0..0, |top| 0..top + 1) {
             lists.insert((slot.0, level), engine.graph.neighbours(slot, level));
         }

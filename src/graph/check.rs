@@ -43,41 +43,25 @@ pub fn check(graph: &Graph, slot_count: u32) -> Result<Report, String> {
     })
 }
 
-/// Links to nodes of the same owner that are not there, for which its part of a graph is still sound: this
-/// many, or one link in [`MIXED_SHARE`]. Another owner may have written to a list while it was kept for a
-/// snapshot ([`super::frozen`]), and a start drops such links ([`Graph::settle`]).
-const MIXED_MAX: usize = 32;
-const MIXED_SHARE: usize = 1_024;
-
 /// Checks the lists of the first `count` slots of one of several owners, where the nodes of the others
 /// are not there: as [`check`], as far as its own nodes go.
 ///
 /// # Errors
-/// If more links lead to nodes that are not there than snapshots beside other owners account for; names
-/// the first.
+/// The first violation.
 pub fn check_part(graph: &Graph, stripe: Stripe, count: u32) -> Result<(), String> {
-    let (mut links, mut missing, mut first) = (0, 0, None);
     for slot in stripe.slots(count) {
         let Some(top) = graph.level(slot) else { continue };
         for level in 0..=top {
             for near in graph.neighbours(slot, level) {
-                links += 1;
                 let is_there = graph.level(near).is_some_and(|top| top >= level);
                 if near == slot || stripe.owns(near) && !is_there {
-                    missing += 1;
-                    first.get_or_insert((slot, level, near));
+                    let at = format!("node {} on level {level}", slot.0);
+                    return Err(format!("{at} links to {}, which is not there", near.0));
                 }
             }
         }
     }
-    match first {
-        Some((slot, level, near)) if missing > MIXED_MAX.max(links / MIXED_SHARE) => Err(format!(
-            "{missing} of {links} links lead to nodes that are not there: the first is that of node {} on \
-             level {level} to {}",
-            slot.0, near.0
-        )),
-        _ => Ok(()),
-    }
+    Ok(())
 }
 
 fn check_list(graph: &Graph, slot_count: u32, slot: Slot, level: u8) -> Result<(), String> {

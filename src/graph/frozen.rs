@@ -5,6 +5,9 @@
 //! first time keeps a copy of it, until whoever reads the frozen graph has passed that block. A
 //! reader goes through the blocks in order, and ends with [`Graph::thaw`].
 //!
+//! Nodes that have left, to which none of those that stay leads, are not of it: they are removed one after
+//! the other, and the lists of one may lead to another that is gone already.
+//!
 //! Of several owners, one may be writing to a list when another's part is frozen, or to one list
 //! while the block around it is copied. Such a list is a mixture of what it was and what it became:
 //! all its links have been there. Whoever restores it drops what is there twice.
@@ -14,7 +17,7 @@ use std::sync::atomic::Ordering;
 use std::sync::{PoisonError, TryLockError};
 
 use super::Graph;
-use super::hold::LEVEL;
+use super::hold::{LEFT, LEVEL};
 use super::layer::Lists;
 use crate::store::stripe::Stripe;
 use crate::types::Slot;
@@ -24,7 +27,7 @@ use crate::types::Slot;
 pub struct Frame {
     /// Slots that had been announced.
     pub slots: u32,
-    /// Nodes in the graph.
+    /// Nodes in the graph, without those that had left.
     pub linked: u32,
     /// Lists above level 0.
     pub upper_lists: u32,
@@ -40,6 +43,21 @@ pub(super) struct Frozen {
     upper: Kept,
     /// Nodes linked since.
     linked_since: BTreeSet<Slot>,
+    /// Nodes that have left since: a bit a slot, by number.
+    left_since: Vec<u64>,
+}
+
+impl Frozen {
+    /// Where the bit of a slot is.
+    fn bit_of(&self, slot: Slot) -> (usize, u64) {
+        let number = self.stripe.number(slot);
+        ((number / u64::BITS) as usize, 1 << (number % u64::BITS))
+    }
+
+    fn has_left_since(&self, slot: Slot) -> bool {
+        let (word, bit) = self.bit_of(slot);
+        self.left_since.get(word).is_some_and(|word| word & bit != 0)
+    }
 }
 
 /// Lists of one kind.
@@ -87,7 +105,7 @@ impl Graph {
     pub fn freeze(&self, stripe: Stripe, slots: u32, block_rows: u32) -> Frame {
         let frame = Frame {
             slots,
-            linked: self.linked_of(stripe.owner()),
+            linked: self.staying_of(stripe.owner()),
             upper_lists: self.layers.upper_count(stripe),
             entry: self.entry.load(Ordering::Acquire),
         };
@@ -97,6 +115,7 @@ impl Graph {
             base: Kept::new(slots, block_rows),
             upper: Kept::new(frame.upper_lists, block_rows),
             linked_since: BTreeSet::new(),
+            left_since: vec![0; slots.div_ceil(u64::BITS) as usize],
         };
         let owner = &self.owners[stripe.owner() as usize];
         let before = owner.frozen().replace(frozen);
@@ -134,7 +153,7 @@ impl Graph {
         })
     }
 
-    /// For each of these slots, by number, 0 if it was not linked, else its level + 1 and the number
+    /// For each of these slots, by number, 0 if it was not linked or had left, else its level + 1 and the number
     /// of its first list above level 0, + 1.
     ///
     /// # Panics
@@ -147,9 +166,11 @@ impl Graph {
     ) {
         self.with_frozen(stripe, |frozen| {
             for slot in numbers.map(|number| stripe.slot(number)) {
-                let was_linked = !frozen.linked_since.contains(&slot);
-                match self.levels.get(slot.index()).load(Ordering::Acquire) & LEVEL {
-                    level if level > 0 && was_linked => {
+                let word = self.levels.get(slot.index()).load(Ordering::Acquire);
+                let was_there = !frozen.linked_since.contains(&slot)
+                    && (word & LEFT == 0 || frozen.has_left_since(slot));
+                match word & LEVEL {
+                    level if level > 0 && was_there => {
                         let row = self.layers.upper_start(slot).checked_sub(1).map(Slot);
                         take(level, row.map_or(0, |row| stripe.number(row) + 1));
                     }
@@ -205,6 +226,17 @@ impl Graph {
             && frozen.stripe.number(slot) < frozen.frame.slots
         {
             frozen.linked_since.insert(slot);
+        }
+    }
+
+    /// `slot` leaves.
+    pub(super) fn note_left(&self, slot: Slot) {
+        if let Some(frozen) = &mut *self.owner_of(slot).frozen() {
+            let (word, bit) = frozen.bit_of(slot);
+            // What was linked since is not of the frozen state anyway.
+            if let Some(word) = frozen.left_since.get_mut(word) {
+                *word |= bit;
+            }
         }
     }
 

@@ -81,6 +81,8 @@ pub struct Graph {
 #[repr(align(128))]
 struct Owner {
     linked_count: AtomicU32,
+    /// Those of them that have left ([`Graph::leave`]) and are not removed yet.
+    left_count: AtomicU32,
     /// Its part of the graph is being kept as it was. Looked at by writers before they lock
     /// `frozen`, which no walk does.
     is_frozen: AtomicBool,
@@ -129,7 +131,19 @@ impl Graph {
         self.owners[owner as usize].linked_count.load(Ordering::Acquire)
     }
 
-    /// The slots of whoever owns `slot`.
+    /// Those of one owner that are in the graph and that something may lead to: all but those that have left.
+    #[must_use]
+    pub fn staying_of(&self, owner: u32) -> u32 {
+        self.linked_of(owner) - self.left_of(owner)
+    }
+
+    /// Nodes of one owner that have left, and are not removed yet.
+    #[must_use]
+    pub fn left_of(&self, owner: u32) -> u32 {
+        self.owners[owner as usize].left_count.load(Ordering::Acquire)
+    }
+
+    /// The slots of the owner of `slot`.
     #[inline]
     fn stripe_of(&self, slot: Slot) -> Stripe {
         let owners = self.owners.len() as u32;
@@ -195,9 +209,15 @@ impl Graph {
         };
     }
 
-    /// Nothing leads to `slot` any more. [`Graph::remove`] has to follow.
+    /// Nothing leads to `slot` any more but nodes that have left. [`Graph::remove`] has to follow. For its
+    /// owner alone.
     fn leave(&self, slot: Slot) {
+        let owner = self.owner_of(slot);
+        if owner.is_frozen.load(Ordering::Relaxed) {
+            self.note_left(slot);
+        }
         self.levels.get(slot.index()).fetch_or(LEFT, Ordering::AcqRel);
+        owner.left_count.fetch_add(1, Ordering::Release);
     }
 
     /// Makes room for `slot`. Every slot of the store is announced before it is asked about.
@@ -305,7 +325,8 @@ impl Graph {
         for level in 0..=level {
             self.write(slot, level, &[]);
         }
-        self.levels.get(slot.index()).store(0, Ordering::Release);
+        let before = self.levels.get(slot.index()).swap(0, Ordering::AcqRel);
+        owner.left_count.fetch_sub(u32::from(before & LEFT != 0), Ordering::Release);
         owner.linked_count.fetch_sub(1, Ordering::Release);
         self.layers.release_upper(self.stripe_of(slot), slot, level);
         true
@@ -366,7 +387,9 @@ impl Graph {
         }
         self.layers.clear(stripe);
         self.high.forget(|slot| stripe.owns(slot));
-        self.owners[stripe.owner() as usize].linked_count.store(0, Ordering::Release);
+        let owner = &self.owners[stripe.owner() as usize];
+        owner.linked_count.store(0, Ordering::Release);
+        owner.left_count.store(0, Ordering::Release);
     }
 }
 

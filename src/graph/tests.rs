@@ -377,6 +377,50 @@ fn a_part_out_of_reach_with_dead_nodes_is_linked_to_again() {
     assert_eq!(lost(), 0);
 }
 
+/// Nodes that leave together are removed one after the other. What is frozen in between has none of them,
+/// and leads to nothing that it does not have; a node that leaves later is still of it.
+#[test]
+fn what_is_frozen_leads_to_no_node_that_has_left() {
+    const COUNT: u32 = 600;
+    let base = points(13, u64::from(COUNT), 16, 5);
+    let (graph, vectors) = (Graph::new(PARAMS), Vectors::new(16));
+    link_all::<NegatedDot>(&graph, &vectors, &base);
+    let mut scratch = Scratch::default();
+    let mut unlink = |doomed: Vec<Slot>, is_live: &dyn Fn(Slot) -> bool| {
+        let rows = Rows { vectors: Some(&vectors), codes: None };
+        let context = Context { graph: &graph, rows, slot_count: COUNT, is_live };
+        let mut unlinker = Unlinker::new(&graph, doomed, true);
+        while !unlinker.step::<NegatedDot>(&context, &mut scratch) {}
+        unlinker.finish(&graph, COUNT)
+    };
+    let left = unlink((0..COUNT).step_by(3).map(Slot).collect(), &|slot| slot.0 % 3 > 0);
+    assert!(left.iter().step_by(2).all(|&slot| graph.remove(slot)));
+    let leads_to_removed = |&&slot: &&Slot| {
+        graph.level(slot).is_some()
+            && graph.neighbours(slot, 0).iter().any(|&near| graph.level(near).is_none())
+    };
+    assert!(left.iter().filter(leads_to_removed).count() > 50, "as it may be when it is frozen");
+
+    let frame = graph.freeze(Stripe::WHOLE, COUNT, COUNT);
+    let later = unlink((1..COUNT).step_by(30).map(Slot).collect(), &|slot| slot.0 % 3 == 2);
+    assert!(later.iter().all(|&slot| !graph.remove(slot)), "it is frozen");
+    let mut levels = Vec::new();
+    graph.frozen_nodes(Stripe::WHOLE, 0..COUNT, |level, _| levels.push(level));
+    let lists = graph.frozen_links(Stripe::WHOLE, 0);
+    let lists = lists.chunks(lists.len() / COUNT as usize);
+    let is_there = |slot: usize| levels[slot] > 0;
+    for (slot, list) in lists.enumerate().filter(|(slot, _)| is_there(*slot)) {
+        let gone = list.iter().find(|&&link| link > 0 && !is_there(link as usize - 1));
+        assert_eq!(gone, None, "slot {slot} leads there");
+    }
+    assert_eq!(levels.iter().filter(|level| **level > 0).count(), frame.linked as usize);
+    assert_eq!(frame.linked, COUNT * 2 / 3);
+    assert!(later.iter().all(|slot| is_there(slot.index())));
+    graph.thaw(Stripe::WHOLE);
+    assert!(left.iter().skip(1).step_by(2).chain(&later).all(|&slot| graph.remove(slot)));
+    assert_eq!(graph.linked_count(), graph.staying_of(0));
+}
+
 #[test]
 fn who_fails_to_take_hold_of_a_node_does_not_let_others_in() {
     let graph = Graph::new(PARAMS);

@@ -285,7 +285,8 @@ impl Unlinker {
         let neighbours = graph.neighbours(slot, 0);
         let end = neighbours.len().min(neighbour + STEP_SECURED);
         for (at, &near) in neighbours.iter().enumerate().take(end).skip(neighbour) {
-            if (context.is_live)(near) && !self.is_secure(graph, near) {
+            let is_node = graph.level(near).is_some();
+            if is_node && (context.is_live)(near) && !self.is_secure(graph, near) {
                 self.adoption = Some(Adoption::new(near));
                 return Phase::Secure { index, neighbour: at + 1 };
             }
@@ -415,6 +416,7 @@ impl Unlinker {
                 } else if near != slot
                     && heirs.len() < CANDIDATES_MAX
                     && (context.is_live)(near)
+                    && graph.level(near).is_some_and(|top| top >= level)
                     && !kept.contains(&near)
                     && !heirs.contains(&near)
                 {
