@@ -58,6 +58,14 @@ pub(super) struct Ward {
     /// that they can be reached now.
     found: AtomicU64,
     is_in_doubt: AtomicBool,
+    /// The entry from which it was last looked through, as of [`entry_of`]: what is within reach of one need
+    /// not be within that of another.
+    checked_from: AtomicU64,
+}
+
+/// The entry of a graph: its slot and one, or 0 where there is none.
+fn entry_of(graph: &Graph) -> u64 {
+    graph.entry().map_or(0, |(slot, _)| u64::from(slot.0) + 1)
 }
 
 /// What was known of a graph when one began to look through it.
@@ -66,6 +74,7 @@ struct Before {
     linked: u64,
     asked: u64,
     doubts: u64,
+    entry: u64,
 }
 
 impl Ward {
@@ -101,11 +110,6 @@ impl Ward {
         self.checks_asked.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Nodes of the graph may be out of reach: it is looked through when there is nothing else to do.
-    pub(super) fn doubt(&self) {
-        self.is_in_doubt.store(true, Ordering::Relaxed);
-    }
-
     /// It has not been since that was asked.
     pub(super) fn is_check_asked(&self) -> bool {
         self.checks_asked.load(Ordering::Relaxed) > self.checks_met.load(Ordering::Relaxed)
@@ -117,6 +121,7 @@ impl Ward {
         linked_since > u64::from(graph.linked_count()) / SCRUB_SHARE
             || self.is_in_doubt.load(Ordering::Relaxed)
             || graph.doubts() > self.doubts_met.load(Ordering::Relaxed)
+            || entry_of(graph) != self.checked_from.load(Ordering::Relaxed)
     }
 
     fn before_check(&self, graph: &Graph) -> Before {
@@ -124,6 +129,7 @@ impl Ward {
             linked: self.linked_since_check.load(Ordering::Relaxed),
             asked: self.checks_asked.load(Ordering::Relaxed),
             doubts: graph.doubts(),
+            entry: entry_of(graph),
         }
     }
 
@@ -132,6 +138,7 @@ impl Ward {
     fn note_checked(&self, graph: &Graph, before: Before, found: u64) {
         let rest = |linked: u64| Some(linked.saturating_sub(before.linked));
         let ordering = Ordering::Relaxed;
+        self.checked_from.store(before.entry, ordering);
         let _linked = self.linked_since_check.fetch_update(ordering, ordering, rest);
         self.checks_met.fetch_max(before.asked, ordering);
         let found_before = self.found.swap(found, ordering);
@@ -294,12 +301,7 @@ impl Engine {
             let found = unlinker.unreachable_found();
             self.ward.note_checked(&self.graph, self.healing.before_check, found);
         }
-        let entry = self.graph.entry();
         let removed = unlinker.finish(&self.graph, slot_count);
-        // What was within reach of the entry that has gone need not be within that of another.
-        if self.graph.entry() != entry {
-            self.ward.doubt();
-        }
         counts.removed += removed.len() as u64;
         if removed.is_empty() {
             self.ward.is_checking.store(false, Ordering::Release);

@@ -174,8 +174,6 @@ impl Restore {
         engine.set_applied(applied);
         if has_graph {
             engine.add_dead(shape.dead_linked as usize);
-            // The snapshot may have been taken before what was out of reach had been found.
-            engine.ward.doubt();
         }
         engine.set_live_after_staged(engine.store.live_count());
         Ok(engine)

@@ -124,3 +124,25 @@ fn what_nothing_leads_to_is_found_again_soon() {
         assert_eq!(missed(&mut many, &lost), 0, "{owners} owners");
     }
 }
+
+/// Of the rounds that take nodes out, not each looks for what is out of reach. Where one takes out the node at
+/// which walks begin, the graph is looked through from the node that has its place.
+#[test]
+fn the_graph_is_looked_through_from_each_new_entry() {
+    let mut many = Many::new(2, 77);
+    (1..=1_500).for_each(|id| many.put(id));
+    many.link_all();
+    for round in 0..4 {
+        let checks = healing(&many).1;
+        let (entry, _) = many.engines[0].graph().entry().unwrap();
+        let owner = many.engines[0].store().stripe().owner_of(entry);
+        let store = many.engines[owner as usize].store();
+        let live = store.slots().filter(|&slot| slot != entry && store.is_live(slot)).take(40);
+        let gone: Vec<u64> = live.chain([entry]).map(|slot| store.doc_id(slot).0).collect();
+        gone.into_iter().for_each(|id| many.delete(id));
+        many.link_all();
+        assert_ne!(many.engines[0].graph().entry().unwrap().0, entry, "round {round}");
+        assert!(healing(&many).1 > checks, "round {round}: nothing was looked for");
+        assert_eq!(unreachable(&many), 0);
+    }
+}
