@@ -110,7 +110,14 @@ pub fn restore(storage: &Storage, target: &Path, restore: &Restore) -> Result<Re
     let is_outside =
         |log: &&Path| !target.canonicalize().is_ok_and(|target| log.starts_with(target));
     let former_log = Folders::of(target).log().filter(is_outside).map(Path::to_owned);
-    staged.finish(lock.is_some())?;
+    let finished = staged.finish(lock.is_some());
+    // What led to the former log may be gone by then, or will be with what is to be removed.
+    finished.map_err(|why| match &former_log {
+        Some(log) if Folders::of(target).log() != Some(log) => {
+            format!("{why} The former log is in {}: remove that too.", log.display())
+        }
+        _ => why,
+    })?;
     if let Some(log) = former_log
         && let Err(error) = discard(&log)
     {

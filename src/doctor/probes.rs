@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use super::tree::Tree;
 use crate::config::PersistenceSection;
 use crate::disk::BLOCK;
-use crate::disk::folders::Folders;
+use crate::disk::folders::{Folders, LOG_LINK_NAME};
 use crate::disk::owner::{TooOpen, too_open};
 use crate::disk::space::Room;
 use crate::shard::preflight;
@@ -96,7 +96,11 @@ impl Probes {
         let direct_io = opened.as_ref().map(drop).map_err(Clone::clone);
         let syncs = opened.and_then(|file| measured(&file));
         let log = Folders::of(data_dir).log().map(Path::to_owned);
-        let log = log.or_else(|| persistence.wal_dir.clone()).map(LogProbe::take);
+        // One in the data directory is made by the server, on the same file system.
+        let inner = absolute.join(LOG_LINK_NAME);
+        let asked = persistence.wal_dir.clone();
+        let asked = asked.filter(|asked| std::path::absolute(asked).ok() != Some(inner));
+        let log = log.or(asked).map(LogProbe::take);
         Ok(Self {
             io_uring: preflight::check_io_uring(),
             direct_io,

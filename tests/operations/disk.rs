@@ -164,7 +164,6 @@ fn the_log_moves_and_comes_back() {
     assert!(data_dir.join("wal").exists());
     let mut runbook = Runbook::open("The log has to move to another disk", directory.path());
     runbook.next().has(0, &[]);
-    runbook.next().has(0, &[]);
     runbook.done();
     let process = Process::start(&data_dir, SETTINGS);
     let found = runtime.block_on(async { stored(&mut process.client().await, 20).await });

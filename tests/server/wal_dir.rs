@@ -268,3 +268,27 @@ fn a_repair_and_a_fresh_start_keep_the_log_of_before() {
     process.wait_ready();
     process.stop();
 }
+
+/// A directory of the log in the data directory is often the mount point of a file system of its own. Where that is
+/// not mounted, there is an empty directory, and the start is refused instead of beginning another log below it.
+#[test]
+fn an_empty_place_of_the_log_is_not_taken_for_a_new_one() {
+    let directory = directory();
+    let data_dir = directory.path().join("data");
+    let (inner, aside) = (data_dir.join("wal"), directory.path().join("aside"));
+    let settings = [("runtime.shards", "2"), ("persistence.wal_dir", inner.to_str().unwrap())];
+    let process = Process::start(&data_dir, &settings);
+    put(&process, 1..=8);
+    process.stop();
+    assert!(segments(&data_dir).is_empty() && !segments(&inner).is_empty());
+    std::fs::rename(&inner, &aside).unwrap();
+    std::fs::create_dir(&inner).unwrap();
+    let said = Process::refused(&data_dir, &settings);
+    assert_says(&said, &["Mount the file system of the log there", "rmdir"]);
+    assert_eq!(std::fs::read_dir(&inner).unwrap().count(), 0, "nothing was made there");
+    std::fs::remove_dir(&inner).unwrap();
+    std::fs::rename(&aside, &inner).unwrap();
+    let process = Process::start(&data_dir, &settings);
+    has(&process, 8);
+    process.stop();
+}

@@ -49,11 +49,12 @@ pub(super) fn bind(data: &Path, asked: &Path) -> Result<(), String> {
         let (data, log, asked) = (data.display(), log.display(), asked.display());
         return Err(format!(
             "persistence.wal_dir is {asked}, but the log of {data} is in {log}, where {data}/wal leads. Set it \
-             to that, or leave it out; or move the log: stop the server, `mv {log}/wal_*.wal {data}/`, then \
-             `rm -r {data}/wal`, and start it again: segments are read where they are, and new ones go to {asked}"
+             to that, or leave it out; or move the log: stop the server, `mv {log}/wal_*.wal {data}/ && \
+             rm -r {data}/wal`, and start it again: segments are read where they are, and new ones go to {asked}"
         ));
     }
     if is_inner {
+        find_unmounted(data, &link)?;
         return fs::create_dir(&link)
             .or_else(
                 |error| if error.kind() == ErrorKind::AlreadyExists { Ok(()) } else { Err(error) },
@@ -111,16 +112,12 @@ fn lead(data: &Path, own: &Path, log: &Path) -> io::Result<()> {
 
 /// Refuses to begin another log where the one of before is there, and only what leads to it is gone.
 fn find_lost(data: &Path, asked: &Path) -> Result<(), String> {
-    let Ok(Some(manifest)) = run(Manifest::load(&BlockingDisk::new(data))) else {
-        return Ok(());
-    };
-    let files = || manifest.segments.iter().map(|segment| &segment.file);
-    let Some(lost) = files().find(|file| !data.join(file).exists()) else {
+    let Some(lost) = lost_segment(data) else {
         return Ok(());
     };
     let entries = fs::read_dir(asked).into_iter().flatten().flatten().map(|entry| entry.path());
     let mut places = std::iter::once(asked.to_owned()).chain(entries);
-    match places.find(|path| path.join(lost).exists() && is_of(path, data)) {
+    match places.find(|path| path.join(&lost).exists() && is_of(path, data)) {
         None => Ok(()),
         Some(log) => Err(format!(
             "the log segment {lost} of {data} is in {log}, and {data}/wal does not lead there any more: `ln -s \
@@ -129,6 +126,25 @@ fn find_lost(data: &Path, asked: &Path) -> Result<(), String> {
             log = log.display()
         )),
     }
+}
+
+/// Refuses an empty directory in the place of a log that is missing: its file system may not be mounted.
+fn find_unmounted(data: &Path, link: &Path) -> Result<(), String> {
+    let Some(lost) = lost_segment(data).filter(|_| link.is_dir()) else {
+        return Ok(());
+    };
+    let (data, link) = (data.display(), link.display());
+    Err(format!(
+        "the log segment {lost} is neither in {data} nor in {link}. Mount the file system of the log there; or, if \
+         the log is gone, `rmdir {link}`"
+    ))
+}
+
+/// The first segment that MANIFEST names and that the data directory does not have, if any.
+fn lost_segment(data: &Path) -> Option<String> {
+    let manifest = run(Manifest::load(&BlockingDisk::new(data))).ok().flatten()?;
+    let mut files = manifest.segments.into_iter().map(|segment| segment.file);
+    files.find(|file| !data.join(file).exists())
 }
 
 /// True if the directory of a log says nothing else than that it is this data directory's.
@@ -141,27 +157,16 @@ fn is_of(log: &Path, data: &Path) -> bool {
 /// # Errors
 /// If it is not there, another process has it, it is another database's, or a move was cut off.
 pub(super) fn hold(data: &Path) -> Result<Option<File>, String> {
-    let folders = Folders::of(data);
-    let Some(log) = folders.log() else {
+    let Some((log, held)) = locked(data, File::try_lock)? else {
         return Ok(None);
     };
-    check(&folders, log)?;
-    let opened = open(data, log)?;
-    match opened.try_lock() {
-        Ok(()) => {}
-        Err(TryLockError::WouldBlock) => return Err(in_use(log)),
-        Err(TryLockError::Error(error)) => {
-            tracing::debug!("the directory {} is not locked: {error}", log.display());
-        }
-    }
-    let own = data.canonicalize();
-    let named = own.and_then(|own| {
-        if owner(log).as_ref() == Some(&own) { Ok(()) } else { name_owner(log, &own) }
+    let named = data.canonicalize().and_then(|own| {
+        if owner(&log).as_ref() == Some(&own) { Ok(()) } else { name_owner(&log, &own) }
     });
     named.map_err(|error| {
         format!("the directory of the log {} can't be written: {error}", log.display())
     })?;
-    Ok(Some(opened))
+    Ok(Some(held))
 }
 
 /// The same for a program that only looks.
@@ -169,17 +174,28 @@ pub(super) fn hold(data: &Path) -> Result<Option<File>, String> {
 /// # Errors
 /// As of [`hold`].
 pub(super) fn look(data: &Path) -> Result<Option<File>, String> {
+    Ok(locked(data, File::try_lock_shared)?.map(|(_, held)| held))
+}
+
+/// The directory of the log, checked and locked by `lock`, if there is one.
+fn locked(
+    data: &Path,
+    lock: fn(&File) -> Result<(), TryLockError>,
+) -> Result<Option<(PathBuf, File)>, String> {
     let folders = Folders::of(data);
     let Some(log) = folders.log() else {
         return Ok(None);
     };
     check(&folders, log)?;
     let opened = open(data, log)?;
-    match opened.try_lock_shared() {
-        Err(TryLockError::WouldBlock) => Err(in_use(log)),
-        // The file system locks no directories.
-        Err(TryLockError::Error(_)) | Ok(()) => Ok(Some(opened)),
+    match lock(&opened) {
+        Ok(()) => {}
+        Err(TryLockError::WouldBlock) => return Err(in_use(log)),
+        Err(TryLockError::Error(error)) => {
+            tracing::debug!("the directory {} is not locked: {error}", log.display());
+        }
     }
+    Ok(Some((log.to_owned(), opened)))
 }
 
 fn open(data: &Path, log: &Path) -> Result<File, String> {
