@@ -72,6 +72,11 @@ impl Activity {
         if self.is_in_work() {
             return Duration::ZERO;
         }
+        self.still()
+    }
+
+    /// For how long nothing has happened, whether or not a request is being worked on.
+    pub(super) fn still(&self) -> Duration {
         let last = Duration::from_millis(self.last_ms.load(Ordering::Relaxed));
         self.begun.elapsed().saturating_sub(last)
     }

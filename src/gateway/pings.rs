@@ -1,4 +1,4 @@
-//! HTTP/2 pings: whether a client that is silent while requests of its are open is still there.
+//! HTTP/2 pings: whether a client that is silent while requests of its are in work is still there.
 //!
 //! TCP finds a host that is gone. A program that hangs, or a proxy that keeps the connection of a client that is
 //! gone, still has a host that answers TCP; only HTTP/2 tells. A connection without a request in work is
@@ -11,13 +11,13 @@ use h2::{Ping, PingPong};
 
 use super::activity::Activity;
 
-/// Silence of a client with open requests after which it is asked, in seconds; a quarter of
+/// Silence of a client with requests in work after which it is asked, in seconds; a quarter of
 /// `server.connection_timeout_secs` where that is less.
 const PING_AFTER: Duration = Duration::from_secs(30);
 const IDLE_PARTS: u32 = 4;
 
-/// A client that is asked has so long to send anything, or the same quarter where that is less, but not less than
-/// the second bound: its threads may be busy.
+/// Time that a client has to answer, or the same quarter where that is less, but not less than the second bound:
+/// its threads may be busy.
 const PING_PATIENCE: Duration = Duration::from_secs(20);
 const PING_PATIENCE_MIN: Duration = Duration::from_secs(2);
 
@@ -44,7 +44,7 @@ impl Pings {
     /// In how long [`Self::look`] is due.
     pub(super) fn left(&self, activity: &Activity) -> Duration {
         match self.asked {
-            Some((asked, _)) => self.patience.saturating_sub(asked.elapsed()),
+            Some((asked, _)) => self.patience.saturating_sub(unanswered(asked, activity)),
             None if activity.is_in_work() => self.after.saturating_sub(activity.silent()),
             None => self.after,
         }
@@ -59,7 +59,7 @@ impl Pings {
         if let Some((asked, received)) = self.asked {
             // Anything that it sends tells that it is there.
             if activity.received() == received {
-                return asked.elapsed() >= self.patience;
+                return unanswered(asked, activity) >= self.patience;
             }
             self.asked = None;
         }
@@ -70,4 +70,10 @@ impl Pings {
         }
         false
     }
+}
+
+/// How long a client that was asked has given no sign. A ping waits behind what is being sent: while the client's
+/// side takes bytes of a large answer, it may not have come to it.
+fn unanswered(asked: Instant, activity: &Activity) -> Duration {
+    asked.elapsed().min(activity.still())
 }

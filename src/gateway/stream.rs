@@ -360,7 +360,8 @@ impl Gateway {
         }
     }
 
-    /// Why a stream that waits for its next message has to end.
+    /// Why a stream of searches that waits for its next message has to end, at the first look. A load has
+    /// [`DRAIN_PATIENCE`] more, since what it has sent is kept.
     fn ends(&self, subject: &Subject) -> Result<()> {
         self.access.check(&subject.caller)?;
         match self.health.phase() {
