@@ -85,10 +85,10 @@ impl LogFile {
 
 impl Sink for LogFile {
     fn write_line(&mut self, line: &[u8]) -> Result<()> {
+        self.rotate_if_full();
         if self.is_removed()? {
             self.reopen()?;
         }
-        self.rotate_if_full();
         self.file.write_all(line)?;
         self.bytes += line.len() as u64;
         Ok(())
