@@ -107,26 +107,26 @@ impl Adoption {
         scratch: &mut Scratch,
         adopters: &impl Adopters,
     ) -> bool {
-        let is_live = |slot| adopters.stays(slot);
+        let stays = |slot| adopters.stays(slot);
         if graph.entry().is_none() {
             return true;
         }
         let mut near: Vec<Slot> = scratch.nearest().take(TRIED_MAX).map(|key| key.slot()).collect();
-        near.sort_by_key(|&slot| !is_live(slot));
+        near.sort_by_key(|&slot| !stays(slot));
         let Some(held) = graph.hold(self.slot) else {
             return false;
         };
         let mut own = graph.neighbours(self.slot, 0);
         let few = graph.params().m / 2;
         if own.len() < few {
-            let others = near.iter().filter(|&&slot| is_live(slot) && !own.contains(&slot));
+            let others = near.iter().filter(|&&slot| stays(slot) && !own.contains(&slot));
             let more: Vec<Slot> = others.copied().take(few - own.len()).collect();
             own.extend(more);
             graph.set_neighbours(&held, 0, &own);
         }
         drop(held);
         near.into_iter().take(ADOPTERS).all(|source| {
-            let (target, is_live) = (self.slot, &is_live);
+            let (target, is_live) = (self.slot, &stays);
             let (level, is_needed) = (0, true);
             let link = LinkBack { graph, rows, level, source, target, is_needed, is_live };
             link.link(&mut scratch.work) != Linked::Busy

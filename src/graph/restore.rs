@@ -96,8 +96,8 @@ impl Graph {
         let mut linked = 0;
         // How many lists a node has that begin with this one.
         let mut begin = vec![0; frame.upper_lists as usize];
-        for slot in slices(frame.slots) {
-            for slot in slot.map(|number| stripe.slot(number)) {
+        for slice in slices(frame.slots) {
+            for slot in slice.map(|number| stripe.slot(number)) {
                 let Some(level) = self.level(slot) else { continue };
                 linked += 1;
                 if level == 0 {

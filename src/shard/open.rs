@@ -159,8 +159,8 @@ pub(super) async fn read(core: &Rc<Core>, open: Open) -> Result<Opened, Refusal>
     Ok(opened)
 }
 
-/// Says where the end of the log is not what was written: an error where acknowledged changes are
-/// missing, or may be; else a warning.
+/// Says where the end of the log is not what was written: an error where changes are known to
+/// be missing, or whole groups lie behind a bad one; else a warning.
 fn tell_of_log(shard: ShardId, log: &wal::recover::Recovered, counters: &ShardCounters) {
     let shard = shard.0;
     for torn in &log.torn {

@@ -12,8 +12,8 @@
 //! Every owner of a partition has an equal part. When searches begin, the bound goes from the debt
 //! of that moment down to the smaller one within `TIGHTEN`, and writers go on meanwhile.
 //!
-//! A put that would wait longer than `WAIT_MAX`, by the pace of linking, is refused before it is
-//! staged; the answer says when to try again. Nothing waits here, and nothing is held: the commit
+//! A put that would wait longer than `WAIT_MAX`, or than `WAIT_SEARCHED_MAX` beside searches, by the pace
+//! of linking, is refused before it is staged; the answer says when to try again. Nothing waits here, and nothing is held: the commit
 //! asks for room, and upkeep wakes it once there is some. A shard that closes has room for all.
 //!
 //! Where other threads want the CPU of a core, upkeep rests (`contention`), and writers wait longer.
@@ -69,7 +69,7 @@ const GATHER_MAX: Duration = Duration::from_millis(5);
 /// groups of one document each would cost a sync each.
 const ROOM_PARTS: usize = 8;
 
-/// The longest a put may have to wait for room, by the pace of linking.
+/// The longest a put may have to wait for room, by the pace of linking, where there are no searches.
 pub(super) const WAIT_MAX: Duration = Duration::from_secs(1);
 
 /// The longest beside searches: writes that wait hold streams of connections that searches need too.

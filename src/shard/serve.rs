@@ -45,7 +45,7 @@ pub(super) async fn run(core: Rc<Core>, mailbox: Arc<Mailbox<Request>>) {
         select(pin!(mailbox.receive(&mut batch)), pin!(core.mail.wait())).await;
         let taken = Instant::now();
         // Searches wait for no write that came with them; writes keep their order among themselves.
-        if batch.len() > 1 {
+        if !batch.is_sorted_by_key(|request| !matches!(request, Request::Search(_))) {
             batch.sort_by_key(|request| !matches!(request, Request::Search(_)));
         }
         for request in batch.drain(..) {

@@ -342,7 +342,8 @@ impl Shard {
         }
     }
 
-    /// Has vectors on disk read from where the newest snapshot has them, which MANIFEST names, in slices.
+    /// Has vectors on disk read from where the newest snapshot has them, in slices. MANIFEST names that snapshot,
+    /// or its next version does; until then the files of the one before stay.
     ///
     /// # Errors
     /// If it has some where they can't be read from: then no file may go.
@@ -521,7 +522,7 @@ async fn publish(
     core.keep(change).await?;
     // No vector may be looked for in a file that goes.
     if let Err(why) = shard.note_named().await {
-        tracing::warn!(shard = id.0, "vectors stay in memory: {why}");
+        tracing::warn!(shard = id.0, "vectors stay in memory, and no file is removed: {why}");
         return Ok(written.file_bytes);
     }
     if let Some(engine) = &mut *shard.engine.borrow_mut() {

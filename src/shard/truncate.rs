@@ -39,7 +39,8 @@ impl Shard {
     /// Drops the segments that snapshots cover.
     ///
     /// # Errors
-    /// If MANIFEST can't be written: then nothing is gone.
+    /// If MANIFEST can't be written, or vectors can't be read from where the newest snapshot has them: then
+    /// nothing is gone.
     pub(super) async fn truncate(&self, core: &Core) -> Result<Truncated> {
         self.end_snapshots().await;
         let segments = self.snapshots.drop_covered();

@@ -107,7 +107,7 @@ async fn read_table<F: File>(
                     is_later |= extent.file > number;
                     extents.push(extent);
                 }
-                // The checksum comes first.
+                // Told only if the checksum is right.
                 Err(why) => {
                     fault = Some(why);
                     break;

@@ -172,7 +172,8 @@ impl<F: File> Writer<F> {
     }
 
     /// Ends the snapshot: writes the table, with the extents that are `carried` over from files of
-    /// earlier snapshots, in the order of parts and blocks, and the header; reads everything back; gives the file its name.
+    /// earlier snapshots, in the order of parts and blocks, and the header; reads everything back; gives
+    /// the file its name.
     ///
     /// # Errors
     /// If the disk fails, or gives back something else than was written.

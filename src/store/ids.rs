@@ -204,8 +204,8 @@ impl Index {
         self.give_up();
     }
 
-    /// Gives each slot another name, in slices, after which `id` tells what it holds, and finds out how far the
-    /// farthest id is from its place. One that is too far was put in by an earlier version: the index is
+    /// Gives each slot another name, in slices, after which `id` tells what it holds, and finds out how
+    /// far the farthest id is from its place. One that is too far was put in by an earlier version: the index is
     /// given up.
     pub(super) async fn settle(
         &mut self,

@@ -21,8 +21,8 @@ use super::{ALIVE, Ids, Index, Lookup, Store};
 use crate::snapshot::{PAYLOADS_IN_BLOCK, vectors_in_block};
 use crate::types::{DocId, Lsn, Slot};
 
-/// This many ids may share the places that they look at, however few are asked for: one alone may be far
-/// from where it belongs.
+/// The bound on the places that are looked at for some ids is that of at least this many: a single id may be
+/// far from where it belongs.
 const SLOTS_MIN: usize = 64;
 
 /// Blocks that have changed: sets that are joined, and dropped, at once also where they are large.
@@ -206,8 +206,8 @@ impl Store {
         }
     }
 
-    /// All of it is back, which is seen to in slices. `index` leads to the `live` documents, by number; `is_linked` tells which
-    /// slots the graph walks through.
+    /// All of it is back: puts it together, in slices. `index` leads to the `live` documents, by number;
+    /// `is_linked` tells which slots the graph walks through.
     ///
     /// Metadata in slots where nothing is alive is dropped, and the next snapshot writes its block
     /// without it: earlier versions kept such blocks, and the index took it for metadata of whatever
