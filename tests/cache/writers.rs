@@ -1,5 +1,6 @@
 //! Reading one's own writes, while others write and ask the same questions.
 
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
@@ -15,6 +16,9 @@ use crate::{DIMENSION, find, is_hit, start};
 const WRITERS: u64 = 4;
 const READERS: u64 = 3;
 const ROUNDS: u64 = 150;
+
+/// Ids of documents that nobody changes.
+const OTHERS: Range<u64> = 100..200;
 
 /// A writer has a namespace of its own, or, one in two, none.
 fn namespace(writer: u64) -> String {
@@ -34,12 +38,33 @@ fn own(writer: u64, round: u64) -> Vec<f32> {
     own
 }
 
+/// An embedding is this vector, scaled to length 1.
+fn assert_is(vector: &[f32], embedding: &[f32], context: &str) {
+    let length = vector.iter().map(|value| value * value).sum::<f32>().sqrt();
+    let is_same = vector.iter().zip(embedding).all(|(a, b)| (a / length - b).abs() < 1e-6);
+    assert!(is_same && embedding.len() == DIMENSION, "{context}: {embedding:?}, not {vector:?}");
+}
+
 /// What is said of a document has the vector of that round.
 fn assert_is_of(round: u64, writer: u64, embedding: &[f32]) {
-    let own = own(writer, round);
-    let length = own.iter().map(|value| value * value).sum::<f32>().sqrt();
-    let is_same = own.iter().zip(embedding).all(|(a, b)| (a / length - b).abs() < 1e-6);
-    assert!(is_same && embedding.len() == DIMENSION, "round {round}: {embedding:?}, not {own:?}");
+    assert_is(&own(writer, round), embedding, &format!("round {round}"));
+}
+
+/// Reads every document that nobody changes, over and over, so that a small cache of vectors always
+/// evicts. The last pass begins after all writes have ended.
+async fn read_others(mut client: Client, is_over: Arc<AtomicBool>) {
+    loop {
+        let is_last = is_over.load(Ordering::Relaxed);
+        for doc_id in OTHERS {
+            let request =
+                QueryRequest { doc_id, include_embedding: true, namespace: String::new() };
+            let read = client.query(request).await.unwrap().into_inner();
+            assert_is(&vector(doc_id, DIMENSION), &read.embedding, &format!("document {doc_id}"));
+        }
+        if is_last {
+            return;
+        }
+    }
 }
 
 /// Searches some times; the last answer is the one that counts, and none may differ from it.
@@ -124,8 +149,7 @@ async fn read(mut client: Client, is_over: Arc<AtomicBool>, hits: Arc<AtomicU64>
 fn own_writes_are_seen(inside: &Inside) {
     runtime().block_on(async {
         let mut client = inside.client().await;
-        // Others, whom nobody changes.
-        for id in 100..200 {
+        for id in OTHERS {
             client.insert(insert(id, &vector(id, DIMENSION), &[("n", "0")])).await.unwrap();
         }
         let (hits, is_over) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicBool::new(false)));
@@ -134,6 +158,7 @@ fn own_writes_are_seen(inside: &Inside) {
             let client = inside.client().await;
             readers.push(tokio::spawn(read(client, is_over.clone(), hits.clone())));
         }
+        readers.push(tokio::spawn(read_others(inside.client().await, is_over.clone())));
         let mut writers = Vec::new();
         for writer in 0..WRITERS {
             writers.push(tokio::spawn(write(inside.client().await, writer, hits.clone())));
