@@ -285,7 +285,7 @@ impl File for DirectFile {
         let length = source.0.len();
         assert_eq!((length % BLOCK, offset % BLOCK as u64), (0, 0));
         #[cfg(test)]
-        self.faults.check("write", &self.name)?;
+        self.faults.check_range("write", &self.name, offset..offset + length as u64)?;
         let mut source = Rc::new(source.0);
         let mut done = 0;
         loop {

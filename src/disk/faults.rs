@@ -19,7 +19,7 @@ use super::{DiskError, Kind, Result};
 struct Rule {
     operation: &'static str,
     prefix: &'static str,
-    /// Bytes of a file that are read, where it matters which.
+    /// Bytes of a file that are read or written, where it matters which.
     range: Range<u64>,
     kind: Kind,
     /// How many more calls fail.
@@ -75,6 +75,12 @@ impl Faults {
     /// The next `times` reads fail that touch these bytes of files whose names begin so.
     pub fn fail_read(&self, prefix: &'static str, range: Range<u64>, times: u64) {
         let (operation, kind) = ("read", Kind::Failed);
+        self.shared().rules.push(Rule { operation, prefix, range, kind, times });
+    }
+
+    /// The next `times` writes fail that touch these bytes of files whose names begin so.
+    pub fn fail_write(&self, prefix: &'static str, range: Range<u64>, times: u64) {
+        let (operation, kind) = ("write", Kind::Failed);
         self.shared().rules.push(Rule { operation, prefix, range, kind, times });
     }
 

@@ -492,6 +492,29 @@ fn a_segment_file_that_was_removed_is_restored() {
     assert_eq!(server.stored(), [1, 2, 3, 4, 5, 6]);
 }
 
+/// The log goes on in a fresh segment, and writing again what was not synced fails there: from then on
+/// the fresh file is the active one, and the file before it is no loss to the log.
+#[test]
+fn a_segment_that_failed_before_its_first_group_is_watched_in_place_of_the_one_before() {
+    let server = Server::start(SyncPolicy::Periodic(Duration::from_secs(3_600)));
+    (1..=5).for_each(|id| assert!(server.put(id).is_ok()));
+    server.faults.fail("fdatasync", "wal_0000_00000001", Kind::Failed, 1);
+    let behind_header = crate::disk::BLOCK as u64..u64::MAX;
+    server.faults.fail_write("wal_0000_00000002", behind_header, 1);
+    assert!(server.runtime.block_on(server.router().snapshot()).is_err());
+    let failures = || server.counters().wal_failures.get();
+    server.wait_for("both failures", |_| failures() == 2);
+    let path = |number| server.directory.path().join(crate::wal::segment_name(SHARD, number));
+    assert!(path(2).exists());
+    std::fs::remove_file(path(1)).unwrap();
+    // Several looks of the watch, before and after the log is mended.
+    server.wait_for("a mended log", |server| server.counters().wal_retries.get() == 2);
+    std::thread::sleep(Duration::from_millis(200));
+    assert_eq!(failures(), 2, "a file that is not written any more was restored");
+    server.put(6).unwrap();
+    assert_eq!(server.stored(), [1, 2, 3, 4, 5, 6]);
+}
+
 /// MANIFEST names the next segment before it is used: where the sync before that fails, the file
 /// stays, though the disk refuses another one as well.
 #[test]
