@@ -18,9 +18,9 @@ use kyrodb::engine::{
     Capacity, Engine, LinkProgress, Params, Query, SearchOutcome, VectorStorage, Write,
 };
 use kyrodb::graph;
-use kyrodb::kernels::Metric;
-use kyrodb::store::payload::Payload;
 use kyrodb::types::DocId;
+use kyrodb::types::metric::Metric;
+use kyrodb::types::payload::Payload;
 
 const DOCUMENTS: u64 = 20_000;
 const QUERIES: u64 = 500;

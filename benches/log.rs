@@ -11,9 +11,9 @@ use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_m
 use kyrodb::disk::blocking::BlockingDisk;
 use kyrodb::disk::view::run;
 use kyrodb::disk::{Disk, File, Result};
-use kyrodb::store::payload::Payload;
+use kyrodb::types::payload::Payload;
+use kyrodb::types::record::Record;
 use kyrodb::types::{DocId, ShardId};
-use kyrodb::wal::record::Record;
 use kyrodb::wal::{Position, Prepared, Writer};
 
 const SHARD: ShardId = ShardId(0);

@@ -17,6 +17,7 @@
 //! | [`engine`] | one shard as a state machine: stage, apply, search, link, in bounded steps |
 //! | [`graph`], [`store`], [`kernels`] | HNSW, documents by slot, distances |
 //! | [`wal`], [`snapshot`], [`manifest`] | the log, what it came to, and which files are the state |
+//! | [`recovery`] | from files to a shard: the newest good snapshot, then the log after it |
 //! | [`verify`] | checks the log of a directory that no server uses, and tells all that is wrong |
 //! | [`repair`] | inspects such a directory as a whole, repairs it, gives it other shards |
 //! | [`disk`] | the only door to storage: O_DIRECT, read-only, or simulated |
@@ -51,6 +52,7 @@ pub mod credentials;
 pub mod ctl;
 pub mod dataset;
 pub mod demo;
+mod directory;
 pub mod disk;
 pub mod doctor;
 pub mod engine;
@@ -58,12 +60,12 @@ pub mod error;
 pub mod gateway;
 pub mod graph;
 pub mod kernels;
-pub mod layout;
 pub mod load;
 pub mod manifest;
 pub mod observe;
 pub mod packaging;
 pub mod proto;
+pub mod recovery;
 pub mod repair;
 pub mod router;
 mod sabotage;

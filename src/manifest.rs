@@ -18,8 +18,7 @@ pub const MANIFEST_NAME: &str = "MANIFEST";
 /// Version of the directory's format.
 pub const MANIFEST_VERSION: u32 = 1;
 
-/// Most shards of a directory.
-pub const SHARDS_MAX: u32 = 1_024;
+pub use crate::types::limits::SHARDS_MAX;
 
 /// A bound for reading, in bytes: some 100,000 segments.
 const MANIFEST_BYTES_MAX: usize = 32 << 20;

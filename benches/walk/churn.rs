@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use kyrodb::dataset::Rows;
 use kyrodb::engine::{Engine, LinkProgress, Write};
-use kyrodb::store::realm::Realm;
+use kyrodb::types::realm::Realm;
 use kyrodb::types::{DocId, mix};
 
 use super::{cpu_seconds, put};

@@ -34,8 +34,8 @@ use kyrodb::engine::{Capacity, Engine, LinkProgress, Params, Query, VectorStorag
 use kyrodb::graph;
 use kyrodb::graph::search::Work;
 use kyrodb::kernels::{Metric, normalize};
-use kyrodb::store::payload::Payload;
 use kyrodb::types::DocId;
+use kyrodb::types::payload::Payload;
 
 /// Neighbours asked for, unless it is said otherwise.
 const K: usize = 10;

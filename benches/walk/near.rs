@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use kyrodb::engine::{Engine, Query, SearchOutcome};
 use kyrodb::graph::search::Work;
-use kyrodb::kernels::Metric;
 use kyrodb::router::near::{Near, STARTS_MAX};
+use kyrodb::types::metric::Metric;
 use kyrodb::types::{DocId, mix};
 
 use super::{K, unit};

@@ -6,8 +6,8 @@ use std::path::Path;
 
 use kyrodb::engine::restore::Restore;
 use kyrodb::engine::{Engine, Params};
-use kyrodb::snapshot::{Extent, Part, Shape};
-use kyrodb::store::stripe::Stripe;
+use kyrodb::types::image::{Extent, Part, Shape};
+use kyrodb::types::stripe::Stripe;
 
 /// In the order of their numbers.
 const PARTS: [Part; 9] = [

@@ -17,5 +17,4 @@ pub mod graph;
 pub mod plain;
 pub mod store;
 pub mod sync;
-#[path = "../../src/types.rs"]
 pub mod types;

@@ -13,6 +13,4 @@ mod pin;
 #[path = "../../src/store/readers.rs"]
 mod readers;
 pub mod readers_model;
-#[path = "../../src/store/stripe.rs"]
-pub mod stripe;
 pub mod view_model;

@@ -8,6 +8,7 @@
 //! changes, buckets and counts are atomic numbers.
 
 pub mod bucket;
+pub mod fair;
 mod files;
 mod keyring;
 mod keys;

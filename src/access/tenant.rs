@@ -11,12 +11,12 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
 use super::bucket::Bucket;
+use super::fair::Party;
 use super::files::write_whole;
 use super::usage::Usage;
 use crate::engine::accounts::{Account, Accounts};
 use crate::observe::counters::Counter;
-use crate::router::fair::Party;
-use crate::store::realm::TenantMark;
+use crate::types::realm::TenantMark;
 
 /// Name of the file in the data directory.
 pub(super) const FILE_NAME: &str = "tenants.json";

@@ -7,10 +7,10 @@ use super::Result;
 use crate::disk::view::{View, run};
 use crate::manifest::{Manifest, Snapshot};
 use crate::snapshot::reader::{contents, read};
-use crate::snapshot::{Part, SLOTS_IN_BLOCK};
+use crate::types::image::{Part, SLOTS_IN_BLOCK};
+use crate::types::position::Position;
+use crate::types::record::Record;
 use crate::types::{DocId, Lsn, ShardId};
-use crate::wal::Position;
-use crate::wal::record::Record;
 use crate::wal::recover::recover;
 
 /// Most slots of a shard.
@@ -75,7 +75,7 @@ fn snapshot_ids(view: &View, shard: ShardId, snapshot: &Snapshot) -> Result<Hash
     let is_wanted = |part: Part| matches!(part, Part::Ids | Part::Index);
     let extents: Vec<_> = found.extents.into_iter().filter(|e| is_wanted(e.part)).collect();
     let (mut ids, mut live) = (vec![0_u64; slots as usize], Vec::new());
-    let take = |extent: &crate::snapshot::Extent, bytes: &[u8]| {
+    let take = |extent: &crate::types::image::Extent, bytes: &[u8]| {
         if extent.part == Part::Index {
             let words = bytes.as_chunks().0.iter().map(|word| u32::from_le_bytes(*word));
             live.extend(words.filter(|&word| word != 0));

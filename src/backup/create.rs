@@ -183,7 +183,7 @@ fn earliest_ms(view: &View, manifest: &Manifest, logs: &[Cut]) -> Result<u64> {
     let (mut earliest, mut made) = (0, u64::MAX);
     for (shard, log) in shards(manifest).zip(logs) {
         if let Some(first) = log.first
-            && first.start == crate::wal::Position::START
+            && first.start == crate::types::position::Position::START
         {
             made = made.min(first.unix_ms);
             continue;

@@ -10,8 +10,8 @@ use super::Result;
 use crate::disk::Disk;
 use crate::disk::view::{View, Viewed, run};
 use crate::manifest::{Sealed, Segment};
+use crate::types::position::Position;
 use crate::types::{Lsn, ShardId};
-use crate::wal::Position;
 use crate::wal::reader::{Head, ReadError, Scan, Tail, has_groups, read_head, read_until};
 use crate::wal::segment::SegmentHeader;
 

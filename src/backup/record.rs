@@ -12,9 +12,9 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use super::Result;
-use crate::config::{DIMENSION_MAX, SHARDS_MAX};
 use crate::manifest::{MANIFEST_VERSION, Manifest};
 use crate::snapshot::parse_snapshot_name;
+use crate::types::limits::{DIMENSION_MAX, SHARDS_MAX};
 use crate::wal::parse_segment_name;
 
 /// File name.
@@ -160,7 +160,7 @@ impl Backup {
     fn check_numbers(&self) -> Result<()> {
         let Manifest { shards, dimension, snapshots, segments, .. } = &self.manifest;
         let shards = *shards;
-        if !(1..=SHARDS_MAX as u32).contains(&shards) {
+        if !(1..=SHARDS_MAX).contains(&shards) {
             return Err(format!("{shards} shards are not between 1 and {SHARDS_MAX}"));
         }
         if *dimension as usize > DIMENSION_MAX {

@@ -15,16 +15,16 @@ use super::swap::Staged;
 use super::time::show;
 use super::verify::{Failed, Sums, chain, check_files, trial, view};
 use super::{Result, count::count, shards};
+use crate::directory::log::discard;
+use crate::directory::{LOCK_NAME, Lock, user_of};
 use crate::disk::blocks;
 use crate::disk::folders::Folders;
 use crate::disk::view::{View, Viewed, run};
 use crate::manifest::{MANIFEST_NAME, Manifest, Snapshot};
-use crate::server::directory::log::discard;
-use crate::server::directory::{LOCK_NAME, Lock, user_of};
 use crate::snapshot::reader::contents;
 use crate::snapshot::{parse_snapshot_name, snapshot_name};
+use crate::types::position::Position;
 use crate::types::{Lsn, ShardId};
-use crate::wal::Position;
 use crate::wal::recover::recover;
 
 /// Which state.

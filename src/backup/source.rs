@@ -7,11 +7,11 @@ use std::time::Duration;
 
 use super::Result;
 use crate::clock::unix_ms;
+use crate::directory::log::check_there;
 use crate::disk::folders::Folders;
 use crate::disk::view::{View, Viewed};
 use crate::disk::{DiskError, Kind};
 use crate::manifest::{MANIFEST_NAME, Manifest};
-use crate::server::directory::log::check_there;
 use crate::snapshot::snapshot_name;
 use crate::types::ShardId;
 

@@ -9,7 +9,7 @@ use super::source::{self, Source};
 use crate::disk::Disk;
 use crate::disk::sim;
 use crate::types::ShardId;
-use crate::wal::record::Record;
+use crate::types::record::Record;
 use crate::wal::sample::{SHARDS, Sample};
 
 /// Groups of the sample are stamped 9, and the one that ends a life in good order 10.

@@ -27,25 +27,6 @@ pub fn show(unix: u64) -> String {
     format!("{year:04}-{month:02}-{day:02} {hour:02}:{minute:02}:{second:02} UTC")
 }
 
-/// Bytes, such as `1.5 GiB`.
-#[must_use]
-pub fn show_bytes(bytes: u64) -> String {
-    const UNITS: [&str; 5] = ["KiB", "MiB", "GiB", "TiB", "PiB"];
-    if bytes < 1 << 10 {
-        return format!("{bytes} B");
-    }
-    let mut shown = bytes as f64 / 1024.0;
-    let mut units = UNITS.into_iter();
-    let mut unit = units.next().unwrap_or_default();
-    while shown >= 1024.0
-        && let Some(next) = units.next()
-    {
-        shown /= 1024.0;
-        unit = next;
-    }
-    format!("{shown:.1} {unit}")
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -62,15 +43,6 @@ mod tests {
             (4_107_542_400, "2100-03-01 00:00:00 UTC"),
         ] {
             assert_eq!(show(unix), shown);
-        }
-    }
-
-    #[test]
-    fn bytes_are_shown_in_the_largest_unit_they_fill() {
-        for (bytes, shown) in
-            [(0, "0 B"), (1023, "1023 B"), (1 << 10, "1.0 KiB"), (3 << 29, "1.5 GiB")]
-        {
-            assert_eq!(show_bytes(bytes), shown);
         }
     }
 }

@@ -8,15 +8,15 @@ use super::progress::Progress;
 use super::record::{Backup, Stored};
 use super::storage::Storage;
 use super::{Result, shards};
-use crate::disk::BLOCK;
 use crate::disk::view::{View, Viewed, run};
-use crate::engine::recover::{Listed, home_of, recover};
 use crate::engine::{Capacity, Params, VectorStorage};
 use crate::graph;
-use crate::kernels::Metric;
 use crate::manifest::Manifest;
+use crate::recovery::{Listed, home_of, recover};
 use crate::snapshot::reader::contents;
 use crate::types::ShardId;
+use crate::types::limits::BLOCK;
+use crate::types::metric::Metric;
 
 /// Links of a node where no snapshot says how many: nothing is linked for a trial.
 const M_DEFAULT: usize = 16;

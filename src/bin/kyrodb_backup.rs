@@ -10,11 +10,12 @@ use kyrodb::backup::prune::Rules;
 use kyrodb::backup::restore::{Point, Restore};
 use kyrodb::backup::storage::Overlap;
 use kyrodb::backup::textfile::{Done, Textfile};
-use kyrodb::backup::time::{show, show_bytes};
+use kyrodb::backup::time::show;
 use kyrodb::backup::verify::verify;
 use kyrodb::backup::{Backup, Storage, create, give_way, prune, raise_file_limit, restore};
 use kyrodb::clock::unix_ms;
 use kyrodb::disk::owner::restrict_new_files;
+use kyrodb::types::human::show_bytes;
 use serde::Serialize;
 
 /// Backs up a KyroDB data directory, beside a running server or a stopped one, and restores it.

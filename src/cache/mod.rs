@@ -6,6 +6,5 @@
 //! - [`table`] keeps so many things in so many bytes, and no search waits for it.
 //! - [`seen`] knows what was asked lately, for less memory than keeping it would take.
 
-pub mod changes;
 pub mod seen;
 pub mod table;

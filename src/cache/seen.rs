@@ -4,7 +4,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::changes::Stamp;
+use crate::types::changes::Stamp;
 use crate::types::mix;
 
 /// Fingerprints, 128 KiB of them: about so many different questions ago is lately.
@@ -36,9 +36,9 @@ impl Seen {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cache::changes::{Bucket, Changes, Changing};
-    use crate::store::payload::Payload;
-    use crate::store::realm::Realm;
+    use crate::types::changes::{Bucket, Changes, Changing};
+    use crate::types::payload::Payload;
+    use crate::types::realm::Realm;
     use std::sync::Arc;
 
     #[test]

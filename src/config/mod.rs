@@ -16,7 +16,6 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 pub use self::load::{Origins, Overrides, Running, from_bytes, generate, load};
-pub(crate) use self::validate::{DIMENSION_MAX, SHARDS_MAX};
 pub use self::words::{
     CacheStrategy, Codes, Distance, Environment, FsyncPolicy, LogFormat, LogLevel,
     ObservabilityAuth, RecoveryMode, VectorStorage,

@@ -5,15 +5,14 @@ use super::{
     Codes, Config, Distance, Environment, FsyncPolicy, ObservabilityAuth, RecoveryMode,
     VectorStorage,
 };
-use crate::disk::BLOCK;
-use crate::graph::LEVEL_MAX;
-use crate::wal::GROUP_BYTES_MAX;
+use crate::types::limits::BLOCK;
+use crate::types::limits::GROUP_BYTES_MAX;
+use crate::types::limits::LEVEL_MAX;
 
-/// Most values in a vector.
-pub(crate) const DIMENSION_MAX: usize = 4_096;
+use crate::types::limits::DIMENSION_MAX;
 
 /// Most shards of a directory, and most cores.
-pub(crate) const SHARDS_MAX: usize = crate::manifest::SHARDS_MAX as usize;
+pub(crate) const SHARDS_MAX: usize = crate::types::limits::SHARDS_MAX as usize;
 
 /// Shortest log segment: room for some of the largest groups.
 const SEGMENT_BYTES_MIN: u64 = 4 * GROUP_BYTES_MAX as u64;

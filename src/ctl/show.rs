@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use serde_json::Value;
 
-use crate::backup::time::show_bytes;
+use crate::types::human::show_bytes;
 
 /// The pages that a status is made of.
 pub struct Pages {

@@ -17,6 +17,7 @@ pub mod faults;
 pub mod folders;
 pub mod kind;
 pub mod owner;
+pub mod probe;
 pub mod quarantine;
 pub mod read_only;
 #[cfg(test)]
@@ -28,8 +29,7 @@ pub mod view;
 
 use crate::sabotage::{Pillar, is_off};
 
-/// The unit of reads and writes, in bytes: the largest sector of common devices.
-pub const BLOCK: usize = 4096;
+pub use crate::types::limits::BLOCK;
 
 /// `bytes` rounded up to whole blocks.
 #[must_use]

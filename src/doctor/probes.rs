@@ -8,12 +8,12 @@ use std::time::{Duration, Instant};
 
 use super::tree::Tree;
 use crate::config::PersistenceSection;
-use crate::disk::BLOCK;
 use crate::disk::folders::{Folders, LOG_LINK_NAME};
 use crate::disk::owner::{TooOpen, too_open};
 use crate::disk::space::Room;
 use crate::shard::preflight;
 use crate::status::process::disk_bytes;
+use crate::types::limits::BLOCK;
 
 /// Writes that are measured, or as many as fit in the time.
 const SYNCS_MAX: usize = 400;

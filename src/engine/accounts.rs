@@ -9,9 +9,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::store::Store;
-use crate::store::payload::TENANT_KEY;
 use crate::store::slices::slices;
 use crate::types::DocId;
+use crate::types::payload::TENANT_KEY;
 
 /// The documents of one tenant.
 #[derive(Debug, Default)]

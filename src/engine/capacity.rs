@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use super::Engine;
 use super::accounts::Accounts;
 use crate::error::{Error, Result};
-use crate::observe::headroom::Headroom;
+use crate::types::headroom::Headroom;
 
 /// When a write that found no memory may be worth another try.
 const MEMORY_RETRY: std::time::Duration = std::time::Duration::from_secs(1);
@@ -118,9 +118,9 @@ mod tests {
     use super::*;
     use crate::engine::tests::{Pair, Random, payload};
     use crate::engine::{LinkProgress, Write};
-    use crate::store::payload::Payload;
-    use crate::store::realm::Realm;
     use crate::types::DocId;
+    use crate::types::payload::Payload;
+    use crate::types::realm::Realm;
 
     const MAX_BYTES: u64 = 1 << 20;
 

@@ -8,12 +8,12 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use super::{Engine, VectorStorage};
-use crate::snapshot::{
+use crate::store::{Changed, Index, SavedVectors};
+use crate::types::Lsn;
+use crate::types::image::{
     Extent, INDEX_IN_BLOCK, PAYLOADS_IN_BLOCK, Part, SLOTS_IN_BLOCK, Shape, links_in_block,
     vectors_in_block,
 };
-use crate::store::{Changed, Index, SavedVectors};
-use crate::types::Lsn;
 
 /// A snapshot begins once one part in so many of the memory for vectors that wait for one is taken:
 /// while it is written, as many again may come.

@@ -5,8 +5,8 @@
 
 use std::cmp::Ordering;
 
-use crate::store::payload::{NAMESPACE_KEY, Payload, TENANT_INDEX_KEY};
-use crate::store::realm::TenantMark;
+use crate::types::payload::{NAMESPACE_KEY, Payload, TENANT_INDEX_KEY};
+use crate::types::realm::TenantMark;
 
 /// A condition on a document's metadata.
 #[derive(Clone, Debug, PartialEq)]

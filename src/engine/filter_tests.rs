@@ -8,10 +8,10 @@ use super::index::evaluate::{Candidates, Evaluation};
 use super::plan::{Way, way};
 use super::tests::{Model, Pair, Random, finish, found};
 use super::*;
-use crate::store::payload::Payload;
-use crate::store::realm::Realm;
 use crate::types::Slot;
-use crate::wal::record::delete_batch;
+use crate::types::payload::Payload;
+use crate::types::realm::Realm;
+use crate::types::record::delete_batch;
 
 /// Documents of the random tests. All that a filter selects of them is scanned, so that answers
 /// are exact.

@@ -15,9 +15,9 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use super::{Engine, LinkProgress, rows_of};
 use crate::graph::Graph;
 use crate::graph::unlink::{Context, Unlinker};
-use crate::store::stripe::Stripe;
 use crate::store::view::View;
 use crate::types::Slot;
+use crate::types::stripe::Stripe;
 use crate::with_distance;
 
 /// Dead nodes for which a sweep begins: at least so many, and one in so many of all, while

@@ -7,7 +7,7 @@ use super::read::{Phase, Query};
 use super::tests::{Pair, finish, found, payload};
 use super::write::Write;
 use crate::graph::check::check;
-use crate::store::realm::Realm;
+use crate::types::realm::Realm;
 use crate::types::{DocId, Slot};
 
 /// No node but dead ones is out of reach, and every link leads to a node.

@@ -15,9 +15,9 @@ use super::restore::Restore;
 use super::tests::{Pair, params};
 use super::*;
 use crate::engine::filter::Filter;
-use crate::snapshot::{Extent, PAYLOADS_IN_BLOCK, Part, Shape};
 use crate::types::Slot;
-use crate::wal::record::delete_batch;
+use crate::types::image::{Extent, PAYLOADS_IN_BLOCK, Part, Shape};
+use crate::types::record::delete_batch;
 
 /// Histories of an ordinary run, and steps in each.
 const HISTORIES: u64 = 24;

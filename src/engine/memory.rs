@@ -4,9 +4,9 @@
 
 use super::{Engine, Params};
 use crate::graph::Graph;
-use crate::kernels::Metric;
-use crate::store::payload::Payload;
 use crate::store::{Codes, Vectors};
+use crate::types::metric::Metric;
+use crate::types::payload::Payload;
 use crate::types::{DocId, Lsn};
 
 /// What an allocation of metadata has beside its bytes: two counts of references, and what leads to
@@ -100,8 +100,8 @@ impl Engine {
 mod tests {
     use crate::engine::tests::Pair;
     use crate::engine::write::Write;
-    use crate::store::payload::Payload;
     use crate::types::DocId;
+    use crate::types::payload::Payload;
 
     const COUNT: usize = 3_000;
 

@@ -45,7 +45,6 @@ pub mod partition;
 mod partition_tests;
 mod plan;
 pub mod read;
-pub mod recover;
 pub mod restore;
 pub mod salvage;
 #[cfg(test)]
@@ -69,15 +68,15 @@ use self::listing::Listings;
 use self::partition::{Home, Partition};
 pub use self::read::{Document, Hit, Lent, Query, Scope, Search, SearchOutcome};
 pub use self::write::{Outcome, Staged, Write};
-use crate::cache::changes::{Changes, Changing};
 use crate::graph::insert::{Linker, Rows};
 use crate::graph::search::{Scratch, Work};
 use crate::graph::{self, Graph};
-use crate::kernels::Metric;
 use crate::store::slices::at_once;
-use crate::store::stripe::Stripe;
 use crate::store::view::View;
 use crate::store::{Codes, Store};
+use crate::types::changes::{Changes, Changing};
+use crate::types::metric::Metric;
+use crate::types::stripe::Stripe;
 use crate::types::{DocId, Lsn, Slot};
 use crate::with_distance;
 

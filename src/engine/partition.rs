@@ -6,9 +6,9 @@ use std::sync::{Arc, OnceLock};
 use super::healing::Ward;
 use super::{Engine, Params};
 use crate::graph::Graph;
-use crate::kernels::Metric;
 use crate::store::Shared;
-use crate::store::stripe::Stripe;
+use crate::types::metric::Metric;
+use crate::types::stripe::Stripe;
 
 /// The graph of a partition and what belongs to it.
 #[derive(Clone)]
@@ -44,7 +44,7 @@ impl Joint {
     /// A partition of so many shards.
     ///
     /// # Panics
-    /// If they are none, or more than [`OWNERS_MAX`](crate::store::stripe::OWNERS_MAX).
+    /// If they are none, or more than [`OWNERS_MAX`](crate::types::stripe::OWNERS_MAX).
     #[must_use]
     pub fn new(owners: u32) -> Arc<Self> {
         assert_eq!(Stripe::new(0, owners).owners(), owners);

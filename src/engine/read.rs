@@ -33,8 +33,8 @@ use crate::graph::space::{Coded, Exact};
 use crate::graph::visited::Visited;
 use crate::kernels::Distance;
 use crate::store::OwnCode;
-use crate::store::stripe::Stripe;
 use crate::store::view::View;
+use crate::types::stripe::Stripe;
 use crate::types::{DocId, Lsn, Slot};
 use crate::with_distance;
 

@@ -5,14 +5,14 @@ use std::collections::BTreeMap;
 use super::partition::Home;
 use super::{Engine, Params};
 use crate::graph::frozen::Frame;
-use crate::snapshot::{
+use crate::store::Index;
+use crate::store::slices::{SLOTS_AT_ONCE, at_once, slices};
+use crate::types::Lsn;
+use crate::types::image::{
     EXTENTS_AT_ONCE, Extent, INDEX_IN_BLOCK, PAYLOADS_IN_BLOCK, Part, SLOTS_IN_BLOCK, Shape,
     vectors_in_block,
 };
-use crate::store::Index;
-use crate::store::slices::{SLOTS_AT_ONCE, at_once, slices};
-use crate::store::stripe::Stripe;
-use crate::types::Lsn;
+use crate::types::stripe::Stripe;
 
 /// A shard on its way back.
 pub struct Restore {

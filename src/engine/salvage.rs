@@ -2,9 +2,9 @@
 //! putting documents in that were found elsewhere, giving all of them away.
 
 use super::Engine;
-use crate::store::payload::Payload;
+use crate::types::payload::Payload;
+use crate::types::record::Record;
 use crate::types::{DocId, Lsn, Slot};
-use crate::wal::record::Record;
 
 /// A document, wherever it is.
 #[derive(Clone, Copy, Debug, PartialEq)]

@@ -4,7 +4,6 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::rc::Rc;
 
 use super::checkpoint::{Checkpoint, Next, Piece};
-use super::recover::{Listed, RecoverError, Recovered, recover};
 use super::restore::Restore;
 use super::tests::{Model, Pair, engine};
 use super::*;
@@ -13,10 +12,12 @@ use crate::disk::{BLOCK, Disk};
 use crate::engine::filter::Filter;
 use crate::graph::check::check;
 use crate::manifest::{LoadError, MANIFEST_NAME, MANIFEST_VERSION, Manifest, Segment, Snapshot};
+use crate::recovery::{Listed, RecoverError, Recovered, recover};
 use crate::snapshot::writer::{Identity, Writer as SnapshotWriter};
-use crate::snapshot::{EXTENTS_AT_ONCE, Extent, Part, parse_snapshot_name, reader, snapshot_name};
-use crate::store::realm::Realm;
+use crate::snapshot::{parse_snapshot_name, reader, snapshot_name};
 use crate::store::slices::at_once;
+use crate::types::image::{EXTENTS_AT_ONCE, Extent, Part};
+use crate::types::realm::Realm;
 use crate::types::{ShardId, Slot};
 use crate::wal::{Position, Prepared, Writer, segment_name};
 

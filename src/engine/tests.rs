@@ -8,10 +8,10 @@ use super::read::Phase;
 use super::*;
 use crate::graph::check::check;
 use crate::kernels::{Distance, NegatedDot, normalize, scalar};
-use crate::store::payload::Payload;
-use crate::store::realm::Realm;
 use crate::types::mix;
-use crate::wal::record::{Record, delete_batch};
+use crate::types::payload::Payload;
+use crate::types::realm::Realm;
+use crate::types::record::{Record, delete_batch};
 
 const DIMENSION: usize = 12;
 

@@ -3,10 +3,10 @@
 use super::filter::Filter;
 use super::{Engine, VectorStorage};
 use crate::error::{Error, Result};
-use crate::store::payload::{Payload, PayloadError, TENANT_INDEX_KEY};
-use crate::store::realm::Realm;
+use crate::types::payload::{Payload, PayloadError, TENANT_INDEX_KEY};
+use crate::types::realm::Realm;
+use crate::types::record::Record;
 use crate::types::{DocId, Lsn, Slot};
-use crate::wal::record::Record;
 
 /// Documents of a batch delete that are deleted in one slice.
 const APPLY_IDS: usize = 128;
@@ -192,7 +192,7 @@ impl Engine {
     }
 
     /// Plans the end of those of `ids` that exist and pass, a part of a batch delete; returns
-    /// them. [`delete_batch`](crate::wal::record::delete_batch) makes the records of all parts.
+    /// them. [`delete_batch`](crate::types::record::delete_batch) makes the records of all parts.
     /// Nothing else may be staged between the parts of a batch.
     pub fn stage_deletes(&mut self, ids: &[DocId], filter: &Filter) -> Vec<DocId> {
         let exists = |engine: &Self, id| {
@@ -419,7 +419,7 @@ impl Engine {
 mod tests {
     use super::*;
     use crate::engine::tests::Pair;
-    use crate::store::realm::TenantMark;
+    use crate::types::realm::TenantMark;
 
     /// A directory was written without keys, and keys are asked for now; or the other way round.
     #[test]

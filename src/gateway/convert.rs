@@ -10,7 +10,7 @@ use crate::proto::query_response::Tier;
 use crate::proto::search_response::SearchPath;
 use crate::router::Found;
 use crate::router::cached::Answer;
-use crate::store::payload::Payload;
+use crate::types::payload::Payload;
 
 /// The pairs that a client may see.
 pub(super) fn metadata(payload: &Payload) -> HashMap<String, String> {

@@ -10,7 +10,7 @@ use std::time::Duration;
 use crate::observe::Observed;
 use crate::observe::origin::Origin;
 use crate::observe::trace::{Stage, Trace};
-use crate::store::realm::TenantMark;
+use crate::types::realm::TenantMark;
 
 /// What is known of a search beside its record.
 #[derive(Clone, Default)]

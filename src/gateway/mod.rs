@@ -54,16 +54,12 @@ use self::write_rate::WriteRate;
 use crate::access::Access;
 use crate::config::{Config, Distance, LoggingSection, TimeoutsSection};
 use crate::error::{Error, Result};
-use crate::kernels::Metric;
 use crate::observe::Observed;
 use crate::proto::FILE_DESCRIPTOR_SET;
 use crate::proto::kyro_db_service_server::KyroDbServiceServer;
 use crate::router::Router;
-use crate::shard::keeper::Change;
-use crate::shard::reply::single;
-use crate::shard::request::Request;
 use crate::status::health::{Health, Phase, Verdict};
-use crate::types::ShardId;
+use crate::types::metric::Metric;
 
 /// Between two looks at the health for `grpc.health.v1`, which is also looked at whenever the
 /// server begins or ends to serve.
@@ -210,16 +206,7 @@ impl Gateway {
         if self.rules().dimension != 0 {
             return Ok(());
         }
-        let (answers, reply) = single();
-        router.send(ShardId(0), Request::Keep(Change::Dimension(length as u32), reply))?;
-        let kept = answers.one().await.unwrap_or_else(|| Err("the first core is gone".into()));
-        kept.map_err(|why| {
-            tracing::error!("the dimension could not be recorded in MANIFEST: {why}");
-            Error::unavailable("the dimension could not be recorded in MANIFEST")
-        })?;
-        for shard in (0..router.shards()).map(ShardId) {
-            router.set_dimension(shard, length).await;
-        }
+        router.decide_dimension(length).await?;
         tracing::info!(dimension = length, "the first document has decided the dimension");
         self.set_dimension(length);
         Ok(())

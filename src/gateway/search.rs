@@ -13,13 +13,13 @@ use super::status::{count, status};
 use super::subject::Subject;
 use super::timing::{self, Unfinished};
 use super::{Gateway, validate};
+use crate::access::fair::Guest;
 use crate::engine::Query;
 use crate::error::{Error, Result};
 use crate::observe::trace::{Stage, Trace};
 use crate::proto;
 use crate::router::Router;
 use crate::router::cached::Answer;
-use crate::router::fair::Guest;
 
 /// The answer to a Search, in pieces where it is large.
 async fn listed(

@@ -24,8 +24,8 @@ use crate::proto;
 use crate::proto::batch_delete_request::DeleteCriteria;
 use crate::proto::kyro_db_service_server::KyroDbService;
 use crate::status::health::{Verdict, cache_trouble};
-use crate::store::realm::Realm;
 use crate::types::DocId;
+use crate::types::realm::Realm;
 
 /// A delete by filter looks for its documents for at most so long, if the client sets no limit.
 const DELETE_MAX: Duration = Duration::from_secs(60);

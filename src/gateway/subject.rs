@@ -8,14 +8,14 @@ use tonic::Extensions;
 use super::ended::About;
 use super::status::loading;
 use super::{Gateway, validate};
+use crate::access::fair::Party;
 use crate::access::{Caller, Tenant};
 use crate::engine::filter::Filter;
 use crate::error::{Error, Result};
 use crate::observe::origin::Origin;
 use crate::proto;
-use crate::router::fair::Party;
-use crate::store::realm::Realm;
 use crate::types::DocId;
+use crate::types::realm::Realm;
 
 /// A caller who may do what is asked. The default one is everybody, where there are no tenants.
 #[derive(Clone, Default)]

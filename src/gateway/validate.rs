@@ -5,7 +5,6 @@ use std::collections::{BTreeMap, HashMap};
 
 use super::subject::Subject;
 use crate::config::Config;
-use crate::config::DIMENSION_MAX;
 use crate::engine::filter::{Bound, Filter, Side};
 use crate::engine::{Query, Write};
 use crate::error::{Error, Result};
@@ -15,9 +14,10 @@ use crate::proto::shape::{
     CONDITIONS_MAX, DEPTH_MAX, EXACT_PAIRS_MAX, FILTER_BYTES_MAX, IN_VALUES_MAX, RANGES_MAX,
     too_deep, too_many,
 };
-use crate::store::payload::{NAMESPACE_BYTES_MAX, PAYLOAD_BYTES_MAX, Payload, PayloadError};
-use crate::store::realm::Realm;
 use crate::types::DocId;
+use crate::types::limits::DIMENSION_MAX;
+use crate::types::payload::{NAMESPACE_BYTES_MAX, PAYLOAD_BYTES_MAX, Payload, PayloadError};
+use crate::types::realm::Realm;
 
 /// Most results of a search.
 pub(super) const K_MAX: u32 = 1_000;

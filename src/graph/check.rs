@@ -2,8 +2,8 @@
 //! what was recovered.
 
 use super::Graph;
-use crate::store::stripe::Stripe;
 use crate::types::Slot;
+use crate::types::stripe::Stripe;
 
 /// What [`check`] found in a graph that is sound.
 #[derive(Debug, PartialEq, Eq)]

@@ -19,8 +19,8 @@ use std::sync::{PoisonError, TryLockError};
 use super::Graph;
 use super::hold::{LEFT, LEVEL};
 use super::layer::Lists;
-use crate::store::stripe::Stripe;
 use crate::types::Slot;
+use crate::types::stripe::Stripe;
 
 /// Sizes and entry of a graph at the moment it was frozen: of the slots of one owner, by number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -12,8 +12,8 @@ use bytemuck::Zeroable;
 
 use super::LEVEL_MAX;
 use crate::store::arena::Arena;
-use crate::store::stripe::{BLOCK_SLOTS, Stripe};
 use crate::types::Slot;
+use crate::types::stripe::{BLOCK_SLOTS, Stripe};
 
 /// Links in a cache line.
 pub(super) const LINE_LINKS: usize = 16;

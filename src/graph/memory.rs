@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicU8, AtomicU32};
 
 use super::layer::{LINE_LINKS, Line};
 use super::{Graph, Params};
-use crate::store::stripe::Stripe;
+use crate::types::stripe::Stripe;
 
 impl Graph {
     /// Bytes of the lists of neighbours of an owner on all levels, their unused ends included, and of

@@ -42,12 +42,10 @@ use self::high::High;
 use self::hold::{DOOMED, Held, LEFT, LEVEL};
 use self::layer::Layers;
 use crate::store::arena::Arena;
-use crate::store::stripe::Stripe;
+use crate::types::stripe::Stripe;
 use crate::types::{DocId, Slot, mix};
 
-/// Levels above 0 that a node can have. With M = 5, the smallest, the expected top level of
-/// 67 million nodes is 11.
-pub const LEVEL_MAX: u8 = 15;
+pub use crate::types::limits::LEVEL_MAX;
 
 /// What shapes the graph.
 #[derive(Clone, Copy, Debug)]

@@ -9,8 +9,8 @@ use super::frozen::Frame;
 use super::layer::LINE_LINKS;
 use super::{Graph, LEVEL_MAX};
 use crate::store::slices::slices;
-use crate::store::stripe::{BLOCK_SLOTS, Stripe};
 use crate::types::Slot;
+use crate::types::stripe::{BLOCK_SLOTS, Stripe};
 
 impl Graph {
     /// Values of a list on level 0, its padding included.

@@ -13,6 +13,7 @@ use super::peers::Target;
 use super::workload::{Weights, Workload};
 use crate::credentials::api_key;
 use crate::dataset::is_vectors_name;
+use crate::types::limits::DIMENSION_MAX;
 
 /// Most requests a second that one generator may be asked for.
 const RATE_MAX: f64 = 1_000_000.0;
@@ -24,9 +25,8 @@ const DURATION_SECONDS_MAX: f64 = 86_400.0;
 const CONCURRENCY_MAX: usize = 10_000;
 const CONNECTIONS_MAX: usize = 1_000;
 
-/// Most random vectors, and values in each.
+/// Most random vectors.
 const DATASET_MAX: usize = 10_000_000;
-const DIMENSION_MAX: usize = 4_096;
 
 /// Most values in all of them: 8 GiB.
 const VALUES_MAX: usize = 1 << 31;

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 
-use crate::cache::changes::Changes;
+use crate::types::changes::Changes;
 
 /// A number that only grows.
 #[derive(Default)]

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use super::counters::Counter;
-use super::headroom::Headroom;
+use crate::types::headroom::Headroom;
 
 /// Bytes that each account may hold however little memory is left, so that a server that is full is still
 /// read, and documents can be deleted.

@@ -3,7 +3,6 @@
 
 pub mod counters;
 pub mod document_cache;
-pub mod headroom;
 pub mod host;
 pub mod in_flight;
 pub mod latency;
@@ -22,7 +21,6 @@ use std::time::{Duration, Instant};
 
 use self::counters::{GatewayCounters, ShardCounters, Space, Traffic};
 use self::document_cache::DocumentCache;
-use self::headroom::Headroom;
 use self::host::Host;
 use self::in_flight::InFlight;
 use self::latency::Latency;
@@ -32,6 +30,7 @@ use self::scrub::Scrub;
 use self::slow::Recorder;
 use self::slow_log::SlowLog;
 use self::trace::{Stage, Trace};
+use crate::types::headroom::Headroom;
 
 /// Where the time of a request goes.
 #[derive(Default)]

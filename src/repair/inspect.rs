@@ -6,12 +6,12 @@ use std::sync::Arc;
 use serde::Serialize;
 
 use crate::disk::Disk;
-use crate::engine::recover::{Listed, RecoverError, home_of, recover};
 use crate::engine::salvage::Version;
 use crate::engine::{Engine, Params, Query};
 use crate::graph::check::{check, check_part};
-use crate::kernels::Metric;
+use crate::recovery::{Listed, RecoverError, home_of, recover};
 use crate::types::Slot;
+use crate::types::metric::Metric;
 
 /// Documents that are sought by their own vectors.
 const SOUGHT: usize = 1_000;

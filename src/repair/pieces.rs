@@ -9,9 +9,11 @@ use crate::disk::Disk;
 use crate::engine::Engine;
 use crate::engine::salvage::Version;
 use crate::snapshot::reader::{self, Contents, ReadError};
-use crate::snapshot::{Extent, PAYLOADS_IN_BLOCK, Part, SLOTS_IN_BLOCK, Shape, vectors_in_block};
-use crate::store::payload::Payload;
 use crate::store::{Vectors, payloads, values};
+use crate::types::image::{
+    Extent, PAYLOADS_IN_BLOCK, Part, SLOTS_IN_BLOCK, Shape, vectors_in_block,
+};
+use crate::types::payload::Payload;
 use crate::types::{DocId, Lsn, ShardId};
 
 /// `died` of a version that is alive.

@@ -6,7 +6,7 @@ use std::fmt::{Display, Formatter, Result};
 use serde::Serialize;
 
 use crate::types::DocId;
-use crate::wal::record::Record;
+use crate::types::record::Record;
 
 /// Most lines of one kind that are kept.
 const LINES_MAX: usize = 50;

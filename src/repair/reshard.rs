@@ -10,11 +10,11 @@ use std::sync::Arc;
 use super::rebuild::{Stamp, superseded, write_shard};
 use super::{RebuildError, blank};
 use crate::disk::Disk;
-use crate::engine::recover::{Listed, recover};
 use crate::engine::{Capacity, Engine, Params};
 use crate::manifest::Manifest;
+use crate::recovery::{Listed, recover};
+use crate::types::record::Record;
 use crate::types::{Lsn, ShardId};
-use crate::wal::record::Record;
 
 /// What it came to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

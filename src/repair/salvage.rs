@@ -8,14 +8,14 @@
 use super::Loss;
 use super::pieces::{Merged, Pieces};
 use crate::disk::{Disk, DiskError};
-use crate::engine::recover::{RecoverError, restore};
 use crate::engine::{Engine, Params};
 use crate::graph::check::check;
 use crate::manifest::{Manifest, Snapshot};
+use crate::recovery::{RecoverError, restore};
+use crate::types::record::Record;
 use crate::types::{Lsn, ShardId};
 use crate::verify::{Fault, Report, read_log};
 use crate::wal::parse_segment_name;
-use crate::wal::record::Record;
 
 /// A shard that was brought back.
 pub(super) struct Salvaged {

@@ -7,7 +7,7 @@
 //! room, or when the same question comes again ([`crate::cache::seen`]).
 //!
 //! What may be kept, and given: only what all shards have searched to the end, and only while all of them
-//! could answer. Why an answer that is kept hides no write: [`crate::cache::changes`]. What a search is
+//! could answer. Why an answer that is kept hides no write: [`crate::types::changes`]. What a search is
 //! told apart by: `super::key`. How a question that is only nearly one of before may be answered:
 //! [`super::near`]. How hits are seen to be what is found: [`super::check`].
 
@@ -18,21 +18,21 @@ use std::time::Instant;
 use hashbrown::DefaultHashBuilder;
 
 use super::check::{Checks, Sample};
-use super::fair::Guest;
 use super::key::{self, Asked, Key};
 use super::near::{Near, Neighbourhood, Told};
 use super::search::asked;
 use super::{Found, Router};
-use crate::cache::changes::{Bucket, Stamp};
+use crate::access::fair::Guest;
 use crate::cache::seen::Seen;
 use crate::cache::table::Table;
 use crate::engine::{Hit, Query};
 use crate::error::Result;
 use crate::graph::search::Work;
-use crate::kernels::Metric;
 use crate::observe::trace::{Stage, Trace};
-use crate::store::realm::Realm;
 use crate::types::DocId;
+use crate::types::changes::{Bucket, Stamp};
+use crate::types::metric::Metric;
+use crate::types::realm::Realm;
 
 /// Questions of before that a new one is compared with, at most: some tens of microseconds.
 const COMPARED_MAX: usize = 512;

@@ -8,15 +8,15 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use super::cached::{Answer, Params};
-use super::fair::Guest;
 use super::tests::Town;
-use crate::cache::changes::Changing;
+use crate::access::fair::Guest;
 use crate::engine::{Document, Hit, Query, Scope, SearchOutcome};
 use crate::error::Result;
-use crate::kernels::Metric;
-use crate::store::payload::Payload;
-use crate::store::realm::Realm;
 use crate::types::DocId;
+use crate::types::changes::Changing;
+use crate::types::metric::Metric;
+use crate::types::payload::Payload;
+use crate::types::realm::Realm;
 
 const PARAMS: Params = Params {
     entries_max: 10,

@@ -15,16 +15,16 @@ use std::sync::{Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use super::cached::{Kept, QueryCache};
-use super::fair::Guest;
 use super::key::Asked;
 use super::near::padded;
 use super::{Found, Router};
-use crate::cache::changes::{Bucket, Stamp};
+use crate::access::fair::Guest;
 use crate::engine::{Document, Hit, Query};
 use crate::kernels::{Distance, Metric};
 use crate::observe::trace::{Trace, nanos};
-use crate::store::realm::Realm;
 use crate::types::DocId;
+use crate::types::changes::{Bucket, Stamp};
+use crate::types::realm::Realm;
 use crate::with_distance;
 
 /// Between two looks at whether there is a hit to be compared, and time for it.
@@ -278,7 +278,7 @@ fn overlap(fresh: &[Hit], kept: &[Hit], there: &[DocId]) -> Overlap {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::store::payload::Payload;
+    use crate::types::payload::Payload;
 
     fn hit(id: u64, score: f32, text: &str) -> Hit {
         let payload = Payload::new([("k", text)], "").unwrap();

@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use crate::engine::Query;
 use crate::engine::filter::Filter;
-use crate::store::realm::Realm;
+use crate::types::realm::Realm;
 
 /// What of a query shards may be asked otherwise than the client has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -137,7 +137,7 @@ fn filter_bytes(filter: &Filter) -> usize {
 mod tests {
     use super::*;
     use crate::engine::filter::{Bound, Side};
-    use crate::store::realm::TenantMark;
+    use crate::types::realm::TenantMark;
     use std::hash::RandomState;
 
     fn query() -> Query {

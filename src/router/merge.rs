@@ -20,8 +20,8 @@ pub fn merge(mut answers: Vec<Vec<Hit>>, k: usize) -> Vec<Hit> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::store::payload::Payload;
     use crate::types::DocId;
+    use crate::types::payload::Payload;
     use proptest::prelude::*;
 
     fn hit(id: u64, score: i8) -> Hit {

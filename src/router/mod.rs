@@ -8,7 +8,6 @@ pub mod cached;
 #[cfg(test)]
 mod cached_tests;
 pub mod check;
-pub mod fair;
 mod key;
 pub mod merge;
 pub mod near;
@@ -26,17 +25,17 @@ use std::time::{Duration, Instant};
 use arc_swap::ArcSwap;
 
 use self::cached::QueryCache;
-use self::fair::{Guest, Parties, Party, Seat};
 use self::pace::Pace;
 use self::pick::Loads;
 use self::sweeps::Sweeps;
+use crate::access::fair::{Guest, Parties, Party, Seat};
 use crate::engine::{Document, Hit, Outcome, Write};
 use crate::error::{Error, Result};
 use crate::graph::search::Work;
-use crate::layout::Layout;
 use crate::observe::Observed;
 use crate::observe::counters::ShardCounters;
 use crate::shard::breaker::{Command, Report};
+use crate::shard::keeper::Change;
 use crate::shard::mailbox::{Mailbox, Refused};
 use crate::shard::pacing::check_insert;
 use crate::shard::pulse::Activity;
@@ -45,7 +44,8 @@ use crate::shard::request::Request;
 use crate::shard::rotate::Rotated;
 use crate::shard::snapshot::Taken;
 use crate::shard::truncate::Truncated;
-use crate::store::realm::Realm;
+use crate::types::layout::Layout;
+use crate::types::realm::Realm;
 use crate::types::{DocId, ShardId};
 
 /// A core stops at the deadline by itself; after so much more its answer is not waited for.
@@ -216,8 +216,27 @@ impl Router {
         }
     }
 
+    /// Records the dimension of the collection, in values, in MANIFEST, and then tells every shard: a first
+    /// document has decided it. Called once at a time, while the dimension is not known.
+    ///
+    /// # Errors
+    /// If MANIFEST can't be written: then nothing has changed.
+    pub async fn decide_dimension(&self, dimension: usize) -> Result<()> {
+        let (answers, reply) = single();
+        self.send(ShardId(0), Request::Keep(Change::Dimension(dimension as u32), reply))?;
+        let kept = answers.one().await.unwrap_or_else(|| Err("the first core is gone".into()));
+        kept.map_err(|why| {
+            tracing::error!("the dimension could not be recorded in MANIFEST: {why}");
+            Error::unavailable("the dimension could not be recorded in MANIFEST")
+        })?;
+        for shard in (0..self.shards()).map(ShardId) {
+            self.set_dimension(shard, dimension).await;
+        }
+        Ok(())
+    }
+
     /// Has a shard take vectors of this many values from now on, unless its core is gone.
-    pub async fn set_dimension(&self, shard: ShardId, dimension: usize) {
+    async fn set_dimension(&self, shard: ShardId, dimension: usize) {
         loop {
             let (answers, reply) = single();
             let sent = self.send(shard, Request::SetDimension { shard, dimension, reply });

@@ -205,8 +205,8 @@ pub(super) fn padded(vector: &[f32]) -> Vec<f32> {
 mod tests {
     use super::*;
     use crate::kernels::normalize;
-    use crate::store::payload::Payload;
     use crate::types::mix;
+    use crate::types::payload::Payload;
     use proptest::prelude::*;
 
     fn vector(metric: Metric, seed: u64, dimension: usize) -> Vec<f32> {

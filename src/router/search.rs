@@ -11,10 +11,10 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::budget::beam_width;
-use super::fair::Guest;
 use super::merge::merge;
 use super::pick::UnderWay;
 use super::{Found, GRACE, Router, gone};
+use crate::access::fair::Guest;
 use crate::engine::{Hit, Lent, Query, Scope, SearchOutcome};
 use crate::error::{Error, Result};
 use crate::observe::trace::{Asked, Stage, Trace};

@@ -4,8 +4,8 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
-use super::fair::{Parties, Party, Seat};
 use super::{Router, gone};
+use crate::access::fair::{Parties, Party, Seat};
 use crate::engine::filter::Filter;
 use crate::error::{Error, Result};
 use crate::observe::counters::BreakerState;

@@ -8,15 +8,15 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use super::cached::Params;
-use super::fair::Guest;
 use super::{Found, Limits, Router};
+use crate::access::fair::Guest;
 use crate::engine::filter::Filter;
 use crate::engine::{Document, Query, Scope, SearchOutcome};
 use crate::error::{Error, Result};
-use crate::layout::Layout;
 use crate::observe::Observed;
 use crate::shard::mailbox::Mailbox;
 use crate::shard::request::{Request, SearchAnswer};
+use crate::types::layout::Layout;
 use crate::types::{DocId, ShardId};
 
 /// Requests that a mailbox has room for.

@@ -34,7 +34,7 @@ use std::time::{Duration, Instant};
 use arc_swap::ArcSwap;
 use tokio::sync::watch;
 
-use self::directory::Lock;
+use self::directory::GuardedLock;
 use self::listen::patiently;
 use self::open::{Cores, Parts, Started};
 use self::pid_file::PidFile;
@@ -138,7 +138,7 @@ pub struct Server {
     _systemd: Systemd,
     _pid_file: Option<PidFile>,
     // Given back last: another server may come once everything else is down.
-    _lock: Lock,
+    _lock: GuardedLock,
 }
 
 impl Server {
@@ -185,7 +185,7 @@ impl Server {
             .map_err(|error| error.to_string())?
             .by_node(Path::new("/"));
         let io_memory_bytes = preflight::check_system(placement.cores.len())?;
-        let lock = Lock::take(&config.persistence)?;
+        let lock = GuardedLock::take(&config.persistence)?;
         let pid_file = config.server.pid_file.as_deref().map(PidFile::write).transpose()?;
         let address = |listener: &TcpListener| listener.local_addr().map_err(|e| e.to_string());
         let (grpc_address, http_address) = (address(&listeners.grpc)?, address(&listeners.http)?);

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::dimension::forget_if_empty;
-use super::directory::Lock;
+use super::directory::GuardedLock;
 use super::reload::limits;
 use super::repair::{repair_locked, reshard_as_asked};
 use super::settings::settings;
@@ -16,8 +16,6 @@ use crate::disk::folders::Folders;
 use crate::engine::partition::Joint;
 use crate::engine::{self, Capacity};
 use crate::graph;
-use crate::kernels::Metric;
-use crate::layout::Layout;
 use crate::manifest::{MANIFEST_VERSION, Manifest, Segment};
 use crate::observe::Observed;
 use crate::router::near::Near;
@@ -31,8 +29,10 @@ use crate::shard::reply::{Reply, single};
 use crate::shard::request::Request;
 use crate::snapshot::parse_snapshot_name;
 use crate::status::health::Health;
-use crate::store::stripe::OWNERS_MAX;
 use crate::types::ShardId;
+use crate::types::layout::Layout;
+use crate::types::metric::Metric;
+use crate::types::stripe::OWNERS_MAX;
 use crate::wal::parse_segment_name;
 
 /// The share of `timeouts.hot_tier_ms` that the scan of what is not linked may take at the start.
@@ -109,8 +109,8 @@ pub(super) fn bring_up(
     placement: &Placement,
     io_memory_bytes: usize,
     runtime: &tokio::runtime::Runtime,
-    lock: Lock,
-) -> Result<(Cores, Started, Lock), String> {
+    lock: GuardedLock,
+) -> Result<(Cores, Started, GuardedLock), String> {
     let persistence = &config.persistence;
     // The cores look again and again; what they see is compared with this.
     let folders = Folders::of(&persistence.data_dir);

@@ -5,7 +5,7 @@ use crate::config::{Config, VectorStorage};
 use crate::engine;
 use crate::shard::cpus;
 use crate::sizing::{DataSet, Plan, human, memory_max};
-use crate::store::payload::PAYLOAD_BYTES_MAX;
+use crate::types::payload::PAYLOAD_BYTES_MAX;
 
 /// Plans for a data set on this host with this configuration.
 ///

@@ -7,11 +7,11 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
-use super::directory::{Lock, Look};
 use super::open::{engine_params, next_epoch};
 use super::verify::check_files;
 use crate::clock::unix_ms;
 use crate::config::Config;
+use crate::directory::{Lock, Look};
 use crate::disk::Disk;
 use crate::disk::blocking::BlockingDisk;
 use crate::disk::folders::Folders;
@@ -19,8 +19,8 @@ use crate::disk::owner::Owner;
 use crate::disk::quarantine::QUARANTINE_NAME;
 use crate::disk::read_only::ReadOnlyDisk;
 use crate::disk::view::run;
-use crate::engine::recover::Listed;
 use crate::manifest::{LoadError, Manifest};
+use crate::recovery::Listed;
 use crate::repair::{self, Inspected, RebuildError, Repaired, Resharded, Stamp};
 use crate::shard::open::Refusal;
 use crate::types::ShardId;

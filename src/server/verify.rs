@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::directory::Look;
+use crate::directory::Look;
 use crate::disk::read_only::ReadOnlyDisk;
 use crate::disk::view::run;
 use crate::verify::{self, Progress, Report};

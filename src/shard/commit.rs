@@ -30,7 +30,7 @@ use crate::disk::direct::DirectDisk;
 use crate::disk::{Disk, DiskError, Kind};
 use crate::engine::Engine;
 use crate::error::Error;
-use crate::wal::record::Record;
+use crate::types::record::Record;
 use crate::wal::{RestoreError, Writer, segment_name};
 
 /// An idle log vouches for its last group after so long.

@@ -21,13 +21,13 @@ use crate::disk::Kind;
 use crate::disk::faults::Faults;
 use crate::engine::{self, Capacity, Outcome, Write};
 use crate::error::{Error, Result};
-use crate::kernels::Metric;
 use crate::manifest::{MANIFEST_VERSION, Manifest};
 use crate::observe::Observed;
 use crate::observe::counters::{BreakerState, MemoryPart, ShardCounters};
 use crate::router::{Limits, Router};
-use crate::store::payload::Payload;
-use crate::store::realm::Realm;
+use crate::types::metric::Metric;
+use crate::types::payload::Payload;
+use crate::types::realm::Realm;
 use crate::types::{DocId, ShardId};
 
 pub(super) const SHARD: ShardId = ShardId(0);
@@ -175,7 +175,7 @@ impl Server {
         let mailboxes = vec![core.mailbox.clone()];
         let router = Router::new(
             mailboxes,
-            crate::layout::Layout::new(1, 1),
+            crate::types::layout::Layout::new(1, 1),
             limits,
             activity,
             self.observed.clone(),

@@ -15,7 +15,7 @@ use crate::engine::{Document, Lent, Outcome, Query, Scope, SearchOutcome, Write}
 use crate::error::{Error, Result};
 use crate::manifest::{LoadError, Manifest, Segment};
 use crate::observe::trace::Span;
-use crate::store::realm::Realm;
+use crate::types::realm::Realm;
 use crate::types::{DocId, ShardId};
 use crate::wal::reader::Left;
 

@@ -27,7 +27,7 @@ use crate::disk::{Disk, File};
 use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::manifest::Manifest;
-use crate::store::realm::Realm;
+use crate::types::realm::Realm;
 use crate::types::{DocId, ShardId};
 use crate::wal::reader::Left;
 

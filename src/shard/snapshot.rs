@@ -33,8 +33,10 @@ use crate::error::{Error, Result};
 use crate::manifest::{Sealed, Segment, Snapshot};
 use crate::snapshot::reader;
 use crate::snapshot::retain::{self, Retained, Usage};
+use crate::snapshot::snapshot_name;
 use crate::snapshot::writer::{Identity, Writer, Written, discard};
-use crate::snapshot::{EXTENTS_AT_ONCE, Extent, snapshot_name};
+use crate::types::image::EXTENTS_AT_ONCE;
+use crate::types::image::Extent;
 use crate::wal::{Position, segment_name};
 
 /// Before the end of the server, so many changes are worth a snapshot; a start links fewer in some

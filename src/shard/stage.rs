@@ -10,8 +10,8 @@ use super::reply::Reply;
 use super::state::Shard;
 use crate::engine::{Outcome, Write};
 use crate::error::{Error, Result};
-use crate::wal::GROUP_BYTES_MAX;
-use crate::wal::record::Record;
+use crate::types::limits::GROUP_BYTES_MAX;
+use crate::types::record::Record;
 
 /// Writes that may be staged in one shard. Each holds a document.
 pub(super) const STAGED_MAX: usize = 4_096;

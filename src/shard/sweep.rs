@@ -17,7 +17,7 @@ use crate::engine::listing::{LISTING_IDLE, Page};
 use crate::engine::{Engine, Outcome};
 use crate::error::{Error, Result};
 use crate::types::DocId;
-use crate::wal::record::{BATCH_IDS_MAX, Record};
+use crate::types::record::{BATCH_IDS_MAX, Record};
 
 /// Documents planned to be deleted without a pause.
 const DELETE_SLICE: usize = 128;
@@ -276,7 +276,7 @@ async fn sweep(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::wal::record::delete_batch;
+    use crate::types::record::delete_batch;
 
     #[test]
     fn a_batch_has_the_records_that_all_of_it_has() {

@@ -10,15 +10,15 @@ use super::core::SyncPolicy;
 use super::fault_tests::{SHARD, Server};
 use super::reply::{Answers, single};
 use super::request::{Request, SearchAnswer, SearchRequest};
+use crate::access::fair::Guest;
 use crate::disk::BLOCK;
 use crate::engine::read::SearchOutcome;
 use crate::engine::{Query, Scope, VectorStorage};
 use crate::error::{Error, Result};
 use crate::router::Found;
-use crate::router::fair::Guest;
 use crate::snapshot::snapshot_name;
-use crate::store::realm::Realm;
 use crate::types::DocId;
+use crate::types::realm::Realm;
 
 /// A row of a vector is a page of the disk.
 const DIMENSION: usize = BLOCK / size_of::<f32>();

@@ -3,10 +3,10 @@
 use crate::engine::filter::Filter;
 use crate::engine::tests::{Model, Random, payload};
 use crate::engine::{Engine, Write};
-use crate::store::payload::Payload;
-use crate::store::realm::Realm;
+use crate::types::payload::Payload;
+use crate::types::realm::Realm;
+use crate::types::record::{Record, delete_batch};
 use crate::types::{DocId, ShardId};
-use crate::wal::record::{Record, delete_batch};
 
 use super::machine::SHARDS;
 

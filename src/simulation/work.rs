@@ -18,7 +18,7 @@ use crate::snapshot::retain::{self, Retained, Usage};
 use crate::snapshot::snapshot_name;
 use crate::snapshot::writer::{Identity, Writer as SnapshotWriter, discard};
 use crate::types::mix;
-use crate::wal::record::Record;
+use crate::types::record::Record;
 use crate::wal::{Prepared, segment_name};
 
 impl Machine {

@@ -39,7 +39,7 @@
 //! Of a shard that shares its graph with others, version 2 says with whom: at 108 which of the
 //! owners it is, at 112 how many there are, and the checksum of 0..116 at 116. Slots are numbered
 //! among those of the shard, except in links, which have their names in the partition
-//! ([`stripe`](crate::store::stripe)).
+//! ([`stripe`](crate::types::stripe)).
 //!
 //! Integers are little-endian, checksums CRC-32C over whole blocks, padding included. The position
 //! (next LSN, chain) is where the log goes on, and proves that it is the log of this snapshot.
@@ -53,10 +53,11 @@ pub mod retain;
 pub mod writer;
 
 use crate::disk::BLOCK;
-use crate::kernels::Metric;
-use crate::store::stripe::{OWNERS_MAX, Stripe};
+use crate::types::image::{EXTENT_BYTES_MAX, EXTENTS_AT_ONCE, Extent, Part, Shape};
+use crate::types::metric::Metric;
+use crate::types::position::Position;
+use crate::types::stripe::{OWNERS_MAX, Stripe};
 use crate::types::{Lsn, ShardId};
-use crate::wal::Position;
 
 /// Version of the format.
 pub const FORMAT_VERSION: u16 = 1;
@@ -72,155 +73,34 @@ const EXTENT_BYTES: usize = 32;
 /// Most extents of a snapshot: those of the most slots a shard can have, and some more.
 const EXTENTS_MAX: u32 = 1 << 22;
 
-/// Extents looked at in a piece of work on a core.
-pub const EXTENTS_AT_ONCE: usize = 1_024;
-
-/// Longest extent: a block of payloads, each of the largest size.
-pub const EXTENT_BYTES_MAX: usize = 32 << 20;
-
-/// Slots in a block of the parts that have a small row for each.
-pub const SLOTS_IN_BLOCK: u32 = 4_096;
-
-/// Slots in a block of payloads.
-pub const PAYLOADS_IN_BLOCK: u32 = 256;
-
-/// Entries in a block of the index.
-pub const INDEX_IN_BLOCK: u32 = 16_384;
-
-/// Rows in a block of vectors, each of `row_bytes`.
-#[must_use]
-pub const fn vectors_in_block(row_bytes: usize) -> u32 {
-    power_of_two(256 << 10, row_bytes)
-}
-
-/// Rows in a block of links, each of `row_bytes`.
-#[must_use]
-pub const fn links_in_block(row_bytes: usize) -> u32 {
-    power_of_two(64 << 10, row_bytes)
-}
-
-/// The largest power of two of rows that fits, at least one.
-const fn power_of_two(bytes: usize, row_bytes: usize) -> u32 {
-    let rows = bytes / row_bytes;
-    if rows == 0 { 1 } else { 1 << rows.ilog2() }
-}
-
 const fn checked_bytes(version: u16) -> usize {
     if version == FORMAT_VERSION_SHARED { CHECKED_BYTES_SHARED } else { CHECKED_BYTES }
 }
 
-/// What an extent holds.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-#[repr(u32)]
-pub enum Part {
-    /// Rows of vectors.
-    Vectors = 1,
-    /// Metadata.
-    Payloads = 2,
-    /// When versions were born and died.
-    Lives = 3,
-    /// Document ids.
-    Ids = 4,
-    /// Levels of nodes.
-    Levels = 5,
-    /// Where the lists above level 0 of a node are.
-    UpperStarts = 6,
-    /// Adjacency on level 0.
-    Links = 7,
-    /// Adjacency above.
-    UpperLinks = 8,
-    /// Document id to slot.
-    Index = 9,
+fn encode_extent(extent: &Extent, target: &mut Vec<u8>) {
+    target.extend_from_slice(&(extent.part as u32).to_le_bytes());
+    target.extend_from_slice(&extent.block.to_le_bytes());
+    target.extend_from_slice(&extent.file.to_le_bytes());
+    target.extend_from_slice(&extent.offset.to_le_bytes());
+    target.extend_from_slice(&extent.bytes.to_le_bytes());
+    target.extend_from_slice(&extent.crc.to_le_bytes());
 }
 
-impl Part {
-    const ALL: [Self; 9] = [
-        Self::Vectors,
-        Self::Payloads,
-        Self::Lives,
-        Self::Ids,
-        Self::Levels,
-        Self::UpperStarts,
-        Self::Links,
-        Self::UpperLinks,
-        Self::Index,
-    ];
-
-    /// True if blocks that have not changed stay where an earlier snapshot has put them.
-    #[must_use]
-    pub fn is_carried(self) -> bool {
-        matches!(self, Self::Vectors | Self::Payloads)
+fn decode_extent(bytes: &[u8; EXTENT_BYTES]) -> Result<Extent, String> {
+    let part = read_u32(bytes, 0);
+    let part = Part::ALL.into_iter().find(|known| *known as u32 == part);
+    let extent = Extent {
+        part: part.ok_or("an extent of an unknown part")?,
+        block: read_u32(bytes, 4),
+        file: read_u64(bytes, 8),
+        offset: read_u64(bytes, 16),
+        bytes: read_u32(bytes, 24),
+        crc: read_u32(bytes, 28),
+    };
+    if extent.bytes as usize > EXTENT_BYTES_MAX || !extent.offset.is_multiple_of(BLOCK as u64) {
+        return Err("an extent that is too long, or not at a block".into());
     }
-}
-
-/// Some rows of a part, in a file.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Extent {
-    /// What it holds.
-    pub part: Part,
-    /// Which of the part's blocks.
-    pub block: u32,
-    /// Number of the snapshot in whose file it lies.
-    pub file: u64,
-    /// Where in the file.
-    pub offset: u64,
-    /// Its length without padding.
-    pub bytes: u32,
-    /// Checksum of its whole blocks.
-    pub crc: u32,
-}
-
-impl Extent {
-    fn encode(&self, target: &mut Vec<u8>) {
-        target.extend_from_slice(&(self.part as u32).to_le_bytes());
-        target.extend_from_slice(&self.block.to_le_bytes());
-        target.extend_from_slice(&self.file.to_le_bytes());
-        target.extend_from_slice(&self.offset.to_le_bytes());
-        target.extend_from_slice(&self.bytes.to_le_bytes());
-        target.extend_from_slice(&self.crc.to_le_bytes());
-    }
-
-    fn decode(bytes: &[u8; EXTENT_BYTES]) -> Result<Self, String> {
-        let part = read_u32(bytes, 0);
-        let part = Part::ALL.into_iter().find(|known| *known as u32 == part);
-        let extent = Self {
-            part: part.ok_or("an extent of an unknown part")?,
-            block: read_u32(bytes, 4),
-            file: read_u64(bytes, 8),
-            offset: read_u64(bytes, 16),
-            bytes: read_u32(bytes, 24),
-            crc: read_u32(bytes, 28),
-        };
-        if extent.bytes as usize > EXTENT_BYTES_MAX || !extent.offset.is_multiple_of(BLOCK as u64) {
-            return Err("an extent that is too long, or not at a block".into());
-        }
-        Ok(extent)
-    }
-}
-
-/// What kind of state it is, and how much.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Shape {
-    /// How vectors are compared.
-    pub metric: Metric,
-    /// Values in a vector.
-    pub dimension: u32,
-    /// Links of a node, as in the graph's parameters.
-    pub m: u32,
-    /// Slots.
-    pub slots: u32,
-    /// Documents alive.
-    pub live: u32,
-    /// Nodes in the graph.
-    pub linked: u32,
-    /// Those of them that are dead.
-    pub dead_linked: u32,
-    /// Lists above level 0.
-    pub upper_lists: u32,
-    /// Where walks begin, as the graph keeps it.
-    pub entry: u64,
-    /// Whose slots they are, of those in the partition.
-    pub stripe: Stripe,
+    Ok(extent)
 }
 
 /// The first block of a snapshot file.

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{EXTENT_BYTES, EXTENTS_AT_ONCE, Extent, Header, Part, snapshot_name};
+use super::{EXTENT_BYTES, EXTENTS_AT_ONCE, Extent, Header, Part, decode_extent, snapshot_name};
 use crate::disk::{BLOCK, Disk, DiskError, File, Kind, blocks};
 use crate::types::ShardId;
 
@@ -102,7 +102,7 @@ async fn read_table<F: File>(
         crc = crc32c::crc32c_append(crc, &window);
         let (rows, _) = window.as_chunks();
         for row in rows.iter().take(count - extents.len()) {
-            match Extent::decode(row) {
+            match decode_extent(row) {
                 Ok(extent) => {
                     is_later |= extent.file > number;
                     extents.push(extent);

@@ -2,11 +2,14 @@
 //! has become of it before anybody relies on it.
 
 use super::reader::{self, ReadError};
-use super::{BLOCK, EXTENT_BYTES_MAX, EXTENTS_AT_ONCE, Extent, Header, Part, Shape, snapshot_name};
+use super::{
+    BLOCK, EXTENT_BYTES_MAX, EXTENTS_AT_ONCE, Extent, Header, Part, Shape, encode_extent,
+    snapshot_name,
+};
 use crate::disk::{Disk, DiskError, File, blocks};
 use crate::sabotage::{Pillar, is_off};
 use crate::types::ShardId;
-use crate::wal::Position;
+use crate::types::position::Position;
 
 /// Extents are gathered to writes of about so much: what is done with them between two writes
 /// takes a core some tens of microseconds.
@@ -154,7 +157,7 @@ impl<F: File> Writer<F> {
                     (None, Some(other)) => (other, false),
                 };
                 *(if is_own { &mut ours } else { &mut theirs }) += 1;
-                next.encode(&mut self.gathered);
+                encode_extent(&next, &mut self.gathered);
                 table.push(next);
                 if table.len().is_multiple_of(EXTENTS_AT_ONCE) {
                     crc = crc32c::crc32c_append(crc, &self.gathered);

@@ -12,8 +12,7 @@ use std::sync::OnceLock;
 use bytemuck::Zeroable;
 use memmap2::{Advice, MmapMut};
 
-/// Most slots that one shard can hold.
-pub const SLOTS_MAX: usize = 1 << 26;
+pub use crate::types::limits::SLOTS_MAX;
 
 /// Most rows a chunk holds.
 const CHUNK_ROWS_MAX: usize = 1 << 18;

@@ -7,9 +7,9 @@
 
 use super::arena::Arena;
 use super::member::Padded;
-use super::stripe::Stripe;
 use crate::sync::atomic::{AtomicU32, Ordering};
 use crate::types::Slot;
+use crate::types::stripe::Stripe;
 
 /// Links are the next slot + 1, or this at the end.
 const END: u32 = u32::MAX >> 1;

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64};
 
 use super::Store;
 use super::life::Life;
-use super::payload::Payload;
+use crate::types::payload::Payload;
 
 impl Store {
     /// How many more versions can be stored.

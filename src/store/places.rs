@@ -16,11 +16,11 @@ use std::sync::{Mutex, PoisonError};
 use super::arena::Arena;
 use super::readers::Readers;
 use super::slabs::{Line, Row, Slabs};
-use super::stripe::Stripe;
 use super::vectors::LINE_VALUES;
-use crate::disk::BLOCK;
-use crate::snapshot::vectors_in_block;
 use crate::types::Slot;
+use crate::types::image::vectors_in_block;
+use crate::types::limits::BLOCK;
+use crate::types::stripe::Stripe;
 
 const _: () = assert!(size_of::<usize>() == size_of::<u64>(), "a checksum fits beside a mark");
 

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use super::payload::Payload;
+use crate::types::payload::Payload;
 use crate::types::{Lsn, Slot};
 
 /// Metadata that a running search may still have to see, by slot and by the LSN at which it was

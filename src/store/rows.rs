@@ -16,8 +16,8 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use bytemuck::{Pod, Zeroable};
 
 use super::arena::Arena;
-use super::stripe::BLOCK_SLOTS;
 use crate::types::Slot;
+use crate::types::stripe::BLOCK_SLOTS;
 
 /// Bytes in a cache line.
 const LINE_BYTES: usize = 64;

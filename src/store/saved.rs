@@ -1,7 +1,7 @@
 //! The documents as a snapshot on disk has them: what is given to it block by block, and put back.
 //!
 //! Files know slots by their numbers among those of the shard, whatever their names are in its
-//! partition ([`stripe`](super::stripe)).
+//! partition ([`stripe`](crate::types::stripe)).
 //!
 //! A snapshot on disk sees the shard at one LSN as a search does, over many steps:
 //! [`Store::open_snapshot`] brackets it, and the lifetimes tell what was there. Blocks of
@@ -13,12 +13,12 @@ use std::sync::Arc;
 use roaring::RoaringBitmap;
 
 use super::ids::PROBES_MAX_EACH;
-use super::payload::Payload;
 use super::places::crc_of;
 use super::slices::{slices, sort};
 use super::unsaved::SavedVectors;
 use super::{ALIVE, Ids, Index, Lookup, Store};
-use crate::snapshot::{PAYLOADS_IN_BLOCK, vectors_in_block};
+use crate::types::image::{PAYLOADS_IN_BLOCK, vectors_in_block};
+use crate::types::payload::Payload;
 use crate::types::{DocId, Lsn, Slot};
 
 /// The bound on the places that are looked at for some ids is that of at least this many: a single id may be

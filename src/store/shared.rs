@@ -8,10 +8,10 @@ use super::chain::Chains;
 use super::codes::Codes;
 use super::life::{self, Life};
 use super::member::Member;
-use super::payload::Payload;
 use super::places::Places;
-use super::stripe::Stripe;
 use super::vectors::Vectors;
+use crate::types::payload::Payload;
+use crate::types::stripe::Stripe;
 use crate::types::{DocId, Lsn, Slot};
 
 /// Documents by slot, of all owners of a partition.

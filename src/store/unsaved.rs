@@ -6,7 +6,7 @@ use std::collections::VecDeque;
 use super::Store;
 use super::places::{Place, Places, crc_of};
 use super::slabs::{Row, Slabs};
-use crate::snapshot::{Extent, Part, vectors_in_block};
+use crate::types::image::{Extent, Part, vectors_in_block};
 use crate::types::{DocId, Lsn, Slot};
 
 /// The rows of one owner.

@@ -5,9 +5,9 @@ use roaring::RoaringBitmap;
 
 use crate::disk::Disk;
 use crate::snapshot::reader::{self, ReadError};
-use crate::snapshot::{Extent, INDEX_IN_BLOCK, PAYLOADS_IN_BLOCK, Part, SLOTS_IN_BLOCK};
 use crate::store::{payloads, values};
 use crate::types::ShardId;
+use crate::types::image::{Extent, INDEX_IN_BLOCK, PAYLOADS_IN_BLOCK, Part, SLOTS_IN_BLOCK};
 
 /// Slots of a snapshot, by what they have.
 #[derive(Default)]

@@ -32,9 +32,9 @@ use crate::disk::{Disk, DiskError};
 use crate::manifest::{MANIFEST_NAME, Manifest, Segment};
 use crate::snapshot::reader::{self, ReadError};
 use crate::snapshot::{parse_snapshot_name, snapshot_name};
+use crate::types::record::Record;
 use crate::types::{Lsn, ShardId};
 use crate::wal::reader::{Head, Tail, read_head};
-use crate::wal::record::Record;
 use crate::wal::{parse_segment_name, segment_name};
 
 /// Files of a data directory that are neither log, snapshot nor MANIFEST.

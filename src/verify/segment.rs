@@ -6,12 +6,12 @@
 use super::report::{Fault, State};
 use crate::disk::{BLOCK, DiskError, File};
 use crate::manifest::Manifest;
+use crate::types::position::Position;
+use crate::types::record::Record;
 use crate::types::{DocId, Lsn, ShardId};
-use crate::wal::Position;
 use crate::wal::reader::{
     Cut, Left, Place, ReadError, Scan, Tail, length, next_good, other_log, read_from,
 };
-use crate::wal::record::Record;
 use crate::wal::segment::SegmentHeader;
 
 /// Most faults that are told of one segment. One with more is beyond mending, and memory and

@@ -8,8 +8,8 @@ use crate::disk::Disk;
 use crate::manifest::{Manifest, Snapshot};
 use crate::snapshot::reader::{self, ReadError};
 use crate::snapshot::{parse_snapshot_name, snapshot_name};
+use crate::types::position::Position;
 use crate::types::{Lsn, ShardId};
-use crate::wal::Position;
 
 /// Reads all snapshots of a directory, each file once.
 pub(super) async fn check<D: Disk>(

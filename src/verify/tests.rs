@@ -193,7 +193,7 @@ fn all_damage_is_told_not_only_the_first() {
 
 #[test]
 fn a_segment_full_of_damage_is_given_up_in_the_end() {
-    use crate::wal::record::Record;
+    use crate::types::record::Record;
     let mut sample = Sample::new();
     sample.start_with_segments_of(4 * FAULTS_MAX as u64);
     let id = (1..).map(crate::types::DocId).find(|id| id.shard(SHARDS) == ShardId(0)).unwrap();

@@ -1,12 +1,12 @@
 //! A log that goes on after failed writes and syncs: nothing acknowledged is lost, and nothing
 //! that was refused comes back once something else was acknowledged in its place.
 
-use super::record::Record;
 use super::tests::{EPOCH, Log, SHARD, put, read_back, segment};
 use super::*;
 use crate::disk::sim::{Crash, Fault, SimDisk, run};
 use crate::disk::{BLOCK, Disk, DiskError, Kind, blocks};
 use crate::manifest::{MANIFEST_NAME, MANIFEST_VERSION, Manifest, Sealed, Segment};
+use crate::types::record::Record;
 use crate::verify::verify;
 
 fn crashes(seeds: u64) -> impl Iterator<Item = Crash> {

@@ -19,13 +19,13 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::group::GROUP_HEADER_BYTES;
 use super::reader::ReadError;
-use super::record::Record;
 use super::recover::{Recovered, recover};
 use super::sample::Sample;
 use crate::disk::BLOCK;
 use crate::disk::sim::{SimDisk, run};
 use crate::manifest::{LoadError, MANIFEST_NAME, Manifest, Segment};
 use crate::types::ShardId;
+use crate::types::record::Record;
 use crate::verify::{State, verify};
 
 /// The shard whose bits are flipped. Its number is not 0, so that a lost one shows.

@@ -1,8 +1,8 @@
 //! Segments that are whole in themselves, but not of this log: for tests.
 
 use super::group::{self, GroupHeader};
-use super::record::Record;
 use crate::disk::BLOCK;
+use crate::types::record::Record;
 
 /// The segment with one stored vector changed, and every checksum from there on right. `None` if
 /// it has no vector.

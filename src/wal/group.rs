@@ -1,9 +1,9 @@
 //! A group: the records of one commit, in whole blocks.
 
-use super::record::Record;
 use super::{FORMAT_VERSION, GROUP_BYTES_MAX, Position, read_u32, read_u64};
 use crate::disk::blocks;
 use crate::sabotage::{Pillar, is_off};
+use crate::types::record::Record;
 use crate::types::{Lsn, ShardId};
 
 const MAGIC: &[u8; 4] = b"KYGR";

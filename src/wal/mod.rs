@@ -53,7 +53,6 @@ mod flips;
 pub(crate) mod forge;
 mod group;
 pub mod reader;
-pub mod record;
 pub mod recover;
 #[cfg(test)]
 pub(crate) mod sample;
@@ -65,36 +64,13 @@ mod tests;
 mod writer;
 
 pub use self::writer::{Prepared, RestoreError, Stats, Writer};
+pub use crate::types::limits::GROUP_BYTES_MAX;
+pub use crate::types::position::Position;
 
-use crate::sabotage::{Pillar, is_off};
-use crate::types::{Lsn, ShardId};
+use crate::types::ShardId;
 
 /// Version of all that this module writes.
 pub const FORMAT_VERSION: u16 = 1;
-
-/// Most bytes of records in one group. A bound for memory while reading, and for how much one
-/// fsync can carry.
-pub const GROUP_BYTES_MAX: usize = 1 << 20;
-
-/// Where a log stands: what a next group has to continue.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Position {
-    /// LSN of the next record.
-    pub next_lsn: Lsn,
-    /// Chain after the last record.
-    pub chain: u32,
-}
-
-impl Position {
-    /// Of a log that has no record.
-    pub const START: Self = Self { next_lsn: Lsn(1), chain: 0 };
-
-    /// True if what continues `other` continues this.
-    #[must_use]
-    pub fn is(&self, other: &Self) -> bool {
-        self.next_lsn == other.next_lsn && (self.chain == other.chain || is_off(Pillar::Chain))
-    }
-}
 
 /// File name of a segment.
 #[must_use]

@@ -18,11 +18,11 @@
 use std::ops::Range;
 
 use super::group::{self, GROUP_HEADER_BYTES, GroupHeader};
-use super::record::Record;
 use super::segment::SegmentHeader;
 use super::{FORMAT_VERSION, GROUP_BYTES_MAX, Position, segment_name};
 use crate::disk::{BLOCK, DiskError, File, blocks};
 use crate::manifest::Sealed;
+use crate::types::record::Record;
 use crate::types::{Lsn, ShardId};
 
 /// Bytes read ahead at once.

@@ -6,12 +6,12 @@ use std::ops::Range;
 use super::reader::{
     Cut, Head, Left, ReadError, Scan, Tail, cut_at_group, has_groups, other_log, read, read_head,
 };
-use super::record::Record;
 use super::segment::SegmentHeader;
 use super::{Position, parse_segment_name, segment_name};
 use crate::disk::{BLOCK, Disk, File, Kind};
 use crate::manifest::{Sealed, Segment};
 use crate::sabotage::{Pillar, is_off};
+use crate::types::record::Record;
 use crate::types::{Lsn, ShardId};
 
 /// Bytes copied at once.

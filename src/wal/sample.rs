@@ -3,13 +3,13 @@
 
 use std::rc::Rc;
 
-use super::record::{Record, delete_batch};
 use super::recover::recover;
 use super::{Position, Prepared, Writer, segment_name};
 use crate::disk::BLOCK;
 use crate::disk::sim::{Crash, SimDisk, run};
 use crate::manifest::{MANIFEST_VERSION, Manifest, Segment};
-use crate::store::payload::Payload;
+use crate::types::payload::Payload;
+use crate::types::record::{Record, delete_batch};
 use crate::types::{DocId, ShardId, mix};
 
 pub(crate) const SHARDS: u32 = 2;

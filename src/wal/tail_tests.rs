@@ -2,13 +2,13 @@
 //! were new or held something else before, and blocks that went to the wrong place.
 
 use super::reader::ReadError;
-use super::record::Record;
 use super::recover::recover;
 use super::tests::{EPOCH, Log, SHARD, put, read_back, segment};
 use super::{Position, Prepared, Writer, segment_name};
 use crate::disk::sim::{Crash, SECTOR, run};
 use crate::disk::{BLOCK, Disk};
 use crate::manifest::Segment;
+use crate::types::record::Record;
 use crate::types::{Lsn, mix};
 
 /// Every way to tear what is pending, and so many random ones, with sectors of both sizes.

@@ -3,13 +3,13 @@
 use std::rc::Rc;
 
 use super::reader::ReadError;
-use super::record::Record;
 use super::recover::{Recovered, recover};
 use super::*;
 use crate::disk::sim::{Crash, Fault, SimDisk, run};
 use crate::disk::{BLOCK, Disk, DiskError, Kind};
 use crate::manifest::Segment;
-use crate::store::payload::Payload;
+use crate::types::payload::Payload;
+use crate::types::record::Record;
 use crate::types::{DocId, ShardId, mix};
 
 pub(super) const SHARD: ShardId = ShardId(3);

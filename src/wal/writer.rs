@@ -4,12 +4,12 @@
 use std::rc::Rc;
 
 use super::group::{GROUP_HEADER_BYTES, GroupHeader, encode, record_bytes};
-use super::record::Record;
 use super::segment::SegmentHeader;
 use super::{GROUP_BYTES_MAX, Position, segment_name};
 use crate::disk::{BLOCK, Disk, DiskError, File, Kind, Result, blocks};
 use crate::manifest::Sealed;
 use crate::sabotage::{Pillar, is_off};
+use crate::types::record::Record;
 use crate::types::{Lsn, ShardId};
 
 /// Bytes copied at once.

@@ -9,10 +9,10 @@ use futures_util::FutureExt;
 use kyrodb::config;
 use kyrodb::disk::{self, BLOCK, File, blocks};
 use kyrodb::manifest::{Manifest, Sealed};
-use kyrodb::store::payload::Payload;
+use kyrodb::types::payload::Payload;
+use kyrodb::types::record::Record;
 use kyrodb::types::{Lsn, ShardId};
 use kyrodb::wal::reader::{ReadError, Scan, Tail, next_good, read};
-use kyrodb::wal::record::Record;
 use kyrodb::wal::segment::SegmentHeader;
 use kyrodb::wal::{GROUP_BYTES_MAX, Position};
 

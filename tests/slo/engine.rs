@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use kyrodb::engine::{Capacity, Engine, LinkProgress, Params, Query, VectorStorage, Write};
 use kyrodb::graph;
-use kyrodb::kernels::Metric;
-use kyrodb::store::payload::Payload;
 use kyrodb::types::DocId;
+use kyrodb::types::metric::Metric;
+use kyrodb::types::payload::Payload;
 
 use crate::bounds::Bounds;
 use crate::common::clustered::{K, WIDTH, vector};

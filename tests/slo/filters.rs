@@ -7,7 +7,7 @@ use kyrodb::engine::filter::{Bound, Filter, Side};
 use kyrodb::engine::{Capacity, Engine, LinkProgress, Params, Query, VectorStorage, Write};
 use kyrodb::graph;
 use kyrodb::kernels::{Metric, scalar};
-use kyrodb::store::payload::Payload;
+use kyrodb::types::payload::Payload;
 use kyrodb::types::{DocId, mix};
 
 use crate::alone;

@@ -15,5 +15,5 @@ pub mod replay;
 pub mod report;
 pub mod s3_fifo;
 pub mod traces;
-#[path = "../../../src/types.rs"]
+#[path = "../../../src/types/ids.rs"]
 pub mod types;

@@ -12,9 +12,9 @@ use super::tests::{Pair, engine, found, payload};
 use super::*;
 use crate::disk::blocks;
 use crate::engine::read::Phase;
-use crate::snapshot::{Extent, Part};
-use crate::store::realm::Realm;
 use crate::types::Slot;
+use crate::types::image::{Extent, Part};
+use crate::types::realm::Realm;
 
 /// Far more than these tests write.
 const UNSAVED_MAX: usize = 1 << 30;

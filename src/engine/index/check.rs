@@ -4,8 +4,8 @@ use roaring::RoaringBitmap;
 
 use super::MetadataIndex;
 use crate::store::Store;
-use crate::store::payload::Payload;
 use crate::types::Slot;
+use crate::types::payload::Payload;
 
 impl MetadataIndex {
     /// Compares what has been read in with the metadata in the slots. Returns how many pairs there

@@ -33,9 +33,9 @@ use roaring::RoaringBitmap;
 use self::key::Key;
 use self::slots::bitmap_bytes;
 use crate::store::Store;
-use crate::store::payload::Payload;
-use crate::store::stripe::Stripe;
 use crate::types::Slot;
+use crate::types::payload::Payload;
+use crate::types::stripe::Stripe;
 
 /// Room for texts of keys and values, and for the trees that hold them: this much, and for each
 /// slot indexed so much more. Values that many documents share cost nearly nothing of it; an id a

@@ -208,7 +208,7 @@ fn push(planned: &Planned, is_upper: bool, program: &mut Vec<Op>) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::store::stripe::Stripe;
+    use crate::types::stripe::Stripe;
 
     fn one(number: usize) -> Filter {
         Filter::Exact("key".into(), number.to_string())

@@ -14,10 +14,10 @@ use super::tests::{Model, Random, engine, finish, found, payload};
 use super::*;
 use crate::graph::check::check;
 use crate::kernels::normalize;
-use crate::store::payload::Payload;
-use crate::store::realm::Realm;
 use crate::types::Slot;
-use crate::wal::record::Record;
+use crate::types::payload::Payload;
+use crate::types::realm::Realm;
+use crate::types::record::Record;
 
 const DIMENSION: usize = 12;
 

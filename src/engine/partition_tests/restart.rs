@@ -4,7 +4,7 @@ use super::*;
 use crate::engine::checkpoint::{Checkpoint, Piece};
 use crate::engine::partition::Settling;
 use crate::engine::restore::Restore;
-use crate::snapshot::Extent;
+use crate::types::image::Extent;
 
 /// A snapshot of one owner.
 struct Saved {

@@ -12,8 +12,8 @@ use crate::graph::search::Key;
 use crate::graph::space::{Coded, Space};
 use crate::kernels::Distance;
 use crate::store::places::{Place, Places, Spot};
-use crate::store::realm::Realm;
 use crate::store::view::View;
+use crate::types::realm::Realm;
 use crate::types::{DocId, Slot};
 
 /// Most vectors that are asked for at once.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::Lent;
 use crate::graph::search::Work;
-use crate::store::payload::Payload;
+use crate::types::payload::Payload;
 use crate::types::{DocId, Slot};
 
 /// A document found.

@@ -24,8 +24,8 @@ use super::Fault;
 use super::client::Client;
 use super::workload::nearest_name;
 use crate::dataset::Rows;
-use crate::kernels::Metric;
 use crate::proto::ConfigResponse;
+use crate::types::metric::Metric;
 
 /// Name of what a peer keeps the documents in.
 const TABLE: &str = "kyrodb_compare";

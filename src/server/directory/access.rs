@@ -9,7 +9,7 @@ use rustix::fs::{Access, access};
 use rustix::io::Errno;
 use rustix::process::{getegid, geteuid};
 
-use super::LOCK_NAME;
+use crate::directory::LOCK_NAME;
 use crate::disk::folders::{Folders, LOG_OWNER_NAME};
 use crate::manifest::MANIFEST_NAME;
 use crate::snapshot::parse_snapshot_name;

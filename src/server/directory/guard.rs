@@ -10,7 +10,7 @@ use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use super::held::{Held, Look};
+use crate::directory::held::{Held, Look};
 use crate::observe::log_queue;
 use crate::server::log;
 

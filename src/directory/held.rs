@@ -34,7 +34,7 @@ static OWN_MARK: LazyLock<String> = LazyLock::new(|| {
 });
 
 /// Why a directory is not to be had.
-pub(super) enum Denied {
+pub(crate) enum Denied {
     /// Another process has it; its number, as LOCK has it.
     InUse(String),
     /// The system refuses.
@@ -42,7 +42,7 @@ pub(super) enum Denied {
 }
 
 /// A directory that this process has to itself.
-pub(super) struct Held {
+pub(crate) struct Held {
     /// Absolute.
     path: PathBuf,
     directory: File,
@@ -51,7 +51,7 @@ pub(super) struct Held {
 
 /// What is found of the directory later.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Look {
+pub(crate) enum Look {
     /// It is as it was, or nothing is at its path, where nothing can be written either.
     Same,
     /// LOCK was gone, and is made and locked again.
@@ -62,7 +62,7 @@ pub(super) enum Look {
 
 impl Held {
     /// Locks a directory that is there, and writes the number of this process to its LOCK.
-    pub(super) fn take(path: &Path) -> Result<Self, Denied> {
+    pub(crate) fn take(path: &Path) -> Result<Self, Denied> {
         let failed = |what: &str, error: std::io::Error| {
             Denied::Failed(format!(
                 "the data directory {} can't be {what}: {error}",
@@ -83,7 +83,7 @@ impl Held {
     }
 
     /// Compares what is at the path with what was locked.
-    pub(super) fn look(&self) -> Look {
+    pub(crate) fn look(&self) -> Look {
         let shown = self.path.display();
         let Ok(found) = std::fs::metadata(&self.path) else { return Look::Same };
         if !is_same(&self.directory, &found) {
@@ -180,7 +180,7 @@ fn content(directory: &Path) -> std::io::Result<String> {
 }
 
 /// The process that took the lock last, as it wrote itself.
-pub(super) fn holder(directory: &Path) -> String {
+pub(crate) fn holder(directory: &Path) -> String {
     let read = content(directory);
     let number = read.as_ref().ok().and_then(|content| content.lines().next()).map(str::trim);
     match (number, &read) {

@@ -6,14 +6,12 @@
 
 use std::ops::Range;
 
-use super::arena::SLOTS_MAX;
-use crate::types::Slot;
+use super::Slot;
+pub use super::limits::OWNERS_MAX;
+use super::limits::SLOTS_MAX;
 
 /// Slots that follow one another and have one owner: a block of what a snapshot has by slot.
 pub const BLOCK_SLOTS: u32 = 4_096;
-
-/// Most owners of a partition.
-pub const OWNERS_MAX: u32 = 256;
 
 /// Slots of a partition are below this: what goes with them in a word needs the other two bits.
 const NAMES_MAX: u32 = 1 << 30;

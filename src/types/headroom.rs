@@ -67,12 +67,12 @@ impl Headroom {
     }
 
     /// Requests and answers hold so much more.
-    pub(super) fn hold(&self, bytes: u64) {
+    pub(crate) fn hold(&self, bytes: u64) {
         self.in_flight_bytes.fetch_add(bytes, Ordering::Relaxed);
     }
 
     /// They hold so much less.
-    pub(super) fn release(&self, bytes: u64) {
+    pub(crate) fn release(&self, bytes: u64) {
         self.in_flight_bytes.fetch_sub(bytes, Ordering::Relaxed);
     }
 

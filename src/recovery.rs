@@ -1,15 +1,16 @@
 //! From files to a shard: the newest good snapshot, then what the log has after it.
 
-use super::partition::{Home, Joint};
-use super::restore::Restore;
-use super::{Engine, Params};
 use crate::disk::{Disk, DiskError};
+use crate::engine::partition::{Home, Joint};
+use crate::engine::restore::Restore;
+use crate::engine::{Engine, Params};
 use crate::manifest::{Segment, Snapshot};
+use crate::snapshot::parse_snapshot_name;
 use crate::snapshot::reader::{self, Contents};
-use crate::snapshot::{Extent, parse_snapshot_name};
+use crate::types::image::Extent;
+use crate::types::record::Record;
 use crate::types::{Lsn, ShardId};
 use crate::wal::reader::ReadError;
-use crate::wal::record::Record;
 use crate::wal::recover::recover as read_log;
 use crate::wal::{self, Position};
 

@@ -28,14 +28,14 @@ pub struct Guest<'a> {
 
 /// How many tenants have searches in flight.
 #[derive(Debug, Default)]
-pub(super) struct Parties(AtomicUsize);
+pub(crate) struct Parties(AtomicUsize);
 
 /// A place of a party; leaves it when dropped.
-pub(super) struct Seat<'a> {
+pub(crate) struct Seat<'a> {
     party: &'a Party,
     parties: &'a Parties,
     /// What the party had in flight before.
-    pub(super) before: usize,
+    pub(crate) before: usize,
 }
 
 impl Drop for Seat<'_> {
@@ -48,7 +48,7 @@ impl Drop for Seat<'_> {
 
 impl Parties {
     /// Takes a place for a party where all together may have `max`; or says how many it may have.
-    pub(super) fn enter<'a>(&'a self, party: &'a Party, max: usize) -> Result<Seat<'a>, usize> {
+    pub(crate) fn enter<'a>(&'a self, party: &'a Party, max: usize) -> Result<Seat<'a>, usize> {
         let others = |own: usize| self.count().max(1) - usize::from(own > 0);
         let share = |own| ((max - max / LEFT_FREE) / (others(own) + 1)).max(1);
         let is_free = |own| (own < share(own)).then_some(own + 1);
@@ -65,7 +65,7 @@ impl Parties {
     }
 
     /// Tenants with searches in flight.
-    pub(super) fn count(&self) -> usize {
+    pub(crate) fn count(&self) -> usize {
         self.0.load(Ordering::Acquire)
     }
 }

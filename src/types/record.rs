@@ -11,8 +11,8 @@
 //! DeleteBatch  part u32 | more u8 | 3 × 0 | doc_id u64 …          all little-endian
 //! ```
 
-use crate::store::payload::Payload;
 use crate::types::DocId;
+use crate::types::payload::Payload;
 
 /// Ids in one record of a batch, so that each is applied within a slice. A larger batch takes
 /// several records, one after the other, all but the last with `more`. It counts only when it

@@ -1,4 +1,4 @@
-//! The words of the engine as types: ids, positions, and the hash that places a document.
+//! Ids of documents, shards and slots, positions in a log, and the hash that places a document.
 
 /// A document's id as the client gave it; never 0.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -16,10 +16,10 @@ use std::path::{Path, PathBuf};
 use crate::disk::blocking::BlockingDisk;
 use crate::disk::folders::{Folders, LOG_LINK_NAME, LOG_OWNER_NAME, place};
 use crate::disk::owner::Owner;
+use crate::disk::probe::check_files;
 use crate::disk::quarantine::QUARANTINE_NAME;
 use crate::disk::view::run;
 use crate::manifest::Manifest;
-use crate::shard::preflight;
 use crate::wal::parse_segment_name;
 
 /// How names of directories begin that are made in `persistence.wal_dir`.
@@ -29,7 +29,7 @@ const MADE_PREFIX: &str = "kyrodb-";
 ///
 /// # Errors
 /// If the log is elsewhere, or there can be none; then nothing has changed.
-pub(super) fn bind(data: &Path, asked: &Path) -> Result<(), String> {
+pub(crate) fn bind(data: &Path, asked: &Path) -> Result<(), String> {
     let failed = |what: &str, error: io::Error| {
         format!("persistence.wal_dir {} can't be {what}: {error}", asked.display())
     };
@@ -82,7 +82,7 @@ pub(super) fn bind(data: &Path, asked: &Path) -> Result<(), String> {
     find_lost(data, asked)?;
     let log = asked.join(format!("{MADE_PREFIX}{:016x}", RandomState::new().hash_one(&own)));
     fs::create_dir(&log).map_err(|error| failed("used", error))?;
-    if let Err(why) = preflight::check_files(&log, "directory of the log", "persistence.wal_dir") {
+    if let Err(why) = check_files(&log, "directory of the log", "persistence.wal_dir") {
         let removed = fs::remove_dir(&log);
         tracing::debug!(?removed, "a directory for the log was made in vain");
         return Err(why);
@@ -156,7 +156,7 @@ fn is_of(log: &Path, data: &Path) -> bool {
 ///
 /// # Errors
 /// If it is not there, another process has it, it is another database's, or a move was cut off.
-pub(super) fn hold(data: &Path) -> Result<Option<File>, String> {
+pub(crate) fn hold(data: &Path) -> Result<Option<File>, String> {
     let Some((log, held)) = locked(data, File::try_lock)? else {
         return Ok(None);
     };
@@ -173,7 +173,7 @@ pub(super) fn hold(data: &Path) -> Result<Option<File>, String> {
 ///
 /// # Errors
 /// As of [`hold`].
-pub(super) fn look(data: &Path) -> Result<Option<File>, String> {
+pub(crate) fn look(data: &Path) -> Result<Option<File>, String> {
     Ok(locked(data, File::try_lock_shared)?.map(|(_, held)| held))
 }
 

@@ -24,9 +24,9 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use crate::store::payload::{Payload, TENANT_INDEX_KEY};
-use crate::store::realm::Realm;
 use crate::types::mix;
+use crate::types::payload::{Payload, TENANT_INDEX_KEY};
+use crate::types::realm::Realm;
 
 /// Counters of a shard, 8 KiB: several times the realms that are written at the same time on most
 /// servers.
@@ -148,7 +148,7 @@ impl Changing {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::store::realm::TenantMark;
+    use crate::types::realm::TenantMark;
 
     fn realm(tenant: Option<&str>, namespace: &str) -> Realm {
         let mark = |index: &str| TenantMark { id: format!("t{index}"), index: index.into() };
