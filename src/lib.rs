@@ -2,7 +2,7 @@
 //!
 //! One process; one pinned io_uring thread a core; each core owns shards of the documents, their
 //! HNSW graphs and their logs; a gRPC gateway fans searches out and merges them under a deadline.
-//! `ARCHITECTURE.md` tells the way of a search and of a write; this is the map.
+//! `ARCHITECTURE.md` shows the paths of a search, a write, a start and a snapshot; this is the map.
 //!
 //! From the client to the disk, each knowing only what is below it:
 //!

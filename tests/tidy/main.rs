@@ -1,4 +1,5 @@
-//! The shape of the code: who may name what, how long files are, where `unsafe` is.
+//! The shape of the code: who may name what, how long files are, where `unsafe` is; and that links of
+//! documents lead somewhere.
 
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test")]
 
@@ -238,4 +239,103 @@ fn what_is_modelled_has_all_its_atomics_from_one_place() {
         }
     }
     assert!(modelled > 0, "the models have files of ours");
+}
+
+/// Markdown files of the repository, by their paths from the root. What was built, what is hidden and data
+/// that was fetched are left out.
+fn documents() -> Vec<(String, String)> {
+    let mut open = vec![root().to_owned()];
+    let mut documents = Vec::new();
+    while let Some(path) = open.pop() {
+        let name = path.strip_prefix(root()).unwrap().to_string_lossy().into_owned();
+        let last = name.rsplit('/').next().unwrap_or("");
+        if path.is_dir() {
+            let is_fetched = name.starts_with("data/") && !name.starts_with("data/sample");
+            if last.starts_with('.') || last.starts_with("target") || is_fetched {
+                continue;
+            }
+            let entries = std::fs::read_dir(path).unwrap();
+            open.extend(entries.map(|entry| entry.unwrap().path()));
+        } else if path.extension().is_some_and(|extension| extension == "md") {
+            let text = std::fs::read_to_string(path).unwrap();
+            documents.push((name, text));
+        }
+    }
+    documents.sort();
+    documents
+}
+
+/// The lines of a document outside of blocks of code, with their numbers.
+fn prose(text: &str) -> Vec<(usize, &str)> {
+    let mut lines = Vec::new();
+    let mut is_code = false;
+    for (index, line) in text.lines().enumerate() {
+        if line.trim_start().starts_with("```") {
+            is_code = !is_code;
+        } else if !is_code {
+            lines.push((index + 1, line));
+        }
+    }
+    lines
+}
+
+/// Targets of the links of a document that lead into the repository, with the numbers of their lines.
+fn links(text: &str) -> Vec<(usize, String)> {
+    let mut links = Vec::new();
+    for (number, line) in prose(text) {
+        let line: String = line.split('`').step_by(2).collect();
+        for rest in line.split("](").skip(1) {
+            let target = rest.split(')').next().unwrap_or("");
+            if !target.contains("://") && !target.starts_with("mailto:") {
+                links.push((number, target.to_owned()));
+            }
+        }
+    }
+    links
+}
+
+/// The anchors of the titles of a document, as code hosts and mdBook make them.
+fn anchors(text: &str) -> Vec<String> {
+    let mut titles: Vec<String> = Vec::new();
+    let mut anchors = Vec::new();
+    for (_, line) in prose(text) {
+        let Some(title) = line.trim_start_matches('#').strip_prefix(' ') else { continue };
+        if !line.starts_with('#') {
+            continue;
+        }
+        let is_kept = |c: &char| c.is_alphanumeric() || [' ', '-', '_'].contains(c);
+        let title: String = title.trim().to_lowercase().chars().filter(is_kept).collect();
+        let title = title.replace(' ', "-");
+        let before = titles.iter().filter(|other| **other == title).count();
+        anchors.push(if before == 0 { title.clone() } else { format!("{title}-{before}") });
+        titles.push(title);
+    }
+    anchors
+}
+
+#[test]
+fn links_of_documents_lead_to_files_and_titles_that_exist() {
+    let documents = documents();
+    assert!(documents.len() > 20, "{} documents", documents.len());
+    let (mut checked, mut broken) = (0, Vec::new());
+    for (name, text) in &documents {
+        let document = root().join(name);
+        let folder = document.parent().unwrap();
+        for (line, target) in links(text) {
+            let target = target.as_str();
+            let (path, anchor) = target.split_once('#').unwrap_or((target, ""));
+            let file = if path.is_empty() { document.clone() } else { folder.join(path) };
+            let has_anchor = |text: String| anchors(&text).iter().any(|found| found == anchor);
+            let is_there = match anchor {
+                "" => file.exists(),
+                _ => std::fs::read_to_string(&file).is_ok_and(has_anchor),
+            };
+            if !is_there {
+                broken.push(format!("{name}:{line}: {target}"));
+            }
+            checked += 1;
+        }
+    }
+    assert!(broken.is_empty(), "these links lead nowhere:\n{}", broken.join("\n"));
+    assert!(checked > 100, "{checked} links");
 }
