@@ -169,6 +169,7 @@ fn from_snapshot(error: reader::ReadError) -> RecoverError {
     match error {
         reader::ReadError::Disk(error) => RecoverError::Disk(error),
         damage @ reader::ReadError::Damaged { .. } => RecoverError::Damage(damage.to_string()),
+        newer @ reader::ReadError::Newer { .. } => RecoverError::Newer(newer.to_string()),
     }
 }
 

@@ -63,6 +63,7 @@ impl From<ReadError> for RebuildError {
         match error {
             ReadError::Disk(error) => Self::Disk(error),
             damage @ ReadError::Damaged { .. } => Self::Damage(damage.to_string()),
+            newer @ ReadError::Newer { .. } => Self::Other(newer.to_string()),
         }
     }
 }
@@ -89,10 +90,16 @@ pub async fn repair<D: Disk>(
     quarantine: Quarantine<'_>,
 ) -> Result<Option<Repaired>, RebuildError> {
     let Some(report) = verify(disk, &mut |_, _, _| {}).await? else { return Ok(None) };
-    if let Some(newer) = report.segments.iter().find(|segment| segment.state == State::Newer) {
+    let newer_segment = report.segments.iter().find(|segment| segment.state == State::Newer);
+    let newer_segment = newer_segment.map(|segment| segment.file.clone());
+    let names = disk.list().await?;
+    let newer = match newer_segment {
+        Some(segment) => Some(segment),
+        None => newer_snapshot(disk, &names).await?,
+    };
+    if let Some(file) = newer {
         return Err(RebuildError::Other(format!(
-            "{} was made by a newer version of KyroDB: repair the directory with that version",
-            newer.file
+            "{file} was made by a newer version of KyroDB: repair the directory with that version"
         )));
     }
     let manifest = match Manifest::load(disk).await {
@@ -103,7 +110,6 @@ pub async fn repair<D: Disk>(
         }
         Err(LoadError::Damaged(_)) => None,
     };
-    let names = disk.list().await?;
     let mut directory = Directory::read(disk, &names, manifest, params).await?;
     let damaged = directory.damaged(disk, &report).await?;
     if damaged.is_empty() {
@@ -132,6 +138,22 @@ pub async fn repair<D: Disk>(
         shards,
         quarantined: files,
     }))
+}
+
+/// The first snapshot among these files, by name, that a later version of this program made.
+async fn newer_snapshot<D: Disk>(disk: &D, names: &[String]) -> Result<Option<String>, DiskError> {
+    for name in names {
+        let Some((shard, number)) = parse_snapshot_name(name) else { continue };
+        if name.ends_with(".tmp") {
+            continue;
+        }
+        match reader::contents(disk, shard, number).await {
+            Err(ReadError::Newer { file, .. }) => return Ok(Some(file)),
+            // Damage, and a sector that can't be read, are what a repair is for.
+            Ok(_) | Err(ReadError::Damaged { .. } | ReadError::Disk(_)) => {}
+        }
+    }
+    Ok(None)
 }
 
 /// What a directory is made of.

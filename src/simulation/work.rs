@@ -226,7 +226,9 @@ impl Machine {
                 run(discard(&*disk, identity));
                 return Err(match error {
                     ReadError::Disk(error) => error,
-                    damaged @ ReadError::Damaged { .. } => panic!("just written: {damaged}"),
+                    damaged @ (ReadError::Damaged { .. } | ReadError::Newer { .. }) => {
+                        panic!("just written: {damaged}")
+                    }
                 });
             }
         };

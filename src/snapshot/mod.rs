@@ -175,6 +175,17 @@ impl Header {
         block[checked..checked + 4].copy_from_slice(&crc.to_le_bytes());
     }
 
+    /// The format of a snapshot that a later version of this program made; `None` for any other block.
+    /// Formats after 2 keep the checksum of bytes 0 to 116 at 116.
+    #[must_use]
+    pub fn newer_version(block: &[u8]) -> Option<u16> {
+        let header = block.get(..CHECKED_BYTES_SHARED + 4)?;
+        let crc = crc32c::crc32c(&header[..CHECKED_BYTES_SHARED]);
+        let is_whole = crc == read_u32(header, CHECKED_BYTES_SHARED);
+        let version = u16::from_le_bytes([header[4], header[5]]);
+        (&header[..4] == MAGIC && is_whole && version > FORMAT_VERSION_SHARED).then_some(version)
+    }
+
     /// Reads a header, trusting nothing.
     ///
     /// # Errors

@@ -2,7 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use super::{EXTENT_BYTES, EXTENTS_AT_ONCE, Extent, Header, Part, decode_extent, snapshot_name};
+use super::{
+    EXTENT_BYTES, EXTENTS_AT_ONCE, Extent, FORMAT_VERSION, FORMAT_VERSION_SHARED, Header, Part,
+    decode_extent, snapshot_name,
+};
 use crate::disk::{BLOCK, Disk, DiskError, File, Kind, blocks};
 use crate::types::ShardId;
 
@@ -28,6 +31,17 @@ pub enum ReadError {
         offset: u64,
         /// What is wrong.
         why: String,
+    },
+    /// The snapshot was written in a format that a later version of this program has.
+    #[error(
+        "{file} was made by a newer version of KyroDB (snapshot format {version}; this program reads \
+         the versions {FORMAT_VERSION} and {FORMAT_VERSION_SHARED}): start that version"
+    )]
+    Newer {
+        /// The file, by name.
+        file: String,
+        /// Its format.
+        version: u16,
     },
 }
 
@@ -68,6 +82,9 @@ async fn read_contents<D: Disk>(
     let file = open(disk, name).await?;
     let mut block = Vec::new();
     file.read_at(0, BLOCK, &mut block).await?;
+    if let Some(version) = Header::newer_version(&block) {
+        return Err(ReadError::Newer { file: name.into(), version });
+    }
     let bad = |offset: u64, why: String| ReadError::damaged(name, offset, why);
     let header = Header::decode(&block).map_err(|why| bad(0, why))?;
     if (header.shard, header.number) != (shard, number) {

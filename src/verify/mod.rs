@@ -153,6 +153,9 @@ pub async fn check_snapshot_file<D: Disk>(
         Err(ReadError::Damaged { offset, why, .. }) => {
             Ok(vec![Fault { offset: Some(offset), what: why, ..Fault::default() }])
         }
+        Err(newer @ ReadError::Newer { .. }) => {
+            Ok(vec![Fault { offset: Some(0), what: newer.to_string(), ..Fault::default() }])
+        }
     }
 }
 

@@ -103,5 +103,6 @@ async fn check_file<D: Disk>(
         }
         Err(ReadError::Disk(error)) => Err((None, format!("it can't be read: {}", error.reason))),
         Err(ReadError::Damaged { offset, why, .. }) => Err((Some(offset), why)),
+        Err(newer @ ReadError::Newer { .. }) => Err((Some(0), newer.to_string())),
     }
 }

@@ -323,3 +323,44 @@ fn a_directory_of_a_newer_version_is_left_to_that_one() {
     }
     assert!(data_dir.join("MANIFEST").exists());
 }
+
+/// A snapshot of a later format is not taken for damage, which a start and a repair would pass over for an
+/// older snapshot.
+#[test]
+fn a_snapshot_of_a_newer_version_is_left_to_that_one() {
+    let directory = directory();
+    let data_dir = made(directory.path(), ONE_SHARD, COUNT);
+    let process = Process::start(&data_dir, ONE_SHARD);
+    process.stop();
+    let is_snapshot = |name: &String| name.starts_with("snapshot_") && name.ends_with(".snap");
+    let names = std::fs::read_dir(&data_dir).unwrap();
+    let names = names.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    let newest = names.filter(is_snapshot).max().expect("the server has made a snapshot");
+    let path = data_dir.join(newest);
+    let content = std::fs::read(&path).unwrap();
+    let mut newer = content.clone();
+    newer[4] = 7;
+    let crc = crc32c::crc32c(&newer[..116]);
+    newer[116..120].copy_from_slice(&crc.to_le_bytes());
+    std::fs::write(&path, newer).unwrap();
+    let before = state(&data_dir);
+    let said = Process::refused(&data_dir, ONE_SHARD);
+    assert_says(&said, &["made by a newer version", "snapshot format 7", "start that version"]);
+    let (code, said) = verify(&data_dir);
+    assert_eq!(code, 1, "{said}");
+    assert_says(&said, &["snapshot format 7"]);
+    let mut repair = Command::new(env!("CARGO_BIN_EXE_kyrodb_server"));
+    let repair = repair.arg("--data-dir").arg(&data_dir).args(["--verify", "--repair"]);
+    let output = repair.output().unwrap();
+    assert!(!output.status.success());
+    let said = [output.stdout, output.stderr].concat();
+    assert_says(
+        &String::from_utf8(said).unwrap(),
+        &["made by a newer version of KyroDB: repair the directory with that"],
+    );
+    assert_eq!(state(&data_dir), before, "nothing was changed");
+    std::fs::write(&path, content).unwrap();
+    let process = Process::start(&data_dir, ONE_SHARD);
+    assert_eq!(stored(&process), everything());
+    process.stop();
+}
