@@ -1,9 +1,9 @@
 //! Bounds that several parts of the program share: sizes in bytes, counts of slots, shards and values.
 
-/// Bytes of a block, the unit of direct reads and writes: the largest sector of common devices.
+/// Bytes of a disk block, the unit of direct reads and writes: the largest sector of common devices.
 pub const BLOCK: usize = 4_096;
 
-/// Most bytes of records in one group of the log. It bounds memory while a log is read, and the work of one
+/// Most bytes of records in one group of the log. The limit bounds memory while a log is read, and the work of one
 /// sync.
 pub const GROUP_BYTES_MAX: usize = 1 << 20;
 
