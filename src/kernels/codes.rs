@@ -18,7 +18,7 @@ const ROUND: f32 = 1.5 * (1 << 23) as f32;
 /// times (Hoeffding: 2·exp(−2·3²)).
 const ERROR_SCALES: f32 = 3.0;
 
-/// Standard deviations of the error of one candidate's code, rounded evenly within half a scale, in what
+/// Standard deviations of the error of one candidate's code, rounded evenly within half a scale, that
 /// [`Origin::error`] allows for, where scales and lengths are alike: 2·3·√12.
 pub const ERROR_DEVIATIONS: f32 = 2.0 * ERROR_SCALES * 3.464_101_6;
 
