@@ -1,4 +1,4 @@
-//! One suite for both disks: what the log builds on must hold on the real one and the simulated.
+//! One suite for all disks: the properties that the log relies on hold on the real ones and the simulated one.
 
 use super::blocking::BlockingDisk;
 use super::direct::DirectDisk;

@@ -245,8 +245,8 @@ fn stale_groups_of_a_former_life_are_not_read() {
     let mut content = log.disk.content(&name);
     let (recovered, _) = read_back(&log.disk, &log.segments).unwrap();
     let end = recovered.segments[0].sealed.unwrap().end_bytes as usize;
-    // The same shard, number and LSNs, from the block after the end on: with the epoch of this
-    // life only the chain tells them apart, with another one nothing of them counts.
+    // Shard, number and LSNs are equal, from the block after the end on: with the epoch of this life only the chain
+    // tells them apart, with another epoch none of them counts.
     content[end..].copy_from_slice(&stale[end..]);
     log.disk.set_content(&name, content);
     let same_epoch = read_back(&log.disk, &log.segments);

@@ -262,8 +262,8 @@ fn answers_are_those_of_the_model_while_snapshots_are_taken() {
     }
 }
 
-/// A search sees the state that it began at, though slots are filled again, blocks move to other
-/// files and rows leave memory between its steps.
+/// A search sees the state at which it began, though slots are filled again, blocks move to other files and rows
+/// leave memory between its steps.
 #[test]
 fn a_search_sees_one_state_while_vectors_move() {
     for seed in 0..6 {
