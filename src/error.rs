@@ -11,7 +11,7 @@ pub enum Error {
     Invalid {
         /// The field at fault, as named in the proto.
         field: &'static str,
-        /// What is wrong with its value, and which values are right.
+        /// The fault of its value, and which values are right.
         why: String,
     },
     /// A limit of the server is reached. Try again later.

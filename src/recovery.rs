@@ -56,8 +56,8 @@ pub struct Recovered {
     pub next_snapshot: u64,
 }
 
-/// Where a shard's slots were among the owners of its partition, by the newest of its snapshots that can be read, for
-/// a reader of this shard alone; `None` if the shard had a graph of its own.
+/// Place of a shard among the owners of its partition, by the newest of its snapshots that can be read, for a reader
+/// of this shard alone; `None` if the shard had a graph of its own.
 pub async fn home_of<D: Disk>(disk: &D, listed: &Listed<'_>) -> Option<Home> {
     let ours = listed.snapshots.iter().filter(|snapshot| snapshot.shard == listed.shard.0);
     let newest = ours.max_by_key(|snapshot| snapshot.number)?;

@@ -55,7 +55,7 @@ pub(crate) enum Look {
     Same,
     /// LOCK was gone, and is made and locked again.
     Mended(String),
-    /// It may be another server's.
+    /// The directory may belong to another server.
     Lost(String),
 }
 
@@ -261,7 +261,7 @@ mod tests {
     }
 
     #[test]
-    fn another_directory_at_the_path_means_that_it_is_lost() {
+    fn another_directory_at_the_path_means_that_the_lock_is_lost() {
         let outer = tempfile::tempdir().unwrap();
         let path = outer.path().join("data");
         create_dir(&path).unwrap();

@@ -50,7 +50,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_system_says_what_it_has() {
+    fn a_file_system_reports_its_room() {
         let room = Room::of(Path::new(env!("CARGO_MANIFEST_DIR"))).unwrap();
         assert!(room.total > 0 && room.available <= room.total, "{room:?}");
         assert!(Room::of(Path::new("/nowhere")).is_err());

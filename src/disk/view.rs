@@ -246,7 +246,7 @@ mod tests {
         let content: Vec<u8> = (0..3 * PIECE_BYTES + 77).map(|i| (i / 13) as u8).collect();
         std::fs::write(&path, &content).unwrap();
         let file = Viewed::open(&path, "name").unwrap();
-        // It stays readable without its name.
+        // The file stays readable without its name.
         std::fs::remove_file(&path).unwrap();
         for end in [content.len(), 2 * PIECE_BYTES, PIECE_BYTES - crate::disk::BLOCK, 100, 0] {
             let cut = file.cut(end as u64);

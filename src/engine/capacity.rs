@@ -130,7 +130,7 @@ mod tests {
     }
 
     #[test]
-    fn writes_stop_at_the_bound_and_go_on_in_what_deletes_leave() {
+    fn writes_stop_at_the_memory_limit_and_go_on_in_freed_slots() {
         let headroom = Arc::new(Headroom::default());
         let mut pair = Pair::new(10);
         let capacity = Capacity::new(usize::MAX).with_memory(headroom.clone());

@@ -48,7 +48,7 @@ pub enum Next {
     Piece(Piece),
     /// An extent to read: the next piece needs its contents, which are to be given in whatever state they are.
     Read(Extent),
-    /// Nothing yet: ask again, once other tasks have had their turn.
+    /// No piece yet: ask again, once other tasks have had their turn.
     More,
 }
 

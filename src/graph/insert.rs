@@ -23,9 +23,9 @@ const STEP_HOPS: u32 = 8;
 enum Phase {
     /// Walk down to the node's own top level.
     Descend,
-    /// Find candidates on a level. `accept_dead` when there is no live one to be found.
+    /// Find candidates on a level. `accept_dead` if there is no live one to be found.
     Search { level: u8, entry: Slot, begun: bool, accept_dead: bool },
-    /// Choose among them. Never lasts beyond the step that comes to it.
+    /// Choose among the candidates. Never lasts beyond the step that reaches it.
     Choose { level: u8 },
     /// Link back from the chosen neighbours of a level, one per step; at the end from the nearest in any case, if
     /// none of them leads to the node on level 0.

@@ -132,7 +132,7 @@ impl Layers {
         }
     }
 
-    /// Takes `lists` that follow one another from what is free, of the shortest run that has them.
+    /// Takes a run of `lists` free lists, from the shortest free run that has as many.
     fn take_free(&self, stripe: Stripe, lists: u32) -> Option<u32> {
         let mut free = self.free(stripe);
         let lists = lists as usize;

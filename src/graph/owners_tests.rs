@@ -177,7 +177,7 @@ fn copies_cut_off_nothing_with_short_lists() {
 
 /// Without copies, only the reading of lists is spent on keeping nodes reachable.
 #[test]
-fn without_copies_a_link_costs_what_it_did() {
+fn without_copies_a_link_costs_only_the_reading_of_lists() {
     let params = Params { m: 16, ef_construction: 100, seed: 7 };
     let points = points(0, 3_000, Copies::First);
     for owners in [1, 4] {

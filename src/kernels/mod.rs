@@ -211,7 +211,7 @@ mod tests {
     }
 
     #[test]
-    fn scores_follow_the_contract() {
+    fn scores_follow_the_definition_of_each_metric() {
         assert_eq!(Metric::Cosine.score(-0.75), 0.75);
         assert_eq!(Metric::InnerProduct.score(3.0), -3.0);
         assert_eq!(Metric::Euclidean.score(9.0), 0.25);

@@ -17,9 +17,8 @@ const SHOWN_MAX: usize = 20;
 /// Data of a shard that is lost.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Loss {
-    /// Changes that can't be read, by LSN, first and last. Everything is as if they had not been
-    /// made: documents written in them are missing or have the vector of before, and what was
-    /// deleted in them is there again.
+    /// First and last LSNs of changes that can't be read. The state is as if they had not been made: documents
+    /// written in them are missing or have their former vector, and documents deleted in them are there again.
     pub lsns: Vec<(u64, u64)>,
     /// Documents whose vector or metadata can't be read.
     #[serde(serialize_with = "ids")]

@@ -1,5 +1,4 @@
-//! Another number of shards for a directory: every document moves to the shard that its id has
-//! among the new ones.
+//! Change of a directory's number of shards: every document moves to the shard that its id has among the new ones.
 //!
 //! The shards are recovered one after the other as a start would do it, with all its refusals, and their documents go
 //! into new shards, which become snapshots. The graphs are not kept: documents of one go into several others. The

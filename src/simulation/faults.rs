@@ -80,7 +80,7 @@ fn go_on(machine: &mut Machine) {
 }
 
 #[test]
-fn any_call_may_fail_while_it_runs() {
+fn any_call_of_a_running_machine_may_fail() {
     let reference = watched_disk();
     let mut machine = Machine::boot(&reference, &fresh()).expect("a disk that works");
     let before = reference.calls() as usize;

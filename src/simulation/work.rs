@@ -21,7 +21,7 @@ use crate::types::record::Record;
 use crate::wal::{Prepared, segment_name};
 
 impl Machine {
-    /// Some changes in one group, acknowledged when it is durable.
+    /// Writes some changes in one group, acknowledged when it is durable.
     pub(super) fn write(&mut self, shard: usize, changes: Vec<Change>) -> Result<(), DiskError> {
         let node = &mut self.nodes[shard];
         let mut after = node.known.acknowledged.clone();

@@ -1,10 +1,9 @@
 //! A shard's state in files, so that a start reads the changes since, and not the whole log.
 //!
-//! A snapshot is what the shard was after one record of its log: vectors, ids, lifetimes,
-//! metadata and the graph, in *extents* of whole blocks, each with its checksum. Its file holds
-//! the extents that have changed since the snapshot before, and a table of all of them, also of
-//! those that lie in files of earlier snapshots: what is written follows what has changed. Vectors
-//! and metadata are carried over like that; adjacency, ids and lifetimes are small, change often
+//! A snapshot is what the shard was after one record of its log: vectors, ids, lifetimes, metadata and the graph, in
+//! *extents* of whole blocks, each with its checksum. Its file holds the extents that have changed since the snapshot
+//! before, and a table of all of them, also of those that lie in files of earlier snapshots: the bytes written follow
+//! the changes. Vectors and metadata are carried over like that; adjacency, ids and lifetimes are small, change often
 //! and are written whole.
 //!
 //! ```text

@@ -128,7 +128,7 @@ mod tests {
         assert_eq!(chains.after(Slot(3)), Some(Slot(9)));
         assert!(!chains.holds(Slot(3)) && chains.holds(Slot(9)));
         assert_eq!((chains.pop(0), chains.pop(0)), (Some(Slot(9)), None));
-        // The end of then is an end for whoever stands there; others begin anew.
+        // The former end remains an end for a reader that is at it; new readers begin at slot 3.
         chains.push(0, None, Slot(3));
         assert_eq!((chains.after(Slot(9)), follow(0)), (None, vec![3]));
         assert_eq!(follow(1), [4_100]);

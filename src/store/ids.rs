@@ -121,7 +121,7 @@ fn table(hash: u64) -> usize {
 /// A table by open addressing: slot + 1 at, or after, the place that the id's hash gives; 0 is empty, and at least a
 /// third of the entries are.
 ///
-/// It has no entries at all if ids crowd so densely that one would be far from its place.
+/// An index has no entries at all if ids crowd so densely that one would be far from its place.
 #[derive(Default)]
 pub struct Index {
     entries: Vec<u32>,

@@ -259,7 +259,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_vector_is_in_memory_and_then_where_its_block_is() {
+    fn a_vector_is_in_memory_until_its_block_is_on_disk() {
         let places = Places::new(20, 2);
         // 128 bytes a row, 2,048 rows a block.
         let (slot, mut slabs) = (Slot(2 * 4_096 + 2_048 + 5), Slabs::default());

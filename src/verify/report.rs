@@ -40,7 +40,7 @@ pub struct Made {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum State {
-    /// Whole; MANIFEST records where it ends.
+    /// Whole; MANIFEST records its end.
     Sealed,
     /// Whole; another segment goes on from its end.
     Followed,

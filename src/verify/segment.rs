@@ -242,7 +242,7 @@ pub(super) async fn cut_off<F: File>(
 /// The properties of a directory that records have to match.
 #[derive(Debug, Default)]
 pub(super) struct Expected {
-    /// Values in a vector; `None` until anything says so.
+    /// Values in a vector; `None` until it is known.
     dimension: Option<usize>,
     /// Number of shards, if it is known.
     shards: Option<u32>,

@@ -252,7 +252,7 @@ fn a_segment_that_ends_too_early_is_named() {
 }
 
 #[test]
-fn a_missing_segment_is_named_with_what_was_in_it() {
+fn a_missing_segment_is_named_with_its_records() {
     let sample = Sample::made();
     let segment = &sample.segments(0)[1];
     let sealed = segment.sealed.unwrap();
@@ -394,7 +394,7 @@ fn a_torn_tail_is_reported_and_clean() {
     assert!(row.torn.as_ref().unwrap().contains("at byte 8192"));
     let text = report.to_string();
     assert!(text.contains("1 torn tail\n") && text.contains("Torn tails:"), "{text}");
-    // The same damage in a segment that another one follows is reported, sealed in MANIFEST or not.
+    // Equal damage in a segment that another one follows is reported, sealed in MANIFEST or not.
     sample.manifest.segments.iter_mut().for_each(|segment| segment.sealed = None);
     sample.publish();
     let segment = &sample.segments(1)[0];

@@ -190,7 +190,7 @@ fn every_flipped_bit_after_an_orderly_end_is_refused_or_harmless() {
 }
 
 #[test]
-fn every_flipped_bit_after_an_orderly_end_is_refused_where_no_sync_was_waited_for() {
+fn every_flipped_bit_after_an_orderly_end_is_refused_without_waiting_for_syncs() {
     assert_all_flips_after_an_end(stopped_unsynced);
 }
 

@@ -74,7 +74,7 @@ pub enum Tail {
     Sealed(Sealed),
     /// Another segment follows: this one is complete up to that one's beginning, and ends there.
     Followed(Position),
-    /// It is the last one: it may end in a torn write.
+    /// The segment is the last one: it may end in a torn write.
     Open,
 }
 

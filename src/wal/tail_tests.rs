@@ -283,7 +283,7 @@ fn former_contents_of_a_segment_are_never_taken_for_live() {
 /// Two blocks of a log change places; one is written over another; one was written to the place of another and not to
 /// its own, and the log went on. All of it is at rest at the end.
 #[test]
-fn blocks_that_went_to_the_wrong_place_are_noticed_or_do_not_matter() {
+fn misplaced_blocks_are_noticed_or_harmless() {
     let mut log = Log::begin(6);
     log.fill(11);
     run(log.writer.seal(10)).unwrap();

@@ -75,7 +75,7 @@ struct Active<F> {
 pub enum RestoreError {
     /// Its contents can't be read any more.
     Lost(DiskError),
-    /// It could not be written; another try may succeed.
+    /// The file could not be written; another try may succeed.
     Disk(DiskError),
 }
 

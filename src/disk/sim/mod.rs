@@ -1,5 +1,5 @@
-//! A disk in memory that knows what is durable: for tests that crash it at any call, fail any of them, and have it
-//! watch the order in which things become durable.
+//! A disk in memory that tracks durability: for tests that crash it at any call, fail any of them, and have it check
+//! the order in which files become durable.
 //!
 //! Effects that a real system may have on data that is not synced, and their model. Everything is at least as bad as
 //! on ext4 and XFS:
@@ -146,7 +146,7 @@ impl SimDisk {
         self.0.borrow_mut().sync_lies = true;
     }
 
-    /// The same disk under another process: all data written is there, synced or not, and no call fails any more.
+    /// This disk under another process: all data written is there, synced or not, and no call fails any more.
     pub fn restarted(&self) -> Self {
         let state = self.0.borrow();
         Self(Rc::new(RefCell::new(State {

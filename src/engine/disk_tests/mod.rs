@@ -242,7 +242,7 @@ impl Kept {
 
 /// Small collections are answered exactly, at any mixture of writes, saves and vectors in memory.
 #[test]
-fn answers_are_those_of_the_model_while_snapshots_are_taken() {
+fn answers_equal_those_of_the_model_while_snapshots_are_taken() {
     for seed in 0..6 {
         let mut kept = Kept::new(600 + seed);
         for round in 0..1_500 {

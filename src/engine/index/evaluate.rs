@@ -193,7 +193,7 @@ impl Evaluation {
         (self.stack.bytes, bytes_max(index))
     }
 
-    /// Takes every slot for a candidate: the rest of the filter would take too much memory.
+    /// Makes every slot a candidate: the rest of the filter would take too much memory.
     fn give_up(&mut self, index: &MetadataIndex) {
         self.progress = Progress::default();
         self.stack = Stack::default();

@@ -407,7 +407,7 @@ mod tests {
     }
 
     #[test]
-    fn the_cheaper_side_of_a_range_is_read_if_together_they_are_everything() {
+    fn the_cheaper_side_of_a_range_is_read_if_both_sides_cover_all_values() {
         let (mut key, mut room) = (Key::default(), Room { used: 0, max: usize::MAX });
         for slot in 0..100 {
             key.insert(&(slot % 10).to_string(), slot, &mut room);

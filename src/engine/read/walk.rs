@@ -145,7 +145,7 @@ mod tests {
     }
 
     #[test]
-    fn a_walk_that_begins_near_is_shorter_and_finds_what_others_do() {
+    fn a_walk_that_begins_near_is_shorter_and_finds_as_much() {
         let mut pair = Pair::new(8);
         (1..=6_000).for_each(|id| pair.put(id));
         pair.link_all();
