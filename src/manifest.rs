@@ -165,7 +165,7 @@ impl Manifest {
         }
     }
 
-    /// The first value that no directory can have, under a good checksum or not; `None` if all values are possible.
+    /// Description of a value that no directory can have, under a good checksum or not; `None` if there is none.
     #[must_use]
     pub fn absurdity(&self) -> Option<String> {
         let shards = self.shards;

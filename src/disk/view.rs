@@ -42,8 +42,8 @@ enum Source {
 pub trait Remote {
     /// Appends `bytes` from `offset` on, which are there, to `target`.
     ///
-    /// Description of the reason why they can't be had.
-    /// Why they can't be had, in words.
+    /// # Errors
+    /// A text that says why the bytes can't be read.
     fn read(
         &self,
         offset: u64,

@@ -7,7 +7,7 @@ use crate::manifest::{MANIFEST_NAME, Manifest};
 use crate::types::ShardId;
 use crate::wal::{forge, parse_segment_name};
 
-/// Damaged files, whose evidence must stay whole: a test can't expect a fault that nothing can show.
+/// Files that were damaged, and must not be damaged further: a test can't expect a fault that nothing can show.
 #[derive(Default)]
 struct Damaged {
     files: Vec<String>,

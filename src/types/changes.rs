@@ -20,7 +20,6 @@
 //!
 //! Linking documents, and removing dead ones from the graph, is no change: a walk may find other documents after it,
 //! but the earlier answer was right for the same documents, and still is.
-//! by it, but the answer of before was right for the same documents, and is still.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};

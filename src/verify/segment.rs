@@ -175,7 +175,7 @@ fn is_end(tail: Tail, lsn: Lsn) -> bool {
     end_of(tail).is_some_and(|end| end.next_lsn == lsn)
 }
 
-/// True if the groups behind the end of the segment were refused, whole or not.
+/// True if a group at `place` is not behind the end of the segment: groups behind it were refused, whole or not.
 fn is_before(place: &Place, end: Position) -> bool {
     place.position.next_lsn <= end.next_lsn
 }
