@@ -7,7 +7,7 @@ pub const BLOCK: usize = 4_096;
 /// sync.
 pub const GROUP_BYTES_MAX: usize = 1 << 20;
 
-/// Most slots of one shard, and of one partition.
+/// Most slots of one shard. A partition has at most as many per owner, and 2³⁰ in all (`types/stripe.rs`).
 pub const SLOTS_MAX: usize = 1 << 26;
 
 /// Most owners of a partition.

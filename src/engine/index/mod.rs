@@ -170,7 +170,7 @@ impl MetadataIndex {
         self.payload_bytes
     }
 
-    /// Takes room away.
+    /// Takes this many bytes of room away.
     #[cfg(test)]
     pub(super) fn occupy(&mut self, bytes: usize) {
         self.room.used += bytes;
