@@ -1,4 +1,4 @@
-//! The wall clock, for stamps that people and backups go by. Nothing is ordered by it.
+//! The wall clock, for time stamps that people and backups use. Nothing is ordered by it.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 

@@ -1,9 +1,9 @@
-//! Errors by what the caller must do, as they travel from the engine to the gateway, which
-//! alone turns them into gRPC statuses (`gateway/status.rs`).
+//! Errors by the reaction that they ask of the caller, as they travel from the engine to the gateway, which alone
+//! turns them into gRPC statuses (`gateway/status.rs`).
 
 use std::time::Duration;
 
-/// Why a request was not done.
+/// The reason why a request was not done.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
     /// The request is wrong in itself. Repeating it will not help.
@@ -11,53 +11,52 @@ pub enum Error {
     Invalid {
         /// The field at fault, as named in the proto.
         field: &'static str,
-        /// What is wrong with it, and what would be right.
+        /// The fault of its value, and which values are right.
         why: String,
     },
-    /// A bound is reached. Try again later.
+    /// A limit of the server is reached. Try again later.
     #[error("{what}")]
     Busy {
-        /// Which bound.
+        /// The limit.
         what: String,
-        /// When it may be worth another try.
+        /// Delay before another try may succeed.
         retry_after: Duration,
     },
-    /// The client, or all of them together, ask more often than they may. Try again later; no fault
-    /// of the server.
+    /// This client, or all clients together, send more requests than they may. Try again later; no fault of the
+    /// server.
     #[error("{what}")]
     Limited {
-        /// Whose rate.
+        /// The rate that was passed.
         what: String,
-        /// When there is a token again.
+        /// Delay until there is a token again.
         retry_after: Duration,
     },
-    /// An operator has asked for this to be refused: read-only, maintenance, shutdown. No fault of
-    /// the server.
+    /// An operator has asked for this to be refused: read-only mode, maintenance, shutdown. No fault of the server.
     #[error("{what}")]
     Planned {
-        /// What was asked for.
+        /// The state that the operator asked for.
         what: &'static str,
-        /// When it may be worth another try.
+        /// Delay before another try may succeed.
         retry_after: Duration,
     },
     /// The server, or the shard that owns the document, is not in a state to do this.
     #[error("{what}")]
     Unavailable {
-        /// Which state.
+        /// The state.
         what: String,
-        /// When it may be worth another try.
+        /// Delay before another try may succeed.
         retry_after: Duration,
     },
     /// The deadline passed before there was anything to answer.
     #[error("the deadline passed {0}")]
     Expired(&'static str),
-    /// The tenant has as many documents as it may have.
+    /// The tenant has as many documents as its quota allows.
     #[error("{0}")]
     Quota(String),
-    /// Who asks has shown no good key.
+    /// The client has shown no valid key.
     #[error("{0}")]
     Unauthenticated(&'static str),
-    /// The key is good, but does not allow this.
+    /// The key is valid, but does not allow this request.
     #[error("{0}")]
     Denied(&'static str),
     /// A bug. The message names no paths and no data.
@@ -87,5 +86,5 @@ impl Error {
     }
 }
 
-/// What the engine and everything above it returns.
+/// Result type of the engine and of everything above it.
 pub type Result<T, E = Error> = std::result::Result<T, E>;

@@ -1,44 +1,44 @@
-//! MANIFEST: which files are the state of a data directory, and what they were made for.
+//! MANIFEST: the list of files that are the state of a data directory, and the parameters of the directory.
 //!
 //! ```json
 //! {"crc32c": "1c2f9a03", "manifest": { … }}
 //! ```
 //!
-//! The checksum covers the text of the inner object, byte for byte. The file is only ever
-//! replaced as a whole ([`disk::replace`]), and padded with spaces to whole blocks.
+//! The checksum covers the text of the inner object, byte for byte. The file is only ever replaced as a whole
+//! ([`disk::replace`]), and padded with spaces to whole blocks.
 
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use crate::disk::{self, Disk, DiskError};
 
-/// File name.
+/// Name of the file.
 pub const MANIFEST_NAME: &str = "MANIFEST";
 
-/// Version of the directory's format.
+/// Version of the format of the directory.
 pub const MANIFEST_VERSION: u32 = 1;
 
 pub use crate::types::limits::SHARDS_MAX;
 
-/// A bound for reading, in bytes: some 100,000 segments.
+/// Most bytes that are read: some 100,000 segments.
 const MANIFEST_BYTES_MAX: usize = 32 << 20;
 
 /// The state of a data directory.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Manifest {
-    /// [`MANIFEST_VERSION`].
+    /// Always [`MANIFEST_VERSION`].
     pub version: u32,
     /// Number of shards that documents are placed on.
     pub shards: u32,
-    /// Values in a vector; 0 until the first document decides.
+    /// Values in a vector; 0 until the first document sets it.
     pub dimension: u32,
-    /// The config word of the metric.
+    /// Configuration word of the metric.
     pub distance: String,
-    /// Generation of the writer: another one at every start. Its upper half is random, so that
-    /// nobody can forge a group of a future generation.
+    /// Epoch of the writer: another number at every start. Its upper half is random, so that a group of a future
+    /// start can't be forged.
     pub epoch: u64,
-    /// Live snapshots, at most two of a shard.
+    /// Live snapshots, at most two per shard.
     pub snapshots: Vec<Snapshot>,
     /// Live segments, by shard and number.
     pub segments: Vec<Segment>,
@@ -48,19 +48,19 @@ pub struct Manifest {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Snapshot {
-    /// Whose state it is.
+    /// Shard whose state it is.
     pub shard: u32,
-    /// Which one, counted from 1.
+    /// Number of the snapshot, from 1.
     pub number: u64,
     /// File name.
     pub file: String,
     /// LSN of the next record of the log.
     pub next_lsn: u64,
-    /// Chain of the log there.
+    /// Chain of the log before that record.
     pub chain: u32,
-    /// Length of the file.
+    /// Length of the file in bytes.
     pub file_bytes: u64,
-    /// Numbers of the snapshots in whose files parts of it are, its own included.
+    /// Numbers of the snapshots in whose files its parts lie, its own included.
     pub files: Vec<u64>,
 }
 
@@ -68,49 +68,48 @@ pub struct Snapshot {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Segment {
-    /// Whose log it belongs to.
+    /// Shard whose log it belongs to.
     pub shard: u32,
-    /// Where in the log, counted from 1.
+    /// Position of the segment in the log, from 1.
     pub number: u64,
     /// File name.
     pub file: String,
-    /// What it came to, once it is not written any more.
+    /// Its end, once the segment is not written any more.
     pub sealed: Option<Sealed>,
 }
 
 impl Segment {
-    /// True if a snapshot that has everything before the record `next_lsn` is known to have all
-    /// that is in the segment.
+    /// True if a snapshot that holds every record before `next_lsn` is known to hold all records of the segment.
     #[must_use]
     pub fn is_within(&self, next_lsn: Option<u64>) -> bool {
         self.sealed.zip(next_lsn).is_some_and(|(sealed, next)| sealed.last_lsn < next)
     }
 }
 
-/// What a complete segment came to.
+/// The end of a complete segment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Sealed {
-    /// First LSN in it.
+    /// LSN of its first record.
     pub first_lsn: u64,
-    /// Last LSN in it; one less than `first_lsn` if it holds no record.
+    /// LSN of its last record; `first_lsn` − 1 if it holds no record.
     pub last_lsn: u64,
-    /// Offset after its last group.
+    /// Offset after its last group, in bytes.
     pub end_bytes: u64,
     /// Chain after its last record.
     pub chain: u32,
 }
 
-/// Why MANIFEST can't be read.
+/// The reason why MANIFEST can't be read.
 #[derive(Debug, thiserror::Error)]
 pub enum LoadError {
     /// The disk failed; the file may be good.
     #[error(transparent)]
     Disk(#[from] DiskError),
-    /// What is in the file can't be used.
+    /// The contents of the file can't be used.
     #[error("{0}")]
     Damaged(String),
-    /// The file is whole, and of another version of the format.
+    /// The file is whole, but of another version of the format.
     #[error(
         "MANIFEST has format version {0}; this program reads version {MANIFEST_VERSION}. The \
          directory was made by a newer version of KyroDB: start that one"
@@ -141,7 +140,7 @@ impl Manifest {
     /// Reads the bytes of the file.
     ///
     /// # Errors
-    /// What is wrong with them.
+    /// The reason why they are no MANIFEST.
     pub fn decode(bytes: &[u8]) -> Result<Self, LoadError> {
         let damaged = |what: &str| LoadError::Damaged(format!("MANIFEST is damaged: {what}"));
         let malformed = |error: serde_json::Error| LoadError::Damaged(format!("MANIFEST: {error}"));
@@ -166,7 +165,7 @@ impl Manifest {
         }
     }
 
-    /// What no directory has, under a good checksum or not; `None` if there is nothing of it.
+    /// Description of a value that no directory can have, under a good checksum or not; `None` if there is none.
     #[must_use]
     pub fn absurdity(&self) -> Option<String> {
         let shards = self.shards;
@@ -179,7 +178,7 @@ impl Manifest {
         stray.map(|(_, file)| format!("it names {file}, and has {shards} shards"))
     }
 
-    /// Makes this the state of the directory.
+    /// Makes this the state of the directory, on disk.
     ///
     /// # Errors
     /// If the disk fails; either state may be found after a crash then.
@@ -190,7 +189,7 @@ impl Manifest {
     /// Reads the state of the directory; `None` if there is no MANIFEST.
     ///
     /// # Errors
-    /// If the disk fails, or what is wrong with the file.
+    /// If the disk fails, or the file can't be used.
     pub async fn load<D: Disk>(disk: &D) -> Result<Option<Self>, LoadError> {
         match disk::read_all(disk, MANIFEST_NAME, MANIFEST_BYTES_MAX).await {
             Ok(bytes) => Self::decode(&bytes).map(Some),
@@ -249,7 +248,7 @@ mod tests {
     }
 
     #[test]
-    fn what_no_directory_has_is_refused_under_a_good_checksum() {
+    fn impossible_values_are_refused_under_a_good_checksum() {
         let sealed = |shard| Segment { shard, ..manifest().segments.remove(0) };
         for (absurd, what) in [
             (Manifest { shards: 0, ..manifest() }, "0 shards; a directory has 1 to 1024"),
@@ -265,7 +264,7 @@ mod tests {
     }
 
     #[test]
-    fn another_version_is_named() {
+    fn a_manifest_of_another_version_is_refused_by_its_version() {
         let other = Manifest { version: 9, ..manifest() };
         let message = Manifest::decode(&other.encode()).unwrap_err().to_string();
         assert!(message.contains("version 9") && message.contains("version 1"), "{message}");

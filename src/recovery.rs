@@ -1,4 +1,4 @@
-//! From files to a shard: the newest good snapshot, then what the log has after it.
+//! Recovery of a shard from its files: the newest good snapshot, then the records of the log after it.
 
 use crate::disk::{Disk, DiskError};
 use crate::engine::partition::{Home, Joint};
@@ -14,16 +14,16 @@ use crate::wal::reader::ReadError;
 use crate::wal::recover::recover as read_log;
 use crate::wal::{self, Position};
 
-/// Why a shard can't be brought back.
+/// The reason why a shard can't be recovered.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum RecoverError {
-    /// The disk failed; what is on it may be good.
+    /// The disk failed; the data on it may be good.
     #[error(transparent)]
     Disk(#[from] DiskError),
-    /// What is on the disk can't be used.
+    /// The data on the disk can't be used.
     #[error("{0}")]
     Damage(String),
-    /// A later version of this program made what is on the disk.
+    /// A later version of this program wrote the data on the disk.
     #[error("{0}")]
     Newer(String),
 }
@@ -38,18 +38,17 @@ impl From<ReadError> for RecoverError {
     }
 }
 
-/// A shard as it was, and what it was made of.
+/// A recovered shard, and the files that it was read from.
 pub struct Recovered {
-    /// `None` while the dimension is not known.
+    /// State of the shard; `None` while the dimension is not known.
     pub engine: Option<Engine>,
-    /// What the log came to.
+    /// End of the log, and the state of its segments.
     pub log: wal::recover::Recovered,
-    /// The snapshots that are good, oldest first: those that MANIFEST names, damaged ones
-    /// excepted.
+    /// The good snapshots, oldest first: those that MANIFEST names, without the damaged ones.
     pub snapshots: Vec<Snapshot>,
-    /// Extents of the newest of them.
+    /// Extents of the newest good snapshot.
     pub extents: Vec<Extent>,
-    /// What is wrong with the others.
+    /// Descriptions of the damage in the others.
     pub damaged: Vec<String>,
     /// Snapshot files that nothing refers to.
     pub unused: Vec<String>,
@@ -57,8 +56,8 @@ pub struct Recovered {
     pub next_snapshot: u64,
 }
 
-/// The place that a shard had among those that owned one graph, by the newest of its snapshots that
-/// can be read, for whoever looks at it alone; `None` if its graph was its own.
+/// Place of a shard among the owners of its partition, by the newest of its snapshots that can be read, for a reader
+/// of this shard alone; `None` if the shard had a graph of its own.
 pub async fn home_of<D: Disk>(disk: &D, listed: &Listed<'_>) -> Option<Home> {
     let ours = listed.snapshots.iter().filter(|snapshot| snapshot.shard == listed.shard.0);
     let newest = ours.max_by_key(|snapshot| snapshot.number)?;
@@ -67,21 +66,21 @@ pub async fn home_of<D: Disk>(disk: &D, listed: &Listed<'_>) -> Option<Home> {
     (stripe.owners() > 1).then(|| Joint::new(stripe.owners()).home(stripe.owner()))
 }
 
-/// What MANIFEST says of a shard.
+/// The entries of MANIFEST for a shard.
 pub struct Listed<'a> {
-    /// Whose files.
+    /// The shard.
     pub shard: ShardId,
-    /// Its snapshots, and those of others.
+    /// Snapshots of all shards.
     pub snapshots: &'a [Snapshot],
-    /// Its segments, and those of others.
+    /// Segments of all shards.
     pub segments: &'a [Segment],
 }
 
-/// Brings a shard back. `params` are what it is asked to be; a dimension of 0 is taken from the
-/// log. `on_record` is called for each record that is read.
+/// Recovers a shard. `params` are the parameters that it has to have; a dimension of 0 is taken from the log.
+/// `on_record` is called for each record that is read.
 ///
 /// # Errors
-/// If it can't be brought back without loss.
+/// If it can't be recovered without loss.
 pub async fn recover<D: Disk>(
     disk: &D,
     listed: Listed<'_>,
@@ -109,7 +108,7 @@ pub async fn recover<D: Disk>(
     }
     let (from, restored) = found.unzip();
     let (engine, extents) = restored.unzip();
-    // Where the dimension is known there is a shard, with documents or without.
+    // Once the dimension is known there is an engine, with documents or without.
     let fresh = || (params.dimension > 0).then(|| Engine::new(params.clone()));
     let engine = engine.or_else(fresh);
     let mut replay = Replay { params, engine, problem: None, on_record };
@@ -126,7 +125,8 @@ pub async fn recover<D: Disk>(
     Ok(Recovered { engine, log, snapshots, extents, damaged, unused, next_snapshot })
 }
 
-/// A log that does not go back far enough is no fault of its own where a snapshot was damaged.
+/// Adds the snapshot damage to the error of a log that does not go back far enough, as the log itself is no fault
+/// then.
 fn explain(error: RecoverError, damaged: &[String]) -> RecoverError {
     match error {
         RecoverError::Damage(why) if !damaged.is_empty() => RecoverError::Damage(format!(
@@ -141,10 +141,10 @@ fn position(snapshot: &Snapshot) -> Position {
     Position { next_lsn: Lsn(snapshot.next_lsn), chain: snapshot.chain }
 }
 
-/// Brings back what a snapshot holds.
+/// Restores the state that a snapshot holds.
 ///
 /// # Errors
-/// If the disk fails, or the snapshot is not as it was written.
+/// If the disk fails, or the snapshot does not read back as it was written.
 pub async fn restore<D: Disk>(
     disk: &D,
     shard: ShardId,
@@ -173,9 +173,8 @@ fn from_snapshot(error: reader::ReadError) -> RecoverError {
     }
 }
 
-/// Snapshot files of this shard that nothing refers to: unfinished ones, and those that were about
-/// to be removed. And a number that none has: what is to be removed later must not be a file that
-/// is made meanwhile.
+/// Snapshot files of this shard that nothing refers to: unfinished ones, and those that were about to be removed.
+/// Also a number that no such file has: a file that is to be removed later must not be one that is made meanwhile.
 async fn unused<D: Disk>(
     disk: &D,
     shard: ShardId,

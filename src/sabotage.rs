@@ -1,24 +1,24 @@
-//! Switches off, in tests alone, one of the things that durability rests on: a simulation that
-//! does not notice would be worth nothing. Elsewhere nothing is ever off, at no cost.
+//! Switches off one durability step, in tests alone: a simulation that does not notice would be worth nothing.
+//! Outside of tests no step is ever off, at no cost.
 
-/// Something that durability rests on.
+/// A step that durability rests on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Pillar {
     /// A write is synced before it is acknowledged.
     SyncBeforeAck,
-    /// A record is what its checksum says.
+    /// A record is checked against its checksum.
     RecordChecksum,
     /// A group, a segment and a snapshot continue the very log before them.
     Chain,
-    /// LSNs go on from segment to segment without a gap.
+    /// LSNs continue from segment to segment without a gap.
     LsnGap,
     /// A file is synced before it takes the name of another.
     SyncBeforeRename,
-    /// A segment's name is durable before MANIFEST has it.
+    /// The name of a segment is durable before MANIFEST lists the segment.
     NameBeforeManifest,
     /// A snapshot is synced before it gets its name.
     SyncBeforeSnapshot,
-    /// What nothing vouches for is written again before MANIFEST relies on it.
+    /// Records that no seal, sync or later group confirms are written again before MANIFEST relies on them.
     WriteAgain,
 }
 
@@ -27,20 +27,20 @@ thread_local! {
     static OFF: std::cell::Cell<Option<Pillar>> = const { std::cell::Cell::new(None) };
 }
 
-/// True if it is switched off.
+/// True if this step is switched off.
 #[cfg(test)]
 pub(crate) fn is_off(pillar: Pillar) -> bool {
     OFF.get() == Some(pillar)
 }
 
-/// True if it is switched off: never.
+/// True if this step is switched off: never, outside of tests.
 #[cfg(not(test))]
 #[inline(always)]
 pub(crate) const fn is_off(_: Pillar) -> bool {
     false
 }
 
-/// Switches one off on this thread, or none.
+/// Switches one step off on this thread, or none.
 #[cfg(test)]
 pub(crate) fn switch_off(pillar: Option<Pillar>) {
     OFF.set(pillar);

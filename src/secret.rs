@@ -1,10 +1,9 @@
-//! A secret of this process, by which tables place what clients choose: ids that crowd in one place can't
-//! be made up without it.
+//! A random key of this process, by which hash tables place ids that clients choose: ids that all collide can't be
+//! constructed without it.
 //!
-//! Nothing that can be seen rests on it, and nothing on disk.
+//! No visible result depends on the key, and nothing on disk.
 
-/// 128 random bits, the same as long as the process lives; in tests, which run again as they were, the
-/// same in each.
+/// 128 random bits, constant during the life of the process; in tests, which have to be repeatable, a fixed value.
 #[must_use]
 pub(crate) fn key() -> [u64; 2] {
     #[cfg(test)]

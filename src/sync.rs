@@ -1,9 +1,8 @@
-//! What threads have in common without a lock: the atomics and the queue of the parts that are
-//! modelled.
+//! Atomics and the queue that threads share without a lock, in the modules that are model-checked.
 //!
-//! Those name [`crate::sync`] where others name the standard library, so that `models/`, a crate that
-//! has the same files, can put others in their place: with them a model checker tries every order in
-//! which threads may come, and every value that a load may see. Nothing else belongs here.
+//! Those modules name [`crate::sync`] where others name the standard library, so that `models/`, a crate that
+//! compiles the same files, can put loom's types in their place: with these a model checker tries every order of the
+//! threads, and every value that a load may see. Nothing else belongs here.
 
 pub(crate) use crossbeam_queue::SegQueue;
 

@@ -1,4 +1,4 @@
-//! The files of `graph` that are modelled, and what they name.
+//! The files of `graph` that are modelled, and the items that they name.
 
 #[path = "../../src/graph/dead_links.rs"]
 mod dead_links;
@@ -11,7 +11,7 @@ use crate::store::arena::Arena;
 use crate::sync::atomic::AtomicU8;
 use crate::types::Slot;
 
-/// As much of the graph as a hold of a node needs.
+/// The part of the graph that a hold of a node needs.
 pub struct Graph {
     levels: Arena<AtomicU8>,
 }

@@ -1,9 +1,9 @@
-//! Memory without an atomic, such as vectors are in.
+//! Memory without atomics, such as that of vectors.
 
 use loom::cell::UnsafeCell;
 
-/// A value that nobody may read while it is written, or before that is known to have been done: a
-/// model fails where somebody does.
+/// A value that must not be read while it is written, or before the write is known to have ended: a model in which a
+/// thread does so fails.
 #[derive(Default)]
 pub struct Plain(UnsafeCell<u64>);
 
@@ -11,7 +11,7 @@ pub struct Plain(UnsafeCell<u64>);
 unsafe impl Sync for Plain {}
 
 impl Plain {
-    /// With a value from the beginning.
+    /// A value that is there from the beginning.
     #[must_use]
     pub fn new(value: u64) -> Self {
         Self(UnsafeCell::new(value))
@@ -24,7 +24,7 @@ impl Plain {
         self.0.with(|value| unsafe { *value })
     }
 
-    /// Writes it.
+    /// Writes the value.
     pub fn set(&self, value: u64) {
         // SAFETY: as above.
         self.0.with_mut(|place| unsafe { *place = value });

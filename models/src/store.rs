@@ -1,4 +1,4 @@
-//! The files of `store` that are modelled, and what they name.
+//! The files of `store` that are modelled, and the items that they name.
 
 pub mod arena;
 #[path = "../../src/store/chain.rs"]

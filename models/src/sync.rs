@@ -1,4 +1,4 @@
-//! What stands for the atomics and the queue of the main package.
+//! Stand-ins for the atomics and the queue of the main package.
 
 use crate::types::Slot;
 
@@ -9,13 +9,13 @@ pub mod atomic {
 
 use atomic::{AtomicU32, Ordering};
 
-/// Most that a queue of a model has.
+/// Most items in a queue of a model.
 const QUEUED_MAX: usize = 2;
 
-/// Stands for crossbeam's queue, and promises less: whoever takes something out sees what was done
-/// before it was put in, and no more than that; and what comes out is in no order.
+/// Stands for crossbeam's queue, and promises less: the thread that takes an item out sees the writes made before the
+/// item was put in, and no more than those; and items come out in no order.
 pub struct SegQueue<T> {
-    /// A slot + 1, or 0.
+    /// In each place, a slot + 1, or 0 for an empty place.
     places: [AtomicU32; QUEUED_MAX],
     of: std::marker::PhantomData<T>,
 }
@@ -27,7 +27,7 @@ impl<T> Default for SegQueue<T> {
 }
 
 impl SegQueue<Slot> {
-    /// Puts one in.
+    /// Puts a slot in.
     pub fn push(&self, slot: Slot) {
         let is_put = self.places.iter().any(|place| {
             place.compare_exchange(0, slot.0 + 1, Ordering::Release, Ordering::Relaxed).is_ok()
@@ -35,7 +35,7 @@ impl SegQueue<Slot> {
         assert!(is_put, "a model has at most {QUEUED_MAX} in a queue");
     }
 
-    /// Takes one out.
+    /// Takes a slot out.
     pub fn pop(&self) -> Option<Slot> {
         let taken = self.places.iter().filter(|place| place.load(Ordering::Relaxed) != 0);
         taken

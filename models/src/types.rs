@@ -1,4 +1,4 @@
-//! The files of `types` that are modelled, and what they name.
+//! The files of `types` that are modelled, and the items that they name.
 
 #[path = "../../src/types/ids.rs"]
 mod ids;

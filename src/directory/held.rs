@@ -1,10 +1,9 @@
 //! The two locks on a directory: flock(2) on the directory itself, and on the file LOCK in it.
 //!
-//! LOCK names the process that holds it, for people, and is all that earlier versions look at. Its second line
-//! is a mark of that process, drawn by lot: numbers of processes repeat, and in containers each is often 1. A file can
-//! be removed, and a process that makes another one locks that. The directory can't be taken away under a server without
-//! taking its files along, so its lock is the one that counts. File systems that lock no directories (NFS)
-//! have LOCK alone.
+//! LOCK names the process that holds it, for people, and is all that earlier versions look at. Its second line is a
+//! random mark of that process: process numbers repeat, and in containers each is often 1. A file can be removed, and
+//! a process that makes another one locks that. The directory can't be taken away under a server without its files,
+//! so the lock on the directory is the one that counts. File systems that lock no directories (NFS) have LOCK alone.
 
 use std::fs::{File, Metadata, OpenOptions, TryLockError};
 use std::hash::{BuildHasher, RandomState};
@@ -17,13 +16,13 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use super::LOCK_NAME;
 use crate::disk::owner::Owner;
 
-/// How often LOCK may be taken away between opening and locking it.
+/// Most times that LOCK may be taken away between opening and locking it.
 const TRIES_MAX: usize = 100;
 
 /// Most bytes of LOCK that are read.
 const CONTENT_BYTES_MAX: u64 = 256;
 
-/// Longest number of a process that is shown, in characters.
+/// Longest process number that is shown, in characters.
 const HOLDER_CHARS_MAX: usize = 32;
 
 /// The mark of this process: 128 bits that no other process on this or another machine has.
@@ -33,35 +32,35 @@ static OWN_MARK: LazyLock<String> = LazyLock::new(|| {
     format!("{:016x}{:016x}", random(), random())
 });
 
-/// Why a directory is not to be had.
+/// The reason why a directory can't be locked.
 pub(crate) enum Denied {
-    /// Another process has it; its number, as LOCK has it.
+    /// Another process has it; with that process's number, as LOCK has it.
     InUse(String),
     /// The system refuses.
     Failed(String),
 }
 
-/// A directory that this process has to itself.
+/// A directory that this process has locked.
 pub(crate) struct Held {
-    /// Absolute.
+    /// Absolute path.
     path: PathBuf,
     directory: File,
     lock: Mutex<File>,
 }
 
-/// What is found of the directory later.
+/// State of a locked directory at a later look.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Look {
-    /// It is as it was, or nothing is at its path, where nothing can be written either.
+    /// Unchanged, or nothing is at its path, so that nothing can be written there either.
     Same,
     /// LOCK was gone, and is made and locked again.
     Mended(String),
-    /// It may be another server's.
+    /// The directory may belong to another server.
     Lost(String),
 }
 
 impl Held {
-    /// Locks a directory that is there, and writes the number of this process to its LOCK.
+    /// Locks a directory that exists, and writes the number of this process to its LOCK.
     pub(crate) fn take(path: &Path) -> Result<Self, Denied> {
         let failed = |what: &str, error: std::io::Error| {
             Denied::Failed(format!(
@@ -82,7 +81,7 @@ impl Held {
         Ok(Self { path: absolute, directory, lock: Mutex::new(lock) })
     }
 
-    /// Compares what is at the path with what was locked.
+    /// Compares the directory at the path with the locked one.
     pub(crate) fn look(&self) -> Look {
         let shown = self.path.display();
         let Ok(found) = std::fs::metadata(&self.path) else { return Look::Same };
@@ -115,7 +114,7 @@ impl Held {
                 "{} was replaced, and process {holder} has locked the new one",
                 path.display()
             )),
-            // The disk is full, or fails: others could not make it either.
+            // The disk is full, or fails: other processes could not make it either.
             Err(Denied::Failed(why)) => {
                 tracing::debug!("LOCK can't be made again: {why}");
                 Look::Same
@@ -156,7 +155,7 @@ fn take_lock_file(directory: &Path) -> Result<File, Denied> {
     Err(Denied::Failed(format!("{shown} is taken away again and again by another program")))
 }
 
-/// True if the LOCK in a directory is locked, and by this process as it says.
+/// True if the LOCK in a directory is locked, by this process according to its content.
 fn is_locked_by_us(directory: &Path) -> bool {
     let tried = File::open(directory.join(LOCK_NAME)).map(|file| file.try_lock_shared());
     matches!(tried, Ok(Err(TryLockError::WouldBlock))) && has_own_mark(directory)
@@ -167,7 +166,7 @@ fn has_own_mark(directory: &Path) -> bool {
     content(directory).is_ok_and(|content| content.lines().nth(1) == Some(OWN_MARK.as_str()))
 }
 
-/// What this process writes to LOCK: its number and its mark.
+/// Content of LOCK that this process writes: its number and its mark.
 fn own_content() -> String {
     format!("{}\n{}\n", std::process::id(), *OWN_MARK)
 }
@@ -179,7 +178,7 @@ fn content(directory: &Path) -> std::io::Result<String> {
     Ok(content)
 }
 
-/// The process that took the lock last, as it wrote itself.
+/// The process that took the lock last, as it named itself.
 pub(crate) fn holder(directory: &Path) -> String {
     let read = content(directory);
     let number = read.as_ref().ok().and_then(|content| content.lines().next()).map(str::trim);
@@ -192,7 +191,7 @@ pub(crate) fn holder(directory: &Path) -> String {
     }
 }
 
-/// True if an open file or directory is the one that was found.
+/// True if an open file or directory is the one found at a path.
 fn is_same(opened: &File, found: &Metadata) -> bool {
     let place = |metadata: &Metadata| (metadata.dev(), metadata.ino());
     opened.metadata().is_ok_and(|opened| place(&opened) == place(found))
@@ -228,7 +227,7 @@ mod tests {
     fn a_lock_file_that_another_has_locked_means_that_the_directory_is_lost() {
         let directory = tempfile::tempdir().unwrap();
         let held = taken(directory.path());
-        // As a version does that knows LOCK alone.
+        // As a version does that uses LOCK alone.
         let other = directory.path().join("other");
         write(&other, "77\n").unwrap();
         let other_lock = File::open(&other).unwrap();
@@ -240,7 +239,7 @@ mod tests {
 
     /// The first process of each container has the same number.
     #[test]
-    fn another_process_of_the_same_number_is_another_process() {
+    fn another_process_with_the_same_number_is_told_apart() {
         let directory = tempfile::tempdir().unwrap();
         let held = taken(directory.path());
         for mark in [String::new(), format!("{:032x}\n", 7)] {
@@ -262,7 +261,7 @@ mod tests {
     }
 
     #[test]
-    fn another_directory_at_the_path_means_that_it_is_lost() {
+    fn another_directory_at_the_path_means_that_the_lock_is_lost() {
         let outer = tempfile::tempdir().unwrap();
         let path = outer.path().join("data");
         create_dir(&path).unwrap();

@@ -1,9 +1,9 @@
-//! The directory of the log, where that is another one than the data directory: it is made and bound to its
-//! data directory here, and locked.
+//! The directory of the log, if that is another one than the data directory: made here, bound to its data directory,
+//! and locked.
 //!
-//! `DATA_DIR/wal` leads to it ([`crate::disk::folders`]), and a file in it names the data directory. So a log is
-//! never two databases' at a time: a copy of a data directory has the link as well, but the file names the one
-//! that it was copied from. One that was moved, or put aside by a fresh start, takes its log along.
+//! `DATA_DIR/wal` leads to it ([`crate::disk::folders`]), and a file in it names the data directory. So a log never
+//! belongs to two databases at a time: a copy of a data directory has the link as well, but the file names the
+//! original. A directory that was moved, or put aside by a fresh start, takes its log along.
 
 use std::ffi::OsStr;
 use std::fs::{self, File, TryLockError};
@@ -22,13 +22,13 @@ use crate::disk::view::run;
 use crate::manifest::Manifest;
 use crate::wal::parse_segment_name;
 
-/// How names of directories begin that are made in `persistence.wal_dir`.
+/// Prefix of the names of directories that are made in `persistence.wal_dir`.
 const MADE_PREFIX: &str = "kyrodb-";
 
-/// Binds the log of a data directory, which is locked, to a directory in `asked`, unless it is in there already.
+/// Binds the log of a locked data directory to a directory in `asked`, unless it is in there already.
 ///
 /// # Errors
-/// If the log is elsewhere, or there can be none; then nothing has changed.
+/// If the log is elsewhere, or can't be there; then nothing has changed.
 pub(crate) fn bind(data: &Path, asked: &Path) -> Result<(), String> {
     let failed = |what: &str, error: io::Error| {
         format!("persistence.wal_dir {} can't be {what}: {error}", asked.display())
@@ -98,7 +98,7 @@ fn missing(asked: &Path, error: &io::Error) -> String {
     )
 }
 
-/// Has a data directory lead to the directory of its log, which was just made.
+/// Makes the link from a data directory to the directory of its log, which was just made.
 fn lead(data: &Path, own: &Path, log: &Path) -> io::Result<()> {
     Owner::of(data).take(log)?;
     name_owner(log, own)?;
@@ -110,7 +110,7 @@ fn lead(data: &Path, own: &Path, log: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// Refuses to begin another log where the one of before is there, and only what leads to it is gone.
+/// Refuses to begin another log if the former one exists, and only the link to it is gone.
 fn find_lost(data: &Path, asked: &Path) -> Result<(), String> {
     let Some(lost) = lost_segment(data) else {
         return Ok(());
@@ -128,7 +128,7 @@ fn find_lost(data: &Path, asked: &Path) -> Result<(), String> {
     }
 }
 
-/// Refuses an empty directory in the place of a log that is missing: its file system may not be mounted.
+/// Refuses an empty directory in the place of a missing log: its file system may not be mounted.
 fn find_unmounted(data: &Path, link: &Path) -> Result<(), String> {
     let Some(lost) = lost_segment(data).filter(|_| link.is_dir()) else {
         return Ok(());
@@ -140,22 +140,22 @@ fn find_unmounted(data: &Path, link: &Path) -> Result<(), String> {
     ))
 }
 
-/// The first segment that MANIFEST names and that the data directory does not have, if any.
+/// The first segment, if any, that MANIFEST names and the data directory does not have.
 fn lost_segment(data: &Path) -> Option<String> {
     let manifest = run(Manifest::load(&BlockingDisk::new(data))).ok().flatten()?;
     let mut files = manifest.segments.into_iter().map(|segment| segment.file);
     files.find(|file| !data.join(file).exists())
 }
 
-/// True if the directory of a log says nothing else than that it is this data directory's.
+/// True if the directory of a log has no data but the name of this data directory.
 fn is_of(log: &Path, data: &Path) -> bool {
     owner(log).is_none_or(|owner| place(&owner).is_none() || place(&owner) == place(data))
 }
 
-/// Takes the directory of the log, if there is one, for the process that has locked its data directory.
+/// Locks the directory of the log, if there is one, for the process that has locked its data directory.
 ///
 /// # Errors
-/// If it is not there, another process has it, it is another database's, or a move was cut off.
+/// If it is missing, another process has it, it belongs to another database, or a move was interrupted.
 pub(crate) fn hold(data: &Path) -> Result<Option<File>, String> {
     let Some((log, held)) = locked(data, File::try_lock)? else {
         return Ok(None);
@@ -169,7 +169,7 @@ pub(crate) fn hold(data: &Path) -> Result<Option<File>, String> {
     Ok(Some(held))
 }
 
-/// The same for a program that only looks.
+/// Locks the directory of the log for a program that only reads.
 ///
 /// # Errors
 /// As of [`hold`].
@@ -228,7 +228,7 @@ fn check(folders: &Folders, log: &Path) -> Result<(), String> {
 /// Refuses a link that leads nowhere: the file system of the log may not be mounted.
 ///
 /// # Errors
-/// What leads where, and the ways out.
+/// The link and its target, and the ways out.
 pub(crate) fn check_there(data: &Path, log: &Path) -> Result<(), String> {
     if log.is_dir() {
         return Ok(());
@@ -251,7 +251,7 @@ fn check_owner(data: &Path, log: &Path) -> Result<(), String> {
     let Some(owner) = owner(log).filter(|owner| place(owner) != place(data)) else {
         return Ok(());
     };
-    // One that is gone, or has another log by now, was moved, or put aside.
+    // A data directory that is gone, or has another log by now, was moved, or put aside.
     if Folders::of(&owner).log() != Some(log) {
         return Ok(());
     }
@@ -263,14 +263,14 @@ fn check_owner(data: &Path, log: &Path) -> Result<(), String> {
     ))
 }
 
-/// The data directory whose log is in `log`, as that says.
+/// The data directory to which the log in `log` belongs, by its own file.
 fn owner(log: &Path) -> Option<PathBuf> {
     let content = fs::read(log.join(LOG_OWNER_NAME)).ok()?;
     let path = content.strip_suffix(b"\n")?;
     Some(Path::new(OsStr::from_bytes(path)).to_owned())
 }
 
-/// Writes whose log is in `log`, durable.
+/// Writes the name of the data directory into `log`, durable.
 fn name_owner(log: &Path, own: &Path) -> io::Result<()> {
     let (path, temporary) = (log.join(LOG_OWNER_NAME), log.join(format!("{LOG_OWNER_NAME}.tmp")));
     let mut file = File::create(&temporary)?;
@@ -284,7 +284,7 @@ fn name_owner(log: &Path, own: &Path) -> io::Result<()> {
 /// Removes a log whose data directory is gone.
 ///
 /// # Errors
-/// If the system fails. Files of others stay.
+/// If the system fails. Files of other programs stay.
 pub(crate) fn discard(log: &Path) -> io::Result<()> {
     for entry in fs::read_dir(log)? {
         let name = entry?.file_name();
@@ -349,7 +349,7 @@ mod tests {
         fs::remove_file(copy.join(LOG_LINK_NAME)).unwrap();
         bind(&copy, &logs).unwrap();
         assert!(hold(&copy).unwrap().is_some());
-        // One that was moved takes its log along.
+        // A directory that was moved takes its log along.
         let moved = outer.path().join("moved");
         fs::rename(&data, &moved).unwrap();
         assert!(hold(&moved).unwrap().is_some());
@@ -363,7 +363,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_there_or_in_the_way_is_refused_with_the_way_out() {
+    fn a_missing_or_obstructed_log_is_refused_with_the_way_out() {
         let (outer, data, logs) = made();
         let said = bind(&data, &outer.path().join("nowhere")).unwrap_err();
         assert!(said.contains("nowhere can't be used") && said.contains("install -d"), "{said}");

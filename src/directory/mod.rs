@@ -14,21 +14,20 @@ use crate::manifest::MANIFEST_NAME;
 /// File name of the lock.
 pub(crate) const LOCK_NAME: &str = "LOCK";
 
-/// The right to use a data directory; given back when dropped, or when the process ends however
-/// it does.
+/// The right to use a data directory; released when dropped, or when the process ends in any way.
 pub(crate) struct Lock {
     held: Arc<Held>,
-    // The lock of the log, where it has a directory of its own.
+    // The lock of the log, if it has a directory of its own.
     _log: Option<File>,
 }
 
 impl Lock {
-    /// Takes a directory that is there for this process.
+    /// Locks an existing directory for this process.
     pub(crate) fn acquire(directory: &Path) -> Result<Self, String> {
         Self::acquire_with(directory, None)
     }
 
-    /// Takes a directory whose log is to be in a directory of its own, where `wal_dir` is given.
+    /// Locks a directory whose log is to be in a directory of its own, if `wal_dir` is given.
     pub(crate) fn acquire_with(directory: &Path, wal_dir: Option<&Path>) -> Result<Self, String> {
         let shown = directory.display();
         match Held::take(directory) {
@@ -46,15 +45,15 @@ impl Lock {
         }
     }
 
-    /// What is locked, to be looked at while the lock is held.
+    /// The locked directory, to be looked at while the lock is held.
     pub(crate) fn held(&self) -> Arc<Held> {
         self.held.clone()
     }
 }
 
-/// Keeps servers away from a directory that is only looked at, without writing to it: others may
-/// look at the same time. Where a directory can't be locked and has no LOCK, as a copy has none, a
-/// server that comes meanwhile is seen at the end.
+/// Keeps servers away from a directory that is only read, without writing to it: several readers may do so at a time.
+/// If a directory can't be locked and has no LOCK, as a copy has none, a server that comes meanwhile is seen at the
+/// end.
 pub(crate) struct Look {
     path: PathBuf,
     lock: Option<File>,
@@ -63,7 +62,7 @@ pub(crate) struct Look {
 }
 
 impl Look {
-    /// Takes the directory, if it is there and no server uses it.
+    /// Locks the directory, if it exists and no server uses it.
     pub(crate) fn take(directory: &Path) -> Result<Self, String> {
         let shown = directory.display();
         let unreadable = |error| format!("the data directory {shown} can't be read: {error}");
@@ -100,7 +99,7 @@ impl Look {
         }
     }
 
-    /// Gives the directory back.
+    /// Releases the directory.
     ///
     /// # Errors
     /// If a server may have come meanwhile.
@@ -112,7 +111,7 @@ impl Look {
     }
 }
 
-/// The process that has a directory to itself, if one has. Leaves no trace.
+/// The process that has locked a directory, if there is one. Leaves no trace.
 pub(crate) fn user_of(directory: &Path) -> Option<String> {
     let is_taken = |path: &Path| {
         let tried = File::open(path).map(|file| file.try_lock_shared());
@@ -121,7 +120,7 @@ pub(crate) fn user_of(directory: &Path) -> Option<String> {
     (is_taken(directory) || is_taken(&directory.join(LOCK_NAME))).then(|| held::holder(directory))
 }
 
-/// True if a server has kept anything here.
+/// True if a server has kept any data here.
 pub(crate) fn has_data(directory: &Path) -> bool {
     let entries = std::fs::read_dir(directory).into_iter().flatten().flatten();
     entries.map(|entry| entry.file_name()).any(|name| {

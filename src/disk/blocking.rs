@@ -1,9 +1,9 @@
-//! A directory that a program changes which serves nobody meanwhile: a repair, or a start before
+//! A directory on a blocking disk: for programs that serve no requests meanwhile, such as a repair, or a start before
 //! its cores run.
 //!
-//! It needs neither io_uring nor an executor: every call blocks, and no future of it ever waits
-//! ([`super::view::run`] runs them). Reads are those of [`super::read_only`]; writes go through
-//! the page cache, and a sync makes them durable before anything relies on them.
+//! It needs neither io_uring nor an executor: every call blocks, and no future of it ever waits ([`super::view::run`]
+//! runs them). Reads are those of [`super::read_only`]; writes go through the page cache, and a sync makes them
+//! durable before anything relies on them.
 
 use std::fs::{self, OpenOptions};
 use std::io::ErrorKind;
@@ -15,14 +15,14 @@ use super::owner::Owner;
 use super::read_only::{ReadOnlyDisk, ReadOnlyFile};
 use super::{Disk, DiskError, File, Kind, Result};
 
-/// Zeros written at once.
+/// Bytes of zeros written at once.
 const ZEROS_BYTES: usize = 1 << 20;
 
 /// A directory on a real file system.
 pub struct BlockingDisk {
     folders: Folders,
     reads: ReadOnlyDisk,
-    /// What is made belongs to the owner of the directory, also where root repairs it.
+    /// Owner of new files: the owner of the directory, even if root repairs it.
     owner: Owner,
 }
 
@@ -125,7 +125,7 @@ impl File for BlockingFile {
     }
 
     async fn sync_data(&self) -> Result<()> {
-        // Lengths change here, and a reader needs them.
+        // The length changes here, and a reader needs it.
         self.writes.sync_all().map_err(|error| failed("fsync", &self.name, &error))
     }
 

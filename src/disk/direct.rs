@@ -1,7 +1,7 @@
 //! The real disk: O_DIRECT files through io_uring, on the core that owns them.
 //!
-//! The only file that names glommio's file types. Writes go past the page cache, so what a
-//! sync reports is about the device, and a failed one can't be hidden by a clean page.
+//! The only file that names glommio's file types. Writes go past the page cache, so the result of a sync is that of
+//! the device, and a failed sync can't be hidden by a clean page.
 
 use std::path::Path;
 use std::rc::Rc;
@@ -15,8 +15,8 @@ use super::quarantine::{KeptTails, Tail};
 use super::space::Room;
 use super::{BLOCK, Disk, DiskError, File, Kind, Result};
 
-/// Zeros written at once while a file is made: long enough for throughput, short enough that
-/// the commits of others get between them.
+/// Bytes of zeros written at once while a file is made: enough for throughput, and few enough that other commits get
+/// between two writes.
 const ZEROS_BYTES: usize = 256 << 10;
 
 /// Most bytes of one read request.
@@ -25,17 +25,17 @@ const READ_BYTES_MAX: usize = 1 << 20;
 /// A directory on a real file system.
 pub struct DirectDisk {
     folders: Folders,
-    /// Device and inode of each directory; `None` if the system does not tell.
+    /// Device and inode of each directory; `None` if the system does not report them.
     places: Vec<Option<(u64, u64)>>,
-    /// Extra open(2) flags of files that are written.
+    /// Extra open(2) flags of files that are opened for writing.
     write_flags: i32,
     #[cfg(test)]
     faults: Faults,
 }
 
 impl DirectDisk {
-    /// The directory at this path, which exists. With `sync_metadata` every write also makes
-    /// file metadata durable (O_SYNC).
+    /// The directory at this path, which exists. With `sync_metadata` every write also makes file metadata durable
+    /// (O_SYNC).
     ///
     /// # Errors
     /// If files can't be made there, or not be opened with O_DIRECT.
@@ -63,9 +63,9 @@ impl DirectDisk {
         Ok(disk)
     }
 
-    /// Opens a file with content before any other. glommio asks once a thread and device whether
-    /// polled I/O works, by reading from the first file that is opened. If that file is empty,
-    /// the read succeeds whatever the device can do, and every later one fails with EOPNOTSUPP.
+    /// Opens a file with content before any other. glommio asks once per thread and device whether polled I/O works,
+    /// by reading from the first file that is opened. If that file is empty, the read succeeds on every device, and
+    /// if the device can't do polled I/O every later read fails with EOPNOTSUPP.
     async fn probe(&self, folder: &Path) -> Result<()> {
         let name = format!("probe.{}.tmp", glommio::executor().id());
         let path = folder.join(&name);
@@ -83,9 +83,9 @@ impl DirectDisk {
         remove(&path).await.map_err(|error| failed("remove", &name, error))
     }
 
-    /// What the file system has, if it says so, and of each of these files whether it is missing.
-    /// Asked on another thread: the system may take its time. Where another directory is at the path, no
-    /// file is called missing: nothing is to be made there in its stead.
+    /// The room of the file system, if the system reports it, and for each of these files whether it is missing.
+    /// Asked on another thread, as the system may take its time. If another directory is at the path, no file is
+    /// reported missing: none must be made there in its stead.
     pub async fn look(&self, names: Vec<String>) -> (Option<Room>, Vec<bool>) {
         let (folders, opened) = (self.folders.clone(), self.places.clone());
         let look = move || {
@@ -106,8 +106,8 @@ impl DirectDisk {
         (room, missing)
     }
 
-    /// Copies these bytes of files to files of their own below `quarantine/`, durable. The system may take
-    /// its time: another thread does it.
+    /// Copies these bytes of files to files of their own below `quarantine/`, durable. Done on another thread, as the
+    /// system may take its time.
     pub async fn keep_tails(&self, tails: Vec<Tail>, unix_ms: u64) -> KeptTails {
         let folders = self.folders.clone();
         // A panic in a blocking task would lose its worker thread: nothing here can panic.
@@ -142,8 +142,8 @@ pub struct DirectFile {
 }
 
 impl DirectFile {
-    /// A read has ended at `offset`. A bad sector in the middle of a request comes back as fewer
-    /// bytes as well, so the file's length tells whether that is its end.
+    /// Checks a read that has ended at `offset`. A bad sector in the middle of a request also shortens the read, so
+    /// the file's length tells whether `offset` is its end.
     async fn check_end(&self, offset: u64) -> Result<()> {
         let size = self.file.file_size().await;
         let size = size.map_err(|error| failed("examine", &self.name, error))?;
@@ -153,7 +153,7 @@ impl DirectFile {
 
 #[cfg(test)]
 impl DirectFile {
-    /// Waits, and fails, as faults have it.
+    /// Waits, and fails, as the faults set for tests demand.
     async fn begin_read(&self, offset: u64, bytes: usize) -> Result<super::faults::Reading> {
         const TICK: std::time::Duration = std::time::Duration::from_millis(1);
         let reading = self.faults.begin_read();
@@ -167,7 +167,7 @@ impl DirectFile {
     }
 }
 
-/// Memory aligned for O_DIRECT, registered with the ring where its quota allows.
+/// Memory aligned for O_DIRECT, registered with the ring if its quota allows.
 pub struct DirectBuffer(DmaBuffer);
 
 impl AsMut<[u8]> for DirectBuffer {
@@ -298,7 +298,7 @@ impl File for DirectFile {
             if done == length {
                 return Ok(());
             }
-            // A short write is legal; one that leaves blocks in halves can't be gone on from.
+            // A short write is legal; after one that ends within a block, writing can't continue.
             if written == 0 || written % BLOCK != 0 {
                 let reason = format!("{done} of {length} bytes were written");
                 let (operation, file) = ("write", self.name.clone());
@@ -328,7 +328,7 @@ impl File for DirectFile {
             let read = &read[..length];
             target.extend_from_slice(read);
             done += read.len();
-            // Half a block is the end of the file, and from there O_DIRECT can't go on.
+            // A part of a block is the end of the file, and O_DIRECT can't read on from there.
             if read.is_empty() || !read.len().is_multiple_of(BLOCK) {
                 return self.check_end(offset + done as u64).await;
             }
@@ -352,7 +352,7 @@ impl File for DirectFile {
 }
 
 fn failed(operation: &'static str, file: &str, error: glommio::GlommioError<()>) -> DiskError {
-    // The runtime adds its own words, with the path and the number of a descriptor.
+    // The runtime adds text of its own, with the path and the number of a descriptor.
     let error = match error {
         glommio::GlommioError::EnhancedIoError { source, .. } => source,
         other => std::io::Error::from(other),

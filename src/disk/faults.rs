@@ -1,6 +1,5 @@
-//! Faults of the real disk, for tests of what stands on it: each [`DirectDisk`] asks here before
-//! it does anything. Which faults there are is kept by directory, so that a test can make and
-//! mend them under a core that runs.
+//! Faults of the real disk, for tests of the layers above it: each [`DirectDisk`] asks here before every call. Faults
+//! are kept by directory, so that a test can make and mend them under a core that runs.
 //!
 //! [`DirectDisk`]: super::direct::DirectDisk
 
@@ -19,10 +18,10 @@ use super::{DiskError, Kind, Result};
 struct Rule {
     operation: &'static str,
     prefix: &'static str,
-    /// Bytes of a file that are read or written, where it matters which.
+    /// Bytes of a file whose reads or writes fail, for faults of a range.
     range: Range<u64>,
     kind: Kind,
-    /// How many more calls fail.
+    /// Number of calls that are still to fail.
     times: u64,
 }
 
@@ -30,13 +29,13 @@ struct Rule {
 struct Shared {
     rules: Vec<Rule>,
     available: Option<u64>,
-    /// Reads of files whose names begin so give nothing from this byte on, and no error.
+    /// Reads of files with this name prefix return nothing from this byte on, and no error.
     short: Option<(&'static str, u64)>,
-    /// Reads of files whose names begin so take so much longer.
+    /// Reads of files with this name prefix take longer by this time.
     stall: Option<(&'static str, Duration)>,
 }
 
-/// Reads that are under way, and the most that were at a time.
+/// Number of reads under way, and its maximum.
 #[derive(Default)]
 struct Reads {
     now: AtomicUsize,
@@ -47,7 +46,7 @@ struct Reads {
 #[derive(Clone, Default)]
 pub struct Faults(Arc<Mutex<Shared>>, Arc<Reads>);
 
-/// A read that is under way.
+/// A read under way.
 pub struct Reading(Arc<Reads>);
 
 impl Drop for Reading {
@@ -59,48 +58,48 @@ impl Drop for Reading {
 static DIRECTORIES: Mutex<BTreeMap<PathBuf, Faults>> = Mutex::new(BTreeMap::new());
 
 impl Faults {
-    /// Those of the disk in this directory.
+    /// The faults of the disk in this directory.
     pub fn of(directory: &Path) -> Self {
         let directory = std::path::absolute(directory).expect("a directory of a test");
         let mut directories = DIRECTORIES.lock().unwrap_or_else(PoisonError::into_inner);
         directories.entry(directory).or_default().clone()
     }
 
-    /// The next `times` calls of `operation` (as in [`DiskError::operation`]) fail, for files
-    /// whose names begin so.
+    /// Makes the next `times` calls of `operation` (as in [`DiskError::operation`]) fail, for files with this name
+    /// prefix.
     pub fn fail(&self, operation: &'static str, prefix: &'static str, kind: Kind, times: u64) {
         self.shared().rules.push(Rule { operation, prefix, range: 0..u64::MAX, kind, times });
     }
 
-    /// The next `times` reads fail that touch these bytes of files whose names begin so.
+    /// Makes the next `times` reads fail that touch these bytes of files with this name prefix.
     pub fn fail_read(&self, prefix: &'static str, range: Range<u64>, times: u64) {
         let (operation, kind) = ("read", Kind::Failed);
         self.shared().rules.push(Rule { operation, prefix, range, kind, times });
     }
 
-    /// The next `times` writes fail that touch these bytes of files whose names begin so.
+    /// Makes the next `times` writes fail that touch these bytes of files with this name prefix.
     pub fn fail_write(&self, prefix: &'static str, range: Range<u64>, times: u64) {
         let (operation, kind) = ("write", Kind::Failed);
         self.shared().rules.push(Rule { operation, prefix, range, kind, times });
     }
 
-    /// Reads of files whose names begin so give nothing from `offset` on, and no error.
+    /// Makes reads of files with this name prefix return nothing from `offset` on, and no error.
     pub fn shorten_reads(&self, prefix: &'static str, offset: u64) {
         self.shared().short = Some((prefix, offset));
     }
 
-    /// How much is had of a read of `bytes` at `offset`.
+    /// Number of bytes that a read of `bytes` at `offset` returns.
     pub fn shorten(&self, file: &str, offset: u64, bytes: usize) -> usize {
         let short = self.shared().short.filter(|(prefix, _)| file.starts_with(prefix));
         short.map_or(bytes, |(_, end)| bytes.min(end.saturating_sub(offset) as usize))
     }
 
-    /// Reads of files whose names begin so take so much longer from now on, those that wait included.
+    /// Makes reads of files with this name prefix take longer from now on, those that wait included.
     pub fn stall(&self, prefix: &'static str, stall: Duration) {
         self.shared().stall = Some((prefix, stall));
     }
 
-    /// How much longer a read of this file takes.
+    /// Time by which a read of this file takes longer.
     pub fn stall_of(&self, file: &str) -> Duration {
         let stall = self.shared().stall.filter(|(prefix, _)| file.starts_with(prefix));
         stall.map_or(Duration::ZERO, |(_, stall)| stall)
@@ -113,33 +112,33 @@ impl Faults {
         Reading(self.1.clone())
     }
 
-    /// Reads under way, and the most that were at a time.
+    /// Number of reads under way, and its maximum.
     pub fn reads(&self) -> (usize, usize) {
         (self.1.now.load(Ordering::Relaxed), self.1.most.load(Ordering::Relaxed))
     }
 
-    /// So much room is left, for whoever looks.
+    /// Sets the free space that is reported.
     pub fn leave(&self, available: u64) {
         self.shared().available = Some(available);
     }
 
-    /// Nothing fails any more.
+    /// Removes all faults.
     pub fn mend(&self) {
         *self.shared() = Shared::default();
     }
 
-    /// What is seen of the room that there is.
+    /// The free space that is reported.
     pub fn room(&self, room: Option<Room>) -> Option<Room> {
         let available = self.shared().available;
         room.map(|room| Room { available: available.unwrap_or(room.available), ..room })
     }
 
-    /// Fails if a fault is due.
+    /// Fails if a fault of the operation is due.
     pub fn check(&self, operation: &'static str, file: &str) -> Result<()> {
         self.check_range(operation, file, 0..u64::MAX)
     }
 
-    /// The same of these bytes of the file.
+    /// Fails if a fault of the operation, for these bytes of the file, is due.
     pub fn check_range(
         &self,
         operation: &'static str,

@@ -1,9 +1,9 @@
-//! Where the files of a data directory lie: in itself, and the segments of its logs in a directory of their
-//! own where there is one, which may be on another file system.
+//! Directories of a database's files: the data directory, and the directory of the log's segments if there is one,
+//! which may be on another file system.
 //!
-//! `DATA_DIR/wal` leads to it: a symbolic link, or a directory. So all programs find the log that are told of
-//! the data directory alone. Segments that are in the data directory itself are found as well, which lets a
-//! database change from one to the other: only new ones are made where new ones belong.
+//! `DATA_DIR/wal` leads to it: a symbolic link, or a directory. So every program that is told only of the data
+//! directory finds the log. Segments in the data directory itself are found as well, which lets a database change
+//! from one place to the other: only new segments are made in the new place.
 
 use std::fs;
 use std::io;
@@ -12,13 +12,13 @@ use std::path::{Path, PathBuf};
 
 use super::space::Room;
 
-/// Name of what leads to the directory of the log, in a data directory.
+/// Name of the link to the directory of the log, in a data directory.
 pub const LOG_LINK_NAME: &str = "wal";
 
-/// Name of the file in a directory of a log that says whose log it is.
+/// Name of the file in a directory of a log that names the data directory.
 pub const LOG_OWNER_NAME: &str = "DATA_DIR";
 
-/// How names of segments of logs begin and end.
+/// Prefix and suffix of the names of segments.
 const SEGMENT_AFFIXES: (&str, &str) = ("wal_", ".wal");
 
 /// The directories of one database.
@@ -29,7 +29,8 @@ pub struct Folders {
 }
 
 impl Folders {
-    /// Looks what there is. A link that leads nowhere counts as a directory of the log, which can't be listed.
+    /// Reads the directories from disk. A link that leads nowhere counts as a directory of the log, which can't be
+    /// listed.
     #[must_use]
     pub fn of(data: &Path) -> Self {
         let link = data.join(LOG_LINK_NAME);
@@ -50,12 +51,12 @@ impl Folders {
         self.log.as_deref()
     }
 
-    /// All of them: the log first.
+    /// All directories, that of the log first.
     pub fn all(&self) -> impl Iterator<Item = &Path> {
         self.log.iter().chain([&self.data]).map(PathBuf::as_path)
     }
 
-    /// The path of a file of this name that is made now.
+    /// The path at which a file of this name is made.
     #[must_use]
     pub fn home(&self, name: &str) -> PathBuf {
         match &self.log {
@@ -64,13 +65,13 @@ impl Folders {
         }
     }
 
-    /// Where else a file of this name may be, of a time when the log had no directory of its own.
+    /// Another path at which a file of this name may be, from a time when the log had no directory of its own.
     #[must_use]
     pub fn former_home(&self, name: &str) -> Option<PathBuf> {
         (self.log.is_some() && is_segment(name)).then(|| self.data.join(name))
     }
 
-    /// The path of a file that is there; that of one that is made now, if there is none. Asks the system.
+    /// The path of a file that exists; else the path at which it would be made. Asks the system.
     #[must_use]
     pub fn find(&self, name: &str) -> PathBuf {
         let home = self.home(name);
@@ -91,7 +92,7 @@ impl Folders {
             for entry in fs::read_dir(folder)? {
                 let entry = entry?;
                 let name = entry.file_name().to_string_lossy().into_owned();
-                // Others may keep their files on the file system of the log.
+                // Other programs may keep their files on the file system of the log.
                 if entry.file_type()?.is_file() && (!is_log || is_segment(&name)) {
                     names.push(name);
                 }
@@ -102,7 +103,7 @@ impl Folders {
         Ok(names)
     }
 
-    /// A segment that is in both directories, as a move that was cut off leaves it.
+    /// A segment that is in both directories, as an interrupted move leaves it.
     #[must_use]
     pub fn doubled(&self) -> Option<String> {
         let entries = fs::read_dir(self.log()?).into_iter().flatten().flatten();
@@ -113,23 +114,23 @@ impl Folders {
     /// The room of the file system that has less of it.
     ///
     /// # Errors
-    /// If the system does not say.
+    /// If the system does not report it.
     pub fn room(&self) -> io::Result<Room> {
         let rooms: Vec<Room> = self.all().map(Room::of).collect::<io::Result<_>>()?;
         Ok(rooms.into_iter().min_by_key(|room| room.available).expect("there is a data directory"))
     }
 
-    /// What is to be kept free of each file system: what the smaller one needs, see [`Room::reserve`].
+    /// Bytes to keep free on each file system: the reserve of the smaller one, see [`Room::reserve`].
     ///
     /// # Errors
-    /// If the system does not say.
+    /// If the system does not report them.
     pub fn reserve(&self, setting: u64) -> io::Result<u64> {
         let rooms: Vec<Room> = self.all().map(Room::of).collect::<io::Result<_>>()?;
         Ok(rooms.into_iter().map(|room| room.reserve(setting)).min().unwrap_or(0))
     }
 }
 
-/// True for a directory that a log is in: it has segments, or says whose log it is.
+/// True for a directory of a log: it has segments, or names a data directory.
 fn is_log(directory: &Path) -> bool {
     let entries = fs::read_dir(directory).into_iter().flatten().flatten();
     entries.map(|entry| entry.file_name()).any(|name| {
@@ -146,7 +147,7 @@ fn exists(path: &Path) -> bool {
     path.symlink_metadata().is_ok()
 }
 
-/// Device and inode of what is at a path; `None` if the system does not tell.
+/// Device and inode of the file at a path; `None` if the system does not report them.
 #[must_use]
 pub fn place(path: &Path) -> Option<(u64, u64)> {
     fs::metadata(path).ok().map(|found| (found.dev(), found.ino()))
@@ -162,7 +163,7 @@ mod tests {
     const NEW: &str = "wal_0000_00000002.wal";
 
     #[test]
-    fn segments_are_found_where_they_are_and_made_where_they_belong() {
+    fn segments_are_found_in_both_directories_and_made_in_that_of_the_log() {
         let directory = tempfile::tempdir().unwrap();
         let outer = directory.path().canonicalize().unwrap();
         let (data, log) = (outer.join("data"), outer.join("log"));
@@ -191,7 +192,7 @@ mod tests {
     }
 
     #[test]
-    fn a_directory_of_others_is_none_and_a_link_that_leads_nowhere_is_no_empty_log() {
+    fn a_foreign_directory_is_no_log_and_a_dangling_link_is_no_empty_log() {
         let directory = tempfile::tempdir().unwrap();
         let data = directory.path();
         let inner = data.join(LOG_LINK_NAME);

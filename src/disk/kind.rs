@@ -1,11 +1,11 @@
-//! Which file system a directory is on, as the kernel numbers them.
+//! The kind of a directory's file system, by the kernel's numbers.
 
 use std::path::Path;
 
 /// The file systems whose O_DIRECT writes and syncs the log was made and tested for.
 const ADVISED: [(u64, &str); 2] = [(0xef53, "ext4"), (0x5846_5342, "XFS")];
 
-/// Others that are met, for people.
+/// Names of other file systems, for messages.
 const OTHERS: [(u64, &str); 9] = [
     (0x794c_7630, "overlay, as the inside of a container is"),
     (0x9123_683e, "btrfs"),

@@ -1,10 +1,10 @@
 //! The only door to storage: two traits, the real disk, and a simulated one.
 //!
-//! What is assumed of a medium, here and nowhere else:
-//! - a sector of 512 bytes is written whole or not at all; a longer write may be torn, at any
-//!   sectors, until it is synced;
-//! - [`File::sync_data`] that succeeds makes durable what was written to the file before it was
-//!   called; one that fails says nothing about what is durable, ever after;
+//! Assumptions about a medium, made here and nowhere else:
+//! - a sector of 512 bytes is written whole or not at all; a longer write may be torn, at any sectors, until it is
+//!   synced;
+//! - [`File::sync_data`] that succeeds makes durable all data written to the file before it was called; one that
+//!   fails says nothing about which data is durable, ever after;
 //! - a name made, changed or removed is durable after [`Disk::sync_dir`].
 //!
 //! A disk is one flat directory, though segments of logs may lie in another one ([`folders`]). All offsets and
@@ -37,7 +37,7 @@ pub const fn blocks(bytes: usize) -> usize {
     bytes.next_multiple_of(BLOCK)
 }
 
-/// What kind of failure it was, for whoever has to react.
+/// The kind of a failure, by the reaction to it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     /// The disk is full. Nothing is damaged.
@@ -52,13 +52,13 @@ pub enum Kind {
 #[derive(Clone, Debug, thiserror::Error)]
 #[error("{operation} {file}: {reason}")]
 pub struct DiskError {
-    /// What kind.
+    /// Kind of the failure.
     pub kind: Kind,
-    /// What was tried.
+    /// Operation that was tried.
     pub operation: &'static str,
     /// The file, by name.
     pub file: String,
-    /// What the system said.
+    /// Message of the system.
     pub reason: String,
 }
 
@@ -68,13 +68,13 @@ fn cut_short(file: &str, offset: u64, size: u64) -> DiskError {
     DiskError { kind: Kind::Failed, operation: "read", file: file.into(), reason }
 }
 
-/// What disks return.
+/// Result type of disks.
 pub type Result<T> = std::result::Result<T, DiskError>;
 
 /// A directory of files. One owner, one thread.
 #[expect(async_fn_in_trait, reason = "a disk belongs to one thread; its futures need no Send")]
 pub trait Disk: 'static {
-    /// Nothing can be written: who reads it decides nothing that has to last.
+    /// True if nothing can be written: a reader of such a disk makes no lasting decisions.
     const IS_READ_ONLY: bool = false;
 
     /// An open file.
@@ -105,7 +105,7 @@ pub trait Disk: 'static {
     /// [`Kind::NotFound`], or another failure.
     async fn open(&self, name: &str) -> Result<Self::File>;
 
-    /// Gives a file another name, replacing what had it.
+    /// Gives a file another name, replacing a file of that name.
     ///
     /// # Errors
     /// If the system fails.
@@ -123,14 +123,14 @@ pub trait Disk: 'static {
     /// If the system fails.
     async fn list(&self) -> Result<Vec<String>>;
 
-    /// Makes names durable.
+    /// Makes all changes of names durable.
     ///
     /// # Errors
     /// If the system fails.
     async fn sync_dir(&self) -> Result<()>;
 
-    /// Lets other work of the thread go on, between two pieces of work in memory. Only a disk of a core
-    /// has such work beside it.
+    /// Lets other tasks of the thread go on, between two pieces of work in memory. Only a disk of a core has such
+    /// tasks beside it.
     async fn rest(&self) {}
 }
 

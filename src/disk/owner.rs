@@ -1,5 +1,5 @@
-//! Owners and modes of files: what a program makes in a directory belongs to the owner of that directory,
-//! also where root runs the program, and is not for every user of the machine to read.
+//! Owners and modes of files: files that a program makes in a directory belong to the owner of that directory, even
+//! if root runs the program, and other users of the machine can't read them.
 
 use std::io;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
@@ -39,13 +39,13 @@ pub fn too_open(directory: &Path) -> Option<TooOpen> {
     (mode & OTHERS_BITS != 0).then_some(TooOpen { mode, change })
 }
 
-/// The owner that root gives to what it makes in a directory.
+/// The owner that root gives to the files it makes in a directory.
 #[derive(Clone, Copy, Debug)]
 pub struct Owner(Option<(u32, u32)>);
 
 impl Owner {
-    /// Owner and group of the directory if this process is root's, and else none: others can't give files
-    /// away. A directory that is not there has none.
+    /// Owner and group of the directory if this process runs as root, and else none: other users can't give files
+    /// away. A missing directory has no owner.
     #[must_use]
     pub fn of(directory: &Path) -> Self {
         let owner = || std::fs::metadata(directory).ok().map(|found| (found.uid(), found.gid()));
@@ -87,7 +87,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_made_takes_the_owner_of_the_directory() {
+    fn new_files_take_the_owner_of_the_directory() {
         if !geteuid().is_root() {
             return eprintln!("skipped: only root gives files away");
         }

@@ -1,4 +1,4 @@
-//! Whether a directory takes files that are written with O_DIRECT, and what to do where it does not.
+//! Check whether a directory takes files that are written with O_DIRECT, with advice if it does not.
 
 use std::fs::OpenOptions;
 use std::os::unix::fs::OpenOptionsExt;
@@ -6,14 +6,14 @@ use std::path::Path;
 
 use super::BLOCK;
 
-/// What the kernel says of a flag that a file system does not know.
+/// Error of the kernel for a flag that a file system does not know.
 const EINVAL: i32 = 22;
 
 /// Makes the directory if it is missing, and checks that files in it can be written with
 /// O_DIRECT.
 ///
 /// # Errors
-/// What is wrong with it, and what to do.
+/// The fault of the directory, and what to do.
 pub fn check_directory(directory: &Path) -> Result<(), String> {
     let shown = directory.display();
     std::fs::create_dir_all(directory)
@@ -21,11 +21,11 @@ pub fn check_directory(directory: &Path) -> Result<(), String> {
     check_files(directory, "data directory", "--data-dir PATH")
 }
 
-/// Checks that files in a directory can be written with O_DIRECT. `what` it is and the setting that names
-/// another one are for the message.
+/// Checks that files in a directory can be written with O_DIRECT. `what` names the directory in the message, and
+/// `setting` the setting by which another one is chosen.
 ///
 /// # Errors
-/// What is wrong with it, and what to do.
+/// The fault of the directory, and what to do.
 pub fn check_files(directory: &Path, what: &str, setting: &str) -> Result<(), String> {
     let shown = directory.display();
     let statfs = rustix::fs::statfs(directory)

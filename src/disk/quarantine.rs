@@ -1,5 +1,5 @@
-//! `quarantine/` in a data directory: what is taken out of the database and kept for people to
-//! look at. Nothing reads it.
+//! `quarantine/` in a data directory: data that is taken out of the database and kept for people to look at. No
+//! program reads it.
 
 use std::collections::BTreeSet;
 use std::fs::{self, File, OpenOptions};
@@ -13,32 +13,32 @@ use super::folders::Folders;
 /// Name of the directory.
 pub const QUARANTINE_NAME: &str = "quarantine";
 
-/// Most bytes of one tail that are kept; a longer one stays where it is.
+/// Most bytes of one tail that is kept; a longer one stays in place.
 const TAIL_BYTES_MAX: u64 = 64 << 20;
 
-/// Most tails that are kept, those of one start excepted, which are all kept; the oldest go first.
+/// Most tails that are kept, except those of one start, which are all kept; the oldest are removed first.
 const TAILS_MAX: usize = 32;
 
-/// How the names of tails begin.
+/// Prefix of the names of tails.
 const TAIL_PREFIX: &str = "tail_";
 
 /// Bytes copied at once.
 const COPY_BYTES: u64 = 1 << 20;
 
-/// Bytes of a file, by its name.
+/// A file by name, and a range of its bytes.
 pub type Tail = (String, Range<u64>);
 
 /// The outcome of [`keep_tails`].
 #[derive(Debug)]
 pub struct KeptTails {
-    /// Of each tail where its copy is, or why there is none, in words.
+    /// For each tail the path of its copy, or the reason why there is none.
     pub each: Vec<Result<String, String>>,
     /// Older tails that were removed for want of room.
     pub dropped: usize,
 }
 
-/// Copies each of these tails, which one start has found, to a file of its own, durable. A tail that a start
-/// before has copied already is not copied again. Only tails of other starts give way.
+/// Copies each of these tails, which one start has found, to a file of its own, durable. A tail that an earlier start
+/// has copied already is not copied again. Only tails of other starts are removed.
 #[must_use]
 pub fn keep_tails(folders: &Folders, tails: &[Tail], unix_ms: u64) -> KeptTails {
     let quarantine = folders.data().join(QUARANTINE_NAME);
@@ -54,7 +54,7 @@ pub fn keep_tails(folders: &Folders, tails: &[Tail], unix_ms: u64) -> KeptTails 
     KeptTails { each, dropped }
 }
 
-/// Copies these bytes of the file `name`, durable; the name of the copy.
+/// Copies these bytes of the file `name`, durable; returns the name of the copy.
 fn keep_tail(
     folders: &Folders,
     name: &str,
@@ -78,14 +78,14 @@ fn keep_tail(
         .and_then(|()| copy(&source, bytes, &target))
         .and_then(|()| File::open(&quarantine)?.sync_all());
     if let Err(error) = copied {
-        // A part of it would only take room.
+        // A partial copy would only take room.
         let _ = fs::remove_file(&target);
         return Err(format!("{QUARANTINE_NAME}/{kept}: {error}"));
     }
     Ok(kept)
 }
 
-/// A durable copy of these bytes that a start before has made, which then got no further.
+/// A durable copy of these bytes that an earlier start made before it was cut off.
 fn copy_of(quarantine: &Path, place: &str, source: &Path, bytes: &Range<u64>) -> Option<String> {
     let source = File::open(source).ok()?;
     names_of_tails(quarantine).into_iter().rev().find(|kept| {
@@ -138,7 +138,7 @@ fn copy(source: &Path, bytes: Range<u64>, target: &Path) -> io::Result<()> {
     target.sync_all()
 }
 
-/// Names of all tails that are kept, the oldest first.
+/// Names of all tails that are kept, oldest first.
 fn names_of_tails(quarantine: &Path) -> Vec<String> {
     let entries = fs::read_dir(quarantine).into_iter().flatten().flatten();
     let mut tails: Vec<String> = entries
@@ -149,7 +149,7 @@ fn names_of_tails(quarantine: &Path) -> Vec<String> {
     tails
 }
 
-/// Removes the oldest tails where there are too many, `of_now` excepted; returns their number.
+/// Removes the oldest tails if there are too many, except `of_now`; returns their number.
 fn drop_oldest(quarantine: &Path, of_now: &BTreeSet<String>) -> usize {
     let tails = names_of_tails(quarantine);
     let surplus = tails.len().saturating_sub(TAILS_MAX);
@@ -188,7 +188,7 @@ mod tests {
         assert_eq!(names.len(), TAILS_MAX);
         assert_eq!(names[0], "tail_0000000000003_log_4099");
         assert!(fs::read(quarantine.join(&names[0])).unwrap() == content[4099..]);
-        // What can't be copied leaves nothing.
+        // A tail that can't be copied leaves nothing.
         assert!(keep(0..content.len() as u64 + 1, 99).0.is_err());
         assert!(keep(0..TAIL_BYTES_MAX + 1, 99).0.unwrap_err().contains("more than"));
         assert_eq!(fs::read_dir(&quarantine).unwrap().count(), TAILS_MAX);

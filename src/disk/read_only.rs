@@ -1,8 +1,7 @@
-//! A directory that is only looked at: for checks that must change nothing, not even by a probe.
+//! A read-only directory: for checks that must change nothing, not even by a probe.
 //!
-//! It needs neither io_uring nor the right to write. Reads go past the page cache where the file
-//! system can do that, so that they tell what the device holds. They block: this is for programs
-//! that do nothing else.
+//! It needs neither io_uring nor the right to write. Reads go past the page cache if the file system can do that, so
+//! that they show the contents of the device. They block: this is for programs that do nothing else.
 
 use std::fs::OpenOptions;
 use std::io::ErrorKind;
@@ -51,7 +50,7 @@ impl ReadOnlyFile {
         Ok(Self { file, name: name.into() })
     }
 
-    /// Its length.
+    /// Length of the file in bytes.
     ///
     /// # Errors
     /// If the system fails.
@@ -111,7 +110,7 @@ impl File for ReadOnlyFile {
     async fn read_at(&self, offset: u64, bytes: usize, target: &mut Vec<u8>) -> Result<()> {
         assert_eq!((bytes % BLOCK, offset % BLOCK as u64), (0, 0));
         let length_max = bytes.min(READ_BYTES_MAX);
-        // O_DIRECT wants memory that begins at a block.
+        // O_DIRECT needs memory that begins at a multiple of a block.
         let mut memory = vec![0; length_max + BLOCK];
         let start = memory.as_ptr().align_offset(BLOCK);
         let buffer = &mut memory[start..start + length_max];
@@ -125,10 +124,10 @@ impl File for ReadOnlyFile {
             };
             target.extend_from_slice(&buffer[..read]);
             done += read;
-            // Half a block is the end of the file, and from there O_DIRECT can't go on.
+            // A part of a block is the end of the file, and O_DIRECT can't read on from there.
             if read == 0 || read % BLOCK != 0 {
                 let (end, size) = (offset + done as u64, self.bytes()?);
-                // A bad sector comes back as fewer bytes as well.
+                // A bad sector also shortens the read.
                 return if end >= size {
                     Ok(())
                 } else {
@@ -191,7 +190,7 @@ mod tests {
         run(file.read_at(blocks_after(&content), BLOCK, &mut part)).unwrap();
         assert_eq!(part.len(), 1 + 2 * BLOCK, "there is nothing behind the end");
         assert_eq!(run(disk.open("c")).err().unwrap().kind, Kind::NotFound);
-        // Whatever would change something is refused, and nothing has changed.
+        // Every change is refused, and the directory has not changed.
         let errors = [
             run(disk.create("d", 0)).err(),
             run(disk.begin("d")).err(),

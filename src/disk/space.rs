@@ -1,33 +1,32 @@
-//! The room that a file system has left.
+//! Free space of a file system.
 
 use std::path::Path;
 
-/// What a file system has, in bytes.
+/// Sizes of a file system, in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Room {
-    /// In all.
+    /// Total size.
     pub total: u64,
-    /// Free, and for us to take.
+    /// Bytes free and available to this process.
     pub available: u64,
 }
 
-/// Kept free by default, or [`RESERVE_SHARE`] of a file system where that is less.
+/// Bytes kept free by default; or the file system's size divided by [`RESERVE_SHARE`] if that is less.
 const RESERVE_BYTES_MAX: u64 = 1 << 30;
 const RESERVE_SHARE: u64 = 20;
 
 impl Room {
-    /// Looks. A call of the system that may take its time: not for a core's own thread.
+    /// Asks the system, which may take its time: not for a core's own thread.
     ///
     /// # Errors
-    /// If the system does not say, as where the directory is gone.
+    /// If the system does not report them, as if the directory is gone.
     pub fn of(directory: &Path) -> std::io::Result<Self> {
         let stat = rustix::fs::statvfs(directory)?;
         let bytes = |blocks: u64| blocks.saturating_mul(stat.f_frsize);
         Ok(Self { total: bytes(stat.f_blocks), available: bytes(stat.f_bavail) })
     }
 
-    /// What is to be kept free: as the setting has it, or if that is 0, 1 GiB or 5 % of the file
-    /// system, whichever is less.
+    /// Bytes to keep free: the setting, or if that is 0, the lesser of 1 GiB and 5 % of the file system.
     #[must_use]
     pub fn reserve(self, setting: u64) -> u64 {
         match setting {
@@ -51,7 +50,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_system_says_what_it_has() {
+    fn a_file_system_reports_its_room() {
         let room = Room::of(Path::new(env!("CARGO_MANIFEST_DIR"))).unwrap();
         assert!(room.total > 0 && room.available <= room.total, "{room:?}");
         assert!(Room::of(Path::new("/nowhere")).is_err());

@@ -1,4 +1,4 @@
-//! One suite for both disks: what the log builds on must hold on the real one and the simulated.
+//! One suite for all disks: the properties that the log relies on hold on the real ones and the simulated one.
 
 use super::blocking::BlockingDisk;
 use super::direct::DirectDisk;
@@ -94,7 +94,7 @@ fn the_real_disk_conforms() {
 }
 
 #[test]
-fn a_crash_of_the_simulated_disk_keeps_what_was_synced() {
+fn a_crash_of_the_simulated_disk_keeps_synced_writes() {
     let disk = SimDisk::default();
     run(async {
         let file = disk.create("a", 4 * BLOCK as u64).await.unwrap();

@@ -1,8 +1,8 @@
-//! Files to be read, wherever they are, as one directory: for whoever looks at a state that is
-//! not, or not yet, the data directory of a server. Nothing can be written through it.
+//! A read-only directory made of files at any place: for a look at a state that is not, or not yet, the data
+//! directory of a server. Nothing can be written through it.
 //!
-//! As with [`super::read_only`], reads go past the page cache, since a server writes past it too,
-//! and need neither io_uring nor an executor: they never wait, and [`run`] runs them.
+//! As with [`super::read_only`], reads go past the page cache, since a server writes past it too, and need neither
+//! io_uring nor an executor: they never wait, and [`run`] runs them.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -43,7 +43,7 @@ pub trait Remote {
     /// Appends `bytes` from `offset` on, which are there, to `target`.
     ///
     /// # Errors
-    /// Why they can't be had, in words.
+    /// A text that says why the bytes can't be read.
     fn read(
         &self,
         offset: u64,
@@ -52,7 +52,7 @@ pub trait Remote {
     ) -> std::result::Result<(), String>;
 }
 
-/// Runs what only reads a view.
+/// Runs a future that only reads a view.
 ///
 /// # Panics
 /// If it waits for anything else.
@@ -61,24 +61,24 @@ pub fn run<F: Future>(future: F) -> F::Output {
 }
 
 impl View {
-    /// Adds a file, replacing what had its name.
+    /// Adds a file, replacing one of the same name.
     pub fn put(&mut self, file: Viewed) {
         self.files.insert(file.name.to_string(), file);
     }
 
-    /// The same files, each made another by `change`.
+    /// A view with these files, each replaced by the result of `change`.
     #[must_use]
     pub fn map(self, change: impl Fn(Viewed) -> Viewed) -> Self {
         Self { files: self.files.into_iter().map(|(name, file)| (name, change(file))).collect() }
     }
 
-    /// The file of this name.
+    /// The file with this name.
     #[must_use]
     pub fn get(&self, name: &str) -> Option<&Viewed> {
         self.files.get(name)
     }
 
-    /// Forgets all files but these.
+    /// Forgets all files but those for which `is_kept` is true.
     pub fn retain(&mut self, mut is_kept: impl FnMut(&str) -> bool) {
         self.files.retain(|name, _| is_kept(name));
     }
@@ -96,13 +96,13 @@ impl Viewed {
         Ok(Self { source, name: name.into(), bytes, after_read: None })
     }
 
-    /// A file of this length that is elsewhere.
+    /// A file of this length that is not on this host.
     #[must_use]
     pub fn remote(remote: Rc<dyn Remote>, name: &str, bytes: u64) -> Self {
         Self { source: Source::Remote(remote), name: name.into(), bytes, after_read: None }
     }
 
-    /// The same file; `after_read` is called after each read.
+    /// This file, with `after_read` called after each read.
     #[must_use]
     pub fn with(self, after_read: Rc<dyn Fn()>) -> Self {
         Self { after_read: Some(after_read), ..self }
@@ -114,22 +114,22 @@ impl Viewed {
         &self.name
     }
 
-    /// Its length: when it was opened, or what it was cut to.
+    /// Length in bytes: when it was opened, or the length to which it was cut.
     #[must_use]
     pub fn bytes(&self) -> u64 {
         self.bytes
     }
 
-    /// The same file, as if it ended after `bytes` at the latest.
+    /// This file, as if it ended after `bytes` at the latest.
     #[must_use]
     pub fn cut(&self, bytes: u64) -> Self {
         Self { bytes: bytes.min(self.bytes), ..self.clone() }
     }
 
-    /// Hands all of it to `take`, in pieces and in order.
+    /// Passes the whole file to `take`, in pieces and in order.
     ///
     /// # Errors
-    /// If it can't be read, or is shorter than it was; or what `take` returns.
+    /// If the file can't be read, or is shorter than it was; or the error that `take` returns.
     pub fn read_all<E: From<DiskError>>(
         &self,
         mut take: impl FnMut(&[u8]) -> std::result::Result<(), E>,
@@ -239,14 +239,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn reads_what_is_there_up_to_the_cut() {
+    fn reads_end_at_the_cut() {
         let binary = std::env::current_exe().unwrap();
         let directory = tempfile::tempdir_in(binary.parent().unwrap()).unwrap();
         let path = directory.path().join("file");
         let content: Vec<u8> = (0..3 * PIECE_BYTES + 77).map(|i| (i / 13) as u8).collect();
         std::fs::write(&path, &content).unwrap();
         let file = Viewed::open(&path, "name").unwrap();
-        // It stays readable without its name.
+        // The file stays readable without its name.
         std::fs::remove_file(&path).unwrap();
         for end in [content.len(), 2 * PIECE_BYTES, PIECE_BYTES - crate::disk::BLOCK, 100, 0] {
             let cut = file.cut(end as u64);

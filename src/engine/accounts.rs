@@ -1,8 +1,8 @@
-//! How many documents each tenant has, over all shards, and may have. A tenant's documents are
-//! those with its number in the upper half of their ids.
+//! Counts of each tenant's documents over all shards, and their limits. A tenant's documents are those with its
+//! number in the upper half of their ids.
 //!
-//! Each shard keeps its own part of the counts, which follows what it stages and what it applies;
-//! the sums are shared. So they are right whatever becomes of who asked for a write.
+//! Each shard keeps its own part of the counts, by the writes that it stages and applies; the sums are shared. So
+//! they stay right whatever becomes of the client that asked for a write.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -13,17 +13,17 @@ use crate::store::slices::slices;
 use crate::types::DocId;
 use crate::types::payload::TENANT_KEY;
 
-/// The documents of one tenant.
+/// The document counts of one tenant.
 #[derive(Debug, Default)]
 pub struct Account {
-    /// Alive, once everything staged is applied.
+    /// Live documents, once everything staged is applied.
     documents: AtomicU64,
     inserted: AtomicU64,
     deleted: AtomicU64,
 }
 
 impl Account {
-    /// Documents alive, once everything staged is applied.
+    /// Live documents, once everything staged is applied.
     #[must_use]
     pub fn documents(&self) -> u64 {
         self.documents.load(Ordering::Relaxed)
@@ -41,14 +41,14 @@ impl Account {
         self.deleted.load(Ordering::Relaxed)
     }
 
-    /// Takes a place of at most `max`; false if there is none.
+    /// Counts one more document, of at most `max`; false if there is no room.
     fn take(&self, max: u64) -> bool {
         let is_free = |count| (count < max).then_some(count + 1);
         self.documents.fetch_update(Ordering::AcqRel, Ordering::Relaxed, is_free).is_ok()
     }
 }
 
-/// The accounts of all tenants, and the names under which documents were found at the start.
+/// The accounts of all tenants, and the tenant names found in documents at the start.
 #[derive(Debug, Default)]
 pub struct Accounts {
     by_tenant: Mutex<BTreeMap<u32, Arc<Account>>>,
@@ -63,7 +63,7 @@ impl Accounts {
         accounts.entry(tenant).or_default().clone()
     }
 
-    /// The names of tenants that documents were found to have at the start, by number.
+    /// Tenant names found in documents at the start, by the tenant's number.
     #[must_use]
     pub fn names(&self) -> BTreeMap<u32, String> {
         self.names.lock().unwrap_or_else(PoisonError::into_inner).clone()
@@ -75,7 +75,7 @@ impl Accounts {
     }
 }
 
-/// What one shard has counted; nothing where there are no tenants.
+/// The counts of one shard; empty if there are no tenants.
 #[derive(Default)]
 pub(super) struct Ledger {
     accounts: Option<Arc<Accounts>>,
@@ -84,13 +84,13 @@ pub(super) struct Ledger {
 
 struct Entry {
     account: Arc<Account>,
-    /// Documents of this shard that are alive, and that will be once everything staged is applied.
+    /// Documents of this shard that are live now, and those that will be once everything staged is applied.
     live: u64,
     after_staged: u64,
 }
 
 impl Drop for Ledger {
-    /// The shard is gone, and its documents are counted by another that is brought back from them.
+    /// The shard is gone; when it is recovered, its documents are counted again.
     fn drop(&mut self) {
         for entry in self.tenants.values() {
             entry.account.documents.fetch_sub(entry.after_staged, Ordering::AcqRel);
@@ -99,7 +99,7 @@ impl Drop for Ledger {
 }
 
 impl Ledger {
-    /// Counts what is in the shard, which was just brought back, in slices, and goes on from there.
+    /// Counts the documents of a shard that was just recovered, in slices, and follows its writes from there on.
     pub(super) async fn open(
         accounts: Option<Arc<Accounts>>,
         store: &Store,
@@ -136,7 +136,7 @@ impl Ledger {
         }))
     }
 
-    /// Takes a place for a new document; false if its tenant has `max` of them.
+    /// Counts a new document; false if its tenant has `max` already.
     pub(super) fn take(&mut self, id: DocId, max: u64) -> bool {
         let Some(entry) = self.entry(id.tenant()) else { return true };
         let is_taken = entry.account.take(max);
@@ -144,7 +144,7 @@ impl Ledger {
         is_taken
     }
 
-    /// Gives the place of a document back whose end is staged, or that is not stored after all.
+    /// Uncounts a document whose delete is staged, or that is not stored after all.
     pub(super) fn give_back(&mut self, id: DocId) {
         if let Some(entry) = self.entry(id.tenant()) {
             entry.after_staged -= 1;
@@ -152,7 +152,7 @@ impl Ledger {
         }
     }
 
-    /// A new document is there.
+    /// Notes that a new document is applied.
     pub(super) fn note_new(&mut self, id: DocId) {
         if let Some(entry) = self.entry(id.tenant()) {
             entry.live += 1;
@@ -160,7 +160,7 @@ impl Ledger {
         }
     }
 
-    /// A document is gone.
+    /// Notes that a document's delete is applied.
     pub(super) fn note_gone(&mut self, id: DocId) {
         if let Some(entry) = self.entry(id.tenant()) {
             entry.live -= 1;
@@ -168,7 +168,7 @@ impl Ledger {
         }
     }
 
-    /// What is staged will not be.
+    /// Forgets staged writes that will not be applied.
     pub(super) fn abandon_staged(&mut self) {
         for entry in self.tenants.values_mut() {
             let (before, now) = (entry.after_staged, entry.live);

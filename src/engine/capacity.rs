@@ -1,4 +1,4 @@
-//! What all shards of a server share in room: documents, tenants' documents, memory.
+//! Limits that all shards of a server share: documents, documents per tenant, memory.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -8,10 +8,10 @@ use super::accounts::Accounts;
 use crate::error::{Error, Result};
 use crate::types::headroom::Headroom;
 
-/// When a write that found no memory may be worth another try.
+/// Delay before a write refused for lack of memory may be worth another try.
 const MEMORY_RETRY: std::time::Duration = std::time::Duration::from_secs(1);
 
-/// How many documents all shards of a server may hold, and do; and how much memory.
+/// The number of documents that all shards of a server may hold, and that they hold; and the memory limit.
 #[derive(Debug)]
 pub struct Capacity {
     max: usize,
@@ -21,42 +21,42 @@ pub struct Capacity {
 }
 
 impl Capacity {
-    /// Room for `max` documents.
+    /// Capacity for `max` documents.
     #[must_use]
     pub fn new(max: usize) -> Self {
         Self { max, used: AtomicUsize::new(0), accounts: None, memory: Arc::default() }
     }
 
-    /// The same, and the documents of each tenant are counted.
+    /// Adds counts of each tenant's documents.
     #[must_use]
     pub fn with_accounts(self, accounts: Option<Arc<Accounts>>) -> Self {
         Self { accounts, ..self }
     }
 
-    /// The same within this memory.
+    /// Adds a memory limit.
     #[must_use]
     pub fn with_memory(self, memory: Arc<Headroom>) -> Self {
         Self { memory, ..self }
     }
 
-    /// Most documents.
+    /// Most documents of all shards.
     pub(super) fn max(&self) -> usize {
         self.max
     }
 
-    /// Documents that have a place.
+    /// Documents counted now.
     #[cfg(test)]
     pub(super) fn used(&self) -> usize {
         self.used.load(Ordering::Relaxed)
     }
 
-    /// Takes a place; false if there is none.
+    /// Counts one more document; false if there is no room.
     pub(super) fn take(&self) -> bool {
         let is_free = |used| (used < self.max).then_some(used + 1);
         self.used.fetch_update(Ordering::AcqRel, Ordering::Relaxed, is_free).is_ok()
     }
 
-    /// Moves the count of one shard, whatever the bound.
+    /// Changes the count of one shard from `from` to `to`, whatever the limit.
     pub(super) fn shift(&self, from: usize, to: usize) {
         if to >= from {
             self.used.fetch_add(to - from, Ordering::AcqRel);
@@ -67,18 +67,18 @@ impl Capacity {
 }
 
 impl Engine {
-    /// The memory that a write needs beyond what there is already: that of a slot that has held a
-    /// document before, and of metadata that has gone, which the allocator keeps. To be taken by
-    /// [`Engine::take_memory`] once nothing else refuses the write.
+    /// The bytes of memory that a write needs beyond the memory already in use: a free slot that held a document
+    /// before costs nothing, nor does metadata in place of dropped metadata, whose memory the allocator keeps. To be
+    /// taken by [`Engine::take_memory`] once nothing else refuses the write.
     ///
     /// # Errors
-    /// If the bound is reached.
+    /// If the memory limit is reached.
     pub(super) fn check_memory(&self, needs_slot: bool, more_payload: usize) -> Result<usize> {
         let is_slot_new = needs_slot && self.store.free_count() <= self.staged_puts;
         let slot_bytes = if is_slot_new { self.slot_bytes } else { 0 };
         let payload = self.index.payload_bytes() + self.staged_payload_bytes + more_payload;
         let is_more = payload.saturating_sub(self.payload_peak_bytes).min(more_payload);
-        // The index has about as much of it once more.
+        // The index has a copy of about as many bytes.
         let bytes = slot_bytes + 2 * is_more;
         let memory = &self.params.capacity.memory;
         if bytes > 0 && !memory.has_room(bytes) {
@@ -93,20 +93,20 @@ impl Engine {
         Ok(bytes)
     }
 
-    /// Takes what [`Engine::check_memory`] has found to be needed.
+    /// Counts the bytes that [`Engine::check_memory`] has returned.
     pub(super) fn take_memory(&self, bytes: usize) {
-        // All cores count in one place: only those that have something to count.
+        // All cores share one counter, so cores with nothing to count leave it alone.
         if bytes > 0 {
             self.params.capacity.memory.admit(bytes);
         }
     }
 
-    /// Metadata of this many bytes has been staged.
+    /// Counts this many bytes of metadata as staged.
     pub(super) fn stage_payload(&mut self, bytes: usize) {
         self.staged_payload_bytes += bytes;
     }
 
-    /// Metadata of this many bytes, which was staged unless it was read from the log, is in memory.
+    /// Counts this many bytes of metadata as stored; they were staged, unless they were read from the log.
     pub(super) fn note_payload(&mut self, bytes: usize) {
         self.staged_payload_bytes = self.staged_payload_bytes.saturating_sub(bytes);
         self.payload_peak_bytes = self.payload_peak_bytes.max(self.index.payload_bytes());
@@ -130,7 +130,7 @@ mod tests {
     }
 
     #[test]
-    fn writes_stop_at_the_bound_and_go_on_in_what_deletes_leave() {
+    fn writes_stop_at_the_memory_limit_and_go_on_in_freed_slots() {
         let headroom = Arc::new(Headroom::default());
         let mut pair = Pair::new(10);
         let capacity = Capacity::new(usize::MAX).with_memory(headroom.clone());
@@ -150,7 +150,7 @@ mod tests {
         let each = (MAX_BYTES / 2) as usize / stored as usize;
         let counted = pair.engine.memory();
         assert!(each > counted.sum() / stored as usize, "{each} {counted:?}");
-        // What is measured from now on stays: the system gets nothing back.
+        // Memory measured from now on stays in use: the system gets nothing back.
         headroom.measure(MAX_BYTES);
         assert!(pair.engine.stage(put(1, payload(2, "a"))).is_err(), "a version is a slot");
         let update = |text: &str| Write::Update {
@@ -180,7 +180,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_refused_for_another_reason_takes_no_memory() {
+    fn a_write_refused_for_another_reason_takes_no_memory() {
         let headroom = Arc::new(Headroom::default());
         let mut pair = Pair::new(10);
         let capacity = Capacity::new(1).with_memory(headroom.clone());

@@ -1,7 +1,7 @@
-//! The shard as it was at one LSN, given away piece by piece while it goes on changing.
+//! Checkpoint of a shard: its state at one LSN, given away piece by piece while the shard goes on changing.
 //!
-//! Documents are seen as a search sees them, by their lifetimes; the graph keeps copies of what
-//! is written over ([`crate::graph::frozen`]). A piece is some tens of microseconds of work.
+//! Documents are seen as a search sees them, by their lifetimes; the graph keeps copies of lists that are overwritten
+//! ([`crate::graph::frozen`]). A piece is some tens of microseconds of work.
 
 use std::collections::BTreeSet;
 use std::ops::Range;
@@ -15,92 +15,89 @@ use crate::types::image::{
     vectors_in_block,
 };
 
-/// A snapshot begins once one part in so many of the memory for vectors that wait for one is taken:
-/// while it is written, as many again may come.
+/// Divisor: a snapshot begins once this part of the memory for unsaved vectors is taken; while it is written, as many
+/// bytes again may be added.
 const UNSAVED_PARTS: usize = 3;
 
-/// Blocks of which it is found out in a piece of work whether they stay where they are: some tens of
-/// microseconds.
+/// Blocks of which one piece of work checks whether they stay where they are: some tens of microseconds.
 const BLOCKS_AT_ONCE: usize = if cfg!(test) { 4 } else { 1_024 };
 
-/// Ids that are put into the index in a piece of work: each costs a miss of the caches or two.
+/// Ids inserted into the index per piece of work: each costs one or two cache misses.
 const IDS_AT_ONCE: u32 = if cfg!(test) { 64 } else { 512 };
 
-/// Parts that a snapshot has.
+/// Number of parts of a snapshot.
 const PARTS: usize = 9;
 
-/// Some rows of a part.
+/// A block of rows of one part.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Piece {
-    /// What it holds.
+    /// The part.
     pub part: Part,
-    /// Which of the part's blocks.
+    /// Number of the block within the part.
     pub block: u32,
-    /// The rows.
+    /// The rows, as bytes.
     pub bytes: Vec<u8>,
 }
 
-/// What comes next of a snapshot.
+/// The next step of a snapshot.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Next {
-    /// Nothing: all pieces have been given.
+    /// The end: all pieces have been given.
     Done,
-    /// A piece.
+    /// A piece to write.
     Piece(Piece),
-    /// A piece that can only be made of what is in this extent: it has to be read, whatever state it
-    /// is in, and given.
+    /// An extent to read: the next piece needs its contents, which are to be given in whatever state they are.
     Read(Extent),
-    /// Nothing yet: it is to be asked again, once others have had their turn.
+    /// No piece yet: ask again, once other tasks have had their turn.
     More,
 }
 
-/// A snapshot on its way. [`Engine::end_checkpoint`] or [`Engine::abandon_checkpoint`] must
-/// follow.
+/// A snapshot in progress. [`Engine::end_checkpoint`] or [`Engine::abandon_checkpoint`] must follow.
 pub struct Checkpoint {
     snapshot: Lsn,
     shape: Shape,
     changed: Changed,
-    /// The snapshot before, in the order of parts and blocks, and files of it that are to be left.
+    /// The previous snapshot, in the order of parts and blocks, and files of it that are to be given up.
     before: Arc<Vec<Extent>>,
     worn: BTreeSet<u64>,
-    /// Extents of the snapshot before that stay as they are.
+    /// Extents of the previous snapshot that stay as they are.
     carried: Vec<Extent>,
-    /// What there is to write, and how far it has come: to which part, and to which block of that.
+    /// The parts to write, and the progress: the number of the part, and of the block in that part.
     parts: [(Part, u32, u32); PARTS],
     part: usize,
     block: u32,
-    /// Where in `before` the next extent of the part is.
+    /// Index in `before` of the next extent of the part.
     next_before: usize,
-    /// That block has to be written.
+    /// True if the present block has to be written.
     is_writing: bool,
-    /// The ids of that block so far.
+    /// Ids of the present block read so far.
     ids: Vec<u8>,
     index: Index,
 }
 
-/// What becomes of a block.
+/// Decision about a block.
 enum Fate {
     Stays,
     IsWritten(Part, u32),
-    /// There are no more.
+    /// There are no more blocks.
     End,
 }
 
 impl Checkpoint {
-    /// LSN of the last record that it has seen.
+    /// LSN of the last record that the snapshot contains.
     #[must_use]
     pub fn snapshot(&self) -> Lsn {
         self.snapshot
     }
 
-    /// What it holds.
+    /// Parameters and counts of the snapshot's state.
     #[must_use]
     pub fn shape(&self) -> Shape {
         self.shape
     }
 
-    /// Extents of the snapshot before that stay as they are, in the order of parts and blocks; all of
-    /// them are known once all pieces were given.
+    /// Extents of the previous snapshot that stay as they are, in the order of parts and blocks; complete once all
+    /// pieces were given.
     #[must_use]
     pub fn carried(&self) -> &[Extent] {
         &self.carried
@@ -109,7 +106,7 @@ impl Checkpoint {
     /// The next piece of an engine whose vectors are in memory; `None` when all have been given.
     ///
     /// # Panics
-    /// If they are not, and something has to be read.
+    /// If vectors are on disk, and an extent has to be read.
     pub fn next(&mut self, engine: &Engine) -> Option<Piece> {
         loop {
             match self.next_over(engine, None) {
@@ -121,10 +118,10 @@ impl Checkpoint {
         }
     }
 
-    /// What comes next, wherever vectors are. `base` is the content of the extent that was asked for the last time.
+    /// The next step, wherever vectors are. `base` is the content of the extent that the last call asked to read.
     ///
     /// # Errors
-    /// If a vector that it should have can't be read any more. Then it can't be finished.
+    /// If a vector that the snapshot should have can't be read any more. Then the snapshot can't be finished.
     pub fn next_over(&mut self, engine: &Engine, mut base: Option<&[u8]>) -> Result<Next, String> {
         for _ in 0..BLOCKS_AT_ONCE {
             match self.fate(engine) {
@@ -140,7 +137,7 @@ impl Checkpoint {
         Ok(Next::More)
     }
 
-    /// What becomes of the block that is next. One that stays is done with.
+    /// Decides about the next block. A block that stays is done with.
     fn fate(&mut self, engine: &Engine) -> Fate {
         let Some(&(part, rows, in_block)) = self.parts.get(self.part) else { return Fate::End };
         if self.block >= rows.div_ceil(in_block) {
@@ -164,7 +161,7 @@ impl Checkpoint {
         Fate::IsWritten(part, self.block)
     }
 
-    /// True if a block of the snapshot before may stay where that has it.
+    /// True if a block of the previous snapshot may stay where it is.
     fn is_same(&self, engine: &Engine, extent: &Extent) -> bool {
         let (changed, block) = (&self.changed, extent.block);
         let is_changed = match extent.part {
@@ -175,20 +172,20 @@ impl Checkpoint {
         !is_changed && !self.worn.contains(&extent.file)
     }
 
-    /// Where the snapshot before has a block of vectors.
+    /// The extent of a block of vectors in the previous snapshot.
     fn base(&self, block: u32) -> Option<Extent> {
         let key = |extent: &Extent| (extent.part, extent.block);
         let found = self.before.binary_search_by_key(&(Part::Vectors, block), key);
         found.ok().map(|index| self.before[index])
     }
 
-    /// The block that was being written is done with.
+    /// Ends the block that was being written.
     fn finish_block(&mut self) {
         self.block += 1;
         self.is_writing = false;
     }
 
-    /// What comes next of a block; `None` if that stays where it is.
+    /// The next step of a block; `None` if the block stays where it is.
     fn next_of(
         &mut self,
         engine: &Engine,
@@ -209,7 +206,8 @@ impl Checkpoint {
                             format!("nobody knows where block {block} of vectors is")
                         });
                     }
-                    // It is not written anew without that; nor does it keep others from being saved.
+                    // The block is not written again without this vector; nor does the loss keep other blocks from
+                    // being saved.
                     SavedVectors::Lost(_) if self.may_stay(block) => {
                         self.carried.extend(self.base(block));
                         self.finish_block();
@@ -263,7 +261,7 @@ impl Checkpoint {
         Ok(Some(Next::Piece(Piece { part, block, bytes })))
     }
 
-    /// Some more of the ids of these slots, which are a block; all of them once they are.
+    /// Reads some more of the ids of these slots, which are a block; returns all of them once they are read.
     fn next_ids(&mut self, engine: &Engine, slots: Range<u32>) -> Option<Vec<u8>> {
         let start = slots.start + (self.ids.len() / size_of::<u64>()) as u32;
         let end = slots.end.min(start + IDS_AT_ONCE);
@@ -278,7 +276,7 @@ impl Checkpoint {
     }
 }
 
-/// Rows of a block of which there are `count` in all.
+/// Rows of a block, of a part with `count` rows in all.
 fn rows(block: u32, in_block: u32, count: u32) -> Range<u32> {
     let start = block * in_block;
     start..count.min(start.saturating_add(in_block))
@@ -296,13 +294,13 @@ impl Engine {
         self.linker.is_none() && self.batch.is_empty() && self.draining.1.is_empty()
     }
 
-    /// Begins a snapshot of the shard as it is now, in time that does not depend on how large that is.
-    /// `before` are the extents of the newest snapshot on disk, in the order of parts and blocks; blocks
-    /// stay where it has them, if they have not changed since, nothing in them was found to be damaged,
-    /// and they are in none of the files `worn`.
+    /// Begins a snapshot of the present state of the shard, in time that does not depend on the shard's size.
+    /// `before` are the extents of the newest snapshot on disk, in the order of parts and blocks; blocks stay where
+    /// it has them, if they have not changed since, no damage was found in them, and they are in none of the files
+    /// `worn`.
     ///
     /// # Panics
-    /// If it may not begin now, or another one is on its way.
+    /// If a snapshot may not begin now, or another one is in progress.
     pub fn begin_checkpoint(
         &mut self,
         before: Arc<Vec<Extent>>,
@@ -346,9 +344,9 @@ impl Engine {
         }
     }
 
-    /// All parts, how many rows each has, and how many of them are in a block. In the order of
-    /// writing: ids come before the index, which is made of them, and the graph, of which copies are kept
-    /// until it is written, before the longest parts.
+    /// All parts, with the number of their rows, and of rows per block. In the order of writing: ids come before the
+    /// index, which is made of them, and the graph, of which copies are kept until it is written, comes before the
+    /// longest parts.
     pub(super) fn parts(&self, shape: &Shape, index_entries: u32) -> [(Part, u32, u32); PARTS] {
         let slots = shape.slots;
         let links = self.links_in_block();
@@ -365,20 +363,20 @@ impl Engine {
         ]
     }
 
-    /// Bytes of vectors and metadata that a snapshot would write now, about: the blocks that have
-    /// changed since the last one began.
+    /// Approximate bytes of vectors and metadata that a snapshot would write now: the blocks changed since the last
+    /// one began.
     #[must_use]
     pub fn bytes_to_save(&self) -> usize {
         let row_bytes = self.store.vectors().row_bytes();
         let [vectors, payloads] = self.store.changed_blocks();
         let payload_bytes = self.index.payload_bytes() / self.index.payloads().max(1);
         let (slots, in_block) = (self.store.slot_count() as usize, vectors_in_block(row_bytes));
-        // The last block of each is a part of one, which matters where there are few.
+        // The last block of each part may be short, which matters if there are few blocks.
         (vectors * in_block as usize).min(slots) * row_bytes
             + (payloads * PAYLOADS_IN_BLOCK as usize).min(slots) * payload_bytes
     }
 
-    /// True if so many vectors wait for a snapshot that one should not wait any longer.
+    /// True if the bytes of unsaved vectors call for a snapshot without further delay.
     #[must_use]
     pub fn is_pressed_to_save(&self) -> bool {
         let VectorStorage::Disk { unsaved_bytes_max } = self.params.vectors else {
@@ -387,8 +385,8 @@ impl Engine {
         self.store.unsaved_bytes() >= unsaved_bytes_max / UNSAVED_PARTS
     }
 
-    /// True if so many vectors are in memory, or will be, that whoever can wait should, until a snapshot
-    /// has them: well below the bound at which writes are refused.
+    /// True if writes that can wait should, until a snapshot has vectors that are in memory or will be: well below
+    /// the limit at which writes are refused.
     #[must_use]
     pub fn is_short_of_room_for_rows(&self) -> bool {
         let VectorStorage::Disk { unsaved_bytes_max } = self.params.vectors else {
@@ -397,25 +395,23 @@ impl Engine {
         self.row_bytes_with_staged() >= unsaved_bytes_max / 2
     }
 
-    /// Bytes of vectors that are in memory, and will be once what is staged is durable, where they do not
-    /// all stay there.
+    /// Bytes of vectors in memory, and of those staged, if vectors do not all stay in memory.
     pub(super) fn row_bytes_with_staged(&self) -> usize {
         let staged = self.staged_puts * self.store.vectors().row_bytes();
         self.store.row_bytes_in_memory() + staged
     }
 
-    /// A snapshot is durable, MANIFEST names it, and all of its extents have been
-    /// [noted](Self::note_named): what it has need not stay in memory.
+    /// Notes that a snapshot is durable, that MANIFEST names it, and that all of its extents have been
+    /// [noted](Self::note_named): vectors that it has need not stay in memory.
     pub fn note_saved(&mut self, checkpoint: &Checkpoint) {
         self.store.set_saved(checkpoint.snapshot);
     }
 
-    /// MANIFEST names a snapshot with these extents, which may be some of all: what is on disk is read
-    /// from there from now on, so that files which it makes dispensable may go. What is in memory stays
-    /// there.
+    /// Notes that MANIFEST names a snapshot with these extents, or some of its extents: vectors on disk are read from
+    /// there from now on, so that files which are not needed any more may be removed. Vectors in memory stay there.
     ///
     /// # Errors
-    /// If they lie where they can't be read from: then no file may go.
+    /// If an extent is at a position that can't be kept: then no file may be removed.
     pub fn note_named(&mut self, extents: &[Extent]) -> Result<(), String> {
         self.store.note_extents(extents)
     }
@@ -426,7 +422,7 @@ impl Engine {
         self.graph.thaw(self.store.stripe());
     }
 
-    /// Ends a snapshot that has failed: the next one has to write what this one should have.
+    /// Ends a snapshot that has failed: the next one has to write the blocks that this one should have.
     pub fn abandon_checkpoint(&mut self, checkpoint: Checkpoint) {
         self.store.give_back(&checkpoint.changed);
         self.end_checkpoint(checkpoint);

@@ -1,9 +1,9 @@
-//! Whether the codes of a partition tell neighbours apart: where they do not, walks go by vectors, or
-//! are wider where those are on disk.
+//! Check whether the codes of a partition tell neighbours apart: if they do not, walks use vectors, or are wider if
+//! vectors are on disk.
 //!
-//! Linkers say how well codes do as they go by them ([`crate::graph::agreement`]). While they go by
-//! vectors, some of what they find is compared by codes as well, so that codes are used again once they
-//! do better. After a restore nothing is linked: then idle upkeep sends some probes.
+//! Linkers report how well codes do as they use them ([`crate::graph::agreement`]). While they use vectors, some of
+//! the nodes they find are compared by codes as well, so that codes are used again once they do better. After a
+//! restore no document is linked: then idle upkeep sends some probes.
 
 use super::Engine;
 use crate::graph::agreement::{Probe, note_walked_by_vectors};
@@ -12,30 +12,30 @@ use crate::store::view::View;
 use crate::types::{Slot, mix};
 use crate::with_distance;
 
-/// One in this many of the documents that are linked by vectors is compared by codes.
+/// Of the documents linked by vectors, one in this many is compared by codes.
 const SAMPLE_SHARE: u64 = 16;
 
-/// Slots that are tried to find a node to probe, in a step.
+/// Slots tried per step to find a node to probe.
 const TRIED_MAX: u64 = 16;
 
 /// Most probes of a shard.
 const PROBES_MAX: u32 = 128;
 
-/// Nodes in the graph before probes say something.
+/// Least number of nodes in the graph for probes.
 const NODES_MIN: u32 = 1_000;
 
-/// How many times as wide a walk is where codes do not tell neighbours apart and vectors are on disk; and
-/// the width, in documents, that it does not pass thereby.
+/// Factor by which a walk is wider if codes do not tell neighbours apart and vectors are on disk; and the width, in
+/// documents, up to which it is widened.
 const WIDER: usize = 4;
 const WIDER_MAX: usize = 2_000;
 
-/// What one shard does to find out.
+/// State of one shard's part in the check.
 #[derive(Default)]
 pub(super) struct CodesCheck {
     probe: Option<Probe>,
-    /// What it may come upon, where others take nodes out of the graph.
+    /// Read view held during a probe: keeps nodes that other owners remove readable.
     view: View,
-    /// Probes begun.
+    /// Number of probes begun.
     probes: u32,
     /// Documents linked by vectors, and slots tried.
     linked: u64,
@@ -43,20 +43,20 @@ pub(super) struct CodesCheck {
 }
 
 impl Engine {
-    /// The share of the nearest, 0 to 1, that codes do not have among the nearest, of late; `None` without
+    /// The share of the nearest, 0 to 1, that were not among the nearest by codes, in recent samples; `None` without
     /// codes.
     #[must_use]
     pub fn codes_indistinct(&self) -> Option<f32> {
         self.store.codes().map(Codes::indistinct)
     }
 
-    /// False where codes are known not to tell neighbours apart.
+    /// False if codes are known not to tell neighbours apart.
     #[must_use]
     pub fn codes_tell_apart(&self) -> bool {
         self.store.codes().is_none_or(Codes::tell_apart)
     }
 
-    /// How wide a walk has to be that was asked to be `ef` wide.
+    /// Beam width of a walk for which a width of `ef` was asked.
     #[inline]
     pub(super) fn walk_width(&self, ef: usize) -> usize {
         match self.store.places() {
@@ -65,7 +65,7 @@ impl Engine {
         }
     }
 
-    /// `slot` has been linked by vectors, or by codes, and what was found near it is in the scratch.
+    /// Takes a sample after `slot` has been linked, by vectors or by codes; the scratch has the nodes found near it.
     pub(super) fn sample_codes(&mut self, slot: Slot) {
         let Self { params, store, link_scratch, codes_check, .. } = self;
         let Some(codes) = store.codes() else { return };
@@ -80,8 +80,8 @@ impl Engine {
         }
     }
 
-    /// Begins a probe, if too little is known. False if not. There is nothing else to do, and nothing is
-    /// half linked by this shard, or half healed.
+    /// Begins a probe, if there are too few samples; false if not. Called only if there is nothing else to do, and
+    /// this shard has nothing half linked or half healed.
     pub(super) fn begin_probe(&mut self) -> bool {
         let is_wanted = self.store.codes().is_some_and(Codes::want_samples)
             && self.codes_check.probes < PROBES_MAX
@@ -96,7 +96,7 @@ impl Engine {
         self.codes_check.probe.is_some()
     }
 
-    /// Does a step of a probe that has begun. False if there is none.
+    /// Does a step of a probe. False if none has begun.
     pub(super) fn probe_step(&mut self) -> bool {
         let Self { params, store, graph, link_scratch, codes_check, .. } = self;
         let (Some(codes), Some(probe)) = (store.codes(), &mut codes_check.probe) else {
@@ -115,12 +115,12 @@ impl Engine {
         true
     }
 
-    /// Forgets a probe that has begun: this shard is fenced.
+    /// Drops a probe that has begun: this shard is fenced.
     pub(super) fn stop_probe(&mut self) {
         self.codes_check.probe = None;
     }
 
-    /// A probe at some node of this shard; `None` if none was found this time.
+    /// A probe at some node of this shard; `None` if this try found none.
     fn next_probe(&mut self) -> Option<Probe> {
         let (stripe, count) = (self.store.stripe(), u64::from(self.store.slot_count()));
         (0..TRIED_MAX).find_map(|_| {

@@ -1,5 +1,5 @@
-//! Vectors that have much more in common than what tells them apart: with codes a search finds what it
-//! finds without.
+//! Vectors that have much more in common than tells them apart: with codes a search finds as many neighbours as
+//! without.
 
 use std::sync::Arc;
 
@@ -108,7 +108,7 @@ impl Built {
 }
 
 #[test]
-fn codes_that_tell_nothing_apart_are_passed_over() {
+fn codes_that_do_not_tell_neighbours_apart_are_not_used() {
     let kinds = [Kind::Cone(0.99), Kind::Cone(0.996), Kind::Cone(0.9996), Kind::Outlier(1_000.0)];
     for kind in kinds {
         let mut with = build(kind, true, VectorStorage::Memory);
@@ -120,7 +120,7 @@ fn codes_that_tell_nothing_apart_are_passed_over() {
 }
 
 #[test]
-fn codes_that_do_are_walked_by() {
+fn codes_that_tell_neighbours_apart_are_used() {
     for kind in [Kind::Random, Kind::Cone(0.5), Kind::Cone(0.9), Kind::Cone(0.96)] {
         let mut with = build(kind, true, VectorStorage::Memory);
         assert!(with.engine.codes_tell_apart(), "{kind:?}");
@@ -130,9 +130,9 @@ fn codes_that_do_are_walked_by() {
     }
 }
 
-/// As after a restore, where nothing is linked.
+/// As after a restore, when nothing is linked.
 #[test]
-fn codes_are_tried_where_nothing_is_known_of_them() {
+fn codes_are_tried_without_samples_of_their_agreement() {
     for (kind, are_good) in [(Kind::Cone(0.996), false), (Kind::Random, true)] {
         let mut built = build(kind, true, VectorStorage::Memory);
         built.engine.store().codes().unwrap().forget_agreement();
@@ -159,7 +159,7 @@ fn codes_are_used_again_once_they_tell_apart() {
 }
 
 #[test]
-fn walks_are_wider_where_vectors_are_on_disk() {
+fn walks_are_wider_with_vectors_on_disk() {
     let vectors = VectorStorage::Disk { unsaved_bytes_max: 1 << 30 };
     let mut built = build(Kind::Cone(0.99), true, vectors);
     assert!(!built.engine.codes_tell_apart());

@@ -1,4 +1,4 @@
-//! Metadata filters: compiled once a request, evaluated on a document's encoded metadata.
+//! Metadata filters: compiled once per request, evaluated on a document's encoded metadata.
 //!
 //! Truth is decided per document: a range compares as numbers where both the bound and the stored
 //! value are numbers, and as bytes where they are not.
@@ -32,14 +32,14 @@ pub enum Filter {
 /// One side of a range.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Bound {
-    /// On which side values have to be.
+    /// The side on which values have to be.
     pub side: Side,
     /// The bound as sent.
     pub text: String,
     number: Option<f64>,
 }
 
-/// On which side of its bound a value has to be.
+/// The side of its bound on which a value has to be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Side {
     /// At or above.
@@ -53,14 +53,14 @@ pub enum Side {
 }
 
 impl Bound {
-    /// A bound; what parses as an `f64` is one.
+    /// A bound; a text that parses as an `f64` is a number.
     #[must_use]
     pub fn new(side: Side, text: String) -> Self {
         let number = text.parse().ok();
         Self { side, text, number }
     }
 
-    /// What admits every value that this does not, NaN excepted.
+    /// The bound that admits every value that this one does not, NaN excepted.
     pub(super) fn turned(&self) -> Self {
         let side = match self.side {
             Side::AtLeast => Side::Below,
@@ -71,7 +71,7 @@ impl Bound {
         Self { side, text: self.text.clone(), number: self.number }
     }
 
-    /// The bound as a number, if it is one.
+    /// The bound as a number, if its text is one.
     pub(super) fn number(&self) -> Option<f64> {
         self.number
     }
@@ -105,7 +105,7 @@ impl Filter {
         Self::Exact(NAMESPACE_KEY.into(), namespace.into())
     }
 
-    /// The key is present with one of `values`, however many those are.
+    /// The key is present with one of `values`, of any number.
     #[must_use]
     pub fn one_of(key: String, mut values: Vec<String>) -> Self {
         values.sort_unstable();
@@ -113,7 +113,7 @@ impl Filter {
         Self::In(key, values)
     }
 
-    /// How many conditions it may take to decide about one document.
+    /// Most conditions that have to be evaluated for one document.
     #[must_use]
     pub fn conditions(&self) -> usize {
         match self {
@@ -182,7 +182,7 @@ mod tests {
     }
 
     #[test]
-    fn connectives_follow_the_contract() {
+    fn connectives_combine_conditions_and_empty_lists() {
         let yes = || Filter::Exact("name".into(), "zebra".into());
         let no = || Filter::Exact("name".into(), "Zebra".into());
         let matches = |filter: Filter| filter.matches(&payload());

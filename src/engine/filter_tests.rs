@@ -1,4 +1,4 @@
-//! Searches and sweeps with filters against looking at every document of the model.
+//! Searches and sweeps with filters, compared with a look at every document of the model.
 
 use std::collections::BTreeSet;
 
@@ -13,8 +13,7 @@ use crate::types::payload::Payload;
 use crate::types::realm::Realm;
 use crate::types::record::delete_batch;
 
-/// Documents of the random tests. All that a filter selects of them is scanned, so that answers
-/// are exact.
+/// Documents of the random tests. All that a filter selects are scanned, so that answers are exact.
 pub(super) const IDS: u64 = 700;
 
 const VALUES: [&str; 20] = [
@@ -28,7 +27,7 @@ fn pick(random: &mut Random, of: &[&str]) -> String {
     of[random.below(of.len() as u64) as usize].into()
 }
 
-/// Metadata of every kind: few values and many, numbers and words, more than a set is kept for.
+/// Metadata of every kind: few values and many, numbers and words, more than the index keeps sets for.
 fn random_payload(random: &mut Random) -> Payload {
     let mut pairs: Vec<(&str, String)> = Vec::new();
     if random.below(4) > 0 {
@@ -143,7 +142,7 @@ pub(super) fn ask(pair: &mut Pair, seed: u64, writes_max: u64) {
     assert_eq!(outcome.found, passing as u64, "seed {seed}: {filter:?}");
 }
 
-/// What the index says of `filter` now.
+/// The candidates that the index has for `filter` now.
 fn candidates(engine: &mut Engine, filter: &Filter) -> Candidates {
     let snapshot = engine.applied;
     engine.store.open_snapshot(snapshot);
@@ -165,12 +164,12 @@ pub(super) fn passing(engine: &Engine, filter: &Filter) -> BTreeSet<u32> {
 }
 
 #[test]
-fn answers_are_those_of_looking_at_every_document() {
+fn answers_equal_those_of_looking_at_every_document() {
     for seed in 0..12 {
         let mut pair = Pair::new(1_000 + seed);
         (1..=IDS).for_each(|id| put(&mut pair, id));
         for round in 0..150 {
-            // Also with other searches open all the while, which keep old states alive.
+            // In some rounds another search is open all the while, which keeps old states alive.
             let held = (round % 10 == 0).then(|| {
                 let query = pair.query(5, None);
                 pair.engine.begin_search(query).unwrap()
@@ -184,9 +183,9 @@ fn answers_are_those_of_looking_at_every_document() {
     }
 }
 
-/// While nothing is lacking, the index alone has the answer.
+/// While nothing is missing in the index, it alone has the answer.
 #[test]
-fn the_index_selects_exactly_what_passes() {
+fn the_index_selects_exactly_the_documents_that_pass() {
     for seed in 0..6 {
         let mut pair = Pair::new(1_100 + seed);
         for _ in 0..200 {
@@ -202,7 +201,7 @@ fn the_index_selects_exactly_what_passes() {
         }
         let one = Filter::Exact("n".into(), "10".into());
         assert_eq!(candidates(&mut pair.engine, &one).unsure, 0);
-        // Everything leaves, and with it what the index holds.
+        // All documents are deleted, and their entries in the index with them.
         (1..=IDS + 20).for_each(|id| pair.delete(id, ""));
         pair.link_all();
         assert_eq!(pair.engine.index.bytes(), MetadataIndex::new(Stripe::WHOLE).bytes());
@@ -230,15 +229,15 @@ fn answers_are_right_while_the_index_is_read_in() {
     assert!(rounds > 80, "{rounds} searches");
 }
 
-/// Without room for more values and keys, the index says less, and the answers are the same.
+/// Without room for more values and keys, the index has fewer sets, and the answers do not change.
 #[test]
-fn answers_are_right_where_the_index_has_no_room() {
+fn answers_are_right_without_room_in_the_index() {
     for seed in 0..8 {
         let mut pair = Pair::new(1_300 + seed);
         // Room for some tens of values.
         pair.engine.index.occupy((1 << 20) - 6_000);
         for round in 0..120 {
-            // What documents bring with them is taken away again.
+            // The room that new documents add is taken away again.
             let before = pair.engine.store.slot_count() as usize;
             disturb(&mut pair, 8);
             let more = pair.engine.store.slot_count() as usize - before;
@@ -251,7 +250,7 @@ fn answers_are_right_where_the_index_has_no_room() {
     }
 }
 
-/// Of an AND that has few documents left, no further condition is read.
+/// Once an AND has few documents left, no further condition is read.
 #[test]
 fn few_documents_are_looked_at_rather_than_conditions_read() {
     let mut pair = Pair::new(1_400);
@@ -278,8 +277,8 @@ fn found_ids(outcome: &SearchOutcome) -> Vec<DocId> {
     outcome.hits.iter().map(|hit| hit.id).collect()
 }
 
-/// The ways in turn, each on a shard of its own, also with documents that are not linked, and with
-/// writes between the steps of a walk.
+/// The strategies in turn, each on a shard of its own, also with documents that are not linked, and with writes
+/// between the steps of a walk.
 #[test]
 fn every_way_finds_k_of_the_state_it_began_with() {
     let mut ways = BTreeSet::new();
@@ -330,8 +329,8 @@ fn every_way_finds_k_of_the_state_it_began_with() {
     assert!(ways.into_iter().eq(all), "each was taken");
 }
 
-/// The last document with a key loses it while the values of a range are read: nothing of that range is
-/// taken for a part of the next condition.
+/// The last document with a key loses it while the values of a range are read: no part of that range is taken for a
+/// part of the next condition.
 #[test]
 fn a_key_that_goes_in_the_middle_of_a_range_leaves_nothing_behind() {
     for is_within_less in [false, true] {
@@ -364,7 +363,7 @@ fn a_key_that_goes_in_the_middle_of_a_range_leaves_nothing_behind() {
     }
 }
 
-/// A filter that is wide and deep everywhere takes no more memory than its bound, and its answer is right.
+/// A filter that is wide and deep everywhere takes no more memory than its limit, and its answer is right.
 #[test]
 fn the_sets_of_an_evaluation_have_a_bound() {
     let mut pair = Pair::new(1_700);

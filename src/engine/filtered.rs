@@ -1,12 +1,11 @@
-//! A search with a filter. First the index is asked which documents may pass
+//! Search with a filter. First the index gives the documents that may pass
 //! ([`index::evaluate`](super::index::evaluate)), then [`plan`](super::plan) chooses:
 //! - **scan**: look at all of them. Exact.
-//! - **walk among them**: no distance to any other document is computed
-//!   ([`crate::graph::filtered`]).
+//! - **walk among them**: no distance to any other document is computed ([`crate::graph::filtered`]).
 //! - **walk**, as without a filter, and keep those that pass.
 //!
-//! A walk that finds fewer than k, or has cost more than a scan would have, is followed by a scan.
-//! Whatever the way, a hit was visible when the search began, and its metadata of then passes.
+//! A walk that finds fewer than k, or has cost more than a scan would have, is followed by a scan. In each case, a
+//! hit was visible when the search began, and its metadata at that time passes.
 
 use std::sync::Arc;
 
@@ -23,41 +22,41 @@ use crate::kernels::Distance;
 use crate::store::view::View;
 use crate::types::{Lsn, Slot};
 
-/// Documents, spread evenly over those that may pass, at which a walk among them begins, beside
-/// the nearest node of the whole graph.
+/// Documents, spread evenly over those that may pass, at which a walk among them begins, beside the nearest node of
+/// the whole graph.
 const SEEDS: u64 = 16;
 
-/// Candidates up to which a walk has them as plain bits. Sets as sparse as these are lists in their
-/// bitmap, which take ten times as long to look into as a bit, thousands of times a walk; setting a
-/// bit takes some two nanoseconds.
+/// Most candidates that are laid out as plain bits for a walk. Sets as sparse as these are lists in their bitmap, in
+/// which a lookup takes ten times as long as of a bit, thousands of times per walk; setting a bit takes some two
+/// nanoseconds.
 const FLAT_MAX: u64 = 1 << 14;
 
-/// What the filter of a search selects, and what is made of it.
+/// The candidates of a search's filter, and the strategy chosen for them.
 pub(super) struct Filtered {
     evaluation: Evaluation,
     candidates: Candidates,
-    /// Conditions that it may take to decide about a document.
+    /// Most conditions that have to be evaluated for one document.
     conditions: usize,
     way: Way,
-    /// Only a scan will do.
+    /// True if only a scan will do.
     is_exact: bool,
-    /// The walk has cost more than a scan would have.
+    /// True if the walk has cost more than a scan would have.
     is_given_up: bool,
-    /// The documents are of several owners.
+    /// True if the candidates are those of several owners.
     is_borrowed: bool,
-    /// What passes is not looked at here, but lent.
+    /// True if the documents that pass are not looked at here, but lent to a search of the partition.
     is_lent: bool,
 }
 
-/// What decides, beside the candidates, whether a walk wants a slot.
+/// The conditions, beside the candidates, on which a walk wants a slot.
 pub(super) struct Conditions<'a> {
     pub(super) filter: Option<&'a Filter>,
     pub(super) view: &'a View,
     pub(super) flat: &'a Visited,
 }
 
-/// What passes a filter among the documents of one shard at one of its states, for a search of the
-/// whole partition on the core of another. While anybody has it, that state is kept.
+/// The documents of one shard, at one of its states, that pass a filter: shared with a search of the whole partition
+/// on the core of another shard. While a reference to it exists, that state is kept.
 #[derive(Debug)]
 pub struct Lent {
     owner: u32,
@@ -80,7 +79,7 @@ impl Filtered {
         }
     }
 
-    /// What several owners have lent, for a beam of `ef` in `live` documents.
+    /// The candidates that several owners have lent, for a beam of `ef` in `live` documents.
     fn borrowed(
         index: &MetadataIndex,
         filter: &Filter,
@@ -97,7 +96,7 @@ impl Filtered {
         Self { candidates, way, is_borrowed: true, ..Self::new(index, filter, false) }
     }
 
-    /// Documents that may pass.
+    /// Number of documents that may pass.
     pub(super) fn count(&self) -> u64 {
         self.candidates.slots.len()
     }
@@ -106,12 +105,12 @@ impl Filtered {
         self.way == Way::Among
     }
 
-    /// The candidates are plain bits too.
+    /// True if the candidates are laid out as plain bits too.
     fn is_flat(&self) -> bool {
         self.walks_among() && self.count() <= FLAT_MAX
     }
 
-    /// Sets the bits in `flat` by which a walk tells the candidates, if it does.
+    /// Sets the bits of the candidates in `flat`, if a walk uses them.
     pub(super) fn lay_out(&self, flat: &mut Visited, engine: &Engine) {
         if self.is_flat() {
             flat.reset(engine.store.extent());
@@ -121,7 +120,7 @@ impl Filtered {
         }
     }
 
-    /// Where a walk among them begins, beside the nearest node of the whole graph.
+    /// Seeds of a walk among the candidates, beside the nearest node of the whole graph.
     pub(super) fn seeds(&self) -> impl Iterator<Item = Slot> {
         let slots = &self.candidates.slots;
         let seed = |number| slots.select((number * slots.len() / SEEDS) as u32).map(Slot);
@@ -134,13 +133,13 @@ impl Filtered {
         self.is_given_up
     }
 
-    /// Whether a scan has to follow, whatever the walk found.
+    /// True if a scan has to follow, whatever the walk found.
     pub(super) fn is_given_up(&self) -> bool {
         self.is_given_up
     }
 
-    /// True if `slot` is worth keeping for a walk: it may hold a document that passes, and, unless
-    /// that is as good as certain, does.
+    /// True if a walk should keep `slot`: the slot may hold a document that passes, and, unless the index is certain,
+    /// the document does pass.
     #[inline]
     pub(super) fn wants(&self, engine: &Engine, conditions: &Conditions<'_>, slot: Slot) -> bool {
         let Conditions { filter, view, flat } = *conditions;
@@ -151,7 +150,7 @@ impl Filtered {
         };
         is_candidate
             && match self.candidates.unsure {
-                // What died lately is still among the candidates.
+                // Versions that died recently are still among the candidates.
                 0 if self.is_borrowed => engine.ward.dead() == 0 || store.sees(view, slot),
                 0 => store.retired_count() == 0 || store.sees(view, slot),
                 _ => {
@@ -163,7 +162,7 @@ impl Filtered {
 }
 
 impl Search {
-    /// Asks the index on, and decides when it has answered.
+    /// Continues the evaluation in the index, and chooses the strategy once it has ended.
     pub(super) fn plan(&mut self, engine: &Engine) {
         let Self { query, scope, snapshot, filtered, phase, .. } = self;
         let (Some(filtered), Some(filter)) = (filtered, &query.filter) else {
@@ -173,7 +172,7 @@ impl Search {
         let Some(candidates) = step else { return };
         let ef = query.ef as u64;
         let live = engine.store.live_of_all() as u64;
-        // Of a graph that several own, each has about as many of what passes.
+        // If several owners share the graph, each has about as many documents that pass.
         let owners = u64::from(engine.store.stripe().owners());
         let (matching, unsure) = (candidates.slots.len() * owners, candidates.unsure * owners);
         filtered.way = match filtered.is_exact {
@@ -186,7 +185,7 @@ impl Search {
             *phase = Phase::Done;
             return;
         }
-        // Of the nodes that a plain walk keeps, most would be of other owners.
+        // Of the nodes that a plain walk keeps, most would be those of other owners.
         if filtered.way == Way::Plain && owners > 1 {
             filtered.way = Way::Among;
         }
@@ -237,11 +236,11 @@ impl Search {
         self.phase = next.map_or(Phase::Done, Phase::Scan);
     }
 
-    /// Considers documents that are visible and pass; if that is only what the index says, those
-    /// that would be hits are asked themselves.
+    /// Considers visible documents that pass. If only the index says that they pass, the metadata of those that would
+    /// be hits is checked.
     fn look<D: Distance>(&mut self, engine: &Engine, batch: &[Slot], is_from_index: bool) {
         if let Some(places) = engine.store.places() {
-            // What can't be among the best is dropped by bounds that only what passes may set.
+            // Documents that can't be among the best are dropped by bounds that only passing documents may set.
             let passing = batch.iter().copied();
             let passing = passing.filter(|&slot| !is_from_index || self.matches(engine, slot));
             self.reused.batch = passing.collect();
@@ -261,8 +260,8 @@ impl Search {
 }
 
 impl Engine {
-    /// Begins a search with a filter of all shards that have lent what passes of their documents, as
-    /// those were then. [`Engine::finish_search`] must follow.
+    /// Begins a search with a filter over the documents that all shards have lent, at the states of the loans.
+    /// [`Engine::finish_search`] must follow.
     ///
     /// # Errors
     /// If the vector is not of the collection's dimension.
@@ -289,8 +288,8 @@ impl Engine {
         Ok(search)
     }
 
-    /// Lends what passes, if that is what a search has come to, and keeps the state of `snapshot`,
-    /// which is an open one, until nobody has it any more.
+    /// Lends the documents that pass, if the search is one that lends, and keeps the state of `snapshot`, which is
+    /// open, until no reference to the loan is left.
     pub(super) fn lend(&mut self, filtered: Filtered, snapshot: Lsn) -> Option<Arc<Lent>> {
         if !filtered.is_lent {
             return None;
@@ -303,11 +302,11 @@ impl Engine {
         Some(lent)
     }
 
-    /// Ends the keeping of what nobody has any more.
+    /// Closes the snapshots of loans to which no other reference is left.
     pub(super) fn end_loans(&mut self) {
         let Self { store, loans, .. } = self;
         loans.retain_mut(|lent| {
-            // All that others have read of that state they have read before this says so.
+            // Others have read all that they read of that state before this is true.
             let is_back = Arc::get_mut(lent).is_some();
             if is_back {
                 store.close_snapshot(lent.snapshot);

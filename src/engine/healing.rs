@@ -1,14 +1,14 @@
-//! The graph's health: dead nodes are taken out of it so that their slots are used again, and
-//! live ones that no walk can reach are found and linked to.
+//! Health of the graph: dead nodes are removed so that their slots are used again, and live nodes that no walk can
+//! reach are found and linked to.
 //!
-//! Dead nodes wait until there are enough of them to be worth a sweep of all lists. While
-//! documents are linked, healing has a turn after each of them, and the longer one the more nodes
-//! are dead: writes that replace documents for ever find slots. When nothing is to be linked, less
-//! is enough, and after many changes the graph is looked through for nodes that can't be reached.
+//! Dead nodes wait until there are enough of them to be worth a sweep of all lists. While documents are linked,
+//! healing has a turn after each of them, and a longer one the more nodes are dead: writes that replace documents
+//! without end find slots. When nothing is to be linked, fewer dead nodes are enough, and after many changes the
+//! graph is searched for nodes that can't be reached.
 //!
-//! Of the shards that own a graph each takes its own dead nodes out, at the same time as others do:
-//! one alone could not keep up with what all of them replace. What can't be reached is looked for by
-//! one of them at a time, and not by each at every occasion.
+//! Each of the shards that own a graph removes its own dead nodes, at the same time as others do: one alone could not
+//! keep up with the replacements of all. Unreachable nodes are looked for by one of the shards at a time, and not by
+//! each at every occasion.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
@@ -20,55 +20,52 @@ use crate::types::Slot;
 use crate::types::stripe::Stripe;
 use crate::with_distance;
 
-/// Dead nodes for which a sweep begins: at least so many, and one in so many of all, while
-/// documents are linked and while there is nothing else to do.
+/// Dead nodes for which a sweep begins: at least `DEAD_MIN`, and one in `DEAD_SHARE_BUSY` of all nodes while
+/// documents are linked, one in `DEAD_SHARE_IDLE` while there is nothing else to do.
 const DEAD_MIN: usize = 32;
 const DEAD_SHARE_BUSY: usize = 32;
 const DEAD_SHARE_IDLE: usize = 256;
 
-/// Steps that follow a document's linking, and where more than one node in [`MANY_SHARE`] is
-/// dead.
+/// Healing steps after a document's linking, and their number if more than one node in [`MANY_SHARE`] is dead.
 const STEPS: usize = 12;
 const STEPS_MANY: usize = 48;
 const MANY_SHARE: usize = 24;
 
-/// Once more than one node in this many is new, and nothing else is to be done, the graph is looked
-/// through. Reading the lists of this many nodes takes about a tenth of the time of linking one.
+/// Once more than one node in this many is new, and there is nothing else to do, the graph is checked for unreachable
+/// nodes. Reading the lists of this many nodes takes about a tenth of the time of linking one.
 const SCRUB_SHARE: u64 = 256;
 
-/// What the owners of a graph know of its health together. Looked at by upkeep, and by walks only to
-/// ask whether anything is dead.
+/// Health of a graph, shared by its owners. Read by upkeep, and by walks only to ask whether any node is dead.
 #[derive(Default)]
 pub(super) struct Ward {
     /// Dead nodes of all owners, and of each.
     dead: AtomicUsize,
     dead_of: Box<[AtomicUsize]>,
-    /// Somebody is looking through the graph while nothing leaves it.
+    /// True while an owner checks the graph, and no node leaves it.
     is_checking: AtomicBool,
-    /// Times that nodes have been taken out.
+    /// Number of times that nodes have been removed.
     rounds: AtomicUsize,
-    /// Documents linked since the graph was last looked through.
+    /// Documents linked since the last check of the graph.
     linked_since_check: AtomicU64,
-    /// How often it was asked to be looked through, and how many of these requests are met.
+    /// Number of checks asked for, and number of these requests that are met.
     checks_asked: AtomicU64,
     checks_met: AtomicU64,
-    /// Links that were in doubt ([`Graph::doubts`]) when it was last looked through.
+    /// Links in doubt ([`Graph::doubts`]) at the last check.
     doubts_met: AtomicU64,
-    /// Nodes that no walk could reach when it was last looked through; and whether it is to be seen
-    /// that they can be reached now.
+    /// Unreachable nodes found by the last check; and whether another check has to show that they can be reached now.
     found: AtomicU64,
     is_in_doubt: AtomicBool,
-    /// The entry from which it was last looked through, as of [`entry_of`]: what is within reach of one need
-    /// not be within that of another.
+    /// The entry of the graph at the last check, as of [`entry_of`]: nodes that one entry reaches need not be reached
+    /// from another.
     checked_from: AtomicU64,
 }
 
-/// The entry of a graph: its slot and one, or 0 where there is none.
+/// The entry of a graph: its slot + 1, or 0 if there is none.
 fn entry_of(graph: &Graph) -> u64 {
     graph.entry().map_or(0, |(slot, _)| u64::from(slot.0) + 1)
 }
 
-/// What was known of a graph when one began to look through it.
+/// State of a graph when a check of it began.
 #[derive(Clone, Copy, Debug, Default)]
 struct Before {
     linked: u64,
@@ -89,7 +86,7 @@ impl Ward {
         self.remove_dead(stripe.owner(), dead);
     }
 
-    /// Dead nodes of all owners.
+    /// Number of dead nodes of all owners.
     #[inline]
     pub(super) fn dead(&self) -> usize {
         self.dead.load(Ordering::Relaxed)
@@ -105,17 +102,17 @@ impl Ward {
         self.dead_of[owner as usize].fetch_sub(count, Ordering::Relaxed);
     }
 
-    /// The graph has to be looked through at the next occasion.
+    /// Asks for a check of the graph at the next occasion.
     pub(super) fn ask_for_check(&self) {
         self.checks_asked.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// It has not been since that was asked.
+    /// True if a check was asked for, and has not been made since.
     pub(super) fn is_check_asked(&self) -> bool {
         self.checks_asked.load(Ordering::Relaxed) > self.checks_met.load(Ordering::Relaxed)
     }
 
-    /// It is worth looking through when there is nothing else to do.
+    /// True if a check is worthwhile when there is nothing else to do.
     fn is_check_due(&self, graph: &Graph) -> bool {
         let linked_since = self.linked_since_check.load(Ordering::Relaxed);
         linked_since > u64::from(graph.linked_count()) / SCRUB_SHARE
@@ -133,8 +130,8 @@ impl Ward {
         }
     }
 
-    /// The graph, of which this was known before, has been looked through. `found` is the number of nodes
-    /// that no walk could reach; they have links now.
+    /// Notes that the graph, whose state was `before`, has been checked. `found` is the number of nodes that no walk
+    /// could reach; they have links now.
     fn note_checked(&self, graph: &Graph, before: Before, found: u64) {
         let rest = |linked: u64| Some(linked.saturating_sub(before.linked));
         let ordering = Ordering::Relaxed;
@@ -143,52 +140,52 @@ impl Ward {
         self.checks_met.fetch_max(before.asked, ordering);
         let found_before = self.found.swap(found, ordering);
         let is_fewer = found_before == 0 || found < found_before;
-        // What links to those have put in doubt is looked at again only while they get fewer, or the
-        // graph of an idle shard might be looked through without end.
+        // Links that the repair of those nodes has put in doubt are checked again only while the found nodes get
+        // fewer, or the graph of an idle shard might be checked without end.
         let met = if found > 0 && !is_fewer { graph.doubts() } else { before.doubts };
         self.doubts_met.fetch_max(met, ordering);
         self.is_in_doubt.store(found > 0 && is_fewer, ordering);
     }
 }
 
-/// What one shard does for the health of its graph.
+/// State of one shard's part in the health of its graph.
 #[derive(Default)]
 pub(super) struct Healing {
-    /// Dead nodes that nobody wants to see any more.
+    /// Dead nodes that no search sees any more.
     waiting: Vec<Slot>,
-    /// Takes some of them out, or only looks for what can't be reached.
+    /// Removes some of them, or only looks for unreachable nodes.
     unlinker: Option<Unlinker>,
     before_check: Before,
-    /// What it may come upon, where others take nodes out as well.
+    /// Read view held while healing: keeps nodes that other owners remove readable.
     view: View,
-    /// Dead nodes are to go however few they are, until so many have gone since the start.
+    /// True if dead nodes are to be removed however few they are, until `wanted` have been since the start.
     is_wanted: bool,
     wanted: u64,
-    /// Of the nodes taken out, those whose slots are free.
+    /// Number of removed nodes whose slots are free.
     pub(super) freed: u64,
     /// Steps left before linking goes on.
     turn: usize,
     counts: Counts,
 }
 
-/// What healing has done so far.
+/// Counts of healing since the start.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counts {
-    /// Dead nodes taken out of the graph.
+    /// Dead nodes removed from the graph.
     pub removed: u64,
     /// Live nodes found that no walk could reach, and linked to again.
     pub unreachable: u64,
-    /// Times the whole graph has been looked through.
+    /// Times that the whole graph has been checked.
     pub checks: u64,
 }
 
 impl Healing {
-    /// `slot`, which is in the graph, is dead, and no search sees it any more.
+    /// Enqueues `slot` for removal: it is in the graph and dead, and no search sees it any more.
     pub(super) fn bury(&mut self, slot: Slot) {
         self.waiting.push(slot);
     }
 
-    /// `slot` has been linked.
+    /// Notes that `slot` has been linked.
     pub(super) fn note_linked(&mut self, slot: Slot, graph: &Graph, ward: &Ward) {
         ward.linked_since_check.fetch_add(1, Ordering::Relaxed);
         if let Some(unlinker) = &mut self.unlinker {
@@ -198,7 +195,7 @@ impl Healing {
         self.turn = if is_many { STEPS_MANY } else { STEPS };
     }
 
-    /// What it has done so far.
+    /// Counts since the start.
     pub(super) fn counts(&self) -> Counts {
         self.counts
     }
@@ -208,8 +205,8 @@ impl Healing {
         self.turn > 0 || self.unlinker.as_ref().is_some_and(Unlinker::must_go_on)
     }
 
-    /// Begins if enough wait to be taken out of the graph, or if it is time to look for what can't be
-    /// reached, while nothing is to be linked or because that was asked. True if so.
+    /// Begins if enough dead nodes wait to be removed, or if it is time for a check, as nothing is to be linked or a
+    /// check was asked for. True if it has begun.
     fn begin(
         &mut self,
         graph: &Graph,
@@ -239,13 +236,13 @@ impl Healing {
 }
 
 impl Engine {
-    /// What healing has done since the start.
+    /// Counts of healing since the start.
     #[must_use]
     pub fn healing(&self) -> Counts {
         self.healing.counts()
     }
 
-    /// Has all nodes that are dead now taken out of the graph, and returns how many that is.
+    /// Requests the removal of all nodes that are dead now, and returns how many those are.
     pub fn compact(&mut self) -> usize {
         // Some may have left the graph already, and keep their lists until searches end.
         let left = self.healing.counts.removed - self.healing.freed;
@@ -261,8 +258,8 @@ impl Engine {
         self.dead_linked
     }
 
-    /// Does a step of healing if there is something to heal and it has its turn. No document is
-    /// half linked by this shard. `is_idle` if there is none to be linked.
+    /// Does a step of healing if there is work and it has its turn. Called while this shard has no document half
+    /// linked. `is_idle` if there is none to be linked.
     pub(super) fn heal_step(&mut self, is_idle: bool) -> LinkProgress {
         if !is_idle && !self.healing.has_turn() {
             return LinkProgress::Idle;
@@ -291,7 +288,7 @@ impl Engine {
         LinkProgress::More
     }
 
-    /// Lets the slots go to which nothing leads any more.
+    /// Releases the slots to which nothing leads any more.
     fn finish_healing(&mut self, slot_count: u32) {
         let Some(unlinker) = self.healing.unlinker.take() else { return };
         let counts = &mut self.healing.counts;
@@ -306,7 +303,7 @@ impl Engine {
         if removed.is_empty() {
             self.ward.is_checking.store(false, Ordering::Release);
         }
-        // What has died since then may wait again.
+        // Nodes that have died since then may wait again.
         self.healing.is_wanted &= counts.removed < self.healing.wanted;
         self.store.release(removed);
         if self.store.stripe().owners() > 1 {
@@ -314,7 +311,7 @@ impl Engine {
         }
     }
 
-    /// Leaves the health of the graph to others: this shard is fenced.
+    /// Leaves the health of the graph to other owners: this shard is fenced.
     pub(super) fn stop_healing(&mut self) {
         if let Some(unlinker) = self.healing.unlinker.take()
             && unlinker.abandon(&self.graph).is_empty()

@@ -1,4 +1,4 @@
-//! Graphs whose documents are replaced and deleted for a long time.
+//! Graphs whose documents are replaced and deleted many times.
 
 use std::sync::Arc;
 
@@ -10,7 +10,7 @@ use crate::graph::check::check;
 use crate::types::realm::Realm;
 use crate::types::{DocId, Slot};
 
-/// No node but dead ones is out of reach, and every link leads to a node.
+/// Checks that no live node is unreachable, and every link leads to a node.
 fn assert_sound(pair: &Pair) {
     let report = check(pair.engine.graph(), pair.engine.store().slot_count()).unwrap();
     let is_live = |slot: &&Slot| pair.engine.store().is_live(**slot);
@@ -35,7 +35,7 @@ fn queries(pair: &mut Pair) -> Vec<Query> {
     (0..400).map(|_| Query { ef: 16, ..(*pair.query(10, None)).clone() }).collect()
 }
 
-/// The same documents in a graph of their own.
+/// A shard with equal documents, in a new graph.
 fn fresh(pair: &Pair) -> Pair {
     let mut fresh = Pair::new(0);
     for (&id, (vector, payload)) in &pair.model.0 {
@@ -63,7 +63,7 @@ fn replacing_all_documents_ten_times_costs_neither_recall_nor_slots() {
         } else {
             pair.put(id);
         }
-        // As many steps as upkeep has at the pace at which it links what comes.
+        // As many steps as upkeep has at the pace at which it links new documents.
         while pair.engine.hot_count() > 50 {
             pair.link(1);
         }
@@ -82,7 +82,7 @@ fn replacing_all_documents_ten_times_costs_neither_recall_nor_slots() {
 }
 
 #[test]
-fn what_is_left_of_a_mass_delete_is_found() {
+fn documents_left_by_a_mass_delete_are_found() {
     for stays in [2, 10] {
         let mut pair = Pair::new(80 + stays);
         (1..=10_000).for_each(|id| pair.put(id));
@@ -112,7 +112,7 @@ fn a_graph_that_lost_all_its_nodes_begins_again() {
         assert_eq!((pair.engine.graph().linked_count(), pair.engine.dead_count()), (0, 0));
         assert!(pair.engine.store().slot_count() <= 500);
     }
-    // One alone that goes while it is the entry, and another that comes.
+    // A single node that is the entry is removed, and another one comes.
     for id in 1..=3 {
         pair.put(id);
         pair.link_all();
@@ -124,8 +124,8 @@ fn a_graph_that_lost_all_its_nodes_begins_again() {
     assert_sound(&pair);
 }
 
-/// While a snapshot of the graph is kept, no node leaves it; and a search that stands at a node
-/// keeps its slot from being filled with another document.
+/// While a snapshot of the graph is kept, no node leaves it; and a search that is at a node keeps its slot from being
+/// filled with another document.
 #[test]
 fn slots_wait_for_snapshots_and_searches() {
     let mut pair = Pair::new(95);
@@ -140,7 +140,7 @@ fn slots_wait_for_snapshots_and_searches() {
     let query = pair.query(10, None);
     let search = pair.engine.begin_search(query).unwrap();
     pair.link_all();
-    // Nothing leads to them any more, but the search may stand at one.
+    // Nothing leads to them any more, but the search may be at one.
     assert_eq!(pair.engine.healing().removed, 1_000);
     assert_eq!(pair.engine.graph().linked_count(), 3_000);
     (4_001..=4_500).for_each(|id| pair.put(id));
@@ -153,8 +153,8 @@ fn slots_wait_for_snapshots_and_searches() {
     assert_eq!(pair.engine.store().slot_count(), 3_500);
 }
 
-/// A new version that is a copy of the former one is linked beside it, and takes over copies that
-/// lose their place in a list: none that is on its way out of the graph.
+/// A new version that is a copy of the former one is linked beside it, and takes over copies that lose their place in
+/// a list: none that is leaving the graph.
 #[test]
 fn versions_with_the_same_vector_leave_no_link_to_one_that_has_gone() {
     const DOCUMENTS: u64 = 1_500;

@@ -1,6 +1,6 @@
-//! Random histories of a shard: puts, updates, deletes, snapshots that keep blocks of earlier ones,
-//! restarts, slots that are used again. After each step the index is compared with the documents, and
-//! answers with those of looking at every document.
+//! Random histories of a shard: puts, updates, deletes, snapshots that keep blocks of earlier ones, restarts, slots
+//! that are used again. After each step the index is compared with the documents, and answers with those of looking
+//! at every document.
 //!
 //! ```text
 //! KYRODB_HISTORIES=200 cargo test --lib histories      any number of them
@@ -35,7 +35,7 @@ fn extent(piece: &Piece) -> Extent {
     Extent { part: piece.part, block: piece.block, file: 1, offset: 0, bytes, crc: 0 }
 }
 
-/// What histories came to.
+/// Totals of the histories.
 #[derive(Debug, Default)]
 struct Counts {
     kept_payloads: usize,
@@ -47,7 +47,7 @@ struct Counts {
 struct History {
     pair: Pair,
     saved: Option<Saved>,
-    /// Nothing is written while a snapshot is taken.
+    /// True if nothing is written while a snapshot is taken.
     is_quiet: bool,
     counts: Counts,
 }
@@ -59,7 +59,7 @@ impl History {
         Self { pair, saved: None, is_quiet: false, counts: Counts::default() }
     }
 
-    /// Takes a snapshot, which keeps all blocks of the one before that have not changed.
+    /// Takes a snapshot, which keeps all blocks of the previous one that have not changed.
     fn snapshot(&mut self) {
         while !self.pair.engine.may_checkpoint() {
             self.pair.link(1);
@@ -85,8 +85,7 @@ impl History {
         self.pair.engine.end_checkpoint(checkpoint);
     }
 
-    /// Brings the shard back from its files: at times with another graph, so that all documents are
-    /// linked again.
+    /// Restores the shard from its files: at times with another graph, so that all documents are linked again.
     fn restart(&mut self) {
         self.counts.restarts += 1;
         let mut params = params();
@@ -111,7 +110,7 @@ impl History {
         self.pair.engine = engine;
     }
 
-    /// Deletes many, and nothing else: their blocks have changed in nothing else either.
+    /// Deletes many documents, without any other change of their blocks.
     fn delete_many(&mut self) {
         let Self { pair, .. } = self;
         let first = 1 + pair.random.below(IDS);
@@ -127,7 +126,7 @@ impl History {
             0..4 => disturb(&mut self.pair, 30),
             4 => self.delete_many(),
             5 => {
-                // Everything that is dead leaves, so that its slots are used again.
+                // All dead nodes are removed, so that their slots are used again.
                 self.pair.engine.compact();
                 self.pair.link_all();
             }
@@ -159,7 +158,7 @@ fn setting(name: &str) -> Option<u64> {
 }
 
 #[test]
-fn the_index_is_that_of_the_documents_through_histories() {
+fn the_index_equals_the_documents_through_random_histories() {
     if let Some(seed) = setting("KYRODB_HISTORY") {
         return println!("{:?}", History::new(seed).run(seed));
     }
@@ -182,10 +181,10 @@ fn the_index_is_that_of_the_documents_through_histories() {
     assert!(all.kept_payloads > histories, "blocks are kept: {all:?}");
 }
 
-/// A directory of an earlier version: its newest snapshot has kept blocks with metadata of documents
-/// that were deleted since. They are not read in, and the next snapshot is without them.
+/// A directory of an earlier version of this program: its newest snapshot has kept blocks with metadata of documents
+/// that were deleted since. That metadata is not indexed, and the next snapshot is without it.
 #[test]
-fn metadata_of_what_is_gone_is_dropped_at_a_start() {
+fn metadata_of_deleted_documents_is_dropped_at_a_start() {
     for m in [params().graph.m, 8] {
         let mut history = History::new(1);
         history.is_quiet = true;

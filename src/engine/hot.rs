@@ -1,25 +1,24 @@
-//! The hot tier: documents that are acknowledged but not yet linked into the graph, in the
-//! order of their writes. Every search scans it, so a document is found from its ack on.
+//! The hot tier: documents that are acknowledged but not yet linked into the graph, in the order of their writes.
+//! Every search scans it, so a document is found from its ack on.
 //!
-//! They are a [chain](crate::store::chain) of slots that the other owners of the graph can follow
-//! too; here is what its owner knows of it.
+//! The documents are a [chain](crate::store::chain) of slots that the other owners of the graph can follow too; this
+//! module is the owner's own state of it.
 
 use crate::store::Store;
 use crate::types::Slot;
 
-/// With fewer entries, the dead ones among them may stay until their turn comes.
+/// With fewer entries, dead ones may stay until they reach the front.
 const DEAD_MIN: usize = 64;
 
-/// A queue whose entries have a position that stays the same while others leave, so that one can
-/// wait for all that are in it.
+/// A queue whose entries keep their positions while others leave, so that a caller can wait for all that are in it.
 #[derive(Default)]
 pub(super) struct HotTier {
     last: Option<Slot>,
     len: usize,
-    /// Entries whose documents are not alive any more.
+    /// Entries whose documents are dead.
     dead: usize,
     first: u64,
-    /// Position behind what was read from the log at start.
+    /// Position after the entries that were read from the log at the start.
     backlog_end: u64,
 }
 
@@ -28,12 +27,12 @@ impl HotTier {
         self.len
     }
 
-    /// What is in it now was read from the log.
+    /// Marks the present entries as read from the log.
     pub(super) fn set_backlog(&mut self) {
         self.backlog_end = self.end();
     }
 
-    /// Entries read from the log that are still there.
+    /// Entries read from the log that are still in the queue.
     pub(super) fn backlog(&self) -> usize {
         self.backlog_end.saturating_sub(self.first) as usize
     }
@@ -54,7 +53,7 @@ impl HotTier {
         self.len += 1;
     }
 
-    /// The document of an entry has died.
+    /// Notes that the document of an entry has died.
     pub(super) fn note_dead(&mut self) {
         self.dead += 1;
     }
@@ -76,8 +75,8 @@ impl HotTier {
         Some(slot)
     }
 
-    /// Takes out all that are not alive any more, wherever they are, once that is at least half of
-    /// all; returns them. Positions move: nobody may be waiting for one.
+    /// Takes out all dead entries, wherever they are, once they are at least half of all; returns them. Positions
+    /// move: no caller may be waiting for one.
     pub(super) fn drop_dead(&mut self, store: &Store) -> Vec<Slot> {
         let is_due = self.dead >= DEAD_MIN.max(self.len / 2);
         let (mut dropped, mut before, owner) = (Vec::new(), None, store.stripe().owner());

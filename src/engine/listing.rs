@@ -1,11 +1,11 @@
-//! Listing documents page by page, in the order of their ids. What one sweep has found is kept for the
-//! pages that follow, so that going through N documents looks at about N slots, and not at N for each page.
+//! Listing of documents page by page, in the order of their ids. The ids that one sweep has found are kept for the
+//! pages that follow, so that listing N documents looks at about N slots, and not at N for each page.
 //!
-//! Ids are kept. A page looks whether each of them is there now and passes; and documents that
-//! were written since the sweep began are noted, and looked at as well. So a page is of the state of its
-//! own moment, whatever it was made of, and no snapshot is open between two pages.
+//! Only ids are kept. A page checks whether each document exists now and passes; and documents that were written
+//! since the sweep began are noted, and looked at as well. So a page shows the state of its own moment, and no
+//! snapshot is open between two pages.
 //!
-//! Kept listings are bounded in number and in ids. Where there is no room, a page costs a sweep.
+//! Kept listings are bounded in number and in ids. If there is no room, a page costs a sweep.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeSet, BinaryHeap};
@@ -18,18 +18,18 @@ use super::read::{STEP_DOCUMENTS, STEP_FILTER_BYTES};
 use super::sweep::Sweep;
 use crate::types::DocId;
 
-/// Listings kept in a shard, and ids of all of them, of 8 bytes each: 16 MiB. One sweep keeps half as
-/// many ids at most, the smallest ones.
+/// Most listings kept in a shard, and most ids of all of them, of 8 bytes each: 16 MiB. One sweep keeps at most half
+/// as many ids, the smallest ones.
 const LISTINGS_MAX: usize = 16;
 const IDS_MAX: usize = if cfg!(test) { 1 << 11 } else { 2 << 20 };
 
-/// Documents written while a listing is kept, at most; with more it is forgotten.
+/// Most documents written while a listing is kept; with more it is forgotten.
 const TOUCHED_MAX: usize = if cfg!(test) { 200 } else { 8_192 };
 
-/// A listing of which no page was asked for so long is forgotten.
+/// Time without a request for a page after which a listing is forgotten.
 pub const LISTING_IDLE: Duration = Duration::from_secs(30);
 
-/// What a sweep has found: sorted pieces, of ids from one on and up to another.
+/// Ids that a sweep has found, as sorted pieces: all within a range of ids.
 struct Runs {
     filter: Filter,
     after: DocId,
@@ -41,7 +41,7 @@ struct Listing {
     number: u64,
     /// `None` until its sweep has ended.
     runs: Option<Arc<Runs>>,
-    /// Written since the sweep began.
+    /// Documents written since the sweep began.
     touched: BTreeSet<DocId>,
     used: Instant,
 }
@@ -52,7 +52,7 @@ impl Listing {
     }
 }
 
-/// The listings of a shard, the one used last at the end.
+/// The listings of a shard, the most recently used at the end.
 #[derive(Default)]
 pub(super) struct Listings {
     kept: Vec<Listing>,
@@ -60,7 +60,7 @@ pub(super) struct Listings {
 }
 
 impl Listings {
-    /// A version of `id`, or other metadata, is there.
+    /// Notes that a version of `id`, or other metadata, was written.
     pub(super) fn touch(&mut self, id: DocId) {
         if self.kept.is_empty() {
             return;
@@ -79,7 +79,7 @@ impl Listings {
         number
     }
 
-    /// Forgets those used longest ago, as long as there are too many.
+    /// Forgets the least recently used listings, while there are too many.
     fn make_room(&mut self) {
         let mut ids: usize = self.kept.iter().map(Listing::ids).sum();
         while self.kept.len() > LISTINGS_MAX || ids > IDS_MAX {
@@ -92,7 +92,7 @@ impl Listings {
     }
 }
 
-/// A sweep whose findings are to be kept.
+/// A sweep whose results are to be kept.
 pub struct ListingSweep {
     number: u64,
     sweep: Sweep,
@@ -104,7 +104,7 @@ impl ListingSweep {
         self.sweep.step(engine)
     }
 
-    /// Slots looked at so far.
+    /// Number of slots looked at so far.
     #[must_use]
     pub fn looked(&self) -> u64 {
         self.sweep.looked()
@@ -114,10 +114,10 @@ impl ListingSweep {
 /// The next document of each of several sorted lists.
 type Heads = BinaryHeap<Reverse<(DocId, usize, usize)>>;
 
-/// A page on its way.
+/// A page in progress.
 pub struct Page {
     runs: Arc<Runs>,
-    /// Documents written since, behind the beginning of the page.
+    /// Documents written since the sweep began, with ids after the start of the page.
     touched: Vec<DocId>,
     heads: Heads,
     /// The document looked at last.
@@ -143,7 +143,7 @@ impl Page {
         Self { runs, touched, heads, last: after, max, ids: Vec::new(), looked: 0 }
     }
 
-    /// The smallest id that is left.
+    /// Takes the smallest remaining id.
     fn next(&mut self) -> Option<DocId> {
         let Reverse((id, list, place)) = self.heads.pop()?;
         let ids = self.runs.pieces.get(list).unwrap_or(&self.touched);
@@ -162,7 +162,7 @@ impl Page {
                 return true;
             }
             let Some(id) = self.next() else { return true };
-            // Written since, it is in two lists.
+            // A document written since the sweep began is in two lists.
             if id == self.last {
                 continue;
             }
@@ -181,15 +181,15 @@ impl Page {
         false
     }
 
-    /// The ids of the page in order, and from where on the next sweep has to look where this one's
-    /// findings end before the page is full.
+    /// The ids of the page in order, and the id after which the next sweep has to begin, if the ids of this one end
+    /// before the page is full.
     #[must_use]
     pub fn finish(self) -> (Vec<DocId>, Option<DocId>) {
         let is_short = self.ids.len() < self.max && self.runs.through < DocId(u64::MAX);
         (self.ids, is_short.then_some(self.runs.through))
     }
 
-    /// Documents looked at so far.
+    /// Number of documents looked at so far.
     #[must_use]
     pub fn looked(&self) -> u64 {
         self.looked
@@ -197,8 +197,7 @@ impl Page {
 }
 
 impl Engine {
-    /// Begins a page of at most `max` documents behind `after`, if there is a listing by this filter that
-    /// has them.
+    /// Begins a page of at most `max` documents after `after`, if a listing by this filter is kept that has them.
     pub fn page_of_kept(
         &mut self,
         filter: &Filter,
@@ -221,16 +220,16 @@ impl Engine {
         Some(page)
     }
 
-    /// Begins to look for the documents behind `after` that pass `filter`.
-    /// [`Engine::begin_page`] or [`Engine::abandon_listing`] must follow.
+    /// Begins to look for the documents after `after` that pass `filter`. [`Engine::begin_page`] or
+    /// [`Engine::abandon_listing`] must follow.
     pub fn begin_listing(&mut self, filter: Filter, after: DocId, now: Instant) -> ListingSweep {
         let number = self.listings.begin(now);
         let sweep = self.sweep_behind(filter, after, IDS_MAX / 2);
         ListingSweep { number, sweep }
     }
 
-    /// Ends a sweep that has seen all documents, keeps what it has found for the pages to come, and begins
-    /// the first one, of at most `max` documents.
+    /// Ends a sweep that has seen all documents, keeps its ids for later pages, and begins the first page, of at most
+    /// `max` documents.
     pub fn begin_page(&mut self, sweep: ListingSweep, max: usize, now: Instant) -> Page {
         let ListingSweep { number, sweep } = sweep;
         let (filter, mut found) = self.end_sweep(sweep);
@@ -241,7 +240,7 @@ impl Engine {
         let (after, through, pieces) = (found.after, found.through, found.pieces);
         let runs = Arc::new(Runs { filter, after, through, pieces });
         let Some(place) = self.listings.position(number) else {
-            // Too much has been written meanwhile: the page is of the state at which the sweep began.
+            // Too much has been written meanwhile: the page shows the state at which the sweep began.
             return Page::begin(runs, &BTreeSet::new(), after, max);
         };
         let mut listing = self.listings.kept.remove(place);
@@ -252,7 +251,7 @@ impl Engine {
         page
     }
 
-    /// Ends a sweep that has not seen everything.
+    /// Ends a sweep that has not seen all documents.
     pub fn abandon_listing(&mut self, sweep: ListingSweep) {
         if let Some(place) = self.listings.position(sweep.number) {
             self.listings.kept.remove(place);
@@ -260,7 +259,7 @@ impl Engine {
         self.end_sweep(sweep.sweep);
     }
 
-    /// Forgets listings of which no page was asked for long. True if some are left.
+    /// Forgets listings without a recent request for a page. True if some are left.
     pub fn end_idle_listings(&mut self, now: Instant) -> bool {
         let is_used = |listing: &mut Listing| {
             listing.runs.is_none() || now.saturating_duration_since(listing.used) < LISTING_IDLE

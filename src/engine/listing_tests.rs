@@ -1,4 +1,4 @@
-//! Listings against looking at every document: what pages say, and what they look at.
+//! Listings, compared with a look at every document: the contents of pages, and the work for them.
 
 use std::time::{Duration, Instant};
 
@@ -8,7 +8,7 @@ use super::listing::LISTING_IDLE;
 use super::tests::Pair;
 use super::*;
 
-/// One page as a shard makes it, and the slots and documents looked at.
+/// One page as a shard makes it, and the numbers of slots and documents looked at.
 fn page(
     engine: &mut Engine,
     filter: &Filter,
@@ -41,7 +41,7 @@ fn page(
 
 #[test]
 fn going_through_all_pages_looks_at_each_slot_a_few_times() {
-    // Of more documents than a sweep keeps, several sweeps are needed.
+    // With more documents than a sweep keeps, several sweeps are needed.
     for (count, looks_max) in [(1_000, 2), (6_000, 16)] {
         let (mut pair, now) = (Pair::new(41), Instant::now());
         let ids = (1..=count).map(|number| number * 7_919 % 65_521);
@@ -59,8 +59,8 @@ fn going_through_all_pages_looks_at_each_slot_a_few_times() {
     }
 }
 
-/// Whatever is written between two pages, a page has what is there then, also one that was asked for
-/// by another client in the middle of a listing.
+/// Whatever is written between two pages, a page has the documents of its moment, even if another client asked for it
+/// in the middle of a listing.
 #[test]
 fn a_page_is_of_its_own_moment() {
     for seed in 0..30 {
@@ -101,7 +101,7 @@ fn listings_that_are_not_used_are_forgotten() {
     assert!(is_kept(&mut pair.engine, 39, later));
     assert!(is_kept(&mut pair.engine, 39, later + LISTING_IDLE / 2));
     assert!(!is_kept(&mut pair.engine, 38, later + LISTING_IDLE));
-    // One that is given up is gone, and so is one beside which very much is written.
+    // A listing that is given up is forgotten, and so is one while very many documents are written.
     let sweep = pair.engine.begin_listing(filter(1), DocId(0), later);
     pair.engine.abandon_listing(sweep);
     assert!(!is_kept(&mut pair.engine, 1, later));

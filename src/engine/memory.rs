@@ -1,6 +1,5 @@
-//! What a shard takes in memory, by part. Counted, not measured: what the allocator and the kernel
-//! add, scratch memory of searches, and metadata that only a running search still sees are not in
-//! it.
+//! Memory of a shard, by part. Counted, not measured: not included are overheads of the allocator and the kernel,
+//! scratch memory of searches, and metadata that only a running search still sees.
 
 use super::{Engine, Params};
 use crate::graph::Graph;
@@ -9,15 +8,13 @@ use crate::types::metric::Metric;
 use crate::types::payload::Payload;
 use crate::types::{DocId, Lsn};
 
-/// What an allocation of metadata has beside its bytes: two counts of references, and what leads to
-/// it.
+/// Bytes of an allocation of metadata beside its contents: two reference counts, and the pointer to it.
 const PAYLOAD_HEADER_BYTES: usize = 2 * size_of::<usize>() + size_of::<Payload>();
 
-/// What the index of ids has for a document: a slot and a byte of control, in tables that are
-/// between 7/16 and 7/8 full.
+/// Bytes of a document in the id index: a slot and a byte of control, in tables that are between 7/16 and 7/8 full.
 const ID_TABLE_BYTES: usize = 9;
 
-/// Bytes of metadata that the index has again, at most, beside its sets.
+/// Most bytes of a document's metadata that the metadata index copies, beside its sets.
 const INDEX_BYTES_MAX: usize = 256;
 
 /// Bytes of memory of one shard.
@@ -27,24 +24,24 @@ pub struct Memory {
     pub vectors: usize,
     /// Their codes.
     pub codes: usize,
-    /// Lists of neighbours, those of slots included that wait to be filled again.
+    /// Neighbour lists, those of slots that wait to be filled again included.
     pub links: usize,
     /// Document ids, lifetimes, and the index of ids.
     pub ids: usize,
-    /// Metadata that is indexed, which is all of it soon after a start.
+    /// Metadata that is indexed; that is all of it soon after a start.
     pub metadata: usize,
     /// The index of the metadata, its sets as an estimate.
     pub metadata_index: usize,
-    /// What leads to what is not linked yet: a place for each slot.
+    /// Links between slots that wait to be linked: a word for each slot.
     pub hot_tier: usize,
 }
 
 impl Memory {
-    /// About what a live document takes, with so many bytes of metadata: without what growth leaves
-    /// unused, and dead versions that wait to be reclaimed.
+    /// Approximate bytes of a live document with `payload_bytes` of metadata: without the room that growth leaves
+    /// unused, and without dead versions that wait to be reclaimed.
     #[must_use]
     pub fn of_document(params: &Params, payload_bytes: usize) -> Self {
-        // On disk a document has a word that leads there; what waits for a snapshot has a bound of its own.
+        // On disk a document has a word that leads there; vectors that wait for a snapshot have a limit of their own.
         let vectors = if params.vectors.are_on_disk() {
             size_of::<u64>()
         } else {
@@ -62,7 +59,7 @@ impl Memory {
         }
     }
 
-    /// Bytes of a vector of so many values, padded.
+    /// Bytes of a vector of `dimension` values, padded.
     #[must_use]
     pub fn of_row(dimension: usize) -> usize {
         Vectors::row_values(dimension) * size_of::<f32>()
@@ -106,7 +103,7 @@ mod tests {
     const COUNT: usize = 3_000;
 
     #[test]
-    fn each_part_is_what_its_rows_take() {
+    fn each_part_is_counted_by_the_bytes_of_its_rows() {
         let mut pair = Pair::new(101);
         (1..=COUNT as u64).for_each(|id| pair.put(id));
         let before = pair.engine.memory();
@@ -143,8 +140,8 @@ mod tests {
     }
 
     #[test]
-    fn the_estimate_of_the_index_is_near_what_it_takes() {
-        // By how many different values there are: few, many, one for each document.
+    fn the_estimate_of_the_index_is_near_its_real_size() {
+        // By the number of different values: few, many, one for each document.
         for values in [2, 10, 300, u64::MAX] {
             let mut pair = Pair::new(103);
             for id in 1..=20_000 {

@@ -1,21 +1,20 @@
 //! One shard as a state machine: plain code over its store and graph, driven from outside.
 //!
-//! No executor, clock, thread, file or random state is named here or below, so that the code
-//! which serves is also the code that a simulation replays.
+//! No executor, clock, thread, file or random state is named here or below, so that the code which serves is also the
+//! code that a simulation runs.
 //!
-//! The way of a write: [`Engine::stage`] checks it against everything staged before, and turns
-//! it into log records; the driver makes them durable, then has them [`applied`](Engine::apply)
-//! in the order of their LSNs; only then is the write acknowledged. If the log fails,
-//! [`Engine::abandon_staged`] forgets what was staged.
+//! Path of a write: [`Engine::stage`] checks it against everything staged before, and turns it into log records; the
+//! driver makes them durable, then has them [`applied`](Engine::apply) in the order of their LSNs; only then is the
+//! write acknowledged. If the log fails, [`Engine::abandon_staged`] forgets what was staged.
 //!
-//! The way of a search: [`Engine::begin_search`], then [`Search::step`] until it is done or
-//! must stop, then [`Engine::finish_search`]. It sees the shard as it was when it began.
+//! Path of a search: [`Engine::begin_search`], then [`Search::step`] until it is done or must stop, then
+//! [`Engine::finish_search`]. The search sees the shard as it was when it began.
 //!
 //! Long work comes in steps: searches, linking ([`Engine::link_step`]), batch deletes. Between
 //! two steps anything else may happen.
 //!
-//! A shard may have its graph in common with others ([`partition`]), whose engines run on other
-//! threads: then a search of one of them covers all. What it reads of the others takes no lock.
+//! Several shards may share one graph ([`partition`]); their engines run on different threads, and a search of one of
+//! them covers all. It reads the data of the others without a lock.
 
 pub mod accounts;
 mod capacity;
@@ -80,38 +79,37 @@ use crate::types::stripe::Stripe;
 use crate::types::{DocId, Lsn, Slot};
 use crate::with_distance;
 
-/// Where the vectors of a shard are.
+/// Storage of a shard's vectors.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum VectorStorage {
     /// In memory.
     #[default]
     Memory,
-    /// In the files of snapshots; in memory only until one has them. There have to be codes.
+    /// In the files of snapshots; in memory only until one has them. Requires codes.
     Disk {
-        /// Writes are refused while so many bytes wait for a snapshot.
+        /// Bytes of vectors waiting for a snapshot at which writes are refused.
         unsaved_bytes_max: usize,
     },
 }
 
 impl VectorStorage {
-    /// True if they are not all in memory.
+    /// True if vectors are not all in memory.
     #[must_use]
     pub fn are_on_disk(self) -> bool {
         matches!(self, Self::Disk { .. })
     }
 }
 
-/// What shapes a shard.
+/// Parameters of a shard.
 #[derive(Clone, Debug)]
 pub struct Params {
-    /// How vectors are compared.
+    /// Metric of the vectors.
     pub metric: Metric,
     /// Values in a vector.
     pub dimension: usize,
-    /// Walks go by 8-bit codes of the vectors, kept beside them; what they find is compared as
-    /// vectors.
+    /// True if walks use 8-bit codes of the vectors, kept beside them; the nodes found are then compared as vectors.
     pub codes: bool,
-    /// Where vectors are.
+    /// Storage of the vectors.
     pub vectors: VectorStorage,
     /// The graph's own parameters.
     pub graph: graph::Params,
@@ -119,20 +117,20 @@ pub struct Params {
     pub hot_documents_max: usize,
     /// Room for documents, shared by all shards.
     pub capacity: Arc<Capacity>,
-    /// Its place among the shards that own one graph; `None` for a graph of its own.
+    /// Its place in a partition, if several shards own one graph; `None` for a graph of its own.
     pub home: Option<Home>,
 }
 
-/// Dead versions dropped in one slice, and after each document linked: more than it can have
-/// replaced, so that they never pile up while writes go on.
+/// Dead versions dropped in one slice, and after each document linked: more than a document can have replaced, so
+/// that dead versions never pile up while writes go on.
 const RECLAIM_VERSIONS_MAX: usize = 256;
 const RECLAIM_BESIDE_LINKING: usize = 4;
 
-/// Vectors that go from memory in one slice, once they are on disk: some 20 µs of checksums at a few
-/// hundred dimensions.
+/// Most vectors freed from memory in one slice, once they are on disk: some 20 µs of checksums at a few hundred
+/// dimensions.
 const ROWS_GO_MAX: usize = 64;
 
-/// Scratches kept for reuse; more searches than this at once allocate.
+/// Scratches kept for reuse; if more searches run at once, they allocate.
 const SCRATCHES_MAX: usize = 8;
 
 /// One shard.
@@ -142,39 +140,38 @@ pub struct Engine {
     graph: Arc<Graph>,
     hot: HotTier,
     index: MetadataIndex,
-    /// Pairs of documents that are gone, found where the index would have taken them for those of
-    /// others.
+    /// Pairs of deleted documents found in slots or in the index, and removed; see [`Engine::stale_postings`].
     stale_postings: u64,
     /// LSN of the last record applied in full.
     applied: Lsn,
     ledger: Ledger,
-    /// What staged writes will make of documents.
+    /// Documents with staged writes, and their state after these.
     staged: BTreeMap<DocId, write::StagedDocument>,
-    /// Documents alive once everything staged is applied.
+    /// Live documents once everything staged is applied.
     live_after_staged: usize,
-    /// Puts staged but not applied.
+    /// Number of puts staged but not applied.
     staged_puts: usize,
-    /// Metadata staged but not applied.
+    /// Bytes of metadata staged but not applied.
     staged_payload_bytes: usize,
-    /// The most metadata that there has been since the start.
+    /// Most bytes of metadata at any time since the start.
     payload_peak_bytes: usize,
-    /// What a document takes beside its metadata, about.
+    /// Approximate bytes of a document beside its metadata.
     slot_bytes: usize,
     /// Documents of a batch delete whose last record has not been applied, by record.
     batch: VecDeque<std::vec::IntoIter<DocId>>,
     /// Documents of a complete batch that are yet to be deleted, all at this LSN.
     draining: (Lsn, VecDeque<std::vec::IntoIter<DocId>>),
-    /// Whoever keeps answers is told what changes.
+    /// Write-version counters that invalidate the query cache; moved before each acknowledgement.
     changing: Changing,
     linker: Option<Linker>,
-    /// What the linker may come upon, where others take nodes out of the graph.
+    /// Read view held while linking: keeps nodes that other owners unlink readable until the step ends.
     link_view: View,
     link_scratch: Scratch,
     #[expect(clippy::vec_box, reason = "a search is moved often, and its memory need not be")]
     scratches: Vec<Box<read::Reused>>,
-    /// What other searches of the partition may still have.
+    /// Loans that other searches of the partition may still use.
     loans: Vec<Arc<Lent>>,
-    /// Linked nodes that are dead: walks have to look.
+    /// Linked nodes that are dead; while there are any, walks check lifetimes.
     dead_linked: usize,
     listings: Listings,
     ward: Arc<Ward>,
@@ -182,8 +179,8 @@ pub struct Engine {
     codes_check: CodesCheck,
 }
 
-/// What linking goes by: vectors where they are in memory, and codes where there are any that tell
-/// neighbours apart, or there is nothing else.
+/// The distance sources of linking: vectors if they are in memory, and codes if there are any that tell neighbours
+/// apart, or there is nothing else.
 fn rows_of(store: &Store) -> Rows<'_> {
     match store.places() {
         None => Rows { vectors: Some(store.vectors()), codes: walk_codes(store) },
@@ -191,24 +188,24 @@ fn rows_of(store: &Store) -> Rows<'_> {
     }
 }
 
-/// The codes, where walks go by them.
+/// The codes, if walks use them.
 #[inline]
 fn walk_codes(store: &Store) -> Option<&Codes> {
     store.codes().filter(|codes| codes.tell_apart() || store.places().is_some())
 }
 
-/// What [`Engine::link_step`] did.
+/// Result of [`Engine::link_step`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LinkProgress {
     /// Nothing is left to do.
     Idle,
-    /// There is more.
+    /// There is more to do.
     More,
 }
 
 impl Engine {
-    /// An empty shard. Where it has a home in a partition, what it had there before is forgotten:
-    /// nobody may be reading that.
+    /// An empty shard. If it has a place in a partition, the data that it had there before is forgotten: no thread
+    /// may be reading that.
     #[must_use]
     pub fn new(params: Params) -> Self {
         let (partition, stripe) = match &params.home {
@@ -252,13 +249,13 @@ impl Engine {
         }
     }
 
-    /// What shapes this shard.
+    /// The parameters of this shard.
     #[must_use]
     pub fn params(&self) -> &Params {
         &self.params
     }
 
-    /// Documents alive.
+    /// Number of live documents.
     #[must_use]
     pub fn live_count(&self) -> usize {
         self.store.live_count()
@@ -270,8 +267,8 @@ impl Engine {
         self.hot.len()
     }
 
-    /// Position in the hot tier behind everything in it now: once
-    /// [`Engine::hot_position`] has reached it, all of that is linked.
+    /// Position in the hot tier after its present entries: once [`Engine::hot_position`] has reached it, all of these
+    /// are linked.
     #[must_use]
     pub fn hot_end(&self) -> u64 {
         self.hot.end()
@@ -295,42 +292,41 @@ impl Engine {
         self.graph.linked_of(self.store.stripe().owner())
     }
 
-    /// The graph, for whoever checks it.
+    /// The graph, for checks of it.
     #[must_use]
     pub fn graph(&self) -> &Graph {
         &self.graph
     }
 
-    /// The documents, for whoever checks them.
+    /// The documents, for checks of them.
     #[must_use]
     pub fn store(&self) -> &Store {
         &self.store
     }
 
-    /// The index of the metadata, for whoever counts its memory.
+    /// The metadata index, for a count of its memory.
     #[must_use]
     pub fn metadata_index(&self) -> &MetadataIndex {
         &self.index
     }
 
-    /// Pairs of documents that are gone, found in slots or in the index since the start, and removed.
-    /// More than 0 where a snapshot of an earlier version had some; every further one is a fault.
+    /// Pairs of deleted documents found in slots or in the index since the start, and removed. More than 0 if a
+    /// snapshot of an earlier version of this program had some; every further one is a fault.
     #[must_use]
     pub fn stale_postings(&self) -> u64 {
         self.stale_postings
     }
 
-    /// Compares what the index has read in with the documents, in both directions: each pair of a
-    /// document has its posting, and each posting is of a document that has the pair. Looks at
-    /// everything. Returns how many pairs there are.
+    /// Compares the indexed entries with the documents, in both directions: each pair of a document has its posting,
+    /// and each posting is of a document that has the pair. Looks at all documents. Returns the number of pairs.
     ///
     /// # Errors
-    /// What does not fit.
+    /// The first mismatch.
     pub fn check_index(&self) -> Result<u64, String> {
         self.index.check(&self.store)
     }
 
-    /// Reads in all metadata that is not indexed yet, at once.
+    /// Indexes all metadata that is not indexed yet, at once.
     pub fn read_index(&mut self) {
         while self.index.read_some(&self.store) {}
     }
@@ -341,21 +337,21 @@ impl Engine {
         self.link_scratch.work
     }
 
-    /// A document is half linked.
+    /// True if a document is half linked.
     #[must_use]
     pub fn is_linking(&self) -> bool {
         self.linker.is_some()
     }
 
-    /// Does one step of upkeep: reads metadata that is not indexed yet, links a part of one
-    /// document, or drops dead versions. At most some 50 µs of work at a few hundred dimensions.
+    /// Does one step of upkeep: indexes metadata that is not indexed yet, links a part of one document, or drops dead
+    /// versions. At most some 50 µs of work at a few hundred dimensions.
     pub fn link_step(&mut self) -> LinkProgress {
-        // Searches see the state before a batch until all of it is applied: nothing that it
-        // deletes may leave the hot tier until then.
+        // Searches see the state before a batch until all of it is applied: no document that it deletes may leave the
+        // hot tier until then.
         if !self.draining.1.is_empty() {
             return LinkProgress::Idle;
         }
-        // Soon done, and until it is every search with a filter looks at what is left.
+        // Soon done, and until it is every search with a filter looks at the slots that are left.
         if self.index.read_some(&self.store) {
             return LinkProgress::More;
         }
@@ -389,7 +385,7 @@ impl Engine {
 
     fn finish_linking(&mut self) {
         let Some(linker) = self.linker.take() else { return };
-        // The document may have died meanwhile; then nobody counted it as linked.
+        // The document may have died meanwhile; then it was not counted as linked and dead.
         let slot = linker.slot();
         if !self.store.is_live(slot) {
             self.add_dead(1);
@@ -404,7 +400,7 @@ impl Engine {
         self.reclaim(RECLAIM_BESIDE_LINKING);
     }
 
-    /// Forgets the oldest entries of the hot tier as long as they are not alive any more.
+    /// Forgets the oldest entries of the hot tier while they are dead.
     fn drop_stale_hot(&mut self) {
         while HotTier::front(&self.store).is_some_and(|slot| !self.store.is_live(slot)) {
             let dropped = self.hot.pop(&self.store);
@@ -412,8 +408,7 @@ impl Engine {
         }
     }
 
-    /// Takes the oldest document from the hot tier, where none is stale at the front. False if
-    /// there is none.
+    /// Takes the oldest document from the hot tier, whose front is live. False if there is none.
     fn next_linker(&mut self) -> bool {
         let Some(slot) = HotTier::front(&self.store) else {
             return false;
@@ -426,18 +421,18 @@ impl Engine {
         true
     }
 
-    /// So many more nodes of this shard are dead.
+    /// Counts `count` more nodes of this shard as dead.
     fn add_dead(&mut self, count: usize) {
         self.dead_linked += count;
         self.ward.add_dead(self.store.stripe().owner(), count);
     }
 
-    /// The log has been read to its end. Forgets a batch whose last part was not in it.
+    /// Ends the replay of the log. Forgets a batch whose last part was not in the log.
     pub fn finish_replay(&mut self) {
         at_once(self.finish_replay_in_slices(&async || ()));
     }
 
-    /// The same in slices, with `rest` between them.
+    /// Ends the replay as [`Engine::finish_replay`] does, in slices, with `rest` between them.
     pub async fn finish_replay_in_slices(&mut self, rest: &impl AsyncFn()) {
         self.abandon_staged();
         self.hot.set_backlog();
@@ -450,14 +445,14 @@ impl Engine {
         self.changing.begin(changes);
     }
 
-    /// Begins to count the documents of tenants, if they are counted at all.
+    /// Begins to count the documents of tenants, if there are tenants.
     pub fn open_ledger(&mut self) {
         let accounts = self.params.capacity.accounts.clone();
         self.ledger = at_once(Ledger::open(accounts, &self.store, &async || ()));
     }
 
-    /// Drops dead versions while a log is replayed, so that a replay needs no more slots than
-    /// the writes did that it repeats.
+    /// Drops dead versions while a log is replayed, so that a replay needs no more slots than the original writes
+    /// did.
     ///
     /// # Panics
     /// If a document is half linked.
@@ -468,17 +463,17 @@ impl Engine {
         self.reclaim(RECLAIM_VERSIONS_MAX);
     }
 
-    /// These slots, whose documents are dead, are not in the hot tier any more.
+    /// Notes that these slots, whose documents are dead, are not in the hot tier any more.
     fn let_go(&mut self, slots: impl IntoIterator<Item = Slot>) {
         for slot in slots {
-            // Of others it is found out when they are reclaimed.
+            // The other slots are checked when they are reclaimed.
             if self.store.stored_payload(slot).is_none() {
                 self.store.release([slot]);
             }
         }
     }
 
-    /// Drops what no search can see any more; false if there was nothing.
+    /// Drops versions that no search can see any more; false if there were none.
     fn reclaim(&mut self, versions_max: usize) -> bool {
         self.end_loans();
         let Self { store, graph, linker, index, ward, healing, dead_linked, .. } = self;

@@ -1,5 +1,4 @@
-//! What the shards of a partition have in common: one graph, the documents that it leads to, and what
-//! is to be done for its health.
+//! Data that the shards of a partition share: one graph, the documents that it leads to, and the state of its health.
 
 use std::sync::{Arc, OnceLock};
 
@@ -10,7 +9,7 @@ use crate::store::Shared;
 use crate::types::metric::Metric;
 use crate::types::stripe::Stripe;
 
-/// The graph of a partition and what belongs to it.
+/// The graph of a partition, and the data that belongs to it.
 #[derive(Clone)]
 pub struct Partition {
     pub(super) shared: Arc<Shared>,
@@ -41,23 +40,23 @@ pub struct Joint {
 }
 
 impl Joint {
-    /// A partition of so many shards.
+    /// A partition of `owners` shards.
     ///
     /// # Panics
-    /// If they are none, or more than [`OWNERS_MAX`](crate::types::stripe::OWNERS_MAX).
+    /// If there are none, or more than [`OWNERS_MAX`](crate::types::stripe::OWNERS_MAX).
     #[must_use]
     pub fn new(owners: u32) -> Arc<Self> {
         assert_eq!(Stripe::new(0, owners).owners(), owners);
         Arc::new(Self { owners, partition: OnceLock::new() })
     }
 
-    /// True if what was restored has yet to be looked through for nodes that no walk can reach.
+    /// True if the restored graph has yet to be checked for nodes that no walk can reach.
     #[must_use]
     pub fn is_checking(&self) -> bool {
         self.partition.get().is_some_and(|partition| partition.ward.is_check_asked())
     }
 
-    /// The place of one of its shards.
+    /// The place of shard number `owner` in it.
     #[must_use]
     pub fn home(self: &Arc<Self>, owner: u32) -> Home {
         Home { joint: self.clone(), stripe: Stripe::new(owner, self.owners) }
@@ -78,7 +77,7 @@ impl std::fmt::Debug for Home {
 }
 
 impl Home {
-    /// Which slots the shard has.
+    /// The slots of the shard.
     #[must_use]
     pub fn stripe(&self) -> Stripe {
         self.stripe
@@ -89,10 +88,10 @@ impl Home {
     }
 }
 
-/// Nodes that are fitted in a step.
+/// Nodes fitted per step.
 const STEP_SETTLED: u32 = 512;
 
-/// The fitting of one shard's part of a graph to the others', on its way.
+/// Progress of fitting one shard's part of a graph to those of the others.
 #[derive(Debug, Default)]
 pub struct Settling {
     next: u32,
@@ -101,10 +100,9 @@ pub struct Settling {
 }
 
 impl Engine {
-    /// Fits some of what was restored of this shard's part of the graph to what was of the others':
-    /// each comes from a snapshot of its own, and one may lead to nodes that another does not have
-    /// any more, or not yet. To be done once all shards of the partition are restored, and before
-    /// anybody searches or links. True when all is done.
+    /// Fits some of this shard's restored part of the graph to the parts of the other shards: each comes from a
+    /// snapshot of its own, and one may lead to nodes that another does not have any more, or not yet. To be done
+    /// once all shards of the partition are restored, and before any search or linking. True when all is done.
     pub fn settle(&mut self, settling: &mut Settling) -> bool {
         let (stripe, count) = (self.store.stripe(), self.store.slot_count());
         if stripe.owners() == 1 {
@@ -116,17 +114,17 @@ impl Engine {
         }
         settling.next = end;
         if end == count && self.linked_count() > 0 {
-            // Nodes that others have lost sight of are found by looking for them.
+            // Nodes that have lost all links to them are found by a check.
             self.ward.ask_for_check();
         }
         end == count
     }
 
-    /// Lets the other shards of the partition go on without this one, whose state can't be trusted
-    /// any more: they leave out its documents, and wait for nothing that it has begun.
+    /// Lets the other shards of the partition go on without this one, whose state can't be trusted any more: they
+    /// leave out its documents, and wait for nothing that it has begun.
     pub fn fence(&mut self) {
         self.store.member().set_fenced(true);
-        // While what it has chosen is still kept by its view.
+        // While the nodes that it has chosen are still kept by its view.
         if let Some(linker) = self.linker.take() {
             linker.abandon(&self.graph);
         }

@@ -1,13 +1,13 @@
 //! Reads: a document by id, and the search.
 //!
-//! A search takes one of two ways:
-//! - **walk**: scan the hot tier, then walk the graph. The hot tier goes first: a document that
-//!   is linked in between has been seen there, and otherwise is found in the graph.
-//! - **scan**: look at every document. Exact; for small shards, where it is cheaper than the walk,
-//!   where the walk found fewer of the documents there are than k and its beam allow, and where the
-//!   client asks for the exact answer.
+//! A search has one of two forms:
+//! - **walk**: scan the hot tier, then walk the graph. The hot tier goes first: a document that is linked in between
+//!   has been seen there, and otherwise is found in the graph.
+//! - **scan**: look at every document. Exact; for small shards, where it is cheaper than the walk, for walks that
+//!   found fewer documents than k and their beam allow though there are more, and for clients that ask for the exact
+//!   answer.
 //!
-//! With a filter, the index says first which documents those are: see `engine::filtered`.
+//! With a filter, the index first gives the documents that may pass: see `engine::filtered`.
 
 pub mod disk;
 mod finish;
@@ -38,57 +38,57 @@ use crate::types::stripe::Stripe;
 use crate::types::{DocId, Lsn, Slot};
 use crate::with_distance;
 
-/// Below this many slots for each unit of ef, looking at all of them costs less than a walk,
-/// whose distances come from all over memory and whose heaps take their share.
+/// Slots for each unit of ef below which looking at all of them costs less than a walk, whose distances come from all
+/// over memory and whose heaps take time too.
 const SCAN_SLOTS_PER_EF: usize = 16;
 
-/// Hops of a walk, or documents of a scan, between two looks at the clock.
+/// Hops of a walk, and documents of a scan, between two looks at the clock.
 pub(super) const STEP_HOPS: u32 = 32;
 pub(super) const STEP_DOCUMENTS: u32 = 512;
 
 /// Bytes of metadata that filters read between two looks at the clock.
 pub(super) const STEP_FILTER_BYTES: usize = 64 << 10;
 
-/// Dead slots that a scan skips in the time that it takes to look at one document.
+/// Dead slots that a scan skips in the time in which it looks at one document.
 const SKIPS_PER_DOCUMENT: usize = 16;
 
-/// What is looked for. Validated: the vector is finite, of the collection's dimension and
-/// scaled as the metric wants it; k is not 0.
+/// A search query. Validated: the vector is finite, of the collection's dimension and scaled as the metric requires;
+/// k is not 0.
 #[derive(Clone, Debug)]
 pub struct Query {
-    /// The vector.
+    /// The query vector.
     pub vector: Vec<f32>,
-    /// How many documents are wanted.
+    /// Number of documents wanted.
     pub k: usize,
-    /// Beam width, at least 1. A walk finds no more than so many: less than k is for one of several
-    /// shards that together find k.
+    /// Beam width, at least 1. A walk finds at most this many: a width below k is for one of several shards that
+    /// together find k.
     pub ef: usize,
-    /// Only documents of at least this score, if it is above 0.
+    /// Least score of a result, if it is above 0.
     pub min_score: f32,
-    /// Only documents that pass.
+    /// Condition that results have to pass.
     pub filter: Option<Filter>,
-    /// Return the vectors too.
+    /// True if the vectors are returned too.
     pub include_embeddings: bool,
-    /// Look at every document in scope, so that the answer is the true one.
+    /// True if every document in scope is to be looked at, so that the answer is exact.
     pub is_exact: bool,
 }
 
-/// What a search of a shard covers.
+/// The documents that a search of a shard covers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Scope {
     /// The documents of the shard.
     Shard,
-    /// The documents of the shard, where few pass the filter; else none, and what passes is lent to a
+    /// The documents of the shard, if few pass the filter; else none, and the documents that pass are lent to a
     /// search of the partition ([`Lent`]).
     Lending,
     /// The documents of all shards whose graph the shard has a part of.
     Partition,
 }
 
-/// Where a search is.
+/// Phase of a search.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Phase {
-    /// Asking the index which documents pass the filter.
+    /// Evaluating the filter in the index.
     Plan,
     /// Scanning the hot tier from here on.
     Hot(HotPlace),
@@ -96,98 +96,98 @@ pub enum Phase {
     Enter,
     /// Walking.
     Walk,
-    /// Comparing what the walk found as vectors, from this one on.
+    /// Comparing the nodes that the walk found as vectors, from this one on.
     Rerank(usize),
     /// Waiting for vectors that are on disk.
     Fetch,
     /// Scanning all slots from this one.
     Scan(u32),
-    /// Nothing is left to do.
+    /// The end.
     Done,
 }
 
 /// A place in the hot tiers of a partition.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct HotPlace {
-    /// In that of this owner.
+    /// The owner of the hot tier.
     owner: u32,
-    /// The next document; `None` at the beginning.
+    /// The next document; `None` at the start.
     next: Option<Slot>,
 }
 
-/// A search of one shard, or of the partition that it is in, on its way.
+/// A search of one shard, or of its partition, in progress.
 pub struct Search {
     pub(super) query: Arc<Query>,
     pub(super) scope: Scope,
-    /// The state of the shard that is searched.
+    /// LSN of the shard's state that is searched.
     pub(super) snapshot: Lsn,
     pub(super) phase: Phase,
-    /// What the filter, if there is one, selects.
+    /// Candidates of the filter, if there is one.
     pub(super) filtered: Option<Box<Filtered>>,
-    /// Documents in scope that were seen, whatever their score, and those with the score asked.
+    /// Documents in scope that were seen, at any score, and those with at least the score asked for.
     seen: u64,
     found: u64,
     pub(super) work: Work,
     hot_scanned: u64,
     hot_cut: bool,
-    /// It was wound up before it had looked at everything: see [`Search::wind_up`].
+    /// True if it was wound up before it had looked at everything: see [`Search::wind_up`].
     was_cut: bool,
-    /// It walks by codes.
+    /// True if it walks by codes.
     is_by_codes: bool,
     /// See [`Search::region`].
     region: u32,
     pub(super) reused: Box<Reused>,
 }
 
-/// The memory of a search, which the next one takes over.
+/// The memory of a search, reused by the next one.
 #[derive(Default)]
 pub(super) struct Reused {
-    /// What is searched: open until the search has ended.
+    /// The view that is searched: open until the search has ended.
     pub(super) view: View,
     /// The query vector, padded to the length of a row.
     pub(super) vector: Vec<f32>,
-    /// Its code, where there are codes.
+    /// The code of the query, if there are codes.
     code: OwnCode,
     top: Top,
-    /// What was considered: a scan after a walk does not look at it again.
+    /// Documents considered: a scan after a walk does not look at them again.
     pub(super) scanned: Visited,
     scratch: Scratch,
     trail: Trail,
-    /// Where a walk begins, if it does not come through the upper levels.
+    /// Nodes at which a walk begins, if it does not come through the upper levels.
     starts: Vec<Slot>,
-    /// The candidates of a filter, where a walk tells them faster by it.
+    /// The candidates of a filter as bits, if a walk looks them up faster so.
     wanted: Visited,
-    /// What the walk found, nearest first as it saw them, and those of a step that are compared
-    /// as vectors, with what came of it.
+    /// The nodes that the walk found, nearest first by its own distances; those that a step compares as vectors, and
+    /// the results.
     candidates: Vec<Key>,
     pub(super) batch: Vec<Slot>,
     pub(super) keys: Vec<Key>,
-    /// Where vectors are not all in memory.
+    /// Reads of vectors on disk, if vectors are not all in memory.
     disk: OnDisk,
 }
 
 impl Search {
-    /// Where the search is.
+    /// The present phase.
     #[must_use]
     pub fn phase(&self) -> Phase {
         self.phase
     }
 
-    /// Where in the graph it searches: the node that the way down through the upper levels led to, plus
-    /// one; 0 before it is there, and if it began elsewhere. `None` if it looks at everything: what it
-    /// reads says nothing of what others will want.
+    /// The region of the graph that it searches: the node to which the descent through the upper levels led, + 1; 0
+    /// before that, and if it began elsewhere. `None` if it looks at every document: its reads say nothing of what
+    /// later searches will want.
     #[must_use]
     pub fn region(&self) -> Option<u32> {
         (!self.query.is_exact).then_some(self.region)
     }
 
-    /// Distances computed so far, those of a walk that is still going on excepted.
+    /// Distances computed so far, except those of a walk that is still going on.
     #[must_use]
     pub fn considered(&self) -> u64 {
         self.work.distances
     }
 
-    /// Gives up the rest of the hot tier, and says so in the outcome.
+    /// Gives up the rest of the hot tier, and marks the outcome as cut.
     pub fn cut_hot_scan(&mut self) {
         if matches!(self.phase, Phase::Hot(_)) {
             self.phase = Phase::Enter;
@@ -218,8 +218,8 @@ impl Search {
         self.phase == Phase::Done
     }
 
-    /// Scans on in the hot tiers. Documents leave them at the front meanwhile: they are in the graph
-    /// by then, or dead.
+    /// Continues the scan of the hot tiers. Documents leave them at the front meanwhile: these are in the graph by
+    /// then, or dead.
     fn scan_hot<D: Distance>(&mut self, engine: &Engine, place: HotPlace) {
         let chains = engine.store.chains();
         let HotPlace { owner, next } = place;
@@ -293,8 +293,7 @@ impl Search {
         }
     }
 
-    /// Takes over what the walk has found so far: with its distances where it went by vectors,
-    /// and else to be reranked.
+    /// Takes over the nodes found by the walk so far: with its distances if it used vectors, else to be reranked.
     fn collect_walk(&mut self, engine: &Engine) {
         let Reused { scratch, trail, candidates, .. } = &mut *self.reused;
         self.work += std::mem::take(&mut scratch.work);
@@ -320,14 +319,14 @@ impl Search {
         self.finish_walk(engine);
     }
 
-    /// True if what the walk has found so far is what the view sees: nothing has changed, and
-    /// nothing linked is dead. Then no lifetime has to be fetched.
+    /// True if all nodes that the walk has found so far are visible: nothing has changed, and nothing linked is dead.
+    /// Then no lifetime has to be fetched.
     fn is_as_before(&self, engine: &Engine) -> bool {
         engine.ward.dead() == 0 && engine.store.is_as_in(&self.reused.view)
     }
 
-    /// True if a node that the walk found is visible, passes the filter and was not seen before: a
-    /// document of the hot tier may have been linked, in whole or in part, since.
+    /// True if a node that the walk found is visible, passes the filter and was not seen before: a document of the
+    /// hot tier may have been linked, in whole or in part, since.
     fn is_news(&mut self, engine: &Engine, slot: Slot, is_as_before: bool) -> bool {
         (is_as_before || engine.store.sees(&self.reused.view, slot))
             && self.matches(engine, slot)
@@ -343,7 +342,7 @@ impl Search {
         self.phase = if is_short || is_given_up { Phase::Scan(0) } else { Phase::Done };
     }
 
-    /// Scans on from slot `start`: by name, or, of one shard alone, by number.
+    /// Continues a scan from slot `start`: a global slot, or, in one shard alone, a local one.
     fn scan<D: Distance>(&mut self, engine: &Engine, start: u32) {
         let store = &engine.store;
         let ((numbers, next), stripe) = match self.scope {
@@ -388,7 +387,7 @@ impl Search {
         self.admit_if(engine, slot, distance, |_| true);
     }
 
-    /// Counts a document that should pass. Whether it does is asked only if it would be a hit.
+    /// Counts a document that should pass. Its metadata is checked only if it would be a hit.
     pub(super) fn admit_if(
         &mut self,
         engine: &Engine,
@@ -410,7 +409,7 @@ impl Search {
 }
 
 impl Engine {
-    /// Begins a search of the shard as it is now. [`Engine::finish_search`] must follow.
+    /// Begins a search of the shard in its present state. [`Engine::finish_search`] must follow.
     ///
     /// # Errors
     /// If the vector is not of the collection's dimension.
@@ -418,15 +417,15 @@ impl Engine {
         self.begin_search_in(query, Scope::Shard)
     }
 
-    /// Begins a search of the shard, or of all that own one graph with it, as they are now.
+    /// Begins a search of the shard, or of all shards that share its graph, in their present state.
     /// [`Engine::finish_search`] must follow.
     ///
     /// # Errors
     /// If the vector is not of the collection's dimension.
     ///
     /// # Panics
-    /// If the query has a filter, and more than the shard is to be searched: what passes, each
-    /// shard knows of its own documents alone.
+    /// If the query has a filter, and more than the shard is to be searched: each shard can evaluate a filter for its
+    /// own documents alone.
     pub fn begin_search_in(&mut self, query: Arc<Query>, scope: Scope) -> Result<Search> {
         let mut search = self.begin_scan_in(query, scope)?;
         if let Some(filter) = &search.query.filter {
@@ -440,8 +439,8 @@ impl Engine {
         Ok(search)
     }
 
-    /// Has a search that walks begin at those of these documents, said to be near, that are linked and the
-    /// shard's own; if there are none, or it walks among what passes a filter, as ever.
+    /// Sets the start of a walk to those of these documents, said to be near, that are linked and belong to the
+    /// shard. If there are none, or the walk is among documents that pass a filter, the walk begins as usual.
     pub fn start_near(&self, search: &mut Search, documents: &[DocId]) {
         let starts = &mut search.reused.starts;
         for slot in documents.iter().filter_map(|&id| self.store.find(id)) {
@@ -451,13 +450,13 @@ impl Engine {
         }
     }
 
-    /// Where the scan of the hot tiers begins.
+    /// The start of the scan of the hot tiers.
     pub(super) fn hot_start(&self, scope: Scope) -> Phase {
         let owner = if scope == Scope::Partition { 0 } else { self.store.stripe().owner() };
         Phase::Hot(HotPlace { owner, next: None })
     }
 
-    /// Begins a search that looks at every document of the shard, whatever is cheaper.
+    /// Begins a search that looks at every document of the shard, even if a walk is cheaper.
     /// [`Engine::finish_search`] must follow.
     ///
     /// # Errors
@@ -477,7 +476,7 @@ impl Engine {
         self.scratches.pop().unwrap_or_default()
     }
 
-    /// Begins a scan of what the view in `reused` sees, which is open, and which the scan closes.
+    /// Begins a scan of the documents that the view in `reused` sees; the view is open, and the scan closes it.
     pub(super) fn scan_in(
         &mut self,
         query: Arc<Query>,
@@ -512,7 +511,7 @@ impl Engine {
         }
     }
 
-    /// Documents alive, about now.
+    /// Number of live documents; approximate while others write.
     pub(super) fn live_in(&self, scope: Scope) -> usize {
         match scope {
             Scope::Partition => self.store.live_of_all(),
@@ -520,8 +519,8 @@ impl Engine {
         }
     }
 
-    /// True if looking at every document costs less than a walk with this beam, which has to
-    /// pass the more dead nodes for each live one the more of the slots are dead.
+    /// True if looking at every document costs less than a walk with this beam, which passes more dead nodes for each
+    /// live one the more of the slots are dead.
     fn is_small(&self, ef: usize, scope: Scope) -> bool {
         let live = self.live_in(scope);
         let slots = match scope {
@@ -532,9 +531,8 @@ impl Engine {
         scan <= SCAN_SLOTS_PER_EF * ef * (slots / live.max(1)).max(1)
     }
 
-    /// True if a walk may keep `slot`. While nothing in the graph is dead, everything may be
-    /// kept, and no lifetime has to be fetched from memory: what was born or died since the
-    /// search began is sorted out at its end.
+    /// True if a walk may keep `slot`. While nothing in the graph is dead, every node may be kept, and no lifetime
+    /// has to be fetched from memory: versions born or dead since the search began are sorted out at its end.
     #[inline]
     fn accepts(&self, slot: Slot, view: &View) -> bool {
         view.is_whole() && self.ward.dead() == 0 || self.store.sees(view, slot)

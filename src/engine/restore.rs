@@ -1,4 +1,4 @@
-//! Puts a shard back together from the pieces of a snapshot, in any order.
+//! Restores a shard from the pieces of a snapshot, in any order.
 
 use std::collections::BTreeMap;
 
@@ -14,25 +14,24 @@ use crate::types::image::{
 };
 use crate::types::stripe::Stripe;
 
-/// A shard on its way back.
+/// A restore in progress.
 pub struct Restore {
     engine: Engine,
     shape: Shape,
     frame: Frame,
     index: Vec<u32>,
-    /// The snapshot's graph is used.
+    /// True if the snapshot's graph is used.
     has_graph: bool,
     applied: Lsn,
-    /// Where vectors are, if they stay there.
+    /// Extents of vectors, if vectors stay on disk.
     vectors: Vec<Extent>,
 }
 
 impl Restore {
-    /// Begins with a snapshot of this shape, whose last record was `applied`, and which has these
-    /// extents.
+    /// Begins with a snapshot of this shape, whose last record was `applied`, and which has these extents.
     ///
     /// # Errors
-    /// If it is of another kind than asked for.
+    /// If the shard asked for is of another kind.
     pub fn begin(
         params: Params,
         shape: Shape,
@@ -49,8 +48,8 @@ impl Restore {
             ));
         }
         let stripe = params.home.as_ref().map_or(Stripe::WHOLE, Home::stripe);
-        // A graph that is mostly dead is sooner linked anew than healed. Links to slots of other
-        // owners mean nothing to one that does not share its graph with them.
+        // A graph that is mostly dead is sooner linked again than healed. Links to slots of other owners mean nothing
+        // to a shard that does not share its graph with them.
         let has_graph = shape.m as usize == params.graph.m
             && shape.dead_linked <= shape.live
             && shape.stripe == stripe;
@@ -62,7 +61,7 @@ impl Restore {
         }
         let engine = Engine::new(params);
         let mut parts = engine.parts(&shape, entries as u32).to_vec();
-        // With another number of links, they lie in other blocks, which are not read.
+        // With another number of links, links lie in other blocks, which are not read.
         parts.retain(|(part, ..)| has_graph || !matches!(part, Part::Links | Part::UpperLinks));
         check_table(&parts, extents)?;
         let is_kept =
@@ -79,10 +78,10 @@ impl Restore {
         })
     }
 
-    /// Puts a piece back.
+    /// Restores a piece.
     ///
     /// # Errors
-    /// If it is none.
+    /// If the bytes are no such piece.
     pub fn put(&mut self, part: Part, block: u32, bytes: &[u8]) -> Result<(), String> {
         let Self { engine, frame, index, has_graph, shape, .. } = self;
         let links_in_block = engine.links_in_block();
@@ -132,15 +131,15 @@ impl Restore {
         }
     }
 
-    /// All pieces are back: puts them together in one piece of work.
+    /// Completes the restore after all pieces, in one piece of work.
     ///
     /// # Errors
-    /// If they do not fit together, or some are missing.
+    /// If the pieces do not fit together, or some are missing.
     pub fn finish(self) -> Result<Engine, String> {
         at_once(self.finish_in_slices(&async || ()))
     }
 
-    /// All pieces are back: puts them together in slices, with `rest` between them.
+    /// Completes the restore after all pieces, in slices, with `rest` between them.
     ///
     /// # Errors
     /// As [`Restore::finish`].
@@ -181,7 +180,7 @@ impl Restore {
 }
 
 impl Engine {
-    /// Documents and graph are back: puts each slot where it belongs, in slices.
+    /// Puts each slot where it belongs, in slices, after documents and graph are restored.
     async fn finish_slots(
         &mut self,
         index: Index,
@@ -190,7 +189,7 @@ impl Engine {
     ) -> Result<(), String> {
         let Self { store, graph, hot, healing, .. } = self;
         let (stripe, count) = (store.stripe(), store.slot_count());
-        // Of those that are not linked too: others look for the node of every slot.
+        // Slots that are not linked are reserved too: other owners look up the node of every slot.
         for slice in slices(count) {
             slice.for_each(|number| graph.reserve(stripe.slot(number)));
             rest().await;

@@ -1,19 +1,19 @@
-//! What a repair does with a shard that recovery must not: leaving out records that are lost,
-//! putting documents in that were found elsewhere, giving all of them away.
+//! Operations that a repair may do to a shard but recovery must not: leaving out lost records, inserting documents
+//! that were found elsewhere, giving away all documents.
 
 use super::Engine;
 use crate::types::payload::Payload;
 use crate::types::record::Record;
 use crate::types::{DocId, Lsn, Slot};
 
-/// A document, wherever it is.
+/// A document and its data, from any source.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Version<'a> {
-    /// Whose it is.
+    /// Id of the document.
     pub id: DocId,
-    /// The LSN of the write that made it.
+    /// LSN of the write that made this version.
     pub born: Lsn,
-    /// As many values as the shard's dimension.
+    /// Its vector, of the shard's dimension.
     pub vector: &'a [f32],
     /// Its metadata.
     pub payload: &'a Payload,
@@ -29,11 +29,11 @@ impl Engine {
         self.drop_dead();
     }
 
-    /// Goes on as if everything before `next` had been applied. A batch that is not complete is
-    /// forgotten, as at the end of a log.
+    /// Continues as if all records before `next` had been applied. A batch that is not complete is forgotten, as at
+    /// the end of a log.
     ///
     /// # Panics
-    /// If that is in the past.
+    /// If `next` is in the past.
     pub fn skip_to(&mut self, next: Lsn) {
         assert!(next >= self.applied.next());
         if next > self.applied.next() {
@@ -69,8 +69,7 @@ impl Engine {
         live.filter(move |slot| !is_found(slot)).map(|slot| self.store.doc_id(slot))
     }
 
-    /// Puts a document in, whatever there is under its id. It must have been born before the next
-    /// record.
+    /// Inserts a document in place of any other version of its id. It must have been born before the next record.
     ///
     /// # Panics
     /// If it was not, or there is no room for it.
@@ -83,7 +82,7 @@ impl Engine {
         self.drop_dead();
     }
 
-    /// Takes a document out. False if there is none.
+    /// Removes a document. False if there is none.
     pub fn evict(&mut self, id: DocId) -> bool {
         let former = self.store.delete(self.applied, id);
         self.count_dead(former);

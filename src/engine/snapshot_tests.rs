@@ -1,4 +1,4 @@
-//! Snapshots of an engine that goes on changing, and engines brought back from them.
+//! Snapshots of an engine that goes on changing, and engines restored from them.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::rc::Rc;
@@ -23,7 +23,7 @@ use crate::wal::{Position, Prepared, Writer, segment_name};
 
 const SHARD: ShardId = ShardId(2);
 
-/// Every list of the graph, and where walks begin.
+/// Every list of the graph, and the entry of walks.
 type Lists = (BTreeMap<(u32, u8), Vec<Slot>>, Option<(Slot, u8)>);
 
 fn lists(engine: &Engine) -> Lists {
@@ -94,8 +94,8 @@ fn assert_same(engine: &Engine, model: &Model, ids: u64) {
     }
 }
 
-/// However large a snapshot is, it begins at once, and what comes next is found in steps: a call looks at
-/// a bounded number of blocks, and puts a bounded number of ids into the index.
+/// At any size of the snapshot, it begins at once, and its pieces are found in steps: a call looks at a bounded
+/// number of blocks, and puts a bounded number of ids into the index.
 #[test]
 fn no_step_of_a_snapshot_grows_with_the_shard() {
     let mut pair = Pair::new(3);
@@ -166,7 +166,7 @@ fn a_long_table_is_written_and_checked_in_slices() {
 
 /// At a start the loops over all slots, and over the entries of the index, rest between slices.
 #[test]
-fn a_shard_is_put_together_in_slices() {
+fn a_shard_is_restored_in_slices() {
     const SLOTS: u64 = 20_000;
     let mut pair = Pair::new(4);
     (1..=SLOTS).for_each(|id| pair.put(id));
@@ -193,8 +193,8 @@ fn a_shard_is_put_together_in_slices() {
     pair.engine.end_checkpoint(checkpoint);
 }
 
-/// A restored engine is the one of that moment, in every document and every list, whatever was
-/// written while it was taken; and it goes on as any other.
+/// A restored engine has the state of that moment, in every document and every list, whatever was written while the
+/// snapshot was taken; and it goes on as any other.
 #[test]
 fn an_engine_comes_back_as_it_was_when_the_snapshot_began() {
     for seed in 0..12 {
@@ -233,7 +233,7 @@ fn dead_linked(engine: &Engine) -> usize {
     slots.filter(|&s| engine.graph.level(s).is_some() && !engine.store.is_live(s)).count()
 }
 
-/// What a second snapshot writes follows what has changed since the first.
+/// A second snapshot writes the blocks that have changed since the first.
 #[test]
 fn blocks_that_have_not_changed_are_not_written_again() {
     let mut pair = Pair::new(9);
@@ -242,8 +242,8 @@ fn blocks_that_have_not_changed_are_not_written_again() {
     let (first, checkpoint, ..) = take(&mut pair, &[], 0);
     pair.engine.end_checkpoint(checkpoint);
     let before: Vec<Extent> = first.iter().map(|piece| as_extent(piece, 1)).collect();
-    // A version that is replaced leaves its block of metadata too: so that few blocks change, they are
-    // of documents side by side.
+    // A version that is replaced changes its block of metadata too: so that few blocks change, the documents are
+    // neighbours.
     (1..=400).for_each(|id| pair.put(id));
     pair.update(5);
     let (second, checkpoint, ..) = take(&mut pair, &before, 0);
@@ -263,16 +263,16 @@ fn blocks_that_have_not_changed_are_not_written_again() {
         .collect();
     let restored = restore(&checkpoint, &both);
     assert_same(&restored, &pair.model, 40_000);
-    // A snapshot that fails leaves what it should have written to the next one.
+    // A snapshot that fails leaves the blocks that it should have written to the next one.
     pair.engine.abandon_checkpoint(checkpoint);
     let (third, checkpoint, ..) = take(&mut pair, &before, 0);
     assert_eq!(bytes(&third, &[Part::Vectors]), bytes(&second, &[Part::Vectors]));
     pair.engine.end_checkpoint(checkpoint);
 }
 
-/// A shard on a simulated disk: its log and snapshots, and what MANIFEST would name.
+/// A shard on a simulated disk: its log and snapshots, and the entries that MANIFEST would have.
 struct Shard {
-    /// Groups of the log are synced before they are acknowledged, as under `data_only` and `full`.
+    /// True if groups of the log are synced before they are acknowledged, as under `data_only` and `full`.
     syncs: bool,
     disk: Rc<SimDisk>,
     pair: Pair,
@@ -328,7 +328,7 @@ impl Shard {
         let (mut checkpoint, ..) = begin(&mut self.pair, &self.extents);
         let number = self.snapshots.len() as u64 + 1;
         let position = self.log.position();
-        // What follows at the same LSN is no other log.
+        // A log that continues from this LSN and chain can't be another log.
         run(self.log.seal(0)).unwrap();
         let identity = Identity { shard: SHARD, number, epoch: 7, position, unix_ms: 0 };
         let disk = &*self.disk;
@@ -370,8 +370,8 @@ impl Shard {
     }
 }
 
-/// A shard with a log of several segments and two snapshots, the second of which shares parts
-/// with the first, and writes after both.
+/// A shard with a log of several segments and two snapshots, the second of which shares parts with the first, and
+/// writes after both.
 fn shard() -> Shard {
     let mut shard = Shard::new(31);
     shard.write(150);
@@ -383,7 +383,7 @@ fn shard() -> Shard {
 }
 
 #[test]
-fn a_shard_is_its_newest_snapshot_and_the_log_after_it() {
+fn a_shard_is_recovered_from_its_newest_snapshot_and_the_log_after_it() {
     let mut shard = shard();
     let recovered = shard.recover().unwrap();
     assert_eq!((recovered.damaged.len(), recovered.unused.len()), (0, 0));
@@ -402,7 +402,7 @@ fn a_shard_is_its_newest_snapshot_and_the_log_after_it() {
 }
 
 #[test]
-fn where_the_newest_snapshot_is_damaged_the_older_one_and_the_log_stand_in() {
+fn a_damaged_newest_snapshot_is_replaced_by_the_older_one_and_the_log() {
     let mut shard = shard();
     let name = shard.snapshots[1].file.clone();
     let mut bytes = shard.disk.content(&name);
@@ -420,7 +420,7 @@ fn where_the_newest_snapshot_is_damaged_the_older_one_and_the_log_stand_in() {
 }
 
 #[test]
-fn files_that_are_missing_foreign_or_of_another_log_are_not_taken() {
+fn snapshot_files_missing_foreign_or_of_another_log_are_refused() {
     let shard = shard();
     let refused = |change: &dyn Fn(&SimDisk, &mut Vec<Snapshot>)| {
         let disk = shard.disk.after(crate::disk::sim::Crash::Everything);
@@ -461,7 +461,7 @@ fn files_that_are_missing_foreign_or_of_another_log_are_not_taken() {
     assert!(other_log.contains("another LSN than MANIFEST"), "{other_log}");
 }
 
-/// Every flipped bit of the snapshot files is found; one in so many where there are many.
+/// Every flipped bit of the snapshot files is found; where there are many bits, a sample is flipped.
 #[test]
 fn a_flipped_bit_is_found_and_never_served() {
     let shard = shard();
@@ -478,7 +478,7 @@ fn a_flipped_bit_is_found_and_never_served() {
             shard.disk.set_content(&name, bytes);
             let recovered = shard.recover().unwrap_or_else(|why| panic!("bit {bit}: {why}"));
             let in_newest = !recovered.damaged.is_empty();
-            // What only the older snapshot refers to is not read while the newer one is good.
+            // Extents that only the older snapshot refers to are not read while the newer one is good.
             let is_read = shard.extents.iter().any(|extent| {
                 let start = extent.offset as usize * 8;
                 let end = start + extent.bytes.next_multiple_of(BLOCK as u32) as usize * 8;
@@ -491,8 +491,9 @@ fn a_flipped_bit_is_found_and_never_served() {
     }
 }
 
-/// Of the smallest directory that has all that snapshots have: each bit of their files and of MANIFEST, under
-/// `data_only` and `full`, and under `periodic`. None passes the check, and a start finds what it reads.
+/// In the smallest directory with all features of snapshots, each bit of their files and of MANIFEST is flipped,
+/// under `data_only` and `full`, and under `periodic`. No flip passes the check, and a start finds flips in the data
+/// that it reads.
 #[test]
 fn every_flipped_bit_of_snapshots_and_manifest_is_found_under_every_policy() {
     std::thread::scope(|scope| {

@@ -1,5 +1,5 @@
-//! Finding every document that passes a filter, in steps: the first half of a delete by filter, and of
-//! listing documents ([`super::listing`]).
+//! Sweep: finds every document that passes a filter, in steps. First half of a delete by filter, and of listing
+//! documents ([`super::listing`]).
 
 use super::Engine;
 use super::filter::Filter;
@@ -7,10 +7,10 @@ use super::index::evaluate::{Candidates, Evaluation};
 use super::read::{STEP_DOCUMENTS, STEP_FILTER_BYTES};
 use crate::types::{DocId, Lsn, Slot};
 
-/// Ids in a piece of what has been found: nothing that grows is copied as a whole.
+/// Ids in a piece of the result: nothing that grows is copied as a whole.
 pub const PIECE_IDS: usize = if cfg!(test) { 64 } else { 4_096 };
 
-/// A search for every document that passes.
+/// A sweep in progress.
 pub struct Sweep {
     pub(super) filter: Filter,
     snapshot: Lsn,
@@ -20,22 +20,22 @@ pub struct Sweep {
 }
 
 enum State {
-    /// The index is asked.
+    /// Evaluating the filter in the index.
     Asking(Box<Evaluation>),
-    /// Its candidates are looked at, from this slot on.
+    /// Looking at the candidates, from this slot on.
     Looking(Candidates, u32),
 }
 
-/// Documents found.
+/// Ids of documents found.
 pub(super) struct Found {
-    /// Only those with larger ids than this.
+    /// Exclusive lower bound of the ids.
     pub(super) after: DocId,
-    /// And none with larger ones than this: those beyond were too many.
+    /// Inclusive upper bound of the ids: those beyond were too many.
     pub(super) through: DocId,
-    /// Ids kept, at most about, the smallest ones.
+    /// Most ids kept, about; the smallest ones.
     max: usize,
     count: usize,
-    /// Of which each but the last is full, and sorted.
+    /// Pieces of ids; each but the last is full, and sorted.
     pub(super) pieces: Vec<Vec<DocId>>,
 }
 
@@ -44,7 +44,7 @@ impl Found {
         Self { after, through: DocId(u64::MAX), max, count: 0, pieces: Vec::new() }
     }
 
-    /// This document might be wanted.
+    /// True if this id is within the bounds.
     fn wants(&self, id: DocId) -> bool {
         id > self.after && id <= self.through
     }
@@ -68,7 +68,7 @@ impl Found {
         }
     }
 
-    /// Lets the larger ids go, about half of them. All pieces are full, and so sorted.
+    /// Drops the larger ids, about half of them. All pieces are full, and so sorted.
     fn halve(&mut self) {
         let middle = |piece: &Vec<DocId>| piece[piece.len() / 2];
         let mut middles: Vec<DocId> = self.pieces.iter().map(middle).collect();
@@ -122,7 +122,7 @@ impl Sweep {
         slots.next().is_none()
     }
 
-    /// Slots looked at so far.
+    /// Number of slots looked at so far.
     #[must_use]
     pub fn looked(&self) -> u64 {
         self.looked
@@ -130,13 +130,12 @@ impl Sweep {
 }
 
 impl Engine {
-    /// Begins to look for every document that passes `filter`. [`Engine::finish_sweep`] must
-    /// follow.
+    /// Begins to look for every document that passes `filter`. [`Engine::finish_sweep`] must follow.
     pub fn begin_sweep(&mut self, filter: Filter) -> Sweep {
         self.sweep_behind(filter, DocId(0), usize::MAX)
     }
 
-    /// The same of those with larger ids than `after`; about the `max` smallest.
+    /// Begins to look for documents that pass `filter`, with larger ids than `after`; about the `max` smallest.
     pub(super) fn sweep_behind(&mut self, filter: Filter, after: DocId, max: usize) -> Sweep {
         self.store.open_snapshot(self.applied);
         let state = State::Asking(Box::new(Evaluation::new(&self.index, &filter)));

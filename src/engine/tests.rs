@@ -61,13 +61,13 @@ pub(crate) fn payload(colour: u64, namespace: &str) -> Payload {
     Payload::new([("colour", colour.as_str())], namespace).unwrap()
 }
 
-/// The shard as a map, with the same writes.
+/// The shard as a map, changed by the same writes.
 #[derive(Clone, Default)]
 pub(crate) struct Model(pub(crate) BTreeMap<DocId, (Box<[f32]>, Payload)>);
 
 impl Model {
-    /// Goes by the engine's kernel, which the kernels' own tests hold to the scalar one: of two
-    /// documents as near as each other, rounding decides which comes first.
+    /// Uses the engine's kernel, which the kernels' own tests compare with the scalar one: of two equally near
+    /// documents, rounding decides which comes first.
     pub(crate) fn nearest(&self, query: &Query) -> Vec<(DocId, Payload)> {
         let mut scored: Vec<_> = self
             .0
@@ -87,7 +87,7 @@ pub(crate) struct Pair {
     pub(crate) engine: Engine,
     pub(crate) model: Model,
     pub(crate) random: Random,
-    /// What was applied.
+    /// Records applied.
     pub(crate) records: VecDeque<Record>,
 }
 
@@ -204,7 +204,7 @@ pub(crate) fn found(outcome: &SearchOutcome) -> Vec<(DocId, Payload)> {
     outcome.hits.iter().map(|hit| (hit.id, hit.payload.clone())).collect()
 }
 
-/// What a search looks at in the hot tier is counted: no more once it is linked.
+/// Documents of the hot tier that a search looks at are counted: none once they are linked.
 #[test]
 fn documents_of_the_hot_tier_are_counted_as_they_are_scanned() {
     let mut pair = Pair::new(1);
@@ -254,7 +254,7 @@ fn exact_searches_equal_the_model_after_any_writes() {
     }
 }
 
-/// Every search must answer for the state it began with, whatever is written between its steps.
+/// Every search answers for the state at which it began, whatever is written between its steps.
 #[test]
 fn a_search_in_slices_sees_the_state_it_began_with() {
     for seed in 0..20 {
@@ -301,7 +301,7 @@ fn a_search_in_slices_sees_the_state_it_began_with() {
 }
 
 #[test]
-fn the_walk_finds_what_is_near_and_nothing_dead() {
+fn the_walk_finds_near_documents_and_no_dead_ones() {
     let mut pair = Pair::new(7);
     for id in 1..=6_000 {
         pair.put(id);
@@ -361,7 +361,7 @@ fn min_score_counts_before_the_cut() {
 }
 
 #[test]
-fn writes_are_checked_against_what_is_staged() {
+fn writes_are_checked_against_staged_writes() {
     let mut pair = Pair::new(10);
     let capacity = Arc::new(Capacity::new(2));
     pair.engine.params.capacity = capacity.clone();
@@ -394,7 +394,7 @@ fn writes_are_checked_against_what_is_staged() {
 
     assert_eq!(capacity.used(), 2);
 
-    // What could not be logged has never been.
+    // A write that could not be logged has no effect.
     assert_eq!(pair.engine.stage(delete(2, "")).unwrap().outcome.existed, 1);
     pair.engine.abandon_staged();
     assert_eq!(pair.engine.stage(delete(2, "")).unwrap().outcome.existed, 1);
@@ -438,7 +438,7 @@ fn a_large_batch_is_deleted_in_slices_and_seen_at_once() {
         let mut done = pair.engine.apply(pair.engine.applied().next(), record);
         while !done {
             slices += 1;
-            // Upkeep may run meanwhile, and must not drop what the batch has not deleted yet.
+            // Upkeep may run meanwhile, and must not drop documents that the batch has not deleted yet.
             pair.link(40);
             let search = pair.engine.begin_scan(query.clone()).unwrap();
             assert_eq!(found(&finish(&mut pair.engine, search)), before.nearest(&query));
@@ -462,13 +462,13 @@ fn an_incomplete_batch_never_was() {
     parts.truncate(1);
     pair.apply(parts);
     assert_eq!(pair.engine.live_count(), 3_000);
-    // Neither another batch nor any other record goes on with it.
+    // Neither another batch nor any other record continues it.
     pair.apply(delete_batch(&ids[..10]));
     assert_eq!(pair.engine.live_count(), 2_990);
 }
 
 #[test]
-fn a_sweep_finds_what_matches_and_forgets_what_changed_meanwhile() {
+fn a_sweep_finds_matching_documents_but_not_those_changed_meanwhile() {
     let mut pair = Pair::new(13);
     for id in 1..=3_000 {
         pair.put(id);
@@ -502,7 +502,7 @@ fn slots_of_documents_that_died_before_they_were_linked_are_used_again() {
 }
 
 #[test]
-fn what_was_read_from_the_log_keeps_no_new_document_out() {
+fn documents_read_from_the_log_do_not_keep_new_ones_out() {
     let mut pair = Pair::new(16);
     pair.engine.params.hot_documents_max = 5;
     for id in 1..=200 {
@@ -517,7 +517,7 @@ fn what_was_read_from_the_log_keeps_no_new_document_out() {
         Write::Put { id: DocId(206), vector, payload: payload(1, ""), tenant_documents_max: None };
     let refused = pair.engine.stage(put.clone()).unwrap_err();
     assert!(matches!(refused, crate::error::Error::Busy { .. }), "{refused}");
-    // Linked in order: first what was read, then one of the five.
+    // Linked in order: first the documents read from the log, then one of the five.
     while pair.engine.hot_count() > 4 {
         pair.link(1);
     }
@@ -553,7 +553,7 @@ fn tenants_have_their_own_counts_and_bounds() {
         assert!(engine.apply(Lsn(lsn), record));
     }
     assert_eq!([0, 1].map(|tenant| accounts.of(tenant).inserted()), [2, 1]);
-    // The place of one that is deleted is free at once, and taken back if that comes to nothing.
+    // The place of a deleted document is free at once, and taken back if the delete is abandoned.
     let delete = Write::Delete { id: DocId::of_tenant(0, 1), realm: Realm::default() };
     stage(&mut engine, delete.clone()).unwrap();
     stage(&mut engine, put(0, 3, 2)).unwrap();
@@ -561,7 +561,7 @@ fn tenants_have_their_own_counts_and_bounds() {
     engine.abandon_staged();
     assert_eq!(counts(), [2, 1]);
     assert!(stage(&mut engine, put(0, 3, 2)).is_err());
-    // What the index has no room for takes nothing of the quota.
+    // A document that does not fit into the capacity takes nothing of the quota.
     stage(&mut engine, put(1, 2, 9)).unwrap();
     stage(&mut engine, put(1, 3, 9)).unwrap();
     assert!(matches!(stage(&mut engine, put(1, 4, 9)), Err(crate::error::Error::Busy { .. })));
@@ -570,7 +570,7 @@ fn tenants_have_their_own_counts_and_bounds() {
     let [record] = stage(&mut engine, delete).unwrap().records.try_into().unwrap();
     assert!(engine.apply(engine.applied().next(), record));
     assert_eq!((counts(), accounts.of(0).deleted()), ([1, 1], 1));
-    // Whoever brings the shard back counts what is there.
+    // The recovery of a shard counts the documents that are there.
     engine.open_ledger();
     assert_eq!(counts(), [1, 1]);
     drop(engine);

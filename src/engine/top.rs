@@ -5,7 +5,7 @@ use std::collections::BinaryHeap;
 use crate::kernels::{sortable, unsortable};
 use crate::types::{DocId, Slot};
 
-/// Sorts by distance, then document id.
+/// A candidate; sorts by distance, then document id.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Candidate {
     key: u32,
@@ -27,7 +27,7 @@ pub(super) struct Top {
 }
 
 impl Top {
-    /// Forgets everything, and keeps the best `capacity` from now on.
+    /// Forgets all candidates, and keeps the best `capacity` from now on.
     pub(super) fn reset(&mut self, capacity: usize) {
         self.capacity = capacity;
         self.heap.clear();
@@ -50,7 +50,7 @@ impl Top {
         }
     }
 
-    /// Where the candidates kept are, in no order.
+    /// Slots of the kept candidates, in no order.
     pub(super) fn slots(&self) -> impl Iterator<Item = Slot> {
         self.heap.iter().map(|candidate| candidate.slot)
     }
@@ -63,7 +63,7 @@ impl Top {
         }
     }
 
-    /// Takes the candidates kept, best first, as what `make` makes of them.
+    /// Takes the kept candidates, best first, each as converted by `make`.
     pub(super) fn take_sorted<T>(&mut self, make: impl FnMut(Candidate) -> T) -> Vec<T> {
         let mut sorted = std::mem::take(&mut self.heap).into_sorted_vec();
         let made = sorted.drain(..).map(make).collect();

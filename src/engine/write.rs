@@ -11,47 +11,47 @@ use crate::types::{DocId, Lsn, Slot};
 /// Documents of a batch delete that are deleted in one slice.
 const APPLY_IDS: usize = 128;
 
-/// Why a document is not replaced that has the id, and is not the tenant's.
+/// Reason for the refusal of a put whose id belongs to a document that is not of the same tenant.
 const OF_ANOTHER_TENANT: &str = "the document with this id was stored while auth.enabled was other \
      than now, and is of no tenant, or of one; it is not replaced. Take another id, or have it moved: \
      kyrodb_ctl dump with auth.enabled as it was, then delete it there, and kyrodb_ctl load as it is now";
 
-/// What a client asks to be changed. Validated: ids are not 0, vectors are finite, of the
-/// collection's dimension and in the form in which they are stored.
+/// A change that a client asks for. Validated: ids are not 0, vectors are finite, of the collection's dimension and
+/// in the form in which they are stored.
 #[derive(Clone, Debug)]
 pub enum Write {
     /// Store a document, replacing a former version.
     Put {
-        /// The document.
+        /// Id of the document.
         id: DocId,
         /// Its vector.
         vector: Box<[f32]>,
-        /// Its metadata, with what tells its realm.
+        /// Its metadata, with the pairs of its realm.
         payload: Payload,
-        /// So many documents may its tenant have; any number if `None`.
+        /// Most documents of its tenant; any number if `None`.
         tenant_documents_max: Option<u64>,
     },
-    /// End a document if it is in scope.
+    /// Delete a document if it is in the realm.
     Delete {
-        /// The document.
+        /// Id of the document.
         id: DocId,
         /// Only in this realm.
         realm: Realm,
     },
-    /// Change the metadata of a document if it is in scope.
+    /// Change the metadata of a document if it is in the realm.
     Update {
-        /// The document.
+        /// Id of the document.
         id: DocId,
         /// Only in this realm.
         realm: Realm,
         /// The metadata to set.
         payload: Payload,
-        /// Lay it over what is there, rather than in its place.
+        /// True if the metadata is merged into the present, rather than put in its place.
         merge: bool,
     },
 }
 
-/// What a write did, or will have done once it is durable.
+/// Result of a write, once it is durable.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Outcome {
     /// Documents that existed in scope: replaced, updated or deleted.
@@ -61,9 +61,9 @@ pub struct Outcome {
 /// A write that passed every check.
 #[derive(Debug)]
 pub struct Staged {
-    /// What to log, and then to apply; empty if the write changes nothing.
+    /// Records to log, and then to apply; empty if the write changes nothing.
     pub records: Vec<Record>,
-    /// What the client is told once the records are durable.
+    /// Answer to the client once the records are durable.
     pub outcome: Outcome,
 }
 
@@ -75,16 +75,16 @@ impl Staged {
     }
 }
 
-/// What staged writes will make of a document.
+/// State of a document after its staged writes.
 pub(super) struct StagedDocument {
-    /// Staged writes to it that have not been applied.
+    /// Number of its staged writes that have not been applied.
     writes: usize,
     /// Its metadata afterwards; `None` if it will not exist.
     payload: Option<Payload>,
 }
 
 impl Engine {
-    /// Checks a write against the shard as it will be once everything staged before is applied.
+    /// Checks a write against the state of the shard after everything staged before is applied, and stages it.
     ///
     /// # Errors
     /// If it must be refused; then it has changed nothing.
@@ -122,8 +122,7 @@ impl Engine {
         }
     }
 
-    /// The gateway checks lengths, but does not know the dimension until the first document has
-    /// decided it.
+    /// The gateway checks lengths, but does not know the dimension until the first document has set it.
     pub(super) fn check_dimension(&self, field: &'static str, length: usize) -> Result<()> {
         if length == self.params.dimension {
             return Ok(());
@@ -191,9 +190,9 @@ impl Engine {
         })
     }
 
-    /// Plans the end of those of `ids` that exist and pass, a part of a batch delete; returns
-    /// them. [`delete_batch`](crate::types::record::delete_batch) makes the records of all parts.
-    /// Nothing else may be staged between the parts of a batch.
+    /// Stages the deletion of those of `ids` that exist and pass, a part of a batch delete; returns them.
+    /// [`delete_batch`](crate::types::record::delete_batch) makes the records of all parts. Nothing else may be
+    /// staged between the parts of a batch.
     pub fn stage_deletes(&mut self, ids: &[DocId], filter: &Filter) -> Vec<DocId> {
         let exists = |engine: &Self, id| {
             let planned = engine.planned(id, &Realm::default());
@@ -210,16 +209,15 @@ impl Engine {
         planned
     }
 
-    /// True if writes are staged that have not been applied: what a write that changes nothing
-    /// is told may rest on them, and has to wait until they are durable.
+    /// True if writes are staged that have not been applied: the answer to a write that changes nothing may depend on
+    /// them, and has to wait until they are durable.
     #[must_use]
     pub fn has_staged(&self) -> bool {
         !self.staged.is_empty()
     }
 
-    /// Documents written since the start that wait to be linked, or will once they are durable.
-    /// What was read from the log is not refused for being much, and does not keep new documents
-    /// out.
+    /// Documents written since the start that wait to be linked, or will once they are durable. Documents read from
+    /// the log are not counted: they are not refused for their number, and do not keep new documents out.
     #[must_use]
     pub fn unlinked_count(&self) -> usize {
         self.debt() + self.staged_puts
@@ -231,7 +229,7 @@ impl Engine {
         self.hot.len() - self.hot.backlog()
     }
 
-    /// The metadata that `id` will have after everything staged, if it is in scope then.
+    /// The metadata that `id` will have after everything staged, if the document is in the realm then.
     fn planned(&self, id: DocId, realm: &Realm) -> Option<Payload> {
         let payload = match self.staged.get(&id) {
             Some(staged) => staged.payload.clone()?,
@@ -240,8 +238,8 @@ impl Engine {
         realm.admits(&payload).then_some(payload)
     }
 
-    /// Notes what a staged write makes of `id`, which is there to be changed or, as the only
-    /// way for a document to begin, is a put that has taken its place.
+    /// Notes the state of `id` after a staged write. The document exists and is changed, or is new and its put has
+    /// taken a place in the capacity already.
     fn plan(&mut self, id: DocId, payload: Option<Payload>) {
         if payload.is_none() {
             self.set_live_after_staged(self.live_after_staged - 1);
@@ -277,8 +275,8 @@ impl Engine {
         self.live_after_staged = count;
     }
 
-    /// Applies the next record of the log, which is durable. True when it is applied in full;
-    /// else [`Engine::apply_more`] has to be called until it is.
+    /// Applies the next record of the log, which is durable. True when it is applied in full; else
+    /// [`Engine::apply_more`] has to be called until it is.
     ///
     /// # Panics
     /// If `lsn` is not the next one.
@@ -329,10 +327,10 @@ impl Engine {
         true
     }
 
-    /// Puts a version into the store and the index. Returns its slot, and where the former one is.
+    /// Puts a version into the store and the index. Returns its slot, and that of the former version.
     ///
-    /// The index holds pairs of what is in a slot and of nothing else: metadata that the slot still
-    /// has leaves both before.
+    /// The index holds pairs of the metadata in a slot and no others: metadata that the slot still has is removed
+    /// from both before.
     pub(super) fn fill(
         &mut self,
         lsn: Lsn,
@@ -341,7 +339,7 @@ impl Engine {
         payload: Payload,
     ) -> (Slot, Option<Slot>) {
         let next = self.store.next_slot();
-        // Others look for the node of every slot that there is.
+        // Other owners look up the node of every slot there is.
         self.graph.reserve(next);
         if let Some(stale) = self.store.take_stale(next) {
             self.stale_postings += stale.pairs().count() as u64;
@@ -353,8 +351,8 @@ impl Engine {
         (slot, former)
     }
 
-    /// Goes on with a batch delete for one slice. True when it is applied in full. Until then
-    /// searches see the shard as it was before the batch.
+    /// Continues a batch delete for one slice. True when it is applied in full. Until then searches see the shard as
+    /// it was before the batch.
     pub fn apply_more(&mut self) -> bool {
         let lsn = self.draining.0;
         for _ in 0..APPLY_IDS {
@@ -381,15 +379,15 @@ impl Engine {
         self.unplan(id);
     }
 
-    /// A document is about to be replaced, changed or ended, if it is there: whoever keeps answers
-    /// that it may be part of is told before anybody can see that.
+    /// Announces that a document, if it exists, is about to be replaced, changed or deleted: moves the write versions
+    /// of its realms before the change can be seen.
     fn touch(&mut self, id: DocId) {
         if let Some(slot) = self.store.find(id) {
             self.changing.touch(self.store.payload(slot));
         }
     }
 
-    /// Everything up to `lsn` is applied.
+    /// Publishes that all records up to `lsn` are applied.
     pub(super) fn set_applied(&mut self, lsn: Lsn) {
         self.applied = lsn;
         self.store.set_applied(lsn);
@@ -397,7 +395,7 @@ impl Engine {
 
     fn finish_apply(&mut self, lsn: Lsn) {
         self.set_applied(lsn);
-        // All of it is there to be seen, and no client has heard of it yet.
+        // All changes are visible, and no client has heard of them yet.
         self.changing.settle();
         if self.staged.is_empty() {
             self.set_live_after_staged(self.store.live_count());
@@ -421,7 +419,7 @@ mod tests {
     use crate::engine::tests::Pair;
     use crate::types::realm::TenantMark;
 
-    /// A directory was written without keys, and keys are asked for now; or the other way round.
+    /// The directory was written without keys, and keys are asked for now; or the other way round.
     #[test]
     fn a_document_of_another_tenant_is_not_replaced() {
         let mut pair = Pair::new(77);

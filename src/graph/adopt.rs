@@ -1,5 +1,5 @@
-//! Gives a node links that lead to it, from the nodes nearest to it, without taking a way from any
-//! other (`prune`), and links of its own if it has few.
+//! Reconnects a node: gives it links that lead to it, from the nodes nearest to it, without removing a way to any
+//! other node (`prune`), and links of its own if it has few.
 
 use super::Graph;
 use super::insert::Rows;
@@ -9,16 +9,16 @@ use super::space::{Between, ByCodes, ByVectors, Coded, Exact, Space};
 use crate::kernels::Distance;
 use crate::types::Slot;
 
-/// Nodes that get a link to the adopted one: one may lose it again to a document linked later.
+/// Nodes that get a link to the adopted one: it may lose one of these links again to a document linked later.
 const ADOPTERS: usize = 2;
 
-/// Of the nearest nodes, so many are tried.
+/// Most of the nearest nodes that are tried.
 const TRIED_MAX: usize = 16;
 
-/// Hops in a step.
+/// Hops per step.
 const STEP_HOPS: u32 = 8;
 
-/// Which nodes may lead to one that is to be reachable again.
+/// The nodes that may lead to a node that is to be reachable again.
 pub trait Adopters {
     /// True if a walk on level 0 reaches the node from the entry of the graph.
     fn is_reached(&self, slot: Slot) -> bool;
@@ -26,20 +26,19 @@ pub trait Adopters {
     /// True if the node may lead to the adopted one. All such nodes are reached.
     fn may_adopt(&self, slot: Slot) -> bool;
 
-    /// True if the node is there to stay. Such nodes are taken first, and the adopted node links to no
-    /// others.
+    /// True if the node is there to stay. Such nodes are taken first, and the adopted node links to no others.
     fn stays(&self, slot: Slot) -> bool;
 }
 
-/// A node on its way to be reachable again on level 0. Until it is done, the scratch that it is
-/// given is its own.
+/// A node that is being made reachable on level 0. Until that is done, the scratch passed to its steps must not be
+/// used for anything else.
 pub struct Adoption {
     slot: Slot,
     is_begun: bool,
 }
 
 impl Adoption {
-    /// Begins for a node that is linked.
+    /// Begins with a node that is linked.
     #[must_use]
     pub fn new(slot: Slot) -> Self {
         Self { slot, is_begun: false }
@@ -51,7 +50,7 @@ impl Adoption {
         self.slot
     }
 
-    /// Does a step; true when there are links.
+    /// Does a step; true when the node has links.
     pub fn step<D: Distance>(
         &mut self,
         graph: &Graph,
@@ -67,7 +66,7 @@ impl Adoption {
             let space = Exact::<D>::new(vectors.row(self.slot), vectors);
             self.walk(graph, space, scratch, adopters)
         };
-        // Somebody may be changing its lists: then a later step does it.
+        // Another thread may be changing its lists: then a later step does it.
         match rows.vectors {
             _ if !is_found => false,
             Some(vectors) => self.adopt(graph, ByVectors::<D>::new(vectors), scratch, adopters),
@@ -89,8 +88,8 @@ impl Adoption {
             let Some((entry, top)) = graph.entry() else {
                 return true;
             };
-            // Upper levels may lead into a part of level 0 that no walk from the entry reaches, and
-            // that leads to none of the nodes that are reached.
+            // Upper levels may lead into a part of level 0 that no walk from the entry reaches, and that leads to
+            // none of the nodes that are reached.
             let nearest = beam.descend(entry, top, scratch);
             let start = if adopters.is_reached(nearest) { nearest } else { entry };
             beam.begin(scratch, &[start], may_adopt);
@@ -98,8 +97,8 @@ impl Adoption {
         beam.advance(scratch, STEP_HOPS, may_adopt)
     }
 
-    /// Links the node with those found. False if somebody else is changing one of the lists: what is
-    /// done by then stays.
+    /// Links the node with the nodes found. False if another thread is changing one of the lists: the links made by
+    /// then stay.
     fn adopt(
         &self,
         graph: &Graph,

@@ -1,11 +1,11 @@
-//! How well codes tell the neighbours of a node apart: the share of its nearest that are among the
-//! nearest by codes as well.
+//! Agreement of codes with vectors: the share of a node's nearest neighbours that are among the nearest by codes as
+//! well.
 //!
-//! Codes are as fine as the largest value of a vector lets them be. Where vectors have much more in
-//! common than what tells them apart (a narrow cone, or one value that dwarfs the others), the error of
-//! rounding is larger than the distances between neighbours, and walks by codes do not find them. What
-//! linkers find on level 0 tells that at no cost, since they compare it as vectors anyway; after a
-//! restore, some [`Probe`]s do. On cones of 96 values, share here and recall@10 at ef 50:
+//! Codes are as fine as the largest value of a vector lets them be. Where vectors have much more in common than tells
+//! them apart (a narrow cone, or one value that dwarfs the others), the error of rounding is larger than the
+//! distances between neighbours, and walks by codes do not find them. The nodes that linkers find on level 0 give the
+//! share at no cost, since linkers compare them as vectors anyway; after a restore, some [`Probe`]s do. On cones of
+//! 96 values, the share and recall@10 at ef 50:
 //!
 //! | mean cosine | share | by codes | by vectors |
 //! |---|---|---|---|
@@ -15,8 +15,8 @@
 //! | 0.99 | 0.52 | 0.64 | 0.81 |
 //! | 0.996 | 0.25 | 0.26 | 0.81 |
 //!
-//! Where vectors are not in memory, the share is estimated from the codes alone: of those nearest by
-//! codes, how many lie so close behind the last that one error of rounding may swap them.
+//! Where vectors are not in memory, the share is estimated from the codes alone: of the nearest by codes, how many
+//! lie so close behind the last that one error of rounding may swap them.
 
 use super::Graph;
 use super::insert::Rows;
@@ -26,18 +26,18 @@ use crate::kernels::{Distance, codes::ERROR_DEVIATIONS};
 use crate::store::{Codes, Vectors};
 use crate::types::Slot;
 
-/// Nearest nodes that are looked for among the nearest by codes, and among how many of those.
+/// Number of nearest nodes that are looked up among the nearest by codes, and the number of the latter.
 const NEAR: usize = 10;
 const AMONG: usize = 2 * NEAR;
 
-/// A walk that found fewer nodes says nothing.
+/// Least number of nodes found by a walk from which a share is computed.
 const FOUND_MIN: usize = 2 * AMONG;
 
-/// Hops in a step.
+/// Hops per step.
 const STEP_HOPS: u32 = 8;
 
-/// The share of the nearest of `by_vectors` that are among the nearest of `by_codes`: the same nodes, each
-/// nearest first, without the one that they are near to. `None` if they are too few.
+/// The share, 0 to 1, of the nearest of `by_vectors` that are among the nearest of `by_codes`. Both hold the same
+/// nodes, sorted nearest first, without the node at the centre. `None` if there are too few.
 fn share(by_codes: &[Key], by_vectors: &[Key]) -> Option<f32> {
     if by_codes.len() < FOUND_MIN || by_vectors.len() < NEAR {
         return None;
@@ -47,7 +47,7 @@ fn share(by_codes: &[Key], by_vectors: &[Key]) -> Option<f32> {
     Some(by_vectors[..NEAR].iter().filter(is_among).count() as f32 / NEAR as f32)
 }
 
-/// What linking has found near `slot`, as `scratch` has it by codes, and as vectors.
+/// Notes the share among the nodes that linking has found near `slot`: in `scratch` by codes, and by vectors.
 pub(super) fn note_found(codes: &Codes, scratch: &Scratch, by_vectors: &[Key]) {
     if scratch.nearest().len() < FOUND_MIN {
         return;
@@ -58,7 +58,7 @@ pub(super) fn note_found(codes: &Codes, scratch: &Scratch, by_vectors: &[Key]) {
     }
 }
 
-/// What a walk by vectors has found near `slot`, which is in `scratch`, compared by codes.
+/// Notes the share among the nodes in `scratch`, which a walk by vectors has found near `slot`.
 pub fn note_walked_by_vectors<D: Distance>(slot: Slot, codes: &Codes, scratch: &mut Scratch) {
     let found = |keys: &mut dyn Iterator<Item = Key>| -> Vec<Key> {
         keys.filter(|key| key.slot() != slot).collect()
@@ -70,7 +70,8 @@ pub fn note_walked_by_vectors<D: Distance>(slot: Slot, codes: &Codes, scratch: &
     }
 }
 
-/// What a walk by codes has found near `slot`, which is in `scratch`, where there are no vectors.
+/// Notes the estimated share among the nodes in `scratch`, which a walk by codes has found near `slot`, without
+/// vectors.
 pub(super) fn note_codes_alone<D: Distance>(slot: Slot, codes: &Codes, scratch: &Scratch) {
     let found: Vec<Key> = scratch.nearest().filter(|key| key.slot() != slot).collect();
     if found.len() < FOUND_MIN {
@@ -79,7 +80,7 @@ pub(super) fn note_codes_alone<D: Distance>(slot: Slot, codes: &Codes, scratch: 
     let last = found[NEAR - 1];
     let space = Coded::<D>::new(codes.get(slot), codes);
     let deviation = (space.most(last) - last.distance()) / ERROR_DEVIATIONS;
-    // Copies are as near as it is, and stay so.
+    // Copies of the last are as near as it is, and stay so.
     let is_close = |key: &&Key| {
         key.distance() > last.distance() && key.distance() <= last.distance() + deviation
     };
@@ -87,8 +88,8 @@ pub(super) fn note_codes_alone<D: Distance>(slot: Slot, codes: &Codes, scratch: 
     codes.note_agreement((AMONG as f32 / (NEAR + close) as f32).min(1.0));
 }
 
-/// A walk from a node to what is near it, to see whether codes tell that apart. Until it is done, the
-/// scratch that it is given is its own.
+/// A walk from a node to its neighbours, to sample the agreement of codes. Until it is done, the scratch passed to
+/// its steps must not be used for anything else.
 pub struct Probe {
     slot: Slot,
     is_begun: bool,
@@ -101,8 +102,8 @@ impl Probe {
         Self { slot, is_begun: false }
     }
 
-    /// Does a step; true when it is done and the codes know. The vectors are `None` where they are not
-    /// all in memory.
+    /// Does a step; true when the walk is done and the share is noted. The vectors are `None` if they are not all in
+    /// memory.
     pub fn step<D: Distance>(
         &mut self,
         graph: &Graph,

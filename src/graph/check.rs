@@ -5,7 +5,7 @@ use super::Graph;
 use crate::types::Slot;
 use crate::types::stripe::Stripe;
 
-/// What [`check`] found in a graph that is sound.
+/// Results of [`check`] for a sound graph.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Report {
     /// Nodes in the graph.

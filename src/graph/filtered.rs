@@ -1,9 +1,9 @@
-//! A walk among the nodes that are wanted: no distance is computed to any other.
+//! A walk among the nodes that pass a filter ("wanted" nodes): no distance is computed to any other.
 //!
-//! Where few neighbours of a node are wanted, those of the others are taken in their place, as if
-//! the wanted nodes had a graph of their own ("ACORN: Performant and Predicate-Agnostic Search
-//! Over Vector Embeddings and Structured Data", Patel et al., 2024). What is wanted may lie in
-//! several places between which no such path leads: the walk begins at several nodes.
+//! Where few neighbours of a node are wanted, the neighbours of the others are taken in their place, as if the wanted
+//! nodes had a graph of their own ("ACORN: Performant and Predicate-Agnostic Search Over Vector Embeddings and
+//! Structured Data", Patel et al., 2024). Wanted nodes may lie in several places between which no such path leads:
+//! the walk begins at several nodes.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -14,9 +14,8 @@ use super::space::Space;
 use super::visited::Visited;
 use crate::types::Slot;
 
-/// Nodes that are not wanted whose neighbours are read in a hop. Each list costs two to four times
-/// what a distance does, as each of its neighbours is looked up; where one node in a hundred is
-/// wanted, these lead to some five.
+/// Most unwanted nodes whose neighbours are read in a hop. Each list costs two to four times as much as a distance,
+/// as each of its neighbours is looked up; where one node in a hundred is wanted, this many lists lead to some five.
 const LISTS_MAX: usize = 24;
 
 /// The state of one walk, reusable for the next.
@@ -44,14 +43,14 @@ impl Trail {
 pub struct FilteredWalk<'a, S> {
     /// The graph that is walked.
     pub graph: &'a Graph,
-    /// Distances from what is looked for.
+    /// Distances from the query.
     pub space: S,
-    /// How many wanted nodes are kept: ef.
+    /// Number of wanted nodes that are kept: ef.
     pub width: usize,
 }
 
 impl<S: Space> FilteredWalk<'_, S> {
-    /// Starts at `entry`, wanted or not, and at `seeds`, which are.
+    /// Starts at `entry`, wanted or not, and at `seeds`, which are wanted.
     pub fn begin(
         &self,
         trail: &mut Trail,
@@ -78,8 +77,8 @@ impl<S: Space> FilteredWalk<'_, S> {
         }
     }
 
-    /// Goes on for at most `hops_max` hops. True when the walk is complete: the nearest node not
-    /// yet expanded is farther than everything kept.
+    /// Continues for at most `hops_max` hops. True when the walk is complete: the nearest node not yet expanded is
+    /// farther than every node kept.
     pub fn advance(
         &self,
         trail: &mut Trail,
@@ -125,7 +124,7 @@ impl<S: Space> FilteredWalk<'_, S> {
             if unseen.len() >= enough {
                 return;
             }
-            // The same node may have been met more than once.
+            // A node may have been met more than once.
             let Some(skipped) = unwanted[next..].iter().position(|&slot| visited.insert(slot))
             else {
                 return;
@@ -135,7 +134,7 @@ impl<S: Space> FilteredWalk<'_, S> {
         }
     }
 
-    /// Computes the distances of what was collected.
+    /// Computes the distances of the collected nodes.
     fn look(&self, trail: &mut Trail) {
         let Trail { frontier, nearest, unseen, work, .. } = trail;
         self.space.each_key(unseen, work, |key| {

@@ -1,16 +1,15 @@
-//! The nodes of one owner as they were at one moment, while the graph goes on changing: copy before
-//! write.
+//! Copy-on-write state of one owner's nodes at one moment, while the graph goes on changing.
 //!
-//! [`Graph::freeze`] takes no time. From then on, whoever writes to a block of lists for the
-//! first time keeps a copy of it, until whoever reads the frozen graph has passed that block. A
-//! reader goes through the blocks in order, and ends with [`Graph::thaw`].
+//! [`Graph::freeze`] takes no time. From then on, the first write to a block of lists keeps a copy of the block,
+//! until the reader of the frozen graph has passed that block. A reader goes through the blocks in order, and ends
+//! with [`Graph::thaw`].
 //!
-//! Nodes that have left, to which none of those that stay leads, are not of it: they are removed one after
-//! the other, and the lists of one may lead to another that is gone already.
+//! Nodes that have left, to which no remaining node leads, are not part of the frozen state: they are removed one
+//! after the other, and the lists of one may lead to another that is gone already.
 //!
-//! Of several owners, one may be writing to a list when another's part is frozen, or to one list
-//! while the block around it is copied. Such a list is a mixture of what it was and what it became:
-//! all its links have been there. Whoever restores it drops what is there twice.
+//! With several owners, one may be writing to a list when another's part is frozen, or to one list while the block
+//! around it is copied. Such a list is a mixture of its former and later contents: all its links have been there. The
+//! restore drops links that are there twice.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::Ordering;
@@ -22,7 +21,7 @@ use super::layer::Lists;
 use crate::types::Slot;
 use crate::types::stripe::Stripe;
 
-/// Sizes and entry of a graph at the moment it was frozen: of the slots of one owner, by number.
+/// Sizes and entry of a graph at the moment it was frozen: of the slots of one owner, by local number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Frame {
     /// Slots that had been announced.
@@ -31,24 +30,24 @@ pub struct Frame {
     pub linked: u32,
     /// Lists above level 0.
     pub upper_lists: u32,
-    /// Where walks begin, as the graph keeps it.
+    /// The entry of walks, as the graph stores it.
     pub entry: u64,
 }
 
-/// What has to be kept of the moment.
+/// Data kept of the frozen moment.
 pub(super) struct Frozen {
     stripe: Stripe,
     frame: Frame,
     base: Kept,
     upper: Kept,
-    /// Nodes linked since.
+    /// Nodes linked since the moment.
     linked_since: BTreeSet<Slot>,
-    /// Nodes that have left since: a bit a slot, by number.
+    /// Nodes that have left since the moment: one bit per slot, by local number.
     left_since: Vec<u64>,
 }
 
 impl Frozen {
-    /// Where the bit of a slot is.
+    /// Word and bit of a slot.
     fn bit_of(&self, slot: Slot) -> (usize, u64) {
         let number = self.stripe.number(slot);
         ((number / u64::BITS) as usize, 1 << (number % u64::BITS))
@@ -60,11 +59,11 @@ impl Frozen {
     }
 }
 
-/// Lists of one kind.
+/// Lists of one kind, with copies of the changed blocks.
 struct Kept {
     rows: usize,
     block_rows: usize,
-    /// Blocks below this one have been read.
+    /// Number of blocks that have been read, in order.
     blocks_read: usize,
     copies: BTreeMap<usize, Vec<u32>>,
 }
@@ -80,7 +79,7 @@ impl Kept {
         start..self.rows.min(start + self.block_rows)
     }
 
-    /// The row of `stripe` with this number is about to be written.
+    /// Keeps a copy of the block of the row with this local number, which is about to be written.
     fn before_write(&mut self, stripe: Stripe, number: usize, lists: &Lists) {
         let block = number / self.block_rows;
         if number < self.rows && block >= self.blocks_read && !self.copies.contains_key(&block) {
@@ -96,11 +95,11 @@ impl Kept {
 }
 
 impl Graph {
-    /// Keeps the nodes of `stripe` as they are now, to be read in blocks of so many rows, until
-    /// [`Graph::thaw`]. None of its nodes is being linked at this moment.
+    /// Keeps the present state of the nodes of `stripe`, to be read in blocks of `block_rows` rows, until
+    /// [`Graph::thaw`]. None of its nodes may be in the process of being linked.
     ///
     /// # Panics
-    /// If they are kept already.
+    /// If a state of these nodes is kept already.
     #[must_use]
     pub fn freeze(&self, stripe: Stripe, slots: u32, block_rows: u32) -> Frame {
         let frame = Frame {
@@ -131,7 +130,7 @@ impl Graph {
         owner.frozen().take();
     }
 
-    /// The lists on level 0 of a block of slots, frozen; [`Graph::list_values`] values each.
+    /// The frozen lists on level 0 of a block of slots; [`Graph::list_values`] values each.
     ///
     /// # Panics
     /// If the graph is not frozen, or the blocks are not asked for in order.
@@ -142,7 +141,7 @@ impl Graph {
         })
     }
 
-    /// A block of the lists above level 0, frozen; [`Graph::upper_list_values`] values each.
+    /// A block of the frozen lists above level 0; [`Graph::upper_list_values`] values each.
     ///
     /// # Panics
     /// As [`Graph::frozen_links`].
@@ -153,8 +152,8 @@ impl Graph {
         })
     }
 
-    /// For each of these slots, by number, 0 if it was not linked or had left, else its level + 1 and the number
-    /// of its first list above level 0, + 1.
+    /// For each of these local slots, 0 if it was not linked or had left, else its level + 1 and the number of its
+    /// first list above level 0, + 1.
     ///
     /// # Panics
     /// If the graph is not frozen.
@@ -180,8 +179,8 @@ impl Graph {
         });
     }
 
-    /// The lists of a node are about to change: keeps what they were when its owner's nodes were
-    /// frozen, if they are. False if somebody else is at that.
+    /// Keeps the lists of a node, which are about to change, if its owner's nodes are frozen. False if another thread
+    /// is keeping lists of this owner at the moment.
     pub(super) fn keep_frozen(&self, slot: Slot) -> bool {
         let owner = self.owner_of(slot);
         if !owner.is_frozen.load(Ordering::SeqCst) {
@@ -192,15 +191,15 @@ impl Graph {
             Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
             Err(TryLockError::WouldBlock) => return false,
         };
-        // What was not linked then is not in what is kept.
+        // A node that was not linked then is not part of the frozen state.
         if let (Some(frozen), Some(level)) = (&mut *frozen, self.level(slot)) {
             (0..=level).for_each(|level| self.keep_list(frozen, slot, level));
         }
         true
     }
 
-    /// The same for a list of a node that is not linked yet: only one owner has to keep it, whose
-    /// frozen lists are to lead nowhere but to nodes of then.
+    /// Keeps a list of a node that is not linked yet. Only a single owner has to: its frozen lists must lead to nodes
+    /// of the frozen moment alone.
     pub(super) fn keep_frozen_list(&self, slot: Slot, level: u8) {
         let owner = self.owner_of(slot);
         if self.owners.len() == 1
@@ -220,7 +219,7 @@ impl Graph {
         }
     }
 
-    /// `slot` is being linked.
+    /// Notes that `slot` is being linked.
     pub(super) fn note_linked(&self, slot: Slot) {
         if let Some(frozen) = &mut *self.owner_of(slot).frozen()
             && frozen.stripe.number(slot) < frozen.frame.slots
@@ -229,11 +228,11 @@ impl Graph {
         }
     }
 
-    /// `slot` leaves.
+    /// Notes that `slot` leaves.
     pub(super) fn note_left(&self, slot: Slot) {
         if let Some(frozen) = &mut *self.owner_of(slot).frozen() {
             let (word, bit) = frozen.bit_of(slot);
-            // What was linked since is not of the frozen state anyway.
+            // A node linked since the moment is not part of the frozen state anyway.
             if let Some(word) = frozen.left_since.get_mut(word) {
                 *word |= bit;
             }

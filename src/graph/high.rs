@@ -1,17 +1,17 @@
-//! The nodes on the highest levels, of which there are few: another one is found among them when the
-//! node goes at which walks begin.
+//! The nodes on the highest levels, of which there are few: when the entry of the graph is removed, the next one is
+//! found among them.
 
 use std::sync::{Mutex, PoisonError};
 
 use crate::types::Slot;
 
-/// One node in this number, or in more, is among them: of ten million some thousands.
+/// At most one node in this number is among them: of ten million some thousands.
 const SHARE: f64 = 1_024.0;
 
-/// The list is tidied when it has doubled, and has this number of slots.
+/// Least number of slots at which the list is tidied; it is tidied whenever it has doubled.
 const TIDIED_MIN: usize = 64;
 
-/// Slots of nodes from one level on. Some may have been taken out of the graph since, or be here twice.
+/// Slots of nodes from one level on. Some may have left the graph since, or be in the list twice.
 pub(super) struct High {
     least: u8,
     slots: Mutex<List>,
@@ -24,7 +24,7 @@ struct List {
 }
 
 impl High {
-    /// Of a graph whose nodes have `m` links.
+    /// An empty list for a graph whose nodes have `m` links.
     pub(super) fn new(m: usize) -> Self {
         let least = (SHARE.ln() / (m as f64).ln()).ceil() as u8;
         Self { least, slots: Mutex::default() }
@@ -34,7 +34,7 @@ impl High {
         self.slots.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// `slot` is in the graph now, on `level`. `level_of` tells that of others.
+    /// Notes that `slot` is in the graph, on `level`. `level_of` gives the level of any slot.
     pub(super) fn note(&self, slot: Slot, level: u8, level_of: impl Fn(Slot) -> Option<u8>) {
         if level < self.least {
             return;
@@ -49,14 +49,14 @@ impl High {
         }
     }
 
-    /// The highest of those of which `level_of` tells a level.
+    /// The highest node, among those for which `level_of` returns a level.
     pub(super) fn highest(&self, level_of: impl Fn(Slot) -> Option<u8>) -> Option<(u8, Slot)> {
         let list = self.lock();
         let levels = list.slots.iter().filter_map(|&slot| Some((level_of(slot)?, slot)));
         levels.filter(|&(level, _)| level >= self.least).max_by_key(|&(level, _)| level)
     }
 
-    /// Forgets those of which `is_gone` says so.
+    /// Forgets the nodes for which `is_gone` is true.
     pub(super) fn forget(&self, is_gone: impl Fn(Slot) -> bool) {
         self.lock().slots.retain(|&slot| !is_gone(slot));
     }

@@ -5,9 +5,9 @@
 //! level before the first link leads to it, and links are made from the bottom up: a walk that
 //! meets the node half-linked can always go on from it.
 //!
-//! While it runs, its owner keeps a view open ([`crate::store::view`]): a node that was dead before
-//! it began is linked to only where nothing else is left (`dead_links`),
-//! and one that dies after that stays in the graph until it has ended.
+//! While it runs, its owner keeps a view open ([`crate::store::view`]): a node that was dead before it began is
+//! linked to only if no live one is left (`dead_links`), and a node that dies after that stays in the graph until it
+//! has ended.
 
 use super::Graph;
 use super::prune::{Choice, LinkBack, Linked, select};
@@ -17,35 +17,35 @@ use crate::kernels::Distance;
 use crate::store::{Codes, Vectors};
 use crate::types::{DocId, Slot};
 
-/// Hops a step does at most: some 20 µs of distances at a few hundred dimensions.
+/// Most hops in a step: some 20 µs of distances at a few hundred dimensions.
 const STEP_HOPS: u32 = 8;
 
 enum Phase {
     /// Walk down to the node's own top level.
     Descend,
-    /// Find candidates on a level. `accept_dead` when there is no live one to be found.
+    /// Find candidates on a level. `accept_dead` if there is no live one to be found.
     Search { level: u8, entry: Slot, begun: bool, accept_dead: bool },
-    /// Choose among them. Never lasts beyond the step that comes to it.
+    /// Choose among the candidates. Never lasts beyond the step that reaches it.
     Choose { level: u8 },
-    /// Link back from the chosen neighbours of a level, one a step; in the end from the nearest
-    /// in any case, where none of them leads to the node on level 0.
+    /// Link back from the chosen neighbours of a level, one per step; at the end from the nearest in any case, if
+    /// none of them leads to the node on level 0.
     LinkBack { level: u8, done: usize },
     /// Everything is linked.
     Done,
 }
 
-/// The vectors of the nodes, and their codes where there are any: then walks go by those, and
-/// only what they find is compared as vectors. At least one of the two is there.
+/// The vectors of the nodes, and their codes if there are any: then walks use the codes, and only the nodes they find
+/// are compared as vectors. At least one of the two is there.
 #[derive(Clone, Copy)]
 pub struct Rows<'a> {
-    /// The vectors; `None` where they are not all in memory, and everything goes by codes.
+    /// The vectors; `None` if they are not all in memory, and all distances are those of codes.
     pub vectors: Option<&'a Vectors>,
-    /// Their codes.
+    /// The codes; `None` if there are none.
     pub codes: Option<&'a Codes>,
 }
 
 impl<'a> Rows<'a> {
-    /// The vectors, where there are no codes.
+    /// The vectors, if there are no codes.
     ///
     /// # Panics
     /// If there is neither.
@@ -53,7 +53,7 @@ impl<'a> Rows<'a> {
         self.vectors.expect("there are vectors or codes")
     }
 
-    /// The codes, where vectors are not all in memory.
+    /// The codes, if vectors are not all in memory.
     ///
     /// # Panics
     /// If there is neither.
@@ -62,18 +62,18 @@ impl<'a> Rows<'a> {
     }
 }
 
-/// A node on its way into the graph.
+/// A node that is being linked into the graph.
 pub struct Linker {
     slot: Slot,
     level: u8,
     phase: Phase,
     /// The neighbours chosen on each level searched so far, highest level first.
     chosen: Vec<Vec<Slot>>,
-    /// It may link to dead nodes, and has said so.
+    /// True if it may link to dead nodes, and is counted in `DeadLinks`.
     accepts_dead: bool,
-    /// A neighbour on level 0 leads to it.
+    /// True if a neighbour on level 0 leads to it.
     is_led_to: bool,
-    /// The lowest of many copies of it, which has room for others than copies.
+    /// The lowest of many copies of the node, which has room for nodes other than copies.
     lowest: Option<Slot>,
 }
 
@@ -93,8 +93,8 @@ impl Linker {
         self.slot
     }
 
-    /// Gives up, with whatever has been linked: from now on the node is looked after like any other,
-    /// since lists may lead to it, and its own to nodes that will leave the graph.
+    /// Gives up; links made so far stay. From then on the node is treated like any other, since lists may lead to it,
+    /// and its own to nodes that will leave the graph.
     pub fn abandon(self, graph: &Graph) {
         graph.mark_linked(self.slot, self.level);
         if self.accepts_dead {
@@ -102,8 +102,8 @@ impl Linker {
         }
     }
 
-    /// Does one step. True when the node is linked. `is_live` tells which nodes are worth a
-    /// link; dead ones are walked through, and linked only where nothing else is left.
+    /// Does one step. True when the node is linked. `is_live` tells which nodes are worth a link; dead ones are
+    /// walked through, and linked only if no others are left.
     pub fn step<D: Distance>(
         &mut self,
         graph: &Graph,
@@ -166,7 +166,7 @@ impl Linker {
         done
     }
 
-    /// Goes on with the phases that walk.
+    /// Continues the phases that walk.
     fn walk<S: Space>(
         &mut self,
         graph: &Graph,
@@ -203,8 +203,8 @@ impl Linker {
         }
     }
 
-    /// Goes on where no live node was found on `level` from `entry`: dead ones will do, but none
-    /// that is leaving the graph, so the whole search begins anew once it is said that they will.
+    /// Continues after no live node was found on `level` from `entry`: dead ones will do, but none that is leaving
+    /// the graph, so the whole search begins again once the linker is counted in `DeadLinks`.
     fn search_dead(&mut self, graph: &Graph, level: u8, entry: Slot) -> Phase {
         if self.accepts_dead {
             return Phase::Search { level, entry, begun: false, accept_dead: true };
@@ -250,7 +250,7 @@ impl Linker {
         }
     }
 
-    /// Chooses the node's neighbours on `level` among what the beam found.
+    /// Chooses the node's neighbours on `level` among the nodes that the beam found.
     fn choose<B: Between>(
         &mut self,
         graph: &Graph,
@@ -284,8 +284,8 @@ impl Linker {
         }
     }
 
-    /// Where a walk has found nothing but copies of the node, all in higher slots, walks will come
-    /// here in place of the lowest of those: what that leads to joins the candidates.
+    /// If a walk has found only copies of the node, all in higher slots, walks will come to this node in place of the
+    /// lowest of the copies: the neighbours of that copy join the candidates.
     fn look_beyond_copies<B: Between>(
         &self,
         graph: &Graph,

@@ -1,5 +1,5 @@
-//! Neighbour lists in cache lines: one fixed row a node on level 0, and for the one node in M
-//! that reaches higher, a row a level elsewhere.
+//! Neighbour lists in cache lines: one fixed row per node on level 0, and for the one node in M that reaches higher,
+//! a row per level elsewhere.
 //!
 //! A link is stored as slot + 1, so that zeroed memory is an empty list, and a list ends at its
 //! first zero.
@@ -18,7 +18,7 @@ use crate::types::stripe::{BLOCK_SLOTS, Stripe};
 /// Links in a cache line.
 pub(super) const LINE_LINKS: usize = 16;
 
-/// Lists that follow one another are kept as free up to so many.
+/// Longest run of consecutive lists that is kept as free.
 const RUN_MAX: usize = LEVEL_MAX as usize;
 
 /// A cache line of links.
@@ -34,14 +34,14 @@ impl Lists {
         Self(Arena::new(links_max.div_ceil(LINE_LINKS), rows_max))
     }
 
-    /// The links of these rows of an owner, by number, one after the other, ends included.
+    /// The links of these local rows of an owner, one after the other, ends included.
     pub(super) fn values(&self, stripe: Stripe, numbers: Range<usize>) -> Vec<u32> {
         let rows = numbers.map(|number| stripe.slot(number as u32).index());
         let links = rows.flat_map(|row| self.0.row(row)).flat_map(|line| &line.0);
         links.map(|link| link.load(Ordering::Acquire)).collect()
     }
 
-    /// Puts back what [`Lists::values`] gave, from row number `start` on.
+    /// Restores the values that [`Lists::values`] gave, from local row `start` on.
     pub(super) fn restore(&self, stripe: Stripe, start: u32, row_values: usize, values: &[u32]) {
         for (number, values) in (start..).zip(values.chunks(row_values)) {
             let row = stripe.slot(number).index();
@@ -58,8 +58,8 @@ impl Lists {
 #[derive(Default)]
 struct Upper {
     count: AtomicU32,
-    /// Numbers of the first of some lists that no node has, by how many follow one another. Looked
-    /// at when a node comes or goes; a walk does not.
+    /// Local numbers of the first list of each free run, by the length of the run. Locked when a node comes or goes;
+    /// a walk does not lock it.
     free: Mutex<[Vec<u32>; RUN_MAX + 1]>,
 }
 
@@ -69,7 +69,7 @@ pub(super) struct Layers {
     pub(super) upper: Lists,
     /// Row of a node's first list in `upper`, + 1; 0 for a node that has none.
     upper_starts: Arena<AtomicU32>,
-    /// By owner.
+    /// Lists above level 0, by owner.
     uppers: Box<[Upper]>,
 }
 
@@ -89,8 +89,8 @@ impl Layers {
         self.upper_starts.reserve(slot.index());
     }
 
-    /// Gives `slot`, which is of `stripe`, lists for the levels 1 to `level`, which may hold
-    /// anything, and returns `level`; 0 if there is no room, which takes ids chosen to be high.
+    /// Gives `slot`, of the owner `stripe`, lists for the levels 1 to `level`, with arbitrary contents, and returns
+    /// `level`; 0 if there is no room, which happens only with ids chosen to be high.
     pub(super) fn allocate_upper(&self, stripe: Stripe, slot: Slot, level: u8) -> u8 {
         if level == 0 {
             return 0;
@@ -105,8 +105,8 @@ impl Layers {
         level
     }
 
-    /// Lists that follow one another and have never been used. They all lie in one block: names
-    /// of an owner's rows have gaps between blocks.
+    /// A run of lists that have never been used. They all lie in one block: the rows of an owner have gaps between
+    /// blocks.
     fn take_new(&self, stripe: Stripe, lists: u32) -> Option<u32> {
         let count = &self.uppers[stripe.owner() as usize].count;
         let mut start = count.load(Ordering::Relaxed);
@@ -124,7 +124,7 @@ impl Layers {
         Some(start)
     }
 
-    /// `slot`, which was on `level`, needs its lists above level 0 no more.
+    /// Frees the lists above level 0 of `slot`, which was on `level`.
     pub(super) fn release_upper(&self, stripe: Stripe, slot: Slot, level: u8) {
         let start = self.upper_starts.get(slot.index()).swap(0, Ordering::AcqRel);
         if level > 0 && start > 0 {
@@ -132,7 +132,7 @@ impl Layers {
         }
     }
 
-    /// Takes `lists` that follow one another from what is free, of the shortest run that has them.
+    /// Takes a run of `lists` free lists, from the shortest free run that has as many.
     fn take_free(&self, stripe: Stripe, lists: u32) -> Option<u32> {
         let mut free = self.free(stripe);
         let lists = lists as usize;
@@ -144,8 +144,8 @@ impl Layers {
         Some(start)
     }
 
-    /// Nodes of the owner have these lists above level 0 and no others, by number, sorted by where
-    /// they begin: what lies between is free.
+    /// Restores the free lists: nodes of the owner use exactly these runs of local lists above level 0, sorted by
+    /// start; all lists between them are free.
     pub(super) fn restore_upper(&self, stripe: Stripe, count: u32, used: &[Range<u32>]) {
         let mut free: [Vec<u32>; RUN_MAX + 1] = Default::default();
         let mut end = 0;
@@ -162,8 +162,8 @@ impl Layers {
         self.uppers[stripe.owner() as usize].count.store(count, Ordering::Relaxed);
     }
 
-    /// Forgets all lists of an owner, none of whose nodes is in the graph. What they hold goes when
-    /// they are given to a node.
+    /// Frees all lists of an owner, none of whose nodes is in the graph. Their contents are cleared when they are
+    /// given to a node.
     pub(super) fn clear(&self, stripe: Stripe) {
         let slots = (0..self.upper_starts.reserved() as u32).map(Slot);
         for slot in slots.filter(|&slot| stripe.owns(slot)) {
@@ -180,7 +180,7 @@ impl Layers {
         free.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Lists above level 0 that nodes of an owner have or had.
+    /// Number of lists above level 0 that nodes of an owner have or had.
     pub(super) fn upper_count(&self, stripe: Stripe) -> u32 {
         self.uppers[stripe.owner() as usize].count.load(Ordering::Relaxed)
     }
@@ -190,7 +190,7 @@ impl Layers {
         self.upper_starts.get(slot.index()).load(Ordering::Acquire)
     }
 
-    /// Puts back where the upper lists of a node are.
+    /// Restores the position of the upper lists of a node.
     pub(super) fn restore_upper_start(&self, slot: Slot, start: u32) {
         self.upper_starts.get(slot.index()).store(start, Ordering::Relaxed);
     }
@@ -204,7 +204,7 @@ impl Layers {
         }
     }
 
-    /// Number of that list among those of its kind.
+    /// Row of the list of a node on `level`, among the lists of its kind.
     #[inline]
     pub(super) fn row(&self, slot: Slot, level: u8) -> usize {
         if level == 0 {

@@ -1,4 +1,4 @@
-//! What the graph takes in memory, of counts alone.
+//! Memory of the graph, computed from counts alone.
 
 use std::sync::atomic::{AtomicU8, AtomicU32};
 
@@ -7,15 +7,15 @@ use super::{Graph, Params};
 use crate::types::stripe::Stripe;
 
 impl Graph {
-    /// Bytes of the lists of neighbours of an owner on all levels, their unused ends included, and of
-    /// what leads to them, where so many of its slots hold a node or have held one.
+    /// Bytes of an owner's neighbour lists on all levels, unused ends included, and of the words that lead to them,
+    /// if `slots` of its slots hold a node or have held one.
     #[must_use]
     pub fn bytes(&self, stripe: Stripe, slots: usize) -> usize {
         let upper = self.layers.upper_count(stripe) as usize;
         slots * bottom_bytes(self.params.m) + upper * list_bytes(self.params.m)
     }
 
-    /// Bytes of a node on all levels that it can be expected to have.
+    /// Expected bytes of a node, on all levels.
     #[must_use]
     pub fn bytes_of_node(params: &Params) -> usize {
         // One node in M is on the level above.
@@ -23,7 +23,7 @@ impl Graph {
     }
 }
 
-/// Bytes of a list of so many neighbours.
+/// Bytes of a list of `links` neighbours.
 fn list_bytes(links: usize) -> usize {
     links.div_ceil(LINE_LINKS) * size_of::<Line>()
 }

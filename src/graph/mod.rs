@@ -4,14 +4,14 @@
 //!
 //! - Mutable in place, readable by other threads without a lock: adjacency is arrays of atomics
 //!   in arenas that never move. A reader sees an old or a new neighbour, and both are valid.
-//! - Whoever links a node writes to the lists of its neighbours, whosever they are, after taking
-//!   hold of each (`hold`). Nobody waits for that: what is held is tried again in a later step.
+//! - A linker writes to the lists of the node's neighbours, of any owner, after taking hold of each (`hold`). It
+//!   never waits for a hold: a list that is held is tried again in a later step.
 //! - A node's level is a function of the seed and its document id, and nothing here is random:
 //!   one order of inserts gives one graph, now and at every replay of the log.
 //! - The walk ([`search::Beam`]) and the insert ([`insert::Linker`]) stop after a stated amount
 //!   of work and go on later, so that a core can serve between their slices.
-//! - The graph knows slots and vectors, not documents: who is alive, visible or wanted is asked
-//!   of a closure. The walk goes through nodes that the closure refuses.
+//! - The graph knows slots and vectors, not documents: a closure tells which are alive, visible or wanted. The walk
+//!   goes through nodes that the closure refuses.
 
 pub mod adopt;
 pub mod agreement;
@@ -47,10 +47,10 @@ use crate::types::{DocId, Slot, mix};
 
 pub use crate::types::limits::LEVEL_MAX;
 
-/// What shapes the graph.
+/// Parameters of a graph.
 #[derive(Clone, Copy, Debug)]
 pub struct Params {
-    /// Links a new node makes on each level; level 0 holds up to twice as many a node.
+    /// Links that a new node makes on each level; a list on level 0 holds up to twice as many.
     pub m: usize,
     /// Beam width while linking.
     pub ef_construction: usize,
@@ -58,7 +58,7 @@ pub struct Params {
     pub seed: u64,
 }
 
-/// The graph: adjacency by slot and level, and where a walk enters.
+/// The graph: neighbour lists by slot and level, and the entry of walks.
 pub struct Graph {
     params: Params,
     layers: Layers,
@@ -66,7 +66,7 @@ pub struct Graph {
     levels: Arena<AtomicU8>,
     /// 0 while empty, else `(level + 1) << 32 | slot`.
     entry: AtomicU64,
-    /// By number.
+    /// Counts and frozen state, by owner.
     owners: Box<[Owner]>,
     dead_links: DeadLinks,
     /// See [`Graph::doubts`].
@@ -74,15 +74,14 @@ pub struct Graph {
     high: High,
 }
 
-/// What belongs to the nodes of one owner.
+/// Counts and frozen state of the nodes of one owner.
 #[derive(Default)]
 #[repr(align(128))]
 struct Owner {
     linked_count: AtomicU32,
-    /// Those of them that have left ([`Graph::leave`]) and are not removed yet.
+    /// Nodes among them that have left ([`Graph::leave`]) and are not removed yet.
     left_count: AtomicU32,
-    /// Its part of the graph is being kept as it was. Looked at by writers before they lock
-    /// `frozen`, which no walk does.
+    /// True while its part of the graph is frozen. Writers look at it before they lock `frozen`, which no walk does.
     is_frozen: AtomicBool,
     frozen: Mutex<Option<Frozen>>,
 }
@@ -94,7 +93,7 @@ impl Graph {
         Self::shared(params, 1)
     }
 
-    /// An empty graph of so many owners.
+    /// An empty graph of `owners` owners.
     #[must_use]
     pub fn shared(params: Params, owners: u32) -> Self {
         assert!(params.m >= 2 && params.ef_construction >= params.m);
@@ -111,7 +110,7 @@ impl Graph {
         }
     }
 
-    /// What shapes this graph.
+    /// The parameters of this graph.
     #[must_use]
     pub fn params(&self) -> Params {
         self.params
@@ -123,13 +122,13 @@ impl Graph {
         self.owners.iter().map(|owner| owner.linked_count.load(Ordering::Acquire)).sum()
     }
 
-    /// Those of one owner.
+    /// Nodes of one owner in the graph, dead ones included.
     #[must_use]
     pub fn linked_of(&self, owner: u32) -> u32 {
         self.owners[owner as usize].linked_count.load(Ordering::Acquire)
     }
 
-    /// Those of one owner that are in the graph and that something may lead to: all but those that have left.
+    /// Nodes of one owner in the graph that something may lead to: all but those that have left.
     #[must_use]
     pub fn staying_of(&self, owner: u32) -> u32 {
         self.linked_of(owner) - self.left_of(owner)
@@ -162,7 +161,7 @@ impl Graph {
         self.doubts.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Most links a node has on `level`.
+    /// Most links of a node on `level`.
     #[must_use]
     pub fn links_max(&self, level: u8) -> usize {
         if level == 0 { 2 * self.params.m } else { self.params.m }
@@ -191,23 +190,23 @@ impl Graph {
         self.levels.get(slot.index()).load(Ordering::Acquire) & LEFT != 0
     }
 
-    /// True if `slot` is a dead node that is on its way out, or has left.
+    /// True if `slot` is a dead node that is being removed, or has left.
     #[inline]
     fn is_doomed(&self, slot: Slot) -> bool {
         self.levels.get(slot.index()).load(Ordering::SeqCst) & DOOMED != 0
     }
 
-    /// Whether `slot`, a dead node, is on its way out.
+    /// Marks `slot`, a dead node, as being removed, or takes the mark away.
     fn set_doomed(&self, slot: Slot, is_doomed: bool) {
         let level = self.levels.get(slot.index());
-        // Of two who take nodes out, one at least sees what the other does.
+        // Of two threads that remove nodes, at least one sees the mark of the other.
         match is_doomed {
             true => level.fetch_or(DOOMED, Ordering::SeqCst),
             false => level.fetch_and(!DOOMED, Ordering::SeqCst),
         };
     }
 
-    /// Nothing leads to `slot` any more but nodes that have left. [`Graph::remove`] has to follow. For its
+    /// Marks that nothing leads to `slot` any more but nodes that have left. [`Graph::remove`] has to follow. For its
     /// owner alone.
     fn leave(&self, slot: Slot) {
         let owner = self.owner_of(slot);
@@ -218,7 +217,7 @@ impl Graph {
         owner.left_count.fetch_add(1, Ordering::Release);
     }
 
-    /// Makes room for `slot`. Every slot of the store is announced before it is asked about.
+    /// Makes room for `slot`. Called for every slot of the store before any other use of the slot.
     pub fn reserve(&self, slot: Slot) {
         self.levels.reserve(slot.index());
         self.layers.reserve(slot);
@@ -244,7 +243,7 @@ impl Graph {
         }
     }
 
-    /// Asks for the list of `slot` on `level`, which is needed soon.
+    /// Prefetches the list of `slot` on `level`.
     #[inline]
     pub(crate) fn prefetch_links(&self, slot: Slot, level: u8) {
         crate::kernels::simd::prefetch(self.layers.links(slot, level));
@@ -271,7 +270,7 @@ impl Graph {
         self.write(held.slot(), level, neighbours);
     }
 
-    /// Writes a list that nobody else writes to.
+    /// Writes a list that no other thread writes to.
     fn write(&self, slot: Slot, level: u8, neighbours: &[Slot]) {
         assert!(neighbours.len() <= self.links_max(level));
         let links = self.layers.links(slot, level).iter().flat_map(|line| &line.0);
@@ -296,8 +295,8 @@ impl Graph {
         false
     }
 
-    /// Gives `slot`, to which nothing leads, its lists, empty. Returns the level it got: `level`,
-    /// unless the upper levels are full.
+    /// Gives empty lists to `slot`, to which nothing leads. Returns its level: `level`, unless the upper levels are
+    /// full.
     fn allocate(&self, slot: Slot, level: u8) -> u8 {
         let level = self.layers.allocate_upper(self.stripe_of(slot), slot, level);
         for level in 0..=level {
@@ -312,8 +311,8 @@ impl Graph {
         self.write(slot, level, neighbours);
     }
 
-    /// Takes a node out, to which nothing leads any more, and at which no walk stands. For its owner
-    /// alone. False if that has to wait: what is frozen still has this node.
+    /// Removes a node to which nothing leads any more, and at which no walk is. For its owner alone. False if that
+    /// has to wait: the frozen state still has this node.
     pub fn remove(&self, slot: Slot) -> bool {
         let owner = self.owner_of(slot);
         if owner.is_frozen.load(Ordering::Relaxed) {
@@ -330,7 +329,7 @@ impl Graph {
         true
     }
 
-    /// Sets where walks begin, unless somebody has done so since it was `before`.
+    /// Sets the entry of walks, unless it is no longer `before`.
     fn replace_entry(&self, before: u64, entry: Option<(u8, Slot)>) -> bool {
         let entry = entry.map_or(0, |(level, slot)| u64::from(level + 1) << 32 | u64::from(slot.0));
         let ordering = Ordering::AcqRel;
@@ -348,7 +347,7 @@ impl Graph {
         }
     }
 
-    /// Makes `slot` the first node. False if there is another one meanwhile.
+    /// Makes `slot` the first node. False if the graph has a node by now.
     fn publish_first(&self, slot: Slot, level: u8) -> bool {
         let is_first = self.replace_entry(0, Some((level, slot)));
         if is_first {
@@ -369,13 +368,13 @@ impl Graph {
         if owner.is_frozen.load(Ordering::Relaxed) {
             self.note_linked(slot);
         }
-        // Somebody may hold it: the first links lead to it already.
+        // Another thread may hold it: the first links lead to it already.
         self.levels.get(slot.index()).fetch_or(level + 1, Ordering::AcqRel);
         owner.linked_count.fetch_add(1, Ordering::Release);
         self.high.note(slot, level, |slot| self.level(slot));
     }
 
-    /// Forgets the nodes of an owner, which nobody reads.
+    /// Forgets the nodes of an owner, which no thread reads.
     pub fn clear(&self, stripe: Stripe) {
         for slot in (0..self.levels.reserved() as u32).map(Slot).filter(|&slot| stripe.owns(slot)) {
             let level = self.levels.get(slot.index());
@@ -393,7 +392,7 @@ impl Graph {
 
 #[cfg(test)]
 impl Graph {
-    /// Has no node lead to `lost` on level 0, of those below `slot_count`.
+    /// Removes all links to `lost` on level 0, from the nodes below `slot_count`.
     pub(crate) fn cut_off(&self, lost: Slot, slot_count: u32) {
         for slot in (0..slot_count).map(Slot).filter(|&slot| self.leads(slot, 0, lost)) {
             let mut list = self.neighbours(slot, 0);

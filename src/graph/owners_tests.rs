@@ -1,5 +1,5 @@
-//! Several linkers at once, of owners who do not see what the others are linking: whatever they link,
-//! and in whatever order their steps come, every node is reachable and found.
+//! Several linkers at once, of owners that do not see the nodes which others are linking: with any nodes, and any
+//! order of the steps, every node is reachable and found.
 
 use super::check::check;
 use super::insert::{Linker, Rows};
@@ -11,7 +11,7 @@ use crate::store::Vectors;
 
 const DIMENSION: u64 = 16;
 
-/// Where the copies are among the others.
+/// Positions of the copies among the other points.
 #[derive(Clone, Copy, Debug)]
 enum Copies {
     First,
@@ -19,12 +19,12 @@ enum Copies {
     Mixed,
 }
 
-/// Whose step is next.
+/// Order in which the owners take steps.
 #[derive(Clone, Copy, Debug)]
 enum Turns {
     InTurn,
     AtRandom(u64),
-    /// Some steps of one, then some of another.
+    /// Some steps of one owner, then some of another.
     InRuns(u64),
 }
 
@@ -45,7 +45,7 @@ fn random_point(seed: u64) -> Vec<f32> {
     point
 }
 
-/// `copies` of one point and `others`.
+/// `copies` copies of one point, and `others` other points.
 fn points(copies: u64, others: u64, place: Copies) -> Vec<Vec<f32>> {
     let all = copies + others;
     let mut copied = 0;
@@ -121,7 +121,7 @@ impl Built {
         check(&self.graph, self.extent()).unwrap().unreachable.len()
     }
 
-    /// Of these points, those that a walk by their own vector does not find.
+    /// Number of these points that a walk by their own vector does not find.
     fn missed<D: Distance>(&self, points: impl Iterator<Item = usize>, width: usize) -> usize {
         let mut scratch = Scratch::default();
         let mut is_missed = |&index: &usize| {
@@ -137,8 +137,8 @@ impl Built {
     }
 }
 
-/// Nothing is out of reach, and of one hundred others at most `missed_max` are not found: so few that
-/// chance decides, as with one owner.
+/// No node is unreachable, and of one hundred others at most `missed_max` are not found: as few as chance decides
+/// with one owner.
 fn copies_cut_off_nothing<D: Distance>(m: usize, copies: u64, others: u64, missed_max: u64) {
     let params = Params { m, ef_construction: 60, seed: 7 };
     let copy = random_point(u64::MAX);
@@ -164,20 +164,20 @@ fn copies_cut_off_nothing<D: Distance>(m: usize, copies: u64, others: u64, misse
 }
 
 #[test]
-fn copies_cut_off_nothing_whoever_links_them() {
+fn copies_cut_off_nothing_in_any_order_of_linkers() {
     copies_cut_off_nothing::<NegatedDot>(16, 300, 200, 1);
     copies_cut_off_nothing::<SquaredEuclidean>(16, 200, 300, 1);
 }
 
 #[test]
-fn copies_cut_off_nothing_where_lists_are_short() {
+fn copies_cut_off_nothing_with_short_lists() {
     copies_cut_off_nothing::<NegatedDot>(5, 300, 200, 3);
     copies_cut_off_nothing::<SquaredEuclidean>(5, 200, 300, 3);
 }
 
-/// Where there are no copies, nothing is done to keep nodes within reach but looking at lists.
+/// Without copies, only the reading of lists is spent on keeping nodes reachable.
 #[test]
-fn without_copies_a_link_costs_what_it_did() {
+fn without_copies_a_link_costs_only_the_reading_of_lists() {
     let params = Params { m: 16, ef_construction: 100, seed: 7 };
     let points = points(0, 3_000, Copies::First);
     for owners in [1, 4] {

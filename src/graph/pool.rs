@@ -1,15 +1,14 @@
-//! The nodes that a walk keeps: the nearest so many, in order, each marked once it is expanded.
+//! The nodes that a walk keeps: the nearest `width`, in order, each marked once it is expanded.
 //!
-//! One sorted array is both the result of the walk and, as far as it is not marked, its frontier.
-//! Newcomers come in batches, one a hop, and each entry is moved at most once a batch.
+//! One sorted array is both the result of the walk and, as far as entries are not marked, its frontier. New nodes
+//! come in batches, one per hop, and each entry is moved at most once per batch.
 
 use super::search::Key;
 
-/// Set in an entry whose node is expanded. Slots are below 2²⁶, and entries are compared without
-/// it.
+/// Flag of an entry whose node is expanded. Slots are below 2³⁰, and entries are compared without the flag.
 const EXPANDED: u64 = 1 << 31;
 
-/// Sorted, bounded, reusable without allocation.
+/// A sorted, bounded list, reusable without allocation.
 #[derive(Default)]
 pub(super) struct Pool {
     entries: Vec<u64>,
@@ -19,20 +18,19 @@ pub(super) struct Pool {
 }
 
 impl Pool {
-    /// Forgets everything, and keeps the nearest `width` from now on.
+    /// Forgets all entries, and keeps the nearest `width` from now on.
     pub(super) fn reset(&mut self, width: usize) {
         self.entries.clear();
         self.width = width;
         self.cursor = 0;
     }
 
-    /// What is kept, nearest first.
+    /// The kept nodes, nearest first.
     pub(super) fn keys(&self) -> impl ExactSizeIterator<Item = Key> {
         self.entries.iter().map(|&entry| Key::of_bits(entry & !EXPANDED))
     }
 
-    /// The farthest that is kept, once as many are kept as can be: whatever is farther has no
-    /// place.
+    /// The farthest kept node, once the pool is full: nodes farther than it are not kept. [`Key::MAX`] before that.
     #[inline]
     pub(super) fn bound(&self) -> Key {
         if self.entries.len() < self.width {
@@ -42,13 +40,13 @@ impl Pool {
         Key::of_bits(last & !EXPANDED)
     }
 
-    /// The nearest that is not expanded.
+    /// The nearest node that is not expanded.
     #[inline]
     pub(super) fn next(&self) -> Option<Key> {
         self.entries.get(self.cursor).map(|&entry| Key::of_bits(entry))
     }
 
-    /// Marks what [`Pool::next`] gives as expanded.
+    /// Marks the node that [`Pool::next`] gives as expanded.
     #[inline]
     pub(super) fn expand(&mut self) {
         self.entries[self.cursor] |= EXPANDED;
@@ -58,13 +56,13 @@ impl Pool {
         }
     }
 
-    /// Adds nodes that are not there yet, in any order.
+    /// Adds nodes that are not in the pool yet, in any order.
     pub(super) fn add(&mut self, newcomers: &mut [Key]) {
         newcomers.sort_unstable();
         let mut end = self.entries.len();
         self.entries.resize(end + newcomers.len(), 0);
-        // From the farthest on, what is behind a newcomer moves by as many places as there are
-        // newcomers before it.
+        // From the farthest on, the entries behind a new node move by as many places as there are new nodes before
+        // them.
         for (nearer, key) in newcomers.iter().enumerate().rev() {
             let key = key.bits();
             let place = self.entries[..end].partition_point(|&entry| entry & !EXPANDED < key);
@@ -84,9 +82,9 @@ mod tests {
     use super::*;
     use crate::types::{Slot, mix};
 
-    /// Against a sorted list of all that came, cut to the width.
+    /// Compares with a sorted list of all nodes added, cut to the width.
     #[test]
-    fn keeps_the_nearest_and_what_is_expanded_of_them() {
+    fn pool_keeps_the_nearest_and_their_expanded_marks() {
         for width in [1, 2, 7, 64, 1_000] {
             let mut pool = Pool::default();
             pool.reset(width);

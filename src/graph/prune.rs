@@ -1,17 +1,17 @@
-//! Which links a full list keeps, and what becomes of the nodes that it drops.
+//! The links that a full list keeps, and new links for the nodes that it drops.
 //!
-//! Level 0 stays in one piece whichever owner links: a link is dropped only while another way to its node is
-//! there, and that node is held meanwhile, so that two linkers can't take the last two ways to it
-//! from each other. What leads to a node is known of its own neighbours alone, since most links go
-//! both ways. So a node that loses its place in the list of `source` is
+//! Level 0 stays in one piece whichever owner links: a link is dropped only while another way to its node is there,
+//! and that node is held meanwhile, so that two linkers can't take the last two ways to it from each other. Only a
+//! node's own neighbours are checked for links to it, since most links go both ways. So a node that loses its place
+//! in the list of `source` is
 //!
 //! 1. led to by a node that `source` keeps: no path has gone;
 //! 2. or led to by [`LEADING_MIN`] of its neighbours;
 //! 3. else given a link by the nearest of those kept that has room, or it stays in the list.
 //!
-//! Copies of one vector are equally near to everything, so a walk to what is near is full of them, of
-//! those with the lowest slots. Among them and around them [`Way`] is stricter than 2., and copies keep
-//! a link to the lowest that they know, from where a walk goes on: see [`Graph::keeps_lowest`].
+//! Copies of one vector are equally near to everything, so a walk to their surroundings is full of copies, of those
+//! with the lowest slots. Among them and around them [`Way`] is stricter than 2., and copies keep a link to the
+//! lowest that they know, from where a walk goes on: see [`Graph::keeps_lowest`].
 
 use super::Graph;
 use super::hold::Held;
@@ -19,13 +19,13 @@ use super::search::{Key, Work};
 use super::space::Between;
 use crate::types::Slot;
 
-/// One part in this many of a list is for copies of the node's own vector.
+/// Divisor of a list's length: this part of the list is for copies of the node's own vector.
 const COPIES_SHARE: usize = 4;
 
-/// Neighbours of a node that lead to it, where one link to it more or less does not count.
+/// Number of neighbours leading to a node with which one link to it more or less does not count.
 const LEADING_MIN: usize = 3;
 
-/// Of the nodes that a list keeps, how many are asked to lead to one that it drops.
+/// Most nodes kept by a list that are asked to lead to one that it drops.
 const LEADERS_TRIED: usize = 4;
 
 /// Most copies of a node that a list of `links_max` links leads to.
@@ -33,26 +33,26 @@ fn copies_max(links_max: usize) -> usize {
     (links_max / COPIES_SHARE).max(1)
 }
 
-/// What makes a node that is dropped safe.
+/// The kind of path that makes a node safe to drop.
 #[derive(Clone, Copy, PartialEq)]
 enum Way {
     /// A path from the source, or enough neighbours that lead to it.
     Any,
     /// A path: the node is a copy of the source, and copies may lead to one another alone.
     Path,
-    /// A path by a node that is nearer than the source, which is so far: where there are many copies
-    /// of the source, a walk to the node is full of them, and goes by what is nearer alone.
+    /// A path by a node that is nearer than the source, whose distance is given: where there are many copies of the
+    /// source, a walk to the node is full of them, and uses only nodes that are nearer.
     Nearer(f32),
 }
 
-/// What came of a link.
+/// Outcome of a request for a link.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Linked {
-    /// It is there.
+    /// The link is there.
     Yes,
-    /// The list is full of better ones.
+    /// The list is full of better links.
     No,
-    /// Somebody else is changing one of the lists: to be tried again.
+    /// Another thread is changing one of the lists: to be tried again.
     Busy,
 }
 
@@ -63,15 +63,14 @@ pub(super) struct LinkBack<'a, B, L> {
     pub(super) level: u8,
     pub(super) source: Slot,
     pub(super) target: Slot,
-    /// Nothing leads to `target` yet: it gets a place in any case.
+    /// True if nothing leads to `target` yet: it gets a place in any case.
     pub(super) is_needed: bool,
-    /// Which nodes are alive.
+    /// Tells which nodes are alive.
     pub(super) is_live: L,
 }
 
 impl<B: Between, L: Fn(Slot) -> bool> LinkBack<'_, B, L> {
-    /// Adds `target` to the list of `source`, dropping what the heuristic finds dispensable if the
-    /// list is full.
+    /// Adds `target` to the list of `source`; if the list is full, drops a link that the heuristic finds dispensable.
     pub(super) fn link(&self, work: &mut Work) -> Linked {
         let Self { graph, rows, level, source, target, .. } = *self;
         let Some(held) = graph.hold(source) else {
@@ -101,8 +100,8 @@ impl<B: Between, L: Fn(Slot) -> bool> LinkBack<'_, B, L> {
         if kept.contains(&target) { Linked::Yes } else { Linked::No }
     }
 
-    /// Sees to it that those of `candidates` which are not `kept` can be reached without the source, or
-    /// has it keep them. False, with nothing dropped, if somebody else is changing one of the lists.
+    /// Ensures that the `candidates` which are not `kept` can be reached without the source, or adds them to `kept`.
+    /// False, with nothing dropped, if another thread is changing one of the lists.
     fn release(&self, candidates: &[Key], kept: &mut Vec<Slot>, work: &mut Work) -> bool {
         let Self { graph, rows, level, source, target, .. } = *self;
         let to_itself = rows.between(rows.origin(source), source);
@@ -111,8 +110,8 @@ impl<B: Between, L: Fn(Slot) -> bool> LinkBack<'_, B, L> {
         let (mut dropped, mut has_copy) = (Vec::new(), false);
         for (index, key) in candidates.iter().enumerate() {
             let (slot, is_copy) = (key.slot(), index < copies);
-            // What only nodes on their way out lead to is given links by who takes them out. On the
-            // levels above, a node that can't be reached is not missed.
+            // A node that only nodes being removed lead to is given links by the owner that removes them. On the
+            // levels above, an unreachable node is not missed.
             let is_missed = slot != target && !graph.is_doomed(slot) && (level == 0 || is_copy);
             if !is_missed || kept.contains(&slot) {
                 continue;
@@ -128,7 +127,7 @@ impl<B: Between, L: Fn(Slot) -> bool> LinkBack<'_, B, L> {
             };
             dropped.push((held, way));
         }
-        // A copy that made room for a later copy is linked to from there: the source still leads to it.
+        // A copy that made room for a later copy is linked to from that one: the source still leads to it.
         let passes_on = has_copy && candidates[..copies].iter().any(|key| key.slot() == target);
         let own = if passes_on { graph.hold(target) } else { None };
         if passes_on && own.is_none() {
@@ -151,7 +150,7 @@ impl<B: Between, L: Fn(Slot) -> bool> LinkBack<'_, B, L> {
         true
     }
 
-    /// True if there is such a `way` to `slot` without the source, which leads to those `kept`.
+    /// True if there is a way of kind `way` to `slot` without the source, which leads to the nodes in `kept`.
     fn is_secure(&self, slot: Slot, kept: &[Slot], way: Way, work: &mut Work) -> bool {
         let Self { graph, rows, .. } = *self;
         let (mut leading, mut is_secure) = (0, false);
@@ -176,8 +175,8 @@ impl<B: Between, L: Fn(Slot) -> bool> LinkBack<'_, B, L> {
         is_secure
     }
 
-    /// Has one of those `kept` lead to `held`: the nearest that has room and makes such a `way`. False if
-    /// there is none.
+    /// Makes one of the nodes in `kept` lead to `held`: the nearest that has room and makes a way of kind `way`.
+    /// False if there is none.
     fn find_leader(
         &self,
         held: &Held<'_>,
@@ -211,8 +210,8 @@ impl<B: Between, L: Fn(Slot) -> bool> LinkBack<'_, B, L> {
         })
     }
 
-    /// Has `leader` lead to `slot`; false if that can't be. No link is made to or by a dead node: it may
-    /// be on its way out of the graph, and its list or that of its leader looked through already.
+    /// Makes `leader` lead to `slot`; false if that can't be. No link is made to or by a dead node: it may be about
+    /// to leave the graph, and its list or that of its leader may have been looked through already.
     fn lead(&self, leader: &Held<'_>, slot: Slot) -> bool {
         let stays = |slot| (self.is_live)(slot) && !self.graph.is_doomed(slot);
         stays(leader.slot())
@@ -221,26 +220,26 @@ impl<B: Between, L: Fn(Slot) -> bool> LinkBack<'_, B, L> {
     }
 }
 
-/// For whom [`select`] chooses.
+/// The node for which [`select`] chooses, and its constraints.
 #[derive(Clone, Copy)]
 pub(super) struct Choice {
-    /// The origin.
+    /// The node.
     pub(super) node: Slot,
-    /// Most links it gets.
+    /// Most links that it gets.
     pub(super) links_max: usize,
-    /// A copy of it that is taken before others.
+    /// A copy of the node that is taken before other copies.
     pub(super) first: Option<Slot>,
     /// See [`Graph::keeps_lowest`].
     pub(super) keeps_lowest: bool,
 }
 
-/// The neighbour selection heuristic (Algorithm 4 of the paper): nearest first, a candidate is
-/// taken if it is nearer to the origin than to everything taken before it, so that links point
-/// in different directions. `candidates` are sorted by their distance to the origin.
+/// The neighbour selection heuristic (Algorithm 4 of the paper): nearest first, a candidate is taken if it is nearer
+/// to the origin than to every node taken before it, so that links point in different directions. `candidates` are
+/// sorted by their distance to the origin.
 ///
-/// Copies of the origin would all be taken, and nothing else: where there are many, they would
-/// link among themselves only, and to the oldest of them. So they get a part of the list, those in
-/// the highest slots first; see [`LinkBack`] for those that lose their place.
+/// Without a limit, copies of the origin would all be taken, and nothing else: where there are many, they would link
+/// among themselves only, and to the oldest of them. So copies get a part of the list, those in the highest slots
+/// first; see [`LinkBack`] for those that lose their place.
 pub(super) fn select(
     rows: impl Between,
     choice: Choice,
@@ -270,7 +269,7 @@ pub(super) fn select(
             break;
         }
         let origin = rows.origin(candidate.slot());
-        // From the copies it is as far as from the origin.
+        // The candidate is as far from the copies as from the origin.
         if rows.are_beyond(origin, &taken[copies_taken..], candidate.distance(), work) {
             taken.push(candidate.slot());
         }
@@ -279,9 +278,9 @@ pub(super) fn select(
 }
 
 impl Graph {
-    /// Copies of a node link to the lowest of them that they know, beside others. A walk among many
-    /// copies goes to the lowest slots. Where one owner fills its slots in order, the links between
-    /// copies, which go from newer to older ones, lead there; where there are others, they do not.
+    /// True if copies of a node link to the lowest of them that they know, beside others. A walk among many copies
+    /// goes to the lowest slots. If one owner fills its slots in order, the links between copies, which go from newer
+    /// to older ones, lead there; with several owners, they do not.
     pub(super) fn keeps_lowest(&self) -> bool {
         self.owners.len() > 1
     }

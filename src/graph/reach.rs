@@ -1,16 +1,14 @@
-//! Which nodes a walk can reach from the entry on level 0, found in steps while the graph goes on
-//! changing.
+//! Search for the nodes that a walk can reach from the entry on level 0, in steps while the graph goes on changing.
 //!
-//! A list that is read before it changes, or after, may make a node look unreachable that is not;
-//! giving it another link does no harm. One that becomes unreachable meanwhile is found the next
-//! time.
+//! A list that is read before it changes, or after, may make a node look unreachable that is not; giving it another
+//! link does no harm. A node that becomes unreachable meanwhile is found the next time.
 
 use std::collections::VecDeque;
 
 use super::Graph;
 use crate::types::Slot;
 
-/// Lists read, and nodes looked at in the end, in a step: some 20 µs.
+/// Lists read, and nodes judged at the end, per step: some 20 µs.
 const STEP_LISTS: usize = 64;
 const STEP_NODES: u32 = 2_048;
 
@@ -20,16 +18,16 @@ const PIECE: usize = 4_096;
 /// Nodes that have been reached.
 #[derive(Default)]
 pub struct Reached {
-    /// A bit a slot.
+    /// One bit per slot.
     words: Vec<u64>,
-    /// Those whose lists are yet to be read: from `read` on in the first piece.
+    /// Nodes whose lists are yet to be read: from `read` on in the first piece.
     open: VecDeque<Vec<Slot>>,
     read: usize,
 }
 
 impl Reached {
     fn new(slot_count: u32) -> Self {
-        // Some more, for what is linked meanwhile.
+        // Some more, for nodes linked meanwhile.
         let words = slot_count as usize / 64 * 9 / 8 + 64;
         Self { words: vec![0; words], open: VecDeque::new(), read: 0 }
     }
@@ -69,11 +67,11 @@ impl Reached {
     }
 }
 
-/// A search for unreachable nodes, on its way. Takes a bit a slot, and four bytes for each node that has
-/// been reached and not yet looked at.
+/// A search for unreachable nodes. It takes one bit per slot, and four bytes for each node that has been reached and
+/// whose list has not been read yet.
 pub struct Reach {
     reached: Reached,
-    /// Nodes below this one have been looked at, once all that can be reached is.
+    /// Nodes below this one have been judged, after all reachable nodes were found.
     judged: u32,
     slot_count: u32,
     unreachable: Vec<Slot>,
@@ -90,13 +88,12 @@ impl Reach {
         Self { reached, judged: 0, slot_count, unreachable: Vec::new() }
     }
 
-    /// `slot` was linked after this began: it is not judged, but what it leads to is reached.
+    /// Notes that `slot` was linked after this began: it is not judged, but its neighbours are reached.
     pub fn note_linked(&mut self, slot: Slot) {
         self.reached.insert(slot);
     }
 
-    /// Does a step; true when all nodes have been judged. Only those that `counts` says are
-    /// wanted.
+    /// Does a step; true when all nodes have been judged. Only nodes for which `counts` is true are judged.
     pub fn step(&mut self, graph: &Graph, counts: impl Fn(Slot) -> bool) -> bool {
         for _ in 0..STEP_LISTS {
             let Some(slot) = self.reached.next() else {
@@ -119,7 +116,7 @@ impl Reach {
         };
         let is_lost = |&slot: &Slot| {
             let is_reached = self.reached.contains(slot);
-            // In this order: what is alive in a slot that was filled again is not linked yet.
+            // In this order: a live version in a slot that was filled again is not linked yet.
             !is_reached && counts(slot) && graph.level(slot).is_some() && !leads(slot)
         };
         let lost: Vec<Slot> = (self.judged..end).map(Slot).filter(is_lost).collect();
@@ -128,7 +125,7 @@ impl Reach {
         end == self.slot_count
     }
 
-    /// The wanted nodes that can't be reached, by slot, and all nodes that can be.
+    /// The counted nodes that can't be reached, by slot, and all nodes that can be.
     #[must_use]
     pub fn finish(self) -> (Vec<Slot>, Reached) {
         (self.unreachable, self.reached)
@@ -139,10 +136,10 @@ impl Reach {
 mod tests {
     use super::*;
 
-    /// The list of nodes to be read grows by pieces of a bounded size, none of which is ever copied to a larger
-    /// one, and nodes come out in the order in which they were reached.
+    /// The list of nodes to be read grows by pieces of a bounded size, none of which is ever copied to a larger one,
+    /// and nodes come out in the order in which they were reached.
     #[test]
-    fn what_is_to_be_read_is_in_pieces_of_a_bounded_size() {
+    fn open_nodes_are_kept_in_pieces_of_bounded_size() {
         const NODES: u32 = 50_000;
         let mut reached = Reached::new(NODES);
         for slot in (0..NODES).chain(0..NODES) {
@@ -156,7 +153,7 @@ mod tests {
         for slot in 0..NODES {
             assert_eq!(reached.next(), Some(Slot(slot)));
         }
-        // What has been read is given back.
+        // Pieces that have been read are freed.
         assert_eq!((reached.next(), reached.open.len()), (None, 0));
     }
 }

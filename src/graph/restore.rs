@@ -1,6 +1,6 @@
-//! Puts a graph back together from what [`Graph::frozen_links`] and its like gave, block by block
-//! in any order. Trusts a checksum for the bytes, and checks what a walk rests on: links lead to
-//! slots that are there, and levels to lists that are.
+//! Restores a graph from the blocks that [`Graph::frozen_links`] and its like gave, in any order. A checksum has
+//! covered the bytes; checked here are the conditions that a walk rests on: links lead to slots that exist, and
+//! levels to lists that exist.
 
 use std::ops::Range;
 use std::sync::atomic::Ordering;
@@ -25,10 +25,10 @@ impl Graph {
         self.links_max(1).next_multiple_of(LINE_LINKS)
     }
 
-    /// Puts back lists on level 0, from that of slot number `start` on.
+    /// Restores lists on level 0, from that of local slot `start` on.
     ///
     /// # Errors
-    /// If a link leads nowhere.
+    /// If a link leads to a slot that can't exist.
     pub fn restore_links(
         &self,
         stripe: Stripe,
@@ -42,10 +42,10 @@ impl Graph {
         Ok(())
     }
 
-    /// Puts back lists above level 0, from number `start` on.
+    /// Restores lists above level 0, from number `start` on.
     ///
     /// # Errors
-    /// If a link leads nowhere.
+    /// If a link leads to a slot that can't exist.
     pub fn restore_upper_links(
         &self,
         stripe: Stripe,
@@ -59,7 +59,7 @@ impl Graph {
         Ok(())
     }
 
-    /// Puts back level + 1 of a slot, 0 if it is not linked.
+    /// Restores the level + 1 of a slot, 0 if it is not linked.
     ///
     /// # Errors
     /// If there is no such level.
@@ -75,18 +75,18 @@ impl Graph {
         Ok(())
     }
 
-    /// Puts back the number of a slot's first list above level 0, + 1.
+    /// Restores the number of a slot's first list above level 0, + 1.
     pub fn restore_upper_start(&self, stripe: Stripe, slot: Slot, start: u32) {
         self.reserve(slot);
         let row = start.checked_sub(1).map_or(0, |number| stripe.slot(number).0 + 1);
         self.layers.restore_upper_start(slot, row);
     }
 
-    /// All of it is back: checks that it fits together, in slices. Of several owners, [`Graph::settle`]
-    /// has to follow for each, once all are back.
+    /// Completes the restore of an owner: checks that its parts fit together, in slices. With several owners,
+    /// [`Graph::settle`] has to follow for each, once all are restored.
     ///
     /// # Errors
-    /// If it does not.
+    /// If they do not.
     pub async fn finish_restore(
         &self,
         stripe: Stripe,
@@ -94,7 +94,7 @@ impl Graph {
         rest: &impl AsyncFn(),
     ) -> Result<(), String> {
         let mut linked = 0;
-        // How many lists a node has that begin with this one.
+        // By list: the number of lists of the node whose first list it is.
         let mut begin = vec![0; frame.upper_lists as usize];
         for slice in slices(frame.slots) {
             for slot in slice.map(|number| stripe.slot(number)) {
@@ -141,10 +141,9 @@ impl Graph {
         if entry_is_there { Ok(()) } else { Err("the entry of the graph is not in it".into()) }
     }
 
-    /// Fits a node of one owner to those of all others as they have been restored, each from a
-    /// snapshot of its own: drops links to nodes that are not there, or not on that level, and those
-    /// that are there twice. All slots are below `extent`. Nobody walks yet. Returns how many links
-    /// were dropped.
+    /// Fits a node of one owner to those of all others as they have been restored, each from a snapshot of its own:
+    /// drops links to nodes that do not exist, or not on that level, and duplicate links. All slots are below
+    /// `extent`. No thread walks the graph yet. Returns the number of links dropped.
     pub fn settle(&self, slot: Slot, extent: u32) -> usize {
         let Some(top) = self.level(slot) else { return 0 };
         let mut dropped = 0;
@@ -167,13 +166,13 @@ impl Graph {
     }
 }
 
-/// True if these lists of a node, by number, are those of its row and the rows that follow: names of
-/// one of several owners have gaps between blocks.
+/// True if these local lists of a node are its row and the rows that follow: the rows of one of several owners have
+/// gaps between blocks.
 fn are_together(stripe: Stripe, lists: &Range<u32>) -> bool {
     stripe.owners() == 1 || lists.start / BLOCK_SLOTS == (lists.end - 1) / BLOCK_SLOTS
 }
 
-/// Links are at most this: of several owners, they lead to slots that only the others know.
+/// Largest value of a link: with several owners, links lead to slots that only the other owners know.
 fn links_max(stripe: Stripe, frame: &Frame) -> u32 {
     if stripe.owners() == 1 { frame.slots } else { stripe.names_max() as u32 }
 }

@@ -1,13 +1,11 @@
 //! The walk: greedy descent through the upper levels, then a beam on one level.
 //!
-//! A beam runs in slices: [`Beam::advance`] does at most the stated number of hops, and all that
-//! has to survive until the next slice lies in a [`Scratch`], which is reused without
-//! allocation. Inserts between two slices change lists that the walk has not read yet, which
-//! costs nothing but a different, equally valid path.
+//! A beam runs in slices: [`Beam::advance`] does at most the stated number of hops, and the state between slices lies
+//! in a [`Scratch`], which is reused without allocation. Inserts between two slices change lists that the walk has
+//! not read yet, which costs nothing but a different, equally valid path.
 //!
-//! A hop reads one list, computes the distances of the neighbours not seen before, and adds those
-//! that have a place to what is kept, all at once: while rows and lists are on their way from
-//! memory there is other work to do.
+//! A hop reads one list, computes the distances of the neighbours not seen before, and adds those near enough to the
+//! kept nodes, all at once: while rows and lists are on their way from memory there is other work to do.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -24,7 +22,7 @@ use crate::types::Slot;
 pub struct Key(u64);
 
 impl Key {
-    /// Behind every other key.
+    /// Sorts behind every other key.
     pub(super) const MAX: Self = Self(u64::MAX);
 
     /// The key of `slot` at `distance`.
@@ -59,14 +57,14 @@ impl Key {
     }
 }
 
-/// What walks have cost.
+/// Counts of the work of walks.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Work {
     /// Distances computed, by codes or by vectors.
     pub distances: u64,
-    /// Of them, those for which a whole vector was read.
+    /// Distances among them for which a whole vector was read.
     pub full_distances: u64,
-    /// Rows that were asked for ahead of their distance.
+    /// Rows that were prefetched before their distance was computed.
     pub prefetched: u64,
     /// Nodes whose neighbours were read.
     pub hops: u64,
@@ -109,7 +107,8 @@ impl Scratch {
         self.pool.keys()
     }
 
-    /// The same, by their distances in `space`, which may be another than the walk's.
+    /// The accepted nodes found so far, nearest first, by their distances in `space`, which may be another than the
+    /// walk's.
     #[must_use]
     pub fn nearest_by<S: Space>(&mut self, space: S) -> Vec<Key> {
         let Self { pool, unseen, work, .. } = self;
@@ -121,8 +120,7 @@ impl Scratch {
         keys
     }
 
-    /// The nearest node that is not expanded and not farther than everything kept; it counts as
-    /// expanded from now on.
+    /// The nearest node that is not expanded and not farther than every node kept; it counts as expanded from now on.
     #[inline]
     fn take_closest(&mut self) -> Option<Key> {
         let kept = self.pool.next();
@@ -145,17 +143,17 @@ impl Scratch {
 pub struct Beam<'a, S> {
     /// The graph that is walked.
     pub graph: &'a Graph,
-    /// Distances from what is looked for.
+    /// Distances from the query.
     pub space: S,
     /// The level walked.
     pub level: u8,
-    /// How many accepted nodes are kept: ef.
+    /// Number of accepted nodes that are kept: ef.
     pub width: usize,
 }
 
 impl<S: Space> Beam<'_, S> {
-    /// Walks greedily from `from` on level `top` down to the level above this beam's; returns
-    /// the best node found, a good place to begin.
+    /// Walks greedily from `from` on level `top` down to the level above this beam's; returns the best node found, a
+    /// good start of the beam.
     pub fn descend(&self, from: Slot, top: u8, scratch: &mut Scratch) -> Slot {
         let Scratch { unseen, work, .. } = scratch;
         let mut best = self.space.key(from, work);
@@ -192,7 +190,7 @@ impl<S: Space> Beam<'_, S> {
         pool.add(newcomers);
     }
 
-    /// Descends from `from` on level `top`, and starts the beam where that leads: there.
+    /// Descends from `from` on level `top`, and starts the beam at the node found, which is returned.
     pub fn enter(
         &self,
         scratch: &mut Scratch,
@@ -205,10 +203,10 @@ impl<S: Space> Beam<'_, S> {
         entry
     }
 
-    /// Goes on for at most `hops_max` hops. True when the walk is complete: the nearest node
-    /// not yet expanded is farther than everything kept.
+    /// Continues for at most `hops_max` hops. True when the walk is complete: the nearest node not yet expanded is
+    /// farther than every node kept.
     ///
-    /// `accept` decides what is kept; the walk goes through the others all the same.
+    /// `accept` decides which nodes are kept; the walk goes through the others all the same.
     pub fn advance(
         &self,
         scratch: &mut Scratch,

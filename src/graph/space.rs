@@ -1,5 +1,5 @@
-//! Where a walk takes its distances from: the vectors themselves ([`Exact`]), or the codes beside
-//! them ([`Coded`]), which say nearly the same and are a quarter as long.
+//! The source of a walk's distances: the vectors themselves ([`Exact`]), or the codes beside them ([`Coded`]), which
+//! give nearly equal distances and are a quarter as long.
 
 use std::marker::PhantomData;
 
@@ -10,18 +10,18 @@ use crate::kernels::{Distance, simd};
 use crate::store::{Codes, Vectors};
 use crate::types::Slot;
 
-/// How many rows ahead of the distance being computed are fetched into the cache.
+/// Number of vector rows that are prefetched ahead of the distance being computed.
 const ROWS_AHEAD: usize = 6;
 
-/// The same of codes, which are short: all that a hop finds at M = 16.
+/// Number of codes that are prefetched ahead: they are short, and this is all that a hop finds at M = 16.
 const CODES_AHEAD: usize = 32;
 
 /// Distances from one point, the query, to slots.
 pub trait Space: Copy {
-    /// All slots are below this.
+    /// Exclusive upper bound of all slots.
     fn extent(self) -> u32;
 
-    /// Calls `each` with the key of each slot, in order. Counts into `work`.
+    /// Calls `each` with the key of each slot, in order. Counts the distances into `work`.
     fn each_key(self, slots: &[Slot], work: &mut Work, each: impl FnMut(Key));
 
     /// The key of one slot.
@@ -32,14 +32,14 @@ pub trait Space: Copy {
     }
 }
 
-/// Asks for a row that is needed soon, and counts it: every prefetch of a row is here.
+/// Prefetches a row, and counts it: every prefetch of a row is here.
 #[inline]
 fn fetch(ask: impl FnOnce(), fetched: &mut u64) {
     ask();
     *fetched += 1;
 }
 
-/// The rows of `slots` in order, each asked for some rows before its turn.
+/// The rows of `slots` in order, each prefetched some rows before its turn.
 #[inline]
 fn rows_ahead<'s, 'r: 's, T: 'r>(
     slots: &'s [Slot],
@@ -103,13 +103,13 @@ impl<'a, D: Distance> Coded<'a, D> {
         Self { origin: Origin::new(query), codes, distance: PhantomData }
     }
 
-    /// The least that the distance of the vector in the key's slot may be, by this key.
+    /// Least possible distance of the vector in the key's slot, given the key's distance by codes.
     #[must_use]
     pub fn least(self, key: Key) -> f32 {
         key.distance() - self.error(key.slot())
     }
 
-    /// The most that it may be.
+    /// Largest possible distance of the vector in the key's slot, given the key's distance by codes.
     #[must_use]
     pub fn most(self, key: Key) -> f32 {
         key.distance() + self.error(key.slot())
@@ -132,7 +132,7 @@ impl<D: Distance> Space for Coded<'_, D> {
                 fetch(|| self.codes.prefetch(slot), &mut work.prefetched);
             }
             for group in slots.chunks(CODE_ROWS) {
-                // The last one fills up what a short group lacks.
+                // The last row fills the places that a short group lacks.
                 let row = |index: usize| self.codes.row(group[index.min(group.len() - 1)]);
                 let products = self.origin.products(std::array::from_fn(row));
                 for (&slot, product) in group.iter().zip(products) {
@@ -145,7 +145,7 @@ impl<D: Distance> Space for Coded<'_, D> {
     }
 }
 
-/// Distances between nodes, for whoever chooses among their neighbours.
+/// Distances between nodes, for the choice among a node's neighbours.
 pub(super) trait Between: Copy {
     /// A node that others are compared with.
     type Origin: Copy;
@@ -153,15 +153,15 @@ pub(super) trait Between: Copy {
     /// The node in `slot`.
     fn origin(self, slot: Slot) -> Self::Origin;
 
-    /// How far `slot` is from it. Not counted.
+    /// Distance of `slot` from `origin`. Not counted.
     fn between(self, origin: Self::Origin, slot: Slot) -> f32;
 
-    /// The key of `slot`, as seen from it. Not counted.
+    /// The key of `slot`, by its distance from `origin`. Not counted.
     fn key(self, origin: Self::Origin, slot: Slot) -> Key {
         Key::new(self.between(origin, slot), slot)
     }
 
-    /// True if all of `others` are at least so far from it. Counts what was compared.
+    /// True if all of `others` are at least `distance` away from `origin`. Counts the distances computed.
     fn are_beyond(
         self,
         origin: Self::Origin,
@@ -170,20 +170,21 @@ pub(super) trait Between: Copy {
         work: &mut Work,
     ) -> bool;
 
-    /// Counts so many distances.
+    /// Counts this number of distances.
     fn count(work: &mut Work, distances: usize);
 
-    /// What a walk by codes, or by vectors where there are none, has found, by these distances.
+    /// The nodes that a walk has found, by codes or, without codes, by vectors, with distances of this source; sorted
+    /// ascending.
     fn found(self, origin: Self::Origin, has_codes: bool, scratch: &mut Scratch) -> Vec<Key>;
 
-    /// Tells the codes, by which a walk from `slot` has found these, how well they did.
+    /// Notes how well the codes, by which a walk from `slot` has found these nodes, agree with the vectors.
     fn note_found(self, slot: Slot, codes: &Codes, scratch: &Scratch, found: &[Key]);
 }
 
-/// By the vectors.
+/// Distances by the vectors.
 pub(super) struct ByVectors<'a, D>(&'a Vectors, PhantomData<D>);
 
-/// By the codes, where vectors are not all in memory.
+/// Distances by the codes, if vectors are not all in memory.
 pub(super) struct ByCodes<'a, D>(&'a Codes, PhantomData<D>);
 
 impl<D> Clone for ByVectors<'_, D> {

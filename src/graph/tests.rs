@@ -43,7 +43,7 @@ fn link_by<D: Distance>(
         let slot = Slot(graph.linked_count());
         graph.reserve(slot);
         #[expect(unsafe_code, reason = "the rows of nodes that are not linked yet")]
-        // SAFETY: nobody has the name of the slot yet, and one thread links.
+        // SAFETY: no other code has the name of the slot yet, and one thread links.
         unsafe {
             vectors.put(slot, point);
         }
@@ -88,7 +88,7 @@ fn search<D: Distance>(
     found.into_iter().map(Key::slot).collect()
 }
 
-/// The same by codes, and then by vectors.
+/// Searches by codes, and then rescores by vectors.
 fn search_by_codes<D: Distance>(
     graph: &Graph,
     vectors: &Vectors,
@@ -114,8 +114,8 @@ fn exact<D: Distance>(points: &[Vec<f32>], query: &[f32], k: usize) -> Vec<Slot>
     keys.into_iter().take(k).map(Key::slot).collect()
 }
 
-/// Shares of the ten nearest that a walk finds: by vectors, by codes in a graph whose links were
-/// looked for by codes, and the same where they were chosen by codes as well.
+/// Shares of the ten nearest that a walk finds: by vectors; by codes in a graph whose links were looked for by codes;
+/// and by codes where links were chosen by codes as well.
 fn recalls<D: Distance>(dimension: u64, are_unit: bool) -> [f64; 3] {
     let base = points(1, 4_000, dimension, 40);
     let queries = points(2, 100, dimension, 40);
@@ -145,7 +145,7 @@ fn recalls<D: Distance>(dimension: u64, are_unit: bool) -> [f64; 3] {
 }
 
 #[test]
-fn finds_the_nearest_under_each_distance() {
+fn walk_finds_the_nearest_under_each_distance() {
     for (name, recalls) in [
         ("dot", recalls::<NegatedDot>(32, true)),
         ("dot, squares kept", recalls::<NegatedDot>(32, false)),
@@ -177,7 +177,7 @@ fn one_order_of_inserts_gives_one_graph() {
 }
 
 #[test]
-fn the_walk_goes_through_what_is_not_wanted() {
+fn walk_goes_through_unwanted_nodes() {
     let base = points(4, 3_000, 24, 30);
     let (graph, vectors) = (Graph::new(PARAMS), Vectors::new(24));
     link_all::<NegatedDot>(&graph, &vectors, &base);
@@ -247,7 +247,7 @@ fn short_vectors_stay_reachable_under_the_inner_product() {
     };
     let base = scaled(13, 3_000);
     let (graph, vectors) = (Graph::new(PARAMS), Vectors::new(16));
-    // As Metric::for_linking has it.
+    // As `Metric::for_linking` has it.
     link_all::<SquaredEuclidean>(&graph, &vectors, &base);
     assert_eq!(check(&graph, graph.linked_count()).unwrap().unreachable, []);
     for (ef, k, hits_min) in [(50, 10, 970), (150, 100, 9_500)] {
@@ -274,8 +274,8 @@ fn levels_follow_the_distribution() {
     assert!((450..730).contains(&counts[2]), "{counts:?}");
 }
 
-/// The promise of the arenas: another thread walks while the owner links, and each answer is
-/// made of nodes that were there.
+/// The promise of the arenas: another thread walks while the owner links, and each answer consists of nodes that were
+/// there.
 #[test]
 fn other_threads_walk_while_the_owner_links() {
     let base = points(6, 3_000, 16, 20);
@@ -324,7 +324,7 @@ impl Adopters for All {
     }
 }
 
-/// A node that nothing leads to is found, and given links that stay sound.
+/// A node that nothing leads to is found, and gets links; the graph stays sound.
 #[test]
 fn a_node_out_of_reach_is_found_and_linked_to_again() {
     let base = points(11, 1_500, 16, 20);
@@ -347,8 +347,8 @@ fn a_node_out_of_reach_is_found_and_linked_to_again() {
     assert_eq!(found[0], lost);
 }
 
-/// A part of level 0 that only links of upper levels lead into, where dead nodes are the nearest of
-/// those that are alive, is given links from outside.
+/// A part of level 0 that only links of upper levels lead into, and in which the nearest nodes of live ones are dead,
+/// is given links from outside.
 #[test]
 fn a_part_out_of_reach_with_dead_nodes_is_linked_to_again() {
     let base = points(12, 1_500, 16, 20);
@@ -377,10 +377,10 @@ fn a_part_out_of_reach_with_dead_nodes_is_linked_to_again() {
     assert_eq!(lost(), 0);
 }
 
-/// Nodes that leave together are removed one after the other. What is frozen in between has none of them,
-/// and leads to nothing that it does not have; a node that leaves later is still of it.
+/// Nodes that leave together are removed one after the other. A state frozen in between has none of them, and leads
+/// only to nodes that it has; a node that leaves later is still part of it.
 #[test]
-fn what_is_frozen_leads_to_no_node_that_has_left() {
+fn a_frozen_graph_leads_to_no_node_that_has_left() {
     const COUNT: u32 = 600;
     let base = points(13, u64::from(COUNT), 16, 5);
     let (graph, vectors) = (Graph::new(PARAMS), Vectors::new(16));
@@ -422,7 +422,7 @@ fn what_is_frozen_leads_to_no_node_that_has_left() {
 }
 
 #[test]
-fn who_fails_to_take_hold_of_a_node_does_not_let_others_in() {
+fn a_failed_hold_does_not_release_the_node() {
     let graph = Graph::new(PARAMS);
     graph.reserve(Slot(3));
     let held = graph.hold(Slot(3)).unwrap();

@@ -1,27 +1,25 @@
-//! Takes dead nodes out of the graph, many at once and in steps of bounded work, so that their
-//! slots can be used again.
+//! Removal of dead nodes from the graph, many at once and in steps of bounded work, so that their slots can be used
+//! again.
 //!
-//! Nobody knows which lists lead to a node, so all lists are looked through, once for all nodes
-//! that go: a list that leads to some of them leads to neighbours of theirs afterwards, chosen as
-//! at an insert. The nodes that go keep their own lists until nothing leads to them any more, so a
-//! walk that is under way is never stuck, and before a list is touched, what could be reached by
-//! them alone gets links from elsewhere.
+//! Which lists lead to a node is not recorded, so all lists are looked through, once for all nodes being removed: a
+//! list that leads to some of them leads to neighbours of theirs afterwards, chosen as at an insert. The nodes being
+//! removed keep their own lists until nothing leads to them any more, so a walk that is under way is never stuck; and
+//! before a list is changed, nodes that could be reached by them alone get links from elsewhere.
 //!
-//! 1. *Secure*: each live neighbour of a node that goes is linked to by one that stays.
+//! 1. *Secure*: each live neighbour of a node being removed is linked to by one that stays.
 //! 2. *Sweep*: every list of every node that stays.
-//! 3. *Check*: what can no walk reach? ([`Reach`])
-//! 4. *Adopt*: that, and what has lost most of its links, is given others ([`Adoption`]).
+//! 3. *Check*: which nodes can no walk reach? ([`Reach`])
+//! 4. *Adopt*: these nodes, and those that have lost most of their links, are given others ([`Adoption`]).
 //!
-//! Then nothing leads to them, and [`Unlinker::finish`] gives them back: they can be
-//! [removed](Graph::remove) once no walk stands at one of them.
+//! Then nothing leads to the removed nodes, and [`Unlinker::finish`] gives them back: they can be
+//! [removed](Graph::remove) once no walk is at one of them.
 //!
-//! [`Unlinker::check`] does the last two alone. Each owner of a graph does this for its own dead nodes,
-//! and they may be at it together: a node that goes is marked, and whoever comes upon the mark treats
-//! it as going. Their linkers go on: none that could have found a node that goes alive is still at
-//! work when this begins, and those that link to dead nodes for want of others are looked after
-//! (`dead_links`). Meanwhile an owner keeps a view open, so that no node which it has found alive goes
-//! before it is done. Steps of the owner's own [`Linker`](super::insert::Linker) may not lie between
-//! steps of an adoption, as they share a scratch.
+//! [`Unlinker::check`] does the last two alone. Each owner of a graph does this for its own dead nodes, and several
+//! owners may do so together: a node being removed is marked, and each owner that finds the mark treats the node as
+//! going. Their linkers go on: none that could have found such a node alive is still at work when this begins, and
+//! linkers that link to dead nodes for want of others are looked after (`dead_links`). Meanwhile an owner keeps a
+//! view open, so that no node which it has found alive goes before it is done. Steps of the owner's own
+//! [`Linker`](super::insert::Linker) may not lie between steps of an adoption, as they share a scratch.
 
 use std::sync::atomic::Ordering;
 
@@ -36,15 +34,14 @@ use super::space::{Coded, Exact, Space};
 use crate::kernels::Distance;
 use crate::types::Slot;
 
-/// Neighbours that are secured in a step, and links of theirs that are followed for it.
+/// Most neighbours looked at in a step of *Secure*.
 const STEP_SECURED: usize = 8;
 
 /// Nodes whose lists are looked through in a step, and lists that are changed in it.
 const STEP_NODES: u32 = 256;
 const STEP_MENDED: usize = 2;
 
-/// Dead nodes through which new neighbours of a list are looked for, and how many of those are
-/// compared.
+/// Most dead nodes through which new neighbours of a list are looked for, and most candidates that are compared.
 const THROUGH_MAX: usize = 24;
 const CANDIDATES_MAX: usize = 96;
 
@@ -52,52 +49,52 @@ const CANDIDATES_MAX: usize = 96;
 const COMPARED_AT_ONCE: usize = 8;
 
 enum Phase {
-    /// Looking at neighbour `neighbour` of the node that goes at `index`.
+    /// Looking at neighbour `neighbour` of the node being removed at `index`.
     Secure { index: usize, neighbour: usize },
-    /// Looking through the lists of this node.
+    /// Looking through the lists of node `next`.
     Sweep { next: Slot },
-    /// Looking for what can't be reached.
+    /// Looking for nodes that can't be reached.
     Check(Box<Reach>),
-    /// Giving links to those that have too few. Then nothing leads to the nodes that go.
+    /// Giving links to nodes that have too few. Then nothing leads to the nodes being removed.
     Adopt,
 }
 
-/// Some dead nodes on their way out of the graph.
+/// Dead nodes that are being removed from the graph.
 pub struct Unlinker {
     doomed: Vec<Slot>,
-    /// The graph is looked through for what can't be reached.
+    /// True if the graph is searched for nodes that can't be reached.
     has_check: bool,
     phase: Phase,
-    /// A node that is being given links.
+    /// The node that is being given links.
     adoption: Option<Adoption>,
-    /// Nodes that have few links, or that nothing leads to, and get more in the end.
+    /// Nodes that have few links, or that nothing leads to, and get more at the end.
     weak: Vec<Slot>,
-    /// Those of them that no walk reaches, by slot, and the nodes that are reached. The former may be a
-    /// part of the graph that only links on upper levels lead into, with dead nodes among them: a link
-    /// from within that part would change nothing.
+    /// Nodes in `weak` that no walk reaches, by slot, and the nodes that are reached. The former may be a part of the
+    /// graph that only links on upper levels lead into, with dead nodes among them: a link from within that part
+    /// would change nothing.
     lost: Vec<Slot>,
     reached: Reached,
-    /// At nodes linked since that may lead to some that go.
+    /// Last pass, over nodes linked since the removal began that may link to nodes being removed.
     last_look: LastLook,
     unreachable_found: u64,
 }
 
-/// What the steps of an [`Unlinker`] need.
+/// Data that the steps of an [`Unlinker`] need.
 pub struct Context<'a, L> {
     /// The graph, which has `slot_count` slots.
     pub graph: &'a Graph,
     /// The vectors of its nodes.
     pub rows: Rows<'a>,
-    /// Slots announced.
+    /// Number of slots announced to the graph.
     pub slot_count: u32,
-    /// Which nodes are alive.
+    /// Tells which nodes are alive.
     pub is_live: L,
 }
 
-/// The nodes that may lead to one that is given links.
+/// The nodes that may lead to a node that is given links.
 struct Staying<'a, L> {
     context: &'a Context<'a, L>,
-    /// The nodes that are within reach, if the adopted one is not.
+    /// The reachable nodes, if the adopted one is not among them.
     reached: Option<&'a Reached>,
 }
 
@@ -106,8 +103,8 @@ impl<L: Fn(Slot) -> bool> Adopters for Staying<'_, L> {
         self.reached.is_none_or(|reached| reached.contains(slot))
     }
 
-    /// Where no living node is within reach, dead ones lead to the adopted one until they go: then the
-    /// nodes that they lead to are given other links first.
+    /// If no live node is reachable, dead ones lead to the adopted node until they go: then the nodes that they lead
+    /// to are given other links first.
     fn may_adopt(&self, slot: Slot) -> bool {
         match self.reached {
             Some(reached) => reached.contains(slot) && !self.context.graph.is_doomed(slot),
@@ -121,8 +118,8 @@ impl<L: Fn(Slot) -> bool> Adopters for Staying<'_, L> {
 }
 
 impl Unlinker {
-    /// Begins to take out `doomed`, which are linked and which nobody will want again; with
-    /// `has_check` to look for nodes that no walk can reach as well.
+    /// Begins to remove `doomed`, which are linked and will not be wanted again; with `has_check` also looks for
+    /// nodes that no walk can reach.
     #[must_use]
     pub fn new(graph: &Graph, doomed: Vec<Slot>, has_check: bool) -> Self {
         doomed.iter().for_each(|&slot| graph.set_doomed(slot, true));
@@ -130,7 +127,7 @@ impl Unlinker {
         Self { doomed, has_check, ..Self::at(phase) }
     }
 
-    /// Begins to look for nodes that no walk can reach, and to link to them; none goes.
+    /// Begins to look for nodes that no walk can reach, and to link to them; removes none.
     #[must_use]
     pub fn check(graph: &Graph, slot_count: u32) -> Self {
         Self::at(Phase::Check(Box::new(Reach::new(graph, slot_count))))
@@ -150,20 +147,20 @@ impl Unlinker {
         }
     }
 
-    /// True while no document may be linked between steps: they have something in the scratch, or
-    /// keep linkers out that find none but dead nodes.
+    /// True while no document may be linked between steps: the steps have state in the scratch, or keep linkers out
+    /// that find only dead nodes.
     #[must_use]
     pub fn must_go_on(&self) -> bool {
         self.adoption.is_some() || self.last_look.has_begun()
     }
 
-    /// Live nodes found that no walk could reach, all of which have links now.
+    /// Number of live nodes found that no walk could reach; all of them have links now.
     #[must_use]
     pub fn unreachable_found(&self) -> u64 {
         self.unreachable_found
     }
 
-    /// `slot` was linked since this began.
+    /// Notes that `slot` was linked since this began.
     pub fn note_linked(&mut self, slot: Slot) {
         if let Phase::Check(reach) = &mut self.phase {
             reach.note_linked(slot);
@@ -216,14 +213,14 @@ impl Unlinker {
         false
     }
 
-    /// Ends this: nothing leads to the nodes that go, which it returns. They are still in the graph,
-    /// with lists of their own, for walks that stand at one.
+    /// Ends the removal: returns the nodes, to which nothing leads. They are still in the graph, with lists of their
+    /// own, for walks that are at one.
     ///
     /// # Panics
     /// If something may still lead to one of them.
     pub fn finish(self, graph: &Graph, slot_count: u32) -> Vec<Slot> {
         assert!(self.last_look.is_done(), "nodes are taken out when nothing leads to them");
-        // A node linked since may have become the entry, or none may have been left.
+        // A node linked since may have become the entry, or no entry may have been left.
         self.hand_over_entry(graph, slot_count);
         self.doomed.iter().for_each(|&slot| graph.leave(slot));
         self.last_look.end(&graph.dead_links);
@@ -243,12 +240,12 @@ impl Unlinker {
         self.has_check
     }
 
-    /// Makes sure that walks begin at a node that stays, on the highest level there is then.
+    /// Ensures that walks begin at a node that stays, on the highest level there is then.
     fn hand_over_entry(&self, graph: &Graph, slot_count: u32) {
         let goes = |slot| graph.is_doomed(slot);
         let stays = |slot| graph.level(slot).filter(|_| !goes(slot));
         let highest = || {
-            // Where there is none of the highest levels, the graph is small.
+            // If no node of the highest levels stays, the graph is small.
             graph.high.highest(stays).or_else(|| {
                 let slots = (0..slot_count).map(Slot);
                 let levels = slots.filter_map(|slot| Some((stays(slot)?, slot)));
@@ -264,14 +261,14 @@ impl Unlinker {
                 break;
             }
         }
-        // One that was linked meanwhile may have found the entry before as high as itself.
+        // A node that was linked meanwhile may have found the former entry as high as itself.
         if let Some((level, slot)) = highest() {
             graph.offer_entry(slot, level);
         }
     }
 
-    /// Looks at some neighbours of a node that goes: those to which none of their own neighbours
-    /// leads are given links first.
+    /// Looks at some neighbours of a node being removed: those to which none of their own neighbours leads are given
+    /// links first.
     fn secure(
         &mut self,
         context: &Context<'_, impl Fn(Slot) -> bool>,
@@ -325,7 +322,7 @@ impl Unlinker {
         if end < context.slot_count {
             return Phase::Sweep { next: Slot(end) };
         }
-        // What can be reached is judged from an entry that stays.
+        // Reachability is judged from an entry that stays.
         self.hand_over_entry(context.graph, context.slot_count);
         match self.has_check {
             true => Phase::Check(Box::new(Reach::new(context.graph, context.slot_count))),
@@ -333,8 +330,8 @@ impl Unlinker {
         }
     }
 
-    /// Mends the lists of one node; how many had to be. `None` if somebody else is changing them,
-    /// or has just linked the node: to be tried again.
+    /// Mends the lists of one node; returns how many were changed. `None` if another thread is changing them, or has
+    /// just linked the node: to be tried again.
     fn mend_all<D: Distance>(
         &mut self,
         context: &Context<'_, impl Fn(Slot) -> bool>,
@@ -350,7 +347,7 @@ impl Unlinker {
             context.graph.for_each_neighbour(slot, level, note);
             found
         };
-        // A list that is being rewritten may hide what is in it before and after.
+        // A list that is being rewritten may hide links that it has before and after.
         let held = context.graph.hold_still(slot)?;
         if !(0..=top).any(goes) {
             return Some(0);
@@ -365,7 +362,7 @@ impl Unlinker {
         Some(touched.len())
     }
 
-    /// Gives `slot` a list on `level` that leads to none that go.
+    /// Gives `slot` a list on `level` that leads to no node being removed.
     fn mend<D: Distance>(
         &mut self,
         context: &Context<'_, impl Fn(Slot) -> bool>,
@@ -394,7 +391,7 @@ impl Unlinker {
         }
     }
 
-    /// Live nodes that stay, to which those in `gone` lead, if need be through others that go.
+    /// Live nodes that stay, to which the nodes in `gone` lead, if need be through others that go.
     fn heirs(
         &self,
         context: &Context<'_, impl Fn(Slot) -> bool>,
@@ -429,10 +426,9 @@ impl Unlinker {
     }
 }
 
-/// Adds as many of `candidates` to the list `kept` of a node as it has `lost`, if there are so many:
-/// the nearest that are nearer to the node than to anything in the list, much as at an insert, and
-/// then the nearest others. What is in the list already stays. `from` gives the distances from a
-/// slot, `origin` those from the node.
+/// Adds up to `lost` of the `candidates` to the list `kept` of a node: the nearest that are nearer to the node than
+/// to everything in the list, much as at an insert, and then the nearest others. Nodes in the list already stay.
+/// `from` gives the distances from a slot, `origin` those from the node.
 fn choose<S: Space>(
     origin: S,
     from: impl Fn(Slot) -> S,

@@ -1,7 +1,7 @@
-//! Which slots a walk has seen: one bit a slot, and a list of them.
+//! The set of slots that a walk has seen: one bit per slot, and a list of them.
 //!
-//! A bit a slot keeps the set of 100,000 documents within the first-level cache, where a stamp
-//! a slot would not fit; clearing costs what the walk has seen, never the whole set.
+//! One bit per slot keeps the set of 100,000 documents within the first-level cache, where a stamp per slot would not
+//! fit; the cost of clearing depends on the slots seen, never on the whole set.
 
 use crate::types::Slot;
 
@@ -9,15 +9,15 @@ use crate::types::Slot;
 #[derive(Default)]
 pub(crate) struct Visited {
     words: Vec<u64>,
-    /// What is in the set, in the order in which it came; room for more behind `count`.
+    /// Slots in the set, in the order in which they came; room for more behind `count`.
     seen: Vec<Slot>,
     count: usize,
-    /// Where the last batch begins.
+    /// Index in `seen` at which the last batch begins.
     batch: usize,
 }
 
 impl Visited {
-    /// Forgets everything, and makes room for slots below `slot_count`.
+    /// Forgets all slots, and makes room for slots below `slot_count`.
     pub(crate) fn reset(&mut self, slot_count: u32) {
         for slot in &self.seen[..self.count] {
             self.words[slot.index() / 64] = 0;
@@ -39,10 +39,9 @@ impl Visited {
         }
     }
 
-    /// Adds `slot` to the batch, if it was not in the set. Slots published after the reset find
-    /// room too.
+    /// Adds `slot` to the batch, if it was not in the set. Slots published after the reset find room too.
     ///
-    /// Which are new nobody can guess: there is no branch on it.
+    /// Which slots are new can't be predicted: the code has no branch on it.
     #[inline]
     pub(crate) fn add(&mut self, slot: Slot) {
         let index = slot.index() / 64;
@@ -57,7 +56,7 @@ impl Visited {
         self.count += usize::from(is_new);
     }
 
-    /// What the batch has added.
+    /// The slots that the batch has added.
     #[inline]
     pub(crate) fn batch(&self) -> &[Slot] {
         &self.seen[self.batch..self.count]
@@ -83,7 +82,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_batch_has_what_was_new() {
+    fn a_batch_has_the_slots_that_were_new() {
         let mut visited = Visited::default();
         visited.reset(10);
         assert!(visited.insert(Slot(4)));
@@ -104,7 +103,7 @@ mod tests {
     }
 
     #[test]
-    fn remembers_until_reset() {
+    fn visited_slots_are_remembered_until_reset() {
         let mut visited = Visited::default();
         for round in 0..3 {
             visited.reset(100);

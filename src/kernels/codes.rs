@@ -1,7 +1,7 @@
-//! 8-bit codes of vectors: how they are made, and what distances follow from them.
+//! 8-bit codes of vectors: encoding, and the distances that follow from codes.
 //!
-//! The product of two codes is exact in 32 bits: 4,096 products of at most 127² stay below 2²⁷.
-//! What is not exact is the code: each value is off by at most half a scale.
+//! The product of two codes is exact in 32 bits: 4,096 products of at most 127² stay below 2²⁷. The code itself is
+//! not exact: each value is off by at most half a scale.
 
 use super::Distance;
 pub use super::simd::CODE_ROWS;
@@ -10,31 +10,31 @@ use super::simd::{self, CodeDots};
 /// Largest value of a code.
 const CODE_MAX: f32 = 127.0;
 
-/// Added to a small number, it leaves the nearest whole one in the low bits of the sum.
+/// Added to a small number, this constant leaves the nearest whole number in the low bits of the sum.
 const ROUND: f32 = 1.5 * (1 << 23) as f32;
 
-/// Errors of rounding are independent for all but constructed vectors, and a sum of such errors is
-/// beyond this many scales of the other vector's length less than once in ten million times
-/// (Hoeffding: 2·exp(−2·3²)).
+/// Bound of the error of a product, in scales times the length of the other vector. Errors of rounding are
+/// independent for all but constructed vectors, and their sum is beyond this bound less than once in ten million
+/// times (Hoeffding: 2·exp(−2·3²)).
 const ERROR_SCALES: f32 = 3.0;
 
-/// Standard deviations of the error of one candidate's code, rounded evenly within half a scale, in what
+/// Standard deviations of the error of one candidate's code, rounded evenly within half a scale, that
 /// [`Origin::error`] allows for, where scales and lengths are alike: 2·3·√12.
 pub const ERROR_DEVIATIONS: f32 = 2.0 * ERROR_SCALES * 3.464_101_6;
 
-/// A vector as whole numbers and what 1 of them stands for.
+/// A vector as whole numbers, with the value that 1 stands for.
 #[derive(Clone, Copy, Debug)]
 pub struct Code<'a> {
-    /// The numbers.
+    /// Values of the code, in −127..=127.
     pub values: &'a [i8],
-    /// What a value of 1 stands for.
+    /// Value of the vector that 1 stands for.
     pub scale: f32,
-    /// The square of the length of the vector that was coded.
+    /// Squared length of the original vector.
     pub square: f32,
 }
 
-/// Codes `vector` into `values`, of the same length. Returns the scale: 0 for a vector of zeros,
-/// or of values so small that they are as good as that.
+/// Encodes `vector` into `values`, of the same length. Returns the scale: 0 for a vector of zeros, or of values too
+/// small to tell from zeros.
 pub fn encode(vector: &[f32], values: &mut [i8]) -> f32 {
     assert_eq!(vector.len(), values.len());
     let largest = vector.iter().fold(0.0_f32, |largest, value| largest.max(value.abs()));
@@ -49,7 +49,7 @@ pub fn encode(vector: &[f32], values: &mut [i8]) -> f32 {
     largest / CODE_MAX
 }
 
-/// A code that others are compared with, and what is the same for all of them.
+/// A code that others are compared with, and the values that all these comparisons share.
 #[derive(Clone, Copy, Debug)]
 pub struct Origin<'a> {
     code: Code<'a>,
@@ -59,28 +59,28 @@ pub struct Origin<'a> {
 }
 
 impl<'a> Origin<'a> {
-    /// Makes ready to compare with `code`.
+    /// Prepares `code` for comparisons.
     #[must_use]
     pub fn new(code: Code<'a>) -> Self {
         let (bias, dots) = (simd::code_bias(code.values), CodeDots::of_this_cpu());
         Self { code, length: code.square.sqrt(), bias, dots }
     }
 
-    /// The products of the values with those of each row, as whole numbers.
+    /// The dot products of the values with those of each row, as whole numbers.
     #[inline]
     #[must_use]
     pub fn products(&self, rows: [&[i8]; CODE_ROWS]) -> [i32; CODE_ROWS] {
         self.dots.of(self.code.values, self.bias, rows)
     }
 
-    /// The distance to another vector of `scale` and `square`, when the product of values is this.
+    /// The distance to another vector of `scale` and `square`, if `product` is the dot product of the codes.
     #[inline]
     #[must_use]
     pub fn distance<D: Distance>(&self, product: i32, scale: f32, square: f32) -> f32 {
         D::of_dot(product as f32 * (self.code.scale * scale), self.code.square, square)
     }
 
-    /// How much less than [`Origin::distance`] the distance of the vectors themselves may be.
+    /// Most by which the distance of the vectors themselves may be less than [`Origin::distance`].
     #[must_use]
     pub fn error<D: Distance>(&self, scale: f32, square: f32) -> f32 {
         let dot = ERROR_SCALES * (scale * self.length + self.code.scale * square.sqrt());

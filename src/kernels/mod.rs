@@ -1,8 +1,7 @@
 //! Distances between vectors.
 //!
-//! A distance is an `f32` that sorts nearest first; a score is what the client sees.
-//! Each metric is a zero-sized type, so that a walk is compiled once a metric and
-//! its inner loop has no branch on it.
+//! A distance is an `f32` that sorts nearest first; a score is the similarity that the client sees. Each metric is a
+//! zero-sized type, so that a walk is compiled once per metric and its inner loop has no branch on the metric.
 //!
 //! | metric | stored vectors | distance | score |
 //! |---|---|---|---|
@@ -10,7 +9,7 @@
 //! | inner product | as sent | −dot | dot |
 //! | euclidean | as sent | squared L2 | 1 / (1 + L2) |
 //!
-//! [`scalar`] is the oracle of every SIMD test; [`simd`] is what runs.
+//! [`scalar`] is the oracle of every SIMD test; [`simd`] runs in production.
 
 pub mod codes;
 pub mod scalar;
@@ -24,8 +23,7 @@ pub trait Distance: Copy + 'static {
     /// overflow to infinity is allowed and sorts last.
     fn between(source: &[f32], target: &[f32]) -> f32;
 
-    /// The distance of two vectors whose product this is, from that and the squares of their
-    /// lengths.
+    /// The distance of two vectors, from their dot product and the squares of their lengths.
     fn of_dot(dot: f32, source_square: f32, target_square: f32) -> f32;
 }
 
@@ -213,7 +211,7 @@ mod tests {
     }
 
     #[test]
-    fn scores_follow_the_contract() {
+    fn scores_follow_the_definition_of_each_metric() {
         assert_eq!(Metric::Cosine.score(-0.75), 0.75);
         assert_eq!(Metric::InnerProduct.score(3.0), -3.0);
         assert_eq!(Metric::Euclidean.score(9.0), 0.25);

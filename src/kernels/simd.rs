@@ -1,5 +1,5 @@
-//! The kernels that run: simsimd, which picks the widest instructions of this CPU at run time, and
-//! for codes, where a call would take as long as its work, one loop over many rows.
+//! The kernels used in production: simsimd, which picks the widest instructions of this CPU at run time; and for
+//! codes, where a call would take as long as the work itself, one loop over several rows.
 
 use simsimd::SpatialSimilarity;
 
@@ -33,25 +33,25 @@ pub fn code_dot(source: &[i8], target: &[i8]) -> i32 {
     i8::dot(source, target).expect("codes of one collection have one length") as i32
 }
 
-/// What [`CodeDots`] is given with `query`.
+/// The `bias` of [`CodeDots::of`] for `query`: what its unsigned rows add to each product.
 #[must_use]
 pub fn code_bias(query: &[i8]) -> i32 {
     128 * query.iter().map(|&value| i32::from(value)).sum::<i32>()
 }
 
-/// Rows that [`CodeDots`] takes at once.
+/// Rows that [`CodeDots`] takes in one call.
 pub const CODE_ROWS: usize = 4;
 
-/// The way to dot products of codes that is best on this CPU.
+/// The fastest implementation of code dot products on this CPU.
 #[derive(Clone, Copy, Debug)]
 pub struct CodeDots {
-    /// Set where this CPU has been asked, and nowhere else.
+    /// Set from the CPU's own report, and nowhere else.
     #[cfg(target_arch = "x86_64")]
     has_vnni: bool,
 }
 
 impl CodeDots {
-    /// Asks the CPU.
+    /// Asks the CPU for its features.
     #[inline]
     #[must_use]
     pub fn of_this_cpu() -> Self {
@@ -62,8 +62,7 @@ impl CodeDots {
         }
     }
 
-    /// The dot products of `query` with some rows, each as long as it. `bias` is [`code_bias`] of
-    /// the query.
+    /// The dot products of `query` with some rows, each as long as `query`. `bias` is [`code_bias`] of the query.
     #[inline]
     #[must_use]
     pub fn of(self, query: &[i8], bias: i32, rows: [&[i8]; CODE_ROWS]) -> [i32; CODE_ROWS] {
@@ -95,8 +94,8 @@ mod vnni {
     /// Bytes that one instruction takes.
     const WIDTH: usize = 64;
 
-    /// Dot products of `query` with rows whose values are raised by 128: the instruction takes
-    /// one factor without a sign. What that adds is 128 times the sum of the query.
+    /// Dot products of `query` with rows whose values are raised by 128, as the instruction takes one factor without
+    /// a sign. This adds 128 times the sum of the query to each product.
     #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
     pub(super) fn dots(query: &[i8], rows: [&[i8]; CODE_ROWS]) -> [i32; CODE_ROWS] {
         let (query, query_rest) = query.as_chunks::<WIDTH>();
@@ -122,13 +121,13 @@ mod vnni {
         totals(sums)
     }
 
-    /// The total of each, all four at once.
+    /// The sums of the lanes of each of the four vectors.
     #[inline]
     #[target_feature(enable = "avx512f")]
     fn totals([a, b, c, d]: [__m512i; CODE_ROWS]) -> [i32; CODE_ROWS] {
         let ab = _mm512_add_epi32(_mm512_unpacklo_epi32(a, b), _mm512_unpackhi_epi32(a, b));
         let cd = _mm512_add_epi32(_mm512_unpacklo_epi32(c, d), _mm512_unpackhi_epi32(c, d));
-        // In each quarter a part of each total, in order.
+        // Each quarter holds a part of each total, in order.
         let parts = _mm512_add_epi32(_mm512_unpacklo_epi64(ab, cd), _mm512_unpackhi_epi64(ab, cd));
         let low = _mm512_castsi512_si256(parts);
         let halves = _mm256_add_epi32(low, _mm512_extracti64x4_epi64::<1>(parts));
@@ -159,13 +158,12 @@ mod vnni {
     }
 }
 
-/// Lines of a row that are fetched ahead: all of 384 values. The hardware prefetcher follows once
-/// it sees the stream.
+/// Cache lines of a row that are fetched ahead: all of 384 values. The hardware prefetcher follows once it sees the
+/// stream.
 const PREFETCH_LINES: usize = 24;
 
-/// Asks the CPU to fetch `row` into its second-level cache: the first has no more than some
-/// twenty buffers for what is under way, and loads that are waited for need them. A hint: correct
-/// to leave out anywhere.
+/// Asks the CPU to fetch `row` into its second-level cache: the first has only some twenty buffers for loads under
+/// way, and loads that the CPU waits for need them. A hint: correct to leave out anywhere.
 #[inline]
 pub fn prefetch<T>(row: &[T]) {
     #[cfg(target_arch = "x86_64")]

@@ -1,5 +1,4 @@
-//! A shard brought back as a start does it, and looked at as a whole: whether its graph is sound,
-//! and every document is found.
+//! Inspection of a shard, recovered as by a start: checks that its graph is sound, and that every document is found.
 
 use std::sync::Arc;
 
@@ -13,36 +12,36 @@ use crate::recovery::{Listed, RecoverError, home_of, recover};
 use crate::types::Slot;
 use crate::types::metric::Metric;
 
-/// Documents that are sought by their own vectors.
+/// Number of documents that are searched for by their own vectors.
 const SOUGHT: usize = 1_000;
 
 /// Most faults of one kind that are named.
 const NAMED_MAX: usize = 10;
 
-/// How a shard is.
+/// State of a shard.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct Inspected {
-    /// Which.
+    /// Number of the shard.
     pub shard: u32,
-    /// Documents.
+    /// Number of documents.
     pub documents: usize,
-    /// Nodes of the graph.
+    /// Number of nodes of the graph.
     pub linked: u32,
-    /// Documents that a start has yet to link.
+    /// Number of documents that a start has yet to link.
     pub unlinked: usize,
-    /// Pairs of metadata in the index of filters, each of which is a document's.
+    /// Number of pairs in the metadata index, each of which is a document's.
     pub pairs: u64,
-    /// Pairs of documents that are gone, which the newest snapshot still had: a start drops them.
+    /// Number of pairs of deleted documents that the newest snapshot still had: a start drops them.
     pub stale_pairs: u64,
-    /// Documents that were sought by their own vectors, evenly chosen.
+    /// Number of documents that were searched for by their own vectors, evenly chosen.
     pub sought: usize,
-    /// How many of them were the first answer, or as near as the first.
+    /// Number of them that were the first answer, or as near as the first.
     pub found: usize,
-    /// What is wrong; nothing if a start takes the shard as it is.
+    /// Descriptions of faults; none if a start takes the shard as it is.
     pub faults: Vec<String>,
 }
 
-/// Inspects a shard. What a start would refuse is among the faults.
+/// Inspects a shard. Reasons for which a start would refuse it are among the faults.
 ///
 /// # Errors
 /// If the disk fails.
@@ -121,10 +120,10 @@ fn named(what: &str, ids: impl Iterator<Item = u64>) -> Vec<String> {
     faults
 }
 
-/// Seeks documents by their own vectors; how many, and how many were found.
+/// Searches for documents by their own vectors; returns how many, and how many were found.
 fn seek(engine: &mut Engine) -> (usize, usize) {
-    // By the inner product a longer vector may be nearer to a vector than it is itself; and a part of
-    // a graph is not walked alone.
+    // By the inner product a longer vector may be nearer to a vector than that vector itself; and a part of a graph
+    // is not walked alone.
     let is_part = engine.store().stripe().owners() > 1;
     if engine.params().metric == Metric::InnerProduct || is_part {
         return (0, 0);

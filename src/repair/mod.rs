@@ -1,10 +1,10 @@
-//! What is done with a data directory while no server uses it: its shards inspected as a whole,
-//! brought back from damage, or made others in number.
+//! Offline work on a data directory: its shards are inspected as a whole, recovered from damage, or changed in
+//! number.
 //!
-//! A start takes nothing for granted and refuses where anything is missing. A [`repair`] takes
-//! what there is: it reads over damage (`salvage`), takes documents out of snapshots that are
-//! damaged elsewhere (`pieces`), makes of it a state that a start accepts (`rebuild`), and says
-//! exactly what could not be had. The files of before go into quarantine; nothing is deleted.
+//! A start takes nothing for granted and refuses if anything is missing. A [`repair`] takes the data that is left: it
+//! reads over damage (`salvage`), takes documents out of snapshots that are damaged elsewhere (`pieces`), writes a
+//! state that a start accepts (`rebuild`), and reports exactly which data is lost. The former files go into
+//! quarantine; nothing is deleted.
 
 mod inspect;
 mod pieces;
@@ -34,16 +34,16 @@ use crate::types::{Lsn, ShardId};
 use crate::verify::{Fault, Report, State, verify};
 use crate::wal::parse_segment_name;
 
-/// Why a directory is not what was asked for. It is what it was.
+/// The reason why a directory was not rebuilt. It is unchanged.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum RebuildError {
     /// The disk failed or is full.
     #[error(transparent)]
     Disk(#[from] DiskError),
-    /// What is there can't be used.
+    /// The data in the directory can't be used.
     #[error("{0}")]
     Damage(String),
-    /// Something else is in the way.
+    /// Another obstacle.
     #[error("{0}")]
     Other(String),
 }
@@ -68,20 +68,20 @@ impl From<ReadError> for RebuildError {
     }
 }
 
-/// The same shape, with a count of documents of its own.
+/// These parameters, with a document count of their own.
 fn blank(params: &Params) -> Params {
     Params { capacity: Arc::new(Capacity::new(usize::MAX)), ..params.clone() }
 }
 
-/// Called before anything is replaced, with the files that are: after it they may go.
+/// Called before anything is replaced, with the names of the files that will be: after the call they may be removed.
 pub type Quarantine<'a> = &'a mut dyn FnMut(&[String]) -> Result<(), String>;
 
-/// Repairs the directory in `disk`; `None` if there is nothing to repair. Where MANIFEST says
-/// nothing, `params` says what kind of collection it is.
+/// Repairs the directory in `disk`; `None` if there is nothing to repair. If MANIFEST can't be read, `params` are
+/// those of the collection.
 ///
 /// # Errors
-/// If the disk fails or is full, the files can't be kept, or the directory is of another kind or
-/// version. Then it is what it was.
+/// If the disk fails or is full, the files can't be kept, or the directory is of another kind or version. Then the
+/// directory is unchanged.
 pub async fn repair<D: Disk>(
     disk: &D,
     params: &Params,
@@ -156,19 +156,19 @@ async fn newer_snapshot<D: Disk>(disk: &D, names: &[String]) -> Result<Option<St
     Ok(None)
 }
 
-/// What a directory is made of.
+/// The files of a directory, by kind.
 struct Directory {
     manifest: Option<Manifest>,
     count: u32,
     params: Params,
-    /// By shard, oldest first.
+    /// Snapshots by shard, oldest first.
     snapshots: BTreeMap<ShardId, Vec<Snapshot>>,
     epoch_count: u32,
     shards: Vec<RepairedShard>,
 }
 
 impl Directory {
-    /// What MANIFEST says, or else what the files do.
+    /// Reads the directory from MANIFEST, or else from the files.
     async fn read<D: Disk>(
         disk: &D,
         names: &[String],
@@ -225,7 +225,7 @@ impl Directory {
         Ok(())
     }
 
-    /// The shards that a start would refuse or that are not sound, with what is wrong.
+    /// The shards that a start would refuse or that are not sound, with their faults.
     async fn damaged<D: Disk>(
         &self,
         disk: &D,
@@ -272,7 +272,7 @@ impl Directory {
         self.snapshots.get(&shard).map_or(&[], Vec::as_slice)
     }
 
-    /// Brings the damaged shards back and writes them. What MANIFEST has to say then.
+    /// Recovers the damaged shards and writes them. Returns the MANIFEST for the new state.
     async fn rebuild<D: Disk>(
         &mut self,
         disk: &D,
@@ -317,8 +317,8 @@ impl Directory {
         Ok(after)
     }
 
-    /// Where nobody says how many shards there were, documents may be where nobody looks for
-    /// them: then all are placed anew.
+    /// If the number of shards is unknown, documents may be in shards in which they are not looked for: then all are
+    /// placed again.
     fn place(&self, shards: Vec<(ShardId, Engine, Lsn)>) -> Vec<(ShardId, Engine, Lsn)> {
         let is_home = |(shard, engine, _): &(ShardId, Engine, Lsn)| {
             engine.versions().all(|version| version.id.shard(self.count) == *shard)
@@ -342,7 +342,7 @@ impl Directory {
     }
 }
 
-/// What a shard was made with, as its newest readable snapshot says, so that its graph stays.
+/// Parameters of a shard by its newest readable snapshot, so that its graph stays.
 async fn made_with<D: Disk>(
     disk: &D,
     shard: ShardId,
@@ -359,7 +359,7 @@ async fn made_with<D: Disk>(
     params
 }
 
-/// What a shard of a directory was made with; the rest is of `params`.
+/// Parameters of a directory's shards; those not stored are taken from `params`.
 ///
 /// # Errors
 /// If MANIFEST has an unknown distance.
@@ -375,7 +375,7 @@ pub async fn params_of<D: Disk>(
     Ok(made_with(disk, shard, &snapshots, &collection_of(manifest, params)?).await)
 }
 
-/// The kind of collection that MANIFEST says; the rest is of `params`.
+/// The collection's parameters in MANIFEST; others are taken from `params`.
 fn collection_of(manifest: &Manifest, params: &Params) -> Result<Params, RebuildError> {
     let unknown = || format!("MANIFEST has an unknown distance, {}", manifest.distance);
     let metric = Metric::of_word(&manifest.distance);

@@ -1,7 +1,7 @@
-//! The documents of a snapshot that is damaged: those whose every piece is whole.
+//! Documents of a damaged snapshot: those of which every piece is whole.
 //!
-//! Each extent has a checksum of its own, so damage in one says nothing about the others. What
-//! can be derived, the graph and the index, is not looked at.
+//! Each extent has a checksum of its own, so damage in one says nothing about the others. The graph and the index are
+//! not read, as they can be derived.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -28,12 +28,12 @@ pub(super) struct Pieces<'a, D> {
     pub(super) next_lsn: Lsn,
 }
 
-/// What putting a snapshot's documents into a shard came to.
+/// Result of putting a snapshot's documents into a shard.
 #[derive(Debug, Default)]
 pub(super) struct Merged {
-    /// Documents whose vector or metadata is nowhere.
+    /// Documents whose vector or metadata can't be read.
     pub(super) lost: BTreeSet<DocId>,
-    /// Slots of which not even the ids are known.
+    /// Number of slots of which not even the ids are known.
     pub(super) unknown: u32,
 }
 
@@ -48,16 +48,16 @@ impl<'a, D: Disk> Pieces<'a, D> {
     /// Reads header and table.
     ///
     /// # Errors
-    /// If they can't be read: then nobody knows where anything is.
+    /// If they can't be read: then the place of every piece is unknown.
     pub(super) async fn open(disk: &'a D, shard: ShardId, number: u64) -> Result<Self, ReadError> {
         let Contents { header, extents } = reader::contents(disk, shard, number).await?;
         let extents = extents.into_iter().map(|e| ((e.part, e.block), e)).collect();
         Ok(Self { disk, shard, extents, shape: header.shape, next_lsn: header.position.next_lsn })
     }
 
-    /// Makes `engine`, which has as much of the log before this snapshot as can be read, the shard
-    /// as this snapshot has it. What it has and what the snapshot has not is gone: the change
-    /// that took it is among those that can't be read.
+    /// Changes `engine`, which has as much of the log before this snapshot as can be read, to the state of the shard
+    /// in this snapshot. Documents that the engine has and the snapshot has not are removed: the change that deleted
+    /// them is among those that can't be read.
     pub(super) async fn merge(&self, engine: &mut Engine) -> Merged {
         let (rows, unknown) = self.rows().await;
         let mut merged = Merged { unknown, ..Merged::default() };
@@ -89,8 +89,8 @@ impl<'a, D: Disk> Pieces<'a, D> {
         merged
     }
 
-    /// Puts one version in. False if something of it is missing: then the document is not there,
-    /// and no older version of it either.
+    /// Puts one version in. False if a part of it is missing: then the document is left out, older versions of it
+    /// included.
     fn place(
         &self,
         engine: &mut Engine,
@@ -103,7 +103,7 @@ impl<'a, D: Disk> Pieces<'a, D> {
         let known = engine.version(id).filter(|known| known.born == born);
         let same = known.map(|known| (known.payload.clone(), known.vector.to_vec()));
         match (vector, payload, same) {
-            // What the log has of it is the same, or lacks a change of its metadata.
+            // The version of the log is the same, or lacks a change of its metadata.
             (_, Some(payload), Some((known, _))) if known.bytes() == payload.bytes() => true,
             (Some(vector), Some(payload), _) => {
                 let vector = &vector[..dimension];
@@ -121,8 +121,7 @@ impl<'a, D: Disk> Pieces<'a, D> {
         }
     }
 
-    /// The versions that were alive, by slot; and how many slots there are of which that is not
-    /// known.
+    /// The versions that were alive, by slot; and the number of slots for which that is not known.
     async fn rows(&self) -> (Vec<Row>, u32) {
         let (mut rows, mut unknown) = (Vec::new(), 0);
         for block in 0..self.shape.slots.div_ceil(SLOTS_IN_BLOCK) {

@@ -1,9 +1,8 @@
-//! Makes shards the state of a directory: a snapshot of each, and a MANIFEST that names them.
+//! Writes shards as the new state of a directory: a snapshot of each, and a MANIFEST that names them.
 //!
-//! Until that MANIFEST is published nothing of the old state is touched, and what is written is
-//! under names that the old state does not have and the next start removes. From then on the old
-//! files are the ones that nobody names. So whenever it is cut off, there is one whole state or
-//! the other.
+//! Until that MANIFEST is published no file of the old state is touched, and new files have names that the old state
+//! does not have and that the next start would remove. From then on the old files are the ones that nothing refers
+//! to. So at every interruption there is one whole state or the other.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -17,20 +16,20 @@ use crate::snapshot::{parse_snapshot_name, snapshot_name};
 use crate::types::{Lsn, ShardId};
 use crate::wal::{Position, Prepared, parse_segment_name, segment_name};
 
-/// A segment that is never written: the log goes on in the one after it.
+/// Bytes of a segment that is never written: the log goes on in the one after it.
 const PLACEHOLDER_BYTES: u64 = 2 * BLOCK as u64;
 
-/// What new files are made with.
+/// Epoch and time of new files.
 #[derive(Clone, Copy, Debug)]
 pub struct Stamp {
-    /// A generation that the directory has not had.
+    /// An epoch that the directory has not had.
     pub epoch: u64,
-    /// Now, Unix milliseconds.
+    /// The present time, Unix milliseconds.
     pub unix_ms: u64,
 }
 
-/// Writes a snapshot of `engine`, which nothing has opened, as what `shard` is before the record
-/// `next_lsn`. MANIFEST has to name what is returned.
+/// Writes a snapshot of `engine`, which nothing has opened, as the state of `shard` before the record `next_lsn`.
+/// MANIFEST has to name the returned snapshot and segment.
 ///
 /// # Errors
 /// If the disk fails or is full, or gives back something else than was written.
@@ -51,7 +50,7 @@ pub(super) async fn write_shard<D: Disk>(
     // All segments before the one that MANIFEST names first may go.
     let segment = newest(&mut { segments }) + 1;
     engine.skip_to(next_lsn);
-    // A chain that no log has had: what continues this snapshot is nothing that was there before.
+    // A chain that no log has had: no earlier log can be taken for the continuation of this snapshot.
     let made_of = [stamp.epoch, u64::from(shard.0), next_lsn.0].map(u64::to_le_bytes);
     let position = Position { next_lsn, chain: crc32c::crc32c(made_of.as_flattened()) };
     let Stamp { epoch, unix_ms } = stamp;
@@ -77,7 +76,7 @@ pub(super) async fn write_shard<D: Disk>(
     Ok((snapshot, Segment { shard: shard.0, number: segment, file, sealed: None }))
 }
 
-/// Writes all pieces; the length of the file.
+/// Writes all pieces; returns the length of the file.
 async fn write<D: Disk>(
     disk: &D,
     engine: &mut Engine,

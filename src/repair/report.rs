@@ -1,4 +1,4 @@
-//! What a repair came to, for programs and for people.
+//! Result of a repair, for programs and for people.
 
 use std::collections::BTreeSet;
 use std::fmt::{Display, Formatter, Result};
@@ -14,19 +14,18 @@ const LINES_MAX: usize = 50;
 /// Most documents that are named to people.
 const SHOWN_MAX: usize = 20;
 
-/// What of a shard could not be had.
+/// Data of a shard that is lost.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Loss {
-    /// Changes that can't be read, by LSN, first and last. Everything is as if they had not been
-    /// made: documents written in them are missing or have the vector of before, and what was
-    /// deleted in them is there again.
+    /// First and last LSNs of changes that can't be read. The state is as if they had not been made: documents
+    /// written in them are missing or have their former vector, and documents deleted in them are there again.
     pub lsns: Vec<(u64, u64)>,
     /// Documents whose vector or metadata can't be read.
     #[serde(serialize_with = "ids")]
     pub documents: BTreeSet<DocId>,
-    /// Losses of which nobody can tell how much was there.
+    /// Descriptions of losses of unknown extent.
     pub unknown: Vec<String>,
-    /// What was passed over without a loss.
+    /// Descriptions of data that was skipped without a loss.
     pub notes: Vec<String>,
 }
 
@@ -38,13 +37,13 @@ fn ids<S: serde::Serializer>(
 }
 
 impl Loss {
-    /// True if everything is there.
+    /// True if nothing is lost.
     #[must_use]
     pub fn is_nothing(&self) -> bool {
         self.lsns.is_empty() && self.documents.is_empty() && self.unknown.is_empty()
     }
 
-    /// Whatever the documents of a record were, they are known again.
+    /// Removes the documents of a record from the loss: they are known again.
     pub(super) fn forget(&mut self, record: &Record) {
         match record {
             Record::Put { id, .. } | Record::Delete { id } => {
@@ -67,7 +66,7 @@ impl Loss {
         }
     }
 
-    /// How many changes can't be read.
+    /// Number of changes that can't be read.
     #[must_use]
     pub fn changes(&self) -> u64 {
         self.lsns.iter().map(|(first, last)| last + 1 - first).sum()
@@ -77,33 +76,33 @@ impl Loss {
 /// A directory that was repaired.
 #[derive(Clone, Debug, Serialize)]
 pub struct Repaired {
-    /// Nothing is known to be lost.
+    /// True if nothing is known to be lost.
     pub is_lossless: bool,
-    /// And nothing else can be: MANIFEST was there to tell which files there should be, and where
-    /// they end.
+    /// True if also nothing else can be lost: MANIFEST was there, with the files that there should be, and their
+    /// ends.
     pub is_certain: bool,
     /// Shards that were not touched.
     pub intact: Vec<u32>,
-    /// Those that were made anew.
+    /// Shards that were rebuilt.
     pub shards: Vec<RepairedShard>,
     /// The files that they were made of, and MANIFEST: they are in quarantine.
     pub quarantined: Vec<String>,
 }
 
-/// A shard that was made anew.
+/// A shard that was rebuilt.
 #[derive(Clone, Debug, Serialize)]
 pub struct RepairedShard {
-    /// Which.
+    /// Number of the shard.
     pub shard: u32,
-    /// Documents that it has now.
+    /// Number of documents that it has now.
     pub documents: usize,
-    /// The snapshot it was begun with.
+    /// File of the snapshot with which it was begun.
     pub base: Option<String>,
-    /// Records of the log that were applied to it.
+    /// Number of records of the log that were applied to it.
     pub records: u64,
-    /// What it has not.
+    /// Data that it lacks.
     pub loss: Loss,
-    /// What was wrong.
+    /// Descriptions of the former faults.
     pub was: Vec<String>,
 }
 

@@ -1,9 +1,8 @@
-//! Another number of shards for a directory: every document moves to the shard that its id has
-//! among the new ones.
+//! Change of a directory's number of shards: every document moves to the shard that its id has among the new ones.
 //!
-//! The shards are brought back one after the other as a start would do it, with all that this
-//! refuses, and their documents go into new ones, which become snapshots. The graphs are not
-//! kept: documents of one go into several others. They are linked anew after the start.
+//! The shards are recovered one after the other as a start would do it, with all its refusals, and their documents go
+//! into new shards, which become snapshots. The graphs are not kept: documents of one go into several others. The
+//! documents are linked again after the start.
 
 use std::sync::Arc;
 
@@ -16,21 +15,20 @@ use crate::recovery::{Listed, recover};
 use crate::types::record::Record;
 use crate::types::{Lsn, ShardId};
 
-/// What it came to.
+/// Result of resharding.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Resharded {
-    /// Shards before.
+    /// Number of shards before.
     pub before: u32,
-    /// Documents, none more and none fewer.
+    /// Number of documents, equal before and after.
     pub documents: usize,
 }
 
-/// Makes `shards` out of the shards of the directory whose state is `manifest`. Memory holds all
-/// documents, and one old shard beside them.
+/// Makes `shards` new shards of the shards of the directory whose state is `manifest`. Memory holds all documents,
+/// and one old shard beside them.
 ///
 /// # Errors
-/// If a shard can't be brought back without loss, or the disk fails or is full: the directory is
-/// what it was.
+/// If a shard can't be recovered without loss, or the disk fails or is full: the directory is unchanged then.
 pub async fn reshard<D: Disk>(
     disk: &D,
     manifest: &Manifest,
@@ -66,7 +64,7 @@ pub async fn reshard<D: Disk>(
         ..manifest.clone()
     };
     for (shard, mut engine) in (0..).map(ShardId).zip(made) {
-        // The log goes on behind every LSN that was given, and behind all that are given here.
+        // The log goes on after every LSN that was given, and after all that are given here.
         let next_lsn = next_lsn.max(engine.applied().next());
         let (snapshot, segment) = write_shard(disk, shard, &mut engine, next_lsn, stamp).await?;
         after.snapshots.push(snapshot);

@@ -1,9 +1,8 @@
-//! One shard, as far as anything in its files still tells of it.
+//! Salvage of one shard, from all data left in its files.
 //!
-//! Sources, each as far as it is whole: the newest snapshot that can be restored, with its graph;
-//! the log after it, over every gap; and where the log has gaps, the documents of newer snapshots
-//! that can't be restored as they are. A version that can't be read is left out, and so are
-//! older versions of the document: better none than a wrong one.
+//! Sources, each as far as it is whole: the newest snapshot that can be restored, with its graph; the log after it,
+//! over every gap; and for gaps in the log, the documents of newer snapshots that can't be restored as they are. A
+//! version that can't be read is left out, and so are older versions of the document: better none than a wrong one.
 
 use super::Loss;
 use super::pieces::{Merged, Pieces};
@@ -17,21 +16,21 @@ use crate::types::{Lsn, ShardId};
 use crate::verify::{Fault, Report, read_log};
 use crate::wal::parse_segment_name;
 
-/// A shard that was brought back.
+/// A salvaged shard.
 pub(super) struct Salvaged {
-    /// `None` if there is no document, nor anything that tells how many values one would have.
+    /// State of the shard; `None` if there is no document, nor anything that tells the dimension.
     pub(super) engine: Option<Engine>,
-    /// LSN of the record after all that is known of.
+    /// LSN after the last record known of.
     pub(super) next_lsn: Lsn,
-    /// The snapshot that was begun with.
+    /// File of the snapshot with which it was begun.
     pub(super) base: Option<String>,
-    /// Records of the log after it.
+    /// Number of records of the log applied after it.
     pub(super) records: u64,
     pub(super) loss: Loss,
 }
 
-/// Brings back what there is of `shard`. `snapshots` are those of this shard, oldest first. With
-/// a dimension of 0 in `params`, the first document decides.
+/// Salvages `shard`. `snapshots` are those of this shard, oldest first. With a dimension of 0 in `params`, the first
+/// document sets it.
 ///
 /// # Errors
 /// If the directory can't be listed.
@@ -65,7 +64,7 @@ pub(super) async fn salvage<D: Disk>(
         replay.until = Some(pieces.next_lsn);
         read_log(disk, manifest, shard, &mut |lsn, record| replay.take(lsn, record)).await?;
         replay.skip_to(pieces.next_lsn);
-        // With a log that is whole, there is nothing to be had from it.
+        // With a whole log, there is nothing to take from it.
         if replay.has_gap() {
             replay.merge(&pieces, &params, &snapshot.file).await;
             base = Some(snapshot.file.clone());
@@ -103,16 +102,16 @@ async fn restore_whole<D: Disk>(
     }
 }
 
-/// A shard on its way through the log.
+/// State of a salvage on its way through the log.
 struct Replay {
     shard: ShardId,
     shards: Option<u32>,
     params: Params,
     engine: Option<Engine>,
     next_lsn: Lsn,
-    /// Only what comes before is taken.
+    /// Exclusive upper bound of the LSNs that are taken.
     until: Option<Lsn>,
-    /// Since the base, or the last snapshot that made up for them.
+    /// Gaps since the base, or since the last snapshot that made up for them.
     gaps: Vec<(u64, u64)>,
     records: u64,
     loss: Loss,
@@ -135,7 +134,7 @@ impl Replay {
         !self.gaps.is_empty()
     }
 
-    /// Goes on at `next`; what lies between is a gap.
+    /// Continues at `next`; the LSNs between are a gap.
     fn skip_to(&mut self, next: Lsn) {
         if next > self.next_lsn {
             self.gaps.push((self.next_lsn.0, next.0 - 1));
@@ -146,7 +145,7 @@ impl Replay {
         }
     }
 
-    /// Takes the next record; what comes twice, as from a file that was copied, once.
+    /// Takes the next record; a record that comes twice, as from a file that was copied, counts once.
     fn take(&mut self, lsn: Lsn, record: Record) {
         if lsn < self.next_lsn || self.until.is_some_and(|until| lsn >= until) {
             return;
@@ -176,7 +175,7 @@ impl Replay {
         }
     }
 
-    /// Takes what a damaged snapshot has.
+    /// Takes the documents of a damaged snapshot.
     async fn merge<D: Disk>(&mut self, pieces: &Pieces<'_, D>, params: &Params, file: &str) {
         let shape = pieces.shape;
         let (asked, found) = (self.params.dimension, shape.dimension as usize);
@@ -198,7 +197,7 @@ impl Replay {
         }
     }
 
-    /// The log has been read to its end. The shard had come as far as `known_to`.
+    /// Ends the log. The shard is known to have reached `known_to`.
     fn finish(&mut self, known_to: Lsn, report: &Report) {
         let faults = &report.faults;
         let end = faults.iter().filter_map(|fault| fault.lost).map(|(_, last)| last);
@@ -208,7 +207,7 @@ impl Replay {
         let end = end.chain(of_log.filter_map(|row| row.last_lsn)).map(|last| Lsn(last).next());
         self.skip_to(end.fold(known_to, Lsn::max));
         self.loss.lsns.append(&mut self.gaps);
-        // Damage behind which nothing tells how far the log went.
+        // Damage behind which the end of the log is unknown.
         let is_followed = |fault: &Fault| {
             let of = |file: &str| parse_segment_name(file).map_or(0, |(_, number)| number);
             let number = of(&fault.file);
@@ -223,7 +222,7 @@ impl Replay {
     }
 }
 
-/// True if a record is one of this shard's.
+/// True if a record belongs to this shard.
 fn fits(record: &Record, shard: ShardId, shards: Option<u32>, dimension: usize) -> bool {
     let is_here = |id: &crate::types::DocId| shards.is_none_or(|shards| id.shard(shards) == shard);
     match record {

@@ -1,4 +1,4 @@
-//! Changes of documents, as clients ask for them, and what they come to.
+//! Changes of documents, as clients ask for them, and their records.
 
 use crate::engine::filter::Filter;
 use crate::engine::tests::{Model, Random, payload};
@@ -10,7 +10,7 @@ use crate::types::{DocId, ShardId};
 
 use super::machine::SHARDS;
 
-/// Documents in each shard, at most.
+/// Most documents in each shard.
 const IDS: usize = 60;
 
 /// Ids of documents that are on a shard.
@@ -18,7 +18,7 @@ pub(super) fn ids(shard: ShardId) -> Vec<DocId> {
     (1..).map(DocId).filter(|id| id.shard(SHARDS) == shard).take(IDS).collect()
 }
 
-/// What a client asks for.
+/// A request of a client.
 pub(super) enum Change {
     Put { id: DocId, vector: Box<[f32]>, payload: Payload },
     Update { id: DocId, payload: Payload, merge: bool },
@@ -27,13 +27,13 @@ pub(super) enum Change {
 }
 
 impl Change {
-    /// One of these, on the documents `ids`.
+    /// A random change of the documents `ids`.
     pub(super) fn random(random: &mut Random, ids: &[DocId]) -> Self {
         let kind = random.below(10);
         Self::of_kind(kind, random, ids)
     }
 
-    /// The one with this number below 10, on documents that are picked from `ids`.
+    /// The change with this number below 10, of documents that are picked from `ids`.
     pub(super) fn of_kind(kind: u64, random: &mut Random, ids: &[DocId]) -> Self {
         let pick = |random: &mut Random| ids[random.below(ids.len() as u64) as usize];
         let id = pick(random);
@@ -53,7 +53,7 @@ impl Change {
         }
     }
 
-    /// Stages it in the engine, and changes the model; what has to be logged.
+    /// Stages it in the engine, and changes the model; returns the records to log.
     pub(super) fn stage(self, engine: &mut Engine, model: &mut Model) -> Vec<Record> {
         let write = match self {
             Self::Put { id, vector, payload } => {

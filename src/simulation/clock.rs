@@ -1,5 +1,5 @@
-//! A clock as machines have them: it mostly goes on, stands still at times, and is now and then
-//! set, forward or back.
+//! A virtual clock like that of real machines: it mostly goes on, stands still at times, and is now and then set
+//! forward or back.
 
 use std::collections::BTreeSet;
 
@@ -22,25 +22,25 @@ const DAY_MS: u64 = 86_400_000;
 pub(super) struct Clock {
     now_ms: u64,
     random: Random,
-    /// For one look.
+    /// True if it stands still for one look.
     stands_still: bool,
 }
 
 impl Clock {
-    /// Two with the same seed show the same.
+    /// A clock; two with the same seed show the same times.
     pub(super) fn new(seed: u64) -> Self {
         let mut random = Random(mix(seed) >> 1);
         let now_ms = 20_000 * DAY_MS + random.below(2 * DAY_MS);
         Self { now_ms, random, stands_still: false }
     }
 
-    /// Somebody sets it, for the next look.
+    /// Sets it, for the next look.
     fn set(&mut self, now_ms: u64) {
         self.now_ms = now_ms;
         self.stands_still = true;
     }
 
-    /// Looks at it. Unix milliseconds.
+    /// The time that it shows, in Unix milliseconds.
     pub(super) fn now(&mut self) -> u64 {
         if std::mem::take(&mut self.stands_still) {
             return self.now_ms;
@@ -56,9 +56,9 @@ impl Clock {
     }
 }
 
-/// How many documents there may have been at the end of this second: in each shard after a group
-/// that is the last one, or is followed by one that is later. Where a clock went forth and back
-/// there are several: a log does not tell of what a snapshot has made dispensable.
+/// Possible numbers of documents at the end of this second: in each shard after a group that is the last one, or is
+/// followed by a later one. If a clock went forth and back there are several: a log does not have the groups that a
+/// snapshot has made dispensable.
 fn documents_at(machine: &Machine, second: u64) -> BTreeSet<u64> {
     let in_shard = |history: &[(u64, usize)]| -> Vec<u64> {
         let is_later = |index: usize| history.get(index).is_none_or(|(ms, _)| ms / 1000 > second);
@@ -86,10 +86,10 @@ fn restore_at(storage: &Storage, to: &TempDir, second: u64) -> Result<Restored, 
     restore(storage, &to.path().join("target"), &asked)
 }
 
-/// The log comes to rest, the clock is set back, and a snapshot is made: its stamp says that it is
-/// from before the last group, which it has seen.
+/// The log comes to rest, the clock is set back, and a snapshot is made: its stamp says that it is from before the
+/// last group, which it contains.
 #[test]
-fn a_snapshot_with_a_stamp_from_before_what_it_has_seen_is_left_out() {
+fn a_snapshot_with_a_stamp_before_its_own_groups_is_left_out() {
     let disk = watched_disk();
     let known = vec![Known::default(); SHARDS as usize];
     let mut machine = Machine::boot(&disk, &known).expect("a disk that works");
@@ -112,8 +112,8 @@ fn a_snapshot_with_a_stamp_from_before_what_it_has_seen_is_left_out() {
     }
 }
 
-/// Whatever the clock did, the state of a moment is what each log says up to a group after which
-/// there is a later one, or there is none to be had; never something else, and never damage.
+/// At any behaviour of the clock, the state of a moment is that of each log up to a group after which there is a
+/// later one, or there is no such state; never another state, and never damage.
 #[test]
 fn a_moment_is_the_same_part_of_each_log_however_clocks_go() {
     let (mut restored, mut refused) = (0, 0);

@@ -8,7 +8,7 @@ use super::{Known, Told, is_wide};
 use crate::disk::BLOCK;
 use crate::disk::sim::{Crash, Fault, MODES, SECTOR, SimDisk};
 
-/// Of the first crashes, those after which every call of the start is one to crash at as well.
+/// Of the first crashes, one in this many is followed by a crash at every call of the start.
 const NESTED_STEP: u64 = 29;
 
 /// Seeds of the script.
@@ -38,14 +38,14 @@ fn run_until(call: u64, seed: u64) -> Option<(Rc<SimDisk>, Vec<Known>)> {
     None
 }
 
-/// What a crash leaves in one of the ways; `pick` says which one where there is a choice.
+/// The disk after a crash in one of the ways; `pick` selects which one if there is a choice.
 fn image(disk: &SimDisk, mode: u64, pick: u64) -> Rc<SimDisk> {
     let crash = Crash::mode(mode, pick, disk.pending());
     let sector = if pick.is_multiple_of(2) { SECTOR } else { BLOCK };
     Rc::new(disk.after_torn(crash, sector))
 }
 
-/// Starts a machine that has to start, and has it do something, twice.
+/// Starts a machine that has to start, and has it do a step, twice.
 fn start_and_go_on(disk: &Rc<SimDisk>, known: &[Known], goes_on: bool) {
     let start = |disk: &Rc<SimDisk>, known: &[Known]| {
         Machine::boot(disk, known).unwrap_or_else(|why| panic!("refused: {why:?}"))
@@ -93,7 +93,7 @@ fn a_crash_at_any_call_of_a_start_after_a_crash_loses_nothing() {
             if !disk.is_off() {
                 break;
             }
-            // Where it has come up, what it has found is what there is.
+            // If it has come up, the documents that it has found are the known state.
             let known = started.as_ref().map_or_else(|_| known.clone(), Machine::known);
             drop(started);
             for mode in if is_wide() { 0..MODES } else { call % 3..call % 3 + 2 } {

@@ -1,4 +1,4 @@
-//! What happens to files behind a server's back.
+//! Damage to files behind a server's back.
 
 use crate::disk::sim::{SimDisk, run};
 use crate::disk::{BLOCK, Disk};
@@ -7,20 +7,19 @@ use crate::manifest::{MANIFEST_NAME, Manifest};
 use crate::types::ShardId;
 use crate::wal::{forge, parse_segment_name};
 
-/// What has been damaged, and so must not be any more: what nothing can tell, no test can ask for.
+/// Files that were damaged, and must not be damaged further: a test can't expect a fault that nothing can show.
 #[derive(Default)]
 struct Damaged {
     files: Vec<String>,
-    /// The last group of a log is known by the one behind it: two flips may take both.
+    /// The group behind the last group of a log confirms it: two flips may take both.
     flipped: Vec<String>,
-    /// A segment of another log shows by its end, which MANIFEST and the next segment know. If
-    /// those or its end are gone, it passes for a damaged one of this log, and what is in it
-    /// comes back. So where there is one, no segment of its shard, nor MANIFEST, is damaged.
+    /// A segment of another log shows by its end, which MANIFEST and the next segment have. If those or its end are
+    /// gone, it passes for a damaged one of this log, and its contents come back. So if there is one, no segment of
+    /// its shard, nor MANIFEST, is damaged.
     foreign: Option<ShardId>,
 }
 
-/// Damages files as often as it says; what each was. `None` where there was nothing of the kind
-/// to be damaged.
+/// Damages files `times` times; returns the kind of each. `None` if there was nothing of the kind to be damaged.
 pub(super) fn inflict(disk: &SimDisk, random: &mut Random, times: u64) -> Vec<Option<u64>> {
     let mut damaged = Damaged::default();
     (0..times).map(|_| once(disk, random, &mut damaged)).collect()
@@ -55,7 +54,7 @@ fn once(disk: &SimDisk, random: &mut Random, damaged: &mut Damaged) -> Option<u6
             bytes[byte] ^= 1 << random.below(8);
             disk.set_content(&name, bytes);
         }
-        // What is cut there is an operator's doing: the start goes on without it and says so.
+        // A cut there is an operator's doing: the start goes on without it and says so.
         2 if is_last_of_its_log(disk, &names, &name) => return None,
         2 => {
             let blocks = bytes.len() as u64 / BLOCK as u64;
@@ -80,7 +79,7 @@ fn once(disk: &SimDisk, random: &mut Random, damaged: &mut Damaged) -> Option<u6
     Some(what)
 }
 
-/// True for a segment that no later one of its log was taken into use after.
+/// True for a segment after which no later one of its log was taken into use.
 fn is_last_of_its_log(disk: &SimDisk, names: &[String], name: &str) -> bool {
     let Some((shard, number)) = parse_segment_name(name) else { return false };
     let is_used = |name: &String| disk.content(name).first().is_some_and(|&byte| byte != 0);
@@ -90,7 +89,7 @@ fn is_last_of_its_log(disk: &SimDisk, names: &[String], name: &str) -> bool {
     !names.iter().filter(is_later).any(is_used)
 }
 
-/// A complete segment is gone, and MANIFEST does not know of it.
+/// Removes a complete segment, and its entry in MANIFEST.
 fn forget(disk: &SimDisk, random: &mut Random) -> Option<String> {
     let mut manifest = run(Manifest::load(disk)).ok()??;
     let sealed = |index: &usize| manifest.segments[*index].sealed.is_some();
@@ -102,7 +101,7 @@ fn forget(disk: &SimDisk, random: &mut Random) -> Option<String> {
     Some(gone.file)
 }
 
-/// A complete segment is replaced by that of another log, which differs in one vector.
+/// Replaces a complete segment by that of another log, which differs in one vector.
 fn exchange(disk: &SimDisk, random: &mut Random, damaged: &[String]) -> Option<ShardId> {
     let manifest = run(Manifest::load(disk)).ok()??;
     let sealed = manifest.segments.iter().filter(|segment| segment.sealed.is_some());

@@ -1,5 +1,5 @@
-//! Every call of the disk fails once, and from there on always: whoever asked hears of it, nothing
-//! acknowledged is lost, everything is served on, and a start finds everything.
+//! Every call of the disk fails once, and from there on always: the caller hears of it, nothing acknowledged is lost,
+//! serving goes on, and a start finds everything.
 
 use std::rc::Rc;
 
@@ -9,7 +9,7 @@ use super::{Known, Told, is_wide};
 use crate::disk::sim::{Crash, Fault, SimDisk};
 use crate::disk::{DiskError, Kind};
 
-/// What fails, and whether it goes on failing.
+/// Faults, and whether they persist.
 const FAULTS: [(Fault, bool); 6] = [
     (Fault::Fails(Kind::Failed), false),
     (Fault::Fails(Kind::Failed), true),
@@ -37,13 +37,13 @@ fn fresh() -> Vec<Known> {
     vec![Known::default(); SHARDS as usize]
 }
 
-/// What a client is told is what happened.
+/// Checks that the error that a client is told is the fault that happened.
 fn check(error: &DiskError, fault: Fault) {
     assert!(error.reason.starts_with("injected"), "{error}");
     assert_eq!(error.kind, kind(fault), "{error}");
 }
 
-/// A machine on which the script is done but for what has failed.
+/// A machine on which the script is done but for the failed steps.
 fn run(call: u64, fault: (Fault, bool)) -> (Rc<SimDisk>, Machine) {
     let disk = watched_disk();
     let mut machine = Machine::boot(&disk, &fresh()).expect("a disk that works");
@@ -80,7 +80,7 @@ fn go_on(machine: &mut Machine) {
 }
 
 #[test]
-fn any_call_may_fail_while_it_runs() {
+fn any_call_of_a_running_machine_may_fail() {
     let reference = watched_disk();
     let mut machine = Machine::boot(&reference, &fresh()).expect("a disk that works");
     let before = reference.calls() as usize;

@@ -1,5 +1,5 @@
-//! A machine: what a server does with its directory, without an executor. How it starts is here,
-//! what it does then in [`super::work`].
+//! A machine: the work of a server on its directory, without an executor. Its start is here, its work after that in
+//! [`super::work`].
 
 use std::rc::Rc;
 use std::sync::Arc;
@@ -27,15 +27,15 @@ use crate::wal::{Position, Prepared, Writer, segment_name};
 
 pub(super) const SHARDS: u32 = 2;
 
-/// Short segments are left often.
+/// Length of a segment: short, so that segments are often left.
 pub(super) const SEGMENT_BYTES: u64 = 24 * BLOCK as u64;
 
-/// Why a machine does not start.
+/// The reason why a machine does not start.
 #[derive(Debug)]
 pub(super) enum Refusal {
-    /// The disk failed; what is on it may be good.
+    /// The disk failed; the data on it may be good.
     Disk(DiskError),
-    /// What is on the disk can't be used.
+    /// The data on the disk can't be used.
     Damage(String),
 }
 
@@ -63,7 +63,7 @@ impl From<RecoverError> for Refusal {
     }
 }
 
-/// A snapshot on its way.
+/// A snapshot in progress.
 pub(super) struct Running {
     pub(super) checkpoint: Checkpoint,
     pub(super) writer: SnapshotWriter<SimFile>,
@@ -75,9 +75,9 @@ pub(super) struct Node {
     pub(super) ids: Vec<DocId>,
     pub(super) engine: Engine,
     pub(super) log: Writer<SimDisk>,
-    /// Where the log stood when memory last was what it says.
+    /// Position of the log at which memory was last equal to it.
     pub(super) position: Position,
-    /// The next segment, where MANIFEST could not be had to name it.
+    /// The next segment, if MANIFEST could not be made to name it.
     pub(super) spare: Option<Prepared<SimFile>>,
     pub(super) snapshots: Vec<Snapshot>,
     pub(super) extents: Vec<Extent>,
@@ -86,7 +86,7 @@ pub(super) struct Node {
     /// Files that are not needed any more, once MANIFEST says so.
     pub(super) dispensable: Vec<String>,
     pub(super) known: Known,
-    /// Groups of this life: when each was written, and how many documents there were after it.
+    /// Groups of this life: the time of each, and the number of documents after it.
     pub(super) history: Vec<(u64, usize)>,
 }
 
@@ -99,7 +99,7 @@ struct Read {
     recovered: Recovered,
 }
 
-/// A machine that is up.
+/// A running machine.
 pub(super) struct Machine {
     pub(super) disk: Rc<SimDisk>,
     pub(super) manifest: Option<Manifest>,
@@ -125,7 +125,7 @@ fn holds(disk: &SimDisk, shard: ShardId, engine: &Engine, ids: &[DocId], model: 
 }
 
 impl Machine {
-    /// Starts on what is there. Finds what was acknowledged, and what was under way or not.
+    /// Starts on the present files. Finds all acknowledged changes, and those under way or not.
     ///
     /// Errors say why the directory is refused, or that the disk failed.
     pub(super) fn boot(disk: &Rc<SimDisk>, known: &[Known]) -> Result<Self, Refusal> {
@@ -143,7 +143,7 @@ impl Machine {
         let mut clock = Clock::new(manifest.epoch);
         let (before, snapshots) = (manifest.segments.clone(), manifest.snapshots.clone());
         let (mut nodes, mut unused, mut cut) = (Vec::new(), Vec::new(), Vec::new());
-        // Now the shards have one graph together, now each its own, whatever it was before.
+        // Now the shards share one graph, now each has its own, whichever was the case before.
         let joint = mix(manifest.epoch).is_multiple_of(2).then(|| Joint::new(SHARDS));
         let mut all_read = Vec::new();
         for (id, known) in (0..SHARDS).map(ShardId).zip(known) {
@@ -174,7 +174,7 @@ impl Machine {
         let mut machine = Self { disk: disk.clone(), manifest: None, nodes, clock };
         machine.assert_graphs();
         machine.keep(Kept::Replace(manifest))?;
-        // What fails from here on costs space, until the next start.
+        // A failure from here on costs space, until the next start.
         for name in unused {
             run(disk.remove(&name)).ok();
         }
@@ -184,8 +184,8 @@ impl Machine {
         Ok(machine)
     }
 
-    /// Has MANIFEST say so. Where that fails, its next version says what has happened, and nothing of
-    /// what was asked for.
+    /// Writes a change to MANIFEST. If that fails, its next version has the changes that have happened, and none that
+    /// was only asked for.
     pub(super) fn keep(&mut self, change: Kept) -> Result<(), DiskError> {
         let refused = apply_all(&mut self.manifest, [change]);
         let manifest = self.manifest.as_ref().expect("it has been read");
@@ -212,7 +212,7 @@ impl Machine {
         self.nodes.iter().map(|node| node.engine.live_count() as u64).sum()
     }
 
-    /// The index of each shard has the metadata of its documents, all of it and nothing else.
+    /// Checks that the index of each shard has the metadata of its documents, all of it and nothing else.
     pub(super) fn assert_indexes(&self) {
         for node in &self.nodes {
             let checked = node.engine.check_index();
@@ -220,7 +220,7 @@ impl Machine {
         }
     }
 
-    /// No list leads to a node that is not there.
+    /// Checks that no list leads to a node that does not exist.
     fn assert_graphs(&self) -> Vec<Report> {
         let graph = |node: &Node| {
             check(node.engine.graph(), node.engine.store().extent()).expect("a sound graph")
@@ -228,8 +228,8 @@ impl Machine {
         self.nodes.iter().map(graph).collect()
     }
 
-    /// Links everything: then a walk reaches all that is alive, and a search of any shard that has
-    /// its graph in common with others finds what all of them hold.
+    /// Links everything, and checks that then a walk reaches all live documents, and a search of any shard that
+    /// shares its graph with others finds the documents of all of them.
     pub(super) fn assert_linked(&mut self) {
         let mut is_idle = false;
         while !is_idle {
@@ -268,7 +268,7 @@ impl Machine {
         }
     }
 
-    /// Memory is what was acknowledged, and the disk has nothing wrong.
+    /// Checks that memory has exactly the acknowledged changes, and that the disk has no fault.
     pub(super) fn assert_sound(&self) {
         for node in &self.nodes {
             let known = &node.known.acknowledged;
@@ -282,7 +282,7 @@ impl Machine {
 }
 
 impl Node {
-    /// Brings a shard back.
+    /// Recovers a shard.
     fn read(
         disk: &Rc<SimDisk>,
         listed: Listed<'_>,
@@ -292,7 +292,7 @@ impl Node {
     ) -> Result<Read, Refusal> {
         let id = listed.shard;
         let ids = ids(id);
-        // Vectors are now on disk, now in memory, whatever they were before.
+        // Vectors are now on disk, now in memory, whichever was the case before.
         let vectors = match mix(epoch ^ 1).is_multiple_of(2) {
             true => on_disk(&params()).vectors,
             false => params().vectors,
@@ -313,7 +313,7 @@ impl Node {
         Ok(Read { id, ids, engine, model, recovered })
     }
 
-    /// Takes a shard into service; its segments, and files that nothing needs.
+    /// Takes a shard into service; returns its segments, and files that nothing needs.
     fn begin(
         disk: &Rc<SimDisk>,
         read: Read,

@@ -1,15 +1,12 @@
-//! Whole machines on a simulated disk: shards with their engines, logs and snapshots under one
-//! MANIFEST, written to, snapshotted, crashed and damaged as a seed has it, against an oracle
-//! that knows every acknowledged change.
+//! Whole machines on a simulated disk: shards with their engines, logs and snapshots under one MANIFEST, written to,
+//! snapshotted, crashed and damaged as a seed decides, against an oracle that knows every acknowledged change.
 //!
-//! What runs here is the code that serves: engine, graph, store, log, snapshots, recovery and
-//! MANIFEST, all over the disk's trait; only the executor is missing. A seed decides everything:
-//! one seed is one run, step by step.
+//! The code that runs here is the code that serves: engine, graph, store, log, snapshots, recovery and MANIFEST, all
+//! over the disk's trait; only the executor is missing. A seed decides everything: one seed is one run, step by step.
 //!
-//! Beside the seeds there is a fixed piece of work ([`script`]) that is crashed at every call of
-//! the disk in every way ([`crashes`]), and of which every call fails ([`faults`]). Wherever
-//! crashes are not the point, the disk watches the order in which things become durable
-//! ([`order`]). Clocks go back and forth ([`clock`]).
+//! Beside the seeds there is a fixed piece of work ([`script`]) that is crashed at every call of the disk in every
+//! way ([`crashes`]), and of which every call fails ([`faults`]). In all runs that do not test crashes, the disk
+//! checks the order in which files become durable ([`order`]). Clocks go back and forth ([`clock`]).
 //!
 //! ```text
 //! KYRODB_SIM_SEEDS=10000 cargo test --release --lib simulation    any number of seeds
@@ -46,27 +43,27 @@ use crate::types::mix;
 /// Seeds of an ordinary run.
 const SEEDS: u64 = 2_000;
 
-/// Lives of a machine in one run, and steps in each, at most.
+/// Most lives of a machine in one run, and most steps in each.
 const LIVES: u64 = 4;
 const STEPS: u64 = 120;
 
-/// What is known of a shard: its documents, as far as changes were acknowledged, and what they
-/// may be instead if what was under way is there.
+/// The state of a shard known to the oracle: its documents after the acknowledged changes, and their state if the
+/// changes under way are there.
 #[derive(Clone, Default)]
 struct Known {
     acknowledged: Model,
     under_way: Vec<Model>,
 }
 
-/// What a run came to.
+/// Counts of a run.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Report {
-    /// Depends on every step.
+    /// A hash of every step.
     trace: u64,
     writes: u64,
     crashes: u64,
     snapshots: u64,
-    /// Requests that failed for the disk.
+    /// Number of requests that failed because of the disk.
     failures: u64,
     damages: u64,
     refused: u64,
@@ -100,7 +97,7 @@ impl Run {
         for _ in 0..1 + self.random.below(LIVES) {
             self.live();
         }
-        // Whatever happened, it is all there in the end.
+        // Whatever happened, everything is there at the end.
         let mut machine = self.boot();
         machine.assert_sound();
         machine.assert_linked();
@@ -108,7 +105,7 @@ impl Run {
         self.report
     }
 
-    /// Starts a machine that has to start. What is found is what there is from now on.
+    /// Starts a machine that has to start. The state found is the known state from then on.
     fn boot(&mut self) -> Machine {
         match Machine::boot(&self.disk, &self.known) {
             Ok(machine) => {
@@ -121,7 +118,7 @@ impl Run {
 
     /// A start, work, and an end.
     fn live(&mut self) {
-        // A start may be cut short as well, again and again.
+        // A start may be cut short as well, several times.
         for _ in 0..self.random.below(3) {
             self.arm(60);
             match Machine::boot(&self.disk, &self.known) {
@@ -168,7 +165,7 @@ impl Run {
         step(machine, &mut self.random, &mut self.report)
     }
 
-    /// Something fails, or the power, at one of the next calls.
+    /// Makes one of the next calls fail, or the power.
     fn arm(&mut self, within: u64) {
         let fault = match self.random.below(6) {
             0 => Fault::Fails(Kind::Failed),
@@ -184,14 +181,14 @@ impl Run {
         }
     }
 
-    /// The machine stops: the process alone, or the power goes.
+    /// The machine stops: the process alone, or the power.
     fn crash(&mut self, is_sealed: bool) {
         self.report.crashes += 1;
         let pick = self.random.below(u64::MAX);
         let mode = self.random.below(MODES + 2);
         let disk = match mode {
             MODES => self.disk.restarted(),
-            // What is at rest is damaged as it is, afterwards.
+            // Sealed data is damaged on purpose, afterwards.
             2.. if !is_sealed && self.random.below(3) == 0 => self.torn(2, pick),
             mode => self.torn(mode, pick),
         };
@@ -203,7 +200,7 @@ impl Run {
         self.disk.after_torn(Crash::mode(mode, pick, self.disk.pending()), sector)
     }
 
-    /// Files are damaged after a clean end: the start is refused, or finds everything.
+    /// Damages files after a clean end: the start is refused, or finds everything.
     fn damage(&mut self) {
         let whole = self.disk.clone();
         let damaged = self.disk.restarted();
@@ -218,12 +215,12 @@ impl Run {
                 self.report.note(what);
             }
         }
-        // Mended from a copy.
+        // Restored from a copy.
         self.disk = Rc::new(whole.restarted());
     }
 }
 
-/// Does one thing.
+/// Does one step.
 fn step(machine: &mut Machine, random: &mut Random, report: &mut Report) -> Result<(), DiskError> {
     let shard = random.below(u64::from(SHARDS)) as usize;
     let what = random.below(20);
@@ -252,7 +249,7 @@ fn step(machine: &mut Machine, random: &mut Random, report: &mut Report) -> Resu
     }
 }
 
-/// Says where a run was when it panicked.
+/// Reports the state of a run when it panics.
 struct Told(String);
 
 impl Drop for Told {
@@ -263,12 +260,12 @@ impl Drop for Told {
     }
 }
 
-/// True if more is asked for than an ordinary run has time for.
+/// True if more seeds or faults are asked for than an ordinary run has time for.
 fn is_wide() -> bool {
     setting("KYRODB_SIM_WIDE").is_some_and(|wide| wide > 0)
 }
 
-/// Many seeds are run in parts, at the same time: each begins at another seed.
+/// The first seed. Many seeds are run in parts, at the same time: each part begins at another seed.
 fn first_seed() -> u64 {
     setting("KYRODB_SIM_FIRST").unwrap_or(0)
 }
@@ -286,7 +283,7 @@ fn run(seed: u64) -> Report {
 }
 
 #[test]
-fn nothing_acknowledged_is_lost_and_nothing_else_is_there() {
+fn acknowledged_changes_are_kept_and_no_others_appear() {
     if let Some(seed) = setting("KYRODB_SIM_SEED") {
         return println!("{:?}", run(seed));
     }
@@ -305,16 +302,16 @@ fn nothing_acknowledged_is_lost_and_nothing_else_is_there() {
         all.refused += report.refused;
     }
     println!("{seeds} seeds from {first} on: {all:?}");
-    // What is meant to happen does.
+    // The events that are meant to happen do.
     assert!(all.writes > 20 * seeds && all.crashes > seeds && all.snapshots > seeds / 2);
     assert!(all.failures > seeds / 2, "{all:?}");
     assert!(all.damages > all.refused && all.refused > all.damages / 5, "{all:?}");
 }
 
-/// The test of the test: each of these switched off is noticed within so many seeds, by what is
-/// found after crashes alone.
+/// Test of the test: each step switched off is noticed within `WITHIN` seeds, by the states found after crashes
+/// alone.
 #[test]
-fn what_durability_rests_on_is_missed_where_it_is_switched_off() {
+fn each_durability_step_is_missed_when_switched_off() {
     const WITHIN: u64 = 1_000;
     for pillar in [
         Pillar::SyncBeforeAck,

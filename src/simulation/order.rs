@@ -1,5 +1,5 @@
-//! What has to be durable before something else is: watched by the disk at every rename and every
-//! acknowledgement, in all simulations but the one that shows that crashes alone would tell.
+//! The order in which files have to become durable: the disk checks it at every rename and every acknowledgement, in
+//! all simulations but the one that shows that crashes alone would reveal a fault.
 
 use std::panic::catch_unwind;
 use std::rc::Rc;
@@ -14,8 +14,8 @@ use crate::sabotage::{Pillar, switch_off};
 use crate::snapshot::snapshot_name;
 use crate::types::ShardId;
 
-/// What MANIFEST relies on: complete segments up to their ends, the names of those that are being
-/// written, and all files of snapshots.
+/// The files on which MANIFEST relies: complete segments up to their ends, the names of those that are being written,
+/// and all files of snapshots.
 pub(super) fn claims(name: &str, content: &[u8]) -> Vec<Claim> {
     if name != MANIFEST_NAME {
         return Vec::new();
@@ -32,8 +32,7 @@ pub(super) fn claims(name: &str, content: &[u8]) -> Vec<Claim> {
     segments.chain(snapshots).collect()
 }
 
-/// The script on a disk that works until the last sync of its first write, and is then what
-/// another process finds.
+/// The script on a disk that works until the last sync of its first write, and is then found by another process.
 fn work() {
     let disk = watched_disk();
     let fresh = vec![Known::default(); SHARDS as usize];
@@ -45,7 +44,7 @@ fn work() {
     Machine::boot(&disk, &machine.known()).expect("a disk that works again");
 }
 
-/// Nothing crashes here: it is the order alone that is noticed.
+/// Nothing crashes here: the order alone is noticed.
 #[test]
 fn a_wrong_order_is_noticed_when_it_happens() {
     work();

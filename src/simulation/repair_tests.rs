@@ -1,5 +1,5 @@
-//! Directories that were damaged and repaired, or given other shards: what is there afterwards is
-//! what was there before, or is told to be lost.
+//! Directories that were damaged and repaired, or given another number of shards: the documents afterwards are those
+//! of before, or are reported as lost.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
@@ -19,12 +19,11 @@ use crate::verify::verify;
 
 const STAMP: Stamp = Stamp { epoch: 0xfeed_0000_0900, unix_ms: 77 };
 
-/// A directory, what is in it, and what has ever been.
+/// A directory, its documents, and all versions that there have been.
 struct Sample {
     disk: SimDisk,
     now: BTreeMap<DocId, Version>,
-    /// Vectors and metadata, apart: where a write is lost, a later change of metadata alone may
-    /// meet the vector of before.
+    /// Vectors and metadata, apart: if a write is lost, a later change of metadata alone may meet the former vector.
     ever: BTreeSet<(DocId, u32)>,
 }
 
@@ -55,11 +54,11 @@ fn sample(seed: u64) -> Sample {
     for shard in 0..SHARDS as usize {
         machine.seal(shard).expect("a disk that works");
     }
-    // At rest: what comes back or goes after a loss of power is the matter of other tests.
+    // At rest: data that comes back or goes after a loss of power is the matter of other tests.
     Sample { disk: disk.after(Crash::Everything), now: all(&machine.known()), ever }
 }
 
-/// What a start finds, shard by shard; it has to start.
+/// The engines that a start finds, shard by shard; it has to start.
 fn found(disk: &SimDisk) -> Vec<Engine> {
     let manifest = run(Manifest::load(disk)).unwrap().unwrap();
     let recovered = (0..manifest.shards).map(|shard| {
@@ -87,7 +86,7 @@ fn repaired(disk: &SimDisk) -> Option<Repaired> {
 }
 
 #[test]
-fn a_repair_keeps_what_can_be_had_and_says_what_not() {
+fn a_repair_keeps_readable_documents_and_reports_the_others() {
     let seeds = super::setting("KYRODB_SIM_SEEDS").map_or(300, |seeds| seeds.max(300));
     let (mut whole, mut lossless, mut uncertain, mut lossy) = (0, 0, 0, 0);
     for seed in super::first_seed()..super::first_seed() + seeds {
@@ -223,10 +222,10 @@ fn resharding_may_be_cut_off_anywhere() {
     }
 }
 
-/// Without MANIFEST the files tell what they are of; also where some of them are gone, so that
-/// documents have to move.
+/// Without MANIFEST the files have the parameters of the directory; also if some of them are gone, so that documents
+/// have to move.
 #[test]
-fn a_lost_manifest_is_made_anew() {
+fn a_lost_manifest_is_rebuilt() {
     let mut moved = 0;
     for seed in 0..30 {
         let sample = sample(seed);
@@ -242,7 +241,7 @@ fn a_lost_manifest_is_made_anew() {
         let repaired = repaired(&sample.disk).unwrap();
         let found = documents(&found(&sample.disk));
         if seed % 3 == 0 {
-            // All that was in the first shard, which is the only one now.
+            // All documents of the first shard, which is the only one now.
             let first: BTreeMap<_, _> =
                 sample.now.into_iter().filter(|(id, _)| id.shard(SHARDS) == ShardId(0)).collect();
             assert_eq!(found, first);

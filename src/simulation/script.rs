@@ -1,18 +1,18 @@
-//! A fixed piece of work that does everything a machine does, on both of its shards.
+//! A fixed piece of work with every operation of a machine, on both of its shards.
 
 use super::change::Change;
 use super::machine::Machine;
 use crate::disk::DiskError;
 use crate::engine::tests::Random;
 
-/// One thing to do.
+/// One operation.
 #[derive(Clone, Copy, Debug)]
 enum Op {
     /// Changes of these kinds in one group.
     Write(&'static [u64]),
     Rotate,
     Seal,
-    /// Begins a snapshot, with all documents linked, or goes on with it, for so many pieces.
+    /// Begins a snapshot, with all documents linked, or continues it, for this number of pieces.
     Snapshot(u64),
 }
 
@@ -21,8 +21,7 @@ const PUTS: Op = Op::Write(&[0, 1, 2, 3, 4, 0]);
 const UPDATES: Op = Op::Write(&[5, 6, 7, 0]);
 const DELETES: Op = Op::Write(&[9, 0, 8]);
 
-/// Done on each shard, one after the other: the third snapshot lets go of the first, and of the
-/// log before the second.
+/// Done on each shard, one after the other: the third snapshot releases the first, and the log before the second.
 const OPS: [Op; 26] = [
     PUTS,
     UPDATES,
@@ -52,10 +51,10 @@ const OPS: [Op; 26] = [
     PUTS,
 ];
 
-/// How many things there are to do.
+/// Number of operations of the script.
 pub(super) const LENGTH: usize = OPS.len() * super::machine::SHARDS as usize;
 
-/// Does the thing with this number. Another `seed`, other documents.
+/// Does the operation with this number. Another `seed` gives other documents.
 pub(super) fn perform(machine: &mut Machine, index: usize, seed: u64) -> Result<(), DiskError> {
     let shard = index % machine.nodes.len();
     match OPS[index / machine.nodes.len()] {

@@ -1,5 +1,4 @@
-//! Vectors of machines that keep them on disk: what is in their files, whatever the disk does at the
-//! moment.
+//! Vectors of machines that keep them on disk: read from their files, whatever faults the disk has at the moment.
 
 use crate::disk::sim::SimDisk;
 use crate::engine::{Engine, Search, SearchOutcome};
@@ -18,7 +17,7 @@ pub(super) fn row(disk: &SimDisk, id: ShardId, engine: &Engine, slot: Slot) -> B
     bytemuck::pod_collect_to_vec(bytes).into()
 }
 
-/// Does a search to its end.
+/// Runs a search to its end.
 pub(super) fn finish(
     disk: &SimDisk,
     id: ShardId,

@@ -1,5 +1,4 @@
-//! What a machine does while it is up, as `shard` does it, and goes on doing after its disk has
-//! failed a call.
+//! Work of a running machine, as `shard` does it; it continues after its disk has failed a call.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -22,7 +21,7 @@ use crate::types::record::Record;
 use crate::wal::{Prepared, segment_name};
 
 impl Machine {
-    /// Some changes in one group, acknowledged when it is durable.
+    /// Writes some changes in one group, acknowledged when it is durable.
     pub(super) fn write(&mut self, shard: usize, changes: Vec<Change>) -> Result<(), DiskError> {
         let node = &mut self.nodes[shard];
         let mut after = node.known.acknowledged.clone();
@@ -68,8 +67,8 @@ impl Machine {
         Ok(())
     }
 
-    /// The log could not be written. What was refused may be on disk, whole: MANIFEST says that it
-    /// does not count, if the disk lets us.
+    /// Handles a log that could not be written. The refused group may be on disk, whole: MANIFEST says that it does
+    /// not count, if the disk permits.
     fn refuse(&mut self, shard: usize) {
         let node = &self.nodes[shard];
         if let Some((number, sealed)) = node.log.broken_end()
@@ -79,7 +78,7 @@ impl Machine {
         }
     }
 
-    /// Goes on in a fresh segment, if the one before has failed.
+    /// Continues in a new segment, if the one before has failed.
     fn mend(&mut self, shard: usize) -> Result<(), DiskError> {
         if !self.nodes[shard].log.is_broken() {
             return Ok(());
@@ -101,7 +100,7 @@ impl Machine {
         Ok(())
     }
 
-    /// Makes the next segment, and has MANIFEST name it before anything is written to it.
+    /// Makes the next segment, and has MANIFEST name it before any write to it.
     fn prepare(&mut self, shard: usize) -> Result<Prepared<SimFile>, DiskError> {
         let disk = self.disk.clone();
         let node = &mut self.nodes[shard];
@@ -166,7 +165,7 @@ impl Machine {
         self.assert_indexes();
     }
 
-    /// Begins a snapshot or goes on with it for so many pieces; true if it is done.
+    /// Begins a snapshot or continues it for `pieces` pieces; true if it is done.
     pub(super) fn snapshot(&mut self, shard: usize, pieces: u64) -> Result<bool, DiskError> {
         let disk = self.disk.clone();
         let node = &mut self.nodes[shard];
@@ -197,7 +196,7 @@ impl Machine {
                 (Ok(Next::Piece(piece)), _) => piece,
                 (Ok(Next::More), _) => continue,
                 (Ok(Next::Done), _) => return self.finish_snapshot(shard).map(|()| true),
-                // What the disk would not read this time, it has not lost.
+                // Data that the disk would not read this time is not lost.
                 (Err(_), Some(error)) => {
                     node.give_up_snapshot(&disk);
                     return Err(error);
@@ -278,7 +277,7 @@ impl Machine {
 }
 
 impl Node {
-    /// False if this is not the moment.
+    /// False if a snapshot may not begin now.
     fn begin_snapshot(
         &mut self,
         disk: &SimDisk,
@@ -288,8 +287,8 @@ impl Node {
         if !self.engine.may_checkpoint() {
             return Ok(false);
         }
-        // Rows are short, so that nearly every file is worn: in half of the lives files are kept all
-        // the same, as those with long rows are.
+        // Rows are short, so that nearly every file is worn: in half of the lives files are kept all the same, as
+        // those with long rows are.
         let is_kept = mix(epoch ^ 2).is_multiple_of(2);
         let usage = run(Usage::of(disk, &self.extents));
         let worn = if is_kept { BTreeSet::new() } else { usage.worn_files() };

@@ -1,10 +1,9 @@
-//! A shard's state in files, so that a start reads what changed since and not all that ever was.
+//! A shard's state in files, so that a start reads the changes since, and not the whole log.
 //!
-//! A snapshot is what the shard was after one record of its log: vectors, ids, lifetimes,
-//! metadata and the graph, in *extents* of whole blocks, each with its checksum. Its file holds
-//! the extents that have changed since the snapshot before, and a table of all of them, also of
-//! those that lie in files of earlier snapshots: what is written follows what has changed. Vectors
-//! and metadata are carried over like that; adjacency, ids and lifetimes are small, change often
+//! A snapshot is what the shard was after one record of its log: vectors, ids, lifetimes, metadata and the graph, in
+//! *extents* of whole blocks, each with its checksum. Its file holds the extents that have changed since the snapshot
+//! before, and a table of all of them, also of those that lie in files of earlier snapshots: the bytes written follow
+//! the changes. Vectors and metadata are carried over like that; adjacency, ids and lifetimes are small, change often
 //! and are written whole.
 //!
 //! ```text
@@ -34,19 +33,17 @@
 //! 112 zeros to the end of the block
 //! ```
 //!
-//! The index has no entries where ids are made up to crowd in it: then a start makes tables of the ids.
+//! The index has no entries if ids are constructed to crowd in it: then a start makes tables of the ids.
 //!
-//! Of a shard that shares its graph with others, version 2 says with whom: at 108 which of the
-//! owners it is, at 112 how many there are, and the checksum of 0..116 at 116. Slots are numbered
-//! among those of the shard, except in links, which have their names in the partition
-//! ([`stripe`](crate::types::stripe)).
+//! For a shard that shares its graph with others, version 2 adds its place: its number among the owners at 108, their
+//! count at 112, and the checksum of 0..116 at 116. Slots are numbered among those of the shard, except in links,
+//! which have their names in the partition ([`stripe`](crate::types::stripe)).
 //!
-//! Integers are little-endian, checksums CRC-32C over whole blocks, padding included. The position
-//! (next LSN, chain) is where the log goes on, and proves that it is the log of this snapshot.
-//! The file is written under a temporary name, synced, read back and compared, renamed, and only
-//! then named in MANIFEST ([`writer`]); it is never changed afterwards. Everything is read through
-//! the same door as the log ([`reader`]), past the page cache and straight to where it is used, so
-//! that no search ever waits for a page.
+//! Integers are little-endian, checksums CRC-32C over whole blocks, padding included. The position (next LSN, chain)
+//! is where the log goes on, and proves that it is the log of this snapshot. The file is written under a temporary
+//! name, synced, read back and compared, renamed, and only then named in MANIFEST ([`writer`]); it is never changed
+//! afterwards. Everything is read through the same door as the log ([`reader`]), past the page cache and straight to
+//! where it is used, so that no search ever waits for a page.
 
 pub mod reader;
 pub mod retain;
@@ -106,25 +103,25 @@ fn decode_extent(bytes: &[u8; EXTENT_BYTES]) -> Result<Extent, String> {
 /// The first block of a snapshot file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Header {
-    /// Whose state it is.
+    /// Shard whose state it is.
     pub shard: ShardId,
-    /// Which snapshot, counted from 1.
+    /// Number of the snapshot, from 1.
     pub number: u64,
-    /// Generation of the log's writer when it was made.
+    /// Epoch of the log's writer when it was made.
     pub epoch: u64,
-    /// Where the log goes on.
+    /// Position at which the log continues.
     pub position: Position,
-    /// When it was made, Unix milliseconds.
+    /// Time at which it was made, Unix milliseconds.
     pub unix_ms: u64,
-    /// What it holds.
+    /// Parameters and counts of the state.
     pub shape: Shape,
-    /// Extents in its table.
+    /// Number of extents in its table.
     pub extents: u32,
-    /// Where the table is.
+    /// Offset of the table, in bytes.
     pub table_offset: u64,
     /// Checksum of the table's whole blocks.
     pub table_crc: u32,
-    /// Length of the file.
+    /// Length of the file in bytes.
     pub file_bytes: u64,
 }
 
@@ -186,10 +183,10 @@ impl Header {
         (&header[..4] == MAGIC && is_whole && version > FORMAT_VERSION_SHARED).then_some(version)
     }
 
-    /// Reads a header, trusting nothing.
+    /// Reads a header, and checks all of its bytes.
     ///
     /// # Errors
-    /// What is wrong with the block.
+    /// The reason why the block is no header.
     pub fn decode(block: &[u8]) -> Result<Self, String> {
         if block.len() != BLOCK || &block[..4] != MAGIC {
             return Err("not a snapshot".into());

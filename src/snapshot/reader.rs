@@ -1,4 +1,4 @@
-//! Reads snapshots back, trusting nothing: each byte is checked before it is used.
+//! Reads snapshots back: each byte is checked before it is used.
 
 use std::collections::BTreeMap;
 
@@ -9,27 +9,26 @@ use super::{
 use crate::disk::{BLOCK, Disk, DiskError, File, Kind, blocks};
 use crate::types::ShardId;
 
-/// Bytes read ahead at once where nobody else wants the core.
+/// Bytes read ahead at once if no other task wants the core.
 const WINDOW_BYTES: usize = 1 << 20;
 
-/// Bytes read at once beside searches: what is done with them between two reads takes a core some
-/// tens of microseconds.
+/// Bytes read at once beside searches: the work on them between two reads takes a core some tens of microseconds.
 const VERIFY_WINDOW_BYTES: usize = 128 << 10;
 
-/// Why a snapshot can't be read.
+/// The reason why a snapshot can't be read.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum ReadError {
     /// The disk failed.
     #[error(transparent)]
     Disk(#[from] DiskError),
-    /// What is there can't be what was written.
+    /// The data can't be as it was written.
     #[error("{file} is damaged at byte {offset}: {why}")]
     Damaged {
         /// The file, by name.
         file: String,
-        /// Where in it.
+        /// Offset in the file, in bytes.
         offset: u64,
-        /// What is wrong.
+        /// Description of the fault.
         why: String,
     },
     /// The snapshot was written in a format that a later version of this program has.
@@ -46,13 +45,13 @@ pub enum ReadError {
 }
 
 impl ReadError {
-    /// What is there can't be what was written.
+    /// A [`ReadError::Damaged`].
     pub fn damaged(file: &str, offset: u64, why: impl Into<String>) -> Self {
         Self::Damaged { file: file.into(), offset, why: why.into() }
     }
 }
 
-/// What a snapshot says of itself.
+/// Header and table of a snapshot.
 #[derive(Clone, Debug)]
 pub struct Contents {
     /// The header.
@@ -97,7 +96,7 @@ async fn read_contents<D: Disk>(
     Ok(Contents { header, extents })
 }
 
-/// Reads the table of extents, some at a time; or what is wrong with it.
+/// Reads the table of extents, some at a time; or describes its fault.
 async fn read_table<F: File>(
     file: &F,
     header: &Header,
@@ -110,7 +109,7 @@ async fn read_table<F: File>(
     }
     let (mut extents, mut window) = (Vec::new(), Vec::new());
     let (mut read, mut crc, mut is_later, mut fault) = (0, 0, false, None);
-    // One block more than there may be: the file has to end where it says.
+    // One block more than there may be: the file has to end at the recorded length.
     while read < bytes + BLOCK as u64 {
         let wanted = (bytes + BLOCK as u64 - read).min(VERIFY_WINDOW_BYTES as u64) as usize;
         window.clear();
@@ -124,7 +123,7 @@ async fn read_table<F: File>(
                     is_later |= extent.file > number;
                     extents.push(extent);
                 }
-                // Told only if the checksum is right.
+                // Reported only if the checksum is right.
                 Err(why) => {
                     fault = Some(why);
                     break;
@@ -154,8 +153,8 @@ async fn open<D: Disk>(disk: &D, name: &str) -> Result<D::File, ReadError> {
     }
 }
 
-/// Reads `extents`, in the order in which they lie in their files, and hands each with its bytes
-/// to `take`, which may find them wrong.
+/// Reads `extents`, in the order in which they lie in their files, and hands each with its bytes to `take`, which may
+/// find them wrong.
 ///
 /// # Errors
 /// If a file is missing or damaged, or what `take` finds.
@@ -203,11 +202,11 @@ async fn read_file<D: Disk>(
     Ok(())
 }
 
-/// What is where an extent should be, unchecked: as much of it as there is, with zeros for blocks that
-/// can't be read, and why they can't.
+/// The contents at the place of an extent, unchecked: as much of it as there is, with zeros for blocks that can't be
+/// read; and the reasons why those can't.
 ///
 /// # Errors
-/// If the file can't be opened. One that is missing has nothing.
+/// If the file can't be opened. A file that is missing has no contents.
 pub async fn content<D: Disk>(
     disk: &D,
     shard: ShardId,
@@ -232,8 +231,7 @@ pub async fn content<D: Disk>(
     Ok((content, failure))
 }
 
-/// How much to read for the first of `extents`: as many of them as follow one another, up to
-/// `bytes_max`.
+/// Bytes to read for the first of `extents`: as many of them as follow one another, up to `bytes_max`.
 fn following(extents: &[&Extent], bytes_max: usize) -> usize {
     let start = extents[0].offset;
     let mut end = start + blocks(extents[0].bytes as usize) as u64;
@@ -247,8 +245,8 @@ fn following(extents: &[&Extent], bytes_max: usize) -> usize {
     (end - start) as usize
 }
 
-/// The extents that lie in the file `number`, in the order in which they lie there, made in slices. Those
-/// of a part were written one after the other, so that nothing need be sorted but the parts.
+/// The extents that lie in the file `number`, in the order in which they lie there, made in slices. Those of a part
+/// were written one after the other, so that only the parts have to be sorted.
 async fn own_extents<'a, D: Disk>(disk: &D, extents: &'a [Extent], number: u64) -> Vec<&'a Extent> {
     let mut parts: BTreeMap<Part, Vec<&Extent>> = BTreeMap::new();
     for some in extents.chunks(EXTENTS_AT_ONCE) {
@@ -262,7 +260,7 @@ async fn own_extents<'a, D: Disk>(disk: &D, extents: &'a [Extent], number: u64) 
     parts.concat()
 }
 
-/// Reads all that lies in one snapshot's own file, under this name, and checks it.
+/// Reads all extents in a snapshot's own file, under this name, and checks them.
 ///
 /// # Errors
 /// If anything is not as it was written.
@@ -274,7 +272,7 @@ pub async fn verify<D: Disk>(
 ) -> Result<Contents, ReadError> {
     let contents = read_contents(disk, name, shard, number).await?;
     let own = own_extents(disk, &contents.extents, number).await;
-    // Extents lie side by side from the header to the table: every block is somebody's.
+    // Extents lie side by side from the header to the table: every block belongs to one.
     let mut end = BLOCK as u64;
     for some in own.chunks(EXTENTS_AT_ONCE) {
         for extent in some {

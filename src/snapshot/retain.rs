@@ -1,5 +1,5 @@
-//! What is kept: two snapshots, the files that they have parts in, and as much of the log as the
-//! older of them needs. If the newer one is found damaged, nothing is lost.
+//! Retention: two snapshots are kept, the files that their parts lie in, and as much of the log as the older of them
+//! needs. If the newer one is found damaged, nothing is lost.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -7,13 +7,13 @@ use super::{EXTENTS_AT_ONCE, Extent};
 use crate::disk::{Disk, blocks};
 use crate::manifest::{Sealed, Snapshot};
 
-/// Snapshots that are kept.
+/// Number of snapshots that are kept.
 const KEPT: usize = 2;
 
-/// A file of which less than this is still in use has the rest of it written anew.
+/// Least share of a file in use; below it, the used extents of the file are written to a new file.
 const USED_SHARE_MIN: f64 = 0.5;
 
-/// What a new snapshot leaves, and what it makes dispensable.
+/// The files that are kept after a new snapshot, and those that are not needed any more.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Retained {
     /// Snapshots that are kept, oldest first.
@@ -26,8 +26,7 @@ pub struct Retained {
     pub files: Vec<u64>,
 }
 
-/// What is kept of the snapshots `live`, oldest first, and of the complete segments `sealed`, now
-/// that there is `newest`.
+/// Decides about the snapshots `live`, oldest first, and the complete segments `sealed`, after the snapshot `newest`.
 #[must_use]
 pub fn retain(
     mut live: Vec<Snapshot>,
@@ -62,7 +61,7 @@ pub fn covered(live: &[Snapshot], sealed: &BTreeMap<u64, Sealed>) -> Vec<u64> {
     sealed.iter().filter(is_covered).map(|(number, _)| *number).collect()
 }
 
-/// How much of each file the extents of a snapshot use, of parts that may stay where they are.
+/// Bytes of each file that the extents of a snapshot use, of parts that may stay where they are.
 #[derive(Default)]
 pub struct Usage(BTreeMap<u64, (u64, u64)>);
 
@@ -85,7 +84,7 @@ impl Usage {
         *used += if extent.part.is_carried() { bytes } else { 0 };
     }
 
-    /// The files that are worn, and the bytes that are used of each.
+    /// The files that are worn, and the bytes in use of each.
     fn worn(&self) -> impl Iterator<Item = (u64, u64)> {
         let is_worn =
             |(_, (used, end)): &(&u64, &(u64, u64))| (*used as f64) < *end as f64 * USED_SHARE_MIN;
@@ -99,14 +98,13 @@ impl Usage {
         files.into_iter().collect()
     }
 
-    /// Files so little of which the extents still use that it is better to write that again than to
-    /// keep them.
+    /// Files of which the extents use so little that it is better to write that again than to keep the files.
     #[must_use]
     pub fn worn_files(&self) -> BTreeSet<u64> {
         self.worn().map(|(file, _)| file).collect()
     }
 
-    /// Bytes that are used of files that are worn.
+    /// Bytes in use of files that are worn.
     #[must_use]
     pub fn worn_bytes(&self) -> u64 {
         self.worn().map(|(_, used)| used).sum()

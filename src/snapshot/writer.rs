@@ -1,5 +1,5 @@
-//! Writes a snapshot: extents as they come, then their table, then the header, and looks at what
-//! has become of it before anybody relies on it.
+//! Writer of a snapshot: extents as they come, then their table, then the header; reads the file back and compares it
+//! before it gets its name.
 
 use super::reader::{self, ReadError};
 use super::{
@@ -11,22 +11,22 @@ use crate::sabotage::{Pillar, is_off};
 use crate::types::ShardId;
 use crate::types::position::Position;
 
-/// Extents are gathered to writes of about so much: what is done with them between two writes
-/// takes a core some tens of microseconds.
+/// Bytes to which extents are gathered for a write, about: the work on them between two writes takes a core some tens
+/// of microseconds.
 const WRITE_BYTES: usize = 128 << 10;
 
-/// What a snapshot is of, and which.
+/// The shard and number of a snapshot, and its position in the log.
 #[derive(Clone, Copy, Debug)]
 pub struct Identity {
-    /// Whose state it is.
+    /// Shard whose state it is.
     pub shard: ShardId,
-    /// Which snapshot, counted from 1.
+    /// Number of the snapshot, from 1.
     pub number: u64,
-    /// Generation of the log's writer.
+    /// Epoch of the log's writer.
     pub epoch: u64,
-    /// Where the log goes on.
+    /// Position at which the log continues.
     pub position: Position,
-    /// Now, Unix milliseconds.
+    /// The present time, Unix milliseconds.
     pub unix_ms: u64,
 }
 
@@ -34,10 +34,10 @@ pub struct Identity {
 pub struct Writer<F> {
     file: F,
     identity: Identity,
-    /// What is gathered for the next write, and where it goes.
+    /// Bytes gathered for the next write, and their offset.
     gathered: Vec<u8>,
     offset: u64,
-    /// In the order of writing, and where each part begins.
+    /// Extents in the order of writing, and the index at which each part begins.
     extents: Vec<Extent>,
     parts: Vec<(Part, usize)>,
 }
@@ -47,7 +47,7 @@ pub struct Writer<F> {
 pub struct Written {
     /// Its table: all extents, in the order of parts and blocks.
     pub extents: Vec<Extent>,
-    /// Length of its own file.
+    /// Length of its own file in bytes.
     pub file_bytes: u64,
 }
 
@@ -65,7 +65,7 @@ impl<F: File> Writer<F> {
         Ok(Self { file, identity, gathered, offset, extents: Vec::new(), parts: Vec::new() })
     }
 
-    /// Adds an extent. Those of a part follow one another, in the order of their blocks.
+    /// Adds an extent. The extents of a part follow one another, in the order of their blocks.
     ///
     /// # Errors
     /// If the disk fails.
@@ -227,7 +227,7 @@ fn temporary(identity: Identity) -> String {
     format!("{}.tmp", snapshot_name(identity.shard, identity.number))
 }
 
-/// Removes what a snapshot that failed has left. What can't be removed goes at the next start.
+/// Removes the files of a snapshot that failed. A file that can't be removed is removed at the next start.
 pub async fn discard<D: Disk>(disk: &D, identity: Identity) {
     let removed = disk.remove(&temporary(identity)).await;
     tracing::debug!(?removed, "an unfinished snapshot");

@@ -1,10 +1,9 @@
 //! Append-only chunked arrays that other threads may read without a lock.
 //!
-//! Chunks never move and are never freed before the arena, so a reference stays good while the
-//! arena grows, and growth copies nothing: no stall when a million documents become two. A
-//! chunk is mapped from the system zeroed, is backed by pages only as it is touched, and by huge
-//! ones where the kernel has them.
-//! Items are atomics (or cells whose owner argues for them), zero when new.
+//! Chunks never move and are never freed before the arena, so a reference stays good while the arena grows, and
+//! growth copies nothing: no stall when a million documents become two. A chunk is mapped zeroed from the system;
+//! pages back it only as they are touched, huge ones where the kernel has them. Items are atomics (or cells whose
+//! owner argues for them), zero when new.
 
 use std::marker::PhantomData;
 use std::sync::OnceLock;
@@ -14,10 +13,10 @@ use memmap2::{Advice, MmapMut};
 
 pub use crate::types::limits::SLOTS_MAX;
 
-/// Most rows a chunk holds.
+/// Most rows in a chunk.
 const CHUNK_ROWS_MAX: usize = 1 << 18;
 
-/// A chunk is at most this large, so that wide rows do not reserve gigabytes at once.
+/// Most bytes of a chunk, so that wide rows do not reserve gigabytes at once.
 const CHUNK_BYTES_MAX: usize = 32 << 20;
 
 /// A growing array of rows, each of `row_items` zeroed items that lie side by side.
@@ -43,15 +42,15 @@ impl<T: Zeroable> Arena<T> {
         Self::new(1, slots_max)
     }
 
-    /// Makes row `index` exist, and all before it: of those of other owners too, so that whoever
-    /// looks through all of them finds zeros where there is nothing yet. Readers learn of the row
-    /// through whatever is published afterwards.
+    /// Makes row `index` exist, and all rows before it, those of other owners included, so that a reader of all rows
+    /// finds zeros where nothing was written yet. Readers learn of the row through a name that is published
+    /// afterwards.
     ///
     /// # Panics
     /// If `index` is beyond the bound given to [`Arena::new`], or the system has no memory.
     pub fn reserve(&self, index: usize) {
         let last = index >> self.chunk_shift;
-        // They are made in order: where this one is, all before it are.
+        // Chunks are made in order: if this one exists, all before it do.
         if self.chunks[last].get().is_none() {
             let chunk_items = self.row_items << self.chunk_shift;
             for chunk in &self.chunks[..=last] {
@@ -79,7 +78,7 @@ impl<T: Zeroable> Arena<T> {
         &chunk.expect("the owner reserved this row").items()[start..start + self.row_items]
     }
 
-    /// The first item of row `index`, which is all of it where rows have one.
+    /// The first item of row `index`; the whole row if rows have one item.
     ///
     /// # Panics
     /// If it was never reserved.
@@ -109,9 +108,9 @@ impl<T: Zeroable> Chunk<T> {
         const { assert!(!std::mem::needs_drop::<T>(), "nobody drops the items") };
         let memory = MmapMut::map_anon(items * size_of::<T>()).expect("the system has memory");
         assert!(memory.as_ptr().cast::<T>().is_aligned(), "a page is aligned for anything");
-        // A walk goes all over the arenas: with small pages every row costs a translation, and
-        // in a virtual machine two. A kernel without huge ones refuses, which is slower only.
-        // Tests make thousands of small engines, and would mostly wait for them to be cleared.
+        // A walk touches rows all over the arenas: with small pages every row costs an address translation, and in a
+        // virtual machine two. A kernel without huge pages refuses the advice, which is slower only. Tests make
+        // thousands of small engines, and would mostly wait for huge pages to be cleared.
         if cfg!(not(test)) {
             let advised = memory.advise(Advice::HugePage);
             tracing::trace!(?advised, bytes = memory.len(), "a chunk");
@@ -163,7 +162,7 @@ mod tests {
 
     #[test]
     #[should_panic(expected = "reserved")]
-    fn a_row_nobody_reserved_is_a_bug() {
+    fn reading_an_unreserved_row_panics() {
         let arena: Arena<AtomicU64> = Arena::per_slot(100);
         let _ = arena.get(5);
     }

@@ -1,9 +1,9 @@
-//! Chains of slots, one for each owner of a partition, which other threads follow while the owner
-//! takes slots off the front and adds others at the end.
+//! Chains of slots, one per owner of a partition, which other threads follow while the owner takes slots off the
+//! front and adds others at the end.
 //!
-//! A slot keeps its link when it is taken off, so that whoever stands at it finds on. It may be
-//! added again only after all those have gone, which the store sees to: a slot is filled again
-//! when no view is open that was there when it was taken off.
+//! A slot keeps its link when it is taken off, so that a reader at that slot finds the next one. The slot may be
+//! added again only after all such readers have gone, which the store ensures: a slot is filled again once every view
+//! is closed that was open when the slot was taken off.
 
 use super::arena::Arena;
 use super::member::Padded;
@@ -11,15 +11,15 @@ use crate::sync::atomic::{AtomicU32, Ordering};
 use crate::types::Slot;
 use crate::types::stripe::Stripe;
 
-/// Links are the next slot + 1, or this at the end.
+/// A link is the next slot + 1, or this value at the end of a chain.
 const END: u32 = u32::MAX >> 1;
 
 /// Set in the link of a slot that has been taken off.
 const OFF: u32 = 1 << 31;
 
-/// The chains.
+/// The chains of all owners of a partition.
 pub struct Chains {
-    /// 0 for a slot that has not been in a chain.
+    /// Link of each slot; 0 for a slot that has not been in a chain.
     links: Arena<AtomicU32>,
     /// First slot + 1, 0 while the chain is empty.
     firsts: Box<[Padded<AtomicU32>]>,
@@ -35,13 +35,13 @@ impl Chains {
         self.links.reserve(slot.index());
     }
 
-    /// The front of the chain of `owner`.
+    /// The first slot in the chain of `owner`.
     #[must_use]
     pub fn first(&self, owner: u32) -> Option<Slot> {
         self.firsts[owner as usize].0.load(Ordering::Acquire).checked_sub(1).map(Slot)
     }
 
-    /// What follows `slot`, which is or was in a chain.
+    /// The slot after `slot`, which is or was in a chain.
     #[must_use]
     pub fn after(&self, slot: Slot) -> Option<Slot> {
         match self.links.get(slot.index()).load(Ordering::Acquire) & !OFF {
@@ -57,7 +57,7 @@ impl Chains {
         link != 0 && link & OFF == 0
     }
 
-    /// Adds `slot` to the chain of `owner`, which ends with `last`. For the owner alone.
+    /// Adds `slot` to the chain of `owner`, whose last slot is `last`. For the owner alone.
     pub fn push(&self, owner: u32, last: Option<Slot>, slot: Slot) {
         self.links.get(slot.index()).store(END, Ordering::Relaxed);
         match last {
@@ -75,7 +75,7 @@ impl Chains {
         Some(first)
     }
 
-    /// Takes out `slot`, which follows `before`, or is the first. For the owner alone.
+    /// Takes out `slot`, which follows `before`, or is the first if `before` is `None`. For the owner alone.
     pub fn take_out(&self, owner: u32, before: Option<Slot>, slot: Slot) {
         let next = self.after(slot).map(|next| next.0 + 1);
         match before {
@@ -88,7 +88,7 @@ impl Chains {
         self.links.get(slot.index()).fetch_or(OFF, Ordering::Release);
     }
 
-    /// Forgets what an owner has in its chain, and has had.
+    /// Clears the links of all slots of an owner, in its chain now or earlier.
     pub(super) fn clear(&self, stripe: Stripe) {
         self.firsts[stripe.owner() as usize].0.store(0, Ordering::Release);
         for slot in (0..self.links.reserved() as u32).map(Slot).filter(|&slot| stripe.owns(slot)) {
@@ -105,7 +105,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn whoever_stands_at_a_slot_finds_on() {
+    fn a_slot_taken_off_still_leads_to_the_next() {
         let chains = Chains::new(2, 1 << 20);
         (0..5_000).for_each(|slot| chains.reserve(Slot(slot)));
         let follow = |owner| -> Vec<u32> {
@@ -128,7 +128,7 @@ mod tests {
         assert_eq!(chains.after(Slot(3)), Some(Slot(9)));
         assert!(!chains.holds(Slot(3)) && chains.holds(Slot(9)));
         assert_eq!((chains.pop(0), chains.pop(0)), (Some(Slot(9)), None));
-        // The end of then is an end for whoever stands there; others begin anew.
+        // The former end remains an end for a reader that is at it; new readers begin at slot 3.
         chains.push(0, None, Slot(3));
         assert_eq!((chains.after(Slot(9)), follow(0)), (None, vec![3]));
         assert_eq!(follow(1), [4_100]);

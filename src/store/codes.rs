@@ -1,12 +1,11 @@
-//! 8-bit codes beside the vectors: what a walk reads in their place, at a quarter of the bytes.
+//! 8-bit codes beside the vectors, read by a walk in place of the vectors, at a quarter of the bytes.
 //!
-//! A vector x is coded as `scale · c`, with c of whole numbers in −127..=127 and a scale of its
-//! own, its largest value / 127. A code follows from its vector alone: nothing is trained,
-//! nothing drifts, and a replay of the log or a snapshot restored gives the same codes. They are
-//! never stored.
+//! A vector x is coded as `scale · c`, with c of whole numbers in −127..=127 and a scale of its own, its largest
+//! value divided by 127. A code follows from its vector alone: nothing is trained, nothing drifts, and a replay of
+//! the log or a restored snapshot gives equal codes. They are never stored.
 //!
-//! Rows lie in [`Rows`], as vectors do, and may be read by other threads in the same way. Scales
-//! and squares are atomics, written before the row is published.
+//! Rows lie in [`Rows`], as vectors do, and other threads may read them in the same way. Scales and squares are
+//! atomics, written before the row is published.
 
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
@@ -16,20 +15,20 @@ use crate::kernels::codes::{Code, encode};
 use crate::kernels::simd;
 use crate::types::Slot;
 
-/// Agreement below which codes do not tell neighbours apart, and above which they do again. On cones
-/// walks by codes lose 0.03 of recall@10 at ef 50 at some 0.82: see `graph/agreement`.
+/// Agreement, 0 to 1, below which walks stop using codes, as they do not tell neighbours apart, and above which walks
+/// use them again. On cones walks by codes lose 0.03 of recall@10 at ef 50 at some 0.82: see `graph/agreement`.
 const AGREEMENT_MIN: f32 = 0.85;
 const AGREEMENT_AGAIN: f32 = 0.92;
 
-/// Samples that the agreement is the mean of, and those with which it is judged at first.
+/// Samples in the running mean of the agreement, and the least number by which it is judged.
 const SAMPLES_MEAN: u32 = 64;
 const SAMPLES_MIN: u32 = 16;
 
-/// How well codes tell neighbours apart, of late. Its writers may lose a sample to one another.
+/// How well codes told neighbours apart in recent samples. Concurrent writers may lose a sample.
 #[derive(Default)]
 struct Agreement {
     samples: AtomicU32,
-    /// A share, as the bits of an `f32`.
+    /// The mean share, as the bits of an `f32`.
     mean: AtomicU32,
     is_lacking: AtomicBool,
 }
@@ -39,11 +38,11 @@ pub struct Codes {
     agreement: Agreement,
     rows: Rows<i8>,
     scales: Arena<AtomicU32>,
-    /// |x|², where lengths differ.
+    /// |x|² of each slot; `None` if all vectors have length 1.
     squares: Option<Arena<AtomicU32>>,
 }
 
-/// A code in memory of its own, reusable: that of a query.
+/// A code in reusable memory of its own: that of a query.
 #[derive(Default)]
 pub struct OwnCode {
     values: Vec<i8>,
@@ -52,7 +51,7 @@ pub struct OwnCode {
 }
 
 impl OwnCode {
-    /// The code itself.
+    /// A reference to the code.
     #[inline]
     #[must_use]
     pub fn get(&self) -> Code<'_> {
@@ -61,13 +60,13 @@ impl OwnCode {
 }
 
 impl Codes {
-    /// No codes yet, each of a vector of `dimension` values; `are_unit` if all those have length 1.
+    /// No codes yet, each of a vector of `dimension` values; `are_unit` if all vectors have length 1.
     #[must_use]
     pub fn new(dimension: usize, are_unit: bool) -> Self {
         Self::with_room(dimension, are_unit, SLOTS_MAX)
     }
 
-    /// The same for slots below `slots_max`.
+    /// No codes yet, for slots below `slots_max`; see [`Codes::new`].
     #[must_use]
     pub fn with_room(dimension: usize, are_unit: bool, slots_max: usize) -> Self {
         Self {
@@ -78,8 +77,8 @@ impl Codes {
         }
     }
 
-    /// Takes in a sample of how well codes tell the neighbours of a node apart: the share of its nearest
-    /// that are among the nearest by codes.
+    /// Adds a sample of the agreement of a node: the share, 0 to 1, of its nearest neighbours that are also the
+    /// nearest by codes.
     pub fn note_agreement(&self, share: f32) {
         let Agreement { samples, mean, is_lacking } = &self.agreement;
         let count = samples.load(Ordering::Relaxed).saturating_add(1);
@@ -94,15 +93,15 @@ impl Codes {
         }
     }
 
-    /// False where they are known not to tell neighbours apart: walks by them would lose those.
+    /// False if codes are known not to tell neighbours apart: walks by codes would lose neighbours.
     #[inline]
     #[must_use]
     pub fn tell_apart(&self) -> bool {
         !self.agreement.is_lacking.load(Ordering::Relaxed)
     }
 
-    /// The share of the nearest, 0 to 1, that codes do not have among the nearest, of late; 0 while that
-    /// is not known.
+    /// The share of the nearest, 0 to 1, that were not among the nearest by codes, in recent samples; 0 without
+    /// samples.
     #[must_use]
     pub fn indistinct(&self) -> f32 {
         match self.agreement.samples.load(Ordering::Relaxed) {
@@ -111,13 +110,13 @@ impl Codes {
         }
     }
 
-    /// True until enough is known of how well they tell neighbours apart.
+    /// True until there are enough samples of the agreement.
     #[must_use]
     pub fn want_samples(&self) -> bool {
         self.agreement.samples.load(Ordering::Relaxed) < SAMPLES_MEAN
     }
 
-    /// Forgets the samples taken in.
+    /// Forgets the samples.
     #[cfg(test)]
     pub(crate) fn forget_agreement(&self) {
         self.agreement.samples.store(0, Ordering::Relaxed);
@@ -130,13 +129,13 @@ impl Codes {
         Self::bytes_of_row(self.rows.width(), self.squares.is_none())
     }
 
-    /// The same of a vector of `dimension` values.
+    /// Bytes of the code of a vector of `dimension` values, padding included.
     #[must_use]
     pub fn bytes_of_row(dimension: usize, are_unit: bool) -> usize {
         Rows::<i8>::padded(dimension) + size_of::<f32>() * (1 + usize::from(!are_unit))
     }
 
-    /// All slots that have or had a code are below this.
+    /// Exclusive upper bound of the slots that have or had a code.
     #[inline]
     #[must_use]
     pub fn extent(&self) -> u32 {
@@ -153,7 +152,7 @@ impl Codes {
         self.rows.row(slot)
     }
 
-    /// Asks for all that [`Codes::get`] will read of `slot`.
+    /// Prefetches all that [`Codes::get`] reads of `slot`.
     #[inline]
     pub fn prefetch(&self, slot: Slot) {
         simd::prefetch(self.row(slot));
@@ -163,14 +162,14 @@ impl Codes {
         }
     }
 
-    /// What a code of 1 in `slot` stands for.
+    /// Value of the vector that 1 in the code of `slot` stands for.
     #[inline]
     #[must_use]
     pub fn scale(&self, slot: Slot) -> f32 {
         f32::from_bits(self.scales.get(slot.index()).load(Ordering::Relaxed))
     }
 
-    /// The square of the length of the vector in `slot`.
+    /// Squared length of the vector in `slot`.
     #[inline]
     #[must_use]
     pub fn square(&self, slot: Slot) -> f32 {
@@ -186,7 +185,7 @@ impl Codes {
         Code { values: self.row(slot), scale: self.scale(slot), square: self.square(slot) }
     }
 
-    /// Codes a query, in the place of what `code` holds.
+    /// Encodes a query into `code`, whose contents are replaced.
     pub fn encode_into(&self, vector: &[f32], code: &mut OwnCode) {
         assert_eq!(vector.len(), self.rows.width());
         code.values.clear();
@@ -195,7 +194,7 @@ impl Codes {
         code.square = square(vector);
     }
 
-    /// Codes `vector` as that of `slot`.
+    /// Encodes `vector` into the row of `slot`.
     ///
     /// # Panics
     /// If its length is not the dimension.
@@ -209,7 +208,7 @@ impl Codes {
             let scale = encode(vector, &mut row[..vector.len()]);
             self.note(slot, vector, scale);
         };
-        // SAFETY: as the caller vouches.
+        // SAFETY: the caller ensures the conditions of `Rows::write`.
         unsafe { self.rows.write(slot, write) };
     }
 
@@ -262,7 +261,7 @@ mod tests {
         };
         let put = |codes: &Codes, slot: u32, seed: u32| {
             #[expect(unsafe_code, reason = "there is one thread")]
-            // SAFETY: nobody else reads or writes.
+            // SAFETY: no other thread reads or writes.
             unsafe {
                 codes.put(Slot(slot), &vector(seed));
             }
@@ -271,7 +270,7 @@ mod tests {
         for seed in 0..300 {
             put(&codes, seed, seed);
         }
-        // As a reused slot, and as a snapshot in any order, would have it.
+        // In other orders, as when slots are reused, or restored from a snapshot.
         let other = Codes::new(70, false);
         for seed in [7, 299, 12, 0].into_iter().chain(0..300) {
             put(&other, seed, seed);

@@ -1,13 +1,12 @@
-//! Document id → slot.
+//! Index from document id to slot.
 //!
-//! Stores the slot alone (the id is read back through it). What a snapshot knew is in one
-//! immutable [`Index`], as it was read; what has been stored since is in many small tables rather
-//! than one large one: a table that doubles moves all it holds at once, and with 256 of them that
-//! pause stays under a millisecond at ten million documents.
+//! It stores the slot alone (the id is read back through the slot). Entries of a snapshot are in one immutable
+//! [`Index`], as it was read; documents stored since are in many small tables rather than one large one: a table that
+//! doubles moves all its entries at once, and with 256 tables that pause stays under a millisecond at ten million
+//! documents.
 //!
-//! Clients choose ids. So the tables go by a [secret](crate::secret); and the index, whose places are
-//! known to all who know the format, is given up where ids crowd in it: then all of them are in the
-//! tables.
+//! Clients choose ids. So the tables hash them with a [secret](crate::secret); and the index, whose hash is known to
+//! all who know the format, is given up when ids crowd in it: then all of them are in the tables.
 
 use hashbrown::HashTable;
 
@@ -17,17 +16,16 @@ use crate::types::{DocId, Slot, mix};
 
 const TABLES: usize = 256;
 
-/// Places that are looked at for an id in an index, at most. Ids that are not made up for it have the
-/// farthest some 230 from where they belong, among 16 million.
+/// Most places that are probed for an id in an index. Of ids that are not constructed, the farthest is some 230
+/// places from its own, among 16 million.
 pub(super) const PROBES_MAX: usize = 512;
 
-/// Places that the ids of a piece of a snapshot may look at, at most, for each of them: some 3 would be
-/// usual.
+/// Most places that the ids of a piece of a snapshot may probe, per id on average: some 3 would be usual.
 pub(super) const PROBES_MAX_EACH: u64 = 64;
 
-/// Finds the slot of a document that is alive.
+/// Finds the slot of a live document.
 pub(super) struct Ids {
-    /// Dead documents stay in it: whoever looks has to look at the slot as well.
+    /// The entries of a snapshot. Dead documents stay in it: a lookup has to check the slot as well.
     index: Index,
     tables: Box<[HashTable<u32>]>,
     count: usize,
@@ -40,35 +38,35 @@ impl Default for Ids {
     }
 }
 
-/// What the slots say that an id leads to.
+/// The documents in slots, by which the index checks an entry.
 pub(super) trait Slots {
-    /// The id that a slot holds or held.
+    /// The id of the document that a slot holds or held.
     fn id(&self, slot: Slot) -> DocId;
-    /// True if what it holds is alive.
+    /// True if the version in the slot is alive.
     fn is_live(&self, slot: Slot) -> bool;
 }
 
 impl Ids {
-    /// `count` documents are alive and in `index`.
+    /// Ids of which `index` has `count` live documents, with empty tables.
     #[must_use]
     pub(super) fn new(index: Index, count: usize) -> Self {
         let tables = (0..TABLES).map(|_| HashTable::new()).collect();
         Self { index, tables, count, key: secret::key() }
     }
 
-    /// Documents in the index.
+    /// Number of live documents.
     #[must_use]
     pub(super) fn count(&self) -> usize {
         self.count
     }
 
-    /// Bytes of memory.
+    /// Bytes of memory of the index and the tables.
     pub(super) fn bytes(&self) -> usize {
         let tables = self.tables.iter().map(HashTable::allocation_size);
         size_of_val(self.index.entries()) + tables.sum::<usize>()
     }
 
-    /// The slot of `id`.
+    /// The slot of `id`, if it is alive.
     pub(super) fn get(&self, id: DocId, slots: &impl Slots) -> Option<Slot> {
         let hash = hash(self.key, id);
         let since = self.tables[table(hash)].find(hash, |&slot| slots.id(Slot(slot)) == id);
@@ -84,7 +82,7 @@ impl Ids {
         assert!(is_new, "document {} is present", id.0);
     }
 
-    /// The same; false if the id is present in the tables.
+    /// Points `id` at `slot`, as [`Ids::insert`] does; false if the id is present in the tables.
     pub(super) fn try_insert(&mut self, id: DocId, slot: Slot, slots: &impl Slots) -> bool {
         let (key, hash) = (self.key, hash(self.key, id));
         let table = &mut self.tables[table(hash)];
@@ -96,7 +94,7 @@ impl Ids {
         true
     }
 
-    /// Forgets `id`, and returns where it was. The caller ends the version there.
+    /// Forgets `id`, and returns its slot. The caller ends the version there.
     pub(super) fn remove(&mut self, id: DocId, slots: &impl Slots) -> Option<Slot> {
         let hash = hash(self.key, id);
         let entry = self.tables[table(hash)].find_entry(hash, |&s| slots.id(Slot(s)) == id);
@@ -109,27 +107,27 @@ impl Ids {
     }
 }
 
-/// Where the tables have an id, which can't be told without the key.
+/// Hash of an id in the tables, which can't be computed without the key.
 #[inline]
 fn hash([first, second]: [u64; 2], id: DocId) -> u64 {
     mix(mix(id.0 ^ first) ^ second)
 }
 
-/// Bits that the table's own buckets (bottom, and the top seven) do not use.
+/// The table of a hash, by bits that the table's own buckets (bottom, and the top seven) do not use.
 fn table(hash: u64) -> usize {
     (hash >> 40) as usize % TABLES
 }
 
-/// A table by open addressing: slot + 1 at, or after, the place that the id's hash says; 0 is
-/// empty, and at least a third of the entries are.
+/// A table by open addressing: slot + 1 at, or after, the place that the id's hash gives; 0 is empty, and at least a
+/// third of the entries are.
 ///
-/// It has no entries at all where ids crowd so much that one would be far from its place.
+/// An index has no entries at all if ids crowd so densely that one would be far from its place.
 #[derive(Default)]
 pub struct Index {
     entries: Vec<u32>,
-    /// No id is farther from its place.
+    /// Largest distance of an id from its place.
     farthest: usize,
-    /// Places looked at to put ids in.
+    /// Places probed so far to insert ids.
     probes: u64,
     is_given_up: bool,
 }
@@ -142,7 +140,7 @@ impl Index {
         Self { entries, ..Self::default() }
     }
 
-    /// What [`Index::entries`] gave: nothing, if it was given up.
+    /// The index of which [`Index::entries`] gave the entries; given up if there are none.
     ///
     /// # Errors
     /// If it is no index of at most `count` documents in `slots` slots.
@@ -158,7 +156,7 @@ impl Index {
         if !is_whole || last > slots {
             return Err(format!("an index of {used} documents for {count}"));
         }
-        // Until it is known.
+        // An upper bound, until `settle` has found the value.
         let farthest = entries.len();
         Ok(Self { entries, farthest, ..Self::default() })
     }
@@ -169,23 +167,23 @@ impl Index {
         &self.entries
     }
 
-    /// True if it leads nowhere, since ids crowd in it.
+    /// True if ids crowd in it, and it has no entries any more.
     #[must_use]
     pub fn is_given_up(&self) -> bool {
         self.is_given_up
     }
 
-    /// Places looked at so far to put ids in.
+    /// Places probed so far to insert ids.
     pub(super) fn probes(&self) -> u64 {
         self.probes
     }
 
-    /// Forgets all that is in it, and what may come.
+    /// Gives the index up: removes all entries, and ignores later ones.
     pub(super) fn give_up(&mut self) {
         *self = Self { is_given_up: true, ..Self::default() };
     }
 
-    /// Adds a document that is not in it, unless it is given up.
+    /// Adds a document that is not in it, unless the index is given up.
     pub fn insert(&mut self, id: DocId, slot: Slot) {
         if self.is_given_up {
             return;
@@ -204,9 +202,9 @@ impl Index {
         self.give_up();
     }
 
-    /// Gives each slot another name, in slices, after which `id` tells what it holds, and finds out how
-    /// far the farthest id is from its place. One that is too far was put in by an earlier version: the index is
-    /// given up.
+    /// Renames each slot, in slices, after which `id` gives the document of a slot; and finds the distance of the
+    /// farthest id from its place. If that is too far, an earlier version of this program has written the index: it
+    /// is given up.
     pub(super) async fn settle(
         &mut self,
         name: impl Fn(Slot) -> Slot,
@@ -263,7 +261,7 @@ mod tests {
     }
 
     #[test]
-    fn finds_what_was_put_and_nothing_else() {
+    fn lookup_finds_inserted_ids_and_no_others() {
         let mut held = Held((0..20_000_u64).map(|i| (DocId(mix(i)), true)).collect());
         let of = |held: &Held, slot: usize| held.0[slot].0;
         // The first half comes from a snapshot.
@@ -288,7 +286,7 @@ mod tests {
             assert_eq!(ids.remove(id, &held), Some(Slot(slot as u32)));
             held.0[slot].1 = false;
             assert_eq!((ids.get(id, &held), ids.remove(id, &held)), (None, None));
-            // Stored again, elsewhere.
+            // Stored again, in another slot.
             held.0.push((id, true));
             let again = Slot(held.0.len() as u32 - 1);
             ids.insert(id, again, &held);
@@ -310,7 +308,7 @@ mod tests {
         unshift(z, 30).wrapping_sub(0x9e37_79b9_7f4a_7c15)
     }
 
-    /// Counts the slots that are looked at.
+    /// Counts the slots that are read.
     struct Counted<'a>(&'a [DocId], std::cell::Cell<u64>);
 
     impl Slots for Counted<'_> {
@@ -324,7 +322,7 @@ mod tests {
         }
     }
 
-    /// All of them belong in one place by the public hash, in one table.
+    /// Ids that all have one place by the public hash, and one table.
     fn crowd(count: u64) -> Vec<DocId> {
         let hash = |i: u64| (i & 0xffff) << 48 | 0x5a << 40 | (i >> 16) << 24 | 0x12_3456;
         let ids: Vec<DocId> = (0..count).map(|i| DocId(unmix(hash(i)))).collect();
@@ -361,7 +359,7 @@ mod tests {
             assert!(index.is_given_up() || index.probes() - before <= PROBES_MAX as u64);
         }
         assert!(index.is_given_up() && index.entries().is_empty());
-        // One of an earlier version, in which they are as far as they came.
+        // An index of an earlier version, in which ids are as far from their places as they came.
         let mut entries = vec![0; 1 << 14];
         let mask = entries.len() - 1;
         for slot in 0..2_000 {
@@ -374,9 +372,9 @@ mod tests {
         assert!(again.is_given_up());
     }
 
-    /// Ids side by side, each in its own place: a look for another one does not go through all.
+    /// Neighbouring ids, each in its own place: a lookup of another id does not probe all of them.
     #[test]
-    fn a_long_run_of_ids_is_not_gone_through() {
+    fn a_lookup_does_not_probe_a_long_run_of_ids() {
         let ids: Vec<DocId> = (0..100_000).map(|hash| DocId(unmix(hash << 32 | hash))).collect();
         let mut index = Index::with_room(ids.len());
         (0..).zip(&ids).for_each(|(slot, &id)| index.insert(id, Slot(slot)));
@@ -390,7 +388,7 @@ mod tests {
     }
 
     #[test]
-    fn an_index_that_is_none_is_refused() {
+    fn malformed_index_entries_are_refused() {
         assert!(Index::restore(vec![0; 4], 0, 9).is_ok());
         assert!(Index::restore(vec![1, 0, 0], 1, 9).is_err(), "not a power of two");
         assert!(Index::restore(vec![1, 2], 2, 9).is_err(), "a search would not end");

@@ -1,22 +1,22 @@
-//! What the owners of a partition let each other see, beside the documents.
+//! State of each owner of a partition that the other owners read, beside the documents.
 
 use crate::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use crate::types::Lsn;
 
-/// On cache lines of its own, as the processor fetches them in pairs.
+/// A value on cache lines of its own, as the processor fetches them in pairs.
 #[derive(Default)]
 #[repr(align(128))]
 pub(super) struct Padded<T>(pub(super) T);
 
-/// The end of time: no view is open.
+/// LSN beyond all others, as a pin: no view is open.
 pub(super) const NEVER: u64 = u64::MAX;
 
-/// An owner, as others see it.
+/// The state of an owner, as other owners see it.
 pub struct Member {
     /// LSN of the last record applied in full. Changes of later ones may be there in part.
     applied: Padded<AtomicU64>,
-    /// The oldest of this owner's states that each of the owners looks at; [`NEVER`] for none.
-    /// Written by the one who looks.
+    /// By reader: the oldest of this owner's states that the reader looks at; [`NEVER`] for none. Written by the
+    /// reader.
     pins: Box<[Padded<AtomicU64>]>,
     live: AtomicUsize,
     slots: AtomicU32,
@@ -34,34 +34,34 @@ impl Member {
         }
     }
 
-    /// LSN of the last record applied in full. Whoever asks sees all that it changed.
+    /// LSN of the last record applied in full. The caller sees all changes up to it.
     #[must_use]
     pub fn applied(&self) -> Lsn {
         Lsn(self.applied.0.load(Ordering::SeqCst))
     }
 
-    /// Everything up to `lsn` is applied.
+    /// Publishes that all records up to `lsn` are applied.
     pub(super) fn set_applied(&self, lsn: Lsn) {
         self.applied.0.store(lsn.0, Ordering::SeqCst);
     }
 
-    /// The oldest state that `reader` looks at.
+    /// LSN of the oldest state of this owner that `reader` looks at.
     pub(super) fn pin(&self, reader: u32) -> u64 {
         self.pins[reader as usize].0.load(Ordering::SeqCst)
     }
 
-    /// `reader` looks at the state of `lsn`, and at none before.
+    /// Publishes that `reader` looks at the state at `lsn`, and at none before.
     pub(super) fn set_pin(&self, reader: u32, lsn: u64) {
         self.pins[reader as usize].0.store(lsn, Ordering::SeqCst);
     }
 
-    /// Documents alive.
+    /// Number of live documents.
     #[must_use]
     pub fn live(&self) -> usize {
         self.live.load(Ordering::Relaxed)
     }
 
-    /// Slots that hold or held something that is applied, by number below this.
+    /// Exclusive upper bound of the local slots that hold or held an applied version.
     #[must_use]
     pub fn slots(&self) -> u32 {
         self.slots.load(Ordering::Relaxed)
@@ -72,13 +72,13 @@ impl Member {
         self.slots.store(slots, Ordering::Relaxed);
     }
 
-    /// Its documents can't be trusted any more.
+    /// True if its documents can't be trusted any more.
     #[must_use]
     pub fn is_fenced(&self) -> bool {
         self.is_fenced.load(Ordering::Acquire)
     }
 
-    /// Whether its documents can be trusted from now on.
+    /// Sets whether its documents can't be trusted.
     pub fn set_fenced(&self, is_fenced: bool) {
         self.is_fenced.store(is_fenced, Ordering::Release);
     }

@@ -1,18 +1,16 @@
 //! The documents of one shard: vector, id, metadata and lifetime, by slot.
 //!
-//! A slot holds one version of one document. A write never changes a version (metadata alone
-//! excepted): an upsert fills another slot, and the former version dies. Each slot knows the
-//! LSN at which its version was born and died, so a search that runs in slices between writes
-//! sees one state of the shard, that of the LSN it began at: no document twice, none missing,
-//! none that was deleted before.
+//! A slot holds one version of one document. A write never changes a version (its metadata excepted): an upsert fills
+//! another slot, and the former version dies. Each slot has the LSNs at which its version was born and died, so a
+//! search that runs in slices between writes sees one state of the shard, that of the LSN at which it began: no
+//! document twice, none missing, none that was deleted before.
 //!
-//! What a running search may still look at is kept: [`Store::open_view`] and
-//! [`Store::close_view`] bracket it. After that a dead version's metadata goes, and its slot
-//! is used again, once nothing in the graph leads to it any more.
+//! Versions that a running search may still look at are kept: [`Store::open_view`] and [`Store::close_view`] bracket
+//! the search. After that a dead version's metadata is dropped, and its slot is used again, once nothing in the graph
+//! leads to it any more.
 //!
-//! All that a search reads is [`Shared`] among the shards that own one graph, each of which writes
-//! to its own slots alone ([`stripe`]). The id index, and metadata that has been replaced, belong to
-//! the owner alone.
+//! All data that a search reads is [`Shared`] among the shards that own one graph, each of which writes to its own
+//! slots alone ([`stripe`](crate::types::stripe)). The id index, and replaced metadata, belong to the owner alone.
 
 pub mod arena;
 pub mod chain;
@@ -56,31 +54,31 @@ use crate::types::{DocId, Lsn, Slot};
 /// The documents of one shard.
 pub struct Store {
     shared: Arc<Shared>,
-    /// Which slots are this shard's, and how many of them have been used.
+    /// The slots of this shard, and the number of them ever used.
     stripe: Stripe,
     count: u32,
     /// LSN of the last write applied in full.
     applied: Lsn,
     ids: Ids,
-    /// Slots that nothing refers to.
+    /// Slots that hold no version, and that nothing refers to.
     free: Vec<Slot>,
     /// Dead versions that a running search may still see, oldest death first.
     retired: VecDeque<(Lsn, Slot)>,
-    /// Slots that nothing leads to any more, where a search that began by then may still be, in
-    /// this order.
+    /// Slots that nothing leads to any more, with the LSN applied then: a search that began by that LSN may still be
+    /// at one of them. In order of that LSN.
     left: VecDeque<(Lsn, Slot)>,
     replaced: Replaced,
-    /// The LSN of each running search of this shard's.
+    /// The LSN of each running search of this shard.
     snapshots: Vec<Lsn>,
-    /// What this shard's searches see of other owners.
+    /// The open views of this shard on other owners.
     views: Views,
-    /// Since the last snapshot on disk.
+    /// Blocks changed since the last snapshot on disk.
     changed: Changed,
-    /// Vectors that are to be on disk, and are not yet.
+    /// Vectors in memory that are not on disk yet.
     unsaved: Unsaved,
 }
 
-/// What the id index asks of the slots.
+/// The slots, as the id index reads them.
 struct Lookup<'a>(&'a Shared);
 
 impl Slots for Lookup<'_> {
@@ -96,14 +94,14 @@ impl Slots for Lookup<'_> {
 }
 
 impl Store {
-    /// No documents yet, each to have a vector of `dimension` values.
+    /// A store without documents, each to have a vector of `dimension` values.
     #[must_use]
     pub fn new(dimension: usize) -> Self {
         Self::join(Arc::new(Shared::new(dimension, None, false, 1)), Stripe::WHOLE)
     }
 
-    /// One of the owners of `shared`, without documents: what this owner had in it is forgotten.
-    /// Nobody may be reading that.
+    /// A store of one of the owners of `shared`, without documents: the data that this owner had in it is forgotten.
+    /// No thread may be reading that data.
     #[must_use]
     pub fn join(shared: Arc<Shared>, stripe: Stripe) -> Self {
         assert_eq!(stripe.owners(), shared.owners());
@@ -129,13 +127,13 @@ impl Store {
         store
     }
 
-    /// What all owners see.
+    /// The data that all owners share.
     #[must_use]
     pub fn shared(&self) -> &Shared {
         &self.shared
     }
 
-    /// The same, to have beside what is changed.
+    /// A reference-counted handle of the shared data, for use while the store is borrowed.
     #[must_use]
     pub fn shared_handle(&self) -> Arc<Shared> {
         self.shared.clone()
@@ -147,7 +145,7 @@ impl Store {
         &self.shared.members[self.stripe.owner() as usize]
     }
 
-    /// Which slots are this shard's.
+    /// The slots of this shard.
     #[inline]
     #[must_use]
     pub fn stripe(&self) -> Stripe {
@@ -168,14 +166,14 @@ impl Store {
         self.shared.codes.as_ref()
     }
 
-    /// What waits to be linked.
+    /// The slots that wait to be linked.
     #[inline]
     #[must_use]
     pub fn chains(&self) -> &chain::Chains {
         &self.shared.chains
     }
 
-    /// Everything up to `lsn` is applied: others see it from now on.
+    /// Publishes that all records up to `lsn` are applied.
     pub fn set_applied(&mut self, lsn: Lsn) {
         self.applied = lsn;
         self.note_counts();
@@ -186,13 +184,13 @@ impl Store {
         self.member().set_counts(self.ids.count(), self.count);
     }
 
-    /// Documents of this shard that are alive now.
+    /// Live documents of this shard.
     #[must_use]
     pub fn live_count(&self) -> usize {
         self.ids.count()
     }
 
-    /// Documents of all owners that are alive, about now.
+    /// Live documents of all owners; approximate while others write.
     #[must_use]
     pub fn live_of_all(&self) -> usize {
         match self.stripe.owners() {
@@ -201,7 +199,7 @@ impl Store {
         }
     }
 
-    /// Slots of this shard ever used: those with a number below this one.
+    /// Number of slots of this shard ever used: local slots below it are or were in use.
     #[must_use]
     pub fn slot_count(&self) -> u32 {
         self.count
@@ -212,14 +210,14 @@ impl Store {
         self.stripe.slots(self.count)
     }
 
-    /// All slots ever used, of all owners, are below this.
+    /// Exclusive upper bound of the slots ever used, of all owners.
     #[inline]
     #[must_use]
     pub fn extent(&self) -> u32 {
         if self.stripe.owners() == 1 { self.count } else { self.shared.extent() }
     }
 
-    /// Slots ever used, of all owners, about now.
+    /// Number of slots ever used, of all owners; approximate while others write.
     #[must_use]
     pub fn slots_of_all(&self) -> usize {
         match self.stripe.owners() {
@@ -228,8 +226,8 @@ impl Store {
         }
     }
 
-    /// The slots that follow one another from `name` on, whosever they are, and hold or held
-    /// something; and where others may begin.
+    /// The run of used slots from `name` on, of any owner; and the first slot after it at which another owner's may
+    /// begin.
     pub(crate) fn used_from(&self, name: u32) -> (Range<u32>, u32) {
         if self.stripe.owners() == 1 {
             return (name..self.count, self.count);
@@ -242,7 +240,7 @@ impl Store {
         (name..next.min(name + used), next)
     }
 
-    /// The document that a slot holds or held.
+    /// The id of the document that a slot holds or held.
     #[inline]
     #[must_use]
     pub fn doc_id(&self, slot: Slot) -> DocId {
@@ -256,7 +254,7 @@ impl Store {
         Lsn(self.shared.life(slot)[0])
     }
 
-    /// Where `id` is alive.
+    /// The slot of the live version of `id`.
     #[must_use]
     pub fn find(&self, id: DocId) -> Option<Slot> {
         self.ids.get(id, &Lookup(&self.shared))
@@ -285,28 +283,27 @@ impl Store {
         self.shared.payload(slot).expect("a live version has metadata")
     }
 
-    /// Metadata of the version in `slot`, dead or alive, that has not been dropped.
+    /// Metadata of the version in `slot`, dead or alive, if it has not been dropped.
     #[must_use]
     pub fn stored_payload(&self, slot: Slot) -> Option<&Payload> {
         self.shared.payload(slot)
     }
 
-    /// Slots whose metadata has been replaced since `snapshot`, which has to be an open one.
+    /// Slots whose metadata has been replaced since `snapshot`, which has to be open.
     pub fn changed_since(&self, snapshot: Lsn) -> impl Iterator<Item = Slot> {
         let order = &self.replaced.order;
         let first = order.partition_point(|&(at, _)| at <= snapshot);
         order.range(first..).map(|&(_, slot)| slot)
     }
 
-    /// Metadata that the version in `slot` had at `snapshot`, at which it was alive. Of another
-    /// owner's slot, which an open view sees, it is what it has now: the owner alone knows what it
-    /// was.
+    /// Metadata that the version in `slot` had at `snapshot`, at which it was alive. For a slot of another owner,
+    /// which an open view sees, it is the present metadata: the owner alone knows the former.
     #[must_use]
     pub fn payload_at(&self, slot: Slot, snapshot: Lsn) -> &Payload {
         self.replaced.at(slot, snapshot).unwrap_or_else(|| self.payload(slot))
     }
 
-    /// Stores a version of `id`; a former one dies. Returns the slot, and the former one.
+    /// Stores a version of `id`; a former one dies. Returns the slot, and that of the former version.
     ///
     /// # Panics
     /// If there is no [`Store::room`], or the slot still has metadata, which
@@ -348,8 +345,7 @@ impl Store {
         slot
     }
 
-    /// Puts a vector, unless it is kept elsewhere, and its code into a slot that is new, or was in
-    /// `free`.
+    /// Writes a vector, unless vectors are kept elsewhere, and its code into a slot that is new, or was in `free`.
     fn write_row(&mut self, slot: Slot, vector: &[f32]) {
         debug_assert!(self.stripe.owns(slot), "each owner writes to its own slots");
         if let Some(codes) = &self.shared.codes {
@@ -370,26 +366,26 @@ impl Store {
         }
     }
 
-    /// Ends the version of `id` that is alive; returns where it was.
+    /// Ends the live version of `id`; returns its slot.
     pub fn delete(&mut self, lsn: Lsn, id: DocId) -> Option<Slot> {
         self.retire(lsn, id)
     }
 
-    /// Gives the live version of `id` other metadata. False if there is none.
+    /// Replaces the metadata of the live version of `id`. False if there is none.
     pub fn set_payload(&mut self, lsn: Lsn, id: DocId, payload: Payload) -> bool {
         let Some(slot) = self.find(id) else {
             return false;
         };
         self.changed.note_payload(self.stripe.number(slot));
         let before = self.shared.swap_payload(slot, Some(Box::new(payload)));
-        // Asked after it was put out of reach: whoever comes later sees what is there now.
+        // Asked after the old metadata was put out of reach: a later view finds the new metadata.
         if self.oldest_snapshot() != Lsn(member::NEVER) {
             self.replaced.keep(slot, lsn, before.expect("a live version has metadata"));
         }
         true
     }
 
-    /// Keeps what is visible at `lsn` until [`Store::close_snapshot`].
+    /// Keeps versions visible at `lsn` until [`Store::close_snapshot`].
     pub fn open_snapshot(&mut self, lsn: Lsn) {
         self.snapshots.push(lsn);
     }
@@ -406,11 +402,11 @@ impl Store {
         }
     }
 
-    /// Drops what neither a running search nor one that begins now can see any more: metadata of
-    /// dead versions, which goes to `dropped`, and their slots, unless `dropped` says that they are
-    /// still needed; then [`Store::release`] follows. Slots that nothing leads to any more go to
-    /// `freed`, which says whether they may go. At most `versions_max`, so that it fits into a
-    /// slice. Returns how many it dropped.
+    /// Drops data that neither a running search nor one that begins now can see: metadata of dead versions, which is
+    /// passed to `dropped`, and their slots, unless `dropped` returns that they are still needed; then
+    /// [`Store::release`] follows. Slots that nothing leads to any more are passed to `freed`, which returns whether
+    /// they may be freed. At most `versions_max` of each, so that the work fits into a slice. Returns how many it
+    /// dropped.
     pub fn reclaim(
         &mut self,
         versions_max: usize,
@@ -434,7 +430,7 @@ impl Store {
             self.retired.pop_front();
             let payload = self.shared.swap_payload(slot, None);
             if !dropped(slot, payload.as_deref()) {
-                // A search may stand at it on its way through what waits to be linked.
+                // A search may be at this slot on its way through the slots that wait to be linked.
                 self.left.push_back((self.applied, slot));
             }
             reclaimed += 1;
@@ -452,8 +448,8 @@ impl Store {
         reclaimed.max(released)
     }
 
-    /// Nothing leads to these slots of dropped versions any more: they may be used again once the
-    /// searches are over that have begun by now, and may stand at one of them.
+    /// Releases slots of dropped versions to which nothing leads any more: they may be used again once the searches
+    /// are over that have begun by now, and may be at one of them.
     pub fn release(&mut self, slots: impl IntoIterator<Item = Slot>) {
         let applied = self.applied;
         self.left.extend(slots.into_iter().map(|slot| (applied, slot)));
@@ -465,16 +461,16 @@ impl Store {
         self.retired.len()
     }
 
-    /// The same, and slots that wait for searches to end.
+    /// Dead versions that wait for [`Store::reclaim`], and slots that wait for searches to end.
     #[must_use]
     pub fn held_count(&self) -> usize {
         self.retired.len() + self.left.len()
     }
 
-    /// Takes metadata that a free slot still has, which is of a document that is gone, so that it can
-    /// be taken out of the index before the slot is filled. There should be none.
+    /// Takes metadata of a document that is gone out of a free slot, so that it can be removed from the metadata
+    /// index before the slot is filled. There should be none.
     pub fn take_stale(&mut self, slot: Slot) -> Option<Box<Payload>> {
-        // One that has never been used has no place yet.
+        // A slot that has never been used has no pointer to metadata yet.
         if self.stripe.number(slot) >= self.count || self.shared.payload(slot).is_none() {
             return None;
         }
@@ -484,7 +480,7 @@ impl Store {
     fn retire(&mut self, lsn: Lsn, id: DocId) -> Option<Slot> {
         let slot = self.ids.remove(id, &Lookup(&self.shared))?;
         self.shared.set_died(slot, lsn);
-        // The next snapshot has no metadata there, and may not keep the block that has.
+        // The next snapshot has no metadata there, and may not keep the former block, which has.
         self.changed.note_payload(self.stripe.number(slot));
         self.retired.push_back((lsn, slot));
         Some(slot)
@@ -492,7 +488,7 @@ impl Store {
 }
 
 impl Drop for Store {
-    /// The others go on without what this owner has, and wait for nothing that it looks at.
+    /// The other owners go on without the documents of this owner, and stop waiting for its views.
     fn drop(&mut self) {
         if self.stripe.owners() > 1 {
             self.member().set_fenced(true);
@@ -532,7 +528,7 @@ mod tests {
     }
 
     #[test]
-    fn slots_are_used_again_only_when_nobody_looks() {
+    fn a_slot_is_used_again_only_after_its_readers_have_ended() {
         let mut store = Store::new(1);
         let put = |store: &mut Store, lsn: u64, id: u64| {
             let slot = store.put(Lsn(lsn), DocId(id), &[id as f32], payload("")).0;
@@ -546,7 +542,7 @@ mod tests {
         assert_eq!(store.reclaim(9, |_, _| false, |_| true), 0);
         assert_ne!(put(&mut store, 3, 2), slot);
         store.close_snapshot(Lsn(1));
-        // Not before what ended it is whole.
+        // Not before the record that ended the version is applied in full.
         store.delete(Lsn(4), DocId(2));
         assert_eq!(store.reclaim(9, |_, _| false, |_| false), 1, "it may not go yet");
         assert_eq!(store.reclaim(9, |_, _| false, |_| true), 1);
@@ -561,7 +557,7 @@ mod tests {
         store.set_applied(Lsn(6));
         assert_eq!(store.reclaim(9, |_, _| true, |_| true), 1);
         assert_ne!(put(&mut store, 7, 4), slot);
-        // Once it has left the graph, it waits for those who may stand there.
+        // Once it has left the graph, it waits for searches that may be there.
         store.open_snapshot(Lsn(7));
         store.release([slot]);
         assert_eq!(store.reclaim(9, |_, _| true, |_| true), 0);

@@ -1,23 +1,23 @@
 //! Pins: how an owner learns which of its states others look at, and keeps those.
 //!
-//! An owner drops versions, and fills slots again, that no open view sees. Each reader tells each
-//! owner the oldest of its states that it looks at, a *pin*. No lock is taken, so the two may miss
-//! each other by a moment:
+//! An owner drops versions, and fills slots again, that no open view sees. Each reader tells each owner the oldest of
+//! the owner's states that the reader looks at, a *pin*. No lock is taken, so the two may miss each other by a
+//! moment:
 //!
-//! - the reader sets its pin to what the owner has applied, and *then* asks again what that is: the
-//!   answer is the LSN of its view;
-//! - the owner publishes what it has applied, and *then* asks for the pins.
+//! - the reader sets its pin to the owner's applied LSN, and *then* reads that LSN again: the second value is the LSN
+//!   of its view;
+//! - the owner publishes its applied LSN, and *then* reads the pins.
 //!
-//! Between the two halves of each lies a sequentially consistent fence. So either the owner sees
-//! the pin, and keeps what is of use at it; or the reader sees all that the owner had applied when
-//! it asked, and a view of that has no use for what the owner drops.
+//! Between the two halves of each lies a sequentially consistent fence. So either the owner sees the pin, and keeps
+//! the versions that are visible at it; or the reader sees all that the owner had applied when it read the pins, and
+//! a view of that state has no use for the versions that the owner drops.
 
 use super::member::{Member, NEVER};
 use crate::sync::atomic::{Ordering, fence};
 use crate::types::Lsn;
 
-/// Sees to it that `reader` can look at a state of each owner, and says at which: `is_first` if it
-/// looks at none yet.
+/// Pins the current applied LSN of every owner for `reader`, and writes the LSNs that it may look at to `pins`.
+/// `is_first` if the reader holds no other pin.
 pub(super) fn pin(members: &[Member], reader: u32, pins: &mut Vec<Lsn>, is_first: bool) {
     let others = || members.iter().enumerate().filter(|&(owner, _)| owner != reader as usize);
     if is_first {
@@ -30,7 +30,7 @@ pub(super) fn pin(members: &[Member], reader: u32, pins: &mut Vec<Lsn>, is_first
     pins.extend(members.iter().map(Member::applied));
 }
 
-/// The oldest view of `reader` has these LSNs.
+/// Publishes the LSNs of the oldest view of `reader`, by owner; `None` if it has no view.
 pub(super) fn publish(members: &[Member], reader: u32, pins: Option<&[Lsn]>) {
     for (owner, member) in members.iter().enumerate() {
         if owner != reader as usize {
@@ -39,8 +39,8 @@ pub(super) fn publish(members: &[Member], reader: u32, pins: Option<&[Lsn]>) {
     }
 }
 
-/// The oldest state of `owner` that others look at, after it has published what it has applied;
-/// [`NEVER`] if nobody does.
+/// The oldest state of `owner` that others look at, read after the owner has published its applied LSN; [`NEVER`] if
+/// there is none.
 pub(super) fn oldest(members: &[Member], owner: u32) -> u64 {
     fence(Ordering::SeqCst);
     let member = &members[owner as usize];

@@ -1,13 +1,13 @@
-//! Where each vector is, where they are not all in memory: in a row of its own here until a snapshot
-//! on disk has it, and from then on in an extent of that.
+//! Location of each vector, where vectors are not all in memory: a row in memory until a snapshot on disk has the
+//! vector, and from then on an extent of that snapshot.
 //!
-//! A slot has one word, which leads to its row or has the checksum of the row on disk: what is read
-//! from there is compared with it, whatever the disk says. Where a block of rows lies in the files of
-//! its owner is kept by block. It moves when another snapshot writes the block anew; each of the places
-//! that it has had holds the rows of all slots that a view may see.
+//! A slot has one word, which points to its row in memory or holds the checksum of its row on disk: every row read
+//! from disk is compared with it, whatever the disk says. The position of a block of rows in the files of its owner
+//! is kept by block. It changes when another snapshot writes the block again; each of the positions that a block has
+//! had holds the rows of all slots that a view may see.
 //!
-//! Rows of memory are written before their names are published, and never again. Their owner takes
-//! them away while others may be reading them, so a reader announces itself (`super::readers`).
+//! Rows in memory are written before their names are published, and never again. Their owner takes them away while
+//! others may be reading them, so a reader announces itself (`super::readers`).
 
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicPtr, AtomicU64, Ordering};
@@ -24,20 +24,20 @@ use crate::types::stripe::Stripe;
 
 const _: () = assert!(size_of::<usize>() == size_of::<u64>(), "a checksum fits beside a mark");
 
-/// Marks the word of a slot whose vector is on disk: no row is at an odd address.
+/// Mark in the word of a slot whose vector is on disk: no row is at an odd address.
 const ON_DISK: usize = 1;
 
-/// Most damaged blocks that are remembered; more are found again when they are read again.
+/// Most damaged blocks that are remembered; others are found again when they are read again.
 const DAMAGED_MAX: usize = 1 << 16;
 
-/// Where a vector lies on disk.
+/// Location of a vector on disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Spot {
-    /// Which of the owners has it in its files.
+    /// The owner in whose files the row is.
     pub owner: u32,
     /// Number of the snapshot in whose file it is.
     pub file: u64,
-    /// Where in the file, in bytes.
+    /// Offset in the file, in bytes.
     pub offset: u64,
     /// Bytes of the row, padding included.
     pub bytes: usize,
@@ -46,17 +46,17 @@ pub struct Spot {
 }
 
 impl Spot {
-    /// True if this is the row that was written there.
+    /// True if these are the bytes of the row that was written there.
     #[must_use]
     pub fn is_row(&self, bytes: &[u8]) -> bool {
         bytes.len() == self.bytes && crc32c::crc32c(bytes) == self.crc
     }
 }
 
-/// Where a vector is.
+/// Location of a vector.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Place<'a> {
-    /// There is none.
+    /// The slot has no vector.
     Nowhere,
     /// In memory: the row, padding included.
     Memory(&'a [f32]),
@@ -64,22 +64,22 @@ pub enum Place<'a> {
     Disk(Spot),
 }
 
-/// The places of vectors, by slot.
+/// Locations of vectors, by slot.
 pub struct Places {
     stripe: Stripe,
     row_lines: usize,
-    /// Rows of slots that follow one another in an extent: a power of two that the slots of an owner
-    /// which follow one another are a multiple of.
+    /// Rows of consecutive slots in an extent: a power of two that divides the number of consecutive slots of an
+    /// owner.
     block_rows: u32,
     cells: Arena<AtomicPtr<Line>>,
     /// By block of slots: the number of a file, and the page in it. 0 for none.
     blocks: Arena<AtomicU64>,
-    /// Blocks of which a row was found to be other than it was written: they are to be written anew.
+    /// Blocks with a row that did not read back as it was written: the next snapshot has to write them again.
     damaged: Mutex<BTreeSet<u32>>,
     readers: Readers,
 }
 
-/// While it is there, rows found by it stay.
+/// A read step of an owner: rows found by it stay while it exists.
 pub struct Reading<'a> {
     places: &'a Places,
     reader: u32,
@@ -92,7 +92,7 @@ impl Drop for Reading<'_> {
 }
 
 impl Reading<'_> {
-    /// Where the vector of `slot` is.
+    /// The location of the vector of `slot`.
     #[must_use]
     pub fn find(&self, slot: Slot) -> Place<'_> {
         let cell = self.places.cells.get(slot.index()).load(Ordering::Acquire);
@@ -106,10 +106,9 @@ impl Reading<'_> {
             };
         }
         #[expect(unsafe_code, reason = "rows are reached through an atomic pointer")]
-        // SAFETY: the pointer came from a row of so many lines in `Places::put`, was published after
-        // they were written, and nobody writes them again. The owner drops the row only once no
-        // reader is in an epoch in which the pointer could be found, and this one has announced
-        // itself before it looked.
+        // SAFETY: the pointer came from a row of `row_lines` lines in `Places::put`, was published after they were
+        // written, and no thread writes them again. The owner drops the row only once no reader is in an epoch in
+        // which the pointer could be found, and this reader has announced itself before it looked.
         let lines = unsafe { std::slice::from_raw_parts(cell, self.places.row_lines) };
         Place::Memory(bytemuck::cast_slice(lines))
     }
@@ -137,7 +136,7 @@ impl Places {
         self.row_lines * size_of::<Line>()
     }
 
-    /// Looks for vectors, as one of the owners. One at a time.
+    /// Begins a read step of this owner. One at a time.
     #[must_use]
     pub fn read(&self, reader: u32) -> Reading<'_> {
         self.readers.begin(reader);
@@ -159,11 +158,10 @@ impl Places {
         (file != 0).then_some(Spot { owner, file, offset, bytes, crc })
     }
 
-    /// The block that begins with `first` is at `offset` of this file from now on. For the owner
-    /// alone.
+    /// Sets the position of the block that begins with `first`: `offset` bytes into this file. For the owner alone.
     ///
     /// # Errors
-    /// If there is no word for that.
+    /// If the position does not fit into a word.
     pub(super) fn set_block(&self, first: Slot, file: u64, offset: u64) -> Result<(), String> {
         let page = u32::try_from(offset / BLOCK as u64);
         let (Ok(file), Ok(page)) = (u32::try_from(file), page) else {
@@ -177,7 +175,7 @@ impl Places {
         Ok(())
     }
 
-    /// The row of `slot` on disk is not what was written there, or can't be read.
+    /// Notes that the row of `slot` on disk is not as it was written, or can't be read.
     pub fn note_damaged(&self, slot: Slot) {
         let mut damaged = self.damaged.lock().unwrap_or_else(PoisonError::into_inner);
         if damaged.len() < DAMAGED_MAX {
@@ -185,60 +183,60 @@ impl Places {
         }
     }
 
-    /// True if such a row was found in the block that begins with `first`, where it is now.
+    /// True if a damaged row was found in the block that begins with `first`, at its present position.
     pub(super) fn is_damaged(&self, first: Slot) -> bool {
         let damaged = self.damaged.lock().unwrap_or_else(PoisonError::into_inner);
         damaged.contains(&(first.0 / self.block_rows))
     }
 
-    /// Puts a vector in memory. Returns the row that was there before, which others may still be
-    /// reading. For the owner alone.
+    /// Puts a vector in memory. Returns the row that was there before, which others may still be reading. For the
+    /// owner alone.
     pub(super) fn put(&self, slot: Slot, vector: &[f32], slabs: &mut Slabs) -> Option<Row> {
         let row = slabs.row(self.row_lines, vector).into_raw();
         Self::take(self.cells.get(slot.index()).swap(row, Ordering::SeqCst))
     }
 
-    /// The vector of `slot` is that on disk, whose checksum this is. Returns the row that was in
-    /// memory. For the owner alone.
+    /// Marks the vector of `slot` as the one on disk, with checksum `crc`. Returns the row that was in memory. For
+    /// the owner alone.
     pub(super) fn put_on_disk(&self, slot: Slot, crc: u32) -> Option<Row> {
         let mark = std::ptr::without_provenance_mut((crc as usize) << 32 | ON_DISK);
         Self::take(self.cells.get(slot.index()).swap(mark, Ordering::SeqCst))
     }
 
-    /// Forgets where the vector of `slot` is. For the owner alone.
+    /// Removes the location of the vector of `slot`. For the owner alone.
     fn forget(&self, slot: Slot) -> Option<Row> {
         Self::take(self.cells.get(slot.index()).swap(std::ptr::null_mut(), Ordering::SeqCst))
     }
 
-    /// The epoch in which what was just returned may still be read.
+    /// Ends an epoch; returns it: rows just taken out may still be read in it.
     pub(super) fn leave(&self) -> u64 {
         self.readers.leave()
     }
 
-    /// What was returned in an epoch before this one, nobody reads.
+    /// The oldest epoch in which a reader is: rows taken out in an earlier one have no reader.
     pub(super) fn oldest(&self) -> u64 {
         self.readers.oldest()
     }
 
-    /// Forgets all that is of an owner, whom nobody reads.
+    /// Removes all locations of an owner, which no thread reads.
     pub(super) fn clear(&self, stripe: Stripe) {
         let reserved = self.cells.reserved() as u32;
         for slot in (0..reserved).map(Slot).filter(|&slot| stripe.owns(slot)) {
-            // What was never written stays without memory of its own.
+            // Words that were never written stay without memory of their own.
             if !self.cells.get(slot.index()).load(Ordering::Relaxed).is_null() {
                 drop(self.forget(slot));
             }
         }
     }
 
-    /// The row that a word led to, which nothing leads to any more.
+    /// The row in memory that a word pointed to, which nothing leads to any more.
     fn take(cell: *mut Line) -> Option<Row> {
         if cell.addr() & ON_DISK != 0 {
             return None;
         }
         #[expect(unsafe_code, reason = "rows are reached through an atomic pointer")]
-        // SAFETY: the pointer came from a row in `put`, and whoever swaps it out has it alone. Those
-        // who found it before may be reading it: the caller keeps the row for them.
+        // SAFETY: the pointer came from a row in `put`, and the caller that swaps it out has it alone. Threads that
+        // found it before may be reading the row: the caller keeps the row for them.
         unsafe {
             Row::from_raw(cell)
         }
@@ -261,7 +259,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_vector_is_in_memory_and_then_where_its_block_is() {
+    fn a_vector_is_in_memory_until_its_block_is_on_disk() {
         let places = Places::new(20, 2);
         // 128 bytes a row, 2,048 rows a block.
         let (slot, mut slabs) = (Slot(2 * 4_096 + 2_048 + 5), Slabs::default());
@@ -289,9 +287,9 @@ mod tests {
         assert!(places.put(slot, &[3.0; 20], &mut slabs).is_some());
     }
 
-    /// Rows are taken away and made anew while others read them: what they find is whole.
+    /// Rows are taken away and made again while others read them: each row that they find is whole.
     #[test]
-    fn who_reads_a_row_has_it_until_it_is_done() {
+    fn a_row_stays_whole_until_its_reader_is_done() {
         let places = Places::new(33, 2);
         places.reserve(Slot(0));
         let rounds = 20_000_u32;

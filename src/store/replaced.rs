@@ -1,16 +1,15 @@
-//! Metadata that has been replaced, for searches that began before.
+//! Replaced metadata, kept for searches that began before it was replaced.
 
 use std::collections::{BTreeMap, VecDeque};
 
 use crate::types::payload::Payload;
 use crate::types::{Lsn, Slot};
 
-/// Metadata that a running search may still have to see, by slot and by the LSN at which it was
-/// replaced.
+/// Metadata that a running search may still have to see, by slot and by the LSN at which it was replaced.
 #[derive(Default)]
 pub(super) struct Replaced {
     payloads: BTreeMap<(Slot, Lsn), Box<Payload>>,
-    /// The same keys, oldest replacement first.
+    /// The keys of `payloads`, oldest replacement first.
     pub(super) order: VecDeque<(Lsn, Slot)>,
 }
 
@@ -26,7 +25,7 @@ impl Replaced {
         self.payloads.range(after).next().map(|(_, payload)| &**payload)
     }
 
-    /// Forgets what no search from `oldest` on can see.
+    /// Forgets metadata that no search from `oldest` on can see.
     pub(super) fn forget_before(&mut self, oldest: Lsn) {
         while let Some(&(at, slot)) = self.order.front()
             && at <= oldest

@@ -1,12 +1,12 @@
-//! Rows of numbers in chunks that never move, each row padded with zeros to whole cache lines:
-//! what [`Vectors`](super::Vectors) and [`Codes`](super::Codes) are made of.
+//! Rows of numbers in chunks that never move, each row padded with zeros to whole cache lines: the storage of
+//! [`Vectors`](super::Vectors) and [`Codes`](super::Codes).
 //!
-//! Other threads walk the rows that exist while their owner adds more, and fills those again that
-//! nobody can reach. Two rules make that sound:
-//! - a row is written by one thread alone, its owner, and only while no other can come upon its
-//!   name: before it is first published, or after everything that led to it is gone and everybody
-//!   who may have seen that has ended ([`crate::store::view`] keeps count of them). [`Rows::write`]
-//!   is `unsafe` for that reason, and [`Store::put`](super::Store::put) is the one that calls it;
+//! Other threads walk the rows that exist while their owner adds more, and refills those that no thread can reach.
+//! Two rules make that sound:
+//! - a row is written by one thread alone, its owner, and only while no other can come upon its name: before the name
+//!   is first published, or after everything that led to the row is gone and every reader that may have seen that has
+//!   ended ([`crate::store::view`] counts them). [`Rows::write`] is `unsafe` for that reason, and
+//!   [`Store::put`](super::Store::put) is the one that calls it;
 //! - a name is published, with release, only after its row is complete, and taken with acquire.
 
 use std::cell::UnsafeCell;
@@ -31,8 +31,7 @@ struct Line([u8; LINE_BYTES]);
 struct LineCell(UnsafeCell<Line>);
 
 #[expect(unsafe_code, reason = "rows are shared between threads under the rules above")]
-// SAFETY: a line is written only by `Rows::write`, whose caller vouches that nobody else reads or
-// writes it.
+// SAFETY: a line is written only by `Rows::write`, whose caller guarantees that no other thread reads or writes it.
 unsafe impl Sync for LineCell {}
 
 /// Rows of equal length, by slot.
@@ -40,7 +39,7 @@ pub(super) struct Rows<T> {
     width: usize,
     row_lines: usize,
     lines: Arena<LineCell>,
-    /// All rows that have been written are below this. Moved by whole blocks: every walk reads it.
+    /// Exclusive upper bound of the rows that have been written. Raised by whole blocks: every walk reads it.
     extent: AtomicU32,
     of: PhantomData<T>,
 }
@@ -79,7 +78,7 @@ impl<T: Pod> Rows<T> {
         self.row_lines * Self::LINE_VALUES
     }
 
-    /// All slots whose rows have been written are below this.
+    /// Exclusive upper bound of the slots whose rows have been written.
     #[inline]
     pub(super) fn extent(&self) -> u32 {
         self.extent.load(Ordering::Acquire)
@@ -94,21 +93,21 @@ impl<T: Pod> Rows<T> {
         assert!(slot.0 < self.extent(), "row {} of {}", slot.0, self.extent());
         let lines = self.lines.row(slot.index());
         #[expect(unsafe_code, reason = "a row is lines behind UnsafeCell")]
-        // SAFETY: the lines lie side by side in one chunk (`repr(transparent)` over 64 bytes each),
-        // are aligned for `T`, and any bytes are a `T`. Whoever has the name of a row has it from
-        // where it was published after the row was complete, and while it may be reached from
-        // there the row is not written: that is what the callers of `write` vouch for.
+        // SAFETY: the lines lie side by side in one chunk (`repr(transparent)` over 64 bytes each), are aligned for
+        // `T`, and any bytes are a `T`. A thread that has the name of a row has it from where it was published after
+        // the row was complete, and while the row may be reached from there it is not written: the callers of `write`
+        // guarantee that.
         unsafe {
             std::slice::from_raw_parts(lines.as_ptr().cast(), lines.len() * Self::LINE_VALUES)
         }
     }
 
-    /// Fills the row of `slot`. It exists from now on. `fill` is given the row,
-    /// padding included, with what it last held, and must leave the padding zeros.
+    /// Fills the row of `slot`, which exists from then on. `fill` is given the row, padding included, with its last
+    /// contents, and must leave the padding zeros.
     ///
     /// # Safety
-    /// No other thread reads or writes this row, or comes upon its name, before what is written
-    /// here is published with release.
+    /// No other thread reads or writes this row, or comes upon its name, before the contents written here are
+    /// published with release.
     #[expect(unsafe_code, reason = "who may reach a row is not seen from here")]
     pub(super) unsafe fn write(&self, slot: Slot, fill: impl FnOnce(&mut [T])) {
         let extent = (slot.0 / BLOCK_SLOTS + 1) * BLOCK_SLOTS;
@@ -117,8 +116,8 @@ impl<T: Pod> Rows<T> {
             self.extent.fetch_max(extent, Ordering::AcqRel);
         }
         let lines = self.lines.row(slot.index());
-        // SAFETY: the lines lie side by side behind `UnsafeCell`, are aligned for `T`, and any
-        // bytes are a `T`. Nobody else has a reference to the row, as the caller vouches.
+        // SAFETY: the lines lie side by side behind `UnsafeCell`, are aligned for `T`, and any bytes are a `T`. No
+        // other thread has a reference to the row, as the caller guarantees.
         let row = unsafe {
             let start = lines.as_ptr().cast::<T>().cast_mut();
             std::slice::from_raw_parts_mut(start, lines.len() * Self::LINE_VALUES)

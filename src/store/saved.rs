@@ -1,11 +1,11 @@
-//! The documents as a snapshot on disk has them: what is given to it block by block, and put back.
+//! Documents as a snapshot on disk stores them: blocks that are given to the snapshot, and restored from it.
 //!
-//! Files know slots by their numbers among those of the shard, whatever their names are in its
-//! partition ([`stripe`](crate::types::stripe)).
+//! Files identify slots by their local numbers, whatever the global slots are in the partition
+//! ([`stripe`](crate::types::stripe)).
 //!
-//! A snapshot on disk sees the shard at one LSN as a search does, over many steps:
-//! [`Store::open_snapshot`] brackets it, and the lifetimes tell what was there. Blocks of
-//! vectors and metadata that have not changed since the snapshot before are not asked for.
+//! A snapshot on disk sees the shard at one LSN as a search does, over many steps: [`Store::open_snapshot`] brackets
+//! it, and the lifetimes tell which versions were there. Blocks of vectors and metadata that have not changed since
+//! the snapshot before are not asked for.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -21,51 +21,50 @@ use crate::types::image::{PAYLOADS_IN_BLOCK, vectors_in_block};
 use crate::types::payload::Payload;
 use crate::types::{DocId, Lsn, Slot};
 
-/// The bound on the places that are looked at for some ids is that of at least this many: a single id may be
-/// far from where it belongs.
+/// Least number of ids for which the bound on probes is computed: a single id may be far from its place.
 const SLOTS_MIN: usize = 64;
 
-/// Blocks that have changed: sets that are joined, and dropped, at once also where they are large.
+/// Changed blocks, as bitmaps: joining and dropping them is fast even if they are large.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Changed {
-    /// Of vectors.
+    /// Changed blocks of vectors.
     pub vectors: RoaringBitmap,
-    /// Of metadata.
+    /// Changed blocks of metadata.
     pub payloads: RoaringBitmap,
 }
 
 impl Changed {
-    /// The vector of slot number `number`.
+    /// Notes a change of the vector in local slot `number`.
     pub(super) fn note_vector(&mut self, number: u32, row_bytes: usize) {
         self.vectors.insert(number / vectors_in_block(row_bytes));
     }
 
-    /// The metadata of slot number `number`.
+    /// Notes a change of the metadata in local slot `number`.
     pub(super) fn note_payload(&mut self, number: u32) {
         self.payloads.insert(number / PAYLOADS_IN_BLOCK);
     }
 }
 
 impl Store {
-    /// Blocks of vectors, and of metadata, that have changed since that was last taken.
+    /// Numbers of blocks of vectors, and of metadata, changed since [`Store::take_changed`].
     #[must_use]
     pub fn changed_blocks(&self) -> [usize; 2] {
         [self.changed.vectors.len() as usize, self.changed.payloads.len() as usize]
     }
 
-    /// What has changed since the last time this was asked.
+    /// Takes the blocks changed since the last call.
     pub fn take_changed(&mut self) -> Changed {
         std::mem::take(&mut self.changed)
     }
 
-    /// Gives back what was taken for a snapshot that has failed.
+    /// Gives back the blocks taken for a snapshot that has failed.
     pub fn give_back(&mut self, changed: &Changed) {
         self.changed.vectors |= &changed.vectors;
         self.changed.payloads |= &changed.payloads;
     }
 
-    /// The rows of some slots, by number, padding included, as they were at `snapshot`. Where vectors
-    /// are not all in memory, `base` is the block as it is on disk.
+    /// The rows of some local slots, padding included, as they were at `snapshot`. If vectors are not all in memory,
+    /// `base` is the block as it is on disk.
     #[must_use]
     pub fn saved_vectors(
         &self,
@@ -83,8 +82,8 @@ impl Store {
         SavedVectors::Rows(bytes)
     }
 
-    /// The metadata of a block of slots at `snapshot`: where each ends, then all of them. Slots
-    /// that held nothing then have none.
+    /// The metadata of a block of slots at `snapshot`: the end of each, then all of them. Slots without a version
+    /// then have none.
     #[must_use]
     pub fn saved_payloads(&self, numbers: Range<u32>, snapshot: Lsn) -> Vec<u8> {
         let (mut ends, mut bytes) = (Vec::with_capacity(PAYLOADS_IN_BLOCK as usize), Vec::new());
@@ -100,7 +99,7 @@ impl Store {
         block
     }
 
-    /// The lifetimes of some slots as they were at `snapshot`: born and died of each.
+    /// The lifetimes of some local slots as they were at `snapshot`: born and died of each.
     #[must_use]
     pub fn saved_lives(&self, numbers: Range<u32>, snapshot: Lsn) -> Vec<u8> {
         let mut lives = Vec::with_capacity(2 * numbers.len());
@@ -116,8 +115,8 @@ impl Store {
         bytemuck::cast_slice(&lives).to_vec()
     }
 
-    /// The document ids of some slots as they were at `snapshot`; those that were alive then go
-    /// into `index`, with their numbers; it is given up where that would take long.
+    /// The document ids of some local slots as they were at `snapshot`. Documents that were alive then are added to
+    /// `index`, with their local numbers; the index is given up if that would take long.
     #[must_use]
     pub fn saved_ids(&self, numbers: Range<u32>, snapshot: Lsn, index: &mut Index) -> Vec<u8> {
         let mut ids = Vec::with_capacity(numbers.len());
@@ -135,14 +134,13 @@ impl Store {
         bytemuck::cast_slice(&ids).to_vec()
     }
 
-    /// The slots with these numbers.
+    /// The global slots of these local numbers.
     fn named(&self, numbers: Range<u32>) -> impl Iterator<Item = Slot> + use<> {
         let stripe = self.stripe;
         numbers.map(move |number| stripe.slot(number))
     }
 
-    /// Puts vectors back, from slot number `start` on. Nobody reads what is in this shard's slots
-    /// until all is back.
+    /// Restores vectors, from local slot `start` on. No thread reads this shard's slots until all is restored.
     ///
     /// # Errors
     /// If the bytes are no rows.
@@ -165,7 +163,7 @@ impl Store {
         Ok(())
     }
 
-    /// Puts metadata back, from slot number `start` on.
+    /// Restores metadata, from local slot `start` on.
     ///
     /// # Errors
     /// If the bytes are no block of metadata.
@@ -180,7 +178,7 @@ impl Store {
         Ok(())
     }
 
-    /// Puts lifetimes back, from slot number `start` on.
+    /// Restores lifetimes, from local slot `start` on.
     ///
     /// # Errors
     /// If the bytes are no lifetimes.
@@ -197,7 +195,7 @@ impl Store {
         Ok(())
     }
 
-    /// Puts document ids back, from slot number `start` on.
+    /// Restores document ids, from local slot `start` on.
     pub fn restore_ids(&mut self, start: u32, bytes: &[u8]) {
         for (number, id) in (start..).zip(values::<u64>(bytes)) {
             let slot = self.stripe.slot(number);
@@ -206,15 +204,15 @@ impl Store {
         }
     }
 
-    /// All of it is back: puts it together, in slices. `index` leads to the `live` documents, by number;
-    /// `is_linked` tells which slots the graph walks through.
+    /// Completes the restore after all blocks, in slices. `index` leads to the `live` documents, by local slot;
+    /// `is_linked` tells which slots are in the graph.
     ///
-    /// Metadata in slots where nothing is alive is dropped, and the next snapshot writes its block
-    /// without it: earlier versions kept such blocks, and the index took it for metadata of whatever
+    /// Metadata in slots without a live version is dropped, and the next snapshot writes its block without it:
+    /// earlier versions of this program kept such blocks, and the metadata index took it for that of a document that
     /// came to the slot later.
     ///
     /// # Errors
-    /// If it does not fit together.
+    /// If the parts contradict each other.
     pub async fn finish_restore(
         &mut self,
         mut index: Index,
@@ -265,7 +263,7 @@ impl Store {
 }
 
 impl Store {
-    /// All documents that are alive, in tables.
+    /// All live documents, in tables.
     async fn ids_of_live(&self, rest: &impl AsyncFn()) -> Result<Ids, String> {
         let mut ids = Ids::default();
         for slice in slices(self.count) {
@@ -281,12 +279,12 @@ impl Store {
     }
 }
 
-/// What [`Store::finish_restore`] has found.
+/// Results of [`Store::finish_restore`].
 #[derive(Debug, Default)]
 pub struct Restored {
-    /// Slots alive that are not linked, and when they were born, oldest first.
+    /// Live slots that are not linked, with the LSNs of their birth, oldest first.
     pub unlinked: Vec<(Lsn, Slot)>,
-    /// Pairs of metadata in slots where nothing is alive, which have been dropped.
+    /// Pairs of metadata that were dropped, in slots without a live version.
     pub stale_pairs: u64,
 }
 
@@ -311,7 +309,7 @@ pub fn payloads(bytes: &[u8]) -> Result<Vec<Option<Payload>>, String> {
     starts.zip(ends.iter().copied()).enumerate().map(part).collect()
 }
 
-/// Bytes as values, wherever they lie in memory.
+/// Reads bytes as values, at any alignment.
 pub fn values<T: bytemuck::AnyBitPattern>(bytes: &[u8]) -> Vec<T> {
     bytes.chunks_exact(size_of::<T>()).map(bytemuck::pod_read_unaligned).collect()
 }

@@ -1,5 +1,4 @@
-//! What the owners of a partition have in common: all that a search reads, whichever core it runs
-//! on.
+//! Data that the owners of a partition share: all that a search reads, on any core.
 
 use std::sync::atomic::{AtomicPtr, AtomicU64, Ordering};
 
@@ -18,20 +17,20 @@ use crate::types::{DocId, Lsn, Slot};
 pub struct Shared {
     pub(super) vectors: Vectors,
     pub(super) codes: Option<Codes>,
-    /// Where vectors are, if they are not all in `vectors`.
+    /// Locations of vectors, if they are not all in `vectors`.
     pub(super) places: Option<Places>,
     doc_ids: Arena<AtomicU64>,
     lives: Arena<Life>,
     payloads: Arena<AtomicPtr<Payload>>,
-    /// What waits to be linked.
+    /// Slots that wait to be linked.
     pub(super) chains: Chains,
     pub(super) members: Box<[Member]>,
 }
 
 impl Shared {
-    /// No documents yet, each to have a vector of `dimension` values, and a code beside it if
-    /// `codes` says so: whether all vectors will have length 1. With `are_on_disk` vectors stay in
-    /// memory only until a snapshot on disk has them.
+    /// No documents yet, each to have a vector of `dimension` values, and a code beside it if `codes` is given: the
+    /// flag tells whether all vectors will have length 1. With `are_on_disk` vectors stay in memory only until a
+    /// snapshot on disk has them.
     ///
     /// # Panics
     /// If vectors are on disk, and there are no codes.
@@ -63,7 +62,7 @@ impl Shared {
         &self.vectors
     }
 
-    /// All slots that hold or held a vector, wherever it is, are below this.
+    /// Exclusive upper bound of the slots that hold or held a vector, in memory or on disk.
     #[inline]
     pub(super) fn extent(&self) -> u32 {
         match (&self.places, &self.codes) {
@@ -72,20 +71,20 @@ impl Shared {
         }
     }
 
-    /// What waits to be linked.
+    /// The slots that wait to be linked.
     #[must_use]
     pub fn chains(&self) -> &Chains {
         &self.chains
     }
 
-    /// How many owners there are.
+    /// Number of owners.
     #[must_use]
     pub fn owners(&self) -> u32 {
         u32::try_from(self.members.len()).expect("at most OWNERS_MAX")
     }
 
-    /// Makes room for `slot`. Comes before its row is written: whoever looks through all rows that
-    /// exist asks for the lives of their slots.
+    /// Makes room for `slot`. Called before its row is written: a reader of all rows that exist asks for the lives of
+    /// their slots.
     pub(super) fn reserve(&self, slot: Slot) {
         self.doc_ids.reserve(slot.index());
         self.lives.reserve(slot.index());
@@ -105,7 +104,7 @@ impl Shared {
         self.doc_ids.get(slot.index()).store(id.0, Ordering::Release);
     }
 
-    /// When the version in `slot` was born, and when it died.
+    /// LSNs of birth and death of the version in `slot`.
     #[inline]
     pub(super) fn life(&self, slot: Slot) -> [u64; 2] {
         life::read(self.lives.get(slot.index()))
@@ -135,22 +134,22 @@ impl Shared {
         life::end(self.lives.get(slot.index()), died);
     }
 
-    /// The metadata of the version in `slot`, if it has not been dropped: for its owner, or for
-    /// whoever sees the version in an open view.
+    /// The metadata of the version in `slot`, if it has not been dropped: for its owner, or for a reader that sees
+    /// the version in an open view.
     #[inline]
     pub(super) fn payload(&self, slot: Slot) -> Option<&Payload> {
         let payload = self.payloads.get(slot.index()).load(Ordering::Acquire);
         #[expect(unsafe_code, reason = "metadata is reached through an atomic pointer")]
-        // SAFETY: the pointer is null or came from a box in `swap_payload`, which is not dropped
-        // while it may be read: the owner calls `swap_payload` below an exclusive borrow of its
-        // store, and keeps what others may see until their views are closed.
+        // SAFETY: the pointer is null or came from a box in `swap_payload`, which is not dropped while it may be
+        // read: the owner calls `swap_payload` below an exclusive borrow of its store, and keeps metadata that others
+        // may see until their views are closed.
         unsafe {
             payload.as_ref()
         }
     }
 
-    /// Puts other metadata in the place of that of `slot`, which is returned: others may still be
-    /// reading it. For the owner alone.
+    /// Replaces the metadata of `slot`, and returns the former, which others may still be reading. For the owner
+    /// alone.
     pub(super) fn swap_payload(
         &self,
         slot: Slot,
@@ -162,20 +161,20 @@ impl Shared {
             return None;
         }
         #[expect(unsafe_code, reason = "metadata is reached through an atomic pointer")]
-        // SAFETY: the pointer came from a box here, and whoever swaps it out has it alone.
+        // SAFETY: the pointer came from a box here, and the caller that swaps it out has it alone.
         unsafe {
             Some(Box::from_raw(before))
         }
     }
 
-    /// Forgets all that is in the slots of an owner, whom nobody reads.
+    /// Clears all slots of an owner, which no thread reads.
     pub(super) fn clear(&self, stripe: Stripe) {
         self.chains.clear(stripe);
         if let Some(places) = &self.places {
             places.clear(stripe);
         }
         for slot in (0..self.reserved()).map(Slot).filter(|&slot| stripe.owns(slot)) {
-            // What was never written stays without memory of its own.
+            // Lives that were never written stay without memory of their own.
             if self.life(slot) != [0, 0] {
                 self.set_life(slot, [0, 0]);
             }
@@ -189,7 +188,7 @@ impl Shared {
         }
     }
 
-    /// All slots for which there is room are below this.
+    /// Exclusive upper bound of the slots for which there is room.
     fn reserved(&self) -> u32 {
         self.lives.reserved().min(self.payloads.reserved()) as u32
     }

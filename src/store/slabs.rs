@@ -1,8 +1,9 @@
-//! Memory of rows that come and go in about the same order: vectors that no snapshot on disk has yet.
+//! Memory of rows that are freed in about the order in which they were made: vectors that no snapshot on disk has
+//! yet.
 //!
-//! Rows lie side by side in slabs that are mapped from the system, and a slab goes back to it with the
-//! last of its rows. From the heap they would come between whatever else is allocated meanwhile, and
-//! what they leave would stay with the process.
+//! Rows lie side by side in slabs that are mapped from the system, and a slab is unmapped with the last of its rows.
+//! On the heap they would lie between unrelated allocations, and the gaps that they leave would stay with the
+//! process.
 
 use std::ptr::NonNull;
 use std::sync::Arc;
@@ -12,22 +13,22 @@ use memmap2::MmapMut;
 
 use super::vectors::LINE_VALUES;
 
-/// Bytes of a slab, or of one row if that is more.
+/// Bytes of a slab; of one row if that is more.
 const SLAB_BYTES: usize = 1 << 20;
 
-/// What rows are made of.
+/// The unit of rows: a cache line of values.
 #[derive(Clone, Copy, Pod, Zeroable)]
 #[repr(C, align(64))]
 pub(super) struct Line([f32; LINE_VALUES]);
 
 const _: () = assert!(size_of::<Line>() >= size_of::<*const Slab>(), "a line leads to the slab");
 
-/// Mapped memory: for each row a line that leads here, and then its own.
+/// Mapped memory: for each row a line that points here, and then the lines of the row.
 struct Slab {
     memory: MmapMut,
 }
 
-/// A vector, padded with zeros to whole lines. It keeps its slab.
+/// A vector, padded with zeros to whole lines. It keeps its slab alive.
 pub(super) struct Row {
     start: NonNull<Line>,
 }
@@ -37,12 +38,12 @@ pub(super) struct Row {
 unsafe impl Send for Row {}
 
 impl Row {
-    /// Leaves it to whoever has the pointer.
+    /// Passes ownership to the holder of the pointer.
     pub(super) fn into_raw(self) -> *mut Line {
         std::mem::ManuallyDrop::new(self).start.as_ptr()
     }
 
-    /// The row that a pointer leads to; `None` for null.
+    /// The row at a pointer; `None` for null.
     ///
     /// # Safety
     /// The pointer comes from [`Row::into_raw`], and was not made a row again since.
@@ -56,8 +57,7 @@ impl Drop for Row {
     fn drop(&mut self) {
         let leading = self.start.as_ptr().wrapping_sub(1).cast::<*const Slab>();
         #[expect(unsafe_code, reason = "the line before a row leads to its slab")]
-        // SAFETY: `Slabs::row` has left a pointer in the line before, which is there as long as the
-        // row.
+        // SAFETY: `Slabs::row` has left a pointer in the line before, which is there as long as the row.
         let slab = unsafe { leading.read() };
         #[expect(unsafe_code, reason = "the line before a row keeps its slab")]
         // SAFETY: that pointer came from a count of the slab for this row, and only the row's end takes
@@ -66,17 +66,17 @@ impl Drop for Row {
     }
 }
 
-/// Where the next rows go.
+/// Position of the next row.
 #[derive(Default)]
 pub(super) struct Slabs {
-    /// The one that is being filled.
+    /// The slab that is being filled.
     slab: Option<Arc<Slab>>,
-    /// Lines of it that rows have.
+    /// Lines of this slab in use.
     lines: usize,
 }
 
 impl Slabs {
-    /// A row of so many lines that begins with this vector.
+    /// A row of `row_lines` lines that begins with this vector.
     ///
     /// # Panics
     /// If the system has no memory, or the vector is longer than the row.
@@ -112,7 +112,7 @@ mod tests {
     use super::*;
 
     impl Row {
-        /// Its values; it has so many lines.
+        /// Values of the row, which has `lines` lines.
         pub(in crate::store) fn values_mut(&mut self, lines: usize) -> &mut [f32] {
             #[expect(unsafe_code, reason = "as whoever finds a row reads it")]
             // SAFETY: the row is there, and nothing else leads to it.

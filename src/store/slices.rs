@@ -1,8 +1,8 @@
-//! Work that grows with the number of documents, cut into slices: between two of them others of the thread
-//! have their turn.
+//! Work that grows with the number of documents, cut into slices: between two slices other tasks of the thread have
+//! their turn.
 //!
-//! What lets others go on is for the caller to say, as a function `rest` that is awaited between slices.
-//! Where there are no others it does nothing, and the work is done [at once](at_once).
+//! The caller passes a function `rest` that is awaited between slices and lets other tasks run. Where there are no
+//! other tasks it does nothing, and the work is done [at once](at_once).
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -11,19 +11,19 @@ use std::ops::Range;
 
 use futures_util::FutureExt;
 
-/// Slots, or entries, that are looked at in a slice: at one miss of the caches each, some 0.4 ms.
+/// Slots, or entries, per slice: at one cache miss each, some 0.4 ms.
 pub const SLOTS_AT_ONCE: u32 = if cfg!(test) { 64 } else { 4_096 };
 
-/// Items that are sorted in a slice, which takes some milliseconds.
+/// Items that are sorted in one slice, which takes some milliseconds.
 const SORTED_AT_ONCE: usize = if cfg!(test) { 64 } else { 65_536 };
 
-/// The numbers below `count`, slice by slice.
+/// The numbers below `count`, in ranges of at most [`SLOTS_AT_ONCE`].
 pub fn slices(count: u32) -> impl Iterator<Item = Range<u32>> {
     let starts = (0..count).step_by(SLOTS_AT_ONCE as usize);
     starts.map(move |start| start..count.min(start.saturating_add(SLOTS_AT_ONCE)))
 }
 
-/// Does work whose `rest` never waits.
+/// Completes work whose `rest` never waits.
 ///
 /// # Panics
 /// If it waits.
@@ -31,7 +31,7 @@ pub fn at_once<T>(work: impl Future<Output = T>) -> T {
     work.now_or_never().expect("no other task is to have a turn")
 }
 
-/// Sorts in slices.
+/// Sorts in slices: runs first, then a merge.
 pub async fn sort<T: Ord + Copy>(mut items: Vec<T>, rest: &impl AsyncFn()) -> Vec<T> {
     for run in items.chunks_mut(SORTED_AT_ONCE) {
         run.sort_unstable();

@@ -1,5 +1,4 @@
-//! What an owner has in memory of vectors that no snapshot on disk has yet, and how it goes once one
-//! does.
+//! Vectors of an owner that are in memory because no snapshot on disk has them yet, and their release once one has.
 
 use std::collections::VecDeque;
 
@@ -9,56 +8,56 @@ use super::slabs::{Row, Slabs};
 use crate::types::image::{Extent, Part, vectors_in_block};
 use crate::types::{DocId, Lsn, Slot};
 
-/// The rows of one owner.
+/// The rows in memory of one owner.
 #[derive(Default)]
 pub(super) struct Unsaved {
-    /// Slots filled, and when, in that order; some may have been filled again.
+    /// Slots filled, with the LSN, in that order; some may have been filled again.
     filled: VecDeque<(Lsn, Slot)>,
-    /// Where rows of memory are.
+    /// Memory of the rows.
     slabs: Slabs,
-    /// Rows in memory that slots lead to.
+    /// Number of rows in memory that slots lead to.
     rows: usize,
-    /// Rows that nothing leads to any more, and the epoch in which they may still be read.
+    /// Rows that nothing leads to any more, with the epoch in which they may still be read.
     left: VecDeque<(u64, Row)>,
-    /// A snapshot on disk has all that was filled up to here.
+    /// LSN up to which a snapshot on disk has all vectors.
     saved: Lsn,
 }
 
-/// What a block of vectors is made of, for a snapshot.
+/// Source of a block of vectors, for a snapshot.
 #[derive(Debug, PartialEq)]
 pub enum SavedVectors {
-    /// Its rows.
+    /// The rows of the block.
     Rows(Vec<u8>),
-    /// Some of it has to be read from where it was.
+    /// Some rows have to be read from the block's position on disk.
     OnDisk,
-    /// What should be there of this document is not as it was written.
+    /// The row of this document on disk is not as it was written.
     Lost(DocId),
 }
 
 impl Store {
-    /// Where vectors are, if they are not all in memory.
+    /// Locations of vectors, if they are not all in memory.
     #[inline]
     #[must_use]
     pub fn places(&self) -> Option<&Places> {
         self.shared.places.as_ref()
     }
 
-    /// Bytes of vectors in memory, where they do not all stay there: of those that no snapshot on disk
-    /// has, and of those that are about to go.
+    /// Bytes of vectors in memory, if vectors do not all stay there: of those that no snapshot on disk has, and of
+    /// those that are about to be freed.
     #[must_use]
     pub fn row_bytes_in_memory(&self) -> usize {
         let rows = self.unsaved.rows + self.unsaved.left.len();
         self.places().map_or(0, |places| rows * places.row_bytes())
     }
 
-    /// True if there are rows that nothing leads to any more, and that somebody was reading.
+    /// True if there are rows that nothing leads to any more, but that a reader was using.
     #[must_use]
     pub fn has_rows_left(&self) -> bool {
         !self.unsaved.left.is_empty()
     }
 
-    /// Bytes of vectors that no snapshot on disk has, each written since counted, whether or not it
-    /// was replaced again; 0 where all vectors stay in memory.
+    /// Bytes of vectors that no snapshot on disk has; each write counts, even if it was replaced since. 0 if all
+    /// vectors stay in memory.
     #[must_use]
     pub fn unsaved_bytes(&self) -> usize {
         let Unsaved { filled, saved, .. } = &self.unsaved;
@@ -66,7 +65,7 @@ impl Store {
         self.places().map_or(0, |places| unsaved * places.row_bytes())
     }
 
-    /// Puts a vector in memory, of the write at `lsn`.
+    /// Puts the vector of the write at `lsn` in memory.
     pub(super) fn put_unsaved(&mut self, lsn: Lsn, slot: Slot, vector: &[f32]) {
         let Self { shared, unsaved, .. } = self;
         let Some(places) = &shared.places else { return };
@@ -77,16 +76,16 @@ impl Store {
         unsaved.filled.push_back((lsn, slot));
     }
 
-    /// A snapshot of the state at `lsn` is on disk, and [`Store::note_extents`] has had all of it: what
-    /// was filled up to there need not stay in memory.
+    /// Notes that a snapshot of the state at `lsn` is on disk, all of whose extents [`Store::note_extents`] has had:
+    /// vectors written up to there need not stay in memory.
     pub fn set_saved(&mut self, lsn: Lsn) {
         self.unsaved.saved = lsn;
     }
 
-    /// Vectors on disk are in these extents.
+    /// Notes the positions of vectors on disk from these extents.
     ///
     /// # Errors
-    /// If they lie where they can't be read from.
+    /// If an extent is at a position that can't be kept.
     pub fn note_extents(&self, extents: &[Extent]) -> Result<(), String> {
         let Some(places) = self.places() else { return Ok(()) };
         let rows = vectors_in_block(places.row_bytes());
@@ -100,7 +99,7 @@ impl Store {
         Ok(())
     }
 
-    /// True if a row of this block of vectors was found to be damaged where the block is.
+    /// True if a row of this block of vectors was found to be damaged at the block's present position.
     #[must_use]
     pub fn is_damaged(&self, block: u32) -> bool {
         let Some(places) = self.places() else { return false };
@@ -110,7 +109,7 @@ impl Store {
         })
     }
 
-    /// Lets some rows go that a snapshot on disk has, and that nobody reads any more. How many.
+    /// Frees rows that a snapshot on disk has and that have no reader, at most `rows_max` of each. Returns how many.
     pub fn let_rows_go(&mut self, rows_max: usize) -> usize {
         let stripe = self.stripe;
         let Self { shared, unsaved, .. } = self;
@@ -122,7 +121,7 @@ impl Store {
         {
             unsaved.filled.pop_front();
             gone += 1;
-            // What has been filled again since stands further behind.
+            // A slot that has been filled again since stands further behind.
             if shared.life(slot)[0] != lsn.0 {
                 continue;
             }
@@ -146,8 +145,8 @@ impl Store {
         gone
     }
 
-    /// The rows of some slots, by number, padding included, as they were at `snapshot`: those that are
-    /// on disk from `base`, the block as it is there.
+    /// The rows of some local slots, padding included, as they were at `snapshot`: those on disk are taken from
+    /// `base`, the block as it is there.
     #[must_use]
     pub(super) fn saved_from_places(
         &self,
@@ -178,7 +177,7 @@ impl Store {
                 None if self.is_visible(slot, snapshot) => {
                     return SavedVectors::Lost(self.doc_id(slot));
                 }
-                // Nobody will see it again.
+                // No view will see it again.
                 None => bytes.resize(bytes.len() + row_bytes, 0),
             }
         }

@@ -1,5 +1,5 @@
-//! Vectors: rows of `f32` by slot, as [`Rows`] keeps them: in place for good, padded to whole
-//! cache lines, and readable by other threads while their owners add more.
+//! Vectors: rows of `f32` by slot in [`Rows`]: they never move, are padded to whole cache lines, and other threads
+//! may read them while their owners add more.
 
 use super::arena::SLOTS_MAX;
 use super::rows::Rows;
@@ -18,7 +18,7 @@ impl Vectors {
         Self::with_room(dimension, SLOTS_MAX)
     }
 
-    /// The same for slots below `slots_max`.
+    /// No vectors yet, for slots below `slots_max`; see [`Vectors::new`].
     #[must_use]
     pub fn with_room(dimension: usize, slots_max: usize) -> Self {
         Self(Rows::new(dimension, slots_max))
@@ -42,7 +42,7 @@ impl Vectors {
         self.0.row_values() * size_of::<f32>()
     }
 
-    /// All slots that hold or held a vector are below this.
+    /// Exclusive upper bound of the slots that hold or held a vector.
     #[inline]
     #[must_use]
     pub fn extent(&self) -> u32 {
@@ -57,7 +57,7 @@ impl Vectors {
         padded
     }
 
-    /// The same, in the place of what `padded` holds.
+    /// Writes `vector`, padded as by [`Vectors::pad`], to `padded`, whose contents are replaced.
     pub fn pad_into(&self, vector: &[f32], padded: &mut Vec<f32>) {
         assert_eq!(vector.len(), self.dimension());
         padded.clear();
@@ -82,18 +82,18 @@ impl Vectors {
         &self.row(slot)[..self.dimension()]
     }
 
-    /// Puts `vector` into `slot`.
+    /// Writes `vector` to the row of `slot`.
     ///
     /// # Panics
     /// If the length is not the dimension.
     ///
     /// # Safety
-    /// No other thread reads or writes this row, or comes upon its name, before what is written
-    /// here is published with release.
+    /// No other thread reads or writes this row, or comes upon its name, before the contents written here are
+    /// published with release.
     #[expect(unsafe_code, reason = "see `Rows::write`")]
     pub unsafe fn put(&self, slot: Slot, vector: &[f32]) {
         assert_eq!(vector.len(), self.dimension());
-        // SAFETY: as the caller vouches.
+        // SAFETY: as the caller guarantees.
         unsafe { self.0.write(slot, |row| row[..vector.len()].copy_from_slice(vector)) };
     }
 }
@@ -149,13 +149,13 @@ mod tests {
 
     #[test]
     #[should_panic(expected = "row 0 of 0")]
-    fn a_row_that_does_not_exist_is_a_bug() {
+    fn reading_a_row_that_does_not_exist_panics() {
         let _ = Vectors::new(4).row(Slot(0));
     }
 
     fn put(vectors: &Vectors, slot: u32, vector: &[f32]) {
         #[expect(unsafe_code, reason = "the only writer of the row")]
-        // SAFETY: nobody reads the row before its name is published.
+        // SAFETY: no thread reads the row before its name is published.
         unsafe {
             vectors.put(Slot(slot), vector);
         }

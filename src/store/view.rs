@@ -1,5 +1,5 @@
-//! Views: the state of a partition that a search sees, one LSN for each owner, and how it is kept
-//! until the search has ended: by pins (`pin`).
+//! Views: the state of a partition that a search sees, one LSN per owner, and how pins (`pin`) keep it until the
+//! search has ended.
 
 use std::collections::VecDeque;
 
@@ -10,18 +10,18 @@ use crate::types::{Lsn, Slot};
 /// The state of a partition that a search sees.
 #[derive(Clone, Debug, Default)]
 pub struct View {
-    /// By owner. 0 for one whose documents it does not see.
+    /// LSN by owner. 0 for an owner whose documents the view does not see.
     lsns: Vec<Lsn>,
-    /// That of the owner who opened it.
+    /// LSN of the owner that opened it.
     own: Lsn,
-    /// Its number among the views of that owner.
+    /// Number of the view among those of that owner.
     number: u64,
-    /// It does not see the documents of some owners.
+    /// True if the view does not see the documents of some owners.
     is_partial: bool,
 }
 
 impl View {
-    /// The state of the owner who opened it.
+    /// LSN of the owner that opened it.
     #[must_use]
     pub fn own(&self) -> Lsn {
         self.own
@@ -35,31 +35,30 @@ impl View {
     }
 }
 
-/// A view on several owners that is open.
+/// An open view on several owners.
 #[derive(Default)]
 struct Open {
-    /// Who keep it so.
+    /// Number of holders that keep it open.
     holders: usize,
-    /// By owner. No lower than those of a view opened before.
+    /// LSN by owner. No lower than those of a view opened before.
     pins: Vec<Lsn>,
 }
 
-/// The views that an owner has open, oldest first.
+/// The open views of an owner, oldest first.
 #[derive(Default)]
 pub(super) struct Views {
     open: VecDeque<Open>,
-    /// Number of the oldest.
+    /// Number of the oldest open view.
     first: u64,
-    /// Those with a lower number were abandoned, and are still to be closed.
+    /// Views with a lower number were abandoned, and are still to be closed.
     abandoned: u64,
-    /// For reuse.
+    /// Buffers for reuse.
     spare: Vec<Vec<Lsn>>,
 }
 
 impl Store {
-    /// Opens a view of what is there now: of all owners' documents, or with `is_own` of this
-    /// owner's alone. [`Store::close_view`] must follow. Owners whose documents can't be trusted
-    /// are left out.
+    /// Opens a view of the present state: of all owners' documents, or with `is_own` of this owner's alone.
+    /// [`Store::close_view`] must follow. Owners whose documents can't be trusted are left out.
     pub fn open_view(&mut self, view: &mut View, is_own: bool) {
         let own = self.applied;
         self.open_snapshot(own);
@@ -86,8 +85,7 @@ impl Store {
         self.views.open.push_back(Open { holders: 1, pins });
     }
 
-    /// Has an open view see these owners as they were at these states, which they keep for it, and
-    /// no others.
+    /// Sets an open view to these states of these owners, which they keep for it, and to no other owners.
     pub fn look_back(&self, view: &mut View, states: impl Iterator<Item = (u32, Lsn)>) {
         view.is_partial = true;
         view.lsns.fill(Lsn(0));
@@ -96,7 +94,7 @@ impl Store {
         }
     }
 
-    /// Keeps a view open that is: [`Store::close_view`] must follow once more.
+    /// Adds a holder to an open view: [`Store::close_view`] must follow once more.
     pub fn hold_view(&mut self, view: &View) {
         self.open_snapshot(view.own);
         if self.stripe.owners() > 1 && view.number >= self.views.abandoned {
@@ -137,7 +135,7 @@ impl Store {
         (0..owners).filter(fenced)
     }
 
-    /// True if the version in `slot` is in the view.
+    /// True if the view has the version in `slot`.
     #[inline]
     #[must_use]
     pub fn sees(&self, view: &View, slot: Slot) -> bool {
@@ -148,7 +146,7 @@ impl Store {
         self.is_visible(slot, lsn)
     }
 
-    /// True if the view sees all documents, and nothing has been applied since it was opened.
+    /// True if the view sees all documents, and no record has been applied since it was opened.
     #[must_use]
     pub fn is_as_in(&self, view: &View) -> bool {
         if let [only] = view.lsns[..] {
@@ -158,13 +156,13 @@ impl Store {
         !view.is_partial && members.into_iter().all(|(member, &lsn)| member.applied() == lsn)
     }
 
-    /// Asks for what [`Store::sees`] reads of `slot`.
+    /// Prefetches the data that [`Store::sees`] reads of `slot`.
     #[inline]
     pub fn prefetch_life(&self, slot: Slot) {
         self.shared.prefetch_life(slot);
     }
 
-    /// The oldest state of this owner that anybody looks at; the end of time if nobody does.
+    /// The oldest state of this owner that any reader looks at; [`NEVER`] if there is none.
     pub(super) fn oldest_snapshot(&self) -> Lsn {
         let own = self.snapshots.iter().copied().min().unwrap_or(Lsn(NEVER));
         if self.stripe.owners() == 1 {
@@ -173,7 +171,7 @@ impl Store {
         own.min(Lsn(pin::oldest(&self.shared.members, self.stripe.owner())))
     }
 
-    /// Ends all views: nobody looks at what they see any more, but to close them.
+    /// Abandons all open views: their holders read nothing through them any more, and only close them.
     pub fn abandon_views(&mut self) {
         let views = &mut self.views;
         views.first += views.open.len() as u64;

@@ -1,25 +1,25 @@
-//! What has been written in a shard, by realm: counters by which a search knows that an answer of
-//! before is still the answer.
+//! Write versions of a shard: counters per realm that move with every change, by which a search knows that a cached
+//! answer is still right.
 //!
-//! A counter is odd while something that it stands for is being changed, and even at rest; it never
-//! goes back. The owner of the documents makes it odd *before* it changes the first of them, and even
-//! once all is changed, which is before the client hears. Whoever keeps an answer reads the counters
-//! *before* the search that finds it, and gives it again only where they say the same:
+//! A counter is odd while documents that it covers are being changed, and even at rest; it never goes back. The owner
+//! of the documents makes it odd *before* it changes the first of them, and even once all are changed, which is
+//! before the client hears. A cache reads the counters *before* the search whose answer it keeps, and gives the
+//! answer again only if the counters have the same values then:
 //!
-//! - A search that begins after a write was acknowledged reads a counter that has moved: what was kept
-//!   before that is not given.
-//! - Between the change and its acknowledgement a search may see what is new; then whoever asks after
-//!   it reads an odd counter at least, and is not given what is old.
-//! - What is found while a counter is odd is not kept.
-//! - An answer that was found later than its counters say is newer than they are, never older.
+//! - A search that begins after a write was acknowledged reads a counter that has moved: an answer kept before the
+//!   write is not given.
+//! - Between the change and its acknowledgement a search may see the new document; any request after that search
+//!   reads at least an odd counter, and is not given an old answer.
+//! - An answer found while a counter is odd is not kept.
+//! - An answer that was found later than its counters were read is newer than they are, never older.
 //!
-//! A search of one namespace does not read what is written in another one: its answer rests on documents
-//! of its realm alone. There are `BUCKETS` counters, and realms that meet in one are told apart no
-//! more: their answers are given up too early, never too late. A document counts where any search could
-//! ask for it: as one of its tenant and of all, in its namespace and in any.
+//! A search of one namespace does not read documents of another one: its answer depends on documents of its realm
+//! alone. There are `BUCKETS` counters, and realms that hash to one counter are not told apart: their answers are
+//! dropped too early, never too late. A document counts in each realm by which a search could reach it: its tenant
+//! and all tenants, each in its namespace and in any namespace.
 //!
-//! Linking documents, and taking dead ones out of the graph, is no change: what a walk finds may change
-//! by it, but the answer of before was right for the same documents, and is still.
+//! Linking documents, and removing dead ones from the graph, is no change: a walk may find other documents after it,
+//! but the earlier answer was right for the same documents, and still is.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -28,8 +28,7 @@ use crate::types::mix;
 use crate::types::payload::{Payload, TENANT_INDEX_KEY};
 use crate::types::realm::Realm;
 
-/// Counters of a shard, 8 KiB: several times the realms that are written at the same time on most
-/// servers.
+/// Counters of a shard, 8 KiB: several times the number of realms that are written at one time on most servers.
 const BUCKETS: usize = 1 << 10;
 
 /// The counters of one shard.
@@ -41,26 +40,26 @@ impl Default for Changes {
     }
 }
 
-/// Which counter of every shard a search depends on.
+/// Index of the counter, in every shard, that a search depends on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Bucket(u16);
 
 impl Bucket {
-    /// That of searches of this realm.
+    /// The counter of searches in this realm.
     #[must_use]
     pub fn of(realm: &Realm) -> Self {
         let tenant = realm.tenant.as_ref().map(|mark| mark.index.as_str());
         Self::among(tenant, &realm.namespace)
     }
 
-    /// That of the documents of a tenant, or of all, in a namespace, or in any if it is empty.
+    /// The counter of documents of one tenant (`None`: of all) in one namespace (empty: in any).
     fn among(tenant: Option<&str>, namespace: &str) -> Self {
         let mut hash = u64::from(tenant.is_some());
         for text in [tenant.unwrap_or_default(), namespace] {
             for &byte in text.as_bytes() {
                 hash = (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
             }
-            // No text has this byte: what ends one is no part of the next.
+            // No text has this byte: it keeps the end of one part from being read as the start of the next.
             hash = mix(hash ^ 0xff);
         }
         Self((hash % BUCKETS as u64) as u16)
@@ -68,20 +67,20 @@ impl Bucket {
 }
 
 impl Changes {
-    /// Reads a counter, and whether it is at rest.
+    /// Reads a counter; the second value is true if it is at rest.
     fn read(&self, bucket: Bucket) -> (u64, bool) {
         let count = self.0[usize::from(bucket.0)].load(Ordering::Acquire);
         (count, count.is_multiple_of(2))
     }
 }
 
-/// What the counters of some shards say, together: equal ones mean equal counters, as far as 128 bits
-/// tell them apart.
+/// The counters of some shards, read together and hashed to 128 bits: equal stamps mean equal counters, but for a
+/// collision.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Stamp(u64, u64);
 
 impl Stamp {
-    /// Reads the counters of these shards; `None` if any of them is just being moved.
+    /// Reads the counters of these shards; `None` if one of them is odd at this moment.
     pub fn read<'a>(changes: impl Iterator<Item = &'a Changes>, bucket: Bucket) -> Option<Self> {
         let mut stamp = Self(u64::from(bucket.0), 1);
         for shard in changes {
@@ -94,40 +93,40 @@ impl Stamp {
         Some(stamp)
     }
 
-    /// A few bits of it.
+    /// The lower bits of the stamp.
     #[must_use]
     pub fn digest(self) -> u64 {
         self.0
     }
 }
 
-/// The counters of a shard for its owner, the only one who moves them.
+/// The counters of a shard for its owner, the only thread that moves them.
 #[derive(Default)]
 pub struct Changing {
     changes: Option<Arc<Changes>>,
-    /// Those that are odd.
+    /// Counters that are odd now.
     open: Vec<Bucket>,
 }
 
 impl Changing {
-    /// Moves these counters from now on.
+    /// Counts in `changes` from now on.
     pub fn begin(&mut self, changes: Arc<Changes>) {
         self.open.clear();
         self.changes = Some(changes);
     }
 
-    /// A document with this metadata is about to be changed, to come or to go.
+    /// Announces that a document with this metadata is about to be inserted, changed or removed.
     pub fn touch(&mut self, payload: &Payload) {
         let Some(changes) = &self.changes else { return };
         let namespace = payload.namespace();
-        // Where one of these is not there, it is the same counter twice, which is moved once.
+        // A missing tenant or an empty namespace gives one counter twice; it is moved once.
         for tenant in [None, payload.get(TENANT_INDEX_KEY)] {
             for namespace in ["", namespace] {
                 let bucket = Bucket::among(tenant, namespace);
                 let count = &changes.0[usize::from(bucket.0)];
                 let before = count.load(Ordering::Relaxed);
                 if before.is_multiple_of(2) {
-                    // Comes before the change for whoever sees the change.
+                    // Stored before the change, for readers that see the change.
                     count.store(before + 1, Ordering::SeqCst);
                     self.open.push(bucket);
                 }
@@ -135,7 +134,7 @@ impl Changing {
         }
     }
 
-    /// All that was to be changed is.
+    /// Makes the odd counters even: all announced changes are done.
     pub fn settle(&mut self) {
         let Some(changes) = &self.changes else { return };
         for bucket in self.open.drain(..) {
@@ -159,7 +158,7 @@ mod tests {
         Stamp::read([changes].into_iter(), Bucket::of(realm))
     }
 
-    /// Whoever could have asked for a document is told, and others are not.
+    /// A change moves the counter of each realm that the document is part of, and no other counter.
     #[test]
     fn a_change_is_seen_in_every_realm_that_the_document_is_part_of() {
         let realms = [
@@ -210,7 +209,7 @@ mod tests {
                 stamps.push(stamp);
             }
         }
-        // Nobody keeps answers: nothing is counted.
+        // Without a cache nothing is counted.
         let mut changing = Changing::default();
         changing.touch(&Payload::new([], "").unwrap());
         changing.settle();

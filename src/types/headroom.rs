@@ -1,24 +1,24 @@
-//! The memory of this process against the bound that it keeps to.
+//! Memory use of this process against its limit.
 //!
-//! What the kernel counts is measured every so often; what is let in between two measurements is added to it,
-//! and so is what requests and answers hold beyond what they held then, so that a burst does not run past the
-//! bound before anybody looks again.
+//! The use that the kernel counts is measured now and then. Between two measurements, the bytes admitted since and
+//! the growth of the bytes that requests and answers hold are added to it, so that a burst does not pass the limit
+//! before the next measurement.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// How much memory is used, and how much may be.
+/// Bytes of memory in use, and the limit.
 #[derive(Debug)]
 pub struct Headroom {
     max_bytes: AtomicU64,
     measured_bytes: AtomicU64,
     admitted_bytes: AtomicU64,
-    /// Bytes that requests and answers hold, now and when it was measured.
+    /// Bytes that requests and answers hold: now, and at the last measurement.
     in_flight_bytes: AtomicU64,
     in_flight_measured: AtomicU64,
 }
 
 impl Default for Headroom {
-    /// No bound, until there is one.
+    /// No limit, until one is set.
     fn default() -> Self {
         Self {
             max_bytes: AtomicU64::new(u64::MAX),
@@ -31,18 +31,18 @@ impl Default for Headroom {
 }
 
 impl Headroom {
-    /// Sets the bound.
+    /// Sets the limit.
     pub fn set_max(&self, bytes: u64) {
         self.max_bytes.store(bytes, Ordering::Relaxed);
     }
 
-    /// The bound; `u64::MAX` for none.
+    /// The limit in bytes; `u64::MAX` for none.
     #[must_use]
     pub fn max(&self) -> u64 {
         self.max_bytes.load(Ordering::Relaxed)
     }
 
-    /// So much is used, as the kernel counts.
+    /// Records a measurement: bytes in use, as the kernel counts.
     pub fn measure(&self, bytes: u64) {
         let in_flight = self.in_flight_bytes.load(Ordering::Relaxed);
         self.in_flight_measured.store(in_flight, Ordering::Relaxed);
@@ -50,7 +50,7 @@ impl Headroom {
         self.measured_bytes.store(bytes, Ordering::Relaxed);
     }
 
-    /// Bytes used: measured, and let in since.
+    /// Bytes in use: the last measurement, and the bytes admitted since.
     #[must_use]
     pub fn used(&self) -> u64 {
         let measured = self.measured_bytes.load(Ordering::Relaxed);
@@ -60,34 +60,34 @@ impl Headroom {
         measured.saturating_add(admitted).saturating_add(more)
     }
 
-    /// Bytes that may still be used.
+    /// Bytes left below the limit.
     #[must_use]
     pub fn left(&self) -> u64 {
         self.max().saturating_sub(self.used())
     }
 
-    /// Requests and answers hold so much more.
+    /// Adds to the bytes that requests and answers hold.
     pub(crate) fn hold(&self, bytes: u64) {
         self.in_flight_bytes.fetch_add(bytes, Ordering::Relaxed);
     }
 
-    /// They hold so much less.
+    /// Subtracts from the bytes that requests and answers hold.
     pub(crate) fn release(&self, bytes: u64) {
         self.in_flight_bytes.fetch_sub(bytes, Ordering::Relaxed);
     }
 
-    /// So much more may be used.
+    /// True if this number of bytes more fits below the limit.
     #[must_use]
     pub fn has_room(&self, bytes: usize) -> bool {
         self.used().saturating_add(bytes as u64) <= self.max()
     }
 
-    /// So much more is going to be used.
+    /// Counts bytes that are about to be used.
     pub fn admit(&self, bytes: usize) {
         self.admitted_bytes.fetch_add(bytes as u64, Ordering::Relaxed);
     }
 
-    /// The bound is reached: nothing that takes more memory is let in.
+    /// True if the limit is reached: requests that take more memory are refused.
     #[must_use]
     pub fn is_low(&self) -> bool {
         self.used() >= self.max()
@@ -99,7 +99,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_let_in_counts_until_it_is_measured() {
+    fn admitted_bytes_count_until_the_next_measurement() {
         let headroom = Headroom::default();
         assert!(headroom.has_room(usize::MAX / 2), "there is no bound");
         headroom.set_max(1_000);
@@ -113,13 +113,13 @@ mod tests {
         assert!(!headroom.is_low() && headroom.has_room(100));
     }
     #[test]
-    fn what_is_in_flight_counts_once() {
+    fn bytes_in_flight_count_once() {
         let headroom = Headroom::default();
         headroom.set_max(1_000);
         headroom.measure(500);
         headroom.hold(300);
         assert_eq!((headroom.used(), headroom.left()), (800, 200));
-        // The kernel has it in its count by now.
+        // The kernel's count includes these bytes by now.
         headroom.measure(800);
         assert_eq!(headroom.used(), 800);
         headroom.release(200);

@@ -1,6 +1,6 @@
 //! Numbers as people read them.
 
-/// Bytes, such as `1.5 GiB`.
+/// Bytes in a binary unit, such as `1.5 GiB`.
 #[must_use]
 pub fn show_bytes(bytes: u64) -> String {
     const UNITS: [&str; 5] = ["KiB", "MiB", "GiB", "TiB", "PiB"];

@@ -8,7 +8,7 @@ pub struct DocId(pub u64);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ShardId(pub u32);
 
-/// Dense index of a document inside one shard's arenas.
+/// Index of one version of a document in the arenas of its partition: unique among all shards of the partition.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Slot(pub u32);
 
@@ -21,7 +21,7 @@ impl Slot {
     }
 }
 
-/// Position of a record in its shard's log. The first record has LSN 1; 0 means "nothing yet".
+/// Position of a record in the log of its shard. The first record has LSN 1; 0 means that there is none yet.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Lsn(pub u64);
 
@@ -46,8 +46,8 @@ impl DocId {
         (self.0 >> 32) as u32
     }
 
-    /// The shard that owns this document among `shards`. Part of the on-disk format: changing
-    /// it would look for every stored document in the wrong log.
+    /// The shard, of `shards`, that owns this document. Part of the on-disk format: another placement would look for
+    /// every stored document in the wrong log.
     #[must_use]
     pub fn shard(self, shards: u32) -> ShardId {
         // Multiply-shift maps the hash onto 0..shards without the bias or cost of a modulo.
@@ -81,7 +81,7 @@ mod tests {
             let mean = 70_000 / shards;
             assert!(counts.iter().all(|&n| n.abs_diff(mean) < mean / 20), "{counts:?}");
         }
-        // Golden values: these documents are on disk somewhere.
+        // Golden values: documents on disk are placed by them.
         let shards: Vec<u32> = [1, 2, 3, 1 << 40, u64::MAX].map(|id| DocId(id).shard(16).0).into();
         assert_eq!(shards, [9, 9, 1, 1, 14]);
     }

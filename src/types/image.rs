@@ -1,16 +1,16 @@
-//! The state of a shard as a value: parts in blocks of rows, as snapshots store them and as the engine gives
-//! and takes them.
+//! The state of a shard as a value: parts in blocks of rows, as snapshots store them and as the engine writes and
+//! restores them.
 
 use super::metric::Metric;
 use super::stripe::Stripe;
 
-/// Extents looked at in one piece of work on a core.
+/// Extents processed in one slice of work on a core.
 pub const EXTENTS_AT_ONCE: usize = 1_024;
 
-/// Longest extent: a block of payloads, each of the largest size.
+/// Largest length of an extent, in bytes: a block of payloads, each of the largest size.
 pub const EXTENT_BYTES_MAX: usize = 32 << 20;
 
-/// Slots in a block of the parts that have a small row for each.
+/// Slots in a block of each part that has a small row per slot.
 pub const SLOTS_IN_BLOCK: u32 = 4_096;
 
 /// Slots in a block of payloads.
@@ -31,13 +31,13 @@ pub const fn links_in_block(row_bytes: usize) -> u32 {
     power_of_two(64 << 10, row_bytes)
 }
 
-/// The largest power of two of rows that fits, at least one.
+/// The largest power of two of rows that fits into `bytes`, at least 1.
 const fn power_of_two(bytes: usize, row_bytes: usize) -> u32 {
     let rows = bytes / row_bytes;
     if rows == 0 { 1 } else { 1 << rows.ilog2() }
 }
 
-/// What an extent holds.
+/// The kind of data in an extent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[repr(u32)]
 pub enum Part {
@@ -45,19 +45,19 @@ pub enum Part {
     Vectors = 1,
     /// Metadata.
     Payloads = 2,
-    /// When versions were born and died.
+    /// LSNs at which versions were born and died.
     Lives = 3,
     /// Document ids.
     Ids = 4,
     /// Levels of nodes.
     Levels = 5,
-    /// Where the lists above level 0 of a node are.
+    /// Positions of a node's lists above level 0.
     UpperStarts = 6,
-    /// Adjacency on level 0.
+    /// Links on level 0.
     Links = 7,
-    /// Adjacency above.
+    /// Links above level 0.
     UpperLinks = 8,
-    /// Document id to slot.
+    /// The index from document id to slot.
     Index = 9,
 }
 
@@ -75,31 +75,31 @@ impl Part {
         Self::Index,
     ];
 
-    /// True if blocks that have not changed stay where an earlier snapshot has put them.
+    /// True if unchanged blocks of this part stay in the file of an earlier snapshot.
     #[must_use]
     pub fn is_carried(self) -> bool {
         matches!(self, Self::Vectors | Self::Payloads)
     }
 }
 
-/// Some rows of a part, in a file.
+/// A block of rows of one part, in a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Extent {
-    /// What it holds.
+    /// The kind of data.
     pub part: Part,
-    /// Which of the part's blocks.
+    /// Number of the block within its part.
     pub block: u32,
-    /// Number of the snapshot in whose file it lies.
+    /// Number of the snapshot in whose file the extent lies.
     pub file: u64,
-    /// Where in the file.
+    /// Offset in the file, in bytes.
     pub offset: u64,
-    /// Its length without padding.
+    /// Length in bytes, without padding.
     pub bytes: u32,
-    /// Checksum of its whole blocks.
+    /// Checksum of its whole 4 KiB blocks.
     pub crc: u32,
 }
 
-/// What kind of state it is, and how much.
+/// The parameters of a shard's state, and its counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Shape {
     /// How vectors are compared.
@@ -108,18 +108,18 @@ pub struct Shape {
     pub dimension: u32,
     /// Links of a node, as in the graph's parameters.
     pub m: u32,
-    /// Slots.
+    /// Slots in use.
     pub slots: u32,
-    /// Documents alive.
+    /// Live documents.
     pub live: u32,
     /// Nodes in the graph.
     pub linked: u32,
-    /// Those of them that are dead.
+    /// Dead nodes among them.
     pub dead_linked: u32,
     /// Lists above level 0.
     pub upper_lists: u32,
-    /// Where walks begin, as the graph keeps it.
+    /// Entry point of walks, in the graph's own encoding.
     pub entry: u64,
-    /// Whose slots they are, of those in the partition.
+    /// The slots of the shard among those of its partition.
     pub stripe: Stripe,
 }

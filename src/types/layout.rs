@@ -1,4 +1,4 @@
-//! Which shards have a graph in common: partitions of neighbouring shards.
+//! Assignment of shards to partitions: neighbouring shards share one graph.
 //!
 //! The shards of a partition are the owners of its slots: shard s is owner `owner_of(s)` of
 //! partition `partition_of(s)`. Partitions differ by at most one shard.
@@ -7,7 +7,7 @@ use std::ops::Range;
 
 use crate::types::ShardId;
 
-/// How `shards` shards are divided among partitions.
+/// A division of `shards` shards among partitions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Layout {
     shards: u32,
@@ -25,7 +25,7 @@ impl Layout {
         Self { shards, partitions }
     }
 
-    /// Shards of all partitions.
+    /// Number of shards of all partitions.
     #[must_use]
     pub fn shards(self) -> u32 {
         self.shards
@@ -47,7 +47,7 @@ impl Layout {
         start(partition)..start(partition + 1)
     }
 
-    /// The partition that a shard is in.
+    /// The partition of a shard.
     #[must_use]
     pub fn partition_of(self, shard: ShardId) -> u32 {
         let of = |shard: u32| u64::from(shard) * u64::from(self.partitions);
@@ -56,7 +56,7 @@ impl Layout {
         u32::try_from(next).expect("below the number of partitions")
     }
 
-    /// The core, of so many, that a shard is on: shards of a partition are on neighbouring cores.
+    /// The core, of `cores`, that a shard is on: shards of a partition are on neighbouring cores.
     #[must_use]
     pub fn core_of(self, shard: ShardId, cores: usize) -> usize {
         match self.shards as usize <= cores {
@@ -65,7 +65,7 @@ impl Layout {
         }
     }
 
-    /// Which of the owners of its partition a shard is.
+    /// Number of a shard among the owners of its partition.
     #[must_use]
     pub fn owner_of(self, shard: ShardId) -> u32 {
         shard.0 - self.members(self.partition_of(shard)).start
@@ -77,7 +77,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_shard_is_in_one_partition_and_they_are_of_a_size() {
+    fn each_shard_is_in_one_partition_and_partitions_are_of_equal_size() {
         for shards in 1..70 {
             for partitions in 1..=shards {
                 let layout = Layout::new(shards, partitions);

@@ -1,13 +1,13 @@
 //! Bounds that several parts of the program share: sizes in bytes, counts of slots, shards and values.
 
-/// Bytes of a block, the unit of direct reads and writes: the largest sector of common devices.
+/// Bytes of a disk block, the unit of direct reads and writes: the largest sector of common devices.
 pub const BLOCK: usize = 4_096;
 
-/// Most bytes of records in one group of the log. It bounds memory while a log is read, and the work of one
+/// Most bytes of records in one group of the log. The limit bounds memory while a log is read, and the work of one
 /// sync.
 pub const GROUP_BYTES_MAX: usize = 1 << 20;
 
-/// Most slots of one shard, and of one partition.
+/// Most slots of one shard. A partition has at most as many per owner, and 2³⁰ in all (`types/stripe.rs`).
 pub const SLOTS_MAX: usize = 1 << 26;
 
 /// Most owners of a partition.

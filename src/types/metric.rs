@@ -1,6 +1,6 @@
-//! How vectors are compared: the metric of a collection, its word in a configuration and its score.
+//! The metric of a collection: its word in a configuration, its score, and the metric by which documents are linked.
 
-/// The distance of a collection, fixed when its data directory is made.
+/// The metric of a collection, fixed when its data directory is made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Metric {
     /// Angle between vectors; they are stored scaled to unit length.
@@ -12,7 +12,7 @@ pub enum Metric {
 }
 
 impl Metric {
-    /// The config word, as in `hnsw.distance`.
+    /// The configuration word, as in `hnsw.distance`.
     #[must_use]
     pub const fn word(self) -> &'static str {
         match self {
@@ -22,13 +22,13 @@ impl Metric {
         }
     }
 
-    /// The metric of a config word.
+    /// The metric of a configuration word.
     #[must_use]
     pub fn of_word(word: &str) -> Option<Self> {
         [Self::Cosine, Self::InnerProduct, Self::Euclidean].into_iter().find(|m| m.word() == word)
     }
 
-    /// What a client sees for this distance; larger is nearer.
+    /// The score that a client sees for this distance; larger is nearer.
     #[must_use]
     pub fn score(self, distance: f32) -> f32 {
         match self {

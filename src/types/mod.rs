@@ -1,5 +1,5 @@
-//! Values and limits that every part of the program shares. Nothing here names a file, a clock, a thread or
-//! an executor.
+//! Values and limits that every part of the program shares. Nothing here names a file, a clock, a thread or an
+//! executor.
 
 pub mod changes;
 pub mod headroom;

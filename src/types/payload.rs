@@ -1,13 +1,13 @@
-//! A document's metadata as one immutable byte string: the form in memory, in the log, and in
-//! a search result on its way to the gateway, which alone turns it into a map.
+//! A document's metadata as one immutable byte string: its form in memory, in the log, and in a search result on its
+//! way to the gateway, which alone turns it into a map.
 //!
 //! ```text
 //! count u16 | then, sorted by key, for each pair:
 //! key_bytes u32 | value_bytes u32 | key (UTF-8) | value (UTF-8)      little-endian
 //! ```
 //!
-//! The namespace is the pair `__namespace__`, present only when it is not empty; the tenant, where
-//! there is one, two more.
+//! The namespace is the pair `__namespace__`, present only if it is not empty; the tenant, if there is one, is two
+//! more pairs.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -55,7 +55,8 @@ pub enum PayloadError {
 
 /// Immutable metadata of one document. Cloning counts a reference.
 ///
-/// A part of a block of memory: its own, or, after a restart, one that it shares with others.
+/// The bytes are a range of a block of memory: a block of its own, or, after a restart, one shared with other
+/// documents.
 #[derive(Clone)]
 pub struct Payload {
     block: Arc<[u8]>,
@@ -89,7 +90,7 @@ impl Payload {
         Self::within(pairs, &namespace.into())
     }
 
-    /// Encodes `pairs`, without the reserved ones among them, and what documents of `realm` have.
+    /// Encodes `pairs`, without the reserved ones among them, and the reserved pairs of `realm`.
     ///
     /// # Errors
     /// If a limit is passed.
@@ -140,7 +141,7 @@ impl Payload {
             .expect("both parts were within limits")
     }
 
-    /// Reads what [`Payload::bytes`] gave, trusting nothing.
+    /// Reads bytes that [`Payload::bytes`] gave, and checks all of them.
     ///
     /// # Errors
     /// If the bytes are not exactly one payload.
@@ -165,8 +166,8 @@ impl Payload {
         Ok(Self::whole(bytes.into()))
     }
 
-    /// The part of `block` that holds one payload as [`Payload::bytes`] gave it, which a checksum
-    /// has vouched for.
+    /// The range of `block` that holds one payload as [`Payload::bytes`] gave it; a checksum of the block has been
+    /// checked.
     ///
     /// # Panics
     /// If the block does not reach that far, or holds fewer bytes than any payload has.
@@ -177,8 +178,8 @@ impl Payload {
         Self { block: block.clone(), start: range.start, end: range.end }
     }
 
-    /// The same in memory of its own, for whoever keeps it longer than its document: not as a part of
-    /// what documents share.
+    /// A copy in memory of its own, for use longer than the document's: it does not keep alive a block that documents
+    /// share.
     #[must_use]
     pub fn alone(&self) -> Self {
         match self.bytes().len() == self.block.len() {
@@ -256,7 +257,7 @@ impl Payload {
     }
 }
 
-/// The first pair of `bytes` and what follows it; `None` when they do not hold one.
+/// The first pair of `bytes`, and the bytes after it; `None` if they do not hold a pair.
 fn split_pair(bytes: &[u8]) -> Option<(&[u8], &[u8], &[u8])> {
     let (key_bytes, rest) = bytes.split_first_chunk::<4>()?;
     let (value_bytes, rest) = rest.split_first_chunk::<4>()?;

@@ -1,9 +1,9 @@
-//! A place in the log of a shard: the LSN of the next record, and the chain of checksums up to there.
+//! A position in the log of a shard: the LSN of the next record, and the chain of checksums up to there.
 
 use super::Lsn;
 use crate::sabotage::{Pillar, is_off};
 
-/// Where a log stands: what a next group has to continue.
+/// End of a log: the values that the next group has to continue.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Position {
     /// LSN of the next record.
@@ -13,10 +13,10 @@ pub struct Position {
 }
 
 impl Position {
-    /// Of a log that has no record.
+    /// The position of a log without records.
     pub const START: Self = Self { next_lsn: Lsn(1), chain: 0 };
 
-    /// True if what continues `other` continues this.
+    /// True if a group that continues `other` continues this position too.
     #[must_use]
     pub fn is(&self, other: &Self) -> bool {
         self.next_lsn == other.next_lsn && (self.chain == other.chain || is_off(Pillar::Chain))

@@ -1,11 +1,11 @@
-//! Whose documents a request is about: a tenant's, where there are tenants, and of a namespace,
-//! where one is named. A document carries both in its metadata, under keys that clients can't write.
+//! The documents that a request may see: those of a tenant, if there are tenants, and of a namespace, if one is
+//! named. A document carries both in its metadata, under keys that clients can't write.
 
 use std::sync::Arc;
 
 use super::payload::{NAMESPACE_KEY, Payload, TENANT_INDEX_KEY, TENANT_KEY};
 
-/// A tenant, as its documents name it.
+/// A tenant, as its documents' metadata names it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TenantMark {
     /// Its name.
@@ -14,24 +14,24 @@ pub struct TenantMark {
     pub index: String,
 }
 
-/// Part of all documents. The default one is all of them.
+/// A subset of the documents, by tenant and namespace. The default is all documents.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Realm {
-    /// Only documents of this tenant.
+    /// Only documents of this tenant; `None` for all tenants.
     pub tenant: Option<Arc<TenantMark>>,
-    /// Only documents of this namespace; of any if empty.
+    /// Only documents of this namespace; empty for any.
     pub namespace: Box<str>,
 }
 
 impl From<&str> for Realm {
-    /// A namespace, where there are no tenants.
+    /// A namespace, without tenants.
     fn from(namespace: &str) -> Self {
         Self { tenant: None, namespace: namespace.into() }
     }
 }
 
 impl Realm {
-    /// Whether a document with this metadata is part of it.
+    /// True if a document with this metadata is in the realm.
     #[must_use]
     pub fn admits(&self, payload: &Payload) -> bool {
         let is_of_tenant = match &self.tenant {
@@ -41,7 +41,7 @@ impl Realm {
         is_of_tenant && (self.namespace.is_empty() || payload.namespace() == &*self.namespace)
     }
 
-    /// What a document of this realm has in its metadata because of that.
+    /// The reserved metadata pairs of a document in this realm.
     pub(super) fn pairs(&self) -> impl Iterator<Item = (&str, &str)> {
         let namespace = (!self.namespace.is_empty()).then_some((NAMESPACE_KEY, &*self.namespace));
         let tenant = self.tenant.iter().flat_map(|mark| {
@@ -74,7 +74,7 @@ mod tests {
             assert_eq!(payload.user_pairs().collect::<Vec<_>>(), [("k", "v")]);
             realms.iter().map(|realm| realm.admits(&payload)).collect()
         };
-        // Nobody's documents are no tenant's, whatever a client has written into them.
+        // A document without a tenant belongs to no tenant, whatever pairs a client has written into it.
         assert_eq!(admitted(&realms[0]), [true, false, false, false, false]);
         assert_eq!(admitted(&realms[1]), [true, true, false, false, false]);
         assert_eq!(admitted(&realms[2]), [true, false, true, false, false]);

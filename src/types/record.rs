@@ -1,8 +1,8 @@
-//! What the log says: the changes of one shard, as they are applied and as they are stored.
+//! Log records: the changes of one shard, as they are applied and as they are stored.
 //!
-//! Records are physical: an update carries the metadata that results, a delete names a document
-//! that exists. All that could be refused was refused before, so a replay can't go another way
-//! than the first run.
+//! Records are physical: an update carries the metadata that results, a delete names a document that exists. Every
+//! change that could be refused was refused before it was logged, so a replay can't take another course than the
+//! first run.
 //!
 //! ```text
 //! Put          doc_id u64 | values u32 | payload_bytes u32 | values × f32 | payload
@@ -14,48 +14,48 @@
 use crate::types::DocId;
 use crate::types::payload::Payload;
 
-/// Ids in one record of a batch, so that each is applied within a slice. A larger batch takes
-/// several records, one after the other, all but the last with `more`. It counts only when it
-/// is complete: any record but its next part ends an incomplete one as if it had never been.
+/// Most ids in one record of a batch, so that each record is applied within a slice. A larger batch takes several
+/// records, one after the other, all but the last with `more`. A batch counts only when it is complete: any record
+/// but its next part ends an incomplete batch as if it had never been.
 pub const BATCH_IDS_MAX: usize = 2048;
 
-/// One change.
+/// One change of a shard.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Record {
-    /// Store a document; a former version of it is replaced.
+    /// Store a document; an earlier version of it is replaced.
     Put {
-        /// The document.
+        /// Id of the document.
         id: DocId,
         /// Its vector, in the form in which it is searched.
         vector: Box<[f32]>,
         /// Its metadata.
         payload: Payload,
     },
-    /// End a document.
+    /// Delete a document.
     Delete {
-        /// The document.
+        /// Id of the document.
         id: DocId,
     },
-    /// Give a document other metadata.
+    /// Replace the metadata of a document.
     SetPayload {
-        /// The document.
+        /// Id of the document.
         id: DocId,
-        /// All of its metadata from now on.
+        /// All of its metadata after the change.
         payload: Payload,
     },
-    /// End documents, all or none.
+    /// Delete documents, all or none.
     DeleteBatch {
-        /// The documents.
+        /// Ids of the documents.
         ids: Vec<DocId>,
         /// Number of this part of the batch, from 0.
         part: u32,
-        /// The batch goes on in the next record.
+        /// True if the batch continues in the next record.
         more: bool,
     },
 }
 
 impl Record {
-    /// The byte that tells records apart on disk.
+    /// The byte that names the kind of record on disk.
     #[must_use]
     pub fn kind(&self) -> u8 {
         match self {
@@ -111,10 +111,10 @@ impl Record {
         }
     }
 
-    /// Reads a record, trusting nothing.
+    /// Reads a record, and checks all of its bytes.
     ///
     /// # Errors
-    /// What is wrong with the bytes.
+    /// The reason why the bytes are no record.
     pub fn decode(kind: u8, bytes: &[u8]) -> Result<Self, &'static str> {
         let (head, tail) = bytes.split_first_chunk::<8>().ok_or("record too short")?;
         let id = || match u64::from_le_bytes(*head) {
@@ -162,7 +162,7 @@ fn decode_put(id: DocId, bytes: &[u8]) -> Result<Record, &'static str> {
     Ok(Record::Put { id, vector, payload })
 }
 
-/// The records of one batch.
+/// The records of one batch, of at most [`BATCH_IDS_MAX`] ids each.
 #[must_use]
 pub fn delete_batch(ids: &[DocId]) -> Vec<Record> {
     let count = ids.len().div_ceil(BATCH_IDS_MAX);

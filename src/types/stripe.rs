@@ -1,8 +1,8 @@
-//! Which slots of a partition are whose.
+//! Division of a partition's slots among its owners.
 //!
-//! The owners of a partition have its slots in turn, [`BLOCK_SLOTS`] at a time, so that who owns
-//! a slot follows from its name, nobody has to be asked for one, and the names in use lie close
-//! together as long as the owners have about as many documents, which the hash of the ids sees to.
+//! The owners of a partition have its slots in turn, [`BLOCK_SLOTS`] at a time. The owner of a slot follows from its
+//! index, an owner takes new slots without asking the others, and the slots in use lie close together as long as the
+//! owners have about as many documents each, which the hash of the ids ensures.
 
 use std::ops::Range;
 
@@ -10,13 +10,13 @@ use super::Slot;
 pub use super::limits::OWNERS_MAX;
 use super::limits::SLOTS_MAX;
 
-/// Slots that follow one another and have one owner: a block of what a snapshot has by slot.
+/// Consecutive slots of one owner: a block of the parts that a snapshot stores by slot.
 pub const BLOCK_SLOTS: u32 = 4_096;
 
-/// Slots of a partition are below this: what goes with them in a word needs the other two bits.
+/// Slot indexes use 30 bits; other data is packed beside them into the two upper bits of a `u32`.
 const NAMES_MAX: u32 = 1 << 30;
 
-/// The slots of one owner.
+/// The slots of one owner of a partition.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Stripe {
     owner: u32,
@@ -33,7 +33,7 @@ impl Stripe {
     /// All slots, of the only owner.
     pub const WHOLE: Self = Self { owner: 0, owners: 1 };
 
-    /// The slots of owner number `owner` of so many.
+    /// The slots of owner number `owner` of `owners`.
     ///
     /// # Panics
     /// If there is no such owner, or there are more than [`OWNERS_MAX`].
@@ -43,34 +43,34 @@ impl Stripe {
         Self { owner, owners }
     }
 
-    /// Which of the owners.
+    /// Number of this owner.
     #[inline]
     #[must_use]
     pub fn owner(self) -> u32 {
         self.owner
     }
 
-    /// How many owners there are.
+    /// Number of owners of the partition.
     #[inline]
     #[must_use]
     pub fn owners(self) -> u32 {
         self.owners
     }
 
-    /// How many slots the owner can have.
+    /// Most slots that this owner can have.
     #[must_use]
     pub fn slots_max(self) -> usize {
         let fair = NAMES_MAX / self.owners / BLOCK_SLOTS * BLOCK_SLOTS;
         SLOTS_MAX.min(fair as usize)
     }
 
-    /// All slots of all owners are below this.
+    /// Exclusive upper bound of the slots of all owners.
     #[must_use]
     pub fn names_max(self) -> usize {
         self.slots_max() * self.owners as usize
     }
 
-    /// The owner's slot number `number`.
+    /// The global slot of this owner's local slot `number`.
     #[inline]
     #[must_use]
     pub fn slot(self, number: u32) -> Slot {
@@ -81,7 +81,7 @@ impl Stripe {
         Slot(block * BLOCK_SLOTS + number % BLOCK_SLOTS)
     }
 
-    /// Which of its owner's slots `slot` is.
+    /// The local number of `slot` among its owner's slots.
     #[inline]
     #[must_use]
     pub fn number(self, slot: Slot) -> u32 {
@@ -91,14 +91,14 @@ impl Stripe {
         slot.0 / BLOCK_SLOTS / self.owners * BLOCK_SLOTS + slot.0 % BLOCK_SLOTS
     }
 
-    /// Who owns `slot`.
+    /// The owner of `slot`.
     #[inline]
     #[must_use]
     pub fn owner_of(self, slot: Slot) -> u32 {
         if self.owners == 1 { 0 } else { slot.0 / BLOCK_SLOTS % self.owners }
     }
 
-    /// True if `slot` is the owner's.
+    /// True if `slot` belongs to this owner.
     #[inline]
     #[must_use]
     pub fn owns(self, slot: Slot) -> bool {
@@ -110,7 +110,7 @@ impl Stripe {
         (0..count).map(move |number| self.slot(number))
     }
 
-    /// The names of the owner's slots with these numbers, in runs.
+    /// The global slots of these local numbers, in runs of consecutive ones.
     pub fn runs(self, numbers: Range<u32>) -> impl Iterator<Item = Range<u32>> {
         let mut next = numbers.start;
         std::iter::from_fn(move || {

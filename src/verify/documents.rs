@@ -1,5 +1,5 @@
-//! Whether the parts of a snapshot tell of the same documents: each document has metadata and a place
-//! in the index of ids, and there is nothing of documents that are gone.
+//! Comparison of a snapshot's parts by document: each document has metadata and a place in the index of ids, and
+//! there is no data of deleted documents.
 
 use roaring::RoaringBitmap;
 
@@ -9,30 +9,30 @@ use crate::store::{payloads, values};
 use crate::types::ShardId;
 use crate::types::image::{Extent, INDEX_IN_BLOCK, PAYLOADS_IN_BLOCK, Part, SLOTS_IN_BLOCK};
 
-/// Slots of a snapshot, by what they have.
+/// Slots of a snapshot, by the data that they have.
 #[derive(Default)]
 struct Slots {
-    /// A document that is alive.
+    /// Slots with a live document.
     alive: RoaringBitmap,
-    /// Metadata.
+    /// Slots with metadata.
     with_metadata: RoaringBitmap,
-    /// A place in the index of ids.
+    /// Slots with a place in the index of ids.
     in_index: RoaringBitmap,
-    /// Such places, each of which should be of another slot.
+    /// Number of entries in the index, each of which should be of another slot.
     index_entries: u64,
 }
 
-/// What the comparison has found.
+/// Result of the comparison.
 #[derive(Debug, Default)]
 pub(super) struct Compared {
-    /// Slots of documents that are gone, which have metadata: an earlier version left it there. A start
-    /// drops it.
+    /// Number of slots of deleted documents that have metadata: an earlier version of this program left it there. A
+    /// start drops it.
     pub(super) stale: u64,
-    /// What can't be.
+    /// Descriptions of contradictions.
     pub(super) faults: Vec<String>,
 }
 
-/// Reads the parts of a snapshot that tell of documents, all of which are as they were written.
+/// Reads the parts of a snapshot that have data on documents; all of them are as they were written.
 pub(super) async fn compare<D: Disk>(
     disk: &D,
     (shard, number): (ShardId, u64),
@@ -91,7 +91,7 @@ impl Slots {
             }
         };
         fault((&self.alive - &self.with_metadata).len(), "documents have no metadata");
-        // Without entries it was given up, and a start goes by the documents.
+        // An index without entries was given up, and a start uses the documents.
         if self.index_entries > 0 {
             fault((&self.alive - &self.in_index).len(), "documents are not in the index of ids");
         }

@@ -1,14 +1,14 @@
 //! Checks the logs and snapshots of a data directory without opening it, and changes nothing.
 //!
-//! Recovery stops at the first fault, because it must not go on; this tells all of them. What is
-//! good and what is not is decided by the same code, [`wal::reader`](crate::wal::reader); what is
-//! here is which files there should be, where reading goes on behind damage, and what to say.
+//! Recovery stops at the first fault, because it must not go on; this check reports all of them. Good and bad data
+//! are told apart by the same code, [`wal::reader`](crate::wal::reader); this module adds which files there should
+//! be, where reading goes on behind damage, and the texts of the report.
 //!
-//! The snapshots that MANIFEST names are read as well; where there are some, a log may begin after
-//! LSN 1. What their parts say of documents is compared: lifetimes, metadata and the index of ids.
+//! The snapshots that MANIFEST names are read as well; if there are some, a log may begin after LSN 1. The data that
+//! their parts have on documents is compared: lifetimes, metadata and the index of ids.
 //!
-//! Nobody may write to the directory meanwhile: half of a write would be taken for damage. Memory
-//! holds one window of one file, a line for each segment and fault, and some bits for each slot.
+//! No process may write to the directory meanwhile: half of a write would be taken for damage. Memory holds one
+//! window of one file, a line for each segment and fault, and some bits for each slot.
 
 mod documents;
 #[cfg(test)]
@@ -40,16 +40,16 @@ use crate::wal::{parse_segment_name, segment_name};
 /// Files of a data directory that are neither log, snapshot nor MANIFEST.
 const OTHER_NAMES: [&str; 3] = ["LOCK", "access_log.bin", "tenants.json"];
 
-/// Most notes about files that nobody names.
+/// Most notes about files that nothing refers to.
 const NOTES_MAX: usize = 50;
 
-/// Before a segment is read: its name, how many were read before it, and how many there are.
+/// Called before a segment is read, with its name, the number of segments read before, and their total.
 pub type Progress<'a> = &'a mut dyn FnMut(&str, usize, usize);
 
-/// Gets records with their LSNs.
+/// Called with each record and its LSN.
 pub type OnRecord<'a> = &'a mut dyn FnMut(Lsn, Record);
 
-/// Checks the logs in `disk`; `None` if there is nothing of a database.
+/// Checks the logs in `disk`; `None` if there is no database.
 ///
 /// # Errors
 /// If the directory can't be listed. Files that can't be read are in the report.
@@ -94,8 +94,8 @@ pub async fn verify<D: Disk>(
     Ok(Some(report))
 }
 
-/// Reads all that can be read of the log of `shard`, and hands it over in the order in which it
-/// lies there. What can't be read is in the report; LSNs tell where it should be.
+/// Reads all readable records of the log of `shard`, and hands them over in the order in which they lie there.
+/// Unreadable ones are in the report; LSNs tell where they should be.
 ///
 /// # Errors
 /// If the directory can't be listed.
@@ -114,7 +114,7 @@ pub async fn read_log<D: Disk>(
     Ok(report)
 }
 
-/// Checks one complete segment that MANIFEST names, by itself: what is wrong with it. A server may run.
+/// Checks one complete segment that MANIFEST names, by itself; returns its faults. A server may run.
 ///
 /// # Errors
 /// If it can't be read.
@@ -138,7 +138,7 @@ pub async fn check_sealed<D: Disk>(
     Ok(segment::check(&file, &header, tail, first, &mut expected, None).await?.faults)
 }
 
-/// Checks what lies in one file of snapshots, by itself: what is wrong with it. A server may run.
+/// Checks all extents in one file of snapshots, by itself; returns their faults. A server may run.
 ///
 /// # Errors
 /// If it can't be read.
@@ -177,7 +177,7 @@ fn about_manifest(what: &str) -> Fault {
     Fault { file: MANIFEST_NAME.into(), what: what.into(), ..Fault::default() }
 }
 
-/// The segments that are there and those that MANIFEST names, by shard and number.
+/// The segments that exist and those that MANIFEST names, by shard and number.
 fn candidates(
     names: &[String],
     manifest: Option<&Manifest>,
@@ -212,7 +212,7 @@ fn candidates(
     shards
 }
 
-/// Notes the files that are no part of a database, or were left by a write that was cut off.
+/// Notes the files that are no part of a database, or were left by an interrupted write.
 fn note_others(names: &[String], report: &mut Report) {
     let is_known = |name: &&String| {
         *name == MANIFEST_NAME

@@ -1,4 +1,4 @@
-//! Logs that do not begin with LSN 1, and segments that something follows.
+//! Logs that do not begin with LSN 1, and segments that others follow.
 
 use super::State;
 use super::tests::{report, row, states, with};
@@ -7,7 +7,7 @@ use crate::disk::{BLOCK, Disk};
 use crate::manifest::{Sealed, Segment, Snapshot};
 use crate::wal::sample::Sample;
 
-/// Where a snapshot was made, the log may begin; nothing may be missing behind it.
+/// The log may begin where a snapshot was made; nothing may be missing after that.
 #[test]
 fn a_log_may_begin_where_a_snapshot_was_made() {
     let sample = Sample::made();
@@ -39,7 +39,7 @@ fn a_log_may_begin_where_a_snapshot_was_made() {
         assert!(about[0].what.contains("missing") && !report.snapshots[0].is_good);
         others
     };
-    // Right behind the segment that is gone, and further on.
+    // Directly behind the segment that is gone, and further on.
     for end in [first, third] {
         let disk = sample.copy();
         removed(&disk, 1, made_at(end));
@@ -50,14 +50,14 @@ fn a_log_may_begin_where_a_snapshot_was_made() {
     removed(&disk, 1, made_at(first));
     disk.set_content(&segments[0].file, sample.disk.content(&segments[0].file));
     assert!(faults(&disk).is_empty());
-    // Two are gone, and the snapshot has only what was in one.
+    // Two are gone, and the snapshot has only the records of one.
     let disk = sample.copy();
     removed(&disk, 2, made_at(first));
     let gap = faults(&disk);
     assert_eq!(gap.len(), 1);
     let lost = (first.last_lsn + 1, segments[1].sealed.unwrap().last_lsn);
     assert_eq!((&gap[0].file, gap[0].lost), (&segments[2].file, Some(lost)));
-    // And so is the header that says where the third begins.
+    // The header with the beginning of the third is damaged as well.
     let mut content = disk.content(&segments[2].file);
     content[17] ^= 1;
     disk.set_content(&segments[2].file, content);
@@ -73,10 +73,10 @@ fn a_log_may_begin_where_a_snapshot_was_made() {
     assert!(other[0].what.contains("was made from another log"), "{}", other[0].what);
 }
 
-/// After a write that failed the log goes on in another segment: what is behind the end of the
-/// former one was refused, and is not read.
+/// After a write that failed the log goes on in another segment: groups behind the end of the former one were
+/// refused, and are not read.
 #[test]
-fn what_follows_the_end_of_a_segment_is_not_read() {
+fn groups_behind_the_end_of_a_segment_are_not_read() {
     let mut sample = Sample::made();
     sample.manifest.segments.iter_mut().for_each(|segment| segment.sealed = None);
     sample.publish();
@@ -92,7 +92,7 @@ fn what_follows_the_end_of_a_segment_is_not_read() {
         assert!(report.is_clean, "{report}");
         assert_eq!(report.records(), whole.records());
     }
-    // One whose header could not be written was given up between the two.
+    // A segment whose header could not be written was given up between the two.
     let disk = sample.copy();
     let mut manifest = sample.manifest.clone();
     let last = segments.last().unwrap();

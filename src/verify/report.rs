@@ -1,13 +1,13 @@
-//! What a check has found, in the form that programs read; [`super::text`] is for people.
+//! Result of a check, in the form that programs read; [`super::text`] is for people.
 
 use serde::Serialize;
 
-/// What a check of a data directory has found.
+/// Result of a check of a data directory.
 #[derive(Debug, Default, Serialize)]
 pub struct Report {
-    /// Nothing is damaged. A torn tail of a log's last segment is no damage.
+    /// True if nothing is damaged. A torn tail of a log's last segment is no damage.
     pub is_clean: bool,
-    /// What MANIFEST says; `None` if it is missing or damaged, which `faults` tell.
+    /// Contents of MANIFEST; `None` if it is missing or damaged, which is in `faults`.
     pub manifest: Option<Made>,
     /// The segments, by shard and number: those in the directory and those that MANIFEST names.
     pub segments: Vec<SegmentReport>,
@@ -17,42 +17,42 @@ pub struct Report {
     pub snapshots: Vec<SnapshotReport>,
     /// All damage, in the order of the segments.
     pub faults: Vec<Fault>,
-    /// What is no damage and yet worth knowing.
+    /// Observations that are no damage and yet worth knowing.
     pub notes: Vec<String>,
 }
 
-/// What a directory was made for.
+/// Parameters of a directory.
 #[derive(Debug, Serialize)]
 pub struct Made {
     /// Number of shards.
     pub shards: u32,
     /// Values in a vector; 0 if there has been no document.
     pub dimension: u32,
-    /// The config word of the metric.
+    /// Configuration word of the metric.
     pub distance: String,
-    /// Generation of the writer, in hexadecimal.
+    /// Epoch of the writer, in hexadecimal.
     pub epoch: String,
-    /// Segments that MANIFEST names.
+    /// Number of segments that MANIFEST names.
     pub segments: usize,
 }
 
-/// How a segment is.
+/// State of a segment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum State {
-    /// Whole; MANIFEST records where it ends.
+    /// Whole; MANIFEST records its end.
     Sealed,
     /// Whole; another segment goes on from its end.
     Followed,
-    /// The last of its log, whole as far as can be told.
+    /// The last of its log, whole as far as it can be checked.
     Open,
     /// The last of its log, and its last write was cut off.
     TornTail,
     /// Prepared, never written.
     Unused,
-    /// Some of it can't be read, or can't be what was written.
+    /// Some of it can't be read, or can't be as it was written.
     Damaged,
-    /// MANIFEST names it, and it is not there.
+    /// MANIFEST names it, and it does not exist.
     Missing,
     /// A later version of this program made it.
     Newer,
@@ -63,44 +63,44 @@ pub enum State {
 pub struct SegmentReport {
     /// File name.
     pub file: String,
-    /// Whose log it belongs to, by its name.
+    /// Shard whose log it belongs to, by its name.
     pub shard: u32,
-    /// Where in the log, by its name.
+    /// Position in the log, by its name.
     pub number: u64,
-    /// How it is.
+    /// State of the segment.
     pub state: State,
-    /// MANIFEST names it.
+    /// True if MANIFEST names it.
     pub is_named: bool,
-    /// Generation of its writer, in hexadecimal, if its header could be read.
+    /// Epoch of its writer, in hexadecimal, if its header could be read.
     pub epoch: Option<String>,
-    /// Records that could be read.
+    /// Number of records that could be read.
     pub records: u64,
-    /// The first of them.
+    /// LSN of the first of these records.
     pub first_lsn: Option<u64>,
-    /// The last of them.
+    /// LSN of the last of these records.
     pub last_lsn: Option<u64>,
-    /// Up to this offset everything is good.
+    /// Offset up to which everything is good.
     pub good_bytes: u64,
-    /// The last good group ends here; more than `good_bytes` if there is damage in between.
+    /// End of the last good group, in bytes; more than `good_bytes` if there is damage in between.
     pub end_bytes: u64,
-    /// What was found of a write that was cut off.
+    /// Description of a write that was cut off.
     pub torn: Option<String>,
 }
 
 /// One log.
 #[derive(Debug, Default, Serialize)]
 pub struct ShardReport {
-    /// Which shard.
+    /// Number of the shard.
     pub shard: u32,
-    /// Segments with records.
+    /// Number of segments with records.
     pub segments: usize,
-    /// Records that could be read.
+    /// Number of records that could be read.
     pub records: u64,
-    /// The first of them.
+    /// LSN of the first of these records.
     pub first_lsn: Option<u64>,
-    /// The last of them.
+    /// LSN of the last of these records.
     pub last_lsn: Option<u64>,
-    /// The segments follow one another, and LSNs run on without a gap.
+    /// True if the segments follow one another, and LSNs run on without a gap.
     pub is_continuous: bool,
 }
 
@@ -109,39 +109,39 @@ pub struct ShardReport {
 pub struct SnapshotReport {
     /// File name.
     pub file: String,
-    /// Whose state it is.
+    /// Shard whose state it is.
     pub shard: u32,
-    /// Which one, counted from 1.
+    /// Number of the snapshot, from 1.
     pub number: u64,
-    /// The last record of the log that is in it.
+    /// LSN of the last record of the log that is in it.
     pub last_lsn: u64,
-    /// All files that hold parts of it are as they were written, and tell of the same documents.
+    /// True if all files that hold parts of it are as they were written, and the parts have matching documents.
     pub is_good: bool,
-    /// Documents that are gone, and have metadata in it: an earlier version kept it. A start drops it.
+    /// Number of deleted documents with metadata in it: an earlier version of this program kept it. A start drops it.
     pub stale_metadata: u64,
 }
 
-/// One damage.
+/// A fault.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct Fault {
     /// The file, by name.
     pub file: String,
-    /// Where in it; `None` if it is about the file as a whole.
+    /// Offset in the file, in bytes; `None` if the fault is about the file as a whole.
     pub offset: Option<u64>,
-    /// The record that should be there, if that is known.
+    /// LSN of the record that should be there, if it is known.
     pub lsn: Option<u64>,
-    /// What is wrong.
+    /// Description of the fault.
     pub what: String,
-    /// The records that can't be read because of it, first and last, if they are known.
+    /// First and last LSN of the records that can't be read because of it, if they are known.
     pub lost: Option<(u64, u64)>,
-    /// Where good groups go on in the file: offset and LSN.
+    /// Offset and LSN at which good groups go on in the file.
     pub goes_on: Option<(u64, u64)>,
-    /// The log has a gap here.
+    /// True if the log has a gap here.
     pub is_gap: bool,
 }
 
 impl Report {
-    /// Records that could be read.
+    /// Number of records that could be read.
     #[must_use]
     pub fn records(&self) -> u64 {
         self.segments.iter().map(|segment| segment.records).sum()

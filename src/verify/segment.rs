@@ -1,7 +1,7 @@
-//! One segment, read to its end whatever is in between.
+//! Check of one segment, read to its end over any damage.
 //!
-//! The verdicts are those of [`reader`](crate::wal::reader), which recovery uses as well. Where
-//! that one stops, this looks for the next good group and reads on from there.
+//! The verdicts are those of [`reader`](crate::wal::reader), which recovery uses as well. Where that stops, this
+//! check looks for the next good group and reads on from there.
 
 use super::report::{Fault, State};
 use crate::disk::{BLOCK, DiskError, File};
@@ -14,11 +14,11 @@ use crate::wal::reader::{
 };
 use crate::wal::segment::SegmentHeader;
 
-/// Most faults that are told of one segment. One with more is beyond mending, and memory and
-/// time have to stay bounded.
+/// Most faults reported of one segment. A segment with more is beyond repair, and memory and time have to stay
+/// bounded.
 pub const FAULTS_MAX: usize = 100;
 
-/// What reading a segment came to.
+/// Result of reading a segment.
 #[derive(Debug)]
 pub(super) struct Checked {
     pub(super) records: u64,
@@ -28,11 +28,11 @@ pub(super) struct Checked {
     pub(super) end_bytes: u64,
     pub(super) torn: Option<String>,
     pub(super) faults: Vec<Fault>,
-    /// Where the log stands after it, as far as anything says so.
+    /// Position of the log after it, as far as it is known.
     pub(super) end: Option<Position>,
-    /// The log has been where the snapshot was made.
+    /// True if the log has been where the snapshot was made.
     pub(super) is_met: bool,
-    /// Where its file was cut, if that is at the end of a group.
+    /// Length at which its file was cut, if that is at the end of a group.
     pub(super) cut: Option<Cut>,
 }
 
@@ -52,7 +52,7 @@ impl Checked {
         }
     }
 
-    /// The state of a segment with nothing but good groups, as its tail has it.
+    /// The state of a segment with only good groups, given its tail.
     pub(super) fn state(&self, tail: Tail) -> State {
         match tail {
             _ if !self.faults.is_empty() => State::Damaged,
@@ -87,7 +87,7 @@ pub(super) async fn check<F: File>(
     loop {
         let apply = |offset, lsn: Lsn, record: Record| {
             checked.count(lsn);
-            // One of them says it all.
+            // One such fault is enough.
             if misfit.is_none()
                 && let Some(what) = expected.misfit(header.shard, &record)
             {
@@ -99,7 +99,7 @@ pub(super) async fn check<F: File>(
             }
         };
         let (offset, lsn, mut why) = match read_from(file, header, tail, place, apply).await {
-            // The groups behind the end may be what was acknowledged last.
+            // The groups behind the end may be the last acknowledged ones.
             Ok(Scan { end, end_bytes, torn, left: Some(left), .. }) if left.groups > 0 => {
                 (end_bytes, end.next_lsn, about_left(&torn, &left))
             }
@@ -114,8 +114,8 @@ pub(super) async fn check<F: File>(
             Err(ReadError::Corrupt { offset, lsn, why, .. }) => (offset, lsn, why),
             Err(newer @ ReadError::Newer { .. }) => unreachable!("its header was read: {newer}"),
         };
-        // All LSNs were there, and yet it does not end as it should, or is not at the snapshot
-        // what it should be: it is another log, also where nothing else says so.
+        // All LSNs were there, and yet the segment does not end as it should, or does not match the snapshot: it is
+        // of another log, even if nothing else says so.
         let is_other = is_end(tail, lsn) || place.from.is_some_and(|from| why == other_log(from));
         if let Some(kept) = kept.as_mut().filter(|_| is_other) {
             kept.clear();
@@ -149,8 +149,8 @@ pub(super) async fn check<F: File>(
     Ok(checked)
 }
 
-/// What is wrong where whole groups lie behind the end of a log. It may be what a power loss has
-/// left of writes that were not synced, or damage: nothing tells.
+/// Description of whole groups behind the end of a log. A power loss may have left them of writes that were not
+/// synced, or it is damage: nothing tells which.
 fn about_left(torn: &Option<String>, left: &Left) -> String {
     let hole = torn.as_deref().unwrap_or("a group is missing");
     format!(
@@ -159,7 +159,7 @@ fn about_left(torn: &Option<String>, left: &Left) -> String {
     )
 }
 
-/// Where the segment ends by what is known from outside.
+/// End of the segment, as known from outside.
 pub(super) fn end_of(tail: Tail) -> Option<Position> {
     match tail {
         Tail::Sealed(sealed) => {
@@ -175,12 +175,12 @@ fn is_end(tail: Tail, lsn: Lsn) -> bool {
     end_of(tail).is_some_and(|end| end.next_lsn == lsn)
 }
 
-/// What follows the end of a segment was refused, whole or not.
+/// True if a group at `place` is not behind the end of the segment: groups behind it were refused, whole or not.
 fn is_before(place: &Place, end: Position) -> bool {
     place.position.next_lsn <= end.next_lsn
 }
 
-/// The offset from which on nobody reads.
+/// The offset from which on data is not read.
 fn end_bytes(tail: Tail) -> u64 {
     match tail {
         Tail::Sealed(sealed) => sealed.end_bytes,
@@ -200,14 +200,14 @@ pub(super) fn lost(first: u64, end: u64) -> Option<(u64, u64)> {
     (first < end).then(|| (first, end - 1))
 }
 
-/// The first LSN that is not in the segment, as far as anything tells.
+/// The first LSN that is not in the segment, as far as it is known.
 pub(super) fn next_lsn(checked: &Checked) -> Option<u64> {
     checked.end.map(|end| end.next_lsn.0)
 }
 
-/// What is wrong with the length of a segment that is not complete: it was made with all its
-/// room, and only complete ones are cut to what is in them. Nothing tells what was behind a cut,
-/// unless another segment goes on from there.
+/// Description of the fault of a segment that is not complete and has a wrong length: it was made with all its room,
+/// and only complete segments are cut to their groups. The data behind a cut is unknown, unless another segment goes
+/// on from there.
 ///
 /// # Errors
 /// If the disk fails.
@@ -225,8 +225,7 @@ pub(super) async fn cut_off<F: File>(
         }
         (bytes, format!("the file ends here; it was made with {made_bytes} bytes"))
     } else {
-        // The header that would tell is damaged. Room behind the last group shows that nothing
-        // is gone.
+        // The header that has the length is damaged. Room behind the last group shows that nothing is gone.
         let end = checked.end_bytes;
         let room = end + BLOCK as u64;
         if !is_last || checked.torn.is_none() && length(file, room).await? == room {
@@ -240,10 +239,10 @@ pub(super) async fn cut_off<F: File>(
     Ok(Some(Fault { offset, lsn, what, is_gap: is_last, ..Fault::default() }))
 }
 
-/// What records have to fit to.
+/// The properties of a directory that records have to match.
 #[derive(Debug, Default)]
 pub(super) struct Expected {
-    /// Values in a vector; `None` until anything says so.
+    /// Values in a vector; `None` until it is known.
     dimension: Option<usize>,
     /// Number of shards, if it is known.
     shards: Option<u32>,
@@ -255,7 +254,7 @@ impl Expected {
         Self { dimension, shards: manifest.map(|manifest| manifest.shards) }
     }
 
-    /// What does not fit.
+    /// Description of a mismatch.
     fn misfit(&mut self, shard: ShardId, record: &Record) -> Option<String> {
         self.dimension_misfit(record).or_else(|| self.place_misfit(shard, record))
     }

@@ -1,4 +1,4 @@
-//! The log of one shard: whether its segments are there, are its own, and follow one another.
+//! Check of the log of one shard: its segments exist, are its own, and follow one another.
 
 use super::report::{Fault, Report, SegmentReport, ShardReport, State};
 use super::segment::{Checked, Expected, check, cut_off, end_of, lost, next_lsn};
@@ -12,7 +12,7 @@ use crate::wal::reader::{
 use crate::wal::segment::SegmentHeader;
 use crate::wal::{Position, segment_name};
 
-/// A segment that is there, or should be.
+/// A segment that exists, or should.
 #[derive(Debug)]
 pub(super) struct Candidate {
     pub(super) number: u64,
@@ -26,23 +26,23 @@ impl Candidate {
     }
 }
 
-/// What the beginning of a candidate's file shows.
+/// State of the first block of a candidate's file.
 enum Found {
     Missing,
     Unreadable(DiskError),
-    /// Nothing was written to it, or nothing in it is needed.
+    /// Nothing was written to it, or its contents are not needed.
     Unused,
     /// A segment of this log, with its header.
     Used(SegmentHeader),
-    /// A segment, but not the one that its name says.
+    /// A segment, but not the one of its name.
     Foreign(SegmentHeader),
-    /// Its header is damaged, for a reason; the first good group, if there is one.
+    /// Its header is damaged, for a reason; with the first good group, if there is one.
     Headless(String, Option<Place>),
     /// A segment in a later format.
     Newer(u16),
 }
 
-/// How a segment's file begins.
+/// Whether the header of a segment's file is good, and is its own.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Kind {
     Good,
@@ -50,26 +50,26 @@ enum Kind {
     Foreign,
 }
 
-/// The way through the segments of one log.
+/// The walk through the segments of one log.
 pub(super) struct Walk<'a, D> {
     disk: &'a D,
     shard: ShardId,
     manifest: Option<&'a Manifest>,
-    /// Where the shard's snapshots were made, by LSN.
+    /// Positions of the shard's snapshots, by LSN.
     snapshots: Vec<Position>,
-    /// The newest of them, until the log has been there.
+    /// Position of the newest snapshot, until the log has been there.
     unmet: Option<Position>,
-    /// No segment has been read yet.
+    /// True while no segment has been read.
     is_first: bool,
     /// The number of the first segment that MANIFEST names.
     first_number: Option<u64>,
     fits: &'a mut Expected,
     report: &'a mut Report,
-    /// Gets all records of this log that can be read.
+    /// Called with all records of this log that can be read.
     on_record: Option<OnRecord<'a>>,
-    /// Where the next segment has to go on; `None` after damage that leaves it open.
+    /// Position from which the next segment has to go on; `None` after damage that leaves it open.
     position: Option<Position>,
-    /// The last fault, by index, if what it lost will show at the next segment.
+    /// Index of the last fault, if the next segment will show what it lost.
     open_fault: Option<usize>,
     epoch_before: Option<u64>,
 }
@@ -124,7 +124,7 @@ impl<'a, D: Disk> Walk<'a, D> {
         for (index, candidate) in candidates.iter().enumerate() {
             let name = segment_name(self.shard, candidate.number);
             before_each(&name);
-            // One that was never used is given up; the next one continues the log all the same.
+            // A segment that was never used is given up; the next one continues the log all the same.
             let next = found[index + 1..].iter().find(|found| !matches!(found, Found::Unused));
             let tail = match (candidate.named.as_ref().and_then(|named| named.sealed), next) {
                 (Some(sealed), _) => Tail::Sealed(sealed),
@@ -140,7 +140,7 @@ impl<'a, D: Disk> Walk<'a, D> {
         self.report.shards.push(shard);
     }
 
-    /// A log that ends where a snapshot was made has to be the log of that snapshot.
+    /// Checks that a log that ends where a snapshot was made is the log of that snapshot.
     fn meet_snapshot(&mut self) {
         let ends_there = |from: &Position| {
             self.position.is_some_and(|position| position.next_lsn == from.next_lsn)
@@ -171,7 +171,7 @@ impl<'a, D: Disk> Walk<'a, D> {
     async fn look_into(&self, file: &D::File, candidate: &Candidate) -> Result<Found, DiskError> {
         let is_named = candidate.named.is_some() || self.manifest.is_none();
         let is_older = self.first_number.is_some_and(|first| candidate.number < first);
-        // What the directory had before it was given fewer shards, and was about to be removed.
+        // Files that the directory had before it was given fewer shards, and that were about to be removed.
         let is_no_shard = self.manifest.is_some_and(|manifest| self.shard.0 >= manifest.shards);
         if !is_named && (is_no_shard || is_older && !self.snapshots.is_empty()) {
             return Ok(Found::Unused);
@@ -179,7 +179,7 @@ impl<'a, D: Disk> Walk<'a, D> {
         let head = read_head(file).await?;
         let why = match head.clone() {
             Head::Good(header) => {
-                // One that nobody names was being made, unless there are records in it.
+                // A segment that nothing names was being made, unless there are records in it.
                 return Ok(if !is_named && !has_groups(file, header.shard).await? {
                     Found::Unused
                 } else if (header.shard, header.number) == (self.shard, candidate.number) {
@@ -190,7 +190,7 @@ impl<'a, D: Disk> Walk<'a, D> {
             }
             Head::Unused => "the segment header is gone".to_owned(),
             Head::Newer(version) => return Ok(Found::Newer(version)),
-            // All of a header is in one sector: no torn write makes anything else of it.
+            // All of a header is in one sector: a torn write can't change a part of it.
             Head::Bad(why) => why,
         };
         let is_unused = head == Head::Unused || candidate.named.is_none();
@@ -208,7 +208,7 @@ impl<'a, D: Disk> Walk<'a, D> {
             Found::Missing if self.is_in_newest_snapshot(entry) => {
                 let note = "the file is missing; the newest snapshot has all that was in it";
                 self.report.notes.push(format!("{}: {note}", entry.name));
-                // What follows begins where the log went on, wherever that was.
+                // The next segment begins where the log went on, wherever that was.
                 self.position = None;
                 self.row(entry, State::Missing, None, None);
             }
@@ -224,7 +224,7 @@ impl<'a, D: Disk> Walk<'a, D> {
                 let what = format!("the file can't be read: {}", error.reason);
                 self.lose(entry, State::Damaged, what);
             }
-            // Whether the log goes on behind it is seen at the next one.
+            // The next segment shows whether the log goes on behind it.
             Found::Unused => {
                 if entry.candidate.named.is_none() && self.manifest.is_some() {
                     let note = "MANIFEST does not name it, and nothing in it is needed";
@@ -250,7 +250,7 @@ impl<'a, D: Disk> Walk<'a, D> {
         entry.candidate.named.as_ref().is_some_and(|named| named.is_within(newest))
     }
 
-    /// Nothing of a segment can be had.
+    /// Reports a segment of which nothing can be read.
     fn lose(&mut self, entry: &Entry<'_>, state: State, what: String) {
         let sealed = entry.candidate.named.as_ref().and_then(|named| named.sealed);
         let lsn = sealed.map(|s| s.first_lsn).or_else(|| self.position.map(|p| p.next_lsn.0));
@@ -287,7 +287,7 @@ impl<'a, D: Disk> Walk<'a, D> {
         self.read(entry, &header, first, Kind::Headless).await;
     }
 
-    /// A segment under a wrong name says nothing of this log; what is in it is read as its own.
+    /// A segment under a wrong name says nothing of this log; its contents are read as its own.
     async fn foreign(&mut self, entry: &Entry<'_>, header: &SegmentHeader) {
         let what = format!(
             "the file is segment {} of shard {} under another name",
@@ -303,20 +303,20 @@ impl<'a, D: Disk> Walk<'a, D> {
         self.open_fault = Some(fault);
     }
 
-    /// Where the newest snapshot was made, if the first segment begins behind it.
+    /// Position of the newest snapshot, if the first segment begins behind it.
     fn newest_before(&self, start: Lsn) -> Option<Position> {
         let newest = self.snapshots.last().copied();
         newest.filter(|newest| self.is_first && newest.next_lsn < start)
     }
 
-    /// Whether a segment goes on from those before it.
+    /// Checks whether a segment goes on from those before it.
     fn follow(&mut self, entry: &Entry<'_>, header: &SegmentHeader) {
         let start = header.start.next_lsn.0;
         if let Some(index) = self.open_fault.take() {
             let fault = &mut self.report.faults[index];
             fault.lost = fault.lost.or_else(|| lost(fault.lsn?, start));
         }
-        // A snapshot may know more than the segments before it: they do not matter.
+        // A snapshot may be further than the segments before it: they do not matter.
         let is_covered = self.snapshots.contains(&header.start);
         let gap = self.newest_before(header.start.next_lsn);
         self.is_first = false;
@@ -338,8 +338,8 @@ impl<'a, D: Disk> Walk<'a, D> {
         self.compare_epochs(entry, header);
     }
 
-    /// The lower half of an epoch counts the starts: it never goes back, and MANIFEST knows it
-    /// before any segment does.
+    /// Checks the order of epochs: the lower half of an epoch counts the starts, so it never goes back, and MANIFEST
+    /// has it before any segment does.
     fn compare_epochs(&mut self, entry: &Entry<'_>, header: &SegmentHeader) {
         let count = |epoch: u64| epoch as u32;
         let what = match (self.epoch_before, self.manifest) {
@@ -358,7 +358,7 @@ impl<'a, D: Disk> Walk<'a, D> {
         self.fault(entry, Fault { offset: Some(0), lsn, what, ..Fault::default() });
     }
 
-    /// Reads a segment and enters what is in it.
+    /// Reads a segment and adds the result.
     async fn read(&mut self, entry: &Entry<'_>, header: &SegmentHeader, place: Place, kind: Kind) {
         let is_of_this_log = kind != Kind::Foreign;
         let from =
@@ -396,7 +396,7 @@ impl<'a, D: Disk> Walk<'a, D> {
         self.row(entry, state, header, Some(&checked));
     }
 
-    /// A tail that was cut is no damage, and may be a loss.
+    /// Notes a tail that was cut: no damage, but possibly a loss.
     fn note_cut(&mut self, entry: &Entry<'_>, cut: Cut, checked: &Checked) {
         let sealed = entry.candidate.named.as_ref().and_then(|named| named.sealed);
         let lost = match (sealed, next_lsn(checked)) {
@@ -491,11 +491,11 @@ impl<'a, D: Disk> Walk<'a, D> {
     }
 }
 
-/// A segment on the way, and what is known of its end.
+/// A segment in progress, and the facts known of its end.
 struct Entry<'a> {
     name: String,
     candidate: &'a Candidate,
     tail: Tail,
-    /// Nothing that was used comes after it.
+    /// True if no segment that was used comes after it.
     is_last: bool,
 }

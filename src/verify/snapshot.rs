@@ -1,4 +1,4 @@
-//! The snapshots that MANIFEST names, and the files in which parts of them are.
+//! Check of the snapshots that MANIFEST names, and of the files in which their parts lie.
 
 use std::collections::BTreeSet;
 
@@ -61,8 +61,8 @@ pub(super) async fn check<D: Disk>(
     }
 }
 
-/// Compares what the parts of a snapshot say of documents. `None` if they do not fit; else how many
-/// documents that are gone have metadata.
+/// Compares the parts of a snapshot by document. `None` if they do not match; else the number of deleted documents
+/// that have metadata.
 async fn compare<D: Disk>(disk: &D, snapshot: &Snapshot, report: &mut Report) -> Option<u64> {
     let file = &snapshot.file;
     let (faults, stale) =
@@ -82,7 +82,7 @@ async fn compare<D: Disk>(disk: &D, snapshot: &Snapshot, report: &mut Report) ->
     is_sound.then_some(stale)
 }
 
-/// Reads what lies in one file. What is wrong with it, and where.
+/// Reads all extents in one file. Returns the faults, with their offsets.
 async fn check_file<D: Disk>(
     disk: &D,
     file: &str,

@@ -1,4 +1,4 @@
-//! Each kind of damage on a simulated disk, named with its file, offset and LSN.
+//! Each kind of damage on a simulated disk, reported with its file, offset and LSN.
 
 use super::*;
 use crate::disk::BLOCK;
@@ -50,7 +50,7 @@ fn first_lsn(segment: &Segment) -> u64 {
     segment.sealed.unwrap().first_lsn
 }
 
-/// The LSN of the first record after so many groups of the segment.
+/// The LSN of the first record after `groups` groups of the segment.
 fn lsn_of_group(sample: &Sample, segment: &Segment, groups: u64) -> u64 {
     let content = sample.disk.content(&segment.file);
     let at = (1 + groups as usize) * BLOCK + 24;
@@ -58,7 +58,7 @@ fn lsn_of_group(sample: &Sample, segment: &Segment, groups: u64) -> u64 {
 }
 
 #[test]
-fn a_good_directory_is_clean_and_told_of() {
+fn a_good_directory_is_clean_and_described() {
     let sample = Sample::made();
     let report = report(&sample.disk);
     assert!(report.is_clean && report.faults.is_empty(), "{report}");
@@ -90,7 +90,7 @@ fn a_good_directory_is_clean_and_told_of() {
 }
 
 #[test]
-fn nothing_at_all_is_nothing_to_check() {
+fn an_empty_directory_has_nothing_to_check() {
     let disk = SimDisk::default();
     assert!(run(verify(&disk, &mut |_, _, _| {})).unwrap().is_none());
     disk.set_content("letters.txt", vec![b'x'; 10]);
@@ -98,14 +98,14 @@ fn nothing_at_all_is_nothing_to_check() {
 }
 
 #[test]
-fn while_a_server_writes_its_last_segments_are_open() {
+fn the_last_segments_of_a_running_server_are_open() {
     let mut sample = Sample::new();
     sample.start();
     let fresh = report(&sample.disk);
     assert!(fresh.is_clean, "{fresh}");
     assert_eq!(states(&fresh, 0), [State::Open]);
     sample.fill(2);
-    // kill -9: MANIFEST knows no end, and nothing vouches for the last group.
+    // kill -9: MANIFEST has no end, and nothing confirms the last group.
     let killed = report(&sample.disk);
     assert!(killed.is_clean, "{killed}");
     assert_eq!(row(&killed, "wal_0001_00000001.wal").good_bytes, 3 * BLOCK as u64);
@@ -159,7 +159,7 @@ fn a_damaged_segment_header_does_not_hide_the_groups() {
         assert_eq!(row.records, sealed.last_lsn + 1 - sealed.first_lsn);
         assert!(report.shards[1].is_continuous);
     }
-    // Header and groups gone: nothing to be read, and the log goes on behind.
+    // Header and groups gone: nothing can be read, and the log goes on behind.
     let disk = with(&sample, &segment.file, |content| content.fill(0));
     let report = report(&disk);
     let (fault, _) = only_fault(&report);
@@ -169,7 +169,7 @@ fn a_damaged_segment_header_does_not_hide_the_groups() {
 }
 
 #[test]
-fn all_damage_is_told_not_only_the_first() {
+fn all_damage_is_reported_not_only_the_first() {
     let sample = Sample::made();
     let (first, second) = (&sample.segments(0)[0], &sample.segments(0)[1]);
     let other = &sample.segments(1)[0];
@@ -252,7 +252,7 @@ fn a_segment_that_ends_too_early_is_named() {
 }
 
 #[test]
-fn a_missing_segment_is_named_with_what_was_in_it() {
+fn a_missing_segment_is_named_with_its_records() {
     let sample = Sample::made();
     let segment = &sample.segments(0)[1];
     let sealed = segment.sealed.unwrap();
@@ -269,7 +269,7 @@ fn a_missing_segment_is_named_with_what_was_in_it() {
 #[test]
 fn a_missing_segment_that_was_not_sealed_shows_by_the_next_one() {
     let mut sample = Sample::made();
-    // MANIFEST as it was before it knew any end.
+    // MANIFEST as it was before it had any end.
     sample.manifest.segments.iter_mut().for_each(|segment| segment.sealed = None);
     sample.publish();
     let whole = report(&sample.disk);
@@ -305,7 +305,7 @@ fn exchanged_and_foreign_files_are_named() {
     assert_eq!(fault.offset, Some(0));
 }
 
-/// Groups of another log, or another life of this one, where a group of this one was.
+/// Groups of another log, or of another life of this one, in place of a group of this one.
 #[test]
 fn a_group_of_another_log_is_no_group_of_this_one() {
     let sample = Sample::made();
@@ -336,7 +336,7 @@ fn a_gap_between_segments_is_named() {
     let mut sample = Sample::made();
     let segments = sample.segments(0);
     let (first, second, third) = (&segments[0], &segments[1], &segments[2]);
-    // MANIFEST without it, and the file gone: only LSNs tell.
+    // MANIFEST without it, and the file gone: only LSNs show it.
     sample.manifest.segments.retain(|segment| segment.file != second.file);
     sample.publish();
     let report = report(&removed(&sample, &second.file));
@@ -366,7 +366,7 @@ fn segments_of_another_time_are_named() {
     let newer: Vec<_> =
         report.faults.iter().filter(|fault| fault.what.contains("newer than MANIFEST")).collect();
     assert!(newer.iter().any(|fault| fault.file == last.file), "{report}");
-    // An empty segment that goes on from the right place, of a life that is over.
+    // An empty segment that goes on from the right position, of a life that is over.
     let mut sample = Sample::made();
     sample.start();
     let last = sample.segments(0).pop().unwrap().file;
@@ -381,12 +381,12 @@ fn segments_of_another_time_are_named() {
 }
 
 #[test]
-fn a_torn_tail_is_said_and_clean() {
+fn a_torn_tail_is_reported_and_clean() {
     let mut sample = Sample::made();
     sample.start();
     sample.fill(2);
     let last = sample.segments(1).pop().unwrap().file;
-    // Nothing vouches for the last group.
+    // Nothing confirms the last group.
     let report = report(&flipped(&sample, &last, 2 * BLOCK + 80));
     assert!(report.is_clean, "{report}");
     let row = row(&report, &last);
@@ -394,7 +394,7 @@ fn a_torn_tail_is_said_and_clean() {
     assert!(row.torn.as_ref().unwrap().contains("at byte 8192"));
     let text = report.to_string();
     assert!(text.contains("1 torn tail\n") && text.contains("Torn tails:"), "{text}");
-    // The same in a segment that another one follows is damage, sealed in MANIFEST or not.
+    // Equal damage in a segment that another one follows is reported, sealed in MANIFEST or not.
     sample.manifest.segments.iter_mut().for_each(|segment| segment.sealed = None);
     sample.publish();
     let segment = &sample.segments(1)[0];
@@ -405,10 +405,10 @@ fn a_torn_tail_is_said_and_clean() {
     assert!(fault.what.contains("another segment follows"), "{}", fault.what);
 }
 
-/// Where no sync is waited for, a power loss may have left later groups and taken earlier ones: a
-/// start succeeds, and yet what it will leave out may have been acknowledged.
+/// If no sync is waited for, a power loss may have left later groups and taken earlier ones: a start succeeds, and
+/// yet the groups that it will leave out may have been acknowledged.
 #[test]
-fn good_groups_behind_a_hole_are_a_fault_also_where_nothing_vouches_for_it() {
+fn good_groups_behind_an_unconfirmed_hole_are_a_fault() {
     let mut sample = Sample::new();
     sample.syncs = false;
     sample.start();
@@ -425,14 +425,13 @@ fn good_groups_behind_a_hole_are_a_fault_also_where_nothing_vouches_for_it() {
     assert!(fault.what.contains("2 whole groups between LSN"), "{}", fault.what);
     assert_eq!(row.good_bytes, 2 * BLOCK as u64);
     assert_eq!(row.records, sample.records[0].len() as u64 - (third - second));
-    // A start takes it for what a power loss has left.
+    // A start takes it for the result of a power loss.
     let listed = &sample.manifest.segments;
     let started = run(recover(&disk, ShardId(0), listed, None, |_, _| {})).unwrap();
     assert_eq!(started.records, second - 1);
 }
 
-/// The last file of a log, cut where a group ends, or gone while a snapshot has all of it: no
-/// damage, and said.
+/// The last file of a log, cut where a group ends, or gone while a snapshot has all of it: no damage, but reported.
 #[test]
 fn a_cut_at_a_group_and_a_file_that_a_snapshot_makes_dispensable_are_noted() {
     let sample = Sample::made();
@@ -457,7 +456,7 @@ fn a_cut_at_a_group_and_a_file_that_a_snapshot_makes_dispensable_are_noted() {
 }
 
 #[test]
-fn without_manifest_what_is_readable_is_checked() {
+fn without_manifest_the_readable_files_are_checked() {
     let sample = Sample::made();
     let without = removed(&sample, "MANIFEST");
     let report = report(&without);
@@ -465,7 +464,7 @@ fn without_manifest_what_is_readable_is_checked() {
     assert!(report.faults[0].file == "MANIFEST" && report.faults[0].what.contains("missing"));
     let records = (sample.records[0].len() + sample.records[1].len()) as u64;
     assert_eq!(report.records(), records);
-    // Damaged, and a segment gone beside it.
+    // Damaged, and a segment missing as well.
     let disk = flipped(&sample, "MANIFEST", 60);
     let second = &sample.segments(0)[1];
     run(disk.remove(&second.file)).unwrap();
@@ -534,8 +533,8 @@ fn a_file_that_can_not_be_read_is_damage_and_the_rest_is_checked() {
     assert!(seen > 30, "{seen}");
 }
 
-/// Whatever is in the files: a report, in bounded time and memory, and a start that finds damage
-/// where it finds some.
+/// Any bytes in the files give a report, in bounded time and memory, and a start finds damage in the files in which
+/// the check finds some.
 #[test]
 fn any_bytes_give_a_report() {
     let sample = Sample::made();

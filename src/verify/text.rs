@@ -7,7 +7,7 @@ use super::report::{Fault, Report, SegmentReport, ShardReport, State};
 const TITLES: [&str; 8] =
     ["FILE", "SHARD", "NUMBER", "EPOCH", "RECORDS", "LSN", "GOOD TO BYTE", "STATE"];
 
-/// These columns are aligned to the right.
+/// True for the columns that are aligned to the right.
 const NUMERIC: [bool; 8] = [false, true, true, false, true, true, true, false];
 
 impl Display for Report {
@@ -64,7 +64,7 @@ impl Report {
         self.segments.iter().filter_map(torn).collect()
     }
 
-    /// What it comes to, in one line.
+    /// The result in one line.
     fn summary(&self) -> String {
         let (segments, records) = (self.segments.len(), self.records());
         let of = format!("{}, {}", count(segments, "segment"), count(records as usize, "record"));

@@ -1,5 +1,5 @@
-//! A log that goes on after failed writes and syncs: nothing acknowledged is lost, and nothing
-//! that was refused comes back once something else was acknowledged in its place.
+//! A log that goes on after failed writes and syncs: nothing acknowledged is lost, and nothing refused comes back
+//! once another group was acknowledged in its place.
 
 use super::tests::{EPOCH, Log, SHARD, put, read_back, segment};
 use super::*;
@@ -15,7 +15,7 @@ fn crashes(seeds: u64) -> impl Iterator<Item = Crash> {
     fixed.into_iter().chain(only).chain((0..seeds).map(Crash::Random))
 }
 
-/// The check of a data directory sees nothing wrong either.
+/// Checks that the check of a data directory finds no fault either.
 fn assert_verified(disk: &SimDisk, segments: Vec<Segment>) {
     let manifest = Manifest {
         version: MANIFEST_VERSION,
@@ -36,7 +36,7 @@ fn assert_verified(disk: &SimDisk, segments: Vec<Segment>) {
 }
 
 impl Log {
-    /// Goes over to a fresh segment, as the commit task does after a failure.
+    /// Changes to a new segment, as the commit task does after a failure.
     fn replace(&mut self) -> Result<Vec<(u64, Sealed)>, DiskError> {
         let number = self.writer.next_number();
         let prepared = run(Prepared::create(&*self.disk, SHARD, number, self.segment_bytes))?;
@@ -49,14 +49,14 @@ impl Log {
         self.disk.fault_at(self.disk.calls() + 1 + skip, Fault::Fails(Kind::Failed));
     }
 
-    /// What MANIFEST would name, with these ends recorded.
+    /// The segments that MANIFEST would name, with these ends recorded.
     fn with_ends(&self, ends: &[(u64, Sealed)]) -> Vec<Segment> {
         let end = |number| ends.iter().find(|(n, _)| *n == number).map(|(_, sealed)| *sealed);
         let segments = self.segments.iter().cloned();
         segments.map(|segment| Segment { sealed: end(segment.number), ..segment }).collect()
     }
 
-    /// After any crash the log is exactly what was acknowledged, whatever MANIFEST knows.
+    /// Checks that after any crash the log is exactly the acknowledged records, whichever ends MANIFEST has.
     fn assert_exact(&self, ends: &[(u64, Sealed)]) {
         for crash in crashes(50) {
             let disk = self.disk.after(crash);
@@ -65,7 +65,7 @@ impl Log {
                     .unwrap_or_else(|error| panic!("{crash:?}: {error}"));
                 assert_eq!(records, self.records, "{crash:?}");
                 assert_eq!(recovered.position.next_lsn, self.writer.next_lsn());
-                // And once more from what recovery has made of it.
+                // And once more from the segments as recovery has left them.
                 let (again, records) = read_back(&disk, &recovered.segments).unwrap();
                 assert_eq!((again.position, records), (recovered.position, self.records.clone()));
                 assert_verified(&disk, segments);
@@ -74,8 +74,7 @@ impl Log {
     }
 }
 
-/// The refused group is on disk, whole, in part or not at all; what was acknowledged in its
-/// place has the same LSNs.
+/// The refused group is on disk, whole, in part or not at all; the group acknowledged in its place has equal LSNs.
 #[test]
 fn a_refused_group_does_not_come_back() {
     for (failing, skip) in [("write", 0), ("sync", 1)] {
@@ -95,8 +94,8 @@ fn a_refused_group_does_not_come_back() {
     }
 }
 
-/// Several groups are refused one after the other, each in a segment of its own, and then good
-/// ones of the old segment's length follow: leftovers that look like the log do not join it.
+/// Several groups are refused one after the other, each in a segment of its own, and then good ones of the old
+/// segment's length follow: leftovers that look like the log do not join it.
 #[test]
 fn leftovers_of_many_failures_are_ignored() {
     let mut log = Log::begin(12);
@@ -116,8 +115,8 @@ fn leftovers_of_many_failures_are_ignored() {
     assert!(log.segments.len() > 6, "segments are full and rotated meanwhile");
 }
 
-/// The fresh segment can't be begun, at any of its calls: it is given up too, whether its header
-/// has reached the disk or not, and the next one takes its place.
+/// The new segment can't be begun, at any of its calls: it is given up too, whether its header has reached the disk
+/// or not, and the next one takes its place.
 #[test]
 fn a_fresh_segment_that_fails_is_followed_by_another() {
     for skip in 0..8 {
@@ -135,14 +134,14 @@ fn a_fresh_segment_that_fails_is_followed_by_another() {
             assert_eq!(log.disk.calls(), calls, "nothing is written before it is mended");
             log.replace().unwrap();
         }
-        // The fault of the later rounds hits what follows.
+        // The fault of the later rounds hits later calls.
         log.disk.fault_at(0, Fault::Crash);
         log.fill(3);
         log.assert_exact(&[]);
     }
 }
 
-/// A segment that is full can't be followed: the full one is good, and nothing is lost.
+/// A full segment can't be followed by another: the full one is good, and nothing is lost.
 #[test]
 fn a_failed_rotation_is_mended() {
     for skip in 2..4 {
@@ -161,10 +160,10 @@ fn a_failed_rotation_is_mended() {
     }
 }
 
-/// Acknowledged without a sync, and then the sync fails: all of it is in the fresh segment, in
-/// its order and with its LSNs, also if that takes several tries.
+/// Groups are acknowledged without a sync, and then the sync fails: all of them are in the new segment, in their
+/// order and with their LSNs, also if that takes several tries.
 #[test]
-fn what_was_acknowledged_without_a_sync_is_written_again() {
+fn groups_acknowledged_without_a_sync_are_written_again() {
     for failing in ["write", "sync"] {
         for skip in 0..12 {
             let mut log = Log::begin(20);
@@ -194,8 +193,8 @@ fn what_was_acknowledged_without_a_sync_is_written_again() {
     }
 }
 
-/// A life in which a call fails, is mended, and later the power goes: what was acknowledged is
-/// there, and at most the last group that was tried besides.
+/// A life in which a call fails, is mended, and later the power goes: all acknowledged groups are there, and at most
+/// the last group that was tried besides.
 #[test]
 fn a_failure_and_then_a_crash_at_any_call() {
     let mut checked = 0;
@@ -216,7 +215,7 @@ fn a_failure_and_then_a_crash_at_any_call() {
                 }
                 has_failed = true;
                 log.disk.fault_at(log.disk.calls() + crash_at, Fault::Crash);
-                // Where the failure was before anything was written, there is nothing to mend.
+                // If the failure came before any write, there is nothing to mend.
                 if log.writer.is_broken() && log.replace().is_err() {
                     break;
                 }
@@ -239,7 +238,7 @@ fn a_failure_and_then_a_crash_at_any_call() {
     assert!(checked > 5_000, "{checked}");
 }
 
-/// Damage to what was acknowledged in a segment that was given up is still damage.
+/// Damage to acknowledged groups in a segment that was given up is still damage.
 #[test]
 fn a_segment_that_was_given_up_is_checked_up_to_its_end() {
     let mut log = Log::begin(40);
@@ -260,7 +259,7 @@ fn a_segment_that_was_given_up_is_checked_up_to_its_end() {
     }
 }
 
-/// Somebody removes the file of the active segment: it is made anew from the open one.
+/// An operator removes the file of the active segment: it is made again from the open file.
 #[test]
 fn a_removed_segment_is_restored() {
     let mut log = Log::begin(40);
@@ -273,7 +272,7 @@ fn a_removed_segment_is_restored() {
     log.assert_exact(&[]);
     log.fill(3);
     log.assert_exact(&[]);
-    // Of a segment that has failed, what is known to be durable.
+    // Of a segment that has failed, the part known to be durable.
     log.fail_after(1);
     log.append(vec![put(900, 40)], true).unwrap_err();
     run(log.disk.remove(&name)).unwrap();
@@ -304,8 +303,8 @@ fn a_restore_is_whole_or_not_at_all() {
     }
 }
 
-/// MANIFEST names a prepared segment before it is used: where the sync before it fails, its number
-/// is not used again, and it is among those that MANIFEST is to forget.
+/// MANIFEST names a prepared segment before it is used: if the sync before it fails, its number is not used again,
+/// and it is among those that MANIFEST is to forget.
 #[test]
 fn a_sync_that_fails_before_the_next_segment_gives_its_number_up() {
     let mut log = Log::begin(40);

@@ -1,19 +1,19 @@
-//! Every bit of a small data directory, flipped, one at a time, and read back by the code that
-//! reads a directory at a start: refused, or harmless, and it is known beforehand which.
+//! Every bit of a small data directory, flipped, one at a time, and read back by the code that reads a directory at a
+//! start: refused, or harmless, as this table says beforehand.
 //!
-//! | the bit is in | and so |
+//! | the bit is in | result |
 //! |---|---|
 //! | MANIFEST | it is damaged |
 //! | a segment that MANIFEST has sealed, before its end | refused, and the file is named |
-//! | the same, behind its end | nobody reads it: nothing changes |
-//! | the last segment: its header, or a group that a later one vouches for | refused |
+//! | such a segment, behind its end | not read: nothing changes |
+//! | the last segment: its header, or a group that a later one confirms | refused |
 //! | the group without records that the end of a process left | a torn tail, nothing is lost |
 //! | the last group with records, after `kill -9` | a torn tail without that group |
 //! | where the next group would begin, 64 bytes | a torn tail, nothing is lost |
-//! | anywhere behind | what is there is told, for quarantine: nothing changes |
+//! | anywhere behind | its contents are reported, for quarantine: nothing changes |
 //!
-//! So it is under every policy: with `periodic` and `none` groups are appended without a sync, and
-//! what rests is synced before the group that says so.
+//! The table holds under every policy: with `periodic` and `none` groups are appended without a sync, and groups at
+//! rest are synced before the group that says so.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -28,15 +28,15 @@ use crate::types::ShardId;
 use crate::types::record::Record;
 use crate::verify::{State, verify};
 
-/// The shard whose bits are flipped. Its number is not 0, so that a lost one shows.
+/// The shard whose bits are flipped. Its number is not 0, so that a lost number shows.
 const SHARD: u32 = 1;
 
-/// A segment that was full, one that the end of a life left, and one that is open.
+/// A directory with a full segment, a segment that the end of a life left, and an open one.
 fn stopped() -> Sample {
     stopped_after(true)
 }
 
-/// The same, where no writer has waited for a sync.
+/// The directory of [`stopped`], by a writer that never waited for a sync.
 fn stopped_unsynced() -> Sample {
     stopped_after(false)
 }
@@ -53,7 +53,7 @@ fn stopped_after(syncs: bool) -> Sample {
     sample
 }
 
-/// The same, but `kill -9` came before the end.
+/// The directory of [`stopped`], but with `kill -9` before the end.
 fn killed() -> Sample {
     let mut sample = stopped();
     sample.start();
@@ -61,7 +61,7 @@ fn killed() -> Sample {
     sample
 }
 
-/// What a start reads of the log.
+/// The log as a start reads it.
 fn start(disk: &SimDisk, manifest: &Manifest) -> Result<(Recovered, Vec<Record>), ReadError> {
     let mut records = Vec::new();
     let recovered = run(recover(disk, ShardId(SHARD), &manifest.segments, None, |_, record| {
@@ -70,20 +70,20 @@ fn start(disk: &SimDisk, manifest: &Manifest) -> Result<(Recovered, Vec<Record>)
     Ok((recovered, records))
 }
 
-/// What has to come of a flipped bit.
+/// Result that a flipped bit has to have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Verdict {
     Refused,
-    /// Torn, and so many records are read.
+    /// Torn, with this number of records read.
     Torn(usize),
     Same,
 }
 
-/// What the table of this module says about the bytes of a segment.
+/// The bytes of a segment, by the table of this module.
 struct Map {
-    /// Everything before this offset is vouched for.
+    /// A later group or MANIFEST confirms everything before this offset.
     vouched: usize,
-    /// The last group ends here.
+    /// Offset of the end of the last group.
     end: usize,
     records_vouched: usize,
     records: usize,
@@ -119,8 +119,7 @@ impl Map {
     }
 }
 
-/// Flips the bits of a segment from the one at `first` on, `step` apart; returns how many came to
-/// which verdict.
+/// Flips the bits of a segment from the one at `first` on, `step` apart; returns the number of bits by verdict.
 fn flip(sample: &Sample, segment: &Segment, first: usize, step: usize) -> [u64; 3] {
     let map = Map::of(sample, segment);
     let (disk, manifest) = (sample.copy(), &sample.manifest);
@@ -168,7 +167,7 @@ fn flip_all(make: fn() -> Sample, segments: std::ops::RangeFrom<usize>) -> [u64;
         for thread in 0..threads {
             let (counts, segments) = (&counts, segments.clone());
             scope.spawn(move || {
-                // A simulated disk belongs to one thread: each writes its own, all the same.
+                // A simulated disk belongs to one thread: each thread writes its own, with equal contents.
                 let sample = make();
                 for segment in &sample.segments(SHARD)[segments] {
                     let counted = flip(&sample, segment, thread, threads);
@@ -191,7 +190,7 @@ fn every_flipped_bit_after_an_orderly_end_is_refused_or_harmless() {
 }
 
 #[test]
-fn every_flipped_bit_after_an_orderly_end_is_refused_where_no_sync_was_waited_for() {
+fn every_flipped_bit_after_an_orderly_end_is_refused_without_waiting_for_syncs() {
     assert_all_flips_after_an_end(stopped_unsynced);
 }
 
@@ -204,7 +203,7 @@ fn assert_all_flips_after_an_end(make: fn() -> Sample) {
 }
 
 #[test]
-fn every_flipped_bit_after_a_kill_costs_at_most_what_nothing_vouches_for() {
+fn every_flipped_bit_after_a_kill_costs_at_most_the_unconfirmed_group() {
     let [refused, torn, same] = flip_all(killed, 3..);
     // A header and the first of two groups.
     assert_eq!(refused, 2 * BLOCK_BITS);
@@ -212,7 +211,7 @@ fn every_flipped_bit_after_a_kill_costs_at_most_what_nothing_vouches_for() {
     assert_eq!(refused + torn + same, 5 * BLOCK_BITS);
 }
 
-/// Under every policy, and after a kill as well: what MANIFEST has differs.
+/// Under every policy, and after a kill as well: the contents of MANIFEST differ.
 #[test]
 fn every_flipped_bit_of_manifest_is_damage_and_no_failure_of_the_disk() {
     for sample in [stopped(), stopped_unsynced(), killed()] {

@@ -4,8 +4,8 @@ use super::group::{self, GroupHeader};
 use crate::disk::BLOCK;
 use crate::types::record::Record;
 
-/// The segment with one stored vector changed, and every checksum from there on right. `None` if
-/// it has no vector.
+/// The segment with one stored vector changed, and every checksum from there on corrected. `None` if it has no
+/// vector.
 pub(crate) fn another_segment(segment: &[u8], pick: u64) -> Option<Vec<u8>> {
     let groups = groups(segment);
     let is_put = |record: &Record| matches!(record, Record::Put { .. });

@@ -10,12 +10,12 @@ const MAGIC: &[u8; 4] = b"KYGR";
 pub(super) const GROUP_HEADER_BYTES: usize = 64;
 const RECORD_HEADER_BYTES: usize = 32;
 
-/// Bytes that a record takes in a group.
+/// Bytes of a record in a group.
 pub(super) fn record_bytes(record: &Record) -> usize {
     (RECORD_HEADER_BYTES + record.encoded_bytes()).next_multiple_of(8)
 }
 
-/// What a group header says.
+/// Fields of a group header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct GroupHeader {
     pub(super) shard: ShardId,
@@ -70,8 +70,8 @@ impl GroupHeader {
     }
 }
 
-/// Writes a group to zeroed memory of `blocks(GROUP_HEADER_BYTES + Σ record_bytes)` and returns
-/// the chain after it. `header` says everything but sizes and `chain_after`.
+/// Writes a group to zeroed memory of `blocks(GROUP_HEADER_BYTES + Σ record_bytes)` and returns the chain after it.
+/// `header` gives all fields but sizes and `chain_after`.
 pub(super) fn encode(header: GroupHeader, records: &[Record], target: &mut [u8]) -> u32 {
     let bytes: usize = records.iter().map(record_bytes).sum();
     assert_eq!(target.len(), blocks(GROUP_HEADER_BYTES + bytes));
@@ -110,7 +110,7 @@ pub(super) fn encode(header: GroupHeader, records: &[Record], target: &mut [u8])
 /// `bytes` are those of the whole group on disk.
 ///
 /// # Errors
-/// What is wrong, and with which LSN.
+/// The fault, with the LSN of the record.
 pub(super) fn decode(header: &GroupHeader, bytes: &[u8]) -> Result<Vec<Record>, (Lsn, String)> {
     let end = GROUP_HEADER_BYTES + header.record_bytes as usize;
     let mut chain = crc32c::crc32c_append(header.start.chain, &bytes[..52]);

@@ -1,4 +1,4 @@
-//! The log of one shard: what was acknowledged, and nothing else that matters.
+//! The log of one shard: all acknowledged changes, in order.
 //!
 //! A log is a sequence of segments, files of a fixed size that are zeroed before use, so that a
 //! commit overwrites blocks and changes no file metadata. A segment is a header block and then
@@ -25,25 +25,22 @@
 //!  0 payload bytes u32 |  4 kind u8, 3 × 0 |  8 shard u32 | 12 crc u32 | 16 epoch u64 | 24 LSN u64
 //! ```
 //!
-//! Integers are little-endian, checksums CRC-32C. The *chain* is the checksum that goes on from
-//! one record to the next, through groups and segments: the crc of a record covers its header,
-//! its payload and the crc of the record before; that of a group's first record also covers the
-//! group header before its byte 52. So a block of another life, place or order is never taken
-//! for one of ours.
+//! Integers are little-endian, checksums CRC-32C. The *chain* is the checksum that goes on from one record to the
+//! next, through groups and segments: the crc of a record covers its header, its payload and the crc of the record
+//! before; that of a group's first record also covers the group header before its byte 52. So a block of another
+//! life, place or order is never taken for one of this log.
 //!
-//! The *durable bytes* in a group say up to which offset the segment was known to be durable when
-//! the group was written. A bad group before that offset in any later group, or in a segment
-//! that another one follows, is corruption, and the log is not opened; one that nothing vouches
-//! for was being written when the power went, and the log ends before it. [`reader`] decides for
-//! a segment, [`recover`] for the log; [`Writer::seal`] makes the last group vouched for when the
-//! writer rests.
+//! The *durable bytes* in a group say up to which offset the segment was known to be durable when the group was
+//! written. A bad group before that offset in any later group, or in a segment that another one follows, is
+//! corruption, and the log is not opened; a bad group that none of these confirms was being written when the power
+//! went, and the log ends before it. [`reader`] decides for a segment, [`recover`] for the log; [`Writer::seal`] has
+//! the last group confirmed when the writer rests.
 //!
-//! A segment whose write or sync failed is given up, and the log goes on in a fresh one whose
-//! header continues it at the last position known to be durable ([`Writer::replace`]). That
-//! header is the decision: the former segment ends where this one begins, and what may follow
-//! there, whole or not, was refused and is not read. Where the power goes before the header is
-//! durable, nothing has been acknowledged that the former segment does not hold. No position
-//! comes twice in a log, since the chain changes with every group, one without records included.
+//! A segment whose write or sync failed is given up, and the log goes on in a fresh one whose header continues it at
+//! the last position known to be durable ([`Writer::replace`]). That header is the decision: the former segment ends
+//! where this one begins, and groups that may follow there, whole or not, were refused and are not read. If the power
+//! goes before the header is durable, nothing has been acknowledged that the former segment does not hold. No
+//! position comes twice in a log, since the chain changes with every group, one without records included.
 
 #[cfg(test)]
 mod failure_tests;
@@ -69,7 +66,7 @@ pub use crate::types::position::Position;
 
 use crate::types::ShardId;
 
-/// Version of all that this module writes.
+/// Version of all formats that this module writes.
 pub const FORMAT_VERSION: u16 = 1;
 
 /// File name of a segment.

@@ -1,19 +1,19 @@
-//! Reads a segment back, trusting nothing, and tells a torn tail from corruption.
+//! Reads a segment back, checks every byte, and tells a torn tail from corruption.
 //!
 //! At each block where a group could begin:
 //!
-//! | what is there | what vouches for it | verdict |
+//! | the block holds | confirmed by | verdict |
 //! |---|---|---|
-//! | the position at which a next segment begins, or the end recorded in MANIFEST | – | the segment ends; what follows was given up and is not looked at |
+//! | the position at which a next segment begins, or the end recorded in MANIFEST | – | the segment ends; the rest was given up and is not read |
 //! | a group that continues the log | – | its records are next |
 //! | a whole group that does not continue the log | – | corrupt |
-//! | zeros, or a group of an older epoch | nothing | the log ends; whole groups behind are told |
-//! | anything else | nothing | torn: the log ends, and that is said |
+//! | zeros, or a group of an older epoch | nothing | the log ends; whole groups behind are reported |
+//! | anything else | nothing | torn: the log ends, and the tear is reported |
 //! | anything but a good group | a later group, the end recorded in MANIFEST, a next segment | corrupt |
 //!
-//! Where syncs are not waited for, a power loss may leave later groups and take earlier ones: so a
-//! hole before whole groups is damage only below an offset that one of them knew to be durable.
-//! What lies behind the end of the log is [told](Left), so that a start can keep it.
+//! If syncs are not waited for, a power loss may leave later groups and take earlier ones: so a hole before whole
+//! groups is damage only below an offset that one of them knew to be durable. Data behind the end of the log is
+//! [reported](Left), so that a start can keep it.
 
 use std::ops::Range;
 
@@ -28,25 +28,25 @@ use crate::types::{Lsn, ShardId};
 /// Bytes read ahead at once.
 const WINDOW_BYTES: usize = 1 << 20;
 
-/// Why a segment can't be read to its end.
+/// The reason why a segment can't be read to its end.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum ReadError {
     /// The disk failed.
     #[error(transparent)]
     Disk(#[from] DiskError),
-    /// What is there can't be what was written.
+    /// The data can't be as it was written.
     #[error("{}", corrupt_text(.file, *.offset, *.lsn, .why))]
     Corrupt {
         /// The file, by name.
         file: String,
-        /// Where in it; 0 also where it is about the file as a whole.
+        /// Offset in the file, in bytes; 0 also if the error is about the file as a whole.
         offset: u64,
-        /// The record that should be there; 0 if that is not known.
+        /// LSN of the record that should be there; 0 if that is not known.
         lsn: Lsn,
-        /// What is wrong.
+        /// Description of the fault.
         why: String,
     },
-    /// The segment was written in a format that a later version of this program has.
+    /// The segment is in a format of a later version of this program.
     #[error(
         "{file} was made by a newer version of KyroDB (log format {version}; this program reads \
          version {FORMAT_VERSION}): start that version"
@@ -54,7 +54,7 @@ pub enum ReadError {
     Newer {
         /// The file, by name.
         file: String,
-        /// Its format.
+        /// Its format version.
         version: u16,
     },
 }
@@ -67,48 +67,47 @@ fn corrupt_text(file: &str, offset: u64, lsn: Lsn, why: &str) -> String {
     }
 }
 
-/// What is known about the end of a segment before it is read.
+/// Facts about the end of a segment that are known before it is read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Tail {
-    /// MANIFEST recorded where it ends.
+    /// MANIFEST has recorded its end.
     Sealed(Sealed),
-    /// Another segment follows: it is complete up to where that one begins, and ends there.
+    /// Another segment follows: this one is complete up to that one's beginning, and ends there.
     Followed(Position),
-    /// It is the last one: it may end in a torn write.
+    /// The segment is the last one: it may end in a torn write.
     Open,
 }
 
-/// What reading a segment came to.
+/// Result of reading a segment.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Scan {
-    /// Where the log stands after it.
+    /// Position of the log after it.
     pub end: Position,
     /// Offset after its last good group.
     pub end_bytes: u64,
-    /// Up to here one of its groups says that it was durable.
+    /// Offset up to which one of its groups says that the segment was durable.
     pub vouched_bytes: u64,
     /// Records read.
     pub records: u64,
-    /// A write that was cut off, and what was found of it; or a group that is missing before whole
-    /// ones.
+    /// Description of a write that was cut off, or of a group that is missing before whole ones.
     pub torn: Option<String>,
-    /// What lies behind the end of the log, where nothing else tells where that is.
+    /// Data behind the end of the log, if nothing else tells where the log ends.
     pub left: Option<Left>,
-    /// The position of the snapshot was in it.
+    /// True if the position of the snapshot was in it.
     pub is_met: bool,
-    /// When the first group was written that is later than was asked for, Unix milliseconds; it
-    /// was not read, and nothing behind it.
+    /// Time at which the first group later than the limit was written, Unix milliseconds; neither it nor anything
+    /// behind it was read.
     pub later_ms: Option<u64>,
 }
 
 /// Bytes behind the end of a log, which are no part of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Left {
-    /// From the end of the log to that of the last block that is not zero.
+    /// From the end of the log to the end of the last block that is not zero.
     pub bytes: Range<u64>,
-    /// Whole groups with records among them.
+    /// Number of whole groups with records among them.
     pub groups: u64,
-    /// The LSNs of their records, first and last.
+    /// First and last LSN of their records.
     pub lsns: Option<(u64, u64)>,
 }
 
@@ -138,7 +137,7 @@ impl std::fmt::Display for Left {
     }
 }
 
-/// What the first block of a segment file holds.
+/// Contents of the first block of a segment file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Head {
     /// Zeros: it was prepared, but never taken into use.
@@ -168,8 +167,8 @@ pub async fn read_head<F: File>(file: &F) -> Result<Head, DiskError> {
     })
 }
 
-/// True if anything in the file could be a group of `shard` with records. A group without any
-/// only vouches for those before it: a file that holds nothing else holds nothing.
+/// True if anything in the file could be a group of `shard` with records. A group without records only confirms those
+/// before it: a file with no other groups holds nothing.
 ///
 /// # Errors
 /// If the disk fails.
@@ -188,14 +187,14 @@ pub async fn has_groups<F: File>(file: &F, shard: ShardId) -> Result<bool, DiskE
 /// A file that ends before it should, at the end of a group.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Cut {
-    /// Its length.
+    /// Its length in bytes.
     pub bytes: u64,
-    /// The length that it was made with, or that MANIFEST records.
+    /// The length with which it was made, or that MANIFEST records, in bytes.
     pub made_bytes: u64,
 }
 
-/// Whether the last segment of a log ends before it should, exactly where one of its groups ends:
-/// then it was cut there. Anywhere else is damage.
+/// Checks whether the last segment of a log ends before it should, exactly at the end of one of its groups: then it
+/// was cut there. An end anywhere else is damage.
 ///
 /// # Errors
 /// If the disk fails.
@@ -216,14 +215,14 @@ pub async fn cut_at_group<F: File>(
     }
 }
 
-/// The length of a file, or `bytes_max` if it is longer. Whole blocks are told apart from the
-/// end by reading, which is all that a file can do.
+/// The length of a file in bytes, or `bytes_max` if it is longer. Found by reading, as a file has no operation for
+/// it.
 ///
 /// # Errors
 /// If the disk fails.
 pub(crate) async fn length<F: File>(file: &F, bytes_max: u64) -> Result<u64, DiskError> {
     let block = BLOCK as u64;
-    // Block `low` is there, at least in part, or it is the first; block `high` is not.
+    // Block `low` exists, at least in part, or it is the first; block `high` does not.
     let (mut low, mut high) = (0, bytes_max.div_ceil(block));
     let mut content = Vec::new();
     while low < high {
@@ -239,21 +238,21 @@ pub(crate) async fn length<F: File>(file: &F, bytes_max: u64) -> Result<u64, Dis
     Ok((low * block).min(bytes_max))
 }
 
-/// Where in a segment reading begins.
+/// The place in a segment at which reading begins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Place {
     /// Offset of a group.
     pub offset: u64,
-    /// What that group continues.
+    /// Position of the log that this group continues.
     pub position: Position,
-    /// The generation of its writer.
+    /// Epoch of its writer.
     pub epoch: u64,
-    /// Where a snapshot was made: a log that reaches it has to be the log of that snapshot.
+    /// Position of a snapshot: a log that reaches it has to be the log of that snapshot.
     pub from: Option<Position>,
 }
 
-/// Finds the first group, whole and good in itself, of `shard` (and of `epoch`, where that is
-/// known) that begins in `range`, and not before `lsn`: what is left behind damage.
+/// Finds the first group, whole and good in itself, of `shard` (and of `epoch`, if that is known) that begins in
+/// `range`, and not before `lsn`: data left behind damage.
 ///
 /// # Errors
 /// If the disk fails.
@@ -304,7 +303,7 @@ pub async fn read<F: File>(
     read_from(file, header, tail, place, |_, lsn, record| apply(lsn, record)).await
 }
 
-/// The same from a group in the middle on; `apply` gets the offset of the group as well.
+/// Reads as [`read`] does, from a group in the middle on; `apply` gets the offset of the group as well.
 ///
 /// # Errors
 /// As [`read`].
@@ -318,8 +317,8 @@ pub async fn read_from<F: File>(
     read_between(file, header, tail, place, u64::MAX, apply).await
 }
 
-/// Reads a segment up to the first group that was written after `until_ms`, Unix milliseconds:
-/// what it came to by then.
+/// Reads a segment up to the first group that was written after `until_ms`, Unix milliseconds; returns its state by
+/// then.
 ///
 /// # Errors
 /// As [`read`].
@@ -403,16 +402,16 @@ async fn read_between<F: File>(
 enum Next {
     /// A good group.
     Group { bytes: u64, records: Vec<Record>, chain: u32, durable_bytes: u64, unix_ms: u64 },
-    /// No whole group is here, for a reason. If it is torn something was written, but not, or no
-    /// longer, whole; else nothing was, in this epoch.
+    /// No whole group is here, for the reason `why`. If it is torn, a group was written, but not, or no longer,
+    /// whole; else none was written in this epoch.
     Ended { why: String, is_torn: bool },
     /// A whole group that can't be the next one.
     Broken(String),
 }
 
-/// What lies behind the place where the next group should be.
+/// Data behind the place where the next group should be.
 struct Behind {
-    /// What says that the group had been durable.
+    /// Evidence that the group had been durable.
     witness: Option<String>,
     left: Option<Left>,
 }
@@ -427,11 +426,11 @@ struct Reader<'a, F> {
     window: Window<'a, F>,
     header: &'a SegmentHeader,
     position: Position,
-    /// The log has been at the position of the snapshot.
+    /// True if the log has been at the position of the snapshot.
     is_met: bool,
 }
 
-/// What is wrong with a log that has not been at `from`, where a snapshot was made.
+/// Description of the fault of a log that has not been at `from`, where a snapshot was made.
 pub(crate) fn other_log(from: Position) -> String {
     format!("the snapshot at LSN {} was made from another log", from.next_lsn.0 - 1)
 }
@@ -476,28 +475,28 @@ impl<F: File> Reader<'_, F> {
         }
     }
 
-    /// Why the group that leads to `after` can't be of the log from which, at `from`, a snapshot
-    /// was made. Groups without records may follow at the same LSN.
+    /// The reason why the group that leads to `after` can't be of the log from which, at `from`, a snapshot was made.
+    /// Groups without records may follow at an unchanged LSN.
     fn contradicts(&self, from: Option<Position>, after: Position) -> Option<String> {
         let from = from.filter(|from| self.position.next_lsn <= from.next_lsn)?;
         let is_past = after.next_lsn > from.next_lsn && !self.is_met;
         is_past.then(|| other_log(from))
     }
 
-    /// Goes on to `position`.
+    /// Moves on to `position`.
     fn advance(&mut self, position: Position, from: Option<Position>) {
         self.position = position;
         self.is_met |= from.is_some_and(|from| from.is(&position));
     }
 
-    /// Looks at what lies from `offset` on, where the next group should be and is not: what says
-    /// that it had been durable, if anything does, or else what is left there.
+    /// Reads from `offset` on, where the next group should be and is not: returns the evidence that it had been
+    /// durable, if any, or else a description of the data left there.
     async fn look_behind(&mut self, offset: u64, tail: Tail) -> Result<Behind, DiskError> {
         match tail {
             Tail::Sealed(sealed) if offset < sealed.end_bytes => {
                 return Ok(Behind::witness("before the end that MANIFEST records".into()));
             }
-            // It would have ended here otherwise.
+            // The segment would have ended here otherwise.
             Tail::Followed(_) => return Ok(Behind::witness("and another segment follows".into())),
             _ => {}
         }
@@ -548,8 +547,7 @@ impl<'a, F: File> Window<'a, F> {
         Self { file, start: 0, bytes: Vec::new() }
     }
 
-    /// The `length` bytes at `offset`; `None` if the file ends before. Never holds more than a
-    /// window and a group.
+    /// The `length` bytes at `offset`; `None` if the file ends before. Never holds more than a window and a group.
     async fn get(&mut self, offset: u64, length: usize) -> Result<Option<&[u8]>, DiskError> {
         assert!(length <= blocks(GROUP_BYTES_MAX + GROUP_HEADER_BYTES));
         let end = self.start + self.bytes.len() as u64;

@@ -1,5 +1,5 @@
-//! Reads a shard's whole log back: every live segment in order, checked against MANIFEST, against
-//! each other and against the files that are there.
+//! Recovery of a shard's whole log: every live segment in order, checked against MANIFEST, against each other and
+//! against the files of the directory.
 
 use std::ops::Range;
 
@@ -17,27 +17,27 @@ use crate::types::{Lsn, ShardId};
 /// Bytes copied at once.
 const COPY_BYTES: u64 = 1 << 20;
 
-/// What a log came to.
+/// A recovered log.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Recovered {
-    /// Where the next record goes.
+    /// Position of the next record.
     pub position: Position,
     /// Number that the next segment gets.
     pub next_number: u64,
     /// The segments that hold records, all complete now.
     pub segments: Vec<Segment>,
-    /// Files that hold nothing: to be removed once a MANIFEST without them is durable.
+    /// Files without data: to be removed once a MANIFEST without them is durable.
     pub unused: Vec<String>,
     /// Records read.
     pub records: u64,
-    /// Writes that were cut off and of which nothing says that they were acknowledged, in words.
+    /// Descriptions of writes that were cut off and of which no evidence says that they were acknowledged.
     pub torn: Vec<String>,
-    /// Files that are missing or shorter, and without which no acknowledged change is known to be missing, in
-    /// words.
+    /// Descriptions of files that are missing or shorter, and without which no acknowledged change is known to be
+    /// missing.
     pub warnings: Vec<String>,
-    /// Ends of the log behind which acknowledged changes are missing, or may be, in words.
+    /// Descriptions of ends of the log behind which acknowledged changes are missing, or may be.
     pub losses: Vec<String>,
-    /// What lies behind the end of the log, by segment: to be kept before the file is cut there.
+    /// Data behind the end of the log, by segment: to be kept before the file is cut there.
     pub left: Vec<(String, Left)>,
 }
 
@@ -45,17 +45,16 @@ pub struct Recovered {
 struct Opened<F> {
     segment: Segment,
     file: F,
-    /// `None` if it was never taken into use.
+    /// The header; `None` if it was never taken into use.
     header: Option<SegmentHeader>,
-    /// Where its file was cut, if that is at the end of a group.
+    /// Length at which its file was cut, if that is at the end of a group.
     cut: Option<Cut>,
-    /// The file before it is missing.
+    /// True if the file before it is missing.
     is_after_gap: bool,
 }
 
-/// Reads the log of `shard` and hands its records to `apply` in order. `segments` are those
-/// that MANIFEST names. With `from`, only what comes after that position is handed over; what came
-/// before may be missing.
+/// Reads the log of `shard` and hands its records to `apply` in order. `segments` are those that MANIFEST names. With
+/// `from`, only records after that position are handed over; those before may be missing.
 ///
 /// # Errors
 /// If anything is missing, damaged, or of another log.
@@ -82,7 +81,7 @@ pub async fn recover<D: Disk>(
     };
     let mut open = open_all(disk, shard, listed, from, &mut recovered.warnings).await?;
     look_for_a_cut(shard, &mut open).await?;
-    // Where the log stands, once it is known, and where it has yet to meet the snapshot.
+    // The position of the log, once it is known, and the snapshot's position, until the log has met it.
     let (mut reached, mut unmet) = (None, from);
     for index in 0..open.len() {
         // A later segment that was taken into use proves that this one was complete.
@@ -90,8 +89,8 @@ pub async fn recover<D: Disk>(
         let next = next.map(|header| header.start);
         let Opened { segment, file, header, cut, is_after_gap } = &open[index];
         let Some(header) = header else {
-            // One whose header could not be written is given up. A later one that was taken into
-            // use has to continue the log all the same, so nothing is missing.
+            // A segment whose header could not be written was given up. A later one that was taken into use has to
+            // continue the log all the same, so nothing is missing.
             recovered.unused.push(segment.file.clone());
             continue;
         };
@@ -127,8 +126,8 @@ pub async fn recover<D: Disk>(
         }
         recovered.enter(segment, file, header, scan).await?;
     }
-    // Groups without records may have followed at the same LSN, but not replaced it. Where
-    // something is known to be gone, they may be gone as well.
+    // Groups without records may have followed at an unchanged LSN, but not replaced it. If data is known to be gone,
+    // those groups may be gone as well.
     if let (Some(from), Some(end)) = (unmet, reached)
         && from.next_lsn == end.next_lsn
         && recovered.warnings.is_empty()
@@ -140,9 +139,9 @@ pub async fn recover<D: Disk>(
     for opened in open {
         opened.file.close().await?;
     }
-    // Where syncs were not waited for, or a part of the log is gone, a snapshot may know more than the
-    // log, be it groups without records alone: the log then goes on where the snapshot was made, or
-    // the next start would take what follows for another log.
+    // If syncs were not waited for, or a part of the log is gone, a snapshot may be further than the log, be it by
+    // groups without records alone: the log then continues where the snapshot was made, or the next start would take
+    // the following groups for another log.
     let is_further = |end: &Position| {
         let at = recovered.position.next_lsn;
         end.next_lsn > at || end.next_lsn == at && unmet.is_none()
@@ -152,7 +151,7 @@ pub async fn recover<D: Disk>(
 }
 
 impl Recovered {
-    /// Enters what reading a segment came to.
+    /// Adds the result of reading a segment.
     async fn enter<F: File>(
         &mut self,
         segment: &Segment,
@@ -161,20 +160,19 @@ impl Recovered {
         scan: Scan,
     ) -> Result<(), ReadError> {
         let name = &segment.file;
-        // Later groups are whole, so this one was not the last, whose client may not have heard yet.
+        // Later groups are whole, so this was not the last group, whose client may not have had an answer yet.
         let has_groups_behind = scan.left.as_ref().is_some_and(|left| left.groups > 0);
         let list = if has_groups_behind { &mut self.losses } else { &mut self.torn };
         list.extend(scan.torn.map(|torn| format!("{name}: {torn}")));
-        // A group without records is a part of the chain as well. Where there is none, nobody needs
-        // the segment, and of its header it is not known whether it is durable. But one with a
-        // group that was cut off or refused stays named: if its file outlived its name, it would
-        // be taken for one that MANIFEST has lost.
+        // A group without records is a part of the chain as well. If there is no group, the segment is not needed,
+        // and its header is not known to be durable. But a segment with a group that was cut off or refused stays
+        // named: if its file outlived its name, it would be taken for one that MANIFEST has lost.
         let is_without_group = segment.sealed.is_none_or(|s| s.end_bytes == BLOCK as u64);
-        // A file that was cut had groups, which were refused, and the cut may be undone by a crash.
+        // A file that was cut had groups, which were refused, and a crash may undo the cut.
         let is_empty = scan.end == header.start
             && is_without_group
             && !is_shorter(file, header.segment_bytes).await?;
-        // What is behind the header goes to quarantine first; the next start finds the file cut there.
+        // Data behind the header goes to quarantine first; the next start finds the file cut there.
         if is_empty && scan.left.is_none() && !has_groups(file, header.shard).await? {
             self.unused.push(name.clone());
             return Ok(());
@@ -191,8 +189,8 @@ impl Recovered {
     }
 }
 
-/// Opens the segments that MANIFEST names. One whose file is missing is passed over, with a
-/// warning, if the snapshot at `from` has all that was in it.
+/// Opens the segments that MANIFEST names. A segment whose file is missing is skipped, with a warning, if the
+/// snapshot at `from` has all of its records.
 async fn open_all<D: Disk>(
     disk: &D,
     shard: ShardId,
@@ -224,8 +222,8 @@ async fn open_all<D: Disk>(
     Ok(open)
 }
 
-/// Looks whether a file is shorter than it was made. The last one that was taken into use may end
-/// where a group ends: its tail was cut, which is told. Any other is damaged.
+/// Checks whether files are shorter than they were made. The last one that was taken into use may end where a group
+/// ends: its tail was cut, which is reported. Any other is damaged.
 async fn look_for_a_cut<F: File>(shard: ShardId, open: &mut [Opened<F>]) -> Result<(), ReadError> {
     let last = open.iter().rposition(|opened| opened.header.is_some());
     for (index, opened) in open.iter_mut().enumerate() {
@@ -247,7 +245,7 @@ async fn look_for_a_cut<F: File>(shard: ShardId, open: &mut [Opened<F>]) -> Resu
     Ok(())
 }
 
-/// What a cut costs, as far as it is known, and whether that is known to be acknowledged changes.
+/// Description of the records lost by a cut, as far as they are known, and whether they are known to be acknowledged.
 fn about_cut(segment: &Segment, cut: Cut, scan: &Scan, from: Option<Position>) -> (String, bool) {
     let next = from.map_or(scan.end.next_lsn, |from| from.next_lsn.max(scan.end.next_lsn)).0;
     let (lost, is_loss) = match segment.sealed {
@@ -256,8 +254,8 @@ fn about_cut(segment: &Segment, cut: Cut, scan: &Scan, from: Option<Position>) -
             let count = sealed.last_lsn + 1 - next;
             (format!("{count} changes are lost, LSN {next} to {}", sealed.last_lsn), true)
         }
-        // As an operator cuts a tail that the check of the log calls bad: nothing says that changes which
-        // were acknowledged lay behind.
+        // As when an operator cuts a tail that the check of the log calls bad: no evidence says that acknowledged
+        // changes lay behind.
         None => ("changes that were behind are lost, and nothing tells how many".to_owned(), false),
     };
     let told = format!(
@@ -278,8 +276,8 @@ fn is_covered(segment: &Segment, from: Option<Position>) -> bool {
     segment.sealed.zip(from).is_some_and(|(sealed, from)| is_before(sealed, from))
 }
 
-/// Checks that a segment begins where the log before it ends; the first one that is read, where
-/// the log begins, or not behind what comes before it.
+/// Checks that a segment begins where the log before it ends; and the first one that is read, where the log begins,
+/// or not behind the records before it.
 fn check_start(
     segment: &Segment,
     header: &SegmentHeader,
@@ -287,7 +285,7 @@ fn check_start(
     from: Option<Position>,
 ) -> Result<(), ReadError> {
     let (expected, is_right) = match (reached, from) {
-        // A snapshot may know more than the segments before: they do not matter.
+        // A snapshot may be further than the segments before: they do not matter.
         (_, Some(from)) if header.start.is(&from) => return Ok(()),
         (Some(reached), _) => (reached, header.start.is(&reached)),
         (None, Some(from)) => (from, header.start.next_lsn <= from.next_lsn),
@@ -320,8 +318,8 @@ async fn open_listed<D: Disk>(
         Err(error) if error.kind == Kind::NotFound => return Ok(None),
         Err(error) => return Err(error.into()),
     };
-    // What is read decides what MANIFEST will say: nothing of it may go away again. What a sync
-    // of the last process failed to make durable, this one does not either: see `write_again`.
+    // The data read decides what MANIFEST will say: none of it may be lost afterwards. Data that a sync of the last
+    // process failed to make durable, this sync does not either: see `write_again`.
     if segment.sealed.is_none() && !D::IS_READ_ONLY {
         file.sync_data().await?;
     }
@@ -330,7 +328,7 @@ async fn open_listed<D: Disk>(
         Head::Newer(version) => {
             return Err(ReadError::Newer { file: segment.file.clone(), version });
         }
-        // All of a header is in one sector: no torn write makes anything else of it.
+        // All of a header is in one sector: a torn write can't change a part of it.
         Head::Bad(why) => return Err(bad(&format!("the segment header is damaged: {why}"))),
         Head::Unused if segment.sealed.is_some() => {
             return Err(bad("the segment header is damaged"));
@@ -346,9 +344,9 @@ async fn open_listed<D: Disk>(
     Ok(Some((file, header)))
 }
 
-/// Writes what has been read once more, durable. Nothing vouches for the end of the last segment:
-/// the process that wrote it may have died of a sync that failed, and then it is read as it was
-/// written, but no sync makes it durable. What is not new is the same, however it is torn.
+/// Writes the data that has been read once more, durable. No evidence confirms the end of the last segment: the
+/// process that wrote it may have died of a sync that failed, and then it is read as it was written, but no sync
+/// makes it durable. Old data is overwritten with equal bytes, so a torn write does not change it.
 async fn write_again<D: Disk>(
     disk: &D,
     name: &str,
@@ -377,9 +375,9 @@ async fn is_shorter<F: File>(file: &F, bytes: u64) -> Result<bool, ReadError> {
     Ok(block.len() < BLOCK)
 }
 
-/// Files of this shard that MANIFEST does not name. They were being made when the process died,
-/// and hold nothing, or come before all others, and were about to be removed because a snapshot
-/// has what they hold; else MANIFEST is not of this directory.
+/// Files of this shard that MANIFEST does not name. They were being made when the process died, and hold nothing; or
+/// they come before all others, and were about to be removed because a snapshot has their records; else MANIFEST is
+/// not of this directory.
 async fn unlisted<D: Disk>(
     disk: &D,
     shard: ShardId,

@@ -1,5 +1,5 @@
-//! A small data directory for tests, written by the code that writes real ones: two shards, two
-//! lives, segments that are sealed in MANIFEST and one in each shard that is not.
+//! A small data directory for tests, written by the code that writes real ones: two shards, two lives, segments that
+//! are sealed in MANIFEST and one in each shard that is not.
 
 use std::rc::Rc;
 
@@ -21,17 +21,16 @@ const SEGMENT_BLOCKS: u64 = 5;
 pub(crate) struct Sample {
     pub(crate) disk: Rc<SimDisk>,
     pub(crate) manifest: Manifest,
-    /// By shard.
+    /// Records by shard.
     pub(crate) records: Vec<Vec<Record>>,
     pub(crate) writers: Vec<Writer<SimDisk>>,
-    /// Each group is durable before it is acknowledged, as under all policies but `periodic` and
-    /// `none`.
+    /// True if each group is durable before it is acknowledged, as under all policies but `periodic` and `none`.
     pub(crate) syncs: bool,
     segment_bytes: u64,
 }
 
 impl Sample {
-    /// Two lives, the second one ended in good order.
+    /// A directory after two lives, the second ended in good order.
     pub(crate) fn made() -> Self {
         let mut sample = Self::new();
         for _ in 0..2 {
@@ -58,7 +57,7 @@ impl Sample {
         Self { disk, manifest, records, writers: Vec::new(), syncs: true, segment_bytes }
     }
 
-    /// What a server does at its start: another epoch, and a new segment in every shard.
+    /// Starts a life as a server does: another epoch, and a new segment in every shard.
     pub(crate) fn start(&mut self) {
         self.manifest.epoch += (1 << 40) + 1;
         self.publish();
@@ -94,7 +93,7 @@ impl Sample {
         run(self.manifest.publish(&*self.disk)).unwrap();
     }
 
-    /// Appends `groups` to every shard, each acknowledged.
+    /// Appends `groups` groups to every shard, each acknowledged.
     pub(crate) fn fill(&mut self, groups: usize) {
         for _ in 0..groups {
             for shard in 0..SHARDS {
@@ -104,7 +103,7 @@ impl Sample {
         }
     }
 
-    /// A few records that follow from what is there.
+    /// A few records that follow from those so far.
     fn next_records(&self, shard: ShardId) -> Vec<Record> {
         let count = self.records[shard.0 as usize].len() as u64;
         let mut ids = (count * 100 + 1..).map(DocId).filter(|id| id.shard(SHARDS) == shard);
@@ -145,7 +144,7 @@ impl Sample {
         self.records[index].extend(records);
     }
 
-    /// An end in good order.
+    /// Ends a life in good order.
     pub(crate) fn stop(&mut self) {
         for mut writer in self.writers.drain(..) {
             run(writer.seal(10)).unwrap();
@@ -160,7 +159,7 @@ impl Sample {
         segments
     }
 
-    /// Another disk with the same files.
+    /// Another disk with equal files.
     pub(crate) fn copy(&self) -> SimDisk {
         self.disk.after(Crash::Everything)
     }

@@ -8,25 +8,25 @@ use crate::types::{Lsn, ShardId};
 const MAGIC: &[u8; 4] = b"KYSG";
 const CHECKED_BYTES: usize = 60;
 
-/// What the first block of a segment says.
+/// Fields of the first block of a segment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SegmentHeader {
-    /// Whose log it is.
+    /// Shard whose log it belongs to.
     pub shard: ShardId,
-    /// Where in the log, counted from 1.
+    /// Position of the segment in the log, from 1.
     pub number: u64,
-    /// The generation of its writer.
+    /// Epoch of its writer.
     pub epoch: u64,
-    /// What its first group continues.
+    /// Position of the log that its first group continues.
     pub start: Position,
-    /// When it was taken into use, Unix milliseconds.
+    /// Time at which it was taken into use, Unix milliseconds.
     pub unix_ms: u64,
-    /// Length of the file.
+    /// Length of the file in bytes.
     pub segment_bytes: u64,
 }
 
 impl SegmentHeader {
-    /// Where its first group is.
+    /// Place of its first group.
     #[must_use]
     pub fn first(&self) -> Place {
         let (offset, position, epoch) = (BLOCK as u64, self.start, self.epoch);
@@ -49,7 +49,7 @@ impl SegmentHeader {
         block[60..64].copy_from_slice(&crc.to_le_bytes());
     }
 
-    /// The format of a segment that a later version of this program made; `None` for any other block.
+    /// Format version of a segment header that a later version of this program wrote; `None` for any other block.
     #[must_use]
     pub fn newer_version(block: &[u8]) -> Option<u16> {
         let header = block.get(..CHECKED_BYTES + 4)?;
@@ -58,10 +58,10 @@ impl SegmentHeader {
         (&header[..4] == MAGIC && is_whole && version > FORMAT_VERSION).then_some(version)
     }
 
-    /// Reads a header, trusting nothing.
+    /// Reads a header, and checks all of its bytes.
     ///
     /// # Errors
-    /// What is wrong with the block.
+    /// The reason why the block is no header.
     pub fn decode(block: &[u8]) -> Result<Self, String> {
         if block.len() < BLOCK {
             return Err("the file is shorter than a segment header".into());

@@ -1,5 +1,5 @@
-//! The end of a log that was being written: groups of which any sectors are there, in files that
-//! were new or held something else before, and blocks that went to the wrong place.
+//! The end of a log that was being written: groups of which any sectors are there, in files that were new or had
+//! other contents before, and blocks that went to the wrong place.
 
 use super::reader::ReadError;
 use super::recover::recover;
@@ -11,7 +11,7 @@ use crate::manifest::Segment;
 use crate::types::record::Record;
 use crate::types::{Lsn, mix};
 
-/// Every way to tear what is pending, and so many random ones, with sectors of both sizes.
+/// Every way to tear the pending writes, and `seeds` random ones, with sectors of both sizes.
 fn tears(pending: usize, seeds: u64) -> impl Iterator<Item = (Crash, usize)> {
     let each = |crash: fn(usize) -> Crash| (0..=pending).map(crash);
     let fixed = [Crash::Nothing, Crash::Everything, Crash::HalfBlocks];
@@ -21,8 +21,8 @@ fn tears(pending: usize, seeds: u64) -> impl Iterator<Item = (Crash, usize)> {
     all.flat_map(|crash| [SECTOR, BLOCK].map(|sector| (crash, sector)))
 }
 
-/// Tears what is pending in every way: what is read is what was synced, and after it whole groups
-/// of `unsynced` in their order. Returns how often how many of them were there.
+/// Tears the pending writes in every way: the records read are the synced ones, and after them whole groups of
+/// `unsynced` in their order. Returns, by number of those groups, how often that number was there.
 fn tear(log: &Log, unsynced: &[Vec<Record>], seeds: u64) -> Vec<usize> {
     let prefixes: Vec<Vec<Record>> = (0..=unsynced.len())
         .map(|count| {
@@ -34,7 +34,7 @@ fn tear(log: &Log, unsynced: &[Vec<Record>], seeds: u64) -> Vec<usize> {
         let disk = log.disk.after_torn(crash, sector);
         let (recovered, records) = read_back(&disk, &log.segments)
             .unwrap_or_else(|error| panic!("{crash:?}, {sector}: {error}"));
-        // And once more from what recovery has made of it, the files being as they were.
+        // And once more from the result of recovery, the files being as they were.
         let (_, again) = read_back(&disk, &recovered.segments)
             .unwrap_or_else(|error| panic!("{crash:?}, {sector}, then: {error}"));
         assert!(again == records, "{crash:?}, {sector}");
@@ -58,7 +58,7 @@ fn append_unsynced(log: &mut Log, groups: u64) -> Vec<Vec<Record>> {
 
 /// As under `fsync_policy: periodic`.
 #[test]
-fn of_groups_that_are_not_synced_a_prefix_is_left() {
+fn unsynced_groups_are_kept_as_a_prefix() {
     for groups in [0, 3] {
         let mut log = Log::begin(40);
         log.fill(groups);
@@ -68,9 +68,9 @@ fn of_groups_that_are_not_synced_a_prefix_is_left() {
     }
 }
 
-/// As under `fsync_policy: periodic`, at rest: the group that ends the rest knows what was synced.
+/// As under `fsync_policy: periodic`, at rest: the group that ends the rest knows which groups were synced.
 #[test]
-fn damage_before_a_seal_is_refused_where_syncs_were_not_waited_for() {
+fn damage_before_a_seal_is_refused_without_waiting_for_syncs() {
     let mut log = Log::begin(40);
     append_unsynced(&mut log, 6);
     run(log.writer.seal(10)).unwrap();
@@ -87,10 +87,10 @@ fn damage_before_a_seal_is_refused_where_syncs_were_not_waited_for() {
     }
 }
 
-/// Whole groups behind a hole may be what a power loss has left: the start succeeds without them,
-/// and they are told, so that they can be kept.
+/// Whole groups behind a hole may be left by a power loss: the start succeeds without them, and they are reported, so
+/// that they can be kept.
 #[test]
-fn whole_groups_behind_a_hole_are_told() {
+fn whole_groups_behind_a_hole_are_reported() {
     let mut log = Log::begin(40);
     log.fill(3);
     let begin = log.writer.end().unwrap().1.end_bytes as usize;
@@ -115,14 +115,14 @@ fn whole_groups_behind_a_hole_are_told() {
         assert_eq!((of, left.groups), (&name, 3));
         assert_eq!(left.bytes, begin as u64..((last + 1) * BLOCK) as u64);
         assert_eq!(left.lsns, Some((first, first + records - 1)));
-        // Once MANIFEST has the end there is nothing more to say.
+        // Once MANIFEST has the end there is nothing more to report.
         let (again, read) = read_back(&log.disk, &recovered.segments).unwrap();
         assert_eq!((read, again.left.len(), again.losses.len()), (log.records.clone(), 0, 0));
     }
 }
 
-/// The last file of a log, cut: at the end of a group the log ends there, and that is said;
-/// anywhere else it is damage.
+/// The last file of a log, cut: at the end of a group the log ends there, and the cut is reported; anywhere else it
+/// is damage.
 #[test]
 fn a_file_that_was_cut_ends_where_a_group_ends_or_is_damaged() {
     let mut log = Log::begin(40);
@@ -149,7 +149,7 @@ fn a_file_that_was_cut_ends_where_a_group_ends_or_is_damaged() {
                 (Ok((recovered, read)), Some(kept)) => {
                     assert_eq!(read, log.records[..kept]);
                     let count = log.records.len() - kept;
-                    // An error only where MANIFEST says that changes were behind the cut.
+                    // An error only if MANIFEST says that changes were behind the cut.
                     let told = match !is_recorded || count == 0 {
                         true => &recovered.warnings,
                         false => &recovered.losses,
@@ -175,7 +175,7 @@ fn a_file_that_was_cut_ends_where_a_group_ends_or_is_damaged() {
 
 /// A file that is missing is a loss, unless MANIFEST has its end and the snapshot is beyond it.
 #[test]
-fn a_missing_segment_is_passed_over_where_the_snapshot_has_it() {
+fn a_missing_segment_is_skipped_if_the_snapshot_has_its_records() {
     let mut log = Log::begin(6);
     log.fill(9);
     run(log.writer.seal(10)).unwrap();
@@ -211,8 +211,8 @@ fn a_missing_segment_is_passed_over_where_the_snapshot_has_it() {
     assert!(read(&listed, Some(end)).is_err());
 }
 
-/// A snapshot was made behind the seal of a log, and the seal was cut off: the log goes on where the
-/// snapshot was made, also for the start after the next.
+/// A snapshot was made behind the seal of a log, and the seal was cut off: the log goes on where the snapshot was
+/// made, also for the start after the next.
 #[test]
 fn a_log_whose_seal_was_cut_off_goes_on_where_the_snapshot_was_made() {
     let mut log = Log::begin(40);
@@ -253,14 +253,14 @@ fn a_log_whose_seal_was_cut_off_goes_on_where_the_snapshot_was_made() {
     assert_eq!(read(&log).1, log.records[before..]);
 }
 
-/// The space of the segment holds the groups of another life of it, whole and where groups of this
-/// one go, or shifted. However the last write is torn over them, they are not read.
+/// The space of the segment holds the groups of another life of it, whole and where groups of this one go, or
+/// shifted. However the last write is torn over them, they are not read.
 #[test]
-fn what_a_segment_held_before_is_never_taken_for_live() {
+fn former_contents_of_a_segment_are_never_taken_for_live() {
     for seed in 0..40 {
         let random = |what: u64| mix(seed * 100 + what);
         let mut old = Log::begin_with_epoch(40, EPOCH - 1 - random(1) % 3);
-        // Half of them are the very same groups, but for their epoch.
+        // Half of them are equal groups, but for their epoch.
         for group in 0..14 {
             let next = old.records.len() as u64 + 1;
             let count = if seed % 2 == 0 { 1 + next % 3 } else { 1 + random(group) % 6 };
@@ -280,10 +280,10 @@ fn what_a_segment_held_before_is_never_taken_for_live() {
     }
 }
 
-/// Two blocks of a log change places; one is written over another; one was written to the place of
-/// another and not to its own, and the log went on. All of it is at rest in the end.
+/// Two blocks of a log change places; one is written over another; one was written to the place of another and not to
+/// its own, and the log went on. All of it is at rest at the end.
 #[test]
-fn blocks_that_went_to_the_wrong_place_are_noticed_or_do_not_matter() {
+fn misplaced_blocks_are_noticed_or_harmless() {
     let mut log = Log::begin(6);
     log.fill(11);
     run(log.writer.seal(10)).unwrap();
@@ -297,7 +297,7 @@ fn blocks_that_went_to_the_wrong_place_are_noticed_or_do_not_matter() {
     let (mut noticed, mut harmless) = (0, 0);
     for (&source, &target) in places.iter().flat_map(|s| places.iter().map(move |t| (s, t))) {
         let (from, over) = (at(source), at(target));
-        // Blocks are written in their order: a later one mends what a stray one has done to it.
+        // Blocks are written in their order: a later write mends a block that a stray one has overwritten.
         let is_mended = target > source && over != zeros;
         let stray = if is_mended { over } else { from };
         for (left, put) in [(over, from), (from, from), (&zeros, stray)] {

@@ -1,4 +1,4 @@
-//! The log on a simulated disk: crashes, tears, flips, lies.
+//! The log on a simulated disk: crashes, torn writes, flipped bits, lying syncs.
 
 use std::rc::Rc;
 
@@ -26,7 +26,7 @@ pub(super) fn segment(number: u64) -> Segment {
     Segment { shard: SHARD.0, number, file: segment_name(SHARD, number), sealed: None }
 }
 
-/// A log being written: what it holds, and which segments MANIFEST would name.
+/// A log being written: its records, and the segments that MANIFEST would name.
 pub(super) struct Log {
     pub(super) disk: Rc<SimDisk>,
     pub(super) writer: Writer<SimDisk>,
@@ -81,7 +81,7 @@ pub(super) fn read_back(
 }
 
 #[test]
-fn what_was_written_is_read_back_across_segments() {
+fn written_records_are_read_back_across_segments() {
     let mut log = Log::begin(6);
     log.fill(40);
     assert!(log.segments.len() > 5);
@@ -90,7 +90,7 @@ fn what_was_written_is_read_back_across_segments() {
     assert_eq!(recovered.position.next_lsn, log.writer.next_lsn());
     assert_eq!((recovered.torn.len(), recovered.unused.len()), (0, 0));
     assert_eq!(recovered.segments.len(), log.segments.len());
-    // What recovery learnt about the ends is true, and checked, the next time.
+    // The ends that recovery has found are true, and checked, the next time.
     let (again, records) = read_back(&log.disk, &recovered.segments).unwrap();
     assert_eq!((again, records), (recovered, log.records));
 }
@@ -113,8 +113,8 @@ fn a_log_goes_on_after_recovery_in_a_new_epoch() {
     assert_eq!(read_back(&log.disk, &log.segments).unwrap().1, log.records);
 }
 
-/// The last group is torn in every way that a handful of sectors can be, and in many that 128
-/// can: either all of it is there, or none, and what was acknowledged always is.
+/// The last group is torn in every way that a handful of sectors can be, and in many that 128 can: either all of it
+/// is there, or none, and acknowledged groups always are.
 #[test]
 fn a_torn_group_is_cut_off_whole() {
     let mut log = Log::begin(40);
@@ -139,12 +139,12 @@ fn a_torn_group_is_cut_off_whole() {
             torn += usize::from(!recovered.torn.is_empty());
         }
     }
-    // Where the first sector is lost too, nothing is left to be seen of the tear.
+    // If the first sector is lost too, no trace of the tear is left.
     assert!(whole >= 1 && torn > 1_000, "{whole} whole, {torn} torn");
 }
 
-/// A crash at every call of the disk, in several modes: nothing acknowledged is missing, nothing
-/// is there that was not written, and recovery itself never fails.
+/// A crash at every call of the disk, in several modes: nothing acknowledged is missing, nothing is there that was
+/// not written, and recovery itself never fails.
 #[test]
 fn a_crash_at_any_call_loses_nothing_acknowledged() {
     let run_until = |call: u64| {
@@ -200,8 +200,8 @@ fn a_crash_at_any_call_loses_nothing_acknowledged() {
     assert!(crashes > 400, "{crashes}");
 }
 
-/// Every bit of a small log that is not padding, and one in each byte of padding, flipped: what
-/// was sealed is never read wrong and never passed over in silence.
+/// Every bit of a small log that is not padding, and one in each byte of padding, flipped: sealed data is never read
+/// wrong and never skipped in silence.
 #[test]
 fn every_flipped_bit_is_detected_or_harmless() {
     let mut log = Log::begin(6);
@@ -223,7 +223,7 @@ fn every_flipped_bit_is_detected_or_harmless() {
         match read_back(&log.disk, &log.segments) {
             Err(ReadError::Corrupt { .. }) => detected += 1,
             Err(error) => panic!("bit {bit}: {error}"),
-            // The seal has no record to lose, and behind it there is nothing.
+            // The seal has no record to lose, and nothing follows it.
             Ok((_, records)) => {
                 assert_eq!(records, log.records, "bit {bit}");
                 assert!(bit / 8 >= end - BLOCK, "bit {bit} went unseen");
@@ -245,8 +245,8 @@ fn stale_groups_of_a_former_life_are_not_read() {
     let mut content = log.disk.content(&name);
     let (recovered, _) = read_back(&log.disk, &log.segments).unwrap();
     let end = recovered.segments[0].sealed.unwrap().end_bytes as usize;
-    // The same shard, number and LSNs, from the block after the end on: with the epoch of this
-    // life only the chain tells them apart, with another one nothing of them counts.
+    // Shard, number and LSNs are equal, from the block after the end on: with the epoch of this life only the chain
+    // tells them apart, with another epoch none of them counts.
     content[end..].copy_from_slice(&stale[end..]);
     log.disk.set_content(&name, content);
     let same_epoch = read_back(&log.disk, &log.segments);
@@ -313,7 +313,7 @@ fn files_missing_swapped_or_foreign_are_refused() {
     run(removed.remove(&segment_name(SHARD, 2))).unwrap();
     assert!(refused(&removed, &log.segments).contains("missing"));
     assert!(refused(&removed, &left_out).contains("another segment follows"));
-    // A sealed end that the file does not reach.
+    // A sealed end beyond the end of the file.
     let (recovered, _) = read_back(&log.disk, &log.segments).unwrap();
     let last = recovered.segments.last().unwrap();
     let mut cut = content(last.number);
@@ -328,7 +328,7 @@ fn a_sync_that_lied_is_noticed() {
     log.fill(2);
     log.disk.lie_about_syncs();
     log.fill(3);
-    // The power fails; of what was called durable one group is lost, later ones are not.
+    // The power fails; of the groups reported durable one is lost, later ones are not.
     let lost = log.disk.after(Crash::Without(0));
     match read_back(&lost, &log.segments) {
         Err(ReadError::Corrupt { offset, .. }) => assert!(offset > BLOCK as u64),
@@ -344,7 +344,7 @@ fn without_syncs_a_lost_group_ends_the_log_in_silence() {
     for id in 0..3 {
         log.append(vec![put(50 + id, 2_000)], false).unwrap();
     }
-    // The first unsynced group is lost, the later ones survive: they vouch for nothing.
+    // The first unsynced group is lost, the later ones survive: they confirm nothing.
     let disk = log.disk.after(Crash::Without(0));
     assert_eq!(read_back(&disk, &log.segments).unwrap().1, log.records[..acknowledged]);
 }

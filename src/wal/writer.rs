@@ -1,4 +1,4 @@
-//! Appends groups to the active segment, one at a time, and goes on in another one when it is
+//! Writer of a log: appends groups to the active segment, one at a time, and changes to another segment when that is
 //! full or has failed.
 
 use std::rc::Rc;
@@ -40,14 +40,14 @@ impl<F> Prepared<F> {
         Ok(Self { file, number, bytes })
     }
 
-    /// Where in the log it is meant to go.
+    /// Position in the log for which it is meant.
     #[must_use]
     pub fn number(&self) -> u64 {
         self.number
     }
 }
 
-/// What a writer has done.
+/// Counts of a writer.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Stats {
     /// Groups written.
@@ -65,39 +65,38 @@ struct Active<F> {
     number: u64,
     first_lsn: Lsn,
     offset: u64,
-    /// The segment is known to be durable up to here.
+    /// Offset up to which the segment is known to be durable.
     durable_bytes: u64,
     bytes: u64,
 }
 
-/// Why a segment that has lost its name could not be made anew.
+/// The reason why a segment that has lost its name could not be made again.
 #[derive(Debug)]
 pub enum RestoreError {
-    /// What it held can't be read any more.
+    /// Its contents can't be read any more.
     Lost(DiskError),
-    /// It could not be written; another try may succeed.
+    /// The file could not be written; another try may succeed.
     Disk(DiskError),
 }
 
 /// The only writer of a shard's log.
 ///
-/// After a failed write or sync it refuses everything: what is on disk behind the last position
-/// known to be durable is unknown then. That segment is not written again. A fresh one that
-/// begins at that position gives a known state ([`Writer::replace`]), or reading the log again.
+/// After a failed write or sync it refuses everything: the data on disk behind the last position known to be durable
+/// is unknown then. That segment is not written again. A new one that begins at that position gives a known state
+/// ([`Writer::replace`]), or reading the log again.
 pub struct Writer<D: Disk> {
     disk: Rc<D>,
     shard: ShardId,
     epoch: u64,
     active: Active<D::File>,
     position: Position,
-    /// The log up to here is known to be durable.
+    /// Position up to which the log is known to be durable.
     durable: Position,
-    /// Groups behind that position whose writes succeeded: whoever asked for no sync takes them
-    /// for done.
+    /// Groups behind that position whose writes succeeded: callers that asked for no sync take them for done.
     unsynced: Vec<Vec<Record>>,
     /// Number that the next segment gets.
     next_number: u64,
-    /// What segments came to that were given up, and are not yet replaced by a whole one.
+    /// Ends of segments that were given up, and are not yet replaced by a whole one.
     given_up: Vec<(u64, Sealed)>,
     /// Numbers of segments that could not be begun.
     unused: Vec<u64>,
@@ -106,7 +105,7 @@ pub struct Writer<D: Disk> {
 }
 
 impl<D: Disk> Writer<D> {
-    /// Begins a log, or goes on with one at `position`, in a new segment.
+    /// Begins a log, or continues one at `position`, in a new segment.
     ///
     /// # Errors
     /// If the segment's header can't be made durable.
@@ -136,19 +135,19 @@ impl<D: Disk> Writer<D> {
         })
     }
 
-    /// LSN that the next record will have.
+    /// LSN of the next record.
     #[must_use]
     pub fn next_lsn(&self) -> Lsn {
         self.position.next_lsn
     }
 
-    /// Where the next record goes.
+    /// Position of the next record.
     #[must_use]
     pub fn position(&self) -> Position {
         self.position
     }
 
-    /// All records up to here are known to be durable.
+    /// LSN up to which all records are known to be durable.
     #[must_use]
     pub fn durable(&self) -> Lsn {
         Lsn(self.durable.next_lsn.0 - 1)
@@ -172,20 +171,20 @@ impl<D: Disk> Writer<D> {
         self.is_broken
     }
 
-    /// Number that the next segment has to have.
+    /// Number of the next segment.
     #[must_use]
     pub fn next_number(&self) -> u64 {
         self.next_number
     }
 
-    /// What the broken segment came to, if all that anybody takes for done is durable in it.
-    /// Whatever else may be found in it was refused.
+    /// End of the broken segment, if all groups that any caller takes for done are durable in it. Other groups that
+    /// may be found in it were refused.
     #[must_use]
     pub fn broken_end(&self) -> Option<(u64, Sealed)> {
         (self.is_broken && self.unsynced.is_empty()).then(|| self.durable_end())
     }
 
-    /// What was written so far.
+    /// Counts of what was written so far.
     #[must_use]
     pub fn stats(&self) -> Stats {
         self.stats
@@ -197,19 +196,19 @@ impl<D: Disk> Writer<D> {
         self.active.number
     }
 
-    /// True if there is more in the segment than its header.
+    /// True if the segment has groups.
     #[must_use]
     pub fn has_groups(&self) -> bool {
         self.active.offset > BLOCK as u64
     }
 
-    /// How full the segment is, 0 to 1.
+    /// Share of the segment in use, 0 to 1.
     #[must_use]
     pub fn fill(&self) -> f64 {
         self.active.offset as f64 / self.active.bytes as f64
     }
 
-    /// How many of `records`, from the front, go into one group.
+    /// Number of `records`, from the front, that go into one group.
     #[must_use]
     pub fn group_len<'a>(records: impl IntoIterator<Item = &'a Record>) -> usize {
         let mut bytes = 0;
@@ -226,8 +225,8 @@ impl<D: Disk> Writer<D> {
         self.active.offset + group_bytes(records) as u64 <= self.active.bytes
     }
 
-    /// Writes one group. With `sync` it is durable when this returns. Without, it is remembered
-    /// until it is durable, and comes back in a fresh segment if this one fails before.
+    /// Writes one group. With `sync` it is durable when this returns. Without, it is remembered until it is durable,
+    /// and written again to a new segment if this one fails before.
     ///
     /// # Errors
     /// If the disk fails; the writer is broken then.
@@ -238,7 +237,7 @@ impl<D: Disk> Writer<D> {
         self.append_noting(records, unix_ms, sync, || {}).await
     }
 
-    /// The same; `on_written` is called when the group is written, and before it is synced.
+    /// Appends as [`Writer::append`] does; calls `on_written` after the write, before the sync.
     ///
     /// # Errors
     /// As for [`Writer::append`].
@@ -305,29 +304,28 @@ impl<D: Disk> Writer<D> {
         Ok(())
     }
 
-    /// Makes the log durable, then writes a group without records, durable too, that says so:
-    /// damage to any group before it is told apart from a torn write. Where the segment is full,
-    /// the next segment's header says so instead.
+    /// Makes the log durable, then writes a group without records, durable too, that says so: damage to any group
+    /// before it is told apart from a torn write. If the segment is full, the next segment's header says so instead.
     ///
     /// # Errors
     /// If the disk fails; the writer is broken then.
     pub async fn seal(&mut self, unix_ms: u64) -> Result<()> {
-        // The group names what was durable before it was written, so the sync comes first.
+        // The group names the offset that was durable before it was written, so the sync comes first.
         if self.unsynced_bytes() != 0 {
             self.sync().await?;
         }
         if self.fits(&[]) { self.append(&[], unix_ms, true).await } else { Ok(()) }
     }
 
-    /// Number and end of the active segment, if all of it is durable: what MANIFEST may record
-    /// once the writer appends no more.
+    /// Number and end of the active segment, if all of it is durable: the end that MANIFEST may record once the
+    /// writer appends no more.
     #[must_use]
     pub fn end(&self) -> Option<(u64, Sealed)> {
         let is_durable = !self.is_broken && self.unsynced_bytes() == 0;
         is_durable.then(|| self.durable_end())
     }
 
-    /// Goes over to the next segment; returns what the former one came to.
+    /// Changes to the next segment; returns the end of the former one.
     ///
     /// # Errors
     /// If the disk fails; the writer is broken then, and the prepared segment is among the
@@ -346,16 +344,15 @@ impl<D: Disk> Writer<D> {
         self.go_over(prepared, unix_ms).await
     }
 
-    /// Makes the active segment durable: the header of the next one claims that it is complete.
+    /// Makes the active segment durable: the header of the next one claims that this one is complete.
     async fn complete(&mut self) -> Result<()> {
         self.check()?;
         if self.unsynced_bytes() == 0 { Ok(()) } else { self.sync().await }
     }
 
-    /// After a failure: goes on in a fresh segment, at the position up to which the log is known
-    /// to be durable. Its header cuts off whatever is behind that position in the segment that
-    /// failed. Groups that were written without a sync are written again, with the same LSNs,
-    /// and synced. Returns what the segments given up came to.
+    /// Continues after a failure in a new segment, at the position up to which the log is known to be durable. Its
+    /// header cuts off everything behind that position in the failed segment. Groups that were written without a sync
+    /// are written again, with their LSNs, and synced. Returns the ends of the segments given up.
     ///
     /// # Errors
     /// If the disk fails; the writer is still broken then, and nothing is forgotten.
@@ -404,13 +401,13 @@ impl<D: Disk> Writer<D> {
         Ok(end)
     }
 
-    /// Numbers of segments that could not be begun, since this was last asked: MANIFEST must not
-    /// name them for longer than what follows them. Their headers may be there, or appear.
+    /// Numbers of segments that could not be begun, since the last call: MANIFEST must not name them for longer than
+    /// the segments after them. Their headers may exist, or appear.
     pub fn take_unused(&mut self) -> Vec<u64> {
         std::mem::take(&mut self.unused)
     }
 
-    /// What the active segment comes to, as far as it is known to be durable.
+    /// End of the active segment, as far as it is known to be durable.
     fn durable_end(&self) -> (u64, Sealed) {
         let active = &self.active;
         let sealed = Sealed {
@@ -422,11 +419,11 @@ impl<D: Disk> Writer<D> {
         (active.number, sealed)
     }
 
-    /// The active segment's file has lost its name, because somebody removed it: makes it anew
-    /// from what the open file still holds, durable with its name, and goes on in it.
+    /// Restores the name of the active segment's file after the file was removed: writes it again from the contents
+    /// of the open file, durable with its name, and continues in it.
     ///
     /// # Errors
-    /// If what it held can't be read any more, or can't be written.
+    /// If its contents can't be read any more, or can't be written.
     pub async fn restore(&mut self) -> std::result::Result<(), RestoreError> {
         let name = segment_name(self.shard, self.active.number);
         let temporary = format!("{name}.tmp");

@@ -1,4 +1,4 @@
-//! The model of a node that several want to change.
+//! Model of a graph node that several threads want to change.
 
 use loom::sync::Arc;
 use loom::thread;
@@ -8,13 +8,13 @@ use crate::plain::Plain;
 use crate::store::arena::Arena;
 use crate::types::Slot;
 
-/// How many times each of two tries.
+/// Tries of each of the two threads.
 const TRIES: usize = 2;
 
-/// Two want to change the list of a node, and do so where they get hold of it.
+/// Two threads want to change the list of a node, and do so whenever they get hold of the node.
 ///
-/// Caught: a hold that is taken or let go relaxed, taken by a load and a store, made and dropped by
-/// one who did not get it, or never let go.
+/// Caught: a hold that is taken or let go relaxed, taken by a load and a store, made and dropped by a thread that did
+/// not get it, or never let go.
 pub fn one_at_a_time_has_a_node() {
     loom::model(|| {
         let world = Arc::new((Graph { levels: Arena::per_slot(1) }, Plain::default()));
@@ -28,7 +28,7 @@ pub fn one_at_a_time_has_a_node() {
     });
 }
 
-/// Adds 2 in two steps wherever it gets hold of the node; how many times it did.
+/// Adds 2 in two steps whenever it gets hold of the node; returns how many times it did.
 fn change(graph: &Graph, list: &Plain) -> u64 {
     let mut changed = 0;
     for _ in 0..TRIES {

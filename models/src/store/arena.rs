@@ -1,5 +1,5 @@
-//! Stands for the arenas, which map memory of zeroed items: here all of it is there from the
-//! beginning, as loom's atomics have to be made one by one.
+//! Stand-in for the arenas, which map memory of zeroed items: here all of it is there from the beginning, as loom's
+//! atomics have to be made one by one.
 
 /// Most slots that one shard can hold, as in the main package.
 pub const SLOTS_MAX: usize = 1 << 26;
@@ -14,12 +14,12 @@ impl<T: Default> Arena<T> {
         Self((0..slots).map(|_| T::default()).collect())
     }
 
-    /// There is room for all.
+    /// Does nothing: there is room for all.
     pub fn reserve(&self, index: usize) {
         assert!(index < self.0.len());
     }
 
-    /// All items.
+    /// Number of items: all of them.
     #[must_use]
     pub fn reserved(&self) -> usize {
         self.0.len()

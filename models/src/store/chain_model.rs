@@ -1,4 +1,4 @@
-//! The model of a chain that a reader follows while its owner changes it.
+//! Model of a chain of slots that a reader follows while its owner changes it.
 
 use loom::sync::Arc;
 use loom::sync::atomic::{AtomicU32, Ordering};
@@ -12,7 +12,7 @@ use crate::types::Slot;
 struct World {
     chains: Chains,
     rows: [Plain; 3],
-    /// The last slot of the chain + 1, as a view of now would have it.
+    /// The last slot of the chain + 1, as a view opened now would have it.
     applied: AtomicU32,
 }
 
@@ -25,17 +25,16 @@ impl World {
     }
 }
 
-/// While a reader follows a chain, its owner adds slots 0, 1 and 2, takes off slot 0, and takes out
-/// slot 1; or takes that out from between the others. The chain is empty at first, and had slot 2
-/// and then slot 0 before. The reader comes to an end, sees the vectors of all that it comes by, and
-/// misses none that was there when it began.
+/// While a reader follows a chain, its owner adds slots 0, 1 and 2, takes off slot 0, and takes out slot 1; or takes
+/// slot 1 out from between the others. The chain is empty at first, and had slot 2 and then slot 0 before. The reader
+/// comes to an end, sees the vectors of all slots that it passes, and misses none that was there when it began.
 ///
-/// Caught: a link or a first slot that is stored or loaded relaxed, wherever one leads to a slot; a
-/// slot that forgets its link when it is taken off or out; one that is added with the link it had
-/// before, or leads to its end only after something leads to it.
+/// Caught: a link or a first slot that is stored or loaded relaxed, wherever one leads to a slot; a slot that forgets
+/// its link when it is taken off or out; a slot that is added with the link it had before, or leads to its end only
+/// after something leads to it.
 ///
-/// Not caught, as nothing depends on it here: that the mark of a slot that is taken off is set with
-/// `Release`, and last.
+/// Not caught, as nothing depends on it here: that the mark of a slot that is taken off is set with `Release`, and
+/// last.
 pub fn a_chain_is_followed_while_it_changes() {
     loom::model(|| {
         run(|world| {

@@ -1,4 +1,4 @@
-//! The model of a row that its owner takes away while another reads it.
+//! Model of a row that its owner takes away while another thread reads it.
 
 use loom::sync::Arc;
 use loom::sync::atomic::{AtomicUsize, Ordering};
@@ -7,36 +7,36 @@ use loom::thread;
 use super::readers::Readers;
 use crate::plain::Plain;
 
-/// The one who reads, beside the owner.
+/// The reading thread, beside the owner.
 const READER: u32 = 1;
 
-/// How many steps there are in which it looks.
+/// Steps in which the reader looks at the slot.
 const STEPS: usize = 2;
 
-/// What a row has in it once it is gone.
+/// Contents of a row once it is freed.
 const GONE: u64 = 0;
 
 /// A slot.
 struct World {
     readers: Readers,
-    /// Which row the word of the slot leads to, + 1; 0 for none, as of one whose vector is on disk.
+    /// Number + 1 of the row to which the word of the slot leads; 0 for none, as when the vector is on disk.
     cell: AtomicUsize,
-    /// Rows have their number + 1 in them.
+    /// The two rows; each holds its number + 1.
     rows: [Plain; 2],
 }
 
 /// A slot leads to row 0. Its owner puts row 1 there instead, and then none, as `Store::put_unsaved` and
-/// `Store::let_rows_go` do; each time it lets go what nobody reads any more of the rows that it has taken
-/// out. Another looks where the slot leads, in two steps that follow each other, and reads the row
-/// twice in each. What it finds is whole, and stays until its step is over.
+/// `Store::let_rows_go` do; each time it frees those of the removed rows that have no reader left. Another thread
+/// looks where the slot leads, in two steps that follow each other, and reads the row twice in each. The row that it
+/// finds is whole, and stays until its step is over.
 ///
-/// Caught: a step that does not announce itself, or only after it has looked, or ends before it is done
-/// with the row; one that announces itself relaxed, which an owner may see without the end of the step
-/// before; either fence left out, or weaker, or on the wrong side of what it is to order; a step that
-/// ends relaxed, or an owner that looks at announcements relaxed, or for the newest of them; no new epoch,
-/// or one that is noted too late, which keeps a row for ever. And of what is written here once more: an
-/// owner that asks who is reading, or ends the epoch, before the row is out of reach; a row that goes in
-/// the epoch in which it was taken out, or whoever reads it; a word that is swapped or loaded relaxed.
+/// Caught: a step that does not announce itself, or only after it has looked, or ends before it is done with the row;
+/// one that announces itself relaxed, which an owner may see without the end of the step before; either fence left
+/// out, or weaker, or on the wrong side of the accesses that it is to order; a step that ends relaxed, or an owner
+/// that looks at announcements relaxed, or for the newest of them; no new epoch, or one that is noted too late, which
+/// keeps a row without end. And of the code that is written here once more: an owner that asks who is reading, or
+/// ends the epoch, before the row is out of reach; a row that is freed in the epoch in which it was taken out, or
+/// while it is read; a word that is swapped or loaded relaxed.
 ///
 /// Not caught: an epoch that is loaded relaxed, as the fence behind it acquires too, or ends relaxed.
 pub fn who_reads_a_row_has_it() {
@@ -60,7 +60,7 @@ pub fn who_reads_a_row_has_it() {
     });
 }
 
-/// Puts one row in the place of another, and none in that of this one. What could not go.
+/// Replaces one row by another, and that one by none. Returns the rows that could not be freed yet.
 fn take_away(world: &World) -> Vec<(u64, usize)> {
     let mut left = Vec::new();
     world.rows[1].set(2);

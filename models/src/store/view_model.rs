@@ -1,4 +1,4 @@
-//! The model of a view that is opened while an owner drops versions and fills slots again.
+//! Model of a view that is opened while an owner drops versions and fills slots again.
 
 use loom::sync::Arc;
 use loom::sync::atomic::{AtomicBool, Ordering};
@@ -10,35 +10,34 @@ use super::pin;
 use crate::plain::Plain;
 use crate::types::Lsn;
 
-/// The owner who writes, and the one who reads.
+/// The owner that writes, and the one that reads.
 const WRITER: u32 = 0;
 const READER: u32 = 1;
 
-/// A slot of the writer's.
+/// A slot of the writer.
 struct World {
     members: [Member; 2],
     life: Life,
-    /// Its vector and its metadata, which are the LSN they are from; no metadata is 0.
+    /// Its vector and its metadata: each is the LSN that it is from; 0 stands for no metadata.
     row: Plain,
     payload: Plain,
-    /// A list of the graph leads to it.
+    /// True if a list of the graph leads to the slot.
     is_led_to: AtomicBool,
 }
 
-/// The version of LSN 1 in a slot dies at LSN 2, and nothing leads to the slot any more. The owner
-/// drops its metadata, and fills the slot again at LSN 3, when nobody looks at it: as
-/// `Store::reclaim` and `Store::put` do, with their conditions. A reader opens a view meanwhile, sees
-/// one version or none, and looks at the vector also where a list leads to it. So does one that opens
-/// a second view before it closes the first.
+/// The version of LSN 1 in a slot dies at LSN 2, and nothing leads to the slot any more. The owner drops its
+/// metadata, and fills the slot again at LSN 3, once no reader looks at it: as `Store::reclaim` and `Store::put` do,
+/// with their conditions. A reader opens a view meanwhile, sees one version or none, and looks at the vector also if
+/// a list leads to it. So does a reader that opens a second view before it closes the first.
 ///
-/// Caught: a reader that does not ask again what is applied after it has set its pin, or sets it
-/// anew for the second view, or takes it away too early; an owner (what it does is written here once
-/// more) that asks for pins before it has published, or fills a slot again that was left at the state
-/// of a pin; a life that is written or read in the other order, or with a `died` that is stored or
-/// loaded relaxed; any load or store of `applied` or of a pin that is relaxed.
+/// Caught: a reader that does not ask again for the applied LSN after it has set its pin, or sets its pin again for
+/// the second view, or removes it too early; an owner (its code is written here once more) that asks for pins before
+/// it has published, or fills a slot again that was left at the state of a pin; a life that is written or read in the
+/// other order, or with a `died` that is stored or loaded relaxed; any load or store of `applied` or of a pin that is
+/// relaxed.
 ///
-/// Without either of the fences, or with weaker ones, the model fails too. That alone does not show
-/// that they are needed, as loom takes the loads and stores around them for weaker than they are.
+/// Without either of the fences, or with weaker ones, the model fails too. That alone does not show that they are
+/// needed, as loom takes the loads and stores around them for weaker than they are.
 ///
 /// Not caught, as nothing depends on it here: a `born`, or the end of a version, that is relaxed.
 pub fn a_view_keeps_what_it_sees() {
@@ -100,7 +99,7 @@ fn search_twice(world: &World) {
     pin::publish(&world.members, READER, None);
 }
 
-/// What a view of `lsn` sees is there.
+/// Checks that the version that a view of `lsn` sees is there.
 fn look(world: &World, lsn: Lsn) {
     let seen = match lsn {
         Lsn(1) => Some(1),

@@ -1,4 +1,4 @@
-//! Files and names, as they are and as far as they are durable.
+//! Contents and names of files: their present state, and the changes that are not durable.
 
 use std::collections::BTreeMap;
 use std::rc::Rc;
@@ -8,10 +8,10 @@ use super::SECTOR;
 /// A change of a file that is not known to be durable.
 #[derive(Clone)]
 pub(super) struct Pending {
-    /// When, counted over the whole disk.
+    /// Number of the change, counted over the whole disk.
     pub(super) at: u64,
     pub(super) change: Change,
-    /// The sync that should have made it durable has failed: no other one will.
+    /// True if the sync that should have made it durable has failed: no other sync will.
     pub(super) is_forgotten: bool,
 }
 
@@ -63,7 +63,7 @@ impl NameChange {
 pub(super) struct Content {
     pub(super) live: Vec<u8>,
     pub(super) durable: Vec<u8>,
-    /// In the order of writing.
+    /// Changes in the order of writing.
     pub(super) pending: Vec<Pending>,
 }
 
@@ -90,7 +90,7 @@ impl Content {
         self.pending.push(Pending { at, change, is_forgotten: false });
     }
 
-    /// All that is not forgotten becomes durable; what is, where nothing has been written over.
+    /// Makes all changes durable that are not forgotten; forgotten ones remain pending, unless written over.
     pub(super) fn sync(&mut self) {
         let (forgotten, synced): (Vec<_>, Vec<_>) =
             std::mem::take(&mut self.pending).into_iter().partition(|p| p.is_forgotten);
@@ -101,7 +101,7 @@ impl Content {
         self.pending = forgotten.into_iter().filter(is_older).collect();
     }
 
-    /// A sync has failed.
+    /// Marks all changes as forgotten: a sync has failed.
     pub(super) fn forget(&mut self) {
         let mut forgotten = Vec::new();
         for Pending { at, change, .. } in std::mem::take(&mut self.pending) {
@@ -132,7 +132,7 @@ impl Change {
         }
     }
 
-    /// True if nothing can be seen of the other one after this.
+    /// True if no trace of `other` is left after this change.
     pub(super) fn covers(&self, other: &Self) -> bool {
         match (self, other) {
             (Self::Bytes { offset, bytes }, Self::Bytes { offset: start, .. }) => {

@@ -1,4 +1,4 @@
-//! What is found after a crash: of everything that was not synced, some is there.
+//! States of the disk after a crash: some of the changes that were not synced have survived.
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
@@ -8,8 +8,8 @@ use super::{Change, Content, SECTOR, SimDisk, State};
 use crate::disk::BLOCK;
 use crate::types::mix;
 
-/// Which of the changes survive that were not synced: sectors, lengths, and changes of names, in
-/// the order in which they were made.
+/// Selects the changes that survive among those that were not synced: sectors, lengths, and changes of names, in the
+/// order in which they were made.
 #[derive(Clone, Copy, Debug)]
 pub enum Crash {
     /// None of them.
@@ -18,9 +18,9 @@ pub enum Crash {
     Everything,
     /// Each by the toss of a coin with this seed.
     Random(u64),
-    /// Only the first so many.
+    /// Only the first ones, as many as this.
     Prefix(usize),
-    /// Only the last so many.
+    /// Only the last ones, as many as this.
     Suffix(usize),
     /// All but this one.
     Without(usize),
@@ -30,12 +30,12 @@ pub enum Crash {
     HalfBlocks,
 }
 
-/// How many ways [`Crash::mode`] knows.
+/// Number of modes of [`Crash::mode`].
 pub const MODES: u64 = 8;
 
 impl Crash {
-    /// One of each way, by number, for a crash that has to decide about so many changes. `pick`
-    /// says which ones where there is a choice.
+    /// The mode with this number, for a crash that decides about `count` changes. `pick` selects the change if there
+    /// is a choice.
     pub fn mode(number: u64, pick: u64, count: usize) -> Self {
         let one = mix(pick) as usize % count.max(1);
         match number % MODES {
@@ -66,8 +66,8 @@ impl Crash {
         }
     }
 
-    /// Where a change of a name depends on one that is not kept: true if that one is kept as
-    /// well, false if neither is.
+    /// For a kept change of a name that depends on one that is not kept: true if that one is kept as well, false if
+    /// neither is.
     fn pulls(self) -> bool {
         match self {
             Self::Suffix(_) | Self::Only(_) => true,
@@ -77,10 +77,10 @@ impl Crash {
     }
 }
 
-/// Something that a crash decides about.
+/// A change that a crash decides about.
 struct Item {
     at: u64,
-    /// The content, and which of its pending changes; or which pending change of a name.
+    /// The content, and the index of its pending change; or the index of a pending change of a name.
     content: usize,
     pending: usize,
     what: What,
@@ -88,7 +88,7 @@ struct Item {
 
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum What {
-    /// This part of a write: where it goes in the file, and where in the write it begins.
+    /// This part of a write: its offset in the file, and its offset in the write.
     Sectors {
         start: usize,
         from: usize,
@@ -98,8 +98,7 @@ enum What {
 }
 
 impl State {
-    /// All that a crash decides about, in the order in which it was done, in sectors of so many
-    /// bytes.
+    /// All changes that a crash decides about, in the order in which they were made, in sectors of `sector` bytes.
     fn items(&self, sector: usize) -> Vec<Item> {
         let renamed = self.pending_names.iter().filter_map(|pending| match pending.change {
             super::NameChange::Made(_, content) | super::NameChange::Renamed { content, .. } => {
@@ -134,7 +133,7 @@ impl State {
         items
     }
 
-    /// The directory with those changes that are kept and do not depend on one that is not.
+    /// The directory with the kept changes that do not depend on one that is not kept.
     fn names_after(&self, crash: Crash, mut is_kept: Vec<bool>) -> BTreeMap<String, usize> {
         let touches = |a: usize, b: usize| {
             let names = self.pending_names[b].change.names();
@@ -159,7 +158,7 @@ impl State {
         names
     }
 
-    /// Keeps what a change that is kept depends on.
+    /// Keeps the changes on which a kept change depends.
     fn pull(&self, later: usize, is_kept: &mut [bool], touches: &impl Fn(usize, usize) -> bool) {
         for before in (0..later).rev() {
             if !is_kept[before] && touches(before, later) {
@@ -171,7 +170,7 @@ impl State {
 }
 
 impl Content {
-    /// What the file is after a crash that has kept these parts of its pending changes.
+    /// Content of the file after a crash that has kept these parts of its pending changes.
     fn after(&self, kept: &[(usize, What)], sector: usize) -> Vec<u8> {
         let (mut bytes, mut length) = (self.durable.clone(), self.durable.len());
         for &(pending, what) in kept {
@@ -195,23 +194,23 @@ impl Content {
 }
 
 impl SimDisk {
-    /// How many changes a crash now would have to decide about.
+    /// Number of changes that a crash now would decide about.
     pub fn pending(&self) -> usize {
         self.0.borrow().items(SECTOR).len()
     }
 
-    /// The sectors among them.
+    /// Number of sectors among the pending changes.
     pub fn unsynced_sectors(&self) -> usize {
         let items = self.0.borrow().items(SECTOR);
         items.iter().filter(|item| matches!(item.what, What::Sectors { .. })).count()
     }
 
-    /// The disk as it is found after a crash now, with sectors of 512 bytes.
+    /// The disk after a crash now, with sectors of 512 bytes.
     pub fn after(&self, crash: Crash) -> Self {
         self.after_torn(crash, SECTOR)
     }
 
-    /// The disk as it is found after a crash now, with sectors of so many bytes.
+    /// The disk after a crash now, with sectors of `sector` bytes.
     pub fn after_torn(&self, crash: Crash, sector: usize) -> Self {
         let state = self.0.borrow();
         let items = state.items(sector);

@@ -1,22 +1,20 @@
-//! A disk in memory that knows what is durable: for tests that crash it at any call, fail any of
-//! them, and have it watch the order in which things become durable.
+//! A disk in memory that tracks durability: for tests that crash it at any call, fail any of them, and have it check
+//! the order in which files become durable.
 //!
-//! What a system may really do with what is not synced, and how it is modelled. Everything is at
-//! least as bad as on ext4 and XFS:
-//! - *Content.* Of a write any sectors may be durable, of 512 bytes or of 4 KiB as the device
-//!   has it, each with what the file had before, or with what any write since has put there.
-//! - *Length.* A file that grew or was cut has its old length or a new one, whichever of its
-//!   sectors are there; between the end of the data and a length there are zeros.
-//! - *Names.* Both file systems log changes of a directory in their order and keep a prefix of
-//!   them. Here each is there or not by itself, as on systems that log files one by one, but a
-//!   change is never without those before it that touched one of its names. A rename is there as
-//!   a whole or not at all. A name says nothing about the content: a file whose name is durable
-//!   may be empty.
-//! - *Failed syncs.* The pages of a sync that failed are marked clean. They are read as they were
-//!   written, by a process that starts anew as well, and no later sync writes them; only a new
-//!   write does. They may be durable or not. A directory is different: a file system whose log
-//!   fails stops, and says nothing false afterwards; what a failed sync of names was about is
-//!   still pending.
+//! Effects that a real system may have on data that is not synced, and their model. Everything is at least as bad as
+//! on ext4 and XFS:
+//! - *Content.* Of a write any sectors may be durable, of 512 bytes or of 4 KiB as the device has it, each with what
+//!   the file had before, or with what any write since has put there.
+//! - *Length.* A file that grew or was cut has its old length or a new one, whichever of its sectors are there;
+//!   between the end of the data and a length there are zeros.
+//! - *Names.* Both file systems log changes of a directory in their order and keep a prefix of them. Here each is
+//!   there or not by itself, as on systems that log files one by one, but a change is never without those before it
+//!   that touched one of its names. A rename is there as a whole or not at all. A name says nothing about the
+//!   content: a file whose name is durable may be empty.
+//! - *Failed syncs.* The pages of a sync that failed are marked clean. They are read as they were written, by a
+//!   restarted process as well, and no later sync writes them; only a new write does. They may be durable or not. A
+//!   directory is different: a file system whose log fails stops, and reports nothing false afterwards; the changes
+//!   of a failed sync of names are still pending.
 //! - *Failed writes.* They did nothing, or a part, from the front.
 
 mod content;
@@ -43,7 +41,7 @@ pub const SECTOR: usize = 512;
 pub enum Fault {
     /// The call fails, with this kind, having done nothing.
     Fails(Kind),
-    /// The call fails, with this kind, having done a part, or all of it where there are no parts.
+    /// The call fails, with this kind, having done a part, or all of it if it has no parts.
     Partly(Kind),
     /// The machine stops: this call may have done a part, and no later one does anything.
     Crash,
@@ -52,7 +50,7 @@ pub enum Fault {
 struct Planned {
     call: u64,
     fault: Fault,
-    /// Later calls of the same operation fail as well.
+    /// True if later calls of the same operation fail as well.
     is_sticky: bool,
     operation: Option<&'static str>,
 }
@@ -63,11 +61,11 @@ struct State {
     names: BTreeMap<String, usize>,
     durable_names: BTreeMap<String, usize>,
     pending_names: Vec<PendingName>,
-    /// Changes so far.
+    /// Number of changes so far.
     changes: u64,
-    /// What was asked for, call by call.
+    /// Operations asked for, call by call.
     operations: Vec<&'static str>,
-    /// How often others were let on between two pieces of work.
+    /// Number of times that other tasks were let on between two pieces of work.
     rests: u64,
     planned: Option<Planned>,
     crashed: bool,
@@ -87,7 +85,7 @@ impl State {
         self.pending_names.push(PendingName { at, change });
     }
 
-    /// The content of a name, empty; a file that had it keeps it.
+    /// Gives a name an empty content; a file opened under that name keeps the former one.
     fn begin(&mut self, name: &str) -> usize {
         if let Some(&content) = self.names.get(name) {
             let at = self.change();
@@ -111,17 +109,17 @@ impl SimDisk {
         self.0.borrow().operations.len() as u64
     }
 
-    /// How often others were let on between two pieces of work in memory.
+    /// Number of times that other tasks were let on between two pieces of work in memory.
     pub fn rests(&self) -> u64 {
         self.0.borrow().rests
     }
 
-    /// What they were for.
+    /// Operations of the calls so far.
     pub fn operations(&self) -> Vec<&'static str> {
         self.0.borrow().operations.clone()
     }
 
-    /// Injects a fault at the call with this number, counted from 1.
+    /// Injects a fault at the call with this number, from 1.
     pub fn fault_at(&self, call: u64, fault: Fault) {
         let planned = Planned { call, fault, is_sticky: false, operation: None };
         self.0.borrow_mut().planned = Some(planned);
@@ -133,7 +131,7 @@ impl SimDisk {
         self.0.borrow_mut().planned = Some(planned);
     }
 
-    /// Nothing fails any more.
+    /// Removes all faults.
     pub fn mend(&self) {
         self.0.borrow_mut().planned = None;
     }
@@ -148,8 +146,7 @@ impl SimDisk {
         self.0.borrow_mut().sync_lies = true;
     }
 
-    /// The same disk under another process: what was written is there, synced or not, and nothing
-    /// fails any more.
+    /// This disk under another process: all data written is there, synced or not, and no call fails any more.
     pub fn restarted(&self) -> Self {
         let state = self.0.borrow();
         Self(Rc::new(RefCell::new(State {
@@ -182,7 +179,7 @@ impl SimDisk {
         state.durable_names.insert(name.into(), index);
     }
 
-    /// Counts a call. With a fault that leaves a part, what the caller returns after that part.
+    /// Counts a call. For a fault that leaves a part, returns the error that the caller returns after that part.
     fn call(&self, operation: &'static str, file: &str) -> Result<Option<DiskError>> {
         let mut state = self.0.borrow_mut();
         state.operations.push(operation);
@@ -311,7 +308,7 @@ impl File for SimFile {
         assert_eq!((source.len() % BLOCK, offset % BLOCK as u64), (0, 0));
         let failed = self.disk.call("write", &self.name)?;
         let mut state = self.disk.0.borrow_mut();
-        // A crash leaves any part; a write that fails in the middle, the front.
+        // A crash leaves any part; a write that fails in the middle leaves the front.
         let part = match failed {
             Some(_) if !state.crashed => (source.len() / 2).next_multiple_of(SECTOR),
             _ => source.len(),

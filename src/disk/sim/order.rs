@@ -1,22 +1,22 @@
-//! Watches the order in which things become durable, while they are done: what a crash would only
-//! show if it came at that moment.
+//! Checks the order in which files become durable, while it happens: a crash would only show a wrong order if it came
+//! at that moment.
 
 use super::{Change, Content, SimDisk, State};
 
 /// A file that the content of another one relies on.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Claim {
-    /// Its name.
+    /// Name of the file.
     pub name: String,
-    /// How much of it, from the front; all of it if that is `None`.
+    /// Bytes of the file, from the front, that have to be durable; `None` for all.
     pub bytes: Option<u64>,
 }
 
-/// What the content of a file that takes this name relies on.
+/// The claims of the content of a file that takes this name.
 pub type Claims = fn(name: &str, content: &[u8]) -> Vec<Claim>;
 
 impl Content {
-    /// True if all that is read of the first `bytes` is durable.
+    /// True if all data that a read of the first `bytes` returns is durable.
     fn is_durable(&self, bytes: u64) -> bool {
         let is_before = |change: &Change| match change {
             Change::Bytes { offset, .. } => (*offset as u64) < bytes,
@@ -27,7 +27,7 @@ impl Content {
 }
 
 impl State {
-    /// A file must be durable before it takes a name, and so must all that it relies on.
+    /// Checks that a file is durable before it takes a name, and that all files on which it relies are.
     pub(super) fn check_rename(&self, content: usize, target: &str) {
         let Some(claims) = self.claims else { return };
         let content = &self.contents[content];
@@ -48,17 +48,17 @@ impl State {
 }
 
 impl SimDisk {
-    /// From now on panics where a file gets a name before it, or what it relies on, is durable.
+    /// Panics from now on if a file gets a name before it, or a file on which it relies, is durable.
     pub fn watch_order(&self, claims: Claims) {
         self.0.borrow_mut().claims = Some(claims);
     }
 
-    /// The order is not watched any more.
+    /// Stops checking the order.
     pub fn ignore_order(&self) {
         self.0.borrow_mut().claims = None;
     }
 
-    /// Panics if a file, or its name, is not durable, if the order is watched.
+    /// Panics if a file, or its name, is not durable, while the order is checked.
     pub fn assert_durable(&self, name: &str, by: &str) {
         let state = self.0.borrow();
         if state.claims.is_some() {

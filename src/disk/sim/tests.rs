@@ -1,4 +1,4 @@
-//! What is found after crashes and failures of the simulated disk, and what it notices by itself.
+//! States after crashes and failures of the simulated disk, and the faults of order that it notices by itself.
 
 use std::collections::BTreeSet;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -23,7 +23,7 @@ fn with_files() -> SimDisk {
     disk
 }
 
-/// All that may be found, by the outcome of many tosses.
+/// All states that may be found, by the outcome of many tosses.
 fn outcomes<T: Ord>(disk: &SimDisk, see: impl Fn(&SimDisk) -> T) -> BTreeSet<T> {
     (0..400).map(|seed| see(&disk.after(Crash::Random(seed)))).collect()
 }
@@ -65,13 +65,13 @@ fn a_change_of_a_name_is_never_without_those_before_it() {
     let found = outcomes(&disk, see);
     let expected = [("ab", 1), ("a", 2), ("ab", 2), ("ac", 2)];
     assert_eq!(found, expected.map(|(names, a)| (names.to_owned(), a)).into());
-    // Each with what it needs, and all but the first: none.
+    // Each with the changes that it needs, and all but the first: none.
     assert_eq!(see(&disk.after(Crash::Only(2))), ("ac".into(), 2));
     assert_eq!(see(&disk.after(Crash::Without(0))), ("ab".into(), 1));
 }
 
 #[test]
-fn a_length_is_old_or_new_whatever_the_data_is() {
+fn a_length_is_old_or_new_with_any_data() {
     let disk = with_files();
     run(async {
         let file = disk.begin("c").await.unwrap();
@@ -86,7 +86,7 @@ fn a_length_is_old_or_new_whatever_the_data_is() {
     let disk = with_files();
     run(async { disk.open("a").await.unwrap().truncate(0).await.unwrap() });
     assert_eq!(outcomes(&disk, |disk| disk.content("a").len()), [0, BLOCK].into());
-    // A file that is begun anew loses its content, under the name that it keeps.
+    // A file that is begun again loses its content, under the name that it keeps.
     run(disk.begin("b")).unwrap();
     assert_eq!(outcomes(&disk, |disk| disk.content("b").len()), [0, BLOCK].into());
 }
@@ -110,7 +110,7 @@ fn sectors_are_torn_one_by_one_or_block_by_block() {
 }
 
 #[test]
-fn what_a_failed_sync_was_about_no_later_one_makes_durable() {
+fn writes_of_a_failed_sync_are_not_made_durable_by_a_later_one() {
     let disk = with_files();
     run(async {
         let file = disk.open("a").await.unwrap();
@@ -124,7 +124,7 @@ fn what_a_failed_sync_was_about_no_later_one_makes_durable() {
         file.sync_data().await.unwrap();
         assert!(outcomes(&disk, |disk| first(disk, "a")).len() > 100);
         assert_eq!(first(&disk.after(Crash::Nothing), "a"), [1; 8]);
-        // Only another write does, and nothing brings the old one back.
+        // Only another write makes it durable, and nothing brings the old one back.
         file.write_at(block(4), 0).await.unwrap();
         file.sync_data().await.unwrap();
         assert_eq!(outcomes(&disk, |disk| disk.content("a")), [block(4)].into());
@@ -132,7 +132,7 @@ fn what_a_failed_sync_was_about_no_later_one_makes_durable() {
 }
 
 #[test]
-fn a_fault_does_nothing_or_a_part_once_or_for_ever() {
+fn a_fault_has_no_effect_or_a_part_once_or_always() {
     let disk = with_files();
     run(async {
         let file = disk.open("a").await.unwrap();
@@ -157,7 +157,7 @@ fn a_fault_does_nothing_or_a_part_once_or_for_ever() {
 }
 
 #[test]
-fn the_order_is_watched() {
+fn a_wrong_order_of_durability_panics() {
     let claims: Claims = |_, _| vec![Claim { name: "b".into(), bytes: Some(BLOCK as u64) }];
     let panics = |work: &dyn Fn(&SimDisk)| {
         let disk = with_files();

@@ -2,7 +2,7 @@
 
 use super::*;
 
-/// Sets bytes of the row of `id` on disk; where it was.
+/// Sets bytes of the row of `id` on disk; returns its slot.
 fn damage(kept: &mut Kept, id: u64) -> Slot {
     let engine = &kept.pair.engine;
     let slot = engine.get(DocId(id), &Realm::default(), true).unwrap().on_disk.unwrap();
@@ -22,7 +22,7 @@ fn saved(seed: u64, documents: u64) -> Kept {
 }
 
 #[test]
-fn a_document_whose_vector_is_damaged_is_left_out_and_said_to_be() {
+fn a_document_with_a_damaged_vector_is_left_out_and_named() {
     let mut kept = saved(41, 3_000);
     for round in 0..12 {
         let query = Query { ef: 100, filter: None, ..(*kept.query(round)).clone() };
@@ -36,7 +36,7 @@ fn a_document_whose_vector_is_damaged_is_left_out_and_said_to_be() {
         assert_eq!(outcome.hits.len(), 10);
         assert!(!outcome.lost.is_empty() && outcome.lost[0].0 == 0);
         kept.assert_hits(&query, &outcome);
-        // Written again it is there again.
+        // After a new write the document is there again.
         kept.pair.put(nearest.0);
         kept.link_all();
         kept.save();
@@ -48,12 +48,12 @@ fn a_document_whose_vector_is_damaged_is_left_out_and_said_to_be() {
 fn a_snapshot_has_every_vector_or_fails_and_names_the_document() {
     let mut kept = saved(42, 5_000);
     damage(&mut kept, 77);
-    // What has not changed stays where it is, though its file is worn out.
+    // An unchanged block stays where it is, though its file is worn out.
     kept.pair.put(5);
     kept.next_file = kept.next_file.next_multiple_of(4);
     kept.files.save(&mut kept.pair.engine, kept.next_file).unwrap();
     kept.link_all();
-    // Another one comes into the same block.
+    // Another document is written to the same block.
     let mut kept = saved(42, 2_000);
     damage(&mut kept, 77);
     kept.pair.put(5);
@@ -62,7 +62,7 @@ fn a_snapshot_has_every_vector_or_fails_and_names_the_document() {
     assert!(why.contains("document 77"), "{why}");
     let why = kept.files.save(&mut kept.pair.engine, kept.next_file).unwrap_err();
     assert!(why.contains("document 77"), "what has changed is not forgotten: {why}");
-    // Deleted, it is not missed.
+    // Once deleted, the document is not missed.
     kept.pair.delete(77, "");
     kept.link_all();
     kept.next_file += 1;
@@ -71,14 +71,14 @@ fn a_snapshot_has_every_vector_or_fails_and_names_the_document() {
     kept.assert_documents(2_000);
 }
 
-/// Once a document whose vector was lost is written again, or deleted, what was around it is written anew,
-/// so that the files are whole again.
+/// Once a document whose vector was lost is written again, or deleted, the block around it is written again, so that
+/// the files are whole.
 #[test]
-fn what_was_damaged_does_not_stay() {
+fn damaged_blocks_are_replaced() {
     for is_deleted in [false, true] {
         let mut kept = saved(46, 10_000);
         let slot = damage(&mut kept, 77);
-        // As whoever reads it does.
+        // As a reader of the row does.
         kept.pair.engine.note_damaged(slot);
         let file_before = kept.pair.engine.spot(slot).unwrap().file;
         kept.save();
@@ -95,7 +95,7 @@ fn what_was_damaged_does_not_stay() {
         assert_eq!(kept.files.extents[&0].iter().filter(is_there).count(), 0);
         kept.link_all();
         kept.assert_documents(10_000);
-        // What is whole again stays where it is.
+        // A block that is whole again stays where it is.
         let vectors = |kept: &Kept| -> Vec<Extent> {
             let extents = kept.files.extents[&0].iter();
             extents.filter(|extent| extent.part == Part::Vectors).copied().collect()
@@ -134,9 +134,9 @@ fn a_file_that_is_gone_or_cut_off_loses_its_documents_alone() {
     }
 }
 
-/// At its deadline a search has what was in memory, or was given.
+/// At its deadline a search has the vectors that were in memory, or were given.
 #[test]
-fn a_search_that_waits_for_the_disk_ends_with_what_it_has() {
+fn a_search_that_waits_for_the_disk_ends_with_the_vectors_it_has() {
     let mut kept = saved(44, 3_000);
     for given in [0, 3, 1_000] {
         let query = Query { include_embeddings: false, ..(*kept.pair.query(10, None)).clone() };
@@ -155,7 +155,7 @@ fn a_search_that_waits_for_the_disk_ends_with_what_it_has() {
     }
 }
 
-/// Wherever a search is when its time is over, it does not say that it has looked at everything.
+/// At any step, a search whose time is over does not claim that it has looked at everything.
 #[test]
 fn a_search_that_is_cut_off_is_not_complete() {
     let mut kept = Kept::new(45);

@@ -24,7 +24,7 @@ pub(crate) fn on_disk(params: &Params) -> Params {
     Params { vectors, ..params.clone() }
 }
 
-/// The files of snapshots, by owner and number, and where everything is in them.
+/// The files of snapshots, by owner and number, and the extents in them.
 #[derive(Default)]
 struct Files {
     contents: BTreeMap<(u32, u64), Vec<u8>>,
@@ -33,7 +33,7 @@ struct Files {
     reads: u64,
 }
 
-/// Begins a snapshot; none of the files of the one before is kept if they are worn.
+/// Begins a snapshot; if `are_worn`, none of the files of the previous one is kept.
 fn begin(engine: &mut Engine, before: Option<Vec<Extent>>, are_worn: bool) -> Checkpoint {
     let before = before.unwrap_or_default();
     let worn = before.iter().filter(|_| are_worn).map(|extent| extent.file).collect();
@@ -48,7 +48,7 @@ impl Files {
         bytes.unwrap_or_default().to_vec()
     }
 
-    /// Writes some pieces of a snapshot to `file`; true if that was all, and it is saved.
+    /// Writes some pieces of a snapshot to `file`; true if those were the last, and it is saved.
     fn write(
         &mut self,
         engine: &mut Engine,
@@ -120,7 +120,7 @@ impl Files {
         spot.is_row(bytes).then(|| bytemuck::pod_collect_to_vec(bytes).into())
     }
 
-    /// Gives a search what it waits for, if it does.
+    /// Gives a search the vectors that it waits for, if any.
     fn give(&mut self, engine: &Engine, search: &mut Search) {
         let wanted = search.wanted().to_vec();
         assert!(wanted.is_sorted() && wanted.len() <= 512);
@@ -139,7 +139,7 @@ impl Files {
         engine.finish_search(search)
     }
 
-    /// Brings back what was saved last.
+    /// Restores the state saved last.
     fn restore(&self, params: Params, checkpoint: &Checkpoint) -> Engine {
         let extents = &self.extents[&0];
         let (shape, applied) = (checkpoint.shape(), checkpoint.snapshot());
@@ -166,7 +166,7 @@ impl Kept {
         Self { pair, files: Files::default(), running: None, next_file: 1 }
     }
 
-    /// Some pieces of a snapshot: one that is on its way, or of one that begins.
+    /// Writes some pieces of a snapshot: one in progress, or a new one.
     fn snapshot(&mut self, pieces: usize) {
         let Self { pair, files, running, next_file } = self;
         if running.is_none() && pair.engine.may_checkpoint() {
@@ -179,7 +179,7 @@ impl Kept {
         let file = *next_file;
         match files.write(&mut pair.engine, &mut checkpoint, &mut written, file, pieces) {
             Ok(true) if pair.random.below(5) > 0 => pair.engine.end_checkpoint(checkpoint),
-            // It was published, and then something failed.
+            // The snapshot was published, and then something failed.
             Ok(true) => pair.engine.abandon_checkpoint(checkpoint),
             Ok(false) if pair.random.below(40) > 0 => *running = Some((checkpoint, written)),
             Ok(false) => pair.engine.abandon_checkpoint(checkpoint),
@@ -224,7 +224,7 @@ impl Kept {
         }
     }
 
-    /// Every document is read as it was written.
+    /// Checks that every document is read as it was written.
     fn assert_documents(&mut self, ids: u64) {
         let reads = self.pair.engine.begin_reads();
         for id in (1..=ids).map(DocId) {
@@ -240,9 +240,9 @@ impl Kept {
     }
 }
 
-/// Small collections are answered exactly, whatever was written and saved, and what is in memory.
+/// Small collections are answered exactly, at any mixture of writes, saves and vectors in memory.
 #[test]
-fn answers_are_those_of_the_model_while_snapshots_are_taken() {
+fn answers_equal_those_of_the_model_while_snapshots_are_taken() {
     for seed in 0..6 {
         let mut kept = Kept::new(600 + seed);
         for round in 0..1_500 {
@@ -262,8 +262,8 @@ fn answers_are_those_of_the_model_while_snapshots_are_taken() {
     }
 }
 
-/// A search sees the state that it began at, though slots are filled again, blocks move to other
-/// files and rows leave memory between its steps.
+/// A search sees the state at which it began, though slots are filled again, blocks move to other files and rows
+/// leave memory between its steps.
 #[test]
 fn a_search_sees_one_state_while_vectors_move() {
     for seed in 0..6 {
@@ -292,7 +292,7 @@ fn a_search_sees_one_state_while_vectors_move() {
             kept.assert_hits(&query, &outcome);
             kept.pair.model = now;
         }
-        // One that is on its way keeps what died since it began.
+        // A snapshot in progress keeps versions that died since it began.
         if let Some((checkpoint, _)) = kept.running.take() {
             kept.pair.engine.abandon_checkpoint(checkpoint);
         }
@@ -301,10 +301,9 @@ fn a_search_sees_one_state_while_vectors_move() {
     }
 }
 
-/// Of what a walk finds, the same documents are answered as where vectors are in memory, and few
-/// vectors are read.
+/// A walk gives the answers that it gives with vectors in memory, and few vectors are read.
 #[test]
-fn a_walk_answers_what_it_would_in_memory() {
+fn a_walk_answers_as_with_vectors_in_memory() {
     let mut kept = Kept::new(81);
     (1..=6_000).for_each(|id| kept.pair.put(id));
     kept.link_all();
@@ -334,7 +333,7 @@ fn a_walk_answers_what_it_would_in_memory() {
     assert!(kept.files.reads < 4_500, "{} rows read for 100 searches", kept.files.reads);
 }
 
-/// What comes back from a snapshot is read from its files, in either mode, and goes on.
+/// A state restored from a snapshot is read from its files, in either mode, and goes on.
 #[test]
 fn a_snapshot_comes_back_in_either_mode() {
     for seed in 0..4 {
@@ -372,9 +371,9 @@ fn a_snapshot_comes_back_in_either_mode() {
     }
 }
 
-/// Writes are refused while too much waits for a snapshot, and one is due before that.
+/// Writes are refused while too many bytes wait for a snapshot, and a snapshot is due before that.
 #[test]
-fn what_is_not_saved_is_bounded() {
+fn unsaved_vectors_are_bounded() {
     let mut kept = Kept::new(91);
     let vectors = VectorStorage::Disk { unsaved_bytes_max: 300 * 64 };
     kept.pair.engine = Engine::new(Params { vectors, ..on_disk(engine().params()) });
@@ -401,7 +400,7 @@ fn what_is_not_saved_is_bounded() {
     kept.link_all();
     write(&mut kept, 301).unwrap();
     assert_eq!(kept.pair.engine.store().row_bytes_in_memory(), 64);
-    // What is staged counts before it is durable.
+    // Staged vectors count before they are durable.
     let staged = (0..).map_while(|n| {
         let vector = kept.pair.random.vector();
         let id = DocId(1_000 + n);

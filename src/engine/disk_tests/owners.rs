@@ -1,4 +1,4 @@
-//! Shards that own one graph, with vectors on disk, each in files of its own.
+//! Shards that share one graph, with vectors on disk, each in files of its own.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -23,7 +23,7 @@ fn put(engines: &mut [Engine], model: &mut Model, random: &mut Random, id: u64) 
     }
 }
 
-/// A search on one core reads vectors from the files of all, and from the memory of all.
+/// A search on one core reads vectors from the files of all shards, and from the memory of all.
 #[test]
 fn a_search_of_one_owner_finds_the_vectors_of_all() {
     let (mut engines, mut model) = (engines(3), Model::default());
@@ -59,8 +59,8 @@ fn a_search_of_one_owner_finds_the_vectors_of_all() {
     assert!(files.reads > 300, "{} rows were read", files.reads);
 }
 
-/// What a search has found in memory goes with its vector, though another owner lets that go before the
-/// answer is made.
+/// A document that a search has found in memory is answered with its vector, though another owner frees the row
+/// before the answer is made.
 #[test]
 fn hits_keep_vectors_that_another_owner_lets_go() {
     let (mut engines, mut model) = (engines(2), Model::default());
@@ -92,8 +92,8 @@ fn hits_keep_vectors_that_another_owner_lets_go() {
     }
 }
 
-/// One owner writes, saves and lets rows go, while another searches on a thread of its own: what the
-/// searches find in memory is what was written.
+/// One owner writes, saves and frees rows, while another searches on a thread of its own: the rows that the searches
+/// find in memory are as they were written.
 #[test]
 fn rows_go_while_others_read_them() {
     let (mut engines, is_over) = (engines(2), AtomicBool::new(false));
@@ -119,7 +119,7 @@ fn rows_go_while_others_read_them() {
                 let search = reader.begin_search_in(Arc::new(query.clone()), Scope::Partition);
                 let mut search = search.unwrap();
                 while !search.step(&reader) {
-                    // Nothing is read: what is on disk is left out.
+                    // No row is read: documents with vectors on disk are left out.
                 }
                 for hit in reader.finish_search(search).hits {
                     let vector = hit.embedding.unwrap();

@@ -1,4 +1,4 @@
-//! Comparing the index with the documents, in both directions.
+//! Comparison of the metadata index with the documents, in both directions.
 
 use roaring::RoaringBitmap;
 
@@ -8,8 +8,7 @@ use crate::types::Slot;
 use crate::types::payload::Payload;
 
 impl MetadataIndex {
-    /// Compares what has been read in with the metadata in the slots. Returns how many pairs there
-    /// are.
+    /// Compares the entries indexed so far with the metadata in the slots. Returns the number of pairs.
     ///
     /// # Errors
     /// A pair without a posting, or a posting without a pair.
@@ -19,7 +18,7 @@ impl MetadataIndex {
         Ok(pairs)
     }
 
-    /// Each pair of each document has its posting.
+    /// Checks that each pair of each document has its posting.
     fn check_documents(&self, store: &Store) -> Result<u64, String> {
         let (mut slots, mut pairs, mut payload_bytes) = (RoaringBitmap::new(), 0, 0);
         let is_read = |slot: &Slot| self.stripe.number(*slot) < self.indexed_to;
@@ -60,7 +59,7 @@ impl MetadataIndex {
         }
     }
 
-    /// Each posting is of a slot whose metadata has the pair.
+    /// Checks that each posting is of a slot whose metadata has the pair.
     fn check_postings(&self, store: &Store) -> Result<(), String> {
         let payload =
             |slot: u32| self.slots.contains(slot).then(|| store.stored_payload(Slot(slot)));

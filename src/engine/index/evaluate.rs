@@ -1,9 +1,8 @@
-//! A filter put to the index, in steps: bitmaps joined as its connectives say.
+//! Evaluation of a filter in the index, in steps: bitmaps combined by the filter's connectives.
 //!
-//! The answer is never too small. Where the index does not know, a condition takes in all slots of
-//! which it might be true; below a negation, which turns that round, only those of which it is
-//! true for certain. Where a few slots are left of an AND, its costlier conditions are left out:
-//! looking at the documents is less work.
+//! The answer is never too small. Where the index has no data, a condition takes in all slots of which it might be
+//! true; below a negation, which inverts that, only those of which it is certainly true. Once an AND has few slots
+//! left, its costlier conditions are left out: looking at the documents is less work.
 
 use roaring::RoaringBitmap;
 
@@ -16,31 +15,30 @@ use crate::engine::filter::Filter;
 use crate::store::Store;
 use crate::types::Lsn;
 
-/// What a step may cost, in units of looking up a value: some tens of microseconds. A step joins
-/// two bitmaps at least, which for ten million slots takes a quarter of a millisecond.
-/// In tests next to nothing, so that much happens between steps.
+/// Cost limit of a step, in units of one value lookup: some tens of microseconds. A step combines at least two
+/// bitmaps, which for ten million slots takes a quarter of a millisecond. In tests next to nothing, so that much
+/// happens between steps.
 const STEP_COST: u64 = if cfg!(test) { 6 } else { 2_048 };
 
-/// Looking at a document's metadata, in the same units.
+/// Cost of looking at a document's metadata, in units of one value lookup.
 const DOCUMENT_COST: u64 = 8;
 
-/// Bytes of the sets of an evaluation, at most: as many as `SETS_MAX` sets of all slots take, and
-/// `BYTES_FREE` more. A filter that would take more, which has to be wide and deep, is put to every
-/// document instead. The condition being read takes up to three more such sets.
+/// Most bytes of the sets of an evaluation: those of `SETS_MAX` sets of all slots, and `BYTES_FREE` more. A filter
+/// that would take more, which has to be wide and deep, is evaluated on every document instead. The condition being
+/// read takes up to three more such sets.
 const SETS_MAX: usize = 4;
 const BYTES_FREE: usize = if cfg!(test) { 256 } else { 64 << 10 };
 
-/// The documents to be looked at for a filter.
+/// The documents that have to be looked at for a filter.
 #[derive(Debug, Default)]
 pub(in crate::engine) struct Candidates {
-    /// Where they are. Not all of them are alive, or were when the search began.
+    /// Their slots. Not all of them are live, or were when the search began.
     pub(in crate::engine) slots: RoaringBitmap,
-    /// Of so many of them, at most, it is not known that they pass. All others do, if they are
-    /// visible.
+    /// Most of the candidates that are not known to pass. All others pass, if they are visible.
     pub(in crate::engine) unsure: u64,
 }
 
-/// How far a condition has been read.
+/// Progress in reading a condition.
 #[derive(Debug, Default)]
 enum Place {
     #[default]
@@ -49,15 +47,15 @@ enum Place {
     Range(Cursor),
 }
 
-/// A condition that is being read. Ends as a whole, so that nothing of it is taken for a part of the
+/// A condition that is being read. Dropped as a whole at its end, so that no part of it is taken for a part of the
 /// next one.
 #[derive(Debug, Default)]
 struct Progress {
     place: Place,
-    /// What its values have come to so far.
+    /// The slots of its values read so far.
     gathered: Gathered,
-    /// Where the values outside a range are read, since those are less: all slots that had one of
-    /// either when that began. What comes later must not be taken for what is left.
+    /// If the values outside a range are read, since those are fewer: all slots that had a value on either side when
+    /// that began. Slots added later must not be taken for the remainder.
     whole: Option<RoaringBitmap>,
 }
 
@@ -86,22 +84,22 @@ impl Stack {
     }
 }
 
-/// A filter on its way through the index.
+/// The evaluation of a filter, in progress.
 #[derive(Debug)]
 pub(in crate::engine) struct Evaluation {
     program: Vec<Op>,
     next: usize,
     progress: Progress,
     stack: Stack,
-    /// What was indexed when it began. What has been read in since may have come too late for the
-    /// conditions that had been read.
+    /// Number of slots that were indexed when it began. Slots indexed since may have come too late for the conditions
+    /// that had been read.
     indexed_to: u32,
     unsure: u64,
 }
 
 impl Evaluation {
-    /// Begins with `filter`. A snapshot of the store has to be open from now on until the
-    /// candidates have been looked at.
+    /// Begins with `filter`. A snapshot of the store has to be open from then on until the candidates have been
+    /// looked at.
     pub(in crate::engine) fn new(index: &MetadataIndex, filter: &Filter) -> Self {
         Self {
             program: compile(index, filter),
@@ -113,8 +111,8 @@ impl Evaluation {
         }
     }
 
-    /// Does some tens of microseconds of work on the same filter. Returns the candidates for a
-    /// search at `snapshot` when it is done.
+    /// Does some tens of microseconds of work on `filter`, which has to be the one it began with. Returns the
+    /// candidates for a search at `snapshot` when it is done.
     pub(in crate::engine) fn step(
         &mut self,
         filter: &Filter,
@@ -172,7 +170,7 @@ impl Evaluation {
         Some(self.finish(store, snapshot))
     }
 
-    /// Adds what the index does not know of.
+    /// Adds the slots that the index does not cover.
     fn finish(&mut self, store: &Store, snapshot: Lsn) -> Candidates {
         let mut slots = self.stack.pop();
         for changed in store.changed_since(snapshot) {
@@ -189,13 +187,13 @@ impl Evaluation {
         Candidates { slots, unsure }
     }
 
-    /// Bytes of sets, and how many there may be.
+    /// Bytes of the sets, and the limit.
     #[cfg(test)]
     pub(in crate::engine) fn bytes(&self, index: &MetadataIndex) -> (usize, usize) {
         (self.stack.bytes, bytes_max(index))
     }
 
-    /// Takes every slot for a candidate: the rest of the filter would take too much memory.
+    /// Makes every slot a candidate: the rest of the filter would take too much memory.
     fn give_up(&mut self, index: &MetadataIndex) {
         self.progress = Progress::default();
         self.stack = Stack::default();
@@ -218,9 +216,9 @@ impl Evaluation {
             unreachable!("connectives are instructions of their own");
         };
         let mut set = RoaringBitmap::new();
-        // A key may have gone since the last step. The documents that had it are candidates for that.
+        // A key may be gone since the last step. The documents that had it are candidates for that reason.
         if let Some(key) = index.keys.get(text.as_str()) {
-            // Slots come and go between two steps, but no number of a slot goes down.
+            // Slots come and go between two steps, but the local number of a slot never decreases.
             let extent = index.slots.max().map_or(0, |last| last + 1);
             let join_cost = CHUNK_COST / 4 * chunks(&index.slots);
             if let (Place::Begin, Filter::Range(_, Some(bound))) = (&progress.place, condition) {
@@ -266,23 +264,23 @@ impl Evaluation {
     }
 }
 
-/// Bytes that the sets of an evaluation may take.
+/// Most bytes of the sets of an evaluation.
 fn bytes_max(index: &MetadataIndex) -> usize {
     SETS_MAX * bitmap_bytes(&index.slots) + BYTES_FREE
 }
 
-/// The values of a key being read.
+/// The values of a key, while they are read.
 struct Reading<'a> {
     key: &'a Key,
-    /// All slots are below this.
+    /// Exclusive upper bound of all slots.
     extent: u32,
-    /// Of a range, the values outside it are read.
+    /// True if the values outside a range are read.
     is_turned: bool,
 }
 
 impl Reading<'_> {
-    /// Adds the slots of the values that a condition names to `found`, as far as `budget` goes.
-    /// Returns where to go on.
+    /// Adds the slots of the values that a condition names to `found`, as far as `budget` allows. Returns the place
+    /// at which to continue.
     fn values(
         &self,
         condition: &Filter,

@@ -1,21 +1,21 @@
-//! Many sets of slots joined to one: the values of a range, or of a list.
+//! Union of many sets of slots: the values of a range, or of a list.
 //!
-//! Most values have few slots, and a bitmap takes tens of nanoseconds to take one in. So they are
-//! set as plain bits, which become a bitmap at the end.
+//! Most values have few slots, and inserting into a bitmap takes tens of nanoseconds. So slots are set as plain bits,
+//! which become a bitmap at the end.
 
 use roaring::RoaringBitmap;
 
 use super::slots::SlotSet;
 
-/// So many slots go into the bitmap; from there on, the rest become plain bits. A few values are not
-/// worth a bit for every slot there is.
+/// Most slots inserted into the bitmap one by one; the rest become plain bits. A few values are not worth a bit for
+/// every slot there is.
 const SINGLE_MAX: usize = if cfg!(test) { 2 } else { 64 };
 
-/// What has been joined so far.
+/// The union so far.
 #[derive(Debug, Default)]
 pub(super) struct Gathered {
     set: RoaringBitmap,
-    /// Slots put into the set one by one.
+    /// Number of slots inserted one by one.
     singles: usize,
     /// A bit for every slot there is; empty until there are many.
     bits: Vec<u8>,
@@ -52,12 +52,12 @@ impl Gathered {
         }
     }
 
-    /// True if there are plain bits, of all slots.
+    /// True if there are plain bits, for all slots.
     pub(super) fn is_flat(&self) -> bool {
         !self.bits.is_empty()
     }
 
-    /// All that was added.
+    /// The union of all sets added.
     pub(super) fn finish(mut self) -> RoaringBitmap {
         if !self.bits.is_empty() {
             self.set |= RoaringBitmap::from_lsb0_bytes(0, &self.bits);

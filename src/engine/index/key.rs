@@ -1,9 +1,8 @@
-//! One key of the index: which slots have it, and which with what value, in the order that ranges
-//! go by.
+//! One key of the metadata index: the slots that have it, and the slots by value, in the order of ranges.
 //!
-//! Values that are numbers are ordered as numbers, all others by their bytes, so that a range
-//! reads the values that are in it and no others. One case is left over: a bound that is no number
-//! compares with numbers as text, for which all of them are looked at.
+//! Values that are numbers are ordered as numbers, all others by their bytes, so that a range reads the values that
+//! are in it and no others. There is one exception: a bound that is no number compares with numbers as text, for
+//! which all of them are looked at.
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
@@ -15,18 +14,17 @@ use super::Room;
 use super::slots::{LIST_MAX, Left, SlotSet, bitmap_bytes};
 use crate::engine::filter::{Bound, Side};
 
-/// Longest value that gets a set of its own; more are of texts that nobody asks for by value.
+/// Most bytes of a value that gets a set of its own; longer ones are texts that filters do not ask for by value.
 const VALUE_BYTES_MAX: usize = 256;
 
-/// Values of a range that are looked at to tell what it costs.
+/// Most values of a range that are looked at to estimate its cost.
 const COUNTED_VALUES_MAX: u64 = 512;
 
-/// What a value costs beside its text: its set and its place in a tree whose nodes are two thirds
-/// full.
+/// Bytes of a value beside its text: its set and its place in a tree whose nodes are two thirds full.
 pub(super) const VALUE_BYTES: usize = (size_of::<Number>() + size_of::<SlotSet>()) * 3 / 2;
 
-/// A value that is a number: its place among numbers, then its text, which is empty where the
-/// number is an integer written as usual.
+/// A value that is a number: its place among numbers, then its text, which is empty if the number is an integer in
+/// its usual form.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Number {
     order: u64,
@@ -39,7 +37,7 @@ impl Number {
         Self { order: order(number), text: if is_usual { Box::default() } else { text.into() } }
     }
 
-    /// Below every value from this place on.
+    /// Lower bound of every value from this place on.
     fn first(order: u64) -> Self {
         Self { order, text: Box::default() }
     }
@@ -53,7 +51,7 @@ impl Number {
     }
 }
 
-/// True if `text` is how an integer of few enough digits to be exact is written.
+/// True if `text` is the usual form of an integer of few enough digits to be exact.
 fn is_usual(number: f64, text: &str) -> bool {
     const EXACT_DIGITS: usize = 15;
     let digits = text.strip_prefix('-').unwrap_or(text);
@@ -62,7 +60,7 @@ fn is_usual(number: f64, text: &str) -> bool {
     is_integer && !has_leading_zero && digits.len() <= EXACT_DIGITS && number.is_finite()
 }
 
-/// Sorts as numbers do: both zeros in one place, NaN behind everything.
+/// Maps a number to an integer that sorts as numbers do: both zeros in one place, NaN behind everything.
 fn order(number: f64) -> u64 {
     if number.is_nan() {
         return u64::MAX;
@@ -76,18 +74,18 @@ fn unordered(order: u64) -> f64 {
     f64::from_bits(if order >> 63 == 1 { order & !(1 << 63) } else { !order })
 }
 
-/// The slots that have one key.
+/// The slots that have one key, by value.
 #[derive(Debug, Default)]
 pub(super) struct Key {
-    /// All of them.
+    /// All slots that have the key.
     present: RoaringBitmap,
     words: BTreeMap<Box<str>, SlotSet>,
     numbers: BTreeMap<Number, SlotSet>,
-    /// Those whose value has no set.
+    /// Slots whose value has no set.
     coarse: RoaringBitmap,
 }
 
-/// Where the reading of a range goes on: behind this value.
+/// The place at which a range is continued: after this value.
 #[derive(Debug)]
 pub(super) enum Cursor {
     Word(Box<str>),
@@ -95,8 +93,8 @@ pub(super) enum Cursor {
 }
 
 impl Key {
-    /// Adds a slot. A value that is new takes its bytes from `room`; if there are not enough, the
-    /// slot is among the coarse ones.
+    /// Adds a slot. A new value takes its bytes from `room`; if there is not enough, the slot is among the coarse
+    /// ones.
     pub(super) fn insert(&mut self, value: &str, slot: u32, room: &mut Room) {
         self.present.insert(slot);
         if value.len() > VALUE_BYTES_MAX {
@@ -126,7 +124,7 @@ impl Key {
         }
     }
 
-    /// Takes out a slot that had this value. Gives back to `room` what goes with it.
+    /// Removes a slot that had this value. Gives back to `room` the bytes that are freed.
     pub(super) fn remove(&mut self, value: &str, slot: u32, room: &mut Room) {
         if !self.present.remove(slot) || self.coarse.remove(slot) {
             return;
@@ -167,12 +165,12 @@ impl Key {
         &self.present
     }
 
-    /// Slots that may have any value.
+    /// Slots whose value has no set, and may be any.
     pub(super) fn coarse(&self) -> &RoaringBitmap {
         &self.coarse
     }
 
-    /// Values that have a set.
+    /// Number of values that have a set.
     pub(super) fn value_count(&self) -> usize {
         self.words.len() + self.numbers.len()
     }
@@ -185,9 +183,8 @@ impl Key {
         }
     }
 
-    /// Calls `visit` with the set of each value within `bound`, from `cursor` on, until it returns
-    /// false; with nothing for a value that is passed over, which takes time as well. Returns where
-    /// to go on.
+    /// Calls `visit` with the set of each value within `bound`, from `cursor` on, until it returns false; with `None`
+    /// for a value that is passed over, which takes time as well. Returns the place at which to continue.
     pub(super) fn range(
         &self,
         bound: &Bound,
@@ -219,30 +216,30 @@ impl Key {
         None
     }
 
-    /// True if the values outside `bound` are known to be cheaper to join than those within. What is
-    /// outside is then what the [turned](Bound::turned) bound admits.
+    /// True if the values outside `bound` are known to be cheaper to join than those within. The
+    /// [turned](Bound::turned) bound admits exactly the values outside.
     ///
     /// Looks at a few values of each side only, and charges for each.
     pub(super) fn is_rest_less(&self, bound: &Bound, charge: &mut impl FnMut(u64) -> bool) -> bool {
-        // What is not a number is within neither of the two.
+        // A value that is not a number is within neither of the two.
         let has_nan = self.numbers.last_key_value().is_some_and(|(n, _)| n.order == u64::MAX);
         if has_nan || bound.number().is_some_and(f64::is_nan) {
             return false;
         }
         let mut look = |bound: &Bound, max: u64| {
             let (cost, values, is_all) = self.cost_of(bound, max);
-            // However little is left of the budget, the condition is begun.
+            // The condition is begun however little is left of the budget.
             charge(values);
             (cost, is_all)
         };
-        // At least so much; all of it, if they are few.
+        // The cost is a lower bound; it is exact if the values are few.
         let (within, _) = look(bound, u64::MAX);
         let (outside, is_all) = look(&bound.turned(), within);
         is_all && outside < within
     }
 
-    /// What it costs to join the values within a bound, how many were looked at for that, and whether
-    /// those are all: no more than a few, and none once the cost has reached `max`.
+    /// The cost to join the values within a bound, the number of values looked at for that, and whether those are
+    /// all. At most a few values are looked at, and none once the cost has reached `max`.
     fn cost_of(&self, bound: &Bound, max: u64) -> (u64, u64, bool) {
         let (mut cost, mut values) = (0, 0);
         let more = self.range(bound, None, |slots| {
@@ -253,7 +250,7 @@ impl Key {
         (cost, values, more.is_none())
     }
 
-    /// About as many bytes as the sets of slots take, as if all values had equally many.
+    /// Approximate bytes of the sets of slots, as if all values had equally many.
     pub(super) fn estimated_set_bytes(&self) -> usize {
         let own = bitmap_bytes(&self.present) + bitmap_bytes(&self.coarse);
         let slots = (self.present.len() - self.coarse.len()) as usize;
@@ -261,7 +258,7 @@ impl Key {
         let of_values = match slots / values.max(1) {
             0 | 1 => 0,
             each if each <= LIST_MAX => slots * size_of::<u32>(),
-            // A bitmap takes two bytes a slot, and where many are set, a bit for each there is.
+            // A bitmap takes two bytes a slot, and if many are set, a bit for each slot there is.
             _ => (slots * size_of::<u16>()).min(values * bitmap_bytes(&self.present)),
         };
         own + of_values
@@ -279,7 +276,7 @@ impl Key {
     }
 }
 
-/// Adds a slot to the set of a value. False if there is none, and no room for one.
+/// Adds a slot to the set of a value. False if the value has no set, and there is no room for one.
 fn put<K: Ord>(
     values: &mut BTreeMap<K, SlotSet>,
     value: K,
@@ -297,7 +294,7 @@ fn put<K: Ord>(
     true
 }
 
-/// The words within `bound` that come after `after`.
+/// The text values within `bound` that come after `after`.
 fn words_within<'a>(bound: &'a Bound, after: Option<&'a str>) -> (End<&'a str>, End<&'a str>) {
     let text = bound.text.as_str();
     let (start, end) = match bound.side {
@@ -312,13 +309,13 @@ fn words_within<'a>(bound: &'a Bound, after: Option<&'a str>) -> (End<&'a str>, 
 /// The numbers to be looked at for `bound` that come after `after`; `None` if there are none.
 fn numbers_within(bound: &Bound, after: Option<Number>) -> Option<(End<Number>, End<Number>)> {
     let Some(number) = bound.number() else {
-        // As text: they lie all over the order of numbers.
+        // Compared as text: they lie all over the order of numbers.
         return Some((after.map_or(End::Unbounded, End::Excluded), End::Unbounded));
     };
     if number.is_nan() {
         return None;
     }
-    // What is stored as NaN lies behind infinity, and is within no bound.
+    // Values stored as NaN lie behind infinity, and are within no bound.
     let (place, end) = (order(number), order(f64::INFINITY) + 1);
     let (start, end) = match bound.side {
         Side::AtLeast => (place, end),
@@ -383,10 +380,10 @@ mod tests {
         }
     }
 
-    /// The order of the index decides as `Bound` does about each document, also where the reading
-    /// stops behind every value.
+    /// The order of the index decides as `Bound` does about each document, also if the reading stops after every
+    /// value.
     #[test]
-    fn ranges_hold_what_their_bound_admits() {
+    fn ranges_hold_the_values_that_their_bound_admits() {
         let key = key();
         for text in VALUES {
             for side in [Side::AtLeast, Side::Above, Side::AtMost, Side::Below] {
@@ -410,7 +407,7 @@ mod tests {
     }
 
     #[test]
-    fn the_cheaper_side_of_a_range_is_read_if_together_they_are_everything() {
+    fn the_cheaper_side_of_a_range_is_read_if_both_sides_cover_all_values() {
         let (mut key, mut room) = (Key::default(), Room { used: 0, max: usize::MAX });
         for slot in 0..100 {
             key.insert(&(slot % 10).to_string(), slot, &mut room);
@@ -432,7 +429,7 @@ mod tests {
         assert!(is_turned(Side::Above, "0x", &key) && is_turned(Side::Below, "8x", &key));
         key.insert("nan", 100, &mut room);
         assert!(!is_turned(Side::AtLeast, "1", &key), "it is on neither side");
-        // Of many values on both sides a few are looked at, and those within are read.
+        // If there are many values on both sides, a few are looked at, and those within are read.
         let mut wide = Key::default();
         for slot in 0..5_000 {
             wide.insert(&slot.to_string(), slot, &mut room);

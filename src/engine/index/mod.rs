@@ -1,23 +1,20 @@
-//! An inverted index of a shard's metadata: for each key and value the slots that have it, so that
-//! a filter is answered without looking at documents.
+//! Inverted index of a shard's metadata: for each key and value the slots that have it, so that a filter is answered
+//! without looking at documents.
 //!
-//! What it says of a slot is the metadata of now. What it says to a search is a set of *candidates*
-//! (`evaluate`): all documents that pass, and perhaps others. Whoever asks looks at a candidate's
-//! own metadata and lifetime before it becomes a hit, so that an index which says too much costs
-//! time and nothing else.
+//! An entry of a slot is of its present metadata. The answer to a search is a set of *candidates* (`evaluate`): all
+//! documents that pass, and perhaps others. The search looks at a candidate's own metadata and lifetime before it
+//! becomes a hit, so that an index with too many entries costs time and nothing else.
 //!
-//! - Each slot has the pairs of the metadata in it, and no others: NOT, and ranges read from their
-//!   other side, take what is left over for what does not have them, so that a pair of a document
-//!   that is gone would hide another one. `check` tells whether that is so.
-//! - A dead version stays in it until its metadata is dropped: searches that began before its death
-//!   still see it.
-//! - Metadata that is replaced goes at once. A search that began before asks the store which slots
-//!   have been changed since, and takes them as candidates.
-//! - Slots from `indexed_to` on, after a restart, wait to be read in, in steps.
-//!   Until then all of them are candidates.
-//! - Memory is bounded: a slot costs at most `BYTES_PER_SLOT` for texts and trees. Values, and
-//!   keys, for which there is no room get no set: documents that have them are candidates for every
-//!   condition on that key, or on any key.
+//! - Each slot has the pairs of the metadata in it, and no others: NOT, and ranges read from their other side, take
+//!   the remaining slots for those without the pair, so that a pair of a document that is gone would hide another
+//!   document. `check` verifies this.
+//! - A dead version stays in it until its metadata is dropped: searches that began before its death still see it.
+//! - Replaced metadata is removed at once. A search that began before asks the store which slots have been changed
+//!   since, and takes them as candidates.
+//! - Slots from `indexed_to` on, after a restart, wait to be read in, in steps. Until then all of them are
+//!   candidates.
+//! - Memory is bounded: a slot costs at most `BYTES_PER_SLOT` for texts and trees. Values, and keys, for which there
+//!   is no room get no set: documents that have them are candidates for every condition on that key, or on any key.
 
 mod check;
 pub(super) mod evaluate;
@@ -37,17 +34,16 @@ use crate::types::Slot;
 use crate::types::payload::Payload;
 use crate::types::stripe::Stripe;
 
-/// Room for texts of keys and values, and for the trees that hold them: this much, and for each
-/// slot indexed so much more. Values that many documents share cost nearly nothing of it; an id a
-/// document takes some 100 bytes. Beside it each pair of a document takes 2 to 12 bytes in sets.
+/// Room for texts of keys and values, and for the trees that hold them: `BYTES_MIN`, and for each slot indexed
+/// `BYTES_PER_SLOT` more. Values that many documents share use nearly nothing of it; an id per document takes some
+/// 100 bytes. Beside it each pair of a document takes 2 to 12 bytes in sets.
 const BYTES_MIN: usize = 1 << 20;
 const BYTES_PER_SLOT: usize = 256;
 
-/// What a key costs beside its text: its place in a tree whose nodes are two thirds full, and
-/// its sets.
+/// Bytes of a key beside its text: its place in a tree whose nodes are two thirds full, and its sets.
 const KEY_BYTES: usize = size_of::<(Box<str>, Key)>() * 3 / 2 + 64;
 
-/// Slots, and bytes of metadata, that are read in a step.
+/// Most slots, and most bytes of metadata, that are read in a step.
 const STEP_SLOTS: u32 = if cfg!(test) { 8 } else { 128 };
 const STEP_BYTES: usize = 16 << 10;
 
@@ -55,20 +51,20 @@ const STEP_BYTES: usize = 16 << 10;
 #[derive(Debug, Default)]
 pub struct MetadataIndex {
     keys: BTreeMap<Box<str>, Key>,
-    /// Every slot that is indexed.
+    /// All slots that are indexed.
     slots: RoaringBitmap,
-    /// Those with a key that has no sets.
+    /// Slots with a key that has no sets.
     untracked: RoaringBitmap,
-    /// Those with a number below this one are, if there is anything in them.
+    /// Local slots below this one are indexed, if they hold metadata.
     indexed_to: u32,
     /// The slots of the shard.
     stripe: Stripe,
     room: Room,
-    /// Of the metadata of all slots indexed.
+    /// Bytes of the metadata of all slots indexed.
     payload_bytes: usize,
 }
 
-/// Bytes of texts and trees.
+/// Bytes of texts and trees, and their limit.
 #[derive(Debug, Default)]
 struct Room {
     used: usize,
@@ -76,7 +72,7 @@ struct Room {
 }
 
 impl Room {
-    /// Takes some; false if that would be too many.
+    /// Takes some bytes; false if that would pass the limit.
     fn take(&mut self, bytes: usize) -> bool {
         let fits = self.used + bytes <= self.max;
         self.used += if fits { bytes } else { 0 };
@@ -96,27 +92,27 @@ impl MetadataIndex {
         Self { room, stripe, ..Self::default() }
     }
 
-    /// Slots below this one are indexed.
+    /// Local slots below this one are indexed.
     #[cfg(test)]
     pub(super) fn indexed_to(&self) -> u32 {
         self.indexed_to
     }
 
-    /// A version with this metadata is in `slot` from now on.
+    /// Indexes a version with this metadata in `slot`.
     ///
     /// # Panics
-    /// If the index still has another one there: its pairs would be left.
+    /// If the index still has a version there: its pairs would be left.
     pub(super) fn insert(&mut self, slot: Slot, payload: &Payload) {
         let number = self.stripe.number(slot);
         if number > self.indexed_to {
-            // It is read when its turn comes.
+            // The slot is read when its turn comes.
             return;
         }
         self.indexed_to = self.indexed_to.max(number + 1);
         self.add(slot, payload);
     }
 
-    /// The version in `slot` has other metadata from now on.
+    /// Replaces the metadata of the version in `slot`.
     pub(super) fn replace(&mut self, slot: Slot, before: &Payload, after: &Payload) {
         if self.stripe.number(slot) < self.indexed_to {
             self.take(slot, before);
@@ -124,7 +120,7 @@ impl MetadataIndex {
         }
     }
 
-    /// Nobody sees the version in `slot` any more. This was its metadata.
+    /// Removes the version in `slot`, which no search sees any more and which had this metadata.
     pub(super) fn remove(&mut self, slot: Slot, payload: &Payload) {
         if self.stripe.number(slot) < self.indexed_to {
             self.take(slot, payload);
@@ -155,26 +151,26 @@ impl MetadataIndex {
         keys.sum::<usize>() + bitmap_bytes(&self.slots) + bitmap_bytes(&self.untracked)
     }
 
-    /// About as many bytes, without a look at every value.
+    /// Approximate bytes of memory, without a look at every value.
     #[must_use]
     pub(super) fn estimated_bytes(&self) -> usize {
         let sets = self.keys.values().map(Key::estimated_set_bytes).sum::<usize>();
         self.room.used + sets + bitmap_bytes(&self.slots) + bitmap_bytes(&self.untracked)
     }
 
-    /// Slots indexed.
+    /// Number of slots indexed.
     #[must_use]
     pub(super) fn payloads(&self) -> usize {
         self.slots.len() as usize
     }
 
-    /// Bytes of their metadata.
+    /// Bytes of the metadata of the indexed slots.
     #[must_use]
     pub(super) fn payload_bytes(&self) -> usize {
         self.payload_bytes
     }
 
-    /// Takes room away.
+    /// Takes this many bytes of room away.
     #[cfg(test)]
     pub(super) fn occupy(&mut self, bytes: usize) {
         self.room.used += bytes;
@@ -202,7 +198,7 @@ impl MetadataIndex {
         if !slots.remove(slot.0) {
             return;
         }
-        // What is there may be more than that from now on, and stays.
+        // The bytes in use may be more than the limit from now on, and stay.
         room.max -= BYTES_PER_SLOT;
         *payload_bytes -= payload.bytes().len();
         untracked.remove(slot.0);

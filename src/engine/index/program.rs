@@ -1,36 +1,37 @@
-//! A filter as a program of a stack machine whose values are sets of slots.
+//! Compiler of a filter to a program of a stack machine whose values are sets of slots.
 //!
-//! Parts that are always or never true are folded away first. Children are pushed in an order that keeps the
-//! stack low, so that a filter nested as deep as clients may send has few sets at a time.
+//! Parts that are always or never true are folded away first. Children are pushed in an order that keeps the stack
+//! low, so that a filter nested as deep as clients may send has few sets at a time.
 
 use super::MetadataIndex;
 use crate::engine::filter::Filter;
 
-/// Sets on the stack from which on the deepest child of an AND comes first; else the cheapest does,
+/// Sets on the stack from which on the deepest child of an AND comes first; with fewer sets, the cheapest child does,
 /// after which the others may be left out.
 const DEEP: usize = 4;
 
 /// One instruction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Op {
-    /// Pushes the slots that pass the condition of this number, those that might or those that
+    /// Pushes the slots that pass the condition of this number: those that might (`is_upper`), or those that
     /// certainly do.
     Condition { number: usize, is_upper: bool },
-    /// Pushes everything.
+    /// Pushes the set of all slots.
     All,
-    /// Pushes nothing.
+    /// Pushes the empty set.
     Nothing,
-    /// Joins the two sets on top.
+    /// Intersects the two sets on top.
     And,
-    /// Joins the two sets on top.
+    /// Unites the two sets on top.
     Or,
-    /// Turns the set on top round.
+    /// Complements the set on top.
     Not,
-    /// Goes on at `to` if the set on top is so small that what comes costs more than looking.
+    /// Continues at `to` if the set on top is so small that the next conditions cost more than looking at the
+    /// documents.
     SkipIfFew { cost: u64, to: usize },
 }
 
-/// A filter without parts that are always or never true, unless that is all of it.
+/// A filter without parts that are always or never true, unless the whole filter is.
 #[derive(Debug, PartialEq)]
 enum Node {
     All,
@@ -44,9 +45,9 @@ enum Node {
 /// A node whose children are in the order in which they are pushed.
 struct Planned {
     node: Ordered,
-    /// Sets that are on the stack at a time for it.
+    /// Most sets on the stack at a time for it.
     depth: usize,
-    /// What it may cost to put it to the index, in units of looking up a value.
+    /// Most that its evaluation may cost, in units of one value lookup.
     cost: u64,
 }
 
@@ -81,7 +82,7 @@ pub(super) fn collect<'a>(filter: &'a Filter, conditions: &mut Vec<&'a Filter>) 
     }
 }
 
-/// Folds `filter`, whose first condition has the number `next`, which then is that after its last.
+/// Folds `filter`. `next` is the number of its first condition, and is advanced to the number after its last.
 fn fold(filter: &Filter, next: &mut usize) -> Node {
     match filter {
         Filter::Exact(..) | Filter::In(..) | Filter::Range(..) => {
@@ -101,7 +102,7 @@ fn fold(filter: &Filter, next: &mut usize) -> Node {
     }
 }
 
-/// Joins children by AND, or by OR. Those of the same kind are taken in.
+/// Joins children by AND, or by OR. Children of the same kind are flattened.
 fn join(nodes: impl Iterator<Item = Node>, is_and: bool) -> Node {
     let (neutral, decisive) =
         if is_and { (Node::All, Node::Nothing) } else { (Node::Nothing, Node::All) };
@@ -150,7 +151,7 @@ fn plan(index: &MetadataIndex, conditions: &[&Filter], node: Node) -> Planned {
     }
 }
 
-/// The children of an AND come in the order of what they cost, the deepest one excepted.
+/// The children of an AND come in the order of their cost, the deepest one excepted.
 fn plan_join(
     index: &MetadataIndex,
     conditions: &[&Filter],
@@ -173,7 +174,7 @@ fn plan_join(
     Planned { node, depth: depth.unwrap_or(1), cost }
 }
 
-/// Appends what pushes the slots that pass.
+/// Appends the instructions that push the slots that pass.
 fn push(planned: &Planned, is_upper: bool, program: &mut Vec<Op>) {
     let (children, op) = match &planned.node {
         Ordered::All => return program.push(Op::All),
@@ -214,7 +215,7 @@ mod tests {
         Filter::Exact("key".into(), number.to_string())
     }
 
-    /// The program of a filter, and how many sets it has on the stack at most.
+    /// The program of a filter, and the most sets that it has on the stack.
     fn program(filter: &Filter) -> (Vec<Op>, usize) {
         let program = compile(&MetadataIndex::new(Stripe::WHOLE), filter);
         let (mut height, mut most) = (0_usize, 0);
@@ -231,7 +232,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_always_or_never_true_is_folded_away() {
+    fn conditions_that_are_always_or_never_true_are_folded_away() {
         let all = || Filter::And(Vec::new());
         let mut deep = one(0);
         for _ in 0..31 {
@@ -260,7 +261,7 @@ mod tests {
             let most = program(chain).1;
             assert!(most <= DEEP, "{most} sets");
         }
-        // In the same way everywhere: as many as it must be.
+        // A balanced tree: as many as necessary.
         let balanced = |levels: u32| {
             let mut nodes: Vec<Filter> = (0..1 << levels).map(one).collect();
             for level in 0..levels {

@@ -1,31 +1,31 @@
-//! A set of slots that costs little while it is small: most values of a key such as a title or an
-//! id have one document.
+//! A set of slots that costs little while it is small: most values of a key such as a title or an id have one
+//! document.
 
 use roaring::RoaringBitmap;
 
-/// Slots in a list; beyond it a bitmap takes over. A bitmap costs some 50 bytes for each of its
-/// chunks of 65,536 slots: spread over a large shard, a list of 4 bytes a slot is less.
+/// Most slots in a list; a larger set is a bitmap. A bitmap costs some 50 bytes for each of its chunks of 65,536
+/// slots: spread over a large shard, a list of 4 bytes a slot is less.
 pub(super) const LIST_MAX: usize = 256;
 
 /// A set of slots.
 #[derive(Debug)]
 pub(super) enum SlotSet {
-    /// One, without memory of its own.
+    /// One slot, without memory of its own.
     One(u32),
-    /// Up to [`LIST_MAX`], sorted.
+    /// Up to [`LIST_MAX`] slots, sorted.
     List(Vec<u32>),
-    /// More.
+    /// More slots.
     Bitmap(Box<RoaringBitmap>),
 }
 
-/// What is left of a set after a slot has left.
+/// State of a set after the removal of a slot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Left {
     /// The slot was not in it.
     Unchanged,
-    /// Others.
+    /// Other slots are left.
     Some,
-    /// Nothing: the set must be dropped, and holds what it held until then.
+    /// No slot is left: the set must be dropped, and its contents are unchanged until then.
     Nothing,
 }
 
@@ -70,7 +70,7 @@ impl SlotSet {
                 if !slots.remove(slot) {
                     return Left::Unchanged;
                 }
-                // Half, so that a set at the limit does not go to and fro.
+                // Half the limit, so that a set at the limit does not change its form to and fro.
                 if slots.len() <= LIST_MAX as u64 / 2 {
                     *self = Self::List(slots.iter().collect());
                 }
@@ -79,7 +79,7 @@ impl SlotSet {
         }
     }
 
-    /// True if the slot is in it.
+    /// True if the slot is in the set.
     pub(super) fn contains(&self, slot: u32) -> bool {
         match self {
             Self::One(present) => *present == slot,
@@ -99,7 +99,7 @@ impl SlotSet {
         }
     }
 
-    /// What it costs to join it with another, in units of looking up a value.
+    /// Cost of joining the set with another, in units of one value lookup.
     pub(super) fn cost(&self) -> u64 {
         /// A list of a chunk's slots is gone through, a chunk's bitmap is joined by words.
         const SLOTS_PER_UNIT: u64 = 8;
@@ -122,23 +122,23 @@ impl SlotSet {
     }
 }
 
-/// What it costs at most to join a chunk of 65,536 slots with another, in the same units.
+/// Most that it costs to join a chunk of 65,536 slots with another, in units of one value lookup.
 pub(super) const CHUNK_COST: u64 = 256;
 
-/// Chunks up to the last slot.
+/// Number of chunks up to the last slot.
 pub(super) fn chunks(bitmap: &RoaringBitmap) -> u64 {
     bitmap.max().map_or(0, |slot| u64::from(slot >> 16) + 1)
 }
 
 /// Bytes of memory of a bitmap's containers.
 pub(super) fn bitmap_bytes(bitmap: &RoaringBitmap) -> usize {
-    /// What a container has beside its values: its place in the list of them, half of which may
-    /// be room, and the header of an allocation.
+    /// Bytes of a container beside its values: its place in the list of containers, half of which may be room, and
+    /// the header of an allocation.
     const CONTAINER_BYTES: u64 = 56;
     /// A bit for each of 65,536 slots.
     const BITSET_BYTES: u64 = 8 << 10;
     let of = bitmap.statistics();
-    // The bytes that it tells for these two kinds are bits, and of values twice as wide.
+    // The byte counts that it gives for these two kinds are wrong: they are bits, and of values twice as wide.
     let arrays = u64::from(of.n_values_array_containers) * size_of::<u16>() as u64;
     let bitsets = u64::from(of.n_bitset_containers) * BITSET_BYTES;
     let containers = CONTAINER_BYTES * u64::from(of.n_containers);
@@ -162,9 +162,9 @@ mod tests {
         }
     }
 
-    /// Against a plain set, through every form and back.
+    /// Compares with a plain set, through every form and back.
     #[test]
-    fn holds_what_was_put_in_whatever_its_form() {
+    fn a_slot_set_holds_its_slots_in_every_form() {
         let (mut set, mut model) = (SlotSet::One(7), BTreeSet::from([7]));
         let slot = |step: u64| (crate::types::mix(step) % 700) as u32;
         for step in 0..6_000 {

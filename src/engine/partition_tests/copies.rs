@@ -1,4 +1,4 @@
-//! Many copies of a vector among other documents, and nodes that have lost all that led to them.
+//! Many copies of a vector among other documents, and nodes that have lost all links to them.
 
 use super::*;
 
@@ -8,7 +8,7 @@ fn put(many: &mut Many, id: u64, vector: &[f32]) {
     many.write(Write::Put { id, vector, payload, tenant_documents_max: None });
 }
 
-/// Of these documents, those that a walk by their own vector does not find.
+/// Number of these documents that a walk by their own vector does not find.
 fn missed(many: &mut Many, documents: &[(u64, Box<[f32]>)]) -> usize {
     let mut is_missed = |(id, vector): &&(u64, Box<[f32]>)| {
         let query = Query { vector: vector.clone().into(), ..many.query(50, false) };
@@ -28,7 +28,7 @@ fn healing(many: &Many) -> (u64, u64) {
     counts.fold((0, 0), |sum, counts| (sum.0 + counts.unreachable, sum.1 + counts.checks))
 }
 
-/// 600 copies and 200 others, the copies first, last or anywhere among them, as steps come.
+/// 600 copies and 200 others: the copies first, last or anywhere among them, with steps in random order.
 #[test]
 fn copies_of_a_document_cut_off_no_other() {
     for owners in [1, 2, 3, 16] {
@@ -53,7 +53,7 @@ fn copies_of_a_document_cut_off_no_other() {
             let (found, checks) = healing(&many);
             let case = format!("{owners} owners, place {place}");
             assert_eq!(unreachable(&many), 0, "{case}, {found} given links");
-            // It is linkers that see to it. A search may miss a node that is being linked.
+            // Linkers ensure it. A search may miss a node that is being linked.
             assert!(found <= 8, "{case}: {found} given links");
             assert!(checks > 0, "{case}: the graph was looked through");
             assert!(missed(&mut many, &others) <= 2, "{case}: {}", missed(&mut many, &others));
@@ -61,7 +61,7 @@ fn copies_of_a_document_cut_off_no_other() {
     }
 }
 
-/// The same where each owner has a thread of its own.
+/// Many copies, with each owner on a thread of its own.
 #[test]
 fn copies_that_threads_link_cut_off_no_other() {
     let owners = 4;
@@ -95,9 +95,9 @@ fn copies_that_threads_link_cut_off_no_other() {
     assert!(missed(&mut many, &others) <= 5, "{}", missed(&mut many, &others));
 }
 
-/// After a burst of writes that is small beside the graph, what nothing leads to is found and linked to.
+/// After a burst of writes that is small beside the graph, nodes without links to them are found and linked to.
 #[test]
-fn what_nothing_leads_to_is_found_again_soon() {
+fn nodes_without_links_to_them_are_soon_found_again() {
     for owners in [1, 3] {
         let mut many = Many::new(owners, 400 + u64::from(owners));
         let vectors: Vec<_> = (1..=3_000).map(|id| (id, many.random.vector())).collect();
@@ -119,16 +119,16 @@ fn what_nothing_leads_to_is_found_again_soon() {
         assert_eq!(unreachable(&many), 0, "{owners} owners");
         let after = healing(&many);
         assert!(after.0 - found >= 48, "{} given links", after.0 - found);
-        // Once more to see that they have them, and then no more.
+        // One more check shows that they have links, and then there is none.
         assert!((2..=4).contains(&(after.1 - checks)), "{} times", after.1 - checks);
         assert_eq!(missed(&mut many, &lost), 0, "{owners} owners");
     }
 }
 
-/// Of the rounds that take nodes out, not each looks for what is out of reach. Where one takes out the node at
-/// which walks begin, the graph is looked through from the node that has its place.
+/// Not each round that removes nodes looks for unreachable ones. If a round removes the entry of walks, the graph is
+/// checked from the node that takes its place.
 #[test]
-fn the_graph_is_looked_through_from_each_new_entry() {
+fn the_graph_is_checked_from_each_new_entry() {
     let mut many = Many::new(2, 77);
     (1..=1_500).for_each(|id| many.put(id));
     many.link_all();

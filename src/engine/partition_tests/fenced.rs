@@ -1,17 +1,17 @@
-//! A partition one of whose owners is fenced, or gone.
+//! A partition of which one owner is fenced, or gone.
 
 use super::*;
 
 #[test]
-fn a_fenced_owner_is_left_out_and_holds_up_nobody() {
+fn a_fenced_owner_is_left_out_and_does_not_block_others() {
     let mut many = Many::new(3, 60);
     (1..=2_000).for_each(|id| many.put(id));
     many.link_all();
-    // It has a search open, and heals.
+    // Owner 1 has a search open, and heals.
     let query = Arc::new(many.query(40, true));
     let open = many.engines[1].begin_search_in(query, Scope::Partition).unwrap();
     many.engines[1].fence();
-    // As its core does with what has begun.
+    // As its core does with a search that has begun.
     many.engines[1].abandon_search(open);
     let gone: Vec<DocId> = many.model.0.keys().copied().filter(|id| id.shard(3).0 == 1).collect();
     gone.iter().for_each(|id| {
@@ -26,7 +26,7 @@ fn a_fenced_owner_is_left_out_and_holds_up_nobody() {
         assert!(outcome.hits.iter().all(|hit| hit.id.shard(3).0 != 1));
         assert!(!is_exact || found(&outcome) == expected);
     }
-    // Slots of the others are used again.
+    // Slots of the other owners are used again.
     let others: Vec<u64> = (1..=2_000).filter(|&id| DocId(id).shard(3).0 != 1).collect();
     let mut slots = Vec::new();
     for _ in 0..12 {
@@ -41,9 +41,9 @@ fn a_fenced_owner_is_left_out_and_holds_up_nobody() {
     assert!(growth <= slots[5] / 50, "slots in use after each round: {slots:?}");
 }
 
-/// Wherever it stops: nothing that it has chosen or linked leads to a slot that is used again.
+/// At any step at which the owner stops, no node that it has chosen or linked leads to a slot that is used again.
 #[test]
-fn what_a_fenced_owner_leaves_half_linked_is_looked_after() {
+fn a_node_that_a_fenced_owner_leaves_half_linked_is_kept_sound() {
     for steps in 1..30 {
         let mut many = Many::new(3, 80 + steps);
         (1..=300).for_each(|id| many.put(id));
@@ -68,9 +68,9 @@ fn what_a_fenced_owner_leaves_half_linked_is_looked_after() {
     }
 }
 
-/// A core may end before others: what it looked at is nobody's any more.
+/// A core may end before others: the views that it held are released.
 #[test]
-fn an_owner_that_is_gone_holds_up_nobody() {
+fn an_owner_that_is_gone_does_not_block_others() {
     let mut many = Many::new(2, 88);
     (1..=1_000).for_each(|id| many.put(id));
     many.link_all();
@@ -92,8 +92,8 @@ fn an_owner_that_is_gone_holds_up_nobody() {
     drop(gone);
 }
 
-/// One that has said that it links to dead nodes keeps nobody from taking those out, whichever way
-/// it goes: `end` ends owner 1.
+/// An owner that has announced links to dead nodes does not keep others from removing those, however it ends: `end`
+/// ends owner 1.
 fn is_held_up_by_nobody(end: impl FnOnce(&mut Many)) {
     let mut many = Many::new(2, 85);
     let own = |owner| move |&id: &u64| DocId(id).shard(2).0 == owner;
@@ -101,7 +101,7 @@ fn is_held_up_by_nobody(end: impl FnOnce(&mut Many)) {
     many.link_all();
     (1..=300).filter(own(0)).for_each(|id| many.delete(id));
     (1..=300).filter(own(1)).take(1).for_each(|id| many.put(id));
-    // It has begun anew among the dead.
+    // Its linker has begun again, among dead nodes.
     for _ in 0..40 {
         many.engines[1].link_step();
     }
@@ -115,17 +115,17 @@ fn is_held_up_by_nobody(end: impl FnOnce(&mut Many)) {
 }
 
 #[test]
-fn a_fenced_owner_that_links_to_dead_nodes_holds_up_nobody() {
+fn a_fenced_owner_that_links_to_dead_nodes_does_not_block_others() {
     is_held_up_by_nobody(|many| many.engines[1].fence());
 }
 
 #[test]
-fn an_owner_that_is_gone_while_it_links_to_dead_nodes_holds_up_nobody() {
+fn an_owner_gone_while_linking_to_dead_nodes_does_not_block_others() {
     is_held_up_by_nobody(|many| drop(many.engines.pop()));
 }
 
-/// Owners 0 and 1 have nothing but dead nodes, and wait for owner 2, which has linked its only
-/// document to some of them. Owner 0 has taken it on itself to look at that once more.
+/// Owners 0 and 1 have only dead nodes, and wait for owner 2, which has linked its only document to some of them.
+/// Owner 0 has taken it on itself to look at that document once more.
 fn linked_to_dead_nodes() -> Many {
     let mut many = Many::new(3, 86);
     let own = |owner| move |&id: &u64| DocId(id).shard(3).0 == owner;
@@ -133,7 +133,7 @@ fn linked_to_dead_nodes() -> Many {
     many.link_all();
     (1..=300).filter(|id| !own(2)(id)).for_each(|id| many.delete(id));
     (1..=300).filter(own(2)).take(1).for_each(|id| many.put(id));
-    // It has begun anew among the dead.
+    // Its linker has begun again, among dead nodes.
     for _ in 0..40 {
         many.engines[2].link_step();
     }
@@ -150,16 +150,16 @@ fn linked_to_dead_nodes() -> Many {
     many
 }
 
-/// Puts the first document above number 300 that is `owner`'s.
+/// Puts the first document above number 300 that belongs to `owner`.
 fn put_for(many: &mut Many, owner: u32) {
     let id = (301..).find(|&id| DocId(id).shard(3).0 == owner);
     many.put(id.unwrap());
 }
 
-/// An owner that is about to look once more at what was linked to dead nodes keeps that from nobody
-/// when it is fenced: no node goes to which a list leads.
+/// An owner that is about to look once more at nodes linked to dead ones leaves them to others when it is fenced: no
+/// node goes to which a list leads.
 #[test]
-fn what_was_linked_to_dead_nodes_is_looked_at_when_an_owner_is_fenced() {
+fn nodes_linked_to_dead_ones_are_checked_when_an_owner_is_fenced() {
     let mut many = linked_to_dead_nodes();
     many.engines[0].fence();
     put_for(&mut many, 1);
@@ -174,9 +174,9 @@ fn what_was_linked_to_dead_nodes_is_looked_at_when_an_owner_is_fenced() {
     assert_eq!(many.engines[1].dead_count(), 0);
 }
 
-/// One that keeps linkers from dead nodes does not wait for itself.
+/// An owner that keeps linkers from dead nodes does not wait for itself.
 #[test]
-fn what_was_linked_to_dead_nodes_is_looked_at_before_the_next_is_linked() {
+fn nodes_linked_to_dead_ones_are_checked_before_the_next_is_linked() {
     let mut many = linked_to_dead_nodes();
     let only = many.model.0.keys().next().unwrap().0;
     many.delete(only);

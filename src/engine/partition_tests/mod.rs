@@ -1,5 +1,5 @@
-//! Several shards that own one graph: against a model, in one thread with steps in any order, and
-//! in threads of their own.
+//! Several shards that share one graph: against a model, in one thread with steps in any order, and in threads of
+//! their own.
 
 mod copies;
 mod fenced;
@@ -26,7 +26,7 @@ struct Many {
     engines: Vec<Engine>,
     model: Model,
     random: Random,
-    /// What was applied, by owner.
+    /// The records applied, by owner.
     logs: Vec<Vec<Record>>,
 }
 
@@ -140,7 +140,7 @@ impl Many {
         finish(engine, search)
     }
 
-    /// Share of the ten nearest that walks find, and distances a walk.
+    /// Share of the ten nearest that walks find, and distances per walk.
     fn recall(&mut self, ef: usize, queries: usize) -> (f64, f64) {
         let (mut hits, mut distances) = (0, 0);
         for _ in 0..queries {
@@ -183,7 +183,7 @@ fn searches_of_a_partition_equal_the_model() {
             for hit in outcome.hits {
                 assert_eq!(hit.embedding.as_ref(), Some(&many.model.0[&hit.id].0));
             }
-            // What passes a filter each owner knows of its own documents.
+            // Each owner evaluates a filter for its own documents.
             let filter = Some(Filter::Exact("colour".into(), "2".into()));
             let query = Arc::new(Query { filter, ..many.query(40, false) });
             let mut hits: Vec<Hit> = Vec::new();
@@ -202,9 +202,9 @@ fn searches_of_a_partition_equal_the_model() {
 }
 
 impl Many {
-    /// A search with a filter as the router has it: every owner is asked, and one of them once more
-    /// to walk among what the others have lent. `between` comes before that. Returns what was found,
-    /// best first, and how many have lent.
+    /// A search with a filter as the router makes it: every owner is asked, and one of them once more to walk among
+    /// the documents that the others have lent. `between` comes before that. Returns the documents found, best first,
+    /// and the number of owners that have lent.
     fn filtered(
         &mut self,
         query: &Arc<Query>,
@@ -214,7 +214,8 @@ impl Many {
         (hits, lenders)
     }
 
-    /// The same, where these documents are known to be near; and the distances that the walk computed.
+    /// Searches as `filtered` does, with these documents known to be near; returns also the distances that the walk
+    /// computed.
     fn filtered_from(
         &mut self,
         query: &Arc<Query>,
@@ -247,8 +248,8 @@ impl Many {
     }
 }
 
-/// What passes a filter is walked among by one search for all owners, and costs and finds what it
-/// does with one owner.
+/// One search for all owners walks among the documents that pass a filter, and costs and finds as much as with one
+/// owner.
 #[test]
 fn filters_are_answered_by_one_walk_for_all_owners() {
     let mut figures = Vec::new();
@@ -282,9 +283,9 @@ fn filters_are_answered_by_one_walk_for_all_owners() {
     assert!(figures[1] > figures[0] - 0.03, "{figures:?}");
 }
 
-/// What passes a filter is found as well from where a question that is near has led to, and for less.
+/// Documents that pass a filter are found as well from the result of a near query, and at a lower cost.
 #[test]
-fn a_walk_among_what_is_lent_begins_near() {
+fn a_walk_among_lent_documents_begins_near() {
     let mut many = Many::new(4, 71);
     (1..=8_000).for_each(|id| many.put(id));
     many.link_all();
@@ -305,10 +306,10 @@ fn a_walk_among_what_is_lent_begins_near() {
     assert!(distances[1] < distances[0], "{distances:?}");
 }
 
-/// Whatever is written between the two halves, a document that passes all the time is found, and what
-/// is found was there when the search began.
+/// Whatever is written between the two halves, a document that passes all the time is found, and each document found
+/// was there when the search began.
 #[test]
-fn what_is_lent_is_seen_as_it_was() {
+fn lent_documents_are_seen_as_they_were() {
     let mut many = Many::new(3, 80);
     (1..=3_000).for_each(|id| many.put(id));
     many.link_all();
@@ -335,9 +336,9 @@ fn what_is_lent_is_seen_as_it_was() {
     many.check();
 }
 
-/// No search pays for the number of owners.
+/// The cost of a search does not grow with the number of owners.
 #[test]
-fn a_walk_costs_the_same_for_any_number_of_owners() {
+fn the_cost_of_a_walk_does_not_depend_on_the_number_of_owners() {
     let mut figures = Vec::new();
     for owners in [1, 2, 16] {
         let mut many = Many::new(owners, 9);
@@ -384,13 +385,13 @@ fn documents_replaced_many_times_leave_a_sound_graph_and_few_slots() {
 }
 
 #[test]
-fn all_documents_may_go_and_others_come() {
+fn all_documents_may_be_deleted_and_others_inserted() {
     let mut many = Many::new(3, 40);
     for round in 0..4 {
         (1..=1_500).for_each(|id| many.put(id));
         many.link(1_000 * round);
         (1..=1_500).for_each(|id| many.delete(id));
-        // The next ones find none but dead nodes to link to.
+        // The next ones find only dead nodes to link to.
         (2_001..=2_040).for_each(|id| many.put(id));
         many.link_all();
         many.check();
@@ -403,7 +404,7 @@ fn all_documents_may_go_and_others_come() {
     }
 }
 
-/// A search keeps what it sees, on whichever core it is.
+/// A search keeps the state that it sees, on any core.
 #[test]
 fn a_search_under_way_sees_the_partition_as_it_was() {
     let mut many = Many::new(4, 50);
@@ -440,7 +441,7 @@ fn a_search_under_way_sees_the_partition_as_it_was() {
     assert!(many.engines.iter().all(|engine| engine.store().held_count() == 0));
 }
 
-/// A document's vector follows from its id and its version, both of which it names.
+/// The vector of a document follows from its id and its version; its metadata has both.
 fn versioned(id: u64, version: u64) -> (Box<[f32]>, Payload) {
     let mut random = Random(id << 40 | version << 8);
     let mut vector: Box<[f32]> =
@@ -449,8 +450,8 @@ fn versioned(id: u64, version: u64) -> (Box<[f32]>, Payload) {
     (vector, Payload::new([("version", version.to_string().as_str())], "").unwrap())
 }
 
-/// Each owner in a thread of its own writes, links and searches, all at once: a search finds whole
-/// versions, each document once, and what was acknowledged before it began.
+/// Each owner in a thread of its own writes, links and searches, all at once: a search finds whole versions, each
+/// document once, and all that was acknowledged before it began.
 #[test]
 fn owners_on_threads_of_their_own_see_each_others_documents() {
     const IDS: u64 = 1_200;
@@ -507,7 +508,7 @@ fn owners_on_threads_of_their_own_see_each_others_documents() {
     assert_eq!(report.unreachable.iter().filter(|slot| engine.store().is_live(**slot)).count(), 0);
 }
 
-/// What was written of a document: odd versions are ends, and the first one is.
+/// Versions written of a document: odd ones are deletes, and the first one is.
 struct Written {
     begun: AtomicU64,
     acknowledged: AtomicU64,
@@ -537,7 +538,7 @@ fn search_at(engine: &mut Engine, random: &mut Random, documents: &[Written], wa
     let (vector, _) = versioned(wanted, before[wanted as usize] / 2 * 2);
     let is_exact = random.below(3) == 0;
     let (vector, k, filter) = (vector.into(), 10, None);
-    // So narrow a beam walks, with as few documents as there are.
+    // With a beam this narrow a search walks, even with few documents.
     let (ef, min_score, include_embeddings) = (10, 0.0, true);
     let query = Query { vector, k, ef, min_score, filter, include_embeddings, is_exact };
     let mut search = engine.begin_search_in(Arc::new(query), Scope::Partition).unwrap();
@@ -555,10 +556,10 @@ fn search_at(engine: &mut Engine, random: &mut Random, documents: &[Written], wa
         let (vector, _) = versioned(hit.id.0, version);
         assert_eq!(hit.embedding.as_ref(), Some(&vector), "a version in part");
         let id = hit.id.0 as usize;
-        // One more may have been applied, but not acknowledged to us yet.
+        // One more may have been applied, but not acknowledged to this thread yet.
         assert!((before[id]..=after[id] + 1).contains(&version), "{version} of {}", hit.id.0);
     }
-    // Nobody had begun to change it when the search ended: then it was there all the time.
+    // No change of it had begun when the search ended: then it was there all the time.
     let wanted = wanted as usize;
     let is_there = before[wanted].is_multiple_of(2)
         && documents[wanted].begun.load(Ordering::SeqCst) == before[wanted];

@@ -1,4 +1,4 @@
-//! A partition that comes back from snapshots of its shards, each of which is of another moment.
+//! A partition that is restored from snapshots of its shards, each of a different moment.
 
 use super::*;
 use crate::engine::checkpoint::{Checkpoint, Piece};
@@ -53,12 +53,12 @@ fn restore(params: Params, saved: &Saved) -> Engine {
     restore.finish().unwrap()
 }
 
-/// Brings back what was saved of each owner in the order `order`, with the log after it.
+/// Restores each owner from its snapshot, in the order `order`, with the log after it.
 fn come_back(many: &Many, saved: &[Saved], order: &[usize], joint: &Arc<Joint>) -> Vec<Engine> {
     let mut engines: Vec<Option<Engine>> = saved.iter().map(|_| None).collect();
     for &owner in order {
         let params = Params { home: Some(joint.home(owner as u32)), ..params() };
-        // One that turns out damaged was there before.
+        // A shard that turns out damaged was there before.
         drop(restore(params.clone(), &saved[owner]));
         let mut engine = restore(params, &saved[owner]);
         let from = engine.applied().0 as usize;
@@ -96,11 +96,11 @@ fn a_partition_comes_back_from_snapshots_of_different_moments() {
         for (owner, saved) in saved.into_iter().enumerate() {
             many.engines[owner].end_checkpoint(saved.checkpoint);
         }
-        // What was restored twice is counted once.
+        // Nodes that were restored twice are counted once.
         let dead: usize = engines.iter().map(Engine::dead_count).sum();
         assert_eq!(engines[0].ward.dead(), dead);
         let mut again = Many::of(engines, many.model.clone(), Random(seed << 40));
-        // Whatever the moments were, no list leads to a node that is not there.
+        // At any moments of the snapshots, no list leads to a node that does not exist.
         check(again.engines[0].graph(), again.engines[0].store().extent()).unwrap();
         assert!(joint.is_checking());
         for is_linked in [false, true] {
@@ -113,7 +113,7 @@ fn a_partition_comes_back_from_snapshots_of_different_moments() {
                 again.link_all();
             }
         }
-        // All that no walk could reach was looked for.
+        // All unreachable nodes were looked for.
         assert!(!joint.is_checking());
         again.check();
         let (recall, _) = again.recall(40, 100);
@@ -126,10 +126,9 @@ fn a_partition_comes_back_from_snapshots_of_different_moments() {
     }
 }
 
-/// A shard that is given another place links all its documents anew, and so does one that had a
-/// graph of its own.
+/// A shard that is given another place links all its documents again, and so does one that had a graph of its own.
 #[test]
-fn another_partition_links_all_documents_anew() {
+fn a_shard_moved_to_another_partition_links_all_documents_again() {
     let ids = 900;
     let mut many = Many::new(3, 90);
     (1..=ids).for_each(|id| many.put(id));

@@ -1,10 +1,10 @@
-//! Searches where vectors are not all in memory: whoever drives them reads those that are wanted.
+//! Searches with vectors on disk: the driver of a search reads the vectors that the search wants.
 //!
-//! Documents are looked at by their codes, in the hot tier, on a walk and in a scan alike. In the end
-//! those that by the error of rounding may be among the k are compared as vectors, all in one batch if
-//! they are not too many: first what is in memory, then, in [`Phase::Fetch`], what is read. So scores and
-//! results come from vectors alone, as where all are in memory. An exact search compares every
-//! document in scope as a vector, in the order of slots.
+//! Documents are looked at by their codes, in the hot tier, on a walk and in a scan alike. At the end those that,
+//! given the error of rounding, may be among the k are compared as vectors, all in one batch if they are not too
+//! many: first vectors in memory, then, in [`Phase::Fetch`], vectors read from disk. So scores and results come from
+//! vectors alone, as if all were in memory. An exact search compares every document in scope as a vector, in the
+//! order of slots.
 
 use super::{Phase, Reused, Search};
 use crate::engine::Engine;
@@ -19,41 +19,39 @@ use crate::types::{DocId, Slot};
 /// Most vectors that are asked for at once.
 const FETCH_MAX: usize = 512;
 
-/// So many documents seen by their codes are kept before those are dropped that can't be among the
-/// best.
+/// Documents seen by their codes that are kept before those that can't be among the best are dropped.
 const CODED_MIN: usize = 4_096;
 
-/// What became of a vector that was asked for.
+/// Result of a request for a vector.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 enum Given {
-    /// Nothing yet.
+    /// None yet.
     #[default]
     Nothing,
-    /// It was read.
+    /// The vector was read.
     Row,
-    /// What is on disk is not what was written there.
+    /// The data on disk is not as it was written.
     Lost,
 }
 
-/// What a search has of vectors on disk, on its way.
+/// State of a search's reads of vectors on disk.
 #[derive(Default)]
 pub(in crate::engine) struct OnDisk {
-    /// Documents seen by their codes that are still to be compared as vectors; once they are sorted,
-    /// nearest last.
+    /// Documents seen by their codes that are still to be compared as vectors; once sorted, nearest last.
     coded: Vec<Key>,
-    /// So many were left the last time that some were dropped.
+    /// Number left the last time that some were dropped.
     coded_left: usize,
-    /// Vectors that are wanted, by name, and what was given.
+    /// Global slots of the vectors that are wanted, and the rows given.
     wanted: Vec<Slot>,
     rows: Vec<f32>,
     given: Vec<Given>,
-    /// Where the search goes on once it has them.
+    /// Phase in which the search continues once it has them.
     after: Option<Phase>,
-    /// They are for the answer: all is compared.
+    /// True if they are for the answer: all documents are compared.
     are_of_hits: bool,
-    /// A scan has looked at everything: there is nothing to be found elsewhere.
+    /// True if a scan has looked at every document: there is nothing to be found elsewhere.
     has_scanned: bool,
-    /// Owners of documents whose vectors were lost, each as often as it was.
+    /// Owners of documents whose vectors were lost, one entry per document.
     lost: Vec<u32>,
 }
 
@@ -84,7 +82,7 @@ impl OnDisk {
         is_there.then(|| &self.rows[index * width..(index + 1) * width])
     }
 
-    /// The row of a document found, if it was given.
+    /// The row of a hit, if it was given.
     fn row_of_hit(&self, slot: Slot) -> Option<&[f32]> {
         if !self.are_of_hits {
             return None;
@@ -94,9 +92,8 @@ impl OnDisk {
 }
 
 impl Search {
-    /// The slots whose vectors the search waits for, in the order of their names; some may have been given
-    /// before. Each is to be given or reported lost before the next step, which goes on without those
-    /// that were not.
+    /// The slots whose vectors the search waits for, in ascending order; some may have been given before. Each vector
+    /// is to be given or reported lost before the next step, which goes on without those that were not given.
     #[must_use]
     pub fn wanted(&self) -> &[Slot] {
         match self.phase {
@@ -105,28 +102,28 @@ impl Search {
         }
     }
 
-    /// True if the vector of a slot that is wanted, by its index, was given.
+    /// True if the vector of the wanted slot with this index was given.
     #[must_use]
     pub fn is_given(&self, index: usize) -> bool {
         self.reused.disk.given[index] == Given::Row
     }
 
-    /// Gives the vector of a slot that is wanted, by its index, as its row is on disk.
+    /// Gives the vector of the wanted slot with this index, as its row is on disk.
     ///
     /// # Panics
-    /// If it is none that is wanted, or not a row.
+    /// If no such slot is wanted, or the bytes are no row.
     pub fn give(&mut self, index: usize, row: &[f32]) {
         let disk = &mut self.reused.disk;
         disk.give(index, row);
     }
 
-    /// The vector of a slot that is wanted, by its index, is not to be had: its document is left out.
+    /// Reports the vector of the wanted slot with this index as lost: its document is left out.
     pub fn lose(&mut self, index: usize) {
         self.reused.disk.given[index] = Given::Lost;
     }
 
-    /// Goes on as if there were nothing more to look at: asks for what is worth it of what was seen. The
-    /// outcome is not complete, whatever comes of it.
+    /// Continues as if there were nothing more to look at: asks for the best of the documents seen. The outcome is
+    /// not complete in any case.
     pub fn wind_up(&mut self, engine: &Engine) {
         if engine.store.places().is_none() || matches!(self.phase, Phase::Done | Phase::Fetch) {
             return;
@@ -139,10 +136,10 @@ impl Search {
         self.step(engine);
     }
 
-    /// At the end of each step: waits for what has turned out to be wanted.
+    /// At the end of each step: waits for vectors that have turned out to be wanted.
     pub(super) fn hold_for_rows(&mut self, engine: &Engine, places: &Places) {
         let disk = &mut self.reused.disk;
-        // Those of the hits are kept for the answer.
+        // Vectors of the hits are kept for the answer.
         if self.phase == Phase::Fetch || disk.are_of_hits {
             return;
         }
@@ -164,7 +161,7 @@ impl Search {
         disk.rows.resize(disk.wanted.len() * values, 0.0);
         disk.given.resize(disk.wanted.len(), Given::Nothing);
         if disk.are_of_hits {
-            // What is in memory now is kept: another owner may let it go before the answer is made.
+            // Rows in memory now are kept: another owner may free them before the answer is made.
             let reading = places.read(engine.store.stripe().owner());
             for index in 0..disk.wanted.len() {
                 if let Place::Memory(row) = reading.find(disk.wanted[index]) {
@@ -178,7 +175,7 @@ impl Search {
         disk.after = Some(std::mem::replace(&mut self.phase, Phase::Fetch));
     }
 
-    /// Goes on with the vectors that were given.
+    /// Continues with the vectors that were given.
     pub(super) fn take_rows<D: Distance>(&mut self, engine: &Engine) {
         let mut disk = std::mem::take(&mut self.reused.disk);
         self.phase = disk.after.take().unwrap_or(Phase::Done);
@@ -203,7 +200,7 @@ impl Search {
         self.reused.disk = disk;
     }
 
-    /// Looks at visible documents that pass: by their codes, or, of an exact search, as vectors.
+    /// Looks at visible documents that pass: by their codes, or, in an exact search, as vectors.
     pub(in crate::engine) fn look_on_disk<D: Distance>(
         &mut self,
         engine: &Engine,
@@ -223,7 +220,7 @@ impl Search {
         }
     }
 
-    /// Compares more of what was seen by codes as vectors; at first what the walk has found joins it.
+    /// Compares more of the documents seen by codes as vectors; at first the nodes found by the walk join them.
     pub(super) fn rerank_on_disk<D: Distance>(&mut self, engine: &Engine, first: usize) {
         let Some(places) = engine.store.places() else { return };
         if first == 0 {
@@ -242,7 +239,7 @@ impl Search {
         self.reused.batch.clear();
         let code = std::mem::take(&mut self.reused.code);
         let space = Coded::<D>::new(code.get(), codes);
-        // What was compared in rounds before may have set a bound that is lower.
+        // Documents compared in earlier rounds may have set a lower bound.
         let bound = match self.query.min_score > 0.0 {
             true => f32::INFINITY,
             false => self.reused.top.bound(),
@@ -268,8 +265,8 @@ impl Search {
         }
     }
 
-    /// Drops those seen by codes that can't be among the k, whatever the error of rounding, or can't
-    /// have the score that is asked for.
+    /// Drops documents seen by codes that, at any error of rounding, can't be among the k, or can't have the score
+    /// that is asked for.
     fn drop_far<D: Distance>(&mut self, engine: &Engine) {
         let Some(codes) = engine.store.codes() else { return };
         let code = std::mem::take(&mut self.reused.code);
@@ -293,7 +290,7 @@ impl Search {
         self.reused.code = code;
     }
 
-    /// Compares the batch as vectors: what is in memory at once, the rest once it is given.
+    /// Compares the batch as vectors: those in memory at once, the rest once they are given.
     fn compare<D: Distance>(&mut self, engine: &Engine, places: &Places) {
         let batch = std::mem::take(&mut self.reused.batch);
         let reading = places.read(engine.store.stripe().owner());
@@ -311,12 +308,12 @@ impl Search {
         self.reused.batch.clear();
     }
 
-    /// True if it ended while it waited for vectors.
+    /// True if the search ended while it waited for vectors.
     pub(super) fn waits_for_rows(&self) -> bool {
         self.phase == Phase::Fetch
     }
 
-    /// Owners of documents that were left out because their vectors are lost, and of how many.
+    /// Owners with documents that were left out because their vectors are lost, with the number of these.
     pub(super) fn lost(&self) -> Vec<(u32, u64)> {
         let mut lost = self.reused.disk.lost.clone();
         lost.sort_unstable();
@@ -324,13 +321,13 @@ impl Search {
     }
 }
 
-/// Documents that are read by id, and stay as they are until [`Engine::end_reads`].
+/// A view for documents read by id, which stay as they are until [`Engine::end_reads`].
 #[derive(Default)]
 pub struct Reads(View);
 
 impl Engine {
-    /// Where the vector of a slot is that a search wants, or that [`Engine::get`] has named; `None`
-    /// if it came to be in memory, or is nowhere.
+    /// Location of a vector that a search wants, or that [`Engine::get`] has named; `None` if it is in memory by now,
+    /// or nowhere.
     #[must_use]
     pub fn spot(&self, slot: Slot) -> Option<Spot> {
         let places = self.store.places()?;
@@ -340,15 +337,15 @@ impl Engine {
         }
     }
 
-    /// The vector in `slot` is not on disk as it was written: the next snapshot writes what is around it
-    /// anew, once nobody needs it any more.
+    /// Notes that the vector in `slot` is not on disk as it was written: the next snapshot writes its block again,
+    /// once the vector is not needed any more.
     pub fn note_damaged(&self, slot: Slot) {
         if let Some(places) = self.store.places() {
             places.note_damaged(slot);
         }
     }
 
-    /// When what a search sees in `slot` was written, and of which document it is.
+    /// The id of the document in `slot`, and the LSN of the write of the version there.
     #[must_use]
     pub fn version_in(&self, slot: Slot) -> (DocId, u64) {
         (self.store.doc_id(slot), self.store.born(slot).0)
@@ -373,14 +370,14 @@ impl Engine {
         reads
     }
 
-    /// Ends what [`Engine::begin_reads`] began.
+    /// Ends the view of [`Engine::begin_reads`].
     pub fn end_reads(&mut self, reads: &Reads) {
         self.store.close_view(&reads.0);
     }
 
-    /// Reads the document `id` if it is in `realm`. Where a vector is asked for that is on disk, the
-    /// document comes without, and its slot says which: it is what it was until
-    /// [`Engine::end_reads`], if [`Engine::begin_reads`] came before.
+    /// Reads the document `id` if it is in `realm`. If a vector is asked for that is on disk, the document comes
+    /// without it but with its slot: the slot is unchanged until [`Engine::end_reads`], if [`Engine::begin_reads`]
+    /// came before.
     #[must_use]
     pub fn get(
         &self,
@@ -412,7 +409,7 @@ impl Engine {
         Some(row[..self.params.dimension].into())
     }
 
-    /// The vector of a document found.
+    /// The vector of a hit.
     pub(super) fn embedding_of_hit(&self, slot: Slot, disk: &OnDisk) -> Option<Box<[f32]>> {
         let given = disk.row_of_hit(slot).map(|row| row[..self.params.dimension].into());
         given.or_else(|| self.embedding(slot))

@@ -1,9 +1,9 @@
-//! The end of a search: what it has found, and whether that is all.
+//! The end of a search: its outcome, and whether that is complete.
 
 use super::{Candidate, Engine, Hit, Phase, Reused, SCRATCHES_MAX, Scope, Search, SearchOutcome};
 
 impl Engine {
-    /// Ends a search, complete or not, with what it has.
+    /// Ends a search, complete or not, with the documents found so far.
     pub fn finish_search(&mut self, mut search: Search) -> SearchOutcome {
         let complete = search.phase == Phase::Done && !search.was_cut;
         if search.phase == Phase::Walk {
@@ -11,7 +11,7 @@ impl Engine {
         }
         let awaits_disk = search.waits_for_rows();
         search.wind_up(self);
-        // What is nearest by codes was worth the walk: it is a step more.
+        // The nearest by codes are worth one more step.
         if matches!(search.phase, Phase::Rerank(_) | Phase::Fetch) {
             search.step(self);
         }
@@ -40,7 +40,7 @@ impl Engine {
         if query.include_embeddings && self.store.places().is_some() {
             hits.retain(|hit| hit.embedding.is_some());
         }
-        // What has no vector is either said to be lost, or there was no time for it.
+        // A hit without a vector was either reported lost, or there was no time for it.
         let complete = complete && (hits.len() == found_count || !lost.is_empty());
         SearchOutcome {
             hits,
@@ -56,7 +56,7 @@ impl Engine {
         }
     }
 
-    /// Ends a search whose answer nobody wants.
+    /// Ends a search whose answer is not wanted.
     pub fn abandon_search(&mut self, search: Search) {
         self.end_search(search.reused);
     }

@@ -1,4 +1,4 @@
-//! What reads come to.
+//! Results of reads.
 
 use std::sync::Arc;
 
@@ -10,7 +10,7 @@ use crate::types::{DocId, Slot};
 /// A document found.
 #[derive(Clone, Debug)]
 pub struct Hit {
-    /// The document.
+    /// Id of the document.
     pub id: DocId,
     /// Its score, as the client sees it.
     pub score: f32,
@@ -18,7 +18,7 @@ pub struct Hit {
     pub payload: Payload,
     /// Its vector, if asked for.
     pub embedding: Option<Box<[f32]>>,
-    /// It has not been linked into the graph yet.
+    /// True if it has not been linked into the graph yet.
     pub is_hot: bool,
 }
 
@@ -29,34 +29,34 @@ pub struct Document {
     pub payload: Payload,
     /// Its vector, if asked for.
     pub embedding: Option<Box<[f32]>>,
-    /// Where its vector is to be read, which was asked for and is not in memory.
+    /// Slot whose vector is to be read from disk: it was asked for and is not in memory.
     pub on_disk: Option<Slot>,
-    /// It has not been linked into the graph yet.
+    /// True if it has not been linked into the graph yet.
     pub is_hot: bool,
 }
 
-/// What a search found in one shard.
+/// Outcome of a search of one shard or partition.
 #[derive(Clone, Debug, Default)]
 pub struct SearchOutcome {
     /// At most k documents, best first.
     pub hits: Vec<Hit>,
     /// Documents that passed every condition before the cut to k.
     pub found: u64,
-    /// What it cost.
+    /// Work of the search.
     pub work: Work,
-    /// Documents of the hot tier that it has looked at; their distances are in `work`.
+    /// Documents of the hot tier looked at; their distances are in `work`.
     pub hot_scanned: u64,
-    /// The scan of the hot tier was stopped by its budget.
+    /// True if the scan of the hot tier was stopped by its budget.
     pub hot_cut: bool,
-    /// The search ran to its end.
+    /// True if the search ran to its end.
     pub complete: bool,
     /// Owners of the partition, by number, whose documents it has left out: they are fenced.
     pub missing: Vec<u32>,
-    /// Owners of the partition whose documents are missing because their vectors could not be read, and
-    /// of how many.
+    /// Owners of the partition with documents that are left out because their vectors could not be read, and the
+    /// number of these.
     pub lost: Vec<(u32, u64)>,
-    /// It was cut short while it waited for the disk.
+    /// True if it was cut short while it waited for the disk.
     pub awaits_disk: bool,
-    /// What passes, where that is to be walked among by one search for all shards of the partition.
+    /// Documents that pass, if one search for all shards of the partition is to walk among them.
     pub lent: Option<Arc<Lent>>,
 }

@@ -1,13 +1,12 @@
-//! Recall seen live: a search that has ended is repeated exactly, on the state that it saw.
+//! Live measurement of recall: a search that has ended is repeated exactly, on the state that it saw.
 //!
-//! Its snapshot stays open from its end until then. Whatever is written meanwhile, both see the
-//! same documents with the same metadata, so that a true neighbour which is missing was missed by
-//! the search, and by nothing else. The price is that what dies meanwhile waits to be reclaimed:
-//! whoever holds a [`Sample`] must not hold it for long.
+//! Its snapshot stays open from its end until then. Whatever is written meanwhile, both see equal documents with
+//! equal metadata, so that a true neighbour which is missing was missed by the search, and by nothing else. The price
+//! is that versions that die meanwhile wait to be reclaimed: a [`Sample`] must not be held for long.
 //!
-//! The answer of a shard is compared with the truth of that shard alone. Of several shards, each
-//! is searched for its part of the k nearest of all, with a beam for that, so only so many of its
-//! nearest are compared; what passes a filter may all be in one.
+//! The answer of a shard is compared with the truth of that shard alone. With several shards, each is searched for
+//! its part of the k nearest of all, with a beam for that, so only that number of its nearest is compared; documents
+//! that pass a filter may all be in one.
 
 use std::sync::Arc;
 
@@ -17,38 +16,38 @@ use crate::engine::filtered::Filtered;
 use crate::store::view::View;
 use crate::types::DocId;
 
-/// A search that has ended, and what of it is compared with the truth. One of
-/// [`Engine::finish_sample`] and [`Engine::abandon_sample`] must follow.
+/// A search that has ended, and the data to compare it with the truth. One of [`Engine::finish_sample`] and
+/// [`Engine::abandon_sample`] must follow.
 pub struct Sample {
     query: Arc<Query>,
     scope: Scope,
-    /// Open until the scan, if it has begun, has ended.
+    /// The view of the search, open until the scan, if it has begun, has ended.
     view: View,
     hits: Vec<(DocId, f32)>,
-    /// How many of the true nearest it should have found.
+    /// Number of the true nearest that the search should have found.
     wanted: usize,
     scan: Option<Search>,
 }
 
-/// How many of the true nearest documents a search has found.
+/// Numbers of true nearest documents that a search has found, and should have found.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Recall {
-    /// Those that it has found, or others that are exactly as near as the last of them.
+    /// Found: among the true nearest, or exactly as near as the last of them.
     pub hits: u64,
-    /// Those that it should have: its part of k, or fewer where fewer are in scope.
+    /// Wanted: the search's part of k, or fewer if fewer are in scope.
     pub wanted: u64,
 }
 
 impl Engine {
-    /// Ends a search as [`Engine::finish_search`] does, and keeps what it takes to repeat it,
-    /// unless it was cut short. So many shards or partitions answer together.
+    /// Ends a search as [`Engine::finish_search`] does, and keeps the data to repeat it, unless it was cut short.
+    /// `parts` is the number of shards or partitions that answer together.
     pub fn finish_sampled(
         &mut self,
         search: Search,
         parts: usize,
     ) -> (SearchOutcome, Option<Sample>) {
         let (query, scope, view) = (search.query.clone(), search.scope, search.reused.view.clone());
-        // Once more, since the search closes it.
+        // Held once more, since the search closes it.
         self.store.hold_view(&view);
         let outcome = self.finish_search(search);
         if !outcome.complete || outcome.hot_cut || !outcome.lost.is_empty() {
@@ -83,7 +82,7 @@ impl Engine {
     /// Compares the search with the truth.
     ///
     /// # Panics
-    /// If that is not known yet.
+    /// If the truth is not known yet.
     pub fn finish_sample(&mut self, sample: Sample) -> Recall {
         let Sample { hits, wanted, scan, .. } = sample;
         let mut scan = scan.filter(|scan| scan.phase == Phase::Done).expect("the scan is done");
@@ -103,7 +102,7 @@ impl Engine {
     }
 }
 
-/// Compares hits with the truth, best first, each with its score.
+/// Compares hits with the truth; both are pairs of id and score, best first.
 fn recall(hits: &[(DocId, f32)], mut truth: Vec<(DocId, f32)>) -> Recall {
     let wanted = truth.len();
     let Some(&(_, least)) = truth.last() else { return Recall::default() };
@@ -140,7 +139,7 @@ mod tests {
         Query { ef, ..(*pair.query(10, filter)).clone() }
     }
 
-    /// What a comparison against the model of the moment of the search says.
+    /// Result of a comparison with the model at the moment of the search.
     fn expected(pair: &Pair, query: &Query, outcome: &SearchOutcome) -> Recall {
         let truth = pair.model.nearest(query);
         let is_found = |id| outcome.hits.iter().any(|hit| hit.id == id);
@@ -177,10 +176,10 @@ mod tests {
         assert!(narrow < 570 && wide > 590, "{narrow} and {wide} of 600");
     }
 
-    /// Upserts, deletes and metadata of the documents that are looked for, and linking, before
-    /// and between the steps of the comparison.
+    /// Upserts, deletes and metadata of the documents that are looked for, and linking, before and between the steps
+    /// of the comparison.
     #[test]
-    fn what_is_written_meanwhile_is_not_taken_for_a_miss() {
+    fn writes_meanwhile_are_not_taken_for_misses() {
         for seed in 0..8 {
             let mut pair = pair(70 + seed, 2_500);
             for round in 0..20 {
@@ -214,7 +213,7 @@ mod tests {
         let mut pair = Pair::new(80);
         pair.engine = engine();
         let places: Vec<Box<[f32]>> = (0..100).map(|_| pair.random.vector()).collect();
-        // Thirty documents on each place: ten of them are as true as any other ten.
+        // Thirty documents on each place: any ten of them are as true as any other ten.
         for id in 1..=3_000_u64 {
             let vector = places[id as usize % 100].clone();
             pair.write(Write::Put {

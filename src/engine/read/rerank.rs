@@ -1,19 +1,19 @@
-//! The end of a walk by codes: what it found is compared as vectors, so that results and scores
-//! come from those alone.
+//! The end of a walk by codes: the nodes found are compared as vectors, so that results and scores come from vectors
+//! alone.
 
 use super::{Phase, Reused, Search};
 use crate::engine::Engine;
 use crate::graph::space::{Coded, Exact, Space};
 use crate::kernels::Distance;
 
-/// Candidates of a walk by codes that are compared as vectors between two looks at the clock, and
-/// at once, by a bound that those before have set.
+/// Candidates of a walk by codes that are compared as vectors between two looks at the clock; and those compared at
+/// once, by a bound that those before have set.
 const STEP_RERANK: usize = 128;
 const RERANK_BATCH: usize = 16;
 
 impl Search {
-    /// Compares more of what the walk found as vectors, from candidate `first` on. Those that by
-    /// their codes can't be among the best are left as they are, unless their score matters.
+    /// Compares more of the nodes found by the walk as vectors, from candidate `first` on. Those that by their codes
+    /// can't be among the best are left as they are, unless their score matters.
     pub(super) fn rerank<D: Distance>(&mut self, engine: &Engine, first: usize) {
         if engine.store.places().is_some() {
             return self.rerank_on_disk::<D>(engine, first);
@@ -21,7 +21,7 @@ impl Search {
         let Some(codes) = engine.store.codes() else {
             return self.finish_walk(engine);
         };
-        // Taken out, since what is made of it is needed while the search changes.
+        // Taken out, since it is used while the search changes.
         let code = std::mem::take(&mut self.reused.code);
         let space = Coded::<D>::new(code.get(), codes);
         let end = (first + STEP_RERANK).min(self.reused.candidates.len());
@@ -97,7 +97,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_left_unread_would_not_be_among_the_best() {
+    fn candidates_left_unread_would_not_be_among_the_best() {
         let mut pair = pair(31, 6_000);
         let (mut full, mut read) = (0, 0);
         for _ in 0..100 {
@@ -106,7 +106,7 @@ mod tests {
             assert!(outcome.complete);
             assert_eq!(outcome.found, 60, "all that the beam holds");
             assert_scores(&pair, &query, &outcome);
-            // Where scores count, everything is read.
+            // If scores count, everything is read.
             let whole = Query { min_score: f32::MIN_POSITIVE, ..query };
             let whole = run(&mut pair, whole, usize::MAX);
             let ids = |outcome: &SearchOutcome| -> Vec<_> {

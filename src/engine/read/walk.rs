@@ -1,5 +1,4 @@
-//! The walk of a search through the graph, whatever its distances come from: as the filter, if there
-//! is one, wants it.
+//! The walk of a search through the graph, with either source of distances, and with a filter or without.
 
 use super::{Query, STEP_HOPS};
 use crate::engine::Engine;
@@ -12,16 +11,16 @@ use crate::graph::visited::Visited;
 use crate::store::view::View;
 use crate::types::Slot;
 
-/// Hops of a walk among the candidates of a filter between two looks at the clock: each may read
-/// the lists of many nodes.
+/// Hops of a walk among the candidates of a filter between two looks at the clock: each hop may read the lists of
+/// many nodes.
 const STEP_HOPS_AMONG: u32 = STEP_HOPS / 8;
 
-/// What a walk goes by.
+/// The data that a walk uses.
 pub(super) struct Walk<'a> {
     engine: &'a Engine,
     query: &'a Query,
     view: &'a View,
-    /// What the filter selects, and where that is laid out as bits.
+    /// The candidates of the filter, and their layout as bits.
     filtered: Option<(&'a Filtered, &'a Visited)>,
 }
 
@@ -35,8 +34,8 @@ impl<'a> Walk<'a> {
         Self { engine, query, view, filtered }
     }
 
-    /// Begins at `starts`, which are all different, or without any where the way down from `from` on level
-    /// `top` leads: there.
+    /// Begins at `starts`, which are all different, or, if there are none, at the node to which the descent from
+    /// `from` on level `top` leads, which is returned.
     pub(super) fn enter_from<S: Space>(
         &self,
         space: S,
@@ -60,7 +59,7 @@ impl<'a> Walk<'a> {
         None
     }
 
-    /// Descends from `from` on level `top`, and begins where that leads: there.
+    /// Descends from `from` on level `top`, and begins at the node found, which is returned.
     fn enter<S: Space>(
         &self,
         space: S,
@@ -138,7 +137,7 @@ mod tests {
     use crate::engine::{Query, SearchOutcome};
     use crate::types::DocId;
 
-    /// What a search finds that is told that these documents are near.
+    /// Outcome of a search that is told that these documents are near.
     fn search(pair: &mut Pair, query: &Arc<Query>, starts: &[DocId]) -> SearchOutcome {
         let mut search = pair.engine.begin_search(query.clone()).unwrap();
         pair.engine.start_near(&mut search, starts);
@@ -146,7 +145,7 @@ mod tests {
     }
 
     #[test]
-    fn a_walk_that_begins_near_is_shorter_and_finds_what_others_do() {
+    fn a_walk_that_begins_near_is_shorter_and_finds_as_much() {
         let mut pair = Pair::new(8);
         (1..=6_000).for_each(|id| pair.put(id));
         pair.link_all();
@@ -155,7 +154,7 @@ mod tests {
         for _ in 0..200 {
             let query = pair.query(10, None);
             let truth = pair.model.nearest(&query);
-            // Some are hot, one is there twice, and one is not there at all.
+            // Some are hot, one is there twice, and one does not exist.
             let mut starts: Vec<DocId> =
                 truth.iter().skip(2).step_by(2).map(|(id, _)| *id).collect();
             starts.extend([starts[0], DocId(7_000)]);
@@ -173,7 +172,7 @@ mod tests {
     }
 
     #[test]
-    fn where_nothing_near_is_linked_a_walk_begins_as_ever() {
+    fn a_walk_begins_as_usual_if_no_start_is_linked() {
         let mut pair = Pair::new(9);
         (1..=3_000).for_each(|id| pair.put(id));
         pair.link_all();
