@@ -8,7 +8,7 @@ mod vecs;
 use std::io::{self, Read};
 use std::path::Path;
 
-/// Largest file: it is read into memory whole.
+/// Largest file, in bytes: it is read into memory whole.
 const FILE_BYTES_MAX: u64 = 1 << 36;
 
 /// Rows of equal length.
@@ -16,12 +16,12 @@ const FILE_BYTES_MAX: u64 = 1 << 36;
 pub struct Rows<T> {
     /// Values in a row.
     pub width: usize,
-    /// All rows, one after the other.
+    /// Values of all rows, contiguous.
     pub values: Vec<T>,
 }
 
 impl<T> Rows<T> {
-    /// How many rows there are.
+    /// Number of rows.
     #[must_use]
     pub fn count(&self) -> usize {
         self.values.len() / self.width
@@ -39,12 +39,12 @@ impl<T> Rows<T> {
     }
 }
 
-/// How the name of a file ends.
+/// Extension of a file name.
 fn extension(path: &Path) -> &str {
     path.extension().and_then(|extension| extension.to_str()).unwrap_or("")
 }
 
-/// Whether a file's name is that of vectors.
+/// True if the file name is that of a vector file.
 #[must_use]
 pub fn is_vectors_name(path: &Path) -> bool {
     ["npy", "fvecs", "bvecs"].contains(&extension(path))
