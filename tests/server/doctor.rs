@@ -6,7 +6,7 @@ use std::process::Command;
 use crate::assert_says;
 use crate::common::directory;
 
-/// Exit code, standard output and standard error of a look at the host.
+/// Exit code, standard output and standard error of a check of the host.
 fn doctor(data_dir: &Path, arguments: &[&str]) -> (i32, String, String) {
     let mut command = Command::new(env!("CARGO_BIN_EXE_kyrodb_server"));
     command.arg("--data-dir").arg(data_dir).arg("--doctor").args(arguments);
@@ -25,7 +25,7 @@ fn it_says_what_it_found_and_leaves_nothing() {
     assert_eq!(checks.len(), 23, "{json}{errors}");
     let is_bad = |check: &serde_json::Value| check["verdict"] == "bad";
     assert_eq!(code, i32::from(checks.iter().any(is_bad)), "{json}");
-    // A server runs here, or no test would.
+    // A server can run here, or no test would.
     let ok = |name: &str| checks.iter().any(|c| c["name"] == name && c["verdict"] == "ok");
     assert!(ok("io_uring") && ok("direct_io"), "{json}");
     for check in checks {

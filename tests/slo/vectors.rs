@@ -1,4 +1,4 @@
-//! What a search reads of vectors that are on disk, where nothing of them is kept.
+//! Reads of vectors on disk per search, without a vector cache.
 
 use kyrodb::proto::SnapshotRequest;
 
