@@ -21,7 +21,7 @@
 //! parent's chain has with equal bytes. Equality is decided without reading all of them: the header of a snapshot has
 //! the checksum of its table, which has those of all extents; the end of a complete segment is recorded with its chain,
 //! which goes on from its first record; and both headers have the random epoch of the server that wrote them. So an
-//! incremental backup reads only what is new.
+//! incremental backup reads only new data.
 //!
 //! [`textfile`] tells monitoring when a backup was made and verified last.
 //!

@@ -175,7 +175,7 @@ mod tests {
         let expected: Vec<u128> = (0..SLOWEST as u128).map(|n| 5_000 + 99 - n).collect();
         assert_eq!(totals_us(&recorder, now), expected);
         assert_eq!(recorder.lock().len() as u64, WINDOWS);
-        // No search comes; the windows expire all the same.
+        // No search comes; the windows still expire.
         let expected: Vec<u128> = (0..SLOWEST as u128).map(|n| 1_000 + 99 - n).collect();
         assert_eq!(totals_us(&recorder, now + WINDOW * 4), expected);
         assert!(totals_us(&recorder, now + WINDOW * 5).is_empty());

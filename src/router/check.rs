@@ -3,10 +3,10 @@
 //! searches find, the cache turns itself off and logs that.
 //!
 //! A hit is compared with a search in an equal state of the documents: after any write since, it can't be compared.
-//! Results of walks may differ all the same, since documents are linked and dead nodes removed meanwhile. So the
-//! documents of a hit are compared by distance, rank by rank: a document counts if the search finds it, or if it is as
-//! near, exists, and has this metadata and this score. A hit with fewer such documents is dropped, and does not count
-//! again; many such hits would mean a fault.
+//! Results of walks may still differ, since documents are linked and dead nodes removed meanwhile. So the documents of
+//! a hit are compared by distance, rank by rank: a document counts if the search finds it, or if it is as near, exists,
+//! and has this metadata and this score. A hit with fewer such documents is dropped, and does not count again; many
+//! such hits would mean a fault.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering};

@@ -70,7 +70,7 @@ impl Key {
         (query.k, query.ef) == (self.asked.k, self.asked.ef) && self.is_among(query, realm)
     }
 
-    /// True if the search is over the same documents, with equal parameters.
+    /// True if the search is over equal scopes, with equal parameters.
     fn is_among(&self, query: &Query, realm: &Realm) -> bool {
         let own = &*self.query;
         // A filter with NaN equals no filter, so its answer is never given again.

@@ -67,7 +67,7 @@ const PLACE_PAUSE: Duration = Duration::from_millis(5);
 /// Searches admitted per core whatever the estimate says; without completed searches the estimate would never update.
 const ALWAYS_PER_CORE: usize = 4;
 
-/// Limits on what is in flight.
+/// Limits of requests in flight.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
     /// Most searches in flight.

@@ -197,7 +197,7 @@ async fn a_graph_that_does_not_answer_is_missing_by_all_of_its_shards() {
     assert_eq!((found.shards_asked, found.shards_answered), (5, 2));
     let late = |shard| format!("shard {shard}: no answer by the deadline");
     assert_eq!(found.reasons, [late(2), late(3), late(4)]);
-    // The same result if the shard says that it can't.
+    // A shard that says it can't answer gives the result of one that does not answer.
     let town = Town::new(5, 2);
     (0..2).for_each(|shard| town.answer(shard, |_| Some(Err(Error::unavailable("a fault")))));
     (2..5).for_each(|shard| town.answer(shard, whole));

@@ -320,7 +320,7 @@ mod tests {
         assert_eq!(timed.breaker.report(timed.now).failures, 0);
     }
 
-    /// Model of the same rules, computed from the history of events and not from a state.
+    /// Model of these rules, computed from the history of events and not from a state.
     #[derive(Default)]
     struct Model {
         /// Failures since it was last closed.

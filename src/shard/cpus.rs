@@ -19,8 +19,8 @@ pub struct Placement {
     pub nodes: usize,
 }
 
-/// Number of CPUs below which cores share their CPUs with other threads: the gateway and clients on the same machine
-/// need them too.
+/// Number of CPUs below which cores share their CPUs with other threads: the gateway and clients on this machine need
+/// them too.
 const DEDICATED_CPUS_MIN: usize = 4;
 
 /// CPUs that this process may run on, by the scheduler's affinity and so by the cpuset. Ask

@@ -6,7 +6,7 @@
 //!
 //! | Searches on the core | Bound of the debt of a partition, in documents |
 //! |---|---|
-//! | within `SEARCHED_WITHIN` | scanned in `SCAN_PER_WALK` of the time of a walk, both as measured; `ROWS_MIN` to `ROWS_MAX` |
+//! | within `SEARCHED_WITHIN` | scanned in `SCAN_PER_WALK` of a walk's time, as measured; `ROWS_MIN` to `ROWS_MAX` |
 //! | none | half of `cache.capacity` |
 //!
 //! Every owner of a partition has an equal part. When searches begin, the bound goes from the debt
@@ -90,7 +90,7 @@ const UPKEEP_SHARES_MAX: usize = 1_000;
 /// Period at which glommio reads the shares.
 const SHARES_PERIOD: Duration = Duration::from_millis(50);
 
-/// One in this many inserts that the router would refuse is sent to the shard all the same, so that the shard's
+/// One in this many inserts that the router would refuse is sent to the shard nevertheless, so that the shard's
 /// estimate is updated.
 const ASKED_PARTS: u64 = 16;
 

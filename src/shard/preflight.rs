@@ -1,5 +1,5 @@
-//! Checks before the first core starts that the system offers what cores need; the errors say what is missing and how
-//! to get it. glommio itself would panic or exit.
+//! Checks before the first core starts that the system offers the facilities that cores need; errors name the missing
+//! one and the remedy. glommio itself would panic or exit.
 
 use std::io;
 

@@ -7,9 +7,9 @@
 //! So one plain thread wakes a small task on every core every [`BUSY_PERIOD`] while there are requests, and every
 //! [`IDLE_PERIOD`] when there have been none for a second; the first request after that rouses it. A stranded request
 //! waits two milliseconds at most. Until that task has run, the core's first one is woken in its place; and a core's
-//! first round is made so long that it can't be over before that one has run (`FIRST_ROUND` in [`super::core`]). The
-//! task's runs are counted: a core whose count stands still is stalled, and that is seen from outside the core, in
-//! logs, metrics and health.
+//! first round is made too long to be over before that one has run (`FIRST_ROUND` in [`super::core`]). The task's runs
+//! are counted: a core whose count stands still is stalled, and that is seen from outside the core, in logs, metrics
+//! and health.
 
 use std::collections::VecDeque;
 use std::future::poll_fn;

@@ -195,7 +195,7 @@ impl Shard {
         }
     }
 
-    /// True if so many dead documents wait for the comparison that it has to be given up.
+    /// True if the number of dead documents that wait for the comparison requires that it be given up.
     fn holds_much(&self) -> bool {
         self.engine.borrow().as_ref().is_some_and(|engine| {
             engine.store().held_count() > HELD_MIN.max(engine.live_count() / HELD_SHARE)

@@ -377,7 +377,7 @@ async fn keep_tails(disk: &DirectDisk, left: Vec<(String, Left)>) -> Vec<String>
     failed
 }
 
-/// Removes files and cuts others. A failure costs only space; the rest is done all the same.
+/// Removes files and cuts others. A failure costs only space, and does not stop the rest.
 async fn tidy(disk: &DirectDisk, unused: Vec<String>, complete: Vec<(String, u64)>) {
     let mut failed = Vec::new();
     for name in unused {

@@ -173,7 +173,7 @@ fn a_document_whose_vector_cannot_be_read_is_left_out_and_counted() {
         assert_eq!(found.reasons, [why]);
         assert_eq!(server.counters().vectors.lost.get(), round as u64 + 1);
     }
-    // A read of the document fails; a neighbour in the same disk read is not affected.
+    // A read of the document fails; a neighbour in one disk read with it is not affected.
     assert!(matches!(read(&server, 50), Err(Error::Unavailable { .. })));
     assert_eq!(read(&server, 51).unwrap(), [51]);
     // A search that does not come near the document is not affected.

@@ -40,7 +40,7 @@ fn server(settings: &[(&str, &str)]) -> Inside {
     server
 }
 
-/// Asserts that an answer is complete, or says what is missing.
+/// Asserts that an answer is complete, or names the missing shards.
 fn assert_coverage(answer: &SearchResponse) {
     assert_eq!(answer.shards_asked, 3);
     let missing = answer.shards_asked - answer.shards_answered;

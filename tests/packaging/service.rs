@@ -133,7 +133,7 @@ fn work(process: &Process) {
         assert!(taken.into_inner().success);
     });
     for page in ["/metrics", "/health", "/stats", "/debug/pprof/profile?seconds=1"] {
-        // A host may not allow profiles; the kernel is called all the same.
+        // A host may not allow profiles; the kernel is called in either case.
         let (code, body) = get(process.http, page).unwrap();
         assert!(code == 200 || body.contains("perf_event_paranoid"), "{page}: {code} {body}");
     }

@@ -2,8 +2,8 @@
 //!
 //! `cache.strategy` decides which rows are evicted: by their last use alone, or as [`learned`]. A caller passes the
 //! region of the graph in which it searches: the node of the upper level that its walk came through, plus one; 0 if
-//! that is not known. Everything is allocated when the first row comes, except for the rows: an access takes the same
-//! few steps however many there are.
+//! that is not known. Everything is allocated when the first row comes, except for the rows: an access takes a few
+//! steps however many there are.
 //!
 //! How `learned` decides is a [`Model`]. The cache logs what it is asked for; a [`Trainer`] learns from the log in idle
 //! time, and the cache adopts the resulting model. Without a model it admits about as S3-FIFO would.
