@@ -170,7 +170,7 @@ mod tests {
     }
 
     #[test]
-    fn reads_what_numpy_writes() {
+    fn files_written_by_numpy_are_read() {
         let halves = npy("<f2", "2, 2", &[0, 0x3c, 0, 0xc0, 0, 0x38, 1, 0]);
         let rows = read_vectors(halves.path()).unwrap();
         assert_eq!(rows.row(0), [1.0, -2.0]);
@@ -180,7 +180,7 @@ mod tests {
     }
 
     #[test]
-    fn says_what_is_wrong() {
+    fn faults_of_a_file_are_named() {
         let message =
             |file: tempfile::NamedTempFile| read_vectors(file.path()).unwrap_err().to_string();
         assert!(message(npy("<f4", "3, 2", &[0; 8])).contains("cut off"));

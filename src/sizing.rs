@@ -287,7 +287,7 @@ mod tests {
     }
 
     #[test]
-    fn what_fits_is_told_from_what_does_not() {
+    fn plans_tell_whether_a_data_set_fits() {
         let small = plan(1_000, 1 << 30);
         assert!(small.fits());
         let large = plan(10_000_000, 1 << 30);

@@ -38,7 +38,7 @@ impl TraceService for Collector {
 }
 
 #[test]
-fn a_collector_receives_what_clients_record() {
+fn a_collector_receives_searches_that_clients_record() {
     let runtime = runtime();
     let (sender, mut received) = mpsc::unbounded_channel();
     let port = common::free_port();
@@ -98,7 +98,7 @@ fn a_collector_receives_what_clients_record() {
 
 /// Searches continue without a collector, and dropped spans are counted.
 #[test]
-fn nobody_waits_for_a_collector_that_is_not_there() {
+fn no_search_waits_for_a_missing_collector() {
     let endpoint = format!("http://127.0.0.1:{}", common::free_port());
     let settings = [
         ("runtime.shards", "1"),

@@ -212,7 +212,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_was_counted_comes_back_and_damage_is_put_aside() {
+    fn usage_is_restored_after_a_restart_and_a_damaged_file_is_put_aside() {
         let directory = tempfile::tempdir().unwrap();
         let folder = folder(directory.path());
         assert_eq!(restore(&folder), Ok(BTreeMap::new()));
@@ -235,7 +235,7 @@ mod tests {
     }
 
     #[test]
-    fn the_table_has_the_columns_of_the_contract() {
+    fn usage_table_has_its_documented_columns() {
         let usage = TenantUsage {
             tenant_id: "acme".into(),
             query_count: 3,

@@ -145,7 +145,7 @@ mod tests {
     }
 
     #[test]
-    fn the_newest_of_each_period_stays() {
+    fn newest_backup_of_each_period_stays() {
         // A Monday, at midnight.
         let monday = 1_772_409_600;
         assert_eq!(date(monday / DAY), (2026, 3, 2));
@@ -178,7 +178,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_kept_one_needs_stays() {
+    fn parents_of_a_kept_backup_stay() {
         let backups = [
             backup(9_000, Some(5_000)),
             backup(7_000, None),

@@ -84,7 +84,7 @@ fn a_log_ends_with_the_last_group_of_the_moment() {
 
 /// A segment completed before the moment has a later stamp: nothing is left out for that.
 #[test]
-fn where_the_clock_was_set_back_everything_is_taken() {
+fn logs_are_taken_whole_after_the_clock_was_set_back() {
     let sample = Sample::made();
     for at_ms in [0, GROUP_MS - 1, GROUP_MS] {
         let source = opened(&sample, at_ms);

@@ -214,7 +214,7 @@ mod tests {
     }
 
     #[test]
-    fn what_failed_leaves_the_figures_of_the_last_good_run() {
+    fn a_failed_run_keeps_the_figures_of_the_last_good_one() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("kyrodb_backup.prom");
         let file = Textfile::open(&path).unwrap();
@@ -251,7 +251,7 @@ mod tests {
 
     /// Alerts and the dashboard use only families that are written.
     #[test]
-    fn backups_are_told_of_by_name() {
+    fn backup_metrics_of_alerts_and_dashboard_are_written() {
         for (file, least) in [("prometheus/kyrodb.rules.yml", 4), ("grafana/kyrodb.json", 2)] {
             let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("contrib").join(file);
             let text = std::fs::read_to_string(path).unwrap();
@@ -266,7 +266,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_somebody_elses_stays() {
+    fn files_of_other_programs_are_left_alone() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("disk.prom");
         let others = ["up 1\n", "kyrodb_backup_last_documents many\n", "notes", "x{a=\"b\"} 1\n"];

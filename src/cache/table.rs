@@ -317,7 +317,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_found_stays_and_what_is_not_goes() {
+    fn entries_that_are_found_outlive_those_that_are_not() {
         let table = Table::new(10, 1_000);
         (0..10).for_each(|number| assert!(keep(&table, number, 10).is_empty()));
         assert!(!table.has_room(0, 1) && table.size() == (10, 100));
@@ -333,7 +333,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_stale_goes_first_and_bytes_are_bounded() {
+    fn stale_entries_are_evicted_first_and_bytes_are_bounded() {
         let table = Table::new(100, 100);
         (0..10).for_each(|number| assert!(keep(&table, number, 10).is_empty()));
         (0..10).for_each(|number| assert!(find(&table, number)));
@@ -348,7 +348,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_stale_has_a_place_to_give_and_what_is_forgotten_is_gone() {
+    fn stale_entries_give_up_their_place_and_forgotten_ones_are_gone() {
         let table = Table::new(10, 100);
         let has_place = |number: u64, bytes, stale: &[u64]| {
             let hash = crate::types::mix(number);
@@ -386,7 +386,7 @@ mod tests {
     }
 
     #[test]
-    fn who_finds_it_in_use_goes_on() {
+    fn a_part_in_use_blocks_no_other_thread() {
         let table = Table::new(10, 1_000);
         keep(&table, 1, 10);
         let held = table.parts[0].kept.lock().unwrap();
@@ -398,7 +398,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn it_is_a_map_that_forgets(
+        fn table_is_a_map_that_forgets(
             entries_max in 1..200_usize,
             bytes_max in 1..2_000_usize,
             changes in proptest::collection::vec((0..300_u64, 1..100_usize), 1..400),

@@ -179,7 +179,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn percentiles_are_of_what_was_measured() {
+    fn percentiles_are_those_of_the_measurements() {
         let ms = Duration::from_millis;
         let syncs = summary((1..=200).rev().map(ms).collect());
         assert_eq!(syncs, Syncs { count: 200, p50: ms(100), p99: ms(198) });

@@ -148,7 +148,7 @@ fn a_good_host_has_nothing_to_change() {
 
 /// The most important rule: an unreadable value is not ok.
 #[test]
-fn what_can_not_be_read_is_unknown() {
+fn unreadable_values_are_unknown() {
     let mut made = Made::good();
     made.directory = tempfile::tempdir().unwrap();
     made.probes.room = Err("no such device".into());
@@ -167,7 +167,7 @@ fn what_can_not_be_read_is_unknown() {
 
 /// An invalid file does not count as ok, and its text can't control a terminal.
 #[test]
-fn nonsense_is_unknown_as_well() {
+fn nonsensical_values_are_unknown() {
     for (path, _) in GOOD {
         for text in ["", "\u{1b}[2J\n", "-1\n", "99999999999999999999 : -\n"] {
             let made = Made::good();

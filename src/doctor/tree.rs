@@ -113,7 +113,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_shown_can_do_nothing_to_a_terminal() {
+    fn shown_text_can_not_control_a_terminal() {
         assert_eq!(shown("a\u{1b}[2Jb"), "a[2Jb");
         assert_eq!(shown(&"x".repeat(5_000)).len(), SHOWN_CHARS_MAX);
     }

@@ -271,7 +271,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_its_client_records_is_recorded_and_of_the_rest_a_share() {
+    fn searches_are_recorded_if_their_clients_do_and_a_share_of_the_others() {
         let parent = |is_sampled| {
             let parent = TraceParent { trace_id: [7; 16], parent_id: [9; 8], is_sampled };
             Origin { parent: Some(parent), ..Origin::default() }

@@ -196,7 +196,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_is_due_is_handed_out_once_and_in_order() {
+    async fn due_requests_are_handed_out_once_and_in_order() {
         let arrivals = Arrivals::new(5, 1_000.0);
         let wanted = Arrivals::new(5, 1_000.0);
         let length = Duration::from_millis(100);
@@ -213,7 +213,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_stop_releases_who_waits() {
+    async fn a_stop_releases_waiting_workers() {
         let (pacer, thread) =
             Pacer::start(Some(Arrivals::new(1, 1e-6)), Duration::from_secs(1 << 30));
         let waiting = tokio::spawn({

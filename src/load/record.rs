@@ -347,7 +347,7 @@ mod tests {
 
     /// All workers are busy when a server is slow, but also when the load tester has no CPU time for the answers.
     #[test]
-    fn a_rate_that_is_not_reached_is_the_fault_of_who_has_no_time() {
+    fn a_missed_rate_is_the_fault_of_the_generator_if_its_cpu_is_busy() {
         let mut record = Record::new(10);
         record.add(&Outcome { lag: None, ..outcome(10, Ok(Answer::default())) });
         let is_limited =
@@ -356,7 +356,7 @@ mod tests {
     }
 
     #[test]
-    fn a_window_holds_what_came_since_the_last() {
+    fn a_window_holds_results_since_the_last_one() {
         let mut record = Record::new(10);
         record.add(&outcome(1, Ok(Answer::default())));
         assert_eq!(record.take_window(1.0).requests, 1);
@@ -365,7 +365,7 @@ mod tests {
     }
 
     #[test]
-    fn a_late_generator_says_so() {
+    fn a_late_generator_is_reported() {
         let mut record = Record::new(10);
         for ms in 0..100 {
             let lag = Some(Duration::from_millis(ms / 50 * 20));

@@ -230,7 +230,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_file_says_what_is_sent() {
+    fn a_workload_file_sets_weights_and_parameters() {
         let text = "rate = 5\nk = 3\nfilter = { key = \"b\", at_least = \"1\", at_most = \"2\" }\n\
                     [weights]\nsearch = 3\nfiltered = 1.0\n";
         let workload = Workload::parse(text).unwrap();
@@ -246,7 +246,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_is_named_with_the_way_out() {
+    fn mistakes_are_named_with_the_remedy() {
         let cases = [
             ("raet = 5", "did you mean `rate`?"),
             ("[weights]\nserach = 1", "did you mean `weights.search`?"),

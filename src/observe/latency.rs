@@ -207,7 +207,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_counted_last_is_known_after_traffic_has_ended() {
+    fn last_latencies_are_known_after_traffic_has_ended() {
         let latency = Latency::default();
         latency.tick();
         assert!(latency.lately().is_none());

@@ -286,7 +286,7 @@ mod tests {
     }
 
     #[test]
-    fn a_writer_that_stalls_holds_up_nobody_and_what_is_lost_is_counted() {
+    fn a_stalled_writer_blocks_no_thread_and_lost_lines_are_counted() {
         let (queue, pass, seen) = gate(100);
         for number in 0..1_000 {
             queue.push(format!("line {number:04}\n").as_bytes(), false);
@@ -310,7 +310,7 @@ mod tests {
     }
 
     #[test]
-    fn what_can_not_be_written_is_counted_and_told_once_it_can() {
+    fn unwritten_lines_are_counted_and_reported_once_writing_works() {
         let (queue, pass, seen) = gate(1_000);
         queue.push(b"a\n", false);
         pass.send(false).unwrap();

@@ -239,7 +239,7 @@ mod tests {
     }
 
     #[test]
-    fn what_headers_say_is_believed_where_it_is_clear() {
+    fn unambiguous_headers_identify_a_request() {
         let mut headers = HeaderMap::new();
         assert!(Origin::read(&headers).is_empty());
         let parent = format!("00-{TRACE}-00f067aa0ba902b7-01");

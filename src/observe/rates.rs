@@ -153,7 +153,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_older_than_the_window_does_not_count() {
+    fn counts_older_than_the_window_are_left_out() {
         let (gateway, rates) = (GatewayCounters::default(), Rates::default());
         gateway.queries.add(5);
         gateway.errors(ErrorCategory::Timeout).add(2);

@@ -279,7 +279,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_message_is_named_so() {
+    fn malformed_messages_are_named_as_such() {
         let search = places::<SearchRequest>().unwrap();
         for bytes in [&[0xff; 16][..], &[0x32, 5, 1], &[0x32], &[0x33, 0x34], &[0x00, 0x01]] {
             assert_eq!(check(bytes, search), Err(Refusal::Malformed), "{bytes:?}");

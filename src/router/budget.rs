@@ -51,7 +51,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn as_many_as_are_there_come_back_up_to_k(
+        fn up_to_k_existing_documents_come_back(
             counts in proptest::collection::vec(0..2_000_usize, 1..20),
             k in 1..1_000_usize,
             wider in 0..100_usize,

@@ -86,7 +86,7 @@ fn other_document() -> Payload {
 }
 
 #[tokio::test]
-async fn what_is_written_while_a_search_is_under_way_is_not_hidden_by_its_answer() {
+async fn writes_during_a_search_are_not_hidden_by_its_answer() {
     let town = Town::new(1, 1).with_cache(PARAMS);
     let (numbers, owner) = (Arc::new(AtomicU64::new(1)), std::sync::Mutex::new(town.owner(0)));
     // The shard answers first, and then changes before the answer is received.
@@ -111,7 +111,7 @@ async fn what_is_written_while_a_search_is_under_way_is_not_hidden_by_its_answer
 }
 
 #[tokio::test]
-async fn nothing_is_given_or_kept_while_something_is_written() {
+async fn answers_are_neither_given_nor_kept_during_a_write() {
     let town = Town::new(2, 1).with_cache(PARAMS);
     let (numbers, mut owner) = (Arc::new(AtomicU64::new(1)), town.owner(1));
     (0..2).for_each(|shard| town.answer(shard, numbered(&numbers)));
@@ -127,7 +127,7 @@ async fn nothing_is_given_or_kept_while_something_is_written() {
 }
 
 #[tokio::test]
-async fn what_some_shard_is_missing_in_is_not_kept() {
+async fn answers_without_some_shard_are_not_kept() {
     let town = Town::new(2, 2).with_cache(PARAMS);
     let numbers = Arc::new(AtomicU64::new(1));
     town.answer(0, numbered(&numbers));
@@ -151,7 +151,7 @@ async fn what_some_shard_is_missing_in_is_not_kept() {
 }
 
 #[tokio::test]
-async fn a_cache_whose_hits_are_not_what_is_found_turns_itself_off() {
+async fn cache_turns_itself_off_if_its_hits_differ_from_searches() {
     let town = Town::new(1, 1).with_cache(PARAMS);
     let numbers = Arc::new(AtomicU64::new(1));
     town.answer(0, numbered(&numbers));
@@ -201,7 +201,7 @@ async fn a_hit_whose_documents_are_there_counts_though_they_are_not_found() {
 
 /// A full cache has room again once something is written, without evicting valid answers.
 #[tokio::test]
-async fn what_is_outdated_makes_room_at_once() {
+async fn outdated_answers_make_room_at_once() {
     let town = Town::new(1, 1).with_cache(Params { entries_max: 1, ..PARAMS });
     let (numbers, mut owner) = (Arc::new(AtomicU64::new(1)), town.owner(0));
     town.answer(0, numbered(&numbers));

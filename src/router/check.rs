@@ -283,7 +283,7 @@ mod tests {
     }
 
     #[test]
-    fn only_the_same_documents_as_they_are_count() {
+    fn only_unchanged_documents_with_equal_scores_count() {
         let fresh = [hit(1, 0.9, ""), hit(2, 0.8, ""), hit(3, 0.5, "")];
         let had = |kept: &[Hit]| overlap(&fresh, kept, &[]);
         assert_eq!(had(&fresh), Overlap { had: 3, found: 3 });
@@ -293,7 +293,7 @@ mod tests {
     }
 
     #[test]
-    fn others_that_are_there_count_where_they_are_as_near() {
+    fn other_existing_documents_count_if_they_are_as_near() {
         let fresh = [hit(1, 0.9, ""), hit(2, 0.8, ""), hit(3, 0.5, "")];
         let had = |kept: &[Hit]| overlap(&fresh, kept, &[DocId(4), DocId(5)]);
         // Of equal scores at the end either will do.
@@ -311,7 +311,7 @@ mod tests {
     }
 
     #[test]
-    fn too_little_is_judged_by_enough_hits_only() {
+    fn a_small_overlap_is_judged_only_with_enough_hits() {
         let checks = Checks::new(1.0, 0.9);
         for _ in 1..RECENT_MIN {
             assert!(!checks.note(Overlap { had: 0, found: 10 }, true).1);

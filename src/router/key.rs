@@ -197,7 +197,7 @@ mod tests {
     }
 
     #[test]
-    fn whatever_the_answer_depends_on_is_told_apart() {
+    fn keys_differ_in_everything_that_the_answer_depends_on() {
         let (hasher, searches) = (RandomState::new(), different());
         for (index, (query, realm)) in searches.iter().enumerate() {
             // Shards are asked with another beam width.
@@ -219,7 +219,7 @@ mod tests {
     }
 
     #[test]
-    fn only_the_vector_and_what_is_shown_may_differ_beside_it() {
+    fn searches_beside_a_key_differ_only_in_vector_and_returned_fields() {
         let key =
             Key { asked: Asked::of(&query()), query: Arc::new(query()), realm: Realm::default() };
         let beside: Vec<Query> = different()
@@ -233,7 +233,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_answer_does_not_depend_on_is_not_told_apart() {
+    fn keys_ignore_parameters_that_do_not_affect_the_answer() {
         let hasher = RandomState::new();
         let (one, other) = (query(), Query { min_score: -1.0, ..query() });
         let everybody = Realm::default();

@@ -280,7 +280,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_proved_is_what_a_search_of_all_finds(
+        fn proved_answers_equal_those_of_an_exact_search(
             seed in 0..1_000_000_u64, count in 1..400_usize, dimension in 2..40_usize,
             k in 1..20_usize, exponent in -6.0..0.0_f32, is_cosine in any::<bool>(),
         ) {
@@ -313,7 +313,7 @@ mod tests {
     }
 
     #[test]
-    fn only_what_is_near_is_looked_at_and_a_walk_costs_no_more() {
+    fn only_near_queries_are_compared_and_a_walk_costs_no_more() {
         let near = Near { metric: Metric::Cosine, similarity_min: 0.9 };
         assert_eq!(near.similarity(&[1.0, 0.0], &[1.0, 0.0]), Some(1.0));
         assert_eq!(near.similarity(&[1.0, 0.0], &[0.6, 0.8]), None);

@@ -58,7 +58,7 @@ mod tests {
     const MS: u64 = 1_000_000;
 
     #[test]
-    fn it_is_the_pace_of_answers_and_not_of_questions() {
+    fn predicted_time_follows_the_rate_of_answers_and_not_of_queries() {
         let pace = Pace::default();
         assert_eq!(pace.expected(1_000), Duration::ZERO, "nothing is known");
         // One at a time, each of 2 ms, a second apart.

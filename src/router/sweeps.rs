@@ -134,7 +134,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn few_are_let_in_and_of_one_tenant_its_share() {
+    fn few_sweeps_are_admitted_and_a_tenant_has_its_share() {
         let sweeps = Sweeps::default();
         let (flood, other) = (Party::default(), Party::default());
         let taken: Vec<_> = std::iter::from_fn(|| sweeps.enter(Some(&flood), 8).ok()).collect();

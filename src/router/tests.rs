@@ -160,7 +160,7 @@ async fn a_filter_asks_every_shard() {
 }
 
 #[tokio::test]
-async fn who_can_not_answer_is_not_asked() {
+async fn shards_that_can_not_answer_are_not_asked() {
     let town = Town::new(4, 1);
     // The first is fenced, the core of the second is gone, the mailbox of the third is full.
     town.answer(3, without(&[0, 1]));

@@ -216,7 +216,7 @@ mod tests {
     /// The directory is removed, and a file takes its place for a while: lines are errors, and the log file is tried
     /// again.
     #[test]
-    fn lines_that_nobody_could_read_are_errors_and_it_is_tried_again() {
+    fn lines_without_a_directory_are_errors_and_the_file_is_tried_again() {
         for rotation in [false, true] {
             let directory = tempfile::tempdir().unwrap();
             let path = directory.path().join("log/kyrodb.log");

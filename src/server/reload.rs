@@ -145,7 +145,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_differs_is_named() {
+    fn changed_keys_are_named() {
         let before = Config::default();
         assert!(differences(&before, &before.clone()).is_empty());
         let mut after = before.clone();

@@ -18,7 +18,7 @@ pub fn verify(directory: &Path, progress: Progress<'_>) -> Result<Report, String
     Ok(report)
 }
 
-/// As [`verify`], for a caller that keeps other processes out.
+/// As [`verify()`], for a caller that keeps other processes out.
 pub(super) fn check_files(directory: &Path, progress: Progress<'_>) -> Result<Report, String> {
     let disk = ReadOnlyDisk::new(directory);
     let verified = run(verify::verify(&disk, progress));

@@ -254,7 +254,7 @@ mod tests {
     }
 
     #[test]
-    fn three_failures_within_a_minute_open_it_and_two_successes_close_it() {
+    fn breaker_opens_after_three_failures_within_a_minute_and_closes_after_two_successes() {
         let mut timed = Timed::new();
         timed.fail(2);
         timed.wait(61);
@@ -275,7 +275,7 @@ mod tests {
     }
 
     #[test]
-    fn one_failure_reopens_a_half_open_one_for_the_whole_time() {
+    fn half_open_breaker_reopens_for_the_whole_time_after_one_failure() {
         let mut timed = Timed::new();
         timed.fail(3);
         timed.wait(60);
@@ -288,7 +288,7 @@ mod tests {
     }
 
     #[test]
-    fn a_full_disk_opens_it_at_once_and_space_closes_it() {
+    fn breaker_opens_at_once_on_a_full_disk_and_closes_when_space_returns() {
         let mut timed = Timed::new();
         timed.breaker.disk_full(timed.now);
         assert_eq!(timed.state(), BreakerState::Open);
@@ -306,7 +306,7 @@ mod tests {
     }
 
     #[test]
-    fn an_operator_opens_and_closes_it() {
+    fn breaker_follows_commands_of_an_operator() {
         let mut timed = Timed::new();
         timed.breaker.command(Command::Trip, timed.now);
         assert_eq!(timed.breaker.report(timed.now).cause, Some(Cause::Tripped));
@@ -389,7 +389,7 @@ mod tests {
     }
 
     #[test]
-    fn random_events_lead_where_the_rules_say() {
+    fn breaker_follows_the_rules_under_random_events() {
         let mut seen = [0; 3];
         for seed in 0..300_u64 {
             let (mut timed, mut model) = (Timed::new(), Model::default());

@@ -174,7 +174,7 @@ mod tests {
     }
 
     #[test]
-    fn a_future_that_waits_is_not_what_the_core_is_doing() {
+    fn a_waiting_future_is_not_the_current_work_of_the_core() {
         let activity = Activity::default();
         let (sender, receiver) = tokio::sync::oneshot::channel::<()>();
         let mut seen = pin!(activity.during(Doing::Snapshot, async {

@@ -149,7 +149,7 @@ mod tests {
     }
 
     #[test]
-    fn a_long_log_brings_one_about_whatever_has_changed() {
+    fn a_long_log_makes_a_snapshot_due_whatever_has_changed() {
         let log = |log_bytes, would_write| Since { log_bytes, would_write, ..replaced(1) };
         assert!(!log((100 << 20) - 1, 50 << 20).is_due(DUE));
         assert!(log(100 << 20, 50 << 20).is_due(DUE));

@@ -373,7 +373,7 @@ fn a_full_disk_opens_the_breaker_at_once_and_space_closes_it() {
 }
 
 #[test]
-fn what_was_acknowledged_before_its_sync_is_written_again() {
+fn writes_acknowledged_before_their_sync_are_written_again() {
     let mut server = Server::start(SyncPolicy::Periodic(Duration::from_millis(50)));
     server.faults.fail("fdatasync", "wal_", Kind::Failed, 1);
     (1..=5).for_each(|id| assert!(server.put(id).is_ok()));
@@ -387,7 +387,7 @@ fn what_was_acknowledged_before_its_sync_is_written_again() {
 
 /// The sync of acknowledged writes fails, and so does every retry, until the server ends: its last retry succeeds.
 #[test]
-fn the_end_is_the_last_try_for_what_is_not_synced() {
+fn shutdown_retries_unsynced_writes_a_last_time() {
     let mut server = Server::start(SyncPolicy::Periodic(Duration::from_millis(50)));
     server.faults.fail("fdatasync", "wal_", Kind::Failed, u64::MAX);
     server.put(1).unwrap();
@@ -442,7 +442,7 @@ fn a_snapshot_that_manifest_names_late_is_dropped_in_its_turn() {
 /// A late snapshot as above, but vectors are read from its files: truncation by an operator removes no file that
 /// vectors are read from.
 #[test]
-fn what_is_truncated_is_not_where_vectors_are_read_from() {
+fn truncation_keeps_files_that_vectors_are_read_from() {
     let vectors = engine::VectorStorage::Disk { unsaved_bytes_max: 64 << 20 };
     let server = Server::with_vectors(vectors, SyncPolicy::DataOnly);
     let snapshot = |id| {

@@ -143,7 +143,7 @@ mod tests {
     }
 
     #[test]
-    fn is_bounded_and_says_so() {
+    fn mailbox_is_bounded_and_returns_refused_messages() {
         let mailbox = Mailbox::new(2, Arc::default());
         assert_eq!((mailbox.push(1), mailbox.push(2)), (Ok(()), Ok(())));
         assert_eq!(mailbox.push(3), Err(Refused::Full(3)));

@@ -132,7 +132,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn says_which_it_is() {
+    fn io_uring_errors_name_their_cause() {
         let explain = |errno, sysctl| explain(&io::Error::from_raw_os_error(errno), sysctl);
         assert!(explain(1, Some("2")).contains("sysctl -w kernel.io_uring_disabled=0"));
         assert!(explain(1, Some("1")).contains("io_uring_group"));

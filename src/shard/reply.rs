@@ -119,7 +119,7 @@ mod tests {
     }
 
     #[test]
-    fn waits_for_answers_and_for_those_who_leave() {
+    fn receiver_waits_for_answers_and_for_dropped_senders() {
         for _ in 0..200 {
             let (mut answers, replies) = gather(4);
             let threads: Vec<_> = replies
@@ -138,7 +138,7 @@ mod tests {
     }
 
     #[test]
-    fn a_sender_learns_that_nobody_waits() {
+    fn a_sender_learns_that_its_receiver_was_dropped() {
         let (answers, reply) = single::<()>();
         assert!(!reply.is_cancelled());
         drop(answers);
@@ -147,7 +147,7 @@ mod tests {
     }
 
     #[test]
-    fn one_is_none_if_the_sender_goes() {
+    fn one_is_none_if_the_sender_is_dropped() {
         let (answers, reply) = single::<u32>();
         drop(reply);
         assert_eq!(block_on(answers.one()), None);

@@ -135,7 +135,7 @@ fn assert_nothing_is_held(server: &Server) {
 }
 
 #[test]
-fn what_could_not_be_read_once_is_read_again() {
+fn a_row_whose_read_failed_is_read_again() {
     let server = on_disk(100);
     for times in [1, 2, 5] {
         server.faults.fail_read(FILES, 0..u64::MAX, times);
@@ -218,7 +218,7 @@ fn a_search_ends_at_its_deadline_while_reads_stall() {
 
 /// Searches that end at their deadlines while the disk stalls leave nothing waiting for it except the reads in flight.
 #[test]
-fn who_leaves_takes_what_waits_along() {
+fn searches_that_end_drop_their_waiting_reads() {
     let server = on_disk(400);
     server.faults.stall(FILES, FOR_EVER);
     for _ in 0..10 {

@@ -77,7 +77,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_certificate_has_no_end() {
+    fn bytes_that_are_no_certificate_have_no_end() {
         let whole = made_until(2030);
         for cut in 0..whole.len() {
             assert_eq!(not_after(&whole[..cut]), None, "{cut}");

@@ -188,7 +188,7 @@ async fn writes(client: &mut Client) {
 }
 
 #[test]
-fn nobody_sees_or_touches_what_another_has() {
+fn a_tenant_neither_sees_nor_changes_documents_of_another() {
     for partitions in ["1", "2"] {
         let place = Place::new(&[ACME, BETA, ROOT], &[("runtime.partitions", partitions)]);
         let mut process = place.start();

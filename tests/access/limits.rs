@@ -152,7 +152,7 @@ fn all_tenants_together_have_a_rate_that_operators_can_change() {
 
 /// Refusals for a rate are not the server's fault: they do not count against an objective.
 #[test]
-fn what_a_rate_refuses_is_no_error_of_the_server() {
+fn refusals_for_a_rate_are_no_errors_of_the_server() {
     let slow = [Entry { tenant: "slow", mark: 'l', more: "max_qps: 1" }];
     let place = Place::new(&[slow[0], ROOT], &[("slo.min_samples", "1")]);
     let process = place.start();

@@ -113,7 +113,7 @@ fn a_server_is_shut_down_over_http_and_what_was_acknowledged_is_there() {
 }
 
 #[test]
-fn pages_tell_what_is_in_force_and_what_is_there() {
+fn pages_show_settings_in_force_and_documents() {
     let place = Place::new(&[ROOT], &[("slo.p99_latency_ms", "25")]);
     let process = place.start();
     runtime().block_on(async { put(&mut process.client().await, &ROOT, 1).await.unwrap() });
@@ -347,7 +347,7 @@ fn log_files_have_a_size_and_a_number() {
 
 /// Refusals during read-only or maintenance were requested by operators: they do not count against an objective.
 #[test]
-fn what_is_refused_for_planned_work_is_no_error_of_the_server() {
+fn refusals_for_planned_work_are_no_errors_of_the_server() {
     let directory = directory();
     let settings = [("runtime.shards", "1"), ("slo.min_samples", "1")];
     let process = Process::start(&directory.path().join("data"), &settings);

@@ -90,7 +90,7 @@ fn age(s3: &S3) {
 }
 
 #[test]
-fn what_was_killed_during_an_upload_is_no_backup_and_is_removed_after_a_day() {
+fn a_backup_killed_during_an_upload_is_removed_after_a_day() {
     let place = Place::in_bucket(50).filled(40);
     let first = place.create(&[]);
     std::fs::create_dir(place.data_dir().join("usage")).unwrap();

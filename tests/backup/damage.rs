@@ -115,7 +115,7 @@ fn damage_in_the_data_directory_is_not_backed_up() {
 
 /// A full backup directory: here, no file there may exceed 8 KiB.
 #[test]
-fn what_could_not_be_written_whole_is_no_backup() {
+fn a_partly_written_backup_does_not_count() {
     let place = Place::made(11, 300);
     let limited = |trap: &str| {
         let script = format!("{trap} ulimit -f 8; exec \"$0\" \"$@\"");

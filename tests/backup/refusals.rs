@@ -214,7 +214,7 @@ fn rewrite(path: &Path, key: &str, from: &str, to: &str) {
 }
 
 #[test]
-fn what_a_later_version_has_made_is_not_touched() {
+fn backups_of_a_later_version_are_not_touched() {
     let place = Place::made(21, 30);
     let first = place.create(&[]);
     let second = place.create_on(&first);

@@ -93,7 +93,7 @@ fn each_question_has_an_answer_of_its_own() {
 }
 
 #[test]
-fn whatever_is_written_is_seen_by_the_next_search() {
+fn every_write_is_seen_by_the_next_search() {
     let inside = start(&[]);
     runtime().block_on(async {
         let mut client = inside.client().await;
@@ -142,7 +142,7 @@ fn whatever_is_written_is_seen_by_the_next_search() {
 }
 
 #[test]
-fn writes_elsewhere_are_none() {
+fn writes_to_other_namespaces_invalidate_no_answer() {
     let inside = start(&[]);
     runtime().block_on(async {
         let mut client = inside.client().await;
@@ -199,7 +199,7 @@ fn only_whole_answers_are_kept_and_only_while_all_shards_answer() {
 }
 
 #[test]
-fn answers_are_bounded_and_what_comes_once_takes_nobodys_place() {
+fn answers_are_bounded_and_single_queries_evict_none() {
     let inside = start(&[("cache.query_cache_capacity", "10")]);
     let cache = &inside.server().observed().gateway.cache;
     runtime().block_on(async {

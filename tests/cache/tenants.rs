@@ -45,7 +45,7 @@ async fn put(client: &mut Client, tenant: &str, id: u64, namespace: &str) {
 }
 
 #[test]
-fn nobody_is_given_what_was_kept_for_another() {
+fn a_tenant_is_never_given_an_answer_kept_for_another() {
     let inside = start(0);
     runtime().block_on(async {
         let mut client = inside.client().await;

@@ -179,7 +179,7 @@ async fn assert_unchanged(client: &mut Client, before: &Contents) {
 }
 
 #[test]
-fn what_is_wrong_is_refused_with_its_field_named_and_changes_nothing() {
+fn invalid_requests_are_refused_with_their_field_named_and_change_nothing() {
     let mut server = Inside::start(SETTINGS);
     let before = runtime().block_on(async {
         let mut client = server.client().await;
@@ -229,7 +229,7 @@ fn a_filter_that_nests_too_deep_is_refused_with_its_field_named() {
 }
 
 #[test]
-fn what_is_just_within_the_limits_is_taken() {
+fn requests_just_within_the_limits_are_accepted() {
     let server = Inside::start(SETTINGS);
     runtime().block_on(async {
         let mut client = server.client().await;

@@ -298,7 +298,7 @@ fn answers_that_are_not_taken_are_not_held() {
 }
 
 #[test]
-fn answers_that_are_not_taken_keep_nobody_from_reading() {
+fn untaken_answers_keep_no_other_client_from_reading() {
     let server = Inside::start(SETTINGS);
     runtime().block_on(async {
         store_large(server.client().await, 10, 60_000).await;
@@ -409,7 +409,7 @@ fn an_answer_whose_client_takes_nothing_is_ended() {
 }
 
 #[test]
-fn who_does_not_begin_has_ten_seconds() {
+fn a_connection_that_does_not_begin_is_closed_after_ten_seconds() {
     let server = Inside::start(&[]);
     runtime().block_on(async {
         let address = server.server().grpc_address();
@@ -441,7 +441,7 @@ fn who_does_not_begin_has_ten_seconds() {
 }
 
 #[test]
-fn an_address_may_have_so_many_connections() {
+fn connections_of_an_address_are_limited() {
     let server = Inside::start(&[("server.max_connections_per_address", "3")]);
     let address = server.server().grpc_address();
     runtime().block_on(async {

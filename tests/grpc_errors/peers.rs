@@ -213,7 +213,7 @@ fn the_requests_of_a_tenant_hold_no_more_than_its_share() {
 
 /// Bytes held by requests count as used memory before the kernel is asked again.
 #[test]
-fn what_is_in_flight_counts_as_memory_that_is_used() {
+fn bytes_in_flight_count_as_used_memory() {
     let server = Inside::start(&[]);
     runtime().block_on(async {
         let observed = server.server().observed();

@@ -41,7 +41,7 @@ fn health_tells_about_the_server_and_its_parts() {
 }
 
 #[test]
-fn get_config_tells_what_is_in_force() {
+fn get_config_returns_the_settings_in_force() {
     let cases = [
         ("cosine", "data_only", "Cosine", "Always"),
         ("euclidean", "periodic", "Euclidean", "Periodic(70)"),
@@ -86,7 +86,7 @@ fn get_config_tells_what_is_in_force() {
 }
 
 #[test]
-fn metrics_are_those_of_what_was_asked() {
+fn metrics_count_the_requests_sent() {
     let server = Inside::start(&[]);
     runtime().block_on(async {
         let mut client = server.client().await;

@@ -95,7 +95,7 @@ fn a_document_of_a_stream_that_is_too_large_is_counted_and_the_stream_goes_on() 
 
 /// Requests that a web page in a browser can send: not gRPC by their content type, or with the page's origin.
 #[test]
-fn what_a_page_in_a_browser_sends_is_refused_and_does_nothing() {
+fn requests_of_a_page_in_a_browser_are_refused_without_effect() {
     let server = Inside::start(&[]);
     let address = server.server().grpc_address();
     runtime().block_on(async {

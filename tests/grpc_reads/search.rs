@@ -19,7 +19,7 @@ fn an_empty_server_finds_nothing_and_says_so() {
 }
 
 #[test]
-fn an_answer_tells_what_it_rests_on() {
+fn an_answer_reports_its_sources_and_coverage() {
     let server = Inside::start(SETTINGS);
     runtime().block_on(async {
         let mut client = server.client().await;

@@ -116,7 +116,7 @@ fn a_client_that_leaves_a_stream_takes_its_searches_with_it() {
 
 /// Whether its client reads or not: searches in flight of a stream end, and others get their permits.
 #[test]
-fn a_stream_that_nobody_reads_keeps_no_places() {
+fn an_unread_stream_keeps_no_places() {
     let server = Inside::start(&[
         ("hnsw.distance", "euclidean"),
         ("runtime.shards", "3"),

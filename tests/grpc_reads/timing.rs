@@ -110,7 +110,7 @@ fn the_stages_of_a_search_add_up_to_what_it_took() {
 }
 
 #[test]
-fn every_search_is_in_each_stage_and_only_who_asks_is_told() {
+fn every_search_is_counted_in_each_stage_and_reported_on_request() {
     const COUNT: u64 = 40;
     let inside = Inside::start(SETTINGS);
     let counts = || {

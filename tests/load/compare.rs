@@ -117,7 +117,7 @@ fn a_peer_that_is_not_there_stands_in_the_table_with_the_reason() {
 }
 
 #[test]
-fn what_can_not_be_compared_is_refused_with_the_way_out() {
+fn invalid_comparisons_are_refused_with_the_remedy() {
     let place = Place::new();
     let (npy, mix) = (place.path("npy"), place.path("mix.toml"));
     Set::new().write_npy(&npy);
@@ -146,7 +146,7 @@ fn what_can_not_be_compared_is_refused_with_the_way_out() {
 }
 
 #[test]
-fn an_engine_that_goes_away_leaves_what_was_measured() {
+fn an_engine_that_goes_away_leaves_partial_results() {
     let mut place = Place::new();
     let mut arguments = short(&place, &[]);
     let rounds = arguments.iter().position(|word| word == "--rounds").unwrap();

@@ -11,7 +11,7 @@ const SHORT: [&str; 8] =
     ["--dataset", "64", "--dimension", "16", "--warm-up", "0.2", "--duration", "1.5"];
 
 #[test]
-fn the_options_of_the_contract_seed_search_and_tell() {
+fn documented_options_seed_search_and_report() {
     let place = Place::new();
     let more = ["--qps", "200", "--concurrency", "8", "--request-timeout-ms", "5000"];
     let ratio = ["--max-failure-ratio", "0.5"];
@@ -53,7 +53,7 @@ fn a_mix_sends_every_operation_by_its_weight() {
 }
 
 #[test]
-fn a_seed_decides_what_is_due() {
+fn a_seed_decides_the_due_requests() {
     let place = Place::new();
     let requests = |seed: &str| {
         place.run(&[&SHORT[..], &["--qps", "300", "--seed", seed]].concat());

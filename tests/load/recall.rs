@@ -82,7 +82,7 @@ fn a_sweep_over_beams_draws_its_curve() {
 }
 
 #[test]
-fn a_sweep_over_rates_finds_one_or_says_what_stands_in_the_way() {
+fn a_sweep_over_rates_finds_one_or_names_the_obstacle() {
     let place = Place::new();
     let npy = place.path("npy");
     Set::new().write_npy(&npy);

@@ -121,7 +121,7 @@ fn a_server_with_tls_and_keys_is_measured() {
 }
 
 #[test]
-fn one_that_asks_for_a_certificate_is_shown_one() {
+fn a_server_that_asks_for_a_certificate_is_shown_one() {
     let secured = Secured::start(true);
     let known = [("--ca-cert", "ca.pem"), ("--key-file", "root.txt")];
     let shown = [("--client-cert", "client.pem"), ("--client-key", "client.key")];

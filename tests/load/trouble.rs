@@ -10,7 +10,7 @@ const SMALL: [&str; 6] = ["--dataset", "64", "--dimension", "16", "--warm-up", "
 const STALL: Duration = Duration::from_millis(1_500);
 
 #[test]
-fn in_an_open_loop_a_stall_is_in_the_latency_of_all_who_were_due() {
+fn an_open_loop_counts_a_stall_in_the_latency_of_all_due_requests() {
     let place = Place::new();
     let run = ["--qps", "200", "--duration", "4", "--concurrency", "4"];
     let tester = place.begin(&[&SMALL[..], &run].concat());

@@ -185,7 +185,7 @@ fn a_restart() {
 
 /// Clients that wait as told, and retry, see only a pause during restarts.
 #[test]
-fn a_restart_under_load_fails_nobody_who_tries_again() {
+fn a_restart_under_load_fails_no_client_that_retries() {
     const CLIENTS: u64 = 4;
     let directory = directory();
     let data_dir = directory.path().join("data");

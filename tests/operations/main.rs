@@ -23,7 +23,7 @@ use tonic::{Code, Status};
 
 const DIMENSION: usize = 8;
 
-/// Sections, and the modules that drill them.
+/// Titles of the sections, each of which has a drill.
 const DRILLS: [&str; 21] = [
     "Where to look first",
     "Searches are slow",

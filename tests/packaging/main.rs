@@ -143,7 +143,7 @@ fn scripts_of_the_package_are_shell_and_have_room_for_those_of_debian() {
 
 /// Files that Cargo.toml names for the package exist; those below target are made by the script.
 #[test]
-fn what_the_package_is_to_have_is_there() {
+fn files_of_the_package_exist() {
     let text = std::fs::read_to_string(contrib("../Cargo.toml")).unwrap();
     let manifest: toml::Table = toml::from_str(&text).unwrap();
     let deb = &manifest["package"]["metadata"]["deb"];

@@ -140,7 +140,7 @@ fn work(process: &Process) {
 }
 
 #[test]
-fn what_a_server_calls_is_in_the_list_and_allowed() {
+fn system_calls_of_a_server_are_listed_and_allowed() {
     let Some(called) = traced() else { return };
     assert!(called.contains("io_uring_enter") && called.len() > 40, "{called:?}");
     assert!(called.contains(OF_PROFILES), "the profile was not taken: {called:?}");

@@ -153,20 +153,20 @@ fn documents_that_were_replaced_hide_none_that_came_later() {
 }
 
 #[test]
-fn nor_do_they_in_a_graph_of_two_shards() {
+fn removed_documents_hide_none_in_a_graph_of_two_shards() {
     let shards = with(&[("runtime.shards", "2")]);
     run(&shards, &shards, Going::Deleted);
     run(&shards, &shards, Going::Replaced);
 }
 
 #[test]
-fn nor_do_they_where_vectors_are_on_disk() {
+fn removed_documents_hide_none_with_vectors_on_disk() {
     let nvme = with(&[("storage.vectors", "nvme"), ("hnsw.codes", "sq8")]);
     run(&nvme, &nvme, Going::Deleted);
 }
 
 /// All documents are linked again, so that slots of dead ones are free at once.
 #[test]
-fn nor_do_they_in_a_graph_that_is_linked_again() {
+fn removed_documents_hide_none_in_a_graph_that_is_linked_again() {
     run(&ALONE, &with(&[("hnsw.m", "8")]), Going::Deleted);
 }

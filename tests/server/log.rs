@@ -103,7 +103,7 @@ impl Drop for Unread {
 }
 
 #[test]
-fn a_log_that_nobody_reads_stops_nothing() {
+fn an_unread_log_blocks_no_request() {
     let directory = directory();
     let mut unread = Unread::start(&directory.path().join("data"));
     unread.ask_until_lines_are_dropped();

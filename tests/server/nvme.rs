@@ -122,7 +122,7 @@ fn assert_backed_up(directory: &Path, contents: &Contents) {
 }
 
 #[test]
-fn it_is_refused_without_codes_and_without_snapshots() {
+fn vectors_on_disk_are_refused_without_codes_and_without_snapshots() {
     for (settings, word) in [
         (&[("storage.vectors", "nvme"), ("hnsw.distance", "euclidean")][..], "hnsw.codes"),
         (

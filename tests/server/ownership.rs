@@ -56,7 +56,7 @@ fn with_umask(umask: &str, command: &Command) -> Command {
 }
 
 #[test]
-fn what_is_written_is_not_for_all_users_to_read_whatever_the_umask() {
+fn written_files_are_not_readable_for_all_users_whatever_the_umask() {
     let directory = directory();
     let (data_dir, pid_file) = (directory.path().join("data"), directory.path().join("pid"));
     let settings = [SETTINGS, &[("server.pid_file", pid_file.to_str().unwrap())]].concat();
@@ -102,7 +102,7 @@ fn what_is_written_is_not_for_all_users_to_read_whatever_the_umask() {
 }
 
 #[test]
-fn what_root_repairs_belongs_to_the_owner_of_the_directory() {
+fn files_repaired_by_root_belong_to_the_owner_of_the_directory() {
     if !is_root() {
         return;
     }

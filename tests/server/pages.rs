@@ -6,7 +6,7 @@ use crate::common::{PATIENCE, Process, directory, get, http, insert, metric, run
 use crate::{DIMENSION, SETTINGS, assert_says, store};
 
 #[test]
-fn pages_answer_as_the_contract_has_it() {
+fn pages_answer_as_documented() {
     let directory = directory();
     let process = Process::start(&directory.path().join("data"), SETTINGS);
     runtime().block_on(async { store(&mut process.client().await, 3).await });
@@ -141,7 +141,7 @@ fn alerts_and_dashboard_name_metrics_that_exist() {
         let text = std::fs::read_to_string(path).unwrap();
         let is_part = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == ':';
         let words = text.split(|c| !is_part(c)).filter(|word| word.starts_with("kyrodb_"));
-        // These are of files that another program writes; see `backups_are_told_of_by_name`.
+        // These are of files that another program writes; see `backup_metrics_of_alerts_and_dashboard_are_written`.
         let words = words.filter(|word| !word.starts_with("kyrodb_backup"));
         // This one is there with TLS; see `an_expired_certificate_is_replaced_while_the_server_runs`.
         let words = words.filter(|word| !word.starts_with("kyrodb_tls_certificate"));

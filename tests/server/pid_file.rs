@@ -10,7 +10,7 @@ fn settings(path: &Path) -> Vec<(&str, &str)> {
 }
 
 #[test]
-fn it_is_there_from_before_ready_to_the_end() {
+fn pid_file_exists_from_before_ready_to_the_end() {
     let directory = directory();
     let (data_dir, path) = (directory.path().join("data"), directory.path().join("server.pid"));
     let process = Process::start(&data_dir, &settings(&path));
@@ -21,7 +21,7 @@ fn it_is_there_from_before_ready_to_the_end() {
 }
 
 #[test]
-fn one_that_a_killed_server_left_is_replaced() {
+fn pid_file_of_a_killed_server_is_replaced() {
     let directory = directory();
     let (data_dir, path) = (directory.path().join("data"), directory.path().join("server.pid"));
     Process::start(&data_dir, &settings(&path)).kill();
@@ -37,7 +37,7 @@ fn one_that_a_killed_server_left_is_replaced() {
 }
 
 #[test]
-fn that_of_another_server_is_neither_written_nor_removed() {
+fn pid_file_of_another_server_is_neither_written_nor_removed() {
     let directory = directory();
     let path = directory.path().join("server.pid");
     let first = Process::start(&directory.path().join("first"), &settings(&path));
@@ -69,7 +69,7 @@ fn a_path_that_can_not_be_written_stops_the_start() {
 }
 
 #[test]
-fn one_that_did_not_get_ready_takes_it_away_too() {
+fn a_server_that_did_not_get_ready_removes_its_pid_file() {
     let directory = directory();
     let (data_dir, path) = (directory.path().join("data"), directory.path().join("server.pid"));
     Process::start(&data_dir, SETTINGS).stop();

@@ -51,7 +51,7 @@ async fn insert_until(done: &AtomicBool, mut client: Client, first: u64) -> u64 
 }
 
 #[test]
-fn a_server_at_work_is_profiled_and_nobody_notices() {
+fn a_server_at_work_is_profiled_without_disturbing_clients() {
     let directory = directory();
     let process = Process::start(&directory.path().join("data"), SETTINGS);
     let runtime = runtime();

@@ -74,7 +74,7 @@ fn the_recall_of_real_searches_is_a_metric() {
 }
 
 #[test]
-fn nothing_is_repeated_that_was_exact_or_where_it_is_switched_off() {
+fn exact_searches_are_not_repeated_nor_any_when_sampling_is_off() {
     let directory = directory();
     for (per_second, exact) in [("0", false), ("1000", true)] {
         let process = start(directory.path(), per_second);

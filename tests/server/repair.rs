@@ -130,7 +130,7 @@ fn repaired_if_asked(data_dir: &Path, is_lossless: bool, expected: &[u64]) -> St
 }
 
 #[test]
-fn a_damaged_record_costs_what_is_in_it_and_nothing_else() {
+fn a_damaged_record_costs_its_change_and_nothing_else() {
     let directory = directory();
     let data_dir = made(directory.path(), ONE_SHARD, COUNT);
     // The header of the segment is block 0, and each document has a block.
@@ -156,7 +156,7 @@ fn a_damaged_snapshot_costs_nothing_while_the_log_has_it() {
 /// The graph can be rebuilt from the other parts: damage to it costs no documents either, with no other snapshot and no
 /// log to fall back to.
 #[test]
-fn a_damaged_graph_is_made_anew() {
+fn a_damaged_graph_is_rebuilt() {
     let directory = directory();
     let data_dir = with_snapshots(directory.path());
     let [older, newest] = snapshots(&data_dir).try_into().unwrap();
@@ -168,7 +168,7 @@ fn a_damaged_graph_is_made_anew() {
 }
 
 #[test]
-fn a_missing_segment_costs_what_was_in_it() {
+fn a_missing_segment_costs_only_changes_that_no_snapshot_has() {
     let directory = directory();
     let data_dir = with_snapshots(directory.path());
     // Every segment but the active one: documents that the newest snapshot does not have are lost.
@@ -183,7 +183,7 @@ fn a_missing_segment_costs_what_was_in_it() {
 }
 
 #[test]
-fn a_lost_manifest_is_made_anew() {
+fn a_lost_manifest_is_rebuilt() {
     let directory = directory();
     let data_dir = with_snapshots(directory.path());
     flip(&data_dir.join("MANIFEST"), 60);
@@ -193,7 +193,7 @@ fn a_lost_manifest_is_made_anew() {
 
 /// The rows of the table, one after the other, with equal damage to a strict start and to one in `best_effort` mode.
 #[test]
-fn best_effort_opens_what_strict_refuses_and_says_what_is_lost() {
+fn best_effort_opens_directories_that_strict_refuses_and_names_the_loss() {
     type Damage = fn(&Path);
     let rows: [(&str, Damage, bool, usize, &str); 5] = [
         (

@@ -118,7 +118,7 @@ fn an_answer_has_the_id_of_its_request() {
 }
 
 #[test]
-fn what_operators_do_is_logged_with_the_id_and_the_trace() {
+fn actions_of_operators_are_logged_with_the_id_and_the_trace() {
     let directory = directory();
     let process = start(directory.path(), "");
     let parent = parent();

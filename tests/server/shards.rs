@@ -28,7 +28,7 @@ async fn seen(process: &Process) -> (Vec<String>, Vec<(u64, u32)>) {
 }
 
 #[test]
-fn documents_move_and_stay_what_they_are() {
+fn documents_move_unchanged() {
     let directory = directory();
     let data_dir = directory.path().join("data");
     let settings = |shards: &'static str| [("runtime.shards", shards)];
@@ -76,7 +76,7 @@ fn documents_move_and_stay_what_they_are() {
 
 /// Another number of shards means another graph. It is linked once, and not by every start.
 #[test]
-fn a_graph_is_linked_anew_once() {
+fn a_graph_is_linked_again_once() {
     let directory = directory();
     let data_dir = directory.path().join("data");
     let process = Process::start(&data_dir, &[("runtime.shards", "1")]);

@@ -26,7 +26,7 @@ fn both_signals_end_an_idle_server_well() {
 }
 
 #[test]
-fn one_that_only_watches_does_not_hold_up_the_end() {
+fn a_client_that_only_watches_does_not_delay_the_end() {
     let directory = directory();
     let process = Process::start(&directory.path().join("data"), SETTINGS);
     let runtime = runtime();
@@ -72,7 +72,7 @@ fn an_idle_stream_of_searches_ends_with_a_status() {
 
 /// Clients that insert without a pause while the server ends: each insert is acknowledged and present, or refused.
 #[test]
-fn what_is_acknowledged_while_the_server_ends_is_there() {
+fn writes_acknowledged_during_shutdown_are_kept() {
     let directory = directory();
     let data_dir = directory.path().join("data");
     let process = Process::start(&data_dir, SETTINGS);

@@ -78,7 +78,7 @@ fn offset_of(data_dir: &Path, lsn: u64) -> u64 {
 }
 
 #[test]
-fn damage_to_what_was_synced_is_refused_where_syncs_are_periodic() {
+fn damage_to_synced_groups_is_refused_with_periodic_syncs() {
     let directory = directory();
     let data_dir = directory.path().join("data");
     killed(&data_dir, PERIODIC, is_sealed);
@@ -101,7 +101,7 @@ fn damage_to_what_was_synced_is_refused_where_syncs_are_periodic() {
 /// A power loss may do this to groups that were never synced: the start succeeds, and the data that it leaves out is
 /// neither destroyed nor dropped silently.
 #[test]
-fn what_a_start_cuts_off_is_told_and_kept() {
+fn data_cut_off_at_a_start_is_reported_and_kept() {
     let directory = directory();
     let data_dir = directory.path().join("data");
     killed(&data_dir, NEVER_SYNCED, |_| true);

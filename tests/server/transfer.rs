@@ -31,7 +31,7 @@ async fn listed(client: &mut Client) -> Vec<ListedDocument> {
 }
 
 #[test]
-fn what_is_dumped_can_be_loaded() {
+fn dumped_documents_can_be_loaded() {
     let directory = directory();
     let file = directory.path().join("dump.jsonl");
     let path = file.to_str().unwrap();

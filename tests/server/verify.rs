@@ -148,7 +148,7 @@ fn a_missing_file_is_damage() {
 }
 
 #[test]
-fn what_can_not_be_checked_is_no_damage() {
+fn directories_that_can_not_be_checked_are_not_called_damaged() {
     let directory = directory();
     let nowhere = directory.path().join("nowhere");
     let (code, _, errors) = run(&nowhere, &[]);
@@ -182,7 +182,7 @@ fn a_copy_can_be_checked_anywhere() {
 
 /// A log whose beginning is only in snapshots, and possible damage to them.
 #[test]
-fn snapshots_are_checked_and_what_they_hold_is_not_missed() {
+fn snapshots_are_checked_and_log_that_they_cover_is_not_missed() {
     let directory = directory();
     let data_dir = directory.path().join("data");
     for life in 0..4 {

@@ -45,7 +45,7 @@ fn code(text: &str) -> String {
 }
 
 #[test]
-fn files_are_short_and_say_what_they_are_for() {
+fn files_are_short_and_begin_with_their_purpose() {
     let folders = [
         "src",
         "tests",
@@ -199,7 +199,7 @@ fn nothing_is_left_unfinished() {
 
 /// The README's command for the tests is the one that CI runs.
 #[test]
-fn ci_runs_what_the_readme_says() {
+fn ci_runs_the_command_of_the_readme() {
     let read = |name: &str| std::fs::read_to_string(root().join(name)).unwrap();
     for name in ["README.md", ".ci/run"] {
         assert!(read(name).lines().any(|line| line.trim() == "cargo test"), "{name}");
@@ -225,7 +225,7 @@ fn every_dependency_has_its_reason() {
 
 /// A model does not see an atomic of the standard library, so its races would go unnoticed.
 #[test]
-fn what_is_modelled_has_all_its_atomics_from_one_place() {
+fn modelled_files_take_all_atomics_from_one_place() {
     let mut modelled = 0;
     for (name, text) in files("models/src") {
         for path in text.lines().filter_map(|line| line.strip_prefix("#[path = \"../../")) {

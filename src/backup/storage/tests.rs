@@ -127,7 +127,7 @@ fn a_backup_is_there_once_it_is_published_and_until_it_is_removed() {
 }
 
 #[test]
-fn what_is_not_published_is_gone() {
+fn unpublished_backups_are_removed() {
     on_both(|storage| {
         let draft = storage.begin(FIRST, &[]).unwrap();
         write(&draft, b"abc");
@@ -146,7 +146,7 @@ fn what_is_not_published_is_gone() {
 }
 
 #[test]
-fn what_a_kill_leaves_is_removed_once_it_is_old() {
+fn remains_of_a_killed_backup_are_removed_once_old() {
     on_both(|storage| {
         let draft = storage.begin(FIRST, &[]).unwrap();
         write(&draft, b"abc");
@@ -222,7 +222,7 @@ const NOTHING: Rules =
     Rules { hourly: 0, daily: 0, weekly: 0, monthly: 0, min_age_days: 0, older_than_days: None };
 
 #[test]
-fn what_a_backup_that_is_being_made_needs_stays() {
+fn parents_of_a_backup_in_progress_stay() {
     let memory = Arc::default();
     let (here, there) = (in_bucket(&memory), in_bucket(&memory));
     let first = publish(&here, FIRST, &[]);
@@ -240,7 +240,7 @@ fn what_a_backup_that_is_being_made_needs_stays() {
 }
 
 #[test]
-fn nothing_is_begun_on_a_backup_that_is_about_to_go() {
+fn no_backup_is_begun_on_a_parent_that_is_about_to_be_removed() {
     let memory = Arc::default();
     let (here, there) = (in_bucket(&memory), in_bucket(&memory));
     let first = publish(&here, FIRST, &[]);
@@ -289,7 +289,7 @@ fn a_prune_that_was_killed_is_forgotten_after_a_day() {
 }
 
 #[test]
-fn what_was_taken_for_left_is_not_published() {
+fn a_backup_taken_for_abandoned_is_not_published() {
     let memory = Arc::default();
     let (here, there) = (in_bucket(&memory), in_bucket(&memory));
     let draft = here.begin(FIRST, &[]).unwrap();
@@ -302,7 +302,7 @@ fn what_was_taken_for_left_is_not_published() {
 
 /// Killed after writing its record, the process has not removed its mark as unpublished.
 #[test]
-fn what_was_published_is_not_taken_for_left() {
+fn a_published_backup_is_not_taken_for_abandoned() {
     let memory = Arc::default();
     let storage = in_bucket(&memory);
     publish(&storage, FIRST, &[]);
@@ -314,7 +314,7 @@ fn what_was_published_is_not_taken_for_left() {
 }
 
 #[test]
-fn whatever_else_is_there_is_nobodys_business() {
+fn objects_of_other_programs_are_left_alone() {
     let memory: Arc<InMemory> = Arc::default();
     for name in ["some/prefix/photos/a.jpg", "some/prefix/notes", "some/other/backup.json"] {
         block_on(memory.put(&Path::from(name), PutPayload::from_static(b"x"))).unwrap();

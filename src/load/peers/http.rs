@@ -112,7 +112,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn nobody_there_is_unavailable() {
+    async fn a_missing_server_is_unavailable() {
         // Port 1 on loopback is not in use.
         let http = Http::new("http://127.0.0.1:1").unwrap();
         let status = http.get("/", Duration::from_secs(5)).await.unwrap_err();

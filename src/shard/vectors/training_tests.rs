@@ -228,7 +228,7 @@ fn no_search_notices_that_training_is_killed() {
 }
 
 #[test]
-fn training_that_never_gets_anywhere_is_left_alone_until_somebody_wants_it() {
+fn training_that_keeps_crashing_stops_until_a_restart_is_requested() {
     let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
     let town = Town::start();
     let answers = Arc::new(town.answers());
@@ -253,7 +253,7 @@ fn training_that_never_gets_anywhere_is_left_alone_until_somebody_wants_it() {
 }
 
 #[test]
-fn what_was_noted_is_there_after_a_restart_and_may_be_lost() {
+fn logged_uses_survive_a_restart_and_may_be_lost() {
     let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
     let mut town = Town::start();
     let answers = Arc::new(town.answers());

@@ -88,7 +88,7 @@ mod tests {
     use crate::types::mix;
 
     #[test]
-    fn what_was_turned_away_is_known_once_and_forgotten_for_others() {
+    fn refused_rows_are_known_once_and_replaced_by_others() {
         let mut refused = Refused::new(400);
         assert_eq!(refused.ask(mix(1)), None);
         assert_eq!(refused.note(mix(1)), None);
@@ -102,7 +102,7 @@ mod tests {
     }
 
     #[test]
-    fn accuracy_is_of_what_has_turned_out() {
+    fn accuracy_counts_resolved_predictions() {
         let mut figures = Figures::default();
         assert_eq!(figures.accuracy(), None);
         figures = Figures { resolved: 8, false_positives: 1, false_negatives: 1, ..figures };

@@ -74,7 +74,7 @@ mod tests {
     use crate::types::mix;
 
     #[test]
-    fn finds_what_is_there_and_nothing_else() {
+    fn index_finds_inserted_places_and_no_others() {
         let mut index = Index::new(50);
         let mut values = Vec::new();
         for round in 0..5_000_u64 {

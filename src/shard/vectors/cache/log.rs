@@ -145,7 +145,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_was_written_is_read_and_nothing_else(
+        fn decode_reverses_encode_and_refuses_other_bytes(
             uses in prop::collection::vec((any::<u64>(), any::<u32>()), 0..60),
             at: prop::sample::Index,
             bit in 0_u8..8,

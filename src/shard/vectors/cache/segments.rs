@@ -215,7 +215,7 @@ mod tests {
     }
 
     #[test]
-    fn with_a_window_of_everything_the_last_used_stay() {
+    fn a_window_of_all_places_is_lru() {
         let mut segments = full(1_000);
         (0..50).for_each(|place| _ = segments.touch(place));
         let goes = std::iter::from_fn(|| Some(segments.evict(|_, _| true)?.place));
@@ -240,7 +240,7 @@ mod tests {
     }
 
     #[test]
-    fn what_leaves_the_window_has_to_be_worth_more() {
+    fn rows_leaving_the_window_stay_only_if_worth_more() {
         let mut segments = full(10);
         (0..100).for_each(|place| _ = segments.touch(place));
         for _ in 0..1_000 {
@@ -254,7 +254,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_let_in_is_proved_by_its_first_use_there() {
+    fn admitted_rows_are_proved_by_their_first_use() {
         let mut segments = full(10);
         let comes = |segments: &mut Segments| {
             let goes = segments.evict(|_, _| true).unwrap();

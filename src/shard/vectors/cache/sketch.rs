@@ -160,7 +160,7 @@ mod tests {
     use crate::types::mix;
 
     #[test]
-    fn counts_what_comes_often_and_forgets_it() {
+    fn frequent_keys_are_counted_and_forgotten() {
         let mut sketch = Sketch::new(1_000);
         let hot = mix(7);
         (0..10).for_each(|before| assert_eq!(sketch.count(hot), before));
@@ -182,7 +182,7 @@ mod tests {
     }
 
     #[test]
-    fn tells_how_many_keys_there_are() {
+    fn sketch_estimates_the_number_of_keys() {
         let mut sketch = Sketch::new(10_000);
         assert_eq!(sketch.keys(), 0);
         for round in 0..60_000 {

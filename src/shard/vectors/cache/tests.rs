@@ -43,7 +43,7 @@ fn lru_keeps_the_last_used_and_nothing_else() {
 }
 
 #[test]
-fn learned_keeps_what_is_in_use_from_a_scan() {
+fn learned_protects_rows_in_use_from_a_scan() {
     let mut cache = Cache::new(200 * ROW_BYTES, Strategy::Learned, 0);
     for _ in 0..5 {
         (0..100).for_each(|slot| _ = ask(&mut cache, slot));
@@ -101,7 +101,7 @@ fn a_trained_cache_has_what_an_untrained_one_can_not() {
 }
 
 #[test]
-fn the_log_has_what_was_asked_for_in_order() {
+fn the_log_has_uses_in_order() {
     let mut cache = Cache::new(20 * ROW_BYTES, Strategy::Learned, 100);
     (0..130).for_each(|slot| _ = ask(&mut cache, slot));
     assert_eq!((cache.log_len(), cache.log_dropped()), (100, 30));
@@ -116,7 +116,7 @@ fn the_log_has_what_was_asked_for_in_order() {
 }
 
 #[test]
-fn what_was_asked_for_before_the_start_is_kept_from_the_first_scan_on() {
+fn rows_used_before_the_start_are_kept_from_the_first_scan_on() {
     let kept = |uses: &[Use]| {
         let mut cache = Cache::new(200 * ROW_BYTES, Strategy::Learned, 1_000);
         cache.warm(uses);

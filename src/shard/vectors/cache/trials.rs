@@ -150,7 +150,7 @@ mod tests {
     }
 
     #[test]
-    fn what_changes_all_the_time_is_for_a_wide_window_and_scans_for_a_narrow_one() {
+    fn changing_keys_need_a_wide_window_and_scans_a_narrow_one() {
         // Each key comes twice, the second time after a window of less than half has lost it.
         let twice = best(|round| if round % 2 == 0 { round } else { round.saturating_sub(351) });
         assert!(twice.shape.window_permille > 400, "{twice:?}");
