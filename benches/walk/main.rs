@@ -59,7 +59,7 @@ struct Arguments {
     /// Rows to take, from the first on
     #[arg(long, default_value_t = usize::MAX)]
     rows: usize,
-    /// Change the documents so many times as often as there are some, before the queries
+    /// Changes of documents before the queries, as a multiple of their number
     #[arg(long, default_value_t = 0)]
     churn: usize,
     /// Numbers of shards to compare

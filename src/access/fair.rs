@@ -20,8 +20,8 @@ pub struct Party {
 pub struct Guest<'a> {
     /// Its tenant, if there are tenants.
     pub party: Option<&'a Party>,
-    /// It waits for a place until its deadline: true for a search of a stream, whose earlier searches may occupy the
-    /// places and will end. Other requests are refused at once, and may be sent again.
+    /// The request waits for a place until its deadline: true for a search of a stream, whose earlier searches may
+    /// occupy the places and will end. Other requests are refused at once, and may be sent again.
     pub waits: bool,
 }
 

@@ -1,7 +1,7 @@
 //! Access control: API keys, tenants, quotas, rate limits, usage.
 //!
 //! ```text
-//! headers → keyring → Caller → charge (tenant's bucket, then everybody's) → the request
+//! headers → keyring → Caller → charge (tenant's bucket, then that of all tenants) → the request
 //! ```
 //!
 //! A request takes no lock here: keys are swapped as a whole when their file changes, buckets and counts are atomic

@@ -32,9 +32,9 @@ const SECOND_MAX: u64 = 253_402_300_799;
 /// Kind of a backup.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Type {
-    /// It has all its files.
+    /// The backup has all its files.
     Full,
-    /// It needs its parent, and its parent's parents.
+    /// The backup needs its parent, and its parent's parents.
     Incremental,
 }
 

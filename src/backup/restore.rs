@@ -268,8 +268,8 @@ fn at(view: &View, backup: &Backup, second: u64) -> Result<Manifest> {
     Ok(manifest)
 }
 
-/// True if a log that ends at the LSN of a snapshot is the log of that snapshot. A damaged snapshot counts as none;
-/// restoring without it will show the damage.
+/// True if a log that ends at the LSN of a snapshot is the log of that snapshot. A damaged log is not, and restoring
+/// without the snapshot will show the damage.
 fn leads_to(view: &View, shard: ShardId, log: &Cut, snapshot: &Snapshot) -> bool {
     let from = Position { next_lsn: Lsn(snapshot.next_lsn), chain: snapshot.chain };
     let mut files = View::default();

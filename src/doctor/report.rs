@@ -13,7 +13,7 @@ use super::tree::shown;
 pub enum Verdict {
     /// As it should be.
     Ok,
-    /// It works, and costs latency, throughput or safety.
+    /// The server works, at a cost in latency, throughput or safety.
     Warn,
     /// A server does not start, refuses writes, or can't keep its promises.
     Bad,

@@ -113,9 +113,9 @@ impl<S> Answering for S where
 /// Shutdown signal of serving: set once.
 pub type Drain = watch::Receiver<bool>;
 
-/// A listening socket.
+/// A port with its TLS settings.
 pub struct Door {
-    /// What they connect to.
+    /// Listening socket.
     pub listener: TcpListener,
     /// TLS settings; `None` for plain text.
     pub tls: Option<Arc<Tls>>,

@@ -8,9 +8,9 @@ use super::counters::{Counter, Gauge};
 pub enum Training {
     /// No task: vectors are in memory, or the configuration does not want one.
     Off = 0,
-    /// It runs, or restarts in a moment.
+    /// The task runs, or restarts in a moment.
     Runs = 1,
-    /// It crashed too often without completing a cycle, and is not restarted.
+    /// The task crashed too often without completing a cycle, and is not restarted.
     GivenUp = 2,
 }
 

@@ -161,9 +161,9 @@ pub struct Asked {
     pub k: usize,
     /// Beam width.
     pub ef: usize,
-    /// It has a filter.
+    /// The query has a filter.
     pub is_filtered: bool,
-    /// It asks for an exact scan of all documents in scope.
+    /// The query asks for an exact scan of all documents in scope.
     pub is_exact: bool,
 }
 

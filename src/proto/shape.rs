@@ -26,7 +26,7 @@ pub(crate) const EXACT_PAIRS_MAX: usize = 256;
 /// Why an encoded request is refused.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Refusal {
-    /// It is not a protobuf message.
+    /// The bytes are not a protobuf message.
     Malformed,
     /// A field exceeds its bound.
     Beyond(&'static str, String),

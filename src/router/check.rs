@@ -61,7 +61,7 @@ pub(super) struct Sample {
     realm: Realm,
     stamp: Stamp,
     hits: Vec<Hit>,
-    /// It rests on a near query: proved from its documents, or found by a walk that began there.
+    /// The hit rests on a near query: proved from its documents, or found by a walk that began there.
     is_near: bool,
 }
 

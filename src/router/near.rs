@@ -16,8 +16,8 @@
 //! neighbourhood of an exact search, the answer is proved to be the exact one. The effect is measured
 //! ([`super::check`]).
 //!
-//! Neighbours are dense in many dimensions, so the proof holds for queries that are very near: the same text, embedded
-//! by another batch or another processor, and not the same thought in other words.
+//! Neighbours are dense in many dimensions, so the proof holds for queries that are very near: one text, embedded by
+//! another batch or another processor, and not one thought in other words.
 
 use std::sync::Arc;
 

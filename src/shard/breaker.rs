@@ -17,14 +17,14 @@ use std::time::{Duration, Instant};
 
 use crate::observe::counters::BreakerState;
 
-/// When a breaker opens, and when it closes again.
+/// Rules of opening and closing a breaker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Params {
     /// Failures within `window` that open it.
     pub failures_max: usize,
     /// Longest time between the first and the last of `failures_max` failures.
     pub window: Duration,
-    /// How long it stays open before writes are tried again.
+    /// Time that it stays open before writes are tried again.
     pub open_for: Duration,
     /// Successes while half-open that close it.
     pub successes_min: u32,

@@ -95,7 +95,7 @@ struct Committer {
     sync: SyncPolicy,
     /// The last group is sealed: a later group or a seal confirms that it was complete.
     is_sealed: bool,
-    /// When the log was last synced, or was found to need no sync.
+    /// Time of the last sync, or of finding that none was needed.
     synced: Instant,
 }
 

@@ -26,9 +26,9 @@ const PLACED_DOCUMENTS: usize = 64;
 /// Documents on which the speed of the scan is measured.
 const MEASURED_DOCUMENTS: u64 = 4_096;
 
-/// What a core needs to open a shard.
+/// Everything that a core needs to open a shard.
 pub struct Open {
-    /// Which shard.
+    /// The shard to open.
     pub shard: ShardId,
     /// The snapshots that MANIFEST names.
     pub snapshots: Vec<manifest::Snapshot>,
@@ -46,7 +46,7 @@ pub struct Open {
 
 /// Result of reading a shard.
 pub struct Opened {
-    /// Which shard.
+    /// The shard that was read.
     pub shard: ShardId,
     /// Snapshots of the shard that are intact.
     pub snapshots: Vec<manifest::Snapshot>,

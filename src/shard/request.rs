@@ -49,7 +49,7 @@ pub enum Request {
         ids: Option<Vec<Vec<DocId>>>,
         /// Only documents that pass.
         filter: Filter,
-        /// When to stop looking for them.
+        /// Time at which to stop looking for them.
         deadline: Instant,
         /// Result, sent once all deletes are durable.
         reply: Reply<Result<Outcome>>,
@@ -77,7 +77,7 @@ pub enum Request {
         after: DocId,
         /// Number of ids, the smallest ones.
         max: usize,
-        /// When to give up.
+        /// Time at which to give up.
         deadline: Instant,
         /// The ids in ascending order.
         reply: Reply<Result<Vec<DocId>>>,
@@ -220,9 +220,9 @@ pub struct SearchRequest {
     pub scope: Scope,
     /// Sets of documents that pass the filter, lent by shards; the search is among these.
     pub lent: Vec<Arc<Lent>>,
-    /// When to stop and answer with what was found.
+    /// Time at which to stop and answer with what was found.
     pub deadline: Instant,
-    /// How long the hot tier may be scanned.
+    /// Longest scan of the hot tier.
     pub hot_budget: Duration,
     /// Time at which the gateway sent the request.
     pub sent: Instant,

@@ -114,7 +114,7 @@ struct Running {
     span: Span,
 }
 
-/// How a slice ended.
+/// End of a slice.
 enum Sliced {
     /// The search is complete.
     Done,

@@ -57,13 +57,13 @@ pub(crate) struct Counting;
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         count();
-        // SAFETY: the caller keeps the contract of `alloc`, which is the same.
+        // SAFETY: the caller keeps the contract of `alloc`, which is that of `System` too.
         unsafe { System.alloc(layout) }
     }
 
     unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
         count();
-        // SAFETY: the caller keeps the contract of `alloc_zeroed`, which is the same.
+        // SAFETY: the caller keeps the contract of `alloc_zeroed`, which is that of `System` too.
         unsafe { System.alloc_zeroed(layout) }
     }
 

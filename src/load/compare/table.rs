@@ -10,7 +10,8 @@ use crate::load::chart::{Chart, Line};
 use crate::load::output::{More, Output, Table};
 use crate::load::record::Figures;
 
-/// Least difference of recalls that is taken as one; adjacent widths of a sweep differ by more.
+/// Least spread of the recalls of an engine over the widths of a sweep; with a smaller one it seems to ignore its
+/// width.
 const SPREAD_MIN: f64 = 0.001;
 
 /// Shown for a missing value.

@@ -37,7 +37,7 @@ pub(super) struct Refused(Vec<u32>);
 /// What became of a row after it was turned away.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Fate {
-    /// It was asked for again.
+    /// The row was asked for again.
     AskedFor,
     /// Its fingerprint was replaced before it was asked for.
     Forgotten,
