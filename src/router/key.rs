@@ -73,7 +73,7 @@ impl Key {
     /// True if the search is over equal scopes, with equal parameters.
     fn is_among(&self, query: &Query, realm: &Realm) -> bool {
         let own = &*self.query;
-        // A filter with NaN equals no filter, so its answer is never given again.
+        // A filter with NaN equals no filter, not even itself, so its answer is never given again.
         floor(query.min_score).to_bits() == floor(own.min_score).to_bits()
             && query.is_exact == own.is_exact
             && query.filter == own.filter
