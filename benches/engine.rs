@@ -106,7 +106,7 @@ fn searches(criterion: &mut Criterion, engine: &mut Engine) {
     group.finish();
 }
 
-/// One document more each time: the graph grows by what is measured.
+/// One document more each time: the measured inserts grow the graph.
 fn inserts(criterion: &mut Criterion, engine: &mut Engine) {
     let mut number = DOCUMENTS;
     let mut group = criterion.benchmark_group("insert");

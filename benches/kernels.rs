@@ -39,7 +39,7 @@ fn distances(criterion: &mut Criterion) {
     group.finish();
 }
 
-/// The same of 8-bit codes: four rows at once, and one by one.
+/// Kernels for 8-bit codes: four rows at once, and one by one.
 fn code_dots(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("codes");
     for width in [128, 384, 1536] {

@@ -22,10 +22,10 @@ const WIDTH: usize = 384;
 /// Bytes of a segment on the real disk.
 const SEGMENT_BYTES: u64 = 16 << 20;
 
-/// Records in a group: one client alone, and many at once.
+/// Records in a group: a single client, and many at once.
 const RECORDS: [usize; 2] = [1, 64];
 
-/// A disk that takes everything and keeps nothing, so that only the log's own work is left.
+/// A disk that accepts everything and stores nothing, so that only the log's own work is left.
 struct Nowhere;
 
 impl Disk for Nowhere {
@@ -100,13 +100,13 @@ fn records(count: usize) -> Vec<Record> {
     (0..count).map(put).collect()
 }
 
-/// A log that begins, in a segment of its own.
+/// A new log, in a segment of its own.
 fn begin<D: Disk>(disk: &Rc<D>) -> Writer<D> {
     let prepared = run(Prepared::create(&**disk, SHARD, 1, SEGMENT_BYTES)).unwrap();
     run(Writer::begin(disk.clone(), SHARD, 1, prepared, Position::START, 0)).unwrap()
 }
 
-/// The time of so many groups, without that of making segments for them.
+/// The time of `groups` appends, without that of creating segments for them.
 fn append<D: Disk>(disk: &Rc<D>, records: &[Record], groups: u64) -> Duration {
     let mut taken = Duration::ZERO;
     let mut writer = begin(disk);

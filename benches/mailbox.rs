@@ -1,5 +1,5 @@
-//! The round trip gateway → core → gateway, on a real pinned core: what every request pays
-//! before and after its work.
+//! The round trip gateway → core → gateway, on a real pinned core: the overhead of every request before and after its
+//! work.
 //!
 //! `cargo bench --bench mailbox`. "one at a time" finds the core asleep and wakes it; "64 in
 //! flight" finds it awake. A tokio mpsc + oneshot pair to a tokio thread runs beside it for scale.
@@ -26,8 +26,7 @@ use tokio::sync::{mpsc, oneshot};
 
 const IN_FLIGHT: usize = 64;
 
-/// A request that costs the core nothing but its way: it names a shard that is not there, and
-/// is dropped.
+/// A request without work: it names a shard that does not exist, and is dropped.
 async fn trip(mailbox: &Mailbox<Request>) {
     let (answers, reply) = single();
     let request = Request::Get {

@@ -1,5 +1,5 @@
-//! What the programs that ask a server bring along: an API key, from a file or a variable. None of
-//! them has an option for the key itself, since others on the machine could read it there.
+//! Credentials of the client programs: an API key, from a file or a variable. None of the programs has an option for
+//! the key itself, since others on the machine could read it there.
 
 use std::path::Path;
 
@@ -8,10 +8,10 @@ use tonic::metadata::errors::InvalidMetadataValue;
 use tonic::service::Interceptor;
 use tonic::{Request, Status};
 
-/// The variable that has a key where no file is named.
+/// Environment variable with the key, used if no file is named.
 pub const KEY_VARIABLE: &str = "KYRODB_API_KEY";
 
-/// The key in the file, or else that of [`KEY_VARIABLE`], if it has one.
+/// The key in the file, or else that of [`KEY_VARIABLE`], if it is set.
 ///
 /// # Errors
 /// If the file can't be read, or there is no key in it.
@@ -28,12 +28,12 @@ pub fn api_key(key_file: Option<&Path>) -> Result<Option<String>, String> {
     }
 }
 
-/// Puts the API key, if there is one, into each request.
+/// Adds the API key, if there is one, to each request.
 #[derive(Clone)]
 pub(crate) struct WithKey(Option<AsciiMetadataValue>);
 
 impl WithKey {
-    /// With this key.
+    /// An interceptor with this key.
     ///
     /// # Errors
     /// If it has characters that no key has.

@@ -8,7 +8,7 @@ mod vecs;
 use std::io::{self, Read};
 use std::path::Path;
 
-/// Largest file: it is read into memory whole.
+/// Largest file, in bytes: it is read into memory whole.
 const FILE_BYTES_MAX: u64 = 1 << 36;
 
 /// Rows of equal length.
@@ -16,12 +16,12 @@ const FILE_BYTES_MAX: u64 = 1 << 36;
 pub struct Rows<T> {
     /// Values in a row.
     pub width: usize,
-    /// All rows, one after the other.
+    /// Values of all rows, contiguous.
     pub values: Vec<T>,
 }
 
 impl<T> Rows<T> {
-    /// How many rows there are.
+    /// Number of rows.
     #[must_use]
     pub fn count(&self) -> usize {
         self.values.len() / self.width
@@ -39,12 +39,12 @@ impl<T> Rows<T> {
     }
 }
 
-/// How the name of a file ends.
+/// Extension of a file name.
 fn extension(path: &Path) -> &str {
     path.extension().and_then(|extension| extension.to_str()).unwrap_or("")
 }
 
-/// Whether a file's name is that of vectors.
+/// True if the file name is that of a vector file.
 #[must_use]
 pub fn is_vectors_name(path: &Path) -> bool {
     ["npy", "fvecs", "bvecs"].contains(&extension(path))
@@ -170,7 +170,7 @@ mod tests {
     }
 
     #[test]
-    fn reads_what_numpy_writes() {
+    fn files_written_by_numpy_are_read() {
         let halves = npy("<f2", "2, 2", &[0, 0x3c, 0, 0xc0, 0, 0x38, 1, 0]);
         let rows = read_vectors(halves.path()).unwrap();
         assert_eq!(rows.row(0), [1.0, -2.0]);
@@ -180,7 +180,7 @@ mod tests {
     }
 
     #[test]
-    fn says_what_is_wrong() {
+    fn faults_of_a_file_are_named() {
         let message =
             |file: tempfile::NamedTempFile| read_vectors(file.path()).unwrap_err().to_string();
         assert!(message(npy("<f4", "3, 2", &[0; 8])).contains("cut off"));

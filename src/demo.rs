@@ -1,5 +1,5 @@
-//! `--demo`: the main job in one command. Loads the shipped sample, 5,000 WordNet glosses with
-//! MiniLM vectors, through the server's own port, and shows what lies near some of them.
+//! `--demo`: the main job in one command. Loads the shipped sample, 5,000 WordNet glosses with MiniLM vectors, through
+//! the server's own port, and shows the nearest neighbours of some.
 
 use std::collections::HashMap;
 use std::io::{IsTerminal, Write};
@@ -15,10 +15,10 @@ use crate::dataset::{Rows, read_vectors};
 use crate::proto::kyro_db_service_client::KyroDbServiceClient;
 use crate::proto::{BulkQueryRequest, InsertRequest, SearchRequest};
 
-/// Where the demo keeps its documents, unless told otherwise: apart from a server's own.
+/// Default data directory of the demo, apart from a server's own.
 pub const DATA_DIR: &str = "./data/demo";
 
-/// Where the sample is, below the checkout.
+/// Directory of the sample, relative to the checkout.
 const SAMPLE: &str = "data/sample";
 
 /// Documents shown for each query.
@@ -93,7 +93,7 @@ impl Sample {
     }
 }
 
-/// The sample's directory: below the current one, or where the program was built.
+/// Path of the sample: below the current directory, or where the program was built.
 fn find() -> Result<PathBuf, String> {
     let candidates = [PathBuf::from(SAMPLE), Path::new(env!("CARGO_MANIFEST_DIR")).join(SAMPLE)];
     let is_there = |path: &&PathBuf| path.join("docs.jsonl").is_file();
@@ -104,10 +104,10 @@ fn find() -> Result<PathBuf, String> {
         .ok_or_else(|| format!("there is no {SAMPLE} here; run the demo from a checkout of KyroDB"))
 }
 
-/// Loads what is missing of the sample, and shows some searches.
+/// Loads the missing documents of the sample, and shows some searches.
 ///
 /// # Errors
-/// If the sample can't be read, or the server answers otherwise than it should.
+/// If the sample can't be read, or the server answers unexpectedly.
 pub async fn run(server: SocketAddr) -> Result<(), String> {
     let sample = Sample::read()?;
     let mut client = connect(server).await?;
@@ -176,9 +176,9 @@ async fn load(client: &mut Client, sample: &Sample) -> Result<(), String> {
     Ok(())
 }
 
-/// Searches from a document, and prints what is nearest to it.
+/// Searches from a document, and prints its nearest neighbours.
 async fn show(client: &mut Client, sample: &Sample, id: u64) -> Result<(), String> {
-    // One more than is shown: the nearest is the document itself.
+    // One more than shown: the nearest is the document itself.
     let request = SearchRequest {
         query_embedding: sample.vectors.row(id as usize - 1).to_vec(),
         k: NEAREST + 1,
@@ -231,12 +231,12 @@ print("\n".join(f"{{r.score:.3f}}  {{r.metadata['words']}}" for r in
 }
 
 fn say(line: &str) {
-    // Whoever reads may have seen enough: a closed pipe is no fault.
+    // The reader may have closed the pipe, which is not a fault.
     let written = writeln!(std::io::stdout(), "{line}");
     tracing::trace!(?written);
 }
 
-/// A text on one line of a terminal, with its end left out where it is too long.
+/// A text on one line of a terminal, cut if it is too long.
 fn brief(text: &str) -> String {
     match text.char_indices().nth(LINE_CHARS) {
         Some((end, _)) => format!("{}…", text[..end].trim_end()),

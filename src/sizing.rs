@@ -1,8 +1,7 @@
-//! What a data set needs, before anyone buys a machine for it: memory by part, and room on the disk.
-//! And how much memory a server may use.
+//! Resources that a data set needs, computed before buying a machine: memory by part, and disk space. And the memory
+//! that a server may use.
 //!
-//! Figures are sums of what the parts of the engine take for a document; `tests/server` compares them
-//! with a server that runs.
+//! Figures are sums over the parts of the engine per document; `tests/server` compares them with a running server.
 
 use std::fmt::{Display, Formatter, Result as FmtResult};
 use std::path::{Path, PathBuf};
@@ -15,27 +14,26 @@ use crate::engine::Params;
 use crate::engine::memory::Memory;
 use crate::shard::snapshot::Due;
 
-/// Of what the process may have, so many parts in [`SHARE_OF`] are used where nothing is configured:
-/// the rest is for the kernel, and for what comes between two looks.
+/// Share of the available memory that is used by default, 9/10: the rest is for the kernel, and for growth between two
+/// measurements.
 const SHARE: u64 = 9;
 const SHARE_OF: u64 = 10;
 
-/// The program, its threads and their stacks, and what each core keeps ready for reads and writes.
+/// Memory of the program with its threads and their stacks, and of each core's buffers for reads and writes.
 const PROGRAM_BYTES: u64 = 48 << 20;
 const CORE_BYTES: u64 = 16 << 20;
 
-/// One in so many versions in memory may be dead and not reclaimed yet.
+/// One in this many versions in memory may be dead and not reclaimed yet.
 const DEAD_SHARE: u64 = 32;
 
-/// Segments of a shard's log beside what asks for a snapshot: the active one, the next one, and the
-/// one that the older snapshot begins in.
+/// Segments of a shard's log in addition to the bytes after which a snapshot is due: the active one, the next one, and
+/// the one in which the older snapshot begins.
 const SEGMENTS_BESIDE: u64 = 3;
 
-/// The log is kept from the older of two snapshots on: this many times as much as asks for one.
+/// Factor of those bytes that is kept: the log is kept from the older of two snapshots on.
 const LOGS_KEPT: u64 = 2;
 
-/// Most memory that a server may use, in bytes; `u64::MAX` if nothing is configured and nothing says
-/// what there is.
+/// Memory limit of a server in bytes; `u64::MAX` if none is configured and the available memory is unknown.
 #[must_use]
 pub fn memory_max(memory: &MemorySection) -> u64 {
     match memory.max_bytes {
@@ -44,16 +42,16 @@ pub fn memory_max(memory: &MemorySection) -> u64 {
     }
 }
 
-/// What is to be planned for.
+/// Size of the data set to plan for.
 #[derive(Clone, Copy, Debug)]
 pub struct DataSet {
-    /// Documents.
+    /// Number of documents.
     pub rows: u64,
-    /// Bytes of keys and values of the metadata of each.
+    /// Bytes of keys and values of the metadata per document.
     pub metadata_bytes: usize,
 }
 
-/// What a data set needs.
+/// Resources that a data set needs.
 #[derive(Clone, Debug)]
 pub struct Plan {
     data: DataSet,
@@ -64,19 +62,19 @@ pub struct Plan {
     /// When a snapshot of a shard is due.
     due: Due,
     segment_bytes: u64,
-    /// Vectors in memory that no snapshot has, and of those on disk, at most.
+    /// Most bytes of vectors in memory that no snapshot has, for vectors on disk.
     unsaved_bytes: u64,
     cache_bytes: u64,
     memory_max: u64,
-    /// Where the files will be, and what is free there, if anything says so.
+    /// Directory of the files, and free bytes there, if known.
     data_dir: PathBuf,
     disk_free: Option<u64>,
-    /// The same of the log, where it has a file system of its own.
+    /// Directory of the log, and free bytes there, if it has a file system of its own.
     log: Option<(PathBuf, Option<u64>)>,
 }
 
 impl Plan {
-    /// Plans for the data with this configuration, on so many cores.
+    /// Plans for the data with this configuration, on `cores` cores.
     #[must_use]
     pub fn new(
         config: &Config,
@@ -108,7 +106,7 @@ impl Plan {
         }
     }
 
-    /// Bytes of memory in all.
+    /// Memory in total, in bytes.
     #[must_use]
     pub fn memory_bytes(&self) -> u64 {
         let documents = self.data.rows.saturating_mul(self.document.sum() as u64);
@@ -116,7 +114,7 @@ impl Plan {
         whole.saturating_add(self.program_bytes()).saturating_add(self.vector_bytes())
     }
 
-    /// Vectors in memory though they are on disk, or soon will be: no more than there are.
+    /// Bytes of vectors on disk that are in memory nevertheless, cached or not yet written: at most all vectors.
     fn vector_bytes(&self) -> u64 {
         let all = self.data.rows.saturating_mul(Memory::of_row(self.params.dimension) as u64);
         self.unsaved_bytes.min(all).saturating_add(self.cache_bytes.min(all))
@@ -129,13 +127,13 @@ impl Plan {
         self.snapshot_bytes().saturating_add(log_bytes)
     }
 
-    /// It fits into the memory that the server may use.
+    /// True if it fits into the memory that the server may use.
     #[must_use]
     pub fn fits(&self) -> bool {
         self.memory_bytes() <= self.memory_max
     }
 
-    /// It fits onto the disk, as far as that is known.
+    /// True if it fits onto the disk, as far as that is known.
     #[must_use]
     pub fn fits_on_disk(&self) -> bool {
         let log_free = self.log.as_ref().and_then(|(_, free)| *free);
@@ -147,20 +145,20 @@ impl Plan {
         PROGRAM_BYTES + self.cores * CORE_BYTES
     }
 
-    /// Vectors and metadata lie in files of which at least half is in use; the rest is written whole,
-    /// and there are two snapshots beside the one that is being written.
+    /// Bytes of snapshots. Vectors and metadata lie in files of which at least half is in use; the other parts are
+    /// written whole, and there are two snapshots beside the one being written.
     fn snapshot_bytes(&self) -> u64 {
         let Memory { links, ids, .. } = self.document;
         let whole = (links + ids) as u64;
         self.data.rows.saturating_mul(2 * self.carried_bytes() + 3 * whole)
     }
 
-    /// What the next snapshot may leave where it is, of a document: its vector and metadata.
+    /// Bytes per document that the next snapshot may leave in place: vector and metadata.
     fn carried_bytes(&self) -> u64 {
         (Memory::of_row(self.params.dimension) + self.data.metadata_bytes) as u64
     }
 
-    /// The logs of all shards: each asks for a snapshot by itself, of what it has.
+    /// Bytes of the logs of all shards: for each, a snapshot is due separately.
     fn log_bytes(&self) -> u64 {
         let written = self.data.rows.saturating_mul(self.carried_bytes()) / self.shards.max(1);
         let asks = self.due.log_bytes_max(written).saturating_mul(LOGS_KEPT);
@@ -175,7 +173,7 @@ fn write_verdict(f: &mut Formatter<'_>, bytes: u64, free: Option<u64>) -> FmtRes
     write!(f, "\n  That {verdict} into the {} that are free there.", human(free))
 }
 
-/// Where the log is, or will be, if that is on another file system than the data directory.
+/// Directory of the log, if it is on another file system than the data directory.
 fn elsewhere(persistence: &PersistenceSection) -> Option<PathBuf> {
     let folders = Folders::of(&persistence.data_dir);
     let log = folders.log().map(Path::to_owned).or_else(|| persistence.wal_dir.clone())?;
@@ -186,14 +184,14 @@ fn elsewhere(persistence: &PersistenceSection) -> Option<PathBuf> {
     (device(&log) != device(&persistence.data_dir)).then_some(log)
 }
 
-/// What is free on the file system that this directory is on, or will be.
+/// Free bytes on the file system of this directory, existing or not.
 fn free(directory: &Path) -> Option<u64> {
     let absolute = std::path::absolute(directory).ok()?;
     let room = absolute.ancestors().find_map(|existing| Room::of(existing).ok())?;
     Some(room.available)
 }
 
-/// Bytes for people.
+/// Formats bytes for people.
 #[must_use]
 pub fn human(bytes: u64) -> String {
     const UNITS: [&str; 4] = ["KiB", "MiB", "GiB", "TiB"];
@@ -289,7 +287,7 @@ mod tests {
     }
 
     #[test]
-    fn what_fits_is_told_from_what_does_not() {
+    fn plans_tell_whether_a_data_set_fits() {
         let small = plan(1_000, 1 << 30);
         assert!(small.fits());
         let large = plan(10_000_000, 1 << 30);
@@ -305,14 +303,14 @@ mod tests {
         assert!(endless.disk_bytes() > 1 << 62 && !endless.fits_on_disk());
         assert!(endless.to_string().contains("does NOT fit into the"), "{endless}");
         assert!(small.to_string().contains("free there"), "{small}");
-        // What a document takes was measured: some 2,300 bytes.
+        // The bytes per document were measured: some 2,300.
         let each = (large.memory_bytes() - small.memory_bytes()) / (10_000_000 - 1_000);
         assert!((2_100..2_500).contains(&each), "{each}");
     }
 
     #[test]
     fn the_log_is_as_long_as_a_snapshot_may_let_it_become() {
-        // Of two shards, with three segments of 32 MiB beside. A row of 384 values takes 1,536 bytes.
+        // Two shards, with three segments of 32 MiB in addition. A row of 384 values takes 1,536 bytes.
         let logs = |rows| plan(rows, 1 << 30).log_bytes() / 2 - 3 * (32 << 20);
         assert_eq!(logs(1_000), 2 * (100 << 20));
         let third = 1_000_000 / 2 * (1_536 + 20) / 3;

@@ -1,5 +1,5 @@
-//! Transport security: certificates and keys from files, which are read again when they change. A
-//! connection keeps what it began with; the next one has what is there then.
+//! Transport security: certificates and keys from files, which are read again when they change. A connection keeps the
+//! certificate with which it began; later ones use the new one.
 
 use std::fmt::Display;
 use std::io;
@@ -24,24 +24,24 @@ use crate::watched::{Watched, open_to_others, read_regular};
 
 mod expiry;
 
-/// Between two looks at whether a file has changed.
+/// Period of checking whether a file has changed.
 const LOOK: Duration = Duration::from_secs(1);
 
-/// Bytes of a file of certificates or keys, at most.
+/// Largest file of certificates or keys, in bytes.
 const FILE_BYTES_MAX: u64 = 8 << 20;
 
-/// A certificate that ends within this time is told of: at the start, when it is read again, and once a
+/// Remaining validity of a certificate below which a warning is logged: at the start, when it is read again, and once a
 /// day.
 const EXPIRY_NOTICE: Duration = Duration::from_secs(14 * DAY.as_secs());
 const DAY: Duration = Duration::from_secs(24 * 3_600);
 
-/// How long a client may take to agree on keys.
+/// Longest time of a TLS handshake.
 const HANDSHAKE_PATIENCE: Duration = Duration::from_secs(10);
 
 /// A connection, with TLS or without.
 pub type Stream = Either<TcpStream, Box<TlsStream<TcpStream>>>;
 
-/// What is spoken on a port.
+/// Protocol of a port.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Protocol {
     /// HTTP/2.
@@ -50,14 +50,13 @@ pub enum Protocol {
     Http,
 }
 
-/// The certificate that is shown, and what clients have to show.
+/// The server's certificate, and the certificates that clients have to present.
 pub struct Tls {
     files: TlsSection,
     grpc: ArcSwap<ServerConfig>,
     http: ArcSwap<ServerConfig>,
     watched: Watched,
-    /// When the first certificate of the chain in force ends, in Unix seconds; `i64::MAX` if that can't
-    /// be told.
+    /// End of validity of the first certificate of the chain in force, in Unix seconds; `i64::MAX` if unknown.
     not_after: Arc<AtomicI64>,
 }
 
@@ -65,7 +64,7 @@ impl Tls {
     /// Reads the files of a configuration; `None` if it has TLS switched off.
     ///
     /// # Errors
-    /// Which file can't be used, and why.
+    /// The file that can't be used, and why.
     pub fn new(files: &TlsSection) -> Result<Option<Arc<Self>>, String> {
         if !files.enabled {
             return Ok(None);
@@ -83,7 +82,7 @@ impl Tls {
         })))
     }
 
-    /// When the chain in force ends, in Unix seconds; `i64::MAX` if that can't be told.
+    /// End of validity of the chain in force, in Unix seconds; `i64::MAX` if unknown.
     #[must_use]
     pub fn not_after(&self) -> Arc<AtomicI64> {
         self.not_after.clone()
@@ -97,10 +96,10 @@ impl Tls {
         TlsAcceptor::from(config)
     }
 
-    /// Agrees on keys with a client.
+    /// Does the TLS handshake with a client.
     ///
     /// # Errors
-    /// If that fails, or takes too long.
+    /// If it fails, or takes too long.
     pub async fn accept(
         &self,
         protocol: Protocol,
@@ -110,10 +109,10 @@ impl Tls {
         tokio::time::timeout(HANDSHAKE_PATIENCE, accepted).await?.map(Box::new)
     }
 
-    /// Reads the files again. If one is bad, what was in force stays.
+    /// Reads the files again. If one is invalid, the previous ones stay in force.
     ///
     /// # Errors
-    /// Which one, and why.
+    /// The file that is invalid, and why.
     pub fn reload(&self) -> Result<(), String> {
         self.watched.note_reading();
         let read = Read::new(&self.files)?;
@@ -153,7 +152,7 @@ impl Tls {
     }
 }
 
-/// What files of a configuration say.
+/// Contents of the files of a configuration.
 struct Read {
     grpc: ServerConfig,
     http: ServerConfig,
@@ -167,7 +166,7 @@ impl Read {
         Ok(Self { grpc, http, not_after })
     }
 
-    /// Tells of what will soon be in the way, or lets others in.
+    /// Warns of a certificate that ends soon, and of a key file that others may access.
     fn warn(&self, files: &TlsSection) {
         warn_of_end(files, self.not_after);
         if let Some(why) = files.key_path.as_deref().and_then(open_to_others) {
@@ -176,7 +175,7 @@ impl Read {
     }
 }
 
-/// Tells of a certificate that has ended, or soon will.
+/// Warns of a certificate that has ended or soon will.
 fn warn_of_end(files: &TlsSection, not_after: i64) {
     let now = i64::try_from(unix_ms() / 1_000).unwrap_or(i64::MAX);
     let shown = files.cert_path.as_deref().unwrap_or_else(|| Path::new("")).display();

@@ -7,14 +7,14 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
-/// Bits of the mode of a file: others than owner and group may read or write it, or the group write.
+/// Mode bits of a file that give too much: read or write for others than owner and group, or write for the group.
 const OPEN_TO_OTHERS: u32 = 0o026;
 
-/// Reads a regular file of at most `bytes_max` bytes. The file is opened without blocking, so that a FIFO
-/// without a writer is not waited for: a FIFO, a socket or a device in its place is refused.
+/// Reads a regular file of at most `bytes_max` bytes. The file is opened without blocking, so that the call does not
+/// wait for the writer of a FIFO: a FIFO, a socket or a device in its place is refused.
 ///
 /// # Errors
-/// If it is no regular file, is longer, or can't be read.
+/// If it is not a regular file, is longer, or can't be read.
 pub fn read_regular(path: &Path, bytes_max: u64) -> io::Result<Vec<u8>> {
     let file = open_regular(path)?;
     read_at_most(file, bytes_max)
@@ -52,7 +52,7 @@ fn open_regular(path: &Path) -> io::Result<File> {
     Err(io::Error::new(io::ErrorKind::InvalidInput, why))
 }
 
-/// Says what is wrong with the mode of a file that holds secrets; `None` if it is well, or can't be told.
+/// Describes a mode that gives others access to a file with secrets; `None` if it is safe or unknown.
 #[must_use]
 pub fn open_to_others(path: &Path) -> Option<String> {
     let mode = std::fs::metadata(path).ok()?.mode();
@@ -65,20 +65,20 @@ pub fn open_to_others(path: &Path) -> Option<String> {
     })
 }
 
-/// Some files that are read together.
+/// A group of files that are read together.
 pub struct Watched {
     paths: Vec<PathBuf>,
     seen: Mutex<Seen>,
 }
 
 struct Seen {
-    /// What the files were when they were read last, good or bad.
+    /// State of the files when they were read last, valid or not.
     read: Vec<Option<Stamp>>,
-    /// What they were at the last look.
+    /// State of the files at the last check.
     last: Vec<Option<Stamp>>,
 }
 
-/// What tells a file from what it was: when it was written, its length, its inode.
+/// State of a file: time of modification, length, inode.
 type Stamp = (SystemTime, u64, u64);
 
 impl Watched {
@@ -90,14 +90,14 @@ impl Watched {
         Self { paths, seen }
     }
 
-    /// To be called before they are read again: what changes after that is seen by the next look.
+    /// Called before the files are read again: the next check notices later changes.
     pub fn note_reading(&self) {
         let now = stamps(&self.paths);
         self.seen().read = now;
     }
 
-    /// True if they are not what was read, and are the same as at the last look: one that is still
-    /// being written may look whole, and of several not all may be there.
+    /// True if the files differ from those read, and have not changed since the last check: a file that is still being
+    /// written may look whole, and of several files some may not be there yet.
     pub fn have_changed(&self) -> bool {
         let now = stamps(&self.paths);
         let mut seen = self.seen();
@@ -126,7 +126,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_no_regular_file_is_refused_at_once() {
+    fn files_that_are_not_regular_are_refused_at_once() {
         let directory = tempfile::tempdir().unwrap();
         let fifo = directory.path().join("fifo");
         let made = std::process::Command::new("mkfifo").arg(&fifo).status().unwrap();

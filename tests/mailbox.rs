@@ -1,8 +1,8 @@
-//! Round trips gateway → core → gateway without end: none may be lost. glommio 0.9 loses a
-//! wake-up now and then, which the pulse makes up for.
+//! Many round trips gateway → core → gateway: none may be lost. glommio 0.9 occasionally loses a wake-up, which the
+//! pulse repeats.
 //!
-//! 100,000 trips in an ordinary run; `KYRODB_SOAK_TRIPS=10000000` for a soak, and
-//! `KYRODB_SOAK_PULSE=off` to see it hang.
+//! 100,000 trips in an ordinary run; `KYRODB_SOAK_TRIPS=10000000` for a soak, and `KYRODB_SOAK_PULSE=off` to see it
+//! hang.
 
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test")]
 
@@ -25,8 +25,8 @@ use kyrodb::types::ShardId;
 /// Senders that wait for each answer before they send again: the pattern that loses wakes.
 const CLIENTS: u64 = 3;
 
-/// Without the guard a lost wake is for ever; this is long enough not to take a busy machine
-/// for one.
+/// Time without an answer that counts as a hang: without the pulse a lost wake is never repeated, and a busy machine
+/// takes less than this.
 const HUNG: Duration = Duration::from_secs(10);
 
 fn core(directory: &std::path::Path) -> CoreHandle {
@@ -39,7 +39,7 @@ fn core(directory: &std::path::Path) -> CoreHandle {
         bulk_hot_max: 1,
         mailbox_capacity: 64,
         io_memory_bytes: 1 << 20,
-        // Spinning before it sleeps is what loses most wakes.
+        // Spinning before sleep loses most wakes.
         is_dedicated: true,
         breaker: kyrodb::shard::breaker::Params::default(),
         watch_period: Duration::from_secs(1),
@@ -50,7 +50,7 @@ fn core(directory: &std::path::Path) -> CoreHandle {
     CoreHandle::spawn(0, place.cores[0], settings, None, Arc::new(Observed::default())).unwrap()
 }
 
-/// In microseconds, up to what counts as hung.
+/// In microseconds, up to the time that counts as a hang.
 fn latencies() -> Histogram<u64> {
     Histogram::new_with_bounds(1, HUNG.as_micros() as u64, 3).unwrap()
 }

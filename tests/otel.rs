@@ -38,7 +38,7 @@ impl TraceService for Collector {
 }
 
 #[test]
-fn a_collector_receives_what_clients_record() {
+fn a_collector_receives_searches_that_clients_record() {
     let runtime = runtime();
     let (sender, mut received) = mpsc::unbounded_channel();
     let port = common::free_port();
@@ -56,7 +56,7 @@ fn a_collector_receives_what_clients_record() {
             client.insert(insert(id, &vector(id, 8), &[])).await.unwrap();
         }
         let trace = "4bf92f3577b34da6a3ce929d0e0e4736";
-        // Not the same twice, which the cache would answer.
+        // Different queries: a repeated one would be answered from the cache.
         for (flags, query) in [("00", 3), ("01", 4)] {
             let mut request = Request::new(search(&vector(query, 8), 7));
             let parent = format!("00-{trace}-00f067aa0ba902b7-{flags}");
@@ -78,7 +78,7 @@ fn a_collector_receives_what_clients_record() {
         assert!(text.contains("r-1") && text.contains("IntValue(7)"), "{text}");
         let mut at = whole.start_time_unix_nano;
         let mut names = Vec::new();
-        // Those of its stages came with it, one behind the other to its end.
+        // Spans of its stages came with it, one after the other up to its end.
         for stage in spans {
             assert_eq!((&stage.parent_span_id, &stage.trace_id), (&whole.span_id, &whole.trace_id));
             assert_eq!(stage.start_time_unix_nano, at);
@@ -96,9 +96,9 @@ fn a_collector_receives_what_clients_record() {
     });
 }
 
-/// Searches go on without a collector, and what it does not take is counted.
+/// Searches continue without a collector, and dropped spans are counted.
 #[test]
-fn nobody_waits_for_a_collector_that_is_not_there() {
+fn no_search_waits_for_a_missing_collector() {
     let endpoint = format!("http://127.0.0.1:{}", common::free_port());
     let settings = [
         ("runtime.shards", "1"),

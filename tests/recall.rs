@@ -1,4 +1,4 @@
-//! Recall over gRPC, on real vectors: the shipped sample always, larger sets where they are.
+//! Recall over gRPC, on real vectors: always the shipped sample, larger sets if present.
 
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test")]
 
@@ -75,7 +75,7 @@ fn start(shards: &str, partitions: &str) -> Inside {
     Inside::start(&[("runtime.shards", shards), ("runtime.partitions", partitions)])
 }
 
-/// Rows that are not exactly documents: halfway between two of the sample.
+/// Vectors that are near documents but not equal to any: halfway between two of the sample.
 fn between(base: &Rows<f32>, count: usize) -> Vec<Vec<f32>> {
     (0..count)
         .map(|i| {
@@ -122,8 +122,8 @@ async fn filters_are_exact(client: &mut Client, base: &Rows<f32>, queries: &[Vec
     }
 }
 
-/// With so narrow a beam, what passes is too much to be looked at: a walk is the way, and where several
-/// shards own a graph one walks among what all of them know to pass.
+/// With a narrow beam, too many documents pass to be compared one by one: the filtered search walks, and if several
+/// shards own a graph one of them walks among the passing documents of all.
 async fn filters_are_walked_well(client: &mut Client, base: &Rows<f32>, queries: &[Vec<f32>]) {
     let values = ["0", "1", "2", "3"].map(String::from).to_vec();
     let some = FilterType::InMatch(InMatch { key: "colour".into(), values });
@@ -145,7 +145,7 @@ async fn filters_are_walked_well(client: &mut Client, base: &Rows<f32>, queries:
     assert!(recall >= 0.85, "{recall}");
 }
 
-/// Half of the documents go; what is left is found as well as before, and nothing else.
+/// Half of the documents are deleted; the others are found as well as before, and no deleted one is.
 async fn deletes_keep_recall(client: &mut Client, base: &Rows<f32>, queries: &[Vec<f32>]) {
     let half = base.count() / 2;
     let gone: Vec<u64> = (half as u64 + 1..=base.count() as u64).collect();
@@ -163,7 +163,7 @@ async fn deletes_keep_recall(client: &mut Client, base: &Rows<f32>, queries: &[V
     assert!(recall >= 0.95, "after deletes: {recall}");
 }
 
-/// The first rows of a large set, if it is there.
+/// Recall on the first rows of a large set, if it is present.
 fn large(name: &str, rows: usize, shards: &str, ef: u32, floor: f64) {
     let Some(directory) = dataset(name) else {
         println!("skipped: there is no data set {name}; KYRODB_DATASETS may say where it is");

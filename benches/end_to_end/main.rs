@@ -4,9 +4,9 @@
 //! cargo bench --bench end_to_end -- --data DIR [--shards N] [--cores N] [--only load,search,…]
 //! ```
 //!
-//! `DIR` holds `base.npy`, `queries.npy` and `gt_ids.npy` (row numbers of the exact neighbours),
-//! and may hold `texts.jsonl.gz`, `filters.json` and `gt_filter_*.npy`. Prints one line a
-//! figure. Times depend on the machine and on what else it does: compare within one run.
+//! `DIR` holds `base.npy`, `queries.npy` and `gt_ids.npy` (row numbers of the exact neighbours), and may hold
+//! `texts.jsonl.gz`, `filters.json` and `gt_filter_*.npy`. Prints one line per figure. Times depend on the machine and
+//! its other load: compare within one run.
 
 #![expect(clippy::print_stdout, reason = "figures are its output")]
 

@@ -1,5 +1,5 @@
-//! Upserts and deletes of many times the data set. In the end each document is there once, with the
-//! vector that it had before, so that the truth for the queries still holds.
+//! Upserts and deletes of many times the data set. In the end each document is stored once, with its original vector,
+//! so that the ground truth of the queries still holds.
 
 use std::time::Instant;
 
@@ -10,10 +10,10 @@ use kyrodb::types::{DocId, mix};
 
 use super::{cpu_seconds, put};
 
-/// Documents that wait to be linked at most: writes come at the pace at which they are linked.
+/// Most documents that wait to be linked: writes come at the pace of linking.
 const HOT_MAX: usize = 64;
 
-/// One in so many changes is a delete; what was deleted comes back later.
+/// One in this many changes is a delete; deleted documents come back later.
 const DELETES: u64 = 4;
 
 fn apply(engine: &mut Engine, write: Write) {
@@ -25,8 +25,8 @@ fn apply(engine: &mut Engine, write: Write) {
     }
 }
 
-/// Changes `engine`, which holds the rows of `base` as documents 1 to `rows`, `times` times as often
-/// as it has documents.
+/// Changes `engine`, which holds the rows of `base` as documents 1 to `rows`, `times` times as often as it has
+/// documents.
 pub(crate) fn churn(engine: &mut Engine, base: &Rows<f32>, rows: usize, times: usize) {
     let (begun, begun_cpu) = (Instant::now(), cpu_seconds());
     let (slots, work) = (engine.store().slot_count(), engine.link_work());

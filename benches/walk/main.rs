@@ -4,15 +4,14 @@
 //! cargo bench --bench walk -- --data DIR [--codes none|sq8] [--state FILE] [--ef 10,20,…]
 //! ```
 //!
-//! `DIR` as for the end-to-end bench; vectors are compared by angle. Without `--ef` it reads beam
-//! widths from its input, one a line, and answers each with a line of JSON: so
-//! `perf/compare/walk.py` runs it in turns with others. The graph is made at the first start and
-//! kept in `--state`; both kinds of walk can be made in the same graph.
+//! `DIR` as for the end-to-end bench; vectors are compared by angle. Without `--ef` it reads beam widths from its
+//! input, one per line, and answers each with a line of JSON: so `perf/compare/walk.py` runs it in turns with others.
+//! The graph is made at the first start and kept in `--state`; both kinds of walk can use one graph.
 //!
-//! With `--shards 1,2,4,8,16` the documents are placed on so many shards instead, and counts are
-//! printed: what the budget of `router::budget` finds and costs, beside the whole ef in each shard.
-//! With `--owners 1,2,4,8,16` so many shards own one graph together. With `--near 0.999,0.95` questions at
-//! these cosines to those of the set are asked, with walks that begin as ever, and at what was found for those.
+//! With `--shards 1,2,4,8,16` the documents are distributed over these numbers of shards instead, and counts are
+//! printed: recall and cost of the budget of `router::budget`, beside the whole ef in each shard. With `--owners
+//! 1,2,4,8,16` these numbers of shards own one graph together. With `--near 0.999,0.95` queries at these cosines to
+//! those of the set are searched, with walks that begin as usual, and at the results of those.
 
 #![expect(clippy::print_stdout, reason = "figures are its output")]
 #![expect(clippy::unwrap_used, reason = "a bench may fail")]
@@ -37,7 +36,7 @@ use kyrodb::kernels::{Metric, normalize};
 use kyrodb::types::DocId;
 use kyrodb::types::payload::Payload;
 
-/// Neighbours asked for, unless it is said otherwise.
+/// Default number of neighbours.
 const K: usize = 10;
 
 #[derive(Parser)]
@@ -60,7 +59,7 @@ struct Arguments {
     /// Rows to take, from the first on
     #[arg(long, default_value_t = usize::MAX)]
     rows: usize,
-    /// Change the documents so many times as often as there are some, before the queries
+    /// Changes of documents before the queries, as a multiple of their number
     #[arg(long, default_value_t = 0)]
     churn: usize,
     /// Numbers of shards to compare
@@ -86,7 +85,7 @@ struct Arguments {
     bench: bool,
 }
 
-/// CPU seconds of this thread so far, as the scheduler counts them.
+/// CPU time of this thread so far, in seconds, by the scheduler.
 fn cpu_seconds() -> f64 {
     let text = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap();
     text.split_whitespace().next().unwrap().parse::<f64>().unwrap() / 1e9

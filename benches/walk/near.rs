@@ -1,5 +1,4 @@
-//! Walks that begin at what was found for a question that is near, beside those that come through the
-//! upper levels: what they find and what they cost, counted.
+//! Walks that begin at the results of a near query, beside walks through the upper levels: recall and cost, counted.
 
 use std::sync::Arc;
 
@@ -11,7 +10,7 @@ use kyrodb::types::{DocId, mix};
 
 use super::{K, unit};
 
-/// Questions at this cosine to those of the set, each in a direction of its own.
+/// Queries at this cosine to those of the set, each in a direction of its own.
 pub(super) fn run(engine: &mut Engine, queries: &[Arc<Query>], cosine: f32) -> String {
     let (mut work, mut hits, mut same) = ([Work::default(); 2], [0; 2], 0);
     for (number, before) in queries.iter().enumerate() {
@@ -55,7 +54,7 @@ fn ids(outcome: &SearchOutcome) -> Vec<DocId> {
     outcome.hits.iter().map(|hit| hit.id).collect()
 }
 
-/// The nearest to `asked` of what is found for another question.
+/// The nearest to `asked` among the results of another query.
 fn starts(engine: &mut Engine, before: &Query, asked: &[f32]) -> Vec<DocId> {
     let near = Near { metric: Metric::Cosine, similarity_min: -1.0 };
     let k = near.width(before).expect("the beam is wider than k");
@@ -68,7 +67,7 @@ fn starts(engine: &mut Engine, before: &Query, asked: &[f32]) -> Vec<DocId> {
     near.into_iter().take(STARTS_MAX).map(|(_, id)| id).collect()
 }
 
-/// A unit vector at this cosine to another one, by a number.
+/// A unit vector at this cosine to another one, in a direction chosen by a number.
 fn beside(vector: &[f32], cosine: f32, number: u64) -> Vec<f32> {
     let value = |d: usize| (mix(number << 16 | d as u64) >> 40) as f32 / (1 << 23) as f32 - 1.0;
     let aside: Vec<f32> = (0..vector.len()).map(value).collect();

@@ -1,5 +1,5 @@
-//! The same documents in one graph that one shard owns, and that several own together: what a search
-//! of one of them finds, and how many distances it computes, counted.
+//! One set of documents in a graph that one shard owns, and in one that several own together: recall, and number of
+//! distances, of a search of one of them.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -13,10 +13,10 @@ use kyrodb::types::DocId;
 
 use super::{Arguments, cpu_seconds, put};
 
-/// Threads that link, each for as many owners, in turns.
+/// Threads that link, each for an equal number of owners, in turns.
 const THREADS: usize = 2;
 
-/// All queries are asked so often; the median of their CPU time counts.
+/// Repetitions of all queries; the median of their CPU time counts.
 const ROUNDS: usize = 5;
 
 /// Documents that an owner links before the next has its turn.
@@ -58,7 +58,7 @@ fn build(params: &Params, base: &Rows<f32>, rows: usize, owners: u32) -> Vec<Eng
     engines.into_iter().map(|(_, engine)| engine).collect()
 }
 
-/// Ids of the neighbours found, query by query, each asked of one owner.
+/// Ids of the neighbours found, query by query, each answered by one owner.
 fn search(engines: &mut [Engine], queries: &[Arc<Query>]) -> (Vec<Vec<DocId>>, Work) {
     let (mut work, mut found) = (Work::default(), Vec::with_capacity(queries.len()));
     let count = engines.len();

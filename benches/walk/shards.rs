@@ -1,5 +1,5 @@
-//! The same documents in one shard and in several, each with a graph of its own, as a server places
-//! them: what a search finds, and how many distances it computes, counted.
+//! One set of documents in one shard and in several, each with a graph of its own, placed as by a server: recall, and
+//! number of distances, of a search.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -20,7 +20,7 @@ const THREADS: usize = 2;
 /// Ids of the neighbours found, query by query.
 type Found = Vec<Vec<DocId>>;
 
-/// Where shard `shard` of `shards` is kept.
+/// Path of the state of shard `shard` of `shards`.
 fn place(state: &Path, shards: u32, shard: u32) -> PathBuf {
     let mut place = state.as_os_str().to_owned();
     place.push(format!(".{shard}of{shards}"));
@@ -57,7 +57,7 @@ fn open(arguments: &Arguments, params: &Params, base: &Rows<f32>, shards: u32) -
     })
 }
 
-/// Asks every shard for every query, and merges.
+/// Searches every shard for every query, and merges.
 fn search(engines: &mut [Engine], queries: &[Arc<Query>], scans: bool) -> (Found, Work) {
     let mut work = Work::default();
     let mut found = Vec::with_capacity(queries.len());
@@ -90,8 +90,8 @@ fn recall(truth: &Found, found: &Found) -> f64 {
     hits as f64 / truth.iter().map(Vec::len).sum::<usize>() as f64
 }
 
-/// Prints a line for each number of shards and each ef: the beam in each shard as a server chooses
-/// it, and what comes of it and of the whole ef in each.
+/// Prints a line for each number of shards and each ef: the beam in each shard as a server chooses it, with recall and
+/// cost of that beam and of the whole ef in each shard.
 pub(crate) fn run(arguments: &Arguments, params: &Params, base: &Rows<f32>, queries: &[Query]) {
     let k = queries[0].k;
     let with_ef = |ef| -> Vec<Arc<Query>> {

@@ -1,4 +1,4 @@
-//! A shard in a file of its own, for the next run of a bench: shape, then the pieces of a snapshot.
+//! A shard in a file of its own, for the next run of a bench: parameters, then the pieces of a snapshot.
 
 use std::fs::File;
 use std::io::{BufReader, BufWriter, Read, Write};
@@ -9,7 +9,7 @@ use kyrodb::engine::{Engine, Params};
 use kyrodb::types::image::{Extent, Part, Shape};
 use kyrodb::types::stripe::Stripe;
 
-/// In the order of their numbers.
+/// Ordered by number.
 const PARTS: [Part; 9] = [
     Part::Vectors,
     Part::Payloads,

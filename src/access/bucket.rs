@@ -1,25 +1,25 @@
 //! Token buckets that take no lock.
 //!
-//! A bucket is one number: the moment at which it will be full again if nothing more is taken (the
-//! generic cell rate algorithm; ITU-T I.371, appendix A). Taking a token moves it one token's time
-//! further into the future, and is refused where that would be further than a full bucket lasts.
+//! A bucket is one number: the time at which it will be full again if no more tokens are taken (the generic cell rate
+//! algorithm; ITU-T I.371, appendix A). Taking a token moves it one token's time further into the future, and is
+//! refused where that would be further than a full bucket lasts.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-/// Nanoseconds of a second.
+/// Nanoseconds per second.
 const SECOND_NS: u64 = 1_000_000_000;
 
-/// A bucket. The default one has no bound.
+/// A token bucket. The default one is unbounded.
 #[derive(Debug)]
 pub struct Bucket {
-    /// What moments are counted from.
+    /// Zero point of times.
     epoch: Instant,
-    /// Nanoseconds in which a token comes; 0 for any number of tokens.
+    /// Time per token, in nanoseconds; 0: unbounded.
     token_ns: AtomicU64,
-    /// Nanoseconds in which an empty bucket fills.
+    /// Time to fill an empty bucket, in nanoseconds.
     fill_ns: AtomicU64,
-    /// When it is full, in nanoseconds since the epoch.
+    /// Time at which it is full, in nanoseconds since the epoch.
     full_at_ns: AtomicU64,
 }
 
@@ -31,7 +31,7 @@ impl Default for Bucket {
 }
 
 impl Bucket {
-    /// A full bucket of `capacity` tokens, of which `per_second` come back in a second.
+    /// A full bucket of `capacity` tokens that refills at `per_second` tokens per second.
     #[must_use]
     pub fn new(per_second: u32, capacity: u32) -> Self {
         let bucket = Self::default();
@@ -39,7 +39,7 @@ impl Bucket {
         bucket
     }
 
-    /// Changes the rate. `per_second` 0 lifts the bound.
+    /// Changes the rate in tokens per second. 0 lifts the bound.
     pub fn set_rate(&self, per_second: u32, capacity: u32) {
         let token_ns = match per_second {
             0 => 0,
@@ -49,7 +49,7 @@ impl Bucket {
         self.fill_ns.store(token_ns * u64::from(capacity.max(1)), Ordering::Relaxed);
     }
 
-    /// There is a bound.
+    /// True if there is a bound.
     #[must_use]
     pub fn is_bounded(&self) -> bool {
         self.token_ns.load(Ordering::Relaxed) > 0
@@ -58,7 +58,7 @@ impl Bucket {
     /// Takes a token.
     ///
     /// # Errors
-    /// If there is none: in how long there will be.
+    /// If there is none: the time until there is one.
     pub fn take(&self) -> Result<(), Duration> {
         self.take_some(1)
     }
@@ -94,11 +94,11 @@ impl Bucket {
         }
     }
 
-    /// Puts a token back that was taken for nothing.
+    /// Returns a token that was not used.
     pub fn give_back(&self) {
         let token_ns = self.token_ns.load(Ordering::Relaxed);
         let less = |full_at: u64| Some(full_at.saturating_sub(token_ns));
-        // It always has a value to go to.
+        // The update never fails.
         self.full_at_ns.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less).ok();
     }
 }
@@ -109,7 +109,7 @@ mod tests {
 
     #[test]
     fn a_full_bucket_has_its_capacity_and_no_more() {
-        // A token in a thousand seconds: none comes back while this runs.
+        // One token per 1,000 seconds: none comes back while this runs.
         let bucket = Bucket::new(1, 5);
         bucket.token_ns.store(1_000 * SECOND_NS, Ordering::Relaxed);
         bucket.fill_ns.store(5_000 * SECOND_NS, Ordering::Relaxed);

@@ -1,40 +1,39 @@
-//! Fairness between tenants: where much is in flight, none has more of it than its share.
+//! Fairness between tenants: under load, no tenant has more than its share of the requests in flight.
 //!
-//! A tenant's share is that of all that is let in, divided by the number of tenants that have anything
-//! in flight; and one alone leaves some places free, so that whoever comes next finds one. What is in
-//! flight waits for the cores, which have enough to do with a part of it: nothing is lost by keeping
-//! one tenant's part short.
+//! A tenant's share is the number of requests that may be in flight, divided by the number of tenants that have any in
+//! flight; a single tenant leaves some places free for the next one. Requests in flight wait for the cores, which are
+//! busy with a part of them already: limiting one tenant loses no throughput.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-/// One place in so many is not for a tenant that is alone.
+/// One place in this many is not for a tenant that is alone.
 const LEFT_FREE: usize = 8;
 
-/// The searches of one tenant.
+/// Number of searches in flight of one tenant.
 #[derive(Debug, Default)]
 pub struct Party {
     in_flight: AtomicUsize,
 }
 
-/// Who asks for a place among the searches in flight.
+/// Requester of a place among the searches in flight.
 #[derive(Clone, Copy, Default)]
 pub struct Guest<'a> {
-    /// Its tenant, if it is of one.
+    /// Its tenant, if there are tenants.
     pub party: Option<&'a Party>,
-    /// It waits for a place until its deadline: one of a stream, whose others may be what is in its way,
-    /// and will be done. Others are told, and may try again.
+    /// The request waits for a place until its deadline: true for a search of a stream, whose earlier searches may
+    /// occupy the places and will end. Other requests are refused at once, and may be sent again.
     pub waits: bool,
 }
 
-/// How many tenants have searches in flight.
+/// Number of tenants with searches in flight.
 #[derive(Debug, Default)]
 pub(crate) struct Parties(AtomicUsize);
 
-/// A place of a party; leaves it when dropped.
+/// A place of a tenant, returned when dropped.
 pub(crate) struct Seat<'a> {
     party: &'a Party,
     parties: &'a Parties,
-    /// What the party had in flight before.
+    /// Searches that the tenant had in flight before this one.
     pub(crate) before: usize,
 }
 
@@ -47,7 +46,7 @@ impl Drop for Seat<'_> {
 }
 
 impl Parties {
-    /// Takes a place for a party where all together may have `max`; or says how many it may have.
+    /// Takes a place for a tenant, if all tenants together may have `max`; an error gives the tenant's share.
     pub(crate) fn enter<'a>(&'a self, party: &'a Party, max: usize) -> Result<Seat<'a>, usize> {
         let others = |own: usize| self.count().max(1) - usize::from(own > 0);
         let share = |own| ((max - max / LEFT_FREE) / (others(own) + 1)).max(1);

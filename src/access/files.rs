@@ -1,10 +1,10 @@
-//! Small files that are there whole or as they were before.
+//! Atomic replacement of small files.
 
 use std::fs::{File, OpenOptions};
 use std::io::{Result, Write};
 use std::path::Path;
 
-/// Writes a file under a temporary name, syncs it, gives it its name, and makes that durable.
+/// Replaces a file atomically and durably: writes a temporary file, syncs it, renames it, and syncs the folder.
 pub(super) fn write_whole(path: &Path, content: &[u8]) -> Result<()> {
     let mut temporary = path.as_os_str().to_owned();
     temporary.push(".tmp");

@@ -1,8 +1,7 @@
-//! Whose key it is, found so that the time it takes says nothing about any key.
+//! Lookup of API keys in a time that discloses nothing about any key.
 //!
-//! Keys are looked up by a keyed hash with a random secret of this process: nobody outside can
-//! choose or guess where a key lies, and every key that is asked about, good or bad, costs one hash
-//! of it and one look.
+//! Keys are looked up by a keyed hash with a random secret of this process: a client can neither choose nor guess the
+//! place of a key, and every lookup, of a valid key or not, costs one hash and one comparison.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -14,17 +13,16 @@ use ring::rand::SystemRandom;
 use super::keys::Entry;
 use super::tenant::Tenant;
 
-/// Longest key that is looked up.
+/// Longest key that is looked up, in bytes.
 const KEY_BYTES_MAX: usize = 512;
 
 type Digest = [u8; 32];
 
-/// What a key allows. It is one for as long as the key is in force, and known to the calls that the
-/// key has opened: what changes in the key file changes for them too.
+/// Rights of a key, shared by the calls that were opened with it: changes of the key file apply to these calls too.
 pub struct Grant {
-    /// For whose documents; `None` until the data directory is open.
+    /// The tenant whose documents it opens; `None` until the data directory is open.
     pub tenant: Option<Arc<Tenant>>,
-    /// The tenant's name in the key file.
+    /// Name of the tenant in the key file.
     pub tenant_id: String,
     max_vectors: AtomicU64,
     is_admin: AtomicBool,
@@ -42,13 +40,13 @@ impl Grant {
         }
     }
 
-    /// Documents that the tenant may have.
+    /// Most documents of the tenant.
     #[must_use]
     pub fn max_vectors(&self) -> u64 {
         self.max_vectors.load(Ordering::Relaxed)
     }
 
-    /// It may do what operators do.
+    /// The key permits operators' requests.
     #[must_use]
     pub fn is_admin(&self) -> bool {
         self.is_admin.load(Ordering::Relaxed)
@@ -86,7 +84,7 @@ impl Keyring {
         Ok(Self { secret, grants: HashMap::new() })
     }
 
-    /// The enabled ones of these keys; those that this keyring has keep their grants.
+    /// A keyring of the enabled keys among these; keys of this keyring keep their grants.
     pub(super) fn next(
         &self,
         entries: &[Entry],
@@ -104,8 +102,7 @@ impl Keyring {
         Self { secret: self.secret.clone(), grants: enabled.map(grant).collect() }
     }
 
-    /// This keyring has given way to another: keys that are not in that one are out of force, for
-    /// what they have opened too.
+    /// Revokes the keys of this keyring that `next` does not have, also for calls that are open.
     pub(super) fn retire(&self, next: &Self) {
         for (digest, grant) in &self.grants {
             if !next.grants.get(digest).is_some_and(|kept| Arc::ptr_eq(kept, grant)) {
@@ -114,7 +111,7 @@ impl Keyring {
         }
     }
 
-    /// What a key allows; `None` if it is unknown or disabled.
+    /// The grant of a key; `None` if the key is unknown or disabled.
     pub(super) fn find(&self, key: &str) -> Option<Arc<Grant>> {
         if key.len() > KEY_BYTES_MAX {
             return None;

@@ -1,4 +1,4 @@
-//! The file of API keys: read, checked, and all that is wrong with it named, but never a secret.
+//! Reading and checking the file of API keys. Errors name every fault and no secret.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -7,13 +7,13 @@ use serde::Deserialize;
 
 use crate::watched::{open_to_others, read_regular};
 
-/// Most bytes of the file.
+/// Largest file, in bytes.
 const FILE_BYTES_MAX: u64 = 8 << 20;
 
-/// Fewest characters of the secret part.
+/// Least characters of the secret part.
 const SECRET_MIN: usize = 32;
 
-/// What every key begins with.
+/// Prefix of every key.
 const PREFIX: &str = "kyro_";
 
 #[derive(Deserialize)]
@@ -22,27 +22,27 @@ struct KeyFile {
     api_keys: Vec<Entry>,
 }
 
-/// One key.
+/// An entry of the key file.
 #[derive(Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Entry {
     /// The whole key, a secret.
     pub(super) key: String,
-    /// Whose it is.
+    /// Id of its tenant.
     pub tenant_id: String,
-    /// The tenant's name for people.
+    /// Display name of the tenant.
     pub tenant_name: String,
-    /// Requests a second; 0 for the server's default.
+    /// Requests per second; 0 for the server's default.
     #[serde(default)]
     pub max_qps: u32,
-    /// Documents that the tenant may have.
+    /// Most documents of the tenant.
     pub max_vectors: u64,
-    /// It may do what operators do.
+    /// The key permits operators' requests.
     #[serde(default)]
     pub is_admin: bool,
-    /// It is in force.
+    /// The key is enabled.
     pub enabled: bool,
-    /// When it was made, for people.
+    /// Time of creation, for display.
     #[serde(default)]
     created_at: Option<String>,
 }
@@ -50,7 +50,7 @@ pub(super) struct Entry {
 /// Reads the file.
 ///
 /// # Errors
-/// All faults, one a line; none shows a secret.
+/// All faults, one per line; none shows a secret.
 pub(super) fn read(path: &Path) -> Result<Vec<Entry>, String> {
     let shown = path.display();
     let unread = |error: std::io::Error| format!("the key file {shown} can't be read: {error}");
@@ -66,7 +66,7 @@ pub(super) fn read(path: &Path) -> Result<Vec<Entry>, String> {
 fn parse(text: &str) -> Result<Vec<Entry>, Vec<String>> {
     let parsed: Result<KeyFile, _> = serde_norway::from_str(text);
     let file = parsed.map_err(|error| {
-        // The message may quote what it found, which may be a key.
+        // The message may quote the text that it found, which may be a key.
         let place =
             error.location().map(|at| format!("line {}, column {}", at.line(), at.column()));
         let place = place.unwrap_or_else(|| "its beginning".into());

@@ -1,11 +1,11 @@
-//! Who may do what, and how much of it: API keys, tenants, quotas, rate limits, usage.
+//! Access control: API keys, tenants, quotas, rate limits, usage.
 //!
 //! ```text
-//! headers → keyring → Caller → charge (tenant's bucket, then everybody's) → the request
+//! headers → keyring → Caller → charge (tenant's bucket, then that of all tenants) → the request
 //! ```
 //!
-//! Nothing here takes a lock on the way of a request: keys are swapped as a whole when their file
-//! changes, buckets and counts are atomic numbers.
+//! A request takes no lock here: keys are swapped as a whole when their file changes, buckets and counts are atomic
+//! numbers.
 
 pub mod bucket;
 pub mod fair;
@@ -35,38 +35,38 @@ use crate::engine::accounts::Accounts;
 use crate::error::{Error, Result};
 use crate::watched::Watched;
 
-/// Between two looks at whether the key file has changed.
+/// Period of checking whether the key file has changed.
 const KEYS_LOOK: Duration = Duration::from_secs(1);
 
-/// Between two saves of what was used.
+/// Period of saving usage.
 const USAGE_PERIOD: Duration = Duration::from_secs(60);
 
-/// Who asks. The default one is anybody, where no keys are asked for.
+/// The caller of a request. The default one is anonymous, for servers without keys.
 #[derive(Clone, Default)]
 pub struct Caller(Option<Arc<Grant>>);
 
 impl Caller {
-    /// May do what operators do.
+    /// True if operators' requests are permitted.
     #[must_use]
     pub fn is_admin(&self) -> bool {
         self.0.as_ref().is_none_or(|grant| grant.is_admin())
     }
 
-    /// What its key allows; `None` if there are no keys.
+    /// The grant of its key; `None` without keys.
     #[must_use]
     pub fn grant(&self) -> Option<&Arc<Grant>> {
         self.0.as_ref()
     }
 }
 
-/// The door.
+/// State of access control.
 pub struct Access {
-    /// `None` where no keys are asked for.
+    /// `None` if no keys are required.
     auth: Option<Auth>,
     rate_limit: ArcSwap<RateLimitSection>,
-    /// Everybody's bucket.
+    /// Rate limit of all tenants together.
     global: Bucket,
-    /// Values of a vector, once it is known.
+    /// Values in a vector; 0 until known.
     dimension: AtomicUsize,
 }
 
@@ -76,15 +76,15 @@ struct Auth {
     data_dir: PathBuf,
     accounts: Arc<Accounts>,
     keyring: ArcSwap<Keyring>,
-    /// Held while the key file is read. The lock of `state` is not held then, so that requests and the end
-    /// of the server do not wait for a file system.
+    /// Held while the key file is read. The lock of `state` is not held then, so that requests and shutdown do not wait
+    /// for a file system.
     reading: Mutex<()>,
     /// Held while usage is saved.
     saving: Mutex<()>,
     state: Mutex<State>,
 }
 
-/// What changes only with the key file.
+/// State that changes only with the key file.
 struct State {
     entries: Vec<Entry>,
     /// `None` until the data directory is open.
@@ -92,10 +92,10 @@ struct State {
 }
 
 impl Access {
-    /// Reads the keys, if keys are to be asked for.
+    /// Reads the keys, if keys are required.
     ///
     /// # Errors
-    /// All that is wrong with the key file.
+    /// All faults of the key file.
     pub fn new(config: &Config) -> std::result::Result<Self, String> {
         let auth = config.auth.enabled.then(|| Auth::new(config)).transpose()?;
         let access = Self {
@@ -108,20 +108,19 @@ impl Access {
         Ok(access)
     }
 
-    /// Keys are asked for.
+    /// True if keys are required.
     #[must_use]
     pub fn is_on(&self) -> bool {
         self.auth.is_some()
     }
 
-    /// Where the shards count the documents of tenants; `None` if there are none.
+    /// Document counts of tenants, kept by the shards; `None` without tenants.
     #[must_use]
     pub fn accounts(&self) -> Option<Arc<Accounts>> {
         self.auth.as_ref().map(|auth| auth.accounts.clone())
     }
 
-    /// The data directory is open and what is in it is counted: tenants have their numbers from now
-    /// on.
+    /// Opens access once the documents in the data directory are counted: tenants have their numbers from now on.
     ///
     /// # Errors
     /// If `tenants.json` can't be used, or not be written.
@@ -135,15 +134,15 @@ impl Access {
         Ok(())
     }
 
-    /// Vectors have so many values.
+    /// Sets the number of values in a vector.
     pub fn set_dimension(&self, dimension: usize) {
         self.dimension.store(dimension, Ordering::Relaxed);
     }
 
-    /// Who sends these headers.
+    /// The caller that these headers identify.
     ///
     /// # Errors
-    /// If a key is needed and there is none, or it is not a good one.
+    /// If a key is required and missing, or invalid.
     pub fn caller(&self, headers: &http::HeaderMap) -> Result<Caller> {
         let Some(auth) = &self.auth else { return Ok(Caller::default()) };
         let key = match (headers.get("x-api-key"), headers.get(http::header::AUTHORIZATION)) {
@@ -160,7 +159,7 @@ impl Access {
         Ok(Caller(Some(grant)))
     }
 
-    /// Looks whether the key of a caller is still in force: a stream may outlive it.
+    /// Checks that the key of a caller is still in force: a stream may outlive it.
     ///
     /// # Errors
     /// If it is not.
@@ -174,7 +173,7 @@ impl Access {
     /// Takes a token for one request, or one message of a stream.
     ///
     /// # Errors
-    /// If the key is not in force any more, or the tenant, or everybody together, has no token left.
+    /// If the key is not in force any more, or the tenant, or all tenants together, have no token left.
     pub fn charge(&self, caller: &Caller) -> Result<()> {
         self.check(caller)?;
         let tenant = caller.0.as_ref().and_then(|grant| grant.tenant.as_ref());
@@ -193,22 +192,22 @@ impl Access {
         })
     }
 
-    /// Limits the rate of all tenants together; 0 lifts the limit.
+    /// Limits the requests per second of all tenants together; 0 lifts the limit.
     pub fn limit_all(&self, per_second: u32) {
         self.global.set_rate(per_second, per_second);
     }
 
-    /// Reads the key file again. If it is bad, the keys of before stay in force.
+    /// Reads the key file again. If it is invalid, the previous keys stay in force.
     ///
     /// # Errors
-    /// What is wrong with it.
+    /// The faults of the file.
     pub fn reload(&self) -> std::result::Result<String, String> {
         let Some(auth) = &self.auth else { return Ok("no keys are asked for".into()) };
         auth.reload(&self.rate_limit.load())
     }
 
-    /// Sets the rate of all tenants together, and the default of each; tenants have theirs when keys
-    /// are [read](Access::reload) again.
+    /// Sets the rate of all tenants together, and the default of each; it applies to tenants once keys are
+    /// [read](Access::reload) again.
     pub fn set_rate_limit(&self, rate: RateLimitSection) {
         match rate.enabled {
             true => self.global.set_rate(rate.max_qps_global, rate.burst_capacity),
@@ -217,7 +216,7 @@ impl Access {
         self.rate_limit.store(Arc::new(rate));
     }
 
-    /// What tenants have used, by id; only `of` if it is named.
+    /// Usage of tenants, by id; only that of `of`, if given.
     #[must_use]
     pub fn usage(&self, of: Option<&str>) -> Vec<TenantUsage> {
         let Some(auth) = &self.auth else { return Vec::new() };
@@ -229,17 +228,17 @@ impl Access {
         usage.filter(|usage| !usage.is_nothing()).collect()
     }
 
-    /// Makes durable what tenants have used.
+    /// Saves the usage of tenants durably.
     pub fn save_usage(&self, is_last: bool) {
         let Some(auth) = &self.auth else { return };
-        // What is counted later is saved later.
+        // Counts that change during the save are saved the next time.
         let _turn = auth.saving.lock().unwrap_or_else(PoisonError::into_inner);
         let table = self.usage(None);
         let state = auth.state();
         let Some(tenants) = &state.tenants else { return };
         let counts: Vec<_> =
             tenants.all().map(|tenant| (tenant.mark.clone(), tenant.usage())).collect();
-        // The disk may take its time, and there are others who ask.
+        // The disk may be slow, and requests need the lock.
         drop(state);
         let counts = counts.iter().map(|(mark, usage)| (mark.id.as_str(), *usage));
         let folder = usage::folder(&auth.data_dir);
@@ -248,7 +247,7 @@ impl Access {
         }
     }
 
-    /// Looks after the key file and what was used, until it is dropped.
+    /// Checks the key file and saves usage periodically, until it is dropped.
     pub async fn keep(self: Arc<Self>) {
         if self.auth.is_none() {
             return;
@@ -322,7 +321,7 @@ impl Auth {
         Ok(format!("{count} keys are in force"))
     }
 
-    /// Numbers new tenants, and has these keys asked for from now on.
+    /// Numbers new tenants, and puts these keys in force.
     fn put_in_force(
         &self,
         entries: &[Entry],
@@ -350,7 +349,7 @@ impl Auth {
         Ok(count)
     }
 
-    /// Puts a keyring in the place of the one in force. Held to one at a time by `state`.
+    /// Replaces the keyring in force. The lock of `state` allows one call at a time.
     fn swap(&self, keyring: Keyring) {
         let keyring = Arc::new(keyring);
         self.keyring.swap(keyring.clone()).retire(&keyring);

@@ -1,9 +1,8 @@
-//! Tenants: their numbers, which are a part of the ids of their documents and so never change, and
-//! what is kept of each in memory.
+//! Tenants: their numbers, which are a part of the ids of their documents and so never change, and the state of each in
+//! memory.
 //!
-//! The numbers are in `tenants.json`, an object of tenant_id → number. It is durable before any
-//! document has a number from it; were it lost, it is made anew from the documents, each of which
-//! names its tenant too.
+//! The numbers are in `tenants.json`, an object of tenant_id → number. It is durable before any document has a number
+//! from it; if it is lost, it is rebuilt from the documents, each of which names its tenant too.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -21,31 +20,31 @@ use crate::types::realm::TenantMark;
 /// Name of the file in the data directory.
 pub(super) const FILE_NAME: &str = "tenants.json";
 
-/// One tenant, for as long as the server runs.
+/// State of one tenant while the server runs.
 pub struct Tenant {
-    /// What its documents carry.
+    /// Name and number, as its documents carry them.
     pub mark: Arc<TenantMark>,
     /// Its number.
     pub index: u32,
-    /// How many documents it has.
+    /// Count of its documents.
     pub account: Arc<Account>,
-    /// Searches, and documents asked for by id, since the start.
+    /// Searches and reads by id since the start.
     pub queries: Counter,
-    /// Its requests.
+    /// Rate limit of its requests.
     pub bucket: Bucket,
     /// Its searches in flight.
     pub party: Party,
     /// Its listings, and deletes by filter, in flight.
     pub sweeps: Party,
-    /// Bytes that its requests hold until they are answered, streams until they are read.
+    /// Bytes held by its requests: until they are answered, for streams until they are read.
     pub request_bytes: Arc<AtomicU64>,
-    /// Bytes that its answers hold until its clients have taken them.
+    /// Bytes held by its answers until its clients have taken them.
     pub answer_bytes: Arc<AtomicU64>,
-    /// What was counted before the start.
+    /// Usage before the start.
     pub(super) before: Usage,
 }
 
-/// All tenants that there ever were, by name.
+/// All tenants that ever existed, by name.
 pub(super) struct Tenants {
     path: PathBuf,
     accounts: Arc<Accounts>,
@@ -53,10 +52,10 @@ pub(super) struct Tenants {
 }
 
 impl Tenants {
-    /// Reads the numbers of tenants, and compares them with what documents say.
+    /// Reads the numbers of tenants, and compares them with those in documents.
     ///
     /// # Errors
-    /// If the file can't be read, or says something else than the documents.
+    /// If the file can't be read, or contradicts the documents.
     pub(super) fn open(
         directory: &Path,
         accounts: Arc<Accounts>,
@@ -125,7 +124,7 @@ impl Tenants {
     /// Numbers those of these tenants that have no number yet, in the order of their names.
     ///
     /// # Errors
-    /// If the numbers can't be made durable; then nobody has a new one.
+    /// If the numbers can't be made durable; then none is assigned.
     pub(super) fn enroll<'a>(&mut self, ids: impl Iterator<Item = &'a str>) -> Result<(), String> {
         let mut fresh: Vec<&str> = ids.filter(|id| !self.by_id.contains_key(*id)).collect();
         fresh.sort_unstable();
@@ -137,7 +136,7 @@ impl Tenants {
             self.by_id.iter().map(|(id, tenant)| (id.clone(), tenant.index)).collect();
         let mut added = Vec::new();
         for id in fresh {
-            // The number of tenants, unless somebody has taken tenants out of the file.
+            // Equal to the number of tenants, unless tenants were removed from the file.
             let after = indexes.values().max().map_or(0, |last| last + 1);
             let index = after.max(indexes.len() as u32);
             indexes.insert(id.to_owned(), index);

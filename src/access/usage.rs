@@ -1,4 +1,4 @@
-//! What each tenant has used, counted over restarts, for those who send bills.
+//! Usage of each tenant, counted across restarts, for billing.
 //!
 //! ```text
 //! usage/usage_state.snap   magic 8 | tenants u32 | for each: id_bytes u16 | id | queries u64 |
@@ -21,13 +21,13 @@ const MAGIC: &[u8; 8] = b"KYUSAGE1";
 const STATE_NAME: &str = "usage_state.snap";
 const LATEST_NAME: &str = "tenant_usage_latest.csv";
 
-/// Bytes of a value of a stored vector.
+/// Bytes per value of a stored vector.
 const VALUE_BYTES: u64 = 4;
 
 /// Counts of one tenant.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Usage {
-    /// Searches, and documents asked for by id.
+    /// Searches and reads by id.
     pub queries: u64,
     /// New documents.
     pub inserts: u64,
@@ -35,7 +35,7 @@ pub(super) struct Usage {
     pub deletes: u64,
 }
 
-/// What a tenant has used, as `/usage` and the CSV files show it.
+/// Usage of a tenant, as `/usage` and the CSV files show it.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[expect(missing_docs, reason = "the names are the contract's")]
 pub struct TenantUsage {
@@ -51,7 +51,7 @@ pub struct TenantUsage {
 }
 
 impl TenantUsage {
-    /// What a tenant has used, where vectors have so many values.
+    /// Usage of a tenant, given `dimension` values per vector.
     pub(super) fn of(tenant: &Tenant, dimension: usize) -> Self {
         let usage = tenant.usage();
         let vector_count = tenant.account.documents();
@@ -73,14 +73,14 @@ impl TenantUsage {
         }
     }
 
-    /// It has never done anything.
+    /// True if all counts are 0.
     pub(super) fn is_nothing(&self) -> bool {
         self.billable_events == 0 && self.vector_count == 0
     }
 }
 
 impl Tenant {
-    /// Counts over all restarts.
+    /// Counts across restarts.
     pub(super) fn usage(&self) -> Usage {
         Usage {
             queries: self.before.queries + self.queries.get(),
@@ -95,7 +95,7 @@ pub(super) fn folder(data_dir: &Path) -> PathBuf {
     data_dir.join("usage")
 }
 
-/// What was counted before. A file that is damaged is put aside: it must not keep a server down.
+/// Counts from before the start. A damaged file is moved aside: it must not prevent a start.
 ///
 /// # Errors
 /// If the file can't be read.
@@ -120,7 +120,7 @@ pub(super) fn restore(folder: &Path) -> Result<BTreeMap<String, Usage>, String> 
     Ok(BTreeMap::new())
 }
 
-/// Writes the state, and for people the table of it.
+/// Writes the state, and a table of it for people.
 ///
 /// # Errors
 /// If a file can't be written.
@@ -148,7 +148,7 @@ fn csv(table: &[TenantUsage], unix_seconds: u64) -> String {
          billable_events,timestamp\n",
     );
     for usage in table {
-        // Ids are of letters, digits and _: nothing has to be quoted.
+        // Ids consist of letters, digits and _: no quotes are needed.
         let written = writeln!(
             text,
             "{},{},{},{},{},{},{:.2},{},{unix_seconds}",
@@ -212,7 +212,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_was_counted_comes_back_and_damage_is_put_aside() {
+    fn usage_is_restored_after_a_restart_and_a_damaged_file_is_put_aside() {
         let directory = tempfile::tempdir().unwrap();
         let folder = folder(directory.path());
         assert_eq!(restore(&folder), Ok(BTreeMap::new()));
@@ -235,7 +235,7 @@ mod tests {
     }
 
     #[test]
-    fn the_table_has_the_columns_of_the_contract() {
+    fn usage_table_has_its_documented_columns() {
         let usage = TenantUsage {
             tenant_id: "acme".into(),
             query_count: 3,

@@ -1,5 +1,5 @@
-//! How many documents a state has, exactly, and without the memory that it takes to open it: from
-//! the ids of the newest snapshots, and what the logs say after them.
+//! Exact number of documents in a state, counted without opening it in memory: from the ids of the newest snapshots,
+//! and the log after them.
 
 use std::collections::HashSet;
 
@@ -16,8 +16,8 @@ use crate::wal::recover::recover;
 /// Most slots of a shard.
 const SLOTS_MAX: u32 = 1 << 26;
 
-/// Counts the documents of a state. Reads every group of the logs behind the newest snapshots, and
-/// checks them as a start does.
+/// Counts the documents of a state. Reads every group of the logs after the newest snapshots, and checks them as a
+/// start does.
 ///
 /// # Errors
 /// If a file is missing or damaged.
@@ -43,8 +43,8 @@ fn count_shard(view: &View, manifest: &Manifest, shard: ShardId) -> Result<u64> 
     Ok(ids.live.len() as u64)
 }
 
-/// Refuses documents that `shards` shards would not have in this one: a server would look for them in
-/// another, and not find them.
+/// Refuses documents in a shard other than the one that `shards` shards would assign them to: a server would look for
+/// them there, and not find them.
 pub(super) fn check_placement(
     mut ids: impl Iterator<Item = DocId>,
     shard: ShardId,
@@ -64,7 +64,7 @@ fn position(snapshot: &Snapshot) -> Position {
     Position { next_lsn: Lsn(snapshot.next_lsn), chain: snapshot.chain }
 }
 
-/// The documents alive in a snapshot.
+/// The live documents in a snapshot.
 fn snapshot_ids(view: &View, shard: ShardId, snapshot: &Snapshot) -> Result<HashSet<u64>> {
     let found = run(contents(view, shard, snapshot.number)).map_err(|error| error.to_string())?;
     let bad = |why: &str| format!("{} is damaged: {why}", snapshot.file);
@@ -100,11 +100,11 @@ fn snapshot_ids(view: &View, shard: ShardId, snapshot: &Snapshot) -> Result<Hash
     Ok(live)
 }
 
-/// The documents of a shard, as the records of its log come.
+/// Ids of a shard's documents, updated by the records of its log.
 #[derive(Default)]
 struct Ids {
     live: HashSet<u64>,
-    /// Those of a batch that is not yet complete.
+    /// Ids of a batch that is not complete yet.
     batch: Vec<u64>,
 }
 

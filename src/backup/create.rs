@@ -1,4 +1,4 @@
-//! Makes a backup, beside a running server or a stopped one.
+//! Creation of a backup, beside a running server or a stopped one.
 
 use std::hash::{BuildHasher, RandomState};
 use std::path::Path;
@@ -18,30 +18,29 @@ use crate::manifest::{Manifest, Segment};
 use crate::snapshot::parse_snapshot_name;
 use crate::snapshot::reader::{contents, verify};
 
-/// What is asked for.
+/// Options of a backup.
 #[derive(Clone, Debug, Default)]
 pub struct Create {
-    /// What its maker wants to say.
+    /// Description by its maker.
     pub description: String,
-    /// The backup to add to; a full one without.
+    /// The backup to add to; `None` for a full backup.
     pub reference: Option<String>,
-    /// Take no rests: no server that anybody waits for is beside it.
+    /// Without rests: no server in use is beside it.
     pub is_fast: bool,
 }
 
-/// A backup, and what its maker should know about it.
+/// A new backup, and a warning for its maker.
 pub struct Created {
     /// The backup.
     pub backup: Backup,
-    /// The clock was set back at some time, so that the shards could not be cut at one moment.
+    /// The clock was set back at some time, so the shards could not be cut at one moment.
     pub is_clock_back: bool,
 }
 
 /// Makes a backup of a data directory.
 ///
 /// # Errors
-/// If the directory or the reference can't be used, or the backup can't be written. Nothing is
-/// left of it then.
+/// If the directory or the reference can't be used, or the backup can't be written. Then no part of it is left.
 pub fn create(storage: &Storage, data_dir: &Path, create: Create) -> Result<Created> {
     let pace = if create.is_fast { Pace::default() } else { Pace::gentle() };
     if storage.overlap(data_dir) == Overlap::Same {
@@ -86,7 +85,7 @@ pub fn create(storage: &Storage, data_dir: &Path, create: Create) -> Result<Crea
     Ok(Created { backup, is_clock_back: state.is_clock_back })
 }
 
-/// A name that sorts by time and that no other backup has.
+/// An unused name that sorts by time.
 fn new_id(unix_ms: u64) -> String {
     let (year, month, day) = date(unix_ms / 1000 / DAY);
     let second = unix_ms / 1000 % DAY;
@@ -113,9 +112,9 @@ fn check_parent(parent: &Backup, manifest: &Manifest) -> Result<()> {
 
 /// The state that is backed up.
 pub(super) struct State {
-    /// All segments complete.
+    /// All segments are complete.
     pub(super) manifest: Manifest,
-    /// From when on its log can be cut at any moment.
+    /// Earliest moment at which its log can be cut, in Unix milliseconds.
     earliest_ms: u64,
     pub(super) is_clock_back: bool,
 }
@@ -126,11 +125,11 @@ impl State {
         if !state.is_clock_back {
             return Ok(state);
         }
-        // What is on the disk was written, whatever the clock says.
+        // Everything on the disk was written, whatever the clock says.
         Ok(Self { is_clock_back: true, ..Self::up_to(source, parent, u64::MAX)? })
     }
 
-    /// The state at a moment. Where the clock was set back, there is no such moment.
+    /// The state at a moment. If the clock was set back, there is no such moment.
     fn up_to(source: &Source, parent: Option<&Backup>, until_ms: u64) -> Result<Self> {
         let (view, listed) = (&source.view, &source.manifest);
         let mut manifest = Manifest { segments: Vec::new(), ..listed.clone() };
@@ -139,7 +138,7 @@ impl State {
             let is_known = |segment: &Segment, file: &Viewed| is_in(parent, segment, file);
             let log = cut(view, shard, &listed.segments, until_ms, is_known);
             let log = log.map_err(|why| explain(why, until_ms))?;
-            // One that is later than now, or is in a segment that was complete before the moment.
+            // A group with a stamp later than now, or in a segment that was complete before the moment.
             is_clock_back |= log
                 .later_ms
                 .is_some_and(|later_ms| later_ms > unix_ms() || lost_sealed(listed, &log));
@@ -161,14 +160,14 @@ fn explain(why: String, until_ms: u64) -> String {
     )
 }
 
-/// True if a segment that MANIFEST says is complete was cut.
+/// True if a segment that MANIFEST lists as complete was cut.
 fn lost_sealed(listed: &Manifest, log: &Cut) -> bool {
     let Some(shard) = log.first.map(|first| first.shard.0) else { return false };
     let mut sealed = listed.segments.iter().filter(|s| s.shard == shard && s.sealed.is_some());
     sealed.any(|segment| !log.segments.contains(segment))
 }
 
-/// True if a backup has the segment as it is, or its chain.
+/// True if the backup or its chain has the segment unchanged.
 fn is_in(backup: Option<&Backup>, segment: &Segment, file: &Viewed) -> bool {
     let Some(backup) = backup.filter(|backup| backup.manifest.segments.contains(segment)) else {
         return false;
@@ -177,8 +176,8 @@ fn is_in(backup: Option<&Backup>, segment: &Segment, file: &Viewed) -> bool {
     stored.is_some_and(|stored| head_crc(file).is_ok_and(|crc| crc == stored.head_crc32c))
 }
 
-/// From when on the logs can be cut at any moment: where all have what came after one of their
-/// snapshots, or everything.
+/// Earliest moment at which the logs can be cut: from then on all have everything after one of their snapshots, or
+/// everything.
 fn earliest_ms(view: &View, manifest: &Manifest, logs: &[Cut]) -> Result<u64> {
     let (mut earliest, mut made) = (0, u64::MAX);
     for (shard, log) in shards(manifest).zip(logs) {
@@ -202,7 +201,7 @@ fn damaged_snapshot(why: &str) -> String {
     format!("{why}. Have the server write a new one (CreateSnapshot), and try again.")
 }
 
-/// Copies what the chain of the parent does not have; all files of the backup, by name.
+/// Copies the files that the chain of the parent does not have; returns all files of the backup, by name.
 fn copy(
     storage: &Storage,
     draft: &Draft,
@@ -268,7 +267,7 @@ fn wanted(source: &Source, manifest: &Manifest) -> Result<Vec<Viewed>> {
     Ok(wanted)
 }
 
-/// What the parent says of a file, if it or its chain has it in the same bytes.
+/// The parent's entry of a file, if the parent or its chain has it with equal bytes.
 fn stored<'a>(
     parent: Option<&'a Backup>,
     manifest: &Manifest,
@@ -284,7 +283,7 @@ fn stored<'a>(
     Ok(is_same.then_some(stored))
 }
 
-/// Checks what was written as a start would, from what was written; how many documents it has.
+/// Checks the written files as a start would, by reading them back; returns the number of documents.
 fn check(
     storage: &Storage,
     draft: &Draft,

@@ -1,8 +1,8 @@
-//! A shard's log as it was at a moment: its segments up to the last whole group of then.
+//! A shard's log as it was at a moment: its segments up to the last whole group written by then.
 //!
-//! Where the clock was set back, stamps go back within a log. The log is cut before the first group
-//! that is later than the moment, and what follows that is left out, whatever its stamp: what is
-//! left is what the log once was.
+//! Where the clock was set back, stamps go back within a log. The log is cut before the first group that is later than
+//! the moment, and everything after that group is left out, whatever its stamp: the rest is a state that the log once
+//! had.
 
 use std::time::Duration;
 
@@ -15,28 +15,28 @@ use crate::types::{Lsn, ShardId};
 use crate::wal::reader::{Head, ReadError, Scan, Tail, has_groups, read_head, read_until};
 use crate::wal::segment::SegmentHeader;
 
-/// A server may write a group just where it is read: it is whole a moment later, where one that
-/// is damaged stays so.
+/// Attempts to read a group: a server may be writing it, and then it is whole a moment later; a damaged one stays
+/// damaged.
 const ATTEMPTS: usize = 5;
 const PAUSE: Duration = Duration::from_millis(50);
 
-/// Where the groups of a segment whose header is gone would begin.
+/// Range in which the groups of a segment with a missing header would begin, in bytes.
 const BEGIN_BYTES: u64 = 1 << 20;
 
 /// A log up to a moment.
 pub struct Cut {
-    /// The segments with what was written by then, all complete.
+    /// Its segments with the groups written by then, all complete.
     pub segments: Vec<Segment>,
-    /// Where it stood then; `None` if there is no segment.
+    /// Position of its end; `None` if there is no segment.
     pub end: Option<Position>,
     /// Header of the first segment.
     pub first: Option<SegmentHeader>,
-    /// The first group that was written after the moment, Unix milliseconds.
+    /// Stamp of the first group written after the moment, in Unix milliseconds.
     pub later_ms: Option<u64>,
 }
 
-/// Cuts the log of `shard`, of which `segments` are listed, after what was written up to
-/// `until_ms`. Segments that `is_known` has seen before are taken as they are recorded.
+/// Cuts the log of `shard`, of which `segments` are listed, after the groups written up to `until_ms`. Segments for
+/// which `is_known` is true are taken as recorded, unread.
 ///
 /// # Errors
 /// If a file is missing or damaged.
@@ -103,7 +103,7 @@ fn scan(
     scan()
 }
 
-/// The segments that have been taken into use, in their order.
+/// The segments that have been taken into use, in order.
 fn open(
     view: &View,
     shard: ShardId,
@@ -121,7 +121,7 @@ fn open(
             }
             found => Some(found),
         });
-        // Others were made ahead, or given up. The next one tells whether anything is missing.
+        // The others were prepared ahead, or given up. The next segment shows whether anything is missing.
         if let Some(header) = found.transpose()?.flatten() {
             open.push((segment.clone(), file, header));
         }

@@ -1,5 +1,5 @@
-//! How a backup leaves a host to the server that works there: lowest priority, and rests between
-//! pieces of work.
+//! Throttle of a backup, which leaves the host to the server that runs there: lowest priority, and rests between pieces
+//! of work.
 
 use std::cell::Cell;
 use std::rc::Rc;
@@ -10,13 +10,13 @@ use crate::disk::view::Viewed;
 /// Longest rest between two pieces.
 const REST_MAX: Duration = Duration::from_millis(10);
 
-/// The beat of a backup.
+/// Throttle of reads; `None` without rests.
 #[derive(Clone, Default)]
 pub(super) struct Pace(Option<Rc<dyn Fn()>>);
 
 impl Pace {
-    /// Works a third of the time: after each piece twice as long a rest as the piece has taken. Priority
-    /// alone is not enough where the kernel does the work, or the device is what is shared.
+    /// Works a third of the time: each rest takes twice as long as the piece before it. Priority alone is not enough if
+    /// the kernel does the work, or the device is the bottleneck.
     pub(super) fn gentle() -> Self {
         let rested = Cell::new(Instant::now());
         Self(Some(Rc::new(move || {
@@ -25,7 +25,7 @@ impl Pace {
         })))
     }
 
-    /// A file that is read at this pace.
+    /// A file that is read with this throttle.
     pub(super) fn of(&self, file: Viewed) -> Viewed {
         match &self.0 {
             Some(rest) => file.with(rest.clone()),
@@ -34,8 +34,7 @@ impl Pace {
     }
 }
 
-/// Has this process run when others have no use for the processor: what backs up a directory
-/// should not be felt by those whom its server answers.
+/// Gives this process the lowest CPU priority: the clients of the server should not notice a backup of its directory.
 pub fn give_way() {
     const NICE_MAX: i32 = 19;
     let set = rustix::process::setpriority_process(None, NICE_MAX);

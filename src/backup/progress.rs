@@ -1,14 +1,14 @@
-//! How far long work is, for a person at a terminal.
+//! Progress of long work, for a person at a terminal.
 
 use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressStyle};
 
-/// A bar on standard error; nothing where that is no terminal.
+/// A bar on standard error; hidden if that is not a terminal.
 pub struct Progress(ProgressBar);
 
 impl Progress {
-    /// Begins a piece of work of so many bytes.
+    /// Begins a piece of work of `bytes` bytes.
     #[must_use]
     pub fn begin(what: &'static str, bytes: u64) -> Self {
         let template = "{msg} [{wide_bar}] {bytes}/{total_bytes} {bytes_per_sec}, {eta} left";
@@ -16,7 +16,7 @@ impl Progress {
         Self(ProgressBar::new(bytes).with_style(style).with_message(what))
     }
 
-    /// Begins a piece of work of which nobody knows how long it takes.
+    /// Begins a piece of work of unknown duration.
     #[must_use]
     pub fn wait(what: &'static str) -> Self {
         let bar = ProgressBar::new_spinner().with_message(what);
@@ -24,7 +24,7 @@ impl Progress {
         Self(bar)
     }
 
-    /// So many bytes more are done.
+    /// Notes that `bytes` more are done.
     pub fn add(&self, bytes: usize) {
         self.0.inc(bytes as u64);
     }

@@ -1,4 +1,4 @@
-//! Which backups may go.
+//! Selection and removal of backups that are not kept.
 
 use std::collections::BTreeSet;
 
@@ -7,43 +7,43 @@ use super::record::Backup;
 use super::storage::{Storage, UNFINISHED_AGE};
 use super::time::{DAY, date};
 
-/// Which to keep.
+/// Rules for keeping backups.
 #[derive(Clone, Copy, Debug)]
 pub struct Rules {
-    /// The newest of each of so many hours that have one.
+    /// Number of hours of which the newest backup is kept.
     pub hourly: usize,
-    /// Of days.
+    /// Number of days of which the newest backup is kept.
     pub daily: usize,
-    /// Of weeks, from Monday on.
+    /// Number of weeks, from Monday on, of which the newest backup is kept.
     pub weekly: usize,
-    /// Of months.
+    /// Number of months of which the newest backup is kept.
     pub monthly: usize,
-    /// None that is younger goes.
+    /// Backups younger than this are kept.
     pub min_age_days: u64,
-    /// Instead of all that: whatever is older goes, nothing else.
+    /// If set, the only rule: older backups are removed, and no others.
     pub older_than_days: Option<u64>,
 }
 
-/// What went, or would.
+/// Result of a prune, or of its dry run.
 pub struct Pruned {
-    /// Those that went, oldest first.
+    /// Removed backups, oldest first.
     pub removed: Vec<Backup>,
-    /// How many stay.
+    /// Number of kept backups.
     pub kept: usize,
-    /// Those that stay only because one that is kept needs them.
+    /// Backups kept only because a kept one needs them.
     pub needed: Vec<String>,
-    /// What backups had left that were killed; it is gone.
+    /// Removed remains of backups that were killed.
     pub unfinished: Vec<String>,
-    /// Those that can't be read; they stay.
+    /// Unreadable backups, which are kept.
     pub damaged: Vec<String>,
 }
 
-/// Removes the backups that the rules do not keep, unless it is only asked which.
+/// Removes the backups that the rules do not keep; with `is_dry_run` it only selects them.
 ///
 /// # Errors
 /// If one can't be removed; those before it are gone.
 pub fn prune(storage: &Storage, rules: &Rules, now: u64, is_dry_run: bool) -> Result<Pruned> {
-    // Before anything is listed: what is added later may need what is chosen here.
+    // Claimed before anything is listed: a backup added later may need one selected here.
     let claim = (!is_dry_run).then(|| storage.claim(true)).transpose()?;
     let listed = storage.list()?;
     let mut chosen = choose(&listed.backups, rules, now);
@@ -58,7 +58,7 @@ pub fn prune(storage: &Storage, rules: &Rules, now: u64, is_dry_run: bool) -> Re
         listed.backups.into_iter().partition(|backup| kept.contains(&backup.id));
     let needed: Vec<String> =
         stay.iter().map(|b| b.id.clone()).filter(|id| !chosen.contains(id)).collect();
-    // Newest first: at no time is there one without its parent.
+    // Newest first: at no time is there a backup without its parent.
     for backup in removed.iter().filter(|_| !is_dry_run) {
         storage.remove(&backup.id)?;
     }
@@ -69,7 +69,7 @@ pub fn prune(storage: &Storage, rules: &Rules, now: u64, is_dry_run: bool) -> Re
     Ok(Pruned { removed, kept: stay.len(), needed, unfinished, damaged: listed.damaged })
 }
 
-/// The backups, newest first, that the rules keep; the newest in any case.
+/// The backups, newest first, that the rules keep; always includes the newest.
 fn choose(backups: &[Backup], rules: &Rules, now: u64) -> BTreeSet<String> {
     let days = |backup: &Backup| now.saturating_sub(backup.timestamp) / DAY;
     let mut kept: BTreeSet<String> = backups.first().map(|b| b.id.clone()).into_iter().collect();
@@ -103,7 +103,7 @@ fn choose(backups: &[Backup], rules: &Rules, now: u64) -> BTreeSet<String> {
     kept
 }
 
-/// Those that are kept, and all that they need.
+/// The kept backups, and all that they need.
 fn with_parents(backups: &[Backup], mut kept: BTreeSet<String>) -> BTreeSet<String> {
     let mut open: Vec<String> = kept.iter().cloned().collect();
     while let Some(id) = open.pop() {
@@ -145,7 +145,7 @@ mod tests {
     }
 
     #[test]
-    fn the_newest_of_each_period_stays() {
+    fn newest_backup_of_each_period_stays() {
         // A Monday, at midnight.
         let monday = 1_772_409_600;
         assert_eq!(date(monday / DAY), (2026, 3, 2));
@@ -173,12 +173,12 @@ mod tests {
         case(Rules { hourly: 2, monthly: 9, ..RULES }, &[0, 1, 6, 7]);
         case(Rules { min_age_days: 1, ..RULES }, &[0, 1, 2, 3, 4]);
         case(Rules { older_than_days: Some(2), ..RULES }, &[0, 1, 2, 3, 4, 5]);
-        // However old it is, the newest stays.
+        // The newest stays, however old it is.
         assert_eq!(kept(&backups, Rules { older_than_days: Some(1), ..RULES }, 2 * now), [at[0]]);
     }
 
     #[test]
-    fn what_a_kept_one_needs_stays() {
+    fn parents_of_a_kept_backup_stay() {
         let backups = [
             backup(9_000, Some(5_000)),
             backup(7_000, None),

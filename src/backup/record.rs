@@ -1,4 +1,4 @@
-//! `backup.json`: what a backup is, and where each of its files lies.
+//! `backup.json`: description of a backup, and the location of each of its files.
 //!
 //! ```json
 //! {"crc32c": "1c2f9a03", "backup": { … }}
@@ -29,12 +29,12 @@ const BYTES_MAX: u64 = 1 << 50;
 /// Last Unix second that a backup may name: the end of the year 9999.
 const SECOND_MAX: u64 = 253_402_300_799;
 
-/// What kind of backup it is.
+/// Kind of a backup.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Type {
-    /// It has all its files.
+    /// The backup has all its files.
     Full,
-    /// It needs its parent, and that one's parents.
+    /// The backup needs its parent, and its parent's parents.
     Incremental,
 }
 
@@ -53,45 +53,45 @@ impl fmt::Display for Type {
 pub struct Stored {
     /// Its name in the data directory.
     pub name: String,
-    /// Its length.
+    /// Length in bytes.
     pub bytes: u64,
-    /// Checksum of all of it.
+    /// Checksum of the whole file.
     pub crc32c: u32,
     /// Checksum of its first block.
     pub head_crc32c: u32,
-    /// The backup of the chain in whose directory it lies.
+    /// Id of the backup of the chain in whose directory it lies.
     pub backup: String,
 }
 
-/// A backup.
+/// Contents of a record.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Backup {
     /// [`VERSION`].
     pub version: u32,
-    /// Its name, and that of its directory.
+    /// Name of the backup and of its directory.
     pub id: String,
-    /// When it was made, Unix seconds.
+    /// Time of creation, in Unix seconds.
     pub timestamp: u64,
-    /// What kind.
+    /// Kind.
     pub backup_type: Type,
-    /// The backup that it adds to.
+    /// The backup that it adds to; `None` for a full backup.
     pub parent_id: Option<String>,
-    /// What its maker wanted to say.
+    /// Description by its maker.
     pub description: String,
     /// Bytes of the files that it adds.
     pub size_bytes: u64,
-    /// Documents in it.
+    /// Number of documents.
     pub vector_count: u64,
-    /// Over the names, lengths and checksums of all its files, in hexadecimal.
+    /// Checksum over names, lengths and checksums of all its files, in hexadecimal.
     pub checksum: String,
-    /// The state is that of this moment, Unix milliseconds.
+    /// Moment of its state, in Unix milliseconds.
     pub cut_unix_ms: u64,
-    /// From this moment on its log can be cut at any other, Unix milliseconds.
+    /// Earliest moment at which its log can be cut, in Unix milliseconds.
     pub earliest_unix_ms: u64,
-    /// MANIFEST of the state: every segment is complete.
+    /// MANIFEST of the state, with every segment complete.
     pub manifest: Manifest,
-    /// All files of the state, MANIFEST excepted, by name.
+    /// All files of the state except MANIFEST, by name.
     pub files: Vec<Stored>,
 }
 
@@ -103,7 +103,7 @@ struct Envelope {
 }
 
 impl Backup {
-    /// The bytes of the file.
+    /// The encoded record.
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
         let text = serde_json::to_string_pretty(self).expect("plain data serializes");
@@ -115,10 +115,10 @@ impl Backup {
         bytes
     }
 
-    /// Reads the bytes of the file, trusting nothing.
+    /// Decodes a record without trusting it.
     ///
     /// # Errors
-    /// What is wrong with them.
+    /// The fault in the bytes.
     pub fn decode(bytes: &[u8]) -> Result<Self> {
         let damaged = |why: &dyn fmt::Display| format!("{RECORD_NAME} is damaged: {why}");
         let envelope: Envelope = serde_json::from_slice(bytes).map_err(|why| damaged(&why))?;
@@ -156,7 +156,7 @@ impl Backup {
         Ok(backup)
     }
 
-    /// Refuses numbers that no backup has: they would become loops, sums and sizes.
+    /// Refuses impossible numbers: they would become loops, sums and sizes.
     fn check_numbers(&self) -> Result<()> {
         let Manifest { shards, dimension, snapshots, segments, .. } = &self.manifest;
         let shards = *shards;
@@ -199,7 +199,7 @@ impl Backup {
         self.files.iter().find(|file| file.name == name)
     }
 
-    /// The files that lie in its own directory.
+    /// The files in its own directory.
     pub fn own_files(&self) -> impl Iterator<Item = &Stored> {
         self.files.iter().filter(|file| file.backup == self.id)
     }
@@ -213,14 +213,14 @@ impl Stored {
     }
 }
 
-/// True if a name can be that of a file or a backup, wherever it came from.
+/// True if a name is safe as that of a file or a backup, whatever its source.
 #[must_use]
 pub fn is_plain(name: &str) -> bool {
     let is_good = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-' | b'.');
     !name.is_empty() && name.len() <= 128 && !name.starts_with('.') && name.bytes().all(is_good)
 }
 
-/// True if a name looks like that of a backup: `20260301-040506-0a1b`.
+/// True if a name has the form of a backup's: `20260301-040506-0a1b`.
 #[must_use]
 pub fn is_id(name: &str) -> bool {
     let lengths: Vec<usize> = name.split('-').map(str::len).collect();

@@ -1,7 +1,7 @@
-//! From a backup to a data directory, as the backup is or as it was at an earlier moment.
+//! Restoring a data directory from a backup, to its state or to an earlier moment.
 //!
-//! Nothing in the target is touched before everything is written beside it, durable, its checksums
-//! compared and every shard opened for a trial. Then one takes the place of the other at once.
+//! The target is not touched before everything is written beside it, durable, its checksums compared and every shard
+//! opened for a trial. Then the new directory replaces the target atomically.
 
 use std::ffi::OsString;
 use std::io::ErrorKind;
@@ -27,48 +27,48 @@ use crate::types::position::Position;
 use crate::types::{Lsn, ShardId};
 use crate::wal::recover::recover;
 
-/// Which state.
+/// State to restore.
 #[derive(Clone, Debug)]
 pub enum Point {
-    /// That of a backup.
+    /// State of this backup.
     Backup(String),
-    /// That of the end of this Unix second.
+    /// State at the end of this Unix second.
     Second(u64),
 }
 
-/// What is asked for.
+/// Options of a restore.
 #[derive(Clone, Debug)]
 pub struct Restore {
-    /// Which state.
+    /// State to restore.
     pub point: Point,
     /// Change nothing.
     pub is_dry_run: bool,
-    /// What is in the target may go.
+    /// Existing data in the target may be removed.
     pub may_clear: bool,
 }
 
-/// What was restored, or would be.
+/// Result of a restore, or of its dry run.
 #[derive(Clone, Debug)]
 pub struct Restored {
-    /// From which backup.
+    /// Id of the backup.
     pub id: String,
-    /// Documents.
+    /// Number of documents.
     pub vectors: u64,
-    /// Files.
+    /// Number of files.
     pub files: usize,
-    /// Their bytes.
+    /// Bytes of these files.
     pub bytes: u64,
-    /// The target held other data, which is gone now, or would be.
+    /// The target had other data, which is removed, or would be.
     pub is_replaced: bool,
-    /// What is in the way of a restore that changes something; only after a dry run.
+    /// Options that a real restore would need; only after a dry run.
     pub needs: Vec<String>,
 }
 
 /// Restores a data directory.
 ///
 /// # Errors
-/// If there is no such backup or state, it is damaged, or the target is in use, not empty, or
-/// can't be written. The target is as it was then.
+/// If there is no such backup or state, it is damaged, or the target is in use, not empty, or can't be written. Then
+/// the target is unchanged.
 pub fn restore(storage: &Storage, target: &Path, restore: &Restore) -> Result<Restored> {
     let backup = choose(storage, &restore.point)?;
     chain(storage, &backup.id)?;
@@ -111,7 +111,7 @@ pub fn restore(storage: &Storage, target: &Path, restore: &Restore) -> Result<Re
         |log: &&Path| !target.canonicalize().is_ok_and(|target| log.starts_with(target));
     let former_log = Folders::of(target).log().filter(is_outside).map(Path::to_owned);
     let finished = staged.finish(lock.is_some());
-    // What led to the former log may be gone by then, or will be with what is to be removed.
+    // The link to the former log may be gone by then, or will be removed with the old directory.
     finished.map_err(|why| match &former_log {
         Some(log) if Folders::of(target).log() != Some(log) => {
             format!("{why} The former log is in {}: remove that too.", log.display())
@@ -130,7 +130,7 @@ pub fn restore(storage: &Storage, target: &Path, restore: &Restore) -> Result<Re
     Ok(restored)
 }
 
-/// Looks whether a server has the target, and leaves no trace of that.
+/// Checks that no server uses the target, without leaving a trace.
 fn check_unused(target: &Path) -> Result<()> {
     match user_of(target) {
         Some(holder) => Err(format!(
@@ -142,7 +142,7 @@ fn check_unused(target: &Path) -> Result<()> {
     }
 }
 
-/// Refuses a target that is a backup, or has the backups in it: they would be replaced or removed.
+/// Refuses a target that is a backup, or contains backups: they would be replaced or removed.
 fn check_apart(storage: &Storage, target: &Path) -> Result<()> {
     let shown = target.display();
     match storage.overlap(target) {
@@ -158,7 +158,7 @@ fn check_apart(storage: &Storage, target: &Path) -> Result<()> {
     }
 }
 
-/// Refuses a target with data that may not be replaced, and one that is no directory.
+/// Refuses a target with data that may not be replaced, and one that is not a directory.
 fn check_empty(target: &Path, restore: &Restore) -> Result<()> {
     let shown = target.display();
     if target.exists() && !target.is_dir() {
@@ -175,7 +175,7 @@ fn check_empty(target: &Path, restore: &Restore) -> Result<()> {
     Ok(())
 }
 
-/// Entries of a directory that may not be there, without LOCK.
+/// Number of entries of a directory, which may be missing; LOCK does not count.
 fn count_entries(target: &Path) -> Result<usize> {
     let names: Vec<OsString> = match std::fs::read_dir(target) {
         Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
@@ -200,7 +200,7 @@ fn choose(storage: &Storage, point: &Point) -> Result<Backup> {
     }
     let end_ms = end_ms(second);
     let has = |b: &&Backup| b.earliest_unix_ms <= end_ms && end_ms <= b.cut_unix_ms;
-    // The oldest of them has the least to read.
+    // The oldest backup with the moment has the least to read.
     if let Some(backup) = listed.backups.iter().rev().find(has) {
         return Ok(backup.clone());
     }
@@ -228,8 +228,7 @@ fn end_ms(second: u64) -> u64 {
     second.saturating_mul(1000).saturating_add(999)
 }
 
-/// MANIFEST of the state at the end of a second: the logs are cut there, and the snapshots that
-/// know more are left out.
+/// MANIFEST of the state at the end of a second: the logs are cut there, and later snapshots are left out.
 fn at(view: &View, backup: &Backup, second: u64) -> Result<Manifest> {
     let mut manifest =
         Manifest { segments: Vec::new(), snapshots: Vec::new(), ..backup.manifest.clone() };
@@ -242,9 +241,9 @@ fn at(view: &View, backup: &Backup, second: u64) -> Result<Manifest> {
                 Some(end) if snapshot.next_lsn != end.next_lsn.0 => {
                     snapshot.next_lsn < end.next_lsn.0 && !log.segments.is_empty()
                 }
-                // A group without records may be between the snapshot and the end of the log, or
-                // between that and the snapshot: whatever the clock of then has made of their
-                // stamps, the log has to have been where the snapshot was made.
+                // Groups without records may lie between the snapshot and the end of the log, or after that end and
+                // before the snapshot: whatever their stamps are after changes of the clock, the log has to have been
+                // where the snapshot was made.
                 Some(_) if !log.segments.is_empty() => leads_to(view, shard, &log, snapshot),
                 // The log may not say when it was written.
                 _ => is_made_by(view, shard, snapshot, second)?,
@@ -269,8 +268,8 @@ fn at(view: &View, backup: &Backup, second: u64) -> Result<Manifest> {
     Ok(manifest)
 }
 
-/// True if a log that ends at the LSN of a snapshot is the log of it. Where it is damaged, it is
-/// not, and what is restored without the snapshot will show that.
+/// True if a log that ends at the LSN of a snapshot is the log of that snapshot. A damaged log is not, and restoring
+/// without the snapshot will show the damage.
 fn leads_to(view: &View, shard: ShardId, log: &Cut, snapshot: &Snapshot) -> bool {
     let from = Position { next_lsn: Lsn(snapshot.next_lsn), chain: snapshot.chain };
     let mut files = View::default();
@@ -285,7 +284,7 @@ fn is_made_by(view: &View, shard: ShardId, snapshot: &Snapshot, second: u64) -> 
     Ok(contents.header.unix_ms <= end_ms(second))
 }
 
-/// The files that a state needs, and how much of each.
+/// The files that a state needs, and the needed bytes of each.
 fn needed<'a>(backup: &'a Backup, manifest: &Manifest) -> Vec<(&'a Stored, u64)> {
     let is_needed_snapshot = |name: &str| {
         manifest.snapshots.iter().any(|snapshot| {
@@ -305,7 +304,7 @@ fn needed<'a>(backup: &'a Backup, manifest: &Manifest) -> Vec<(&'a Stored, u64)>
     backup.files.iter().filter_map(needed).collect()
 }
 
-/// The files of the shards, as far as they are needed.
+/// The files of the shards, cut to the needed bytes.
 fn cut_view(storage: &Storage, files: &[(&Stored, u64)]) -> Result<View> {
     let mut view = View::default();
     for (file, bytes) in files.iter().filter(|(file, _)| file.is_of_a_shard()) {

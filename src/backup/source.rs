@@ -1,5 +1,5 @@
-//! The data directory, held still: every file that one MANIFEST names, open, and a moment up to
-//! which they have everything.
+//! A consistent view of a data directory: open handles of every file that one MANIFEST names, and a moment up to which
+//! they are complete.
 
 use std::io::ErrorKind;
 use std::path::Path;
@@ -15,45 +15,44 @@ use crate::manifest::{MANIFEST_NAME, Manifest};
 use crate::snapshot::snapshot_name;
 use crate::types::ShardId;
 
-/// How often MANIFEST may change while its files are opened. A server changes it a few times for
-/// each segment it fills.
+/// Attempts: how often MANIFEST may change while its files are opened. A server changes it a few times for each segment
+/// it fills.
 const ATTEMPTS: usize = 500;
 
-/// Between two of them.
+/// Time between two attempts.
 const PAUSE: Duration = Duration::from_millis(2);
 
-/// Files that belong to the state beside those of the shards, and a folder of such files.
+/// Files of the state that belong to no shard, and a folder of such files.
 const TENANTS_NAME: &str = "tenants.json";
 const USAGE_FOLDER: &str = "usage";
 
 /// A data directory as it was at a moment.
 pub struct Source {
-    /// Which files are the state.
+    /// MANIFEST of the state.
     pub manifest: Manifest,
-    /// They. A server may remove their names; here they stay.
+    /// Open files of the state. A server may remove their names; the handles keep the contents.
     pub view: View,
-    /// Small files beside them, by name.
+    /// Small files of the state, by name.
     pub extras: Vec<(String, Vec<u8>)>,
-    /// The files have everything that was written up to the end of this Unix millisecond, and no
-    /// snapshot knows more.
+    /// The files contain everything written up to the end of this Unix millisecond, and no snapshot contains more.
     pub at_ms: u64,
 }
 
-/// Opens all files of a data directory, beside a running server or not. Writes nothing.
+/// Opens all files of a data directory, whether or not a server is running. Writes nothing.
 ///
 /// # Errors
-/// If it is none, a file is missing or can't be opened, or it does not hold still.
+/// If it is not a data directory, a file is missing or can't be opened, or MANIFEST changes too often.
 pub fn open(data_dir: &Path) -> Result<Source> {
     let mut view = View::default();
     let mut missing = None;
     for _ in 0..ATTEMPTS {
         let manifest = read_manifest(data_dir)?;
         let names = names(&manifest);
-        // What was opened before stays open: each try has less to do.
+        // Files opened before stay open: each attempt has less to do.
         view.retain(|name| names.iter().any(|n| n == name));
         missing = open_missing(data_dir, &names, &mut view)?;
         let at_ms = unix_ms();
-        // Whatever is stamped with this millisecond has been stamped when the next one begins.
+        // Every group stamped with this millisecond has its stamp when the next one begins.
         while unix_ms() == at_ms {
             std::thread::sleep(Duration::from_micros(100));
         }
@@ -104,7 +103,7 @@ fn names(manifest: &Manifest) -> Vec<String> {
     names
 }
 
-/// Opens the files that are not open yet; the name of one that is not there.
+/// Opens the files that are not open yet; returns the name of a missing one.
 fn open_missing(data_dir: &Path, names: &[String], view: &mut View) -> Result<Option<String>> {
     let folders = Folders::of(data_dir);
     folders.log().map_or(Ok(()), |log| check_there(data_dir, log))?;

@@ -1,4 +1,4 @@
-//! Puts a directory that is complete in the place of another, or of none.
+//! Atomic replacement of a directory, existing or not, by a complete one.
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
@@ -9,7 +9,7 @@ use rustix::fs::{CWD, RenameFlags, renameat_with};
 use super::Result;
 use super::storage::{sync_directory, sync_tree};
 
-/// A directory beside the target, which becomes the target or goes away.
+/// A directory beside the target, which becomes the target or is removed.
 pub(super) struct Staged {
     path: PathBuf,
     target: PathBuf,
@@ -17,7 +17,7 @@ pub(super) struct Staged {
 }
 
 impl Staged {
-    /// Makes the directory.
+    /// Creates the directory.
     pub(super) fn begin(target: &Path, id: &str) -> Result<Self> {
         let target = match fs::canonicalize(target) {
             Ok(target) => target,
@@ -29,7 +29,7 @@ impl Staged {
         check_same_device(&target, parent)?;
         let name = target.file_name().unwrap_or_default().to_string_lossy().into_owned();
         let path = parent.join(format!(".{name}.restore-{id}.tmp"));
-        // What a restore of the same backup has left that was killed.
+        // Left by a killed restore of this backup.
         if path.is_dir() {
             fs::remove_dir_all(&path)
                 .map_err(|error| format!("{} can't be removed: {error}", path.display()))?;
@@ -39,13 +39,13 @@ impl Staged {
         Ok(Self { path, target, is_done: false })
     }
 
-    /// Where files go.
+    /// Path of the directory.
     pub(super) fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Makes it the target, durable, and removes what was there, which `is_former_ours` says is locked.
-    /// A target that somebody else has made meanwhile stays.
+    /// Makes it the target, durably, and removes the former one, which is locked by us if `is_former_ours`. A target
+    /// that another process has created meanwhile stays.
     pub(super) fn finish(mut self, is_former_ours: bool) -> Result<()> {
         let failed = |error: std::io::Error| {
             format!("{} can't be put in place: {error}", self.target.display())
@@ -83,7 +83,7 @@ impl Drop for Staged {
     }
 }
 
-/// A directory that is a mount point can't be replaced.
+/// Refuses a mount point, which can't be replaced.
 fn check_same_device(target: &Path, parent: &Path) -> Result<()> {
     let device = |path: &Path| fs::metadata(path).map(|metadata| metadata.dev());
     match (device(target), device(parent)) {
@@ -96,8 +96,8 @@ fn check_same_device(target: &Path, parent: &Path) -> Result<()> {
     }
 }
 
-/// Gives the files the owner and the directory the mode of what they replace: a server does not
-/// run as who restores.
+/// Gives the files the owner and the directory the mode of those that they replace: a server does not run as the user
+/// who restores.
 fn take_over(former: &Path, path: &Path) -> Result<()> {
     let failed = |error| format!("{} can't be given its owner: {error}", path.display());
     let metadata = fs::metadata(former).map_err(failed)?;
@@ -118,16 +118,16 @@ fn take_over(former: &Path, path: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Gives a directory a name that nothing has. A server may have made its directory there meanwhile.
+/// Renames a directory to an unused name. A server may have created its directory there meanwhile.
 fn put_new(staged: &Path, target: &Path) -> std::io::Result<()> {
     match renameat_with(CWD, staged, CWD, target, RenameFlags::NOREPLACE) {
-        // An empty directory is replaced then, and nothing else.
+        // This rename replaces an empty directory, and nothing else.
         Err(rustix::io::Errno::INVAL | rustix::io::Errno::NOSYS) => fs::rename(staged, target),
         renamed => renamed.map_err(Into::into),
     }
 }
 
-/// Exchanges two directories, at once where the file system can do that.
+/// Exchanges two directories, atomically if the file system supports it.
 fn exchange(staged: &Path, target: &Path) -> std::io::Result<()> {
     match renameat_with(CWD, staged, CWD, target, RenameFlags::EXCHANGE) {
         Err(rustix::io::Errno::INVAL | rustix::io::Errno::NOSYS) => {}

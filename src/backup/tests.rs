@@ -12,11 +12,11 @@ use crate::types::ShardId;
 use crate::types::record::Record;
 use crate::wal::sample::{SHARDS, Sample};
 
-/// Groups of the sample are stamped 9, and the one that ends a life in good order 10.
+/// Stamp of the groups of the sample is 9, and 10 for the one that ends a life in good order.
 const GROUP_MS: u64 = 9;
 const SEAL_MS: u64 = 10;
 
-/// The sample on a real disk, opened as if it were the moment `at_ms`.
+/// The sample on a real disk, opened as if at the moment `at_ms`.
 fn opened(sample: &Sample, at_ms: u64) -> Source {
     let binary = std::env::current_exe().unwrap();
     let directory = tempfile::tempdir_in(binary.parent().unwrap()).unwrap();
@@ -73,7 +73,7 @@ fn a_log_ends_with_the_last_group_of_the_moment() {
         let (before, whole) = (at(GROUP_MS - 1), at(u64::MAX));
         assert_eq!((before.segments.len(), before.end.unwrap().next_lsn.0), (0, 1));
         assert_eq!(before.later_ms, Some(GROUP_MS));
-        // The group that seals the first life is later, and all behind it.
+        // The group that seals the first life is later, and so are all after it.
         let first = at(GROUP_MS);
         assert_eq!(first.end.unwrap().next_lsn.0, next(first_life[index]));
         assert_eq!(first.later_ms, Some(SEAL_MS));
@@ -82,9 +82,9 @@ fn a_log_ends_with_the_last_group_of_the_moment() {
     }
 }
 
-/// What was complete before the moment is later than it: nothing is left out for that.
+/// A segment completed before the moment has a later stamp: nothing is left out for that.
 #[test]
-fn where_the_clock_was_set_back_everything_is_taken() {
+fn logs_are_taken_whole_after_the_clock_was_set_back() {
     let sample = Sample::made();
     for at_ms in [0, GROUP_MS - 1, GROUP_MS] {
         let source = opened(&sample, at_ms);

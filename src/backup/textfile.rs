@@ -1,9 +1,8 @@
-//! When backups were made and verified last, for monitoring: a file of Prometheus text that the
-//! textfile collector of node_exporter reads. A run that fails leaves the figures of the last good
-//! one where they are, and says that it failed.
+//! Times of the last backup and verification, for monitoring: a file of Prometheus text that the textfile collector of
+//! node_exporter reads. A failed run keeps the figures of the last good one, and notes the failure.
 //!
-//! The file is replaced as a whole, so that the collector reads all of it or the one before. What
-//! another command has noted stays, and its directory is locked meanwhile.
+//! The file is replaced as a whole, so that the collector reads either version whole. Notes of other commands stay, and
+//! the directory is locked meanwhile.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -15,10 +14,10 @@ use std::time::Instant;
 
 use super::Result;
 
-/// Longest file that can be one of ours.
+/// Longest file that can be one of ours, in bytes.
 const BYTES_MAX: u64 = 64 << 10;
 
-/// All families, with what each is. All are gauges.
+/// All families, with their help texts. All are gauges.
 const FAMILIES: [(&str, &str); 8] = [
     (CREATE_SUCCEEDED, "1 if the last run of kyrodb_backup create has made a backup, else 0"),
     (LAST_SUCCESS, "The moment, in Unix seconds, whose state the last backup has"),
@@ -35,35 +34,35 @@ const LAST_SUCCESS: &str = "kyrodb_backup_last_success_timestamp_seconds";
 const VERIFY_SUCCEEDED: &str = "kyrodb_backup_verify_succeeded";
 const LAST_VERIFIED: &str = "kyrodb_backup_last_verified_timestamp_seconds";
 
-/// What a command has done.
+/// Result of a command.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Done {
     /// A backup was made.
     Created {
-        /// Of the moment whose state it has.
+        /// Moment of its state.
         unix_seconds: u64,
-        /// That it has added.
+        /// Bytes that it has added.
         bytes: u64,
-        /// In it.
+        /// Documents in it.
         documents: u64,
     },
-    /// None could be made.
+    /// A backup failed.
     NotCreated,
     /// A backup is good.
     Verified {
-        /// Now.
+        /// Time of the verification.
         unix_seconds: u64,
     },
-    /// It is not.
+    /// A backup is not good, or could not be verified.
     NotVerified,
 }
 
-/// The file.
+/// The text file.
 #[derive(Debug)]
 pub struct Textfile {
     path: PathBuf,
     directory: PathBuf,
-    /// What is done begins when the file is opened.
+    /// Start of the command: the time at which the file was opened.
     begun: Instant,
 }
 
@@ -71,7 +70,7 @@ pub struct Textfile {
 type Values = BTreeMap<String, String>;
 
 impl Textfile {
-    /// Sees that the file can be written later, and that it is nobody else's.
+    /// Checks that the file can be written later, and that it belongs to no other program.
     ///
     /// # Errors
     /// If that is not so.
@@ -87,7 +86,7 @@ impl Textfile {
         let file = Self { path: path.to_owned(), directory, begun: Instant::now() };
         let _lock = file.lock()?;
         file.read()?;
-        // Whether the directory may be written to, before a backup is made for hours.
+        // Checks that the directory is writable before a backup takes hours.
         let temporary = file.temporary();
         File::create(&temporary)
             .and_then(|_| std::fs::remove_file(&temporary))
@@ -95,10 +94,10 @@ impl Textfile {
         Ok(file)
     }
 
-    /// Notes what was done.
+    /// Notes a result.
     ///
     /// # Errors
-    /// If the file can't be written. It is as it was then.
+    /// If the file can't be written. Then it is unchanged.
     pub fn note(&self, done: &Done) -> Result<()> {
         let _lock = self.lock()?;
         let mut values = self.read()?;
@@ -135,7 +134,7 @@ impl Textfile {
         })
     }
 
-    /// What is noted already.
+    /// The values in the file.
     fn read(&self) -> Result<Values> {
         let shown = self.path.display();
         match std::fs::metadata(&self.path) {
@@ -159,13 +158,13 @@ impl Textfile {
         let temporary = self.temporary();
         let written = File::create(&temporary).and_then(|mut file| {
             file.write_all(text.as_bytes())?;
-            // The collector runs as another user, whatever this one's umask is.
+            // The collector runs as another user, whatever this user's umask is.
             file.set_permissions(Permissions::from_mode(0o644))?;
             file.sync_all()?;
             std::fs::rename(&temporary, &self.path)
         });
         if written.is_err() {
-            // A directory that can't be written to has nothing left in it either.
+            // Nothing is left in a directory that can't be written to.
             std::fs::remove_file(&temporary).ok();
         }
         written
@@ -215,7 +214,7 @@ mod tests {
     }
 
     #[test]
-    fn what_failed_leaves_the_figures_of_the_last_good_run() {
+    fn a_failed_run_keeps_the_figures_of_the_last_good_one() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("kyrodb_backup.prom");
         let file = Textfile::open(&path).unwrap();
@@ -250,9 +249,9 @@ mod tests {
         assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 1, "no temporary is left");
     }
 
-    /// Alerts and the dashboard ask for nothing that is never written.
+    /// Alerts and the dashboard use only families that are written.
     #[test]
-    fn backups_are_told_of_by_name() {
+    fn backup_metrics_of_alerts_and_dashboard_are_written() {
         for (file, least) in [("prometheus/kyrodb.rules.yml", 4), ("grafana/kyrodb.json", 2)] {
             let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("contrib").join(file);
             let text = std::fs::read_to_string(path).unwrap();
@@ -267,7 +266,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_somebody_elses_stays() {
+    fn files_of_other_programs_are_left_alone() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("disk.prom");
         let others = ["up 1\n", "kyrodb_backup_last_documents many\n", "notes", "x{a=\"b\"} 1\n"];

@@ -1,6 +1,6 @@
-//! Moments as people read them, in UTC.
+//! Formatting of times for people, in UTC.
 
-/// Seconds of a day.
+/// Seconds per day.
 pub const DAY: u64 = 86_400;
 
 /// Year, month and day of a Unix day.
@@ -33,7 +33,7 @@ mod tests {
 
     #[test]
     fn moments_are_those_of_the_calendar() {
-        // As `date -u -d @N` has them.
+        // As `date -u -d @N` prints them.
         for (unix, shown) in [
             (0, "1970-01-01 00:00:00 UTC"),
             (951_782_399, "2000-02-28 23:59:59 UTC"),

@@ -1,4 +1,4 @@
-//! Whether a backup is what was written, and whether a server could start with it.
+//! Verification of a backup: its files are as written, and a server could start with it.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -18,17 +18,17 @@ use crate::types::ShardId;
 use crate::types::limits::BLOCK;
 use crate::types::metric::Metric;
 
-/// Links of a node where no snapshot says how many: nothing is linked for a trial.
+/// Links per node if no snapshot says how many: nothing is linked in a trial.
 const M_DEFAULT: usize = 16;
 
-/// What was verified.
+/// Result of a verification.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Verified {
     /// Backups in the chain.
     pub backups: usize,
     /// Files whose checksums were compared.
     pub files: usize,
-    /// Documents that the trial start has found.
+    /// Documents found by the trial start.
     pub vectors: u64,
 }
 
@@ -64,7 +64,7 @@ pub fn chain(storage: &Storage, id: &str) -> Result<Vec<Backup>> {
 /// Compares every checksum of a backup and of its parents, and opens every shard as a start would.
 ///
 /// # Errors
-/// What is wrong, all of it.
+/// All faults found.
 pub fn verify(storage: &Storage, id: &str) -> Result<Verified> {
     let chain = chain(storage, id)?;
     let files = check_files(storage, chain.iter().flat_map(Backup::own_files))?;
@@ -81,7 +81,7 @@ pub fn verify(storage: &Storage, id: &str) -> Result<Verified> {
     Ok(Verified { backups: chain.len(), files, vectors })
 }
 
-/// Compares the checksums of files, each once; how many there are.
+/// Compares the checksums of files, each once; returns their number.
 ///
 /// # Errors
 /// Which of them are damaged or missing.
@@ -107,7 +107,7 @@ pub fn check_files<'a>(
     if bad.is_empty() { Ok(files.len()) } else { Err(bad.join("\n  ")) }
 }
 
-/// The error of a disk, or another, in words.
+/// The error of a disk, or another, as text.
 pub(super) struct Failed(pub(super) String);
 
 impl From<crate::disk::DiskError> for Failed {
@@ -128,7 +128,7 @@ impl From<Failed> for String {
     }
 }
 
-/// Checksums of a file while it is read.
+/// Checksums of a file, updated while it is read.
 #[derive(Default)]
 pub(super) struct Sums {
     pub(super) bytes: u64,
@@ -145,7 +145,7 @@ impl Sums {
         self.crc = crc32c::crc32c_append(self.crc, piece);
     }
 
-    /// Compares them with those that were written.
+    /// Compares them with the recorded ones.
     pub(super) fn check(&self, file: &Stored) -> Result<()> {
         check_length(file, self.bytes)?;
         if (self.crc, self.head_crc) == (file.crc32c, file.head_crc32c) {
@@ -159,7 +159,7 @@ impl Sums {
     }
 }
 
-/// Compares the length of a file with what was written.
+/// Compares the length of a file with the recorded one.
 pub(super) fn check_length(file: &Stored, bytes: u64) -> Result<()> {
     if bytes == file.bytes {
         return Ok(());
@@ -190,8 +190,8 @@ pub fn view(storage: &Storage, backup: &Backup) -> Result<View> {
     Ok(view)
 }
 
-/// Opens every shard as a start would, one at a time; how many documents there are. A snapshot or
-/// a write that a start would do without is damage here: a backup is whole.
+/// Opens every shard as a start would, one at a time; returns the number of documents. A snapshot or a write that a
+/// start would do without counts as damage here: a backup is complete.
 ///
 /// # Errors
 /// Why a server would not start with these files.
@@ -231,7 +231,7 @@ pub fn trial(view: &View, manifest: &Manifest) -> Result<u64> {
     Ok(vectors)
 }
 
-/// Links of a node in the newest snapshot of a shard.
+/// Links per node in the newest snapshot of a shard.
 fn links(view: &View, manifest: &Manifest, shard: ShardId) -> usize {
     let ours = manifest.snapshots.iter().filter(|snapshot| snapshot.shard == shard.0);
     let newest = ours.max_by_key(|snapshot| snapshot.number);

@@ -1,10 +1,11 @@
-//! What answers that were given once are kept by, so that they can be given again: the parts that know
-//! neither the wire, nor shards, nor executors. `router/cached` makes the cache of queries of them.
+//! Building blocks of the query-result cache: a bounded hash table and a first-seen filter. They depend neither on the
+//! wire format, nor on shards, nor on executors. `router/cached` makes the query cache of them.
 //!
-//! - [`changes`] says whether anything has been written that an answer rests on: written by whoever
-//!   owns the documents, before a client hears of its write, and read before each search.
-//! - [`table`] keeps so many things in so many bytes, and no search waits for it.
-//! - [`seen`] knows what was asked lately, for less memory than keeping it would take.
+//! - [`table`] keeps a bounded number of entries in a bounded number of bytes; no search waits for it.
+//! - [`seen`] remembers recent queries, in less memory than their answers would take.
+//!
+//! Whether a write has invalidated an answer is told by [`crate::types::changes`]: written by the owner of the
+//! documents before a client hears of its write, and read before each search.
 
 pub mod seen;
 pub mod table;

@@ -1,16 +1,16 @@
-//! What was asked lately: a fingerprint for each question, in a table of fixed size in which a newer
-//! one takes the place of an older one. A question that comes for the first time is not worth memory:
-//! most never come again. Nobody waits for anybody.
+//! Doorkeeper of the query cache (as in TinyLFU): fingerprints of recent queries, in a table of fixed size in which a
+//! newer one replaces an older one. The answer to a query that comes for the first time is not worth memory: most
+//! queries never come again. No thread waits for another.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::types::changes::Stamp;
 use crate::types::mix;
 
-/// Fingerprints, 128 KiB of them: about so many different questions ago is lately.
+/// Number of fingerprints, 128 KiB of them: a query counts as recent for about as many different queries.
 const PLACES: usize = 1 << 14;
 
-/// Questions that were asked lately.
+/// Fingerprints of recent queries.
 pub struct Seen(Box<[AtomicU64]>);
 
 impl Default for Seen {
@@ -20,8 +20,8 @@ impl Default for Seen {
 }
 
 impl Seen {
-    /// A question with this hash is asked of this state. True if it was asked of the same state lately:
-    /// an answer that was kept would still be one.
+    /// Notes a query with this hash in this state of the documents. True if it came lately in an equal state: an answer
+    /// kept then would still be valid.
     pub fn note(&self, hash: u64, stamp: Stamp) -> bool {
         let place = &self.0[(mix(hash) % PLACES as u64) as usize];
         let mark = mix(hash ^ stamp.digest());
@@ -53,7 +53,7 @@ mod tests {
         changing.touch(&Payload::new([], "").unwrap());
         changing.settle();
         assert!(!seen.note(1, stamp()));
-        // What is asked in between is remembered as well, and in the end instead.
+        // Other queries in between are remembered as well, and replace the first in the end.
         assert!((0..1_000).filter(|&other| seen.note(1 << 32 | other, stamp())).count() == 0);
         assert!(seen.note(1, stamp()));
         for other in 0..1_000_000 {

@@ -1,23 +1,21 @@
-//! So many things in so many bytes, by hash, for several threads, none of which waits for another:
-//! where a part of the table is in use, nothing is found in it and nothing kept.
+//! Bounded hash table for several threads, with a bound of entries and of bytes. No thread waits for another: while a
+//! part of the table is locked, lookups in it find nothing and new entries are dropped.
 //!
-//! What has to go is chosen by a hand that goes around (CLOCK with a small count): what was found
-//! since the hand came by last stays for as many rounds as it was found, up to `USES_MAX`. What can't
-//! be of use any more goes first.
+//! Eviction is CLOCK with small counters: an entry that was found since the hand passed last stays for as many rounds
+//! as it was found, up to `USES_MAX`. Stale entries, which can't be used any more, go first.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, TryLockError};
 
 use hashbrown::HashTable;
 
-/// Most rounds that something stays for having been found.
+/// Most rounds of the hand that an entry survives because it was found.
 const USES_MAX: u8 = 3;
 
-/// So many places before it the hand looks for what can't be of use any more.
+/// Places ahead of the hand that are searched for stale entries.
 const HAND_LOOKS: usize = 8;
 
-/// Parts that a table has at most, and how many things a part has room for at least, if there are more
-/// parts than one.
+/// Most parts of a table, and least entries of a part if there are several.
 const PARTS_MAX: usize = 16;
 const PART_ENTRIES_MIN: usize = 64;
 
@@ -29,14 +27,14 @@ pub struct Table<V> {
 struct Part<V> {
     entries_max: usize,
     bytes_max: usize,
-    /// What is in `kept`, for whoever only wants to know how much.
+    /// Number and bytes of the entries in `kept`, readable without the lock.
     entries: AtomicUsize,
     bytes: AtomicUsize,
     kept: Mutex<Kept<V>>,
 }
 
 struct Kept<V> {
-    /// Numbers of places.
+    /// Index of places by hash.
     index: HashTable<u32>,
     places: Vec<Option<Entry<V>>>,
     free: Vec<u32>,
@@ -52,7 +50,7 @@ struct Entry<V> {
 }
 
 impl<V: Clone> Table<V> {
-    /// Room for so many things, of so many bytes together.
+    /// A table for at most `entries_max` entries of at most `bytes_max` bytes together.
     #[must_use]
     pub fn new(entries_max: usize, bytes_max: usize) -> Self {
         let count = (entries_max / PART_ENTRIES_MIN).clamp(1, PARTS_MAX);
@@ -66,7 +64,7 @@ impl<V: Clone> Table<V> {
         Self { parts: (0..count).map(part).collect() }
     }
 
-    /// Things in it, and bytes of them.
+    /// Number of entries, and their bytes.
     #[must_use]
     pub fn size(&self) -> (usize, usize) {
         let sum = |of: fn(&Part<V>) -> &AtomicUsize| {
@@ -75,14 +73,14 @@ impl<V: Clone> Table<V> {
         (sum(|part| &part.entries), sum(|part| &part.bytes))
     }
 
-    /// The largest thing that is kept.
+    /// Size of the largest entry that is kept, in bytes.
     #[must_use]
     pub fn entry_bytes_max(&self) -> usize {
-        // It must not drive out all others.
+        // One entry must not drive out all others.
         self.parts[0].bytes_max / 4
     }
 
-    /// True if something of so many bytes has room, and nothing has to go for it.
+    /// True if an entry of this size fits without an eviction.
     #[must_use]
     pub fn has_room(&self, hash: u64, bytes: usize) -> bool {
         let part = self.part(hash);
@@ -90,8 +88,7 @@ impl<V: Clone> Table<V> {
             && part.bytes.load(Ordering::Relaxed) + bytes <= part.bytes_max
     }
 
-    /// True if something goes to the place of what is the same, or of something that can't be of use any
-    /// more and would be the next to go.
+    /// True if an entry would replace an equal one, or a stale one that is next to be evicted.
     #[must_use]
     pub fn has_place_of_stale(
         &self,
@@ -107,7 +104,7 @@ impl<V: Clone> Table<V> {
         entry.is_some_and(|entry| kept.bytes - entry.bytes + bytes <= part.bytes_max)
     }
 
-    /// Forgets what has this hash and is meant.
+    /// Removes the entry with this hash for which `is_meant` is true.
     pub fn forget(&self, hash: u64, is_meant: impl Fn(&V) -> bool) -> Option<V> {
         let part = self.part(hash);
         let mut kept = part.lock()?;
@@ -118,7 +115,7 @@ impl<V: Clone> Table<V> {
         gone.pop()
     }
 
-    /// Finds what has this hash and is wanted.
+    /// Finds an entry with this hash for which `is_wanted` is true.
     pub fn find(&self, hash: u64, mut is_wanted: impl FnMut(&V) -> bool) -> Option<V> {
         let mut kept = self.part(hash).lock()?;
         let Kept { index, places, .. } = &mut *kept;
@@ -132,7 +129,7 @@ impl<V: Clone> Table<V> {
         Some(entry.value.clone())
     }
 
-    /// Finds what has the largest measure of the things that have one, of at most so many looked at.
+    /// Finds the entry with the largest measure, among at most the given number of entries.
     pub fn nearest(
         &self,
         looked_at_max: usize,
@@ -161,9 +158,9 @@ impl<V: Clone> Table<V> {
         nearest.map(|(_, value)| value)
     }
 
-    /// Keeps something in the place of what is the same, or of what has been of the least use, or of
-    /// none. How many had to go for it; `None` if it could not be kept. What is not there any more is put
-    /// into `gone`: it is for the caller to drop, once nobody finds the table in use for it.
+    /// Keeps an entry in the place of an equal one, of a stale one, or of the least used. Returns the number of
+    /// evictions; `None` if the entry could not be kept. Removed entries are put into `gone`, and the caller drops them
+    /// after the lock is released.
     pub fn keep(
         &self,
         hash: u64,
@@ -193,7 +190,7 @@ impl<V: Clone> Table<V> {
         Some(evicted)
     }
 
-    /// Forgets everything, also what is in use at the moment: for whoever may wait.
+    /// Removes all entries, waiting for locked parts: for callers that may wait.
     pub fn clear(&self) {
         for part in &self.parts {
             let mut kept = part.kept.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
@@ -211,11 +208,11 @@ impl<V: Clone> Table<V> {
 }
 
 impl<V> Part<V> {
-    /// The part, unless somebody else has it.
+    /// Locks the part, unless another thread has it.
     fn lock(&self) -> Option<MutexGuard<'_, Kept<V>>> {
         match self.kept.try_lock() {
             Ok(kept) => Some(kept),
-            // What is compared and kept in there may panic, but between two changes only.
+            // Comparing and keeping may panic, but only between two changes.
             Err(TryLockError::Poisoned(kept)) => Some(kept.into_inner()),
             Err(TryLockError::WouldBlock) => None,
         }
@@ -252,7 +249,7 @@ impl<V> Kept<V> {
         self.index.insert_unique(hash, place, hash_of);
     }
 
-    /// The place of what has this hash and is meant.
+    /// The place of the entry with this hash for which `is_meant` is true.
     fn place_of(&self, hash: u64, is_meant: impl Fn(&V) -> bool) -> Option<u32> {
         let is_it = |&place: &u32| {
             let entry = self.places[place as usize].as_ref();
@@ -261,7 +258,7 @@ impl<V> Kept<V> {
         self.index.find(hash, is_it).copied()
     }
 
-    /// The place of what can't be of use any more, if the hand comes by it soon.
+    /// The place of a stale entry that the hand will reach soon.
     fn stale_at_hand(&self, is_stale: impl Fn(&V) -> bool) -> Option<u32> {
         let count = self.places.len();
         let mut soon = (self.hand..self.hand + count.min(HAND_LOOKS)).map(|place| place % count);
@@ -271,7 +268,7 @@ impl<V> Kept<V> {
         soon.find(is_it).map(|place| place as u32)
     }
 
-    /// Takes out what is at `place`; how much it was used.
+    /// Removes the entry at `place`; returns its use count.
     fn remove(&mut self, place: u32, gone: &mut Vec<V>) -> u8 {
         let Some(entry) = self.places[place as usize].take() else { return 0 };
         if let Ok(found) = self.index.find_entry(entry.hash, |&other| other == place) {
@@ -283,7 +280,7 @@ impl<V> Kept<V> {
         entry.uses
     }
 
-    /// The place of what has been of the least use. Something has to be there.
+    /// The place of the least used entry. The part must not be empty.
     fn least_used(&mut self, is_stale: impl Fn(&V) -> bool) -> u32 {
         if let Some(place) = self.stale_at_hand(&is_stale) {
             return place;
@@ -307,7 +304,7 @@ mod tests {
     use proptest::prelude::*;
     use std::collections::HashMap;
 
-    /// A number of so many bytes, under its own hash.
+    /// Keeps a number of `bytes` bytes, under its own hash.
     fn keep(table: &Table<u64>, number: u64, bytes: usize) -> Vec<u64> {
         let mut gone = Vec::new();
         let hash = crate::types::mix(number);
@@ -320,7 +317,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_found_stays_and_what_is_not_goes() {
+    fn entries_that_are_found_outlive_those_that_are_not() {
         let table = Table::new(10, 1_000);
         (0..10).for_each(|number| assert!(keep(&table, number, 10).is_empty()));
         assert!(!table.has_room(0, 1) && table.size() == (10, 100));
@@ -328,7 +325,7 @@ mod tests {
         let gone: Vec<u64> = (10..15).flat_map(|number| keep(&table, number, 10)).collect();
         assert_eq!(gone, [5, 6, 7, 8, 9]);
         assert!((0..5).chain(10..15).all(|number| find(&table, number)));
-        // The same comes to the same place, and nothing else has to go.
+        // An equal entry goes to its old place, and no other entry is evicted.
         assert_eq!(keep(&table, 3, 20), [3]);
         assert_eq!(table.size(), (10, 110));
         table.clear();
@@ -336,7 +333,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_stale_goes_first_and_bytes_are_bounded() {
+    fn stale_entries_are_evicted_first_and_bytes_are_bounded() {
         let table = Table::new(100, 100);
         (0..10).for_each(|number| assert!(keep(&table, number, 10).is_empty()));
         (0..10).for_each(|number| assert!(find(&table, number)));
@@ -351,7 +348,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_stale_has_a_place_to_give_and_what_is_forgotten_is_gone() {
+    fn stale_entries_give_up_their_place_and_forgotten_ones_are_gone() {
         let table = Table::new(10, 100);
         let has_place = |number: u64, bytes, stale: &[u64]| {
             let hash = crate::types::mix(number);
@@ -389,7 +386,7 @@ mod tests {
     }
 
     #[test]
-    fn who_finds_it_in_use_goes_on() {
+    fn a_part_in_use_blocks_no_other_thread() {
         let table = Table::new(10, 1_000);
         keep(&table, 1, 10);
         let held = table.parts[0].kept.lock().unwrap();
@@ -401,7 +398,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn it_is_a_map_that_forgets(
+        fn table_is_a_map_that_forgets(
             entries_max in 1..200_usize,
             bytes_max in 1..2_000_usize,
             changes in proptest::collection::vec((0..300_u64, 1..100_usize), 1..400),

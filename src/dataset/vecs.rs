@@ -7,13 +7,13 @@ use std::io;
 
 use super::Rows;
 
-/// Most values in a row: no vector has more, and no set names more neighbours of a query.
+/// Most values in a row: no vector has more, and no data set lists more neighbours of a query.
 const WIDTH_MAX: usize = 1 << 16;
 
 /// Decodes the rows of a file, whose values take `BYTES` each.
 ///
 /// # Errors
-/// What is wrong, and at which row.
+/// The fault, and its row.
 pub(super) fn decode<const BYTES: usize, T>(
     bytes: &[u8],
     value: impl Fn([u8; BYTES]) -> T,
@@ -29,7 +29,7 @@ pub(super) fn decode<const BYTES: usize, T>(
         )));
     }
     let row_bytes = 4 + width_of_row * BYTES;
-    // As many as the file can hold, whatever its rows say.
+    // Capacity for as many as the file can hold, whatever its rows say.
     let mut values = Vec::with_capacity(bytes.len() / row_bytes * width_of_row);
     for (index, row) in bytes.chunks(row_bytes).enumerate() {
         let (length, data) = row.split_first_chunk().map_or((None, row), |(l, d)| (Some(l), d));

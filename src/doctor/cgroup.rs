@@ -1,4 +1,4 @@
-//! Limits of the control group that this process is in, of both versions.
+//! Limits of the control group of this process, for cgroup versions 1 and 2.
 
 use super::Host;
 use super::report::{About, Check};
@@ -7,16 +7,16 @@ use crate::shard::cpus;
 
 const MOUNT: &str = "sys/fs/cgroup";
 
-/// Levels of groups that are looked through.
+/// Most levels of groups that are read.
 const LEVELS_MAX: usize = 32;
 
-/// What a controller says of a group and all above it.
+/// Limit that a controller sets for a group and all above it.
 enum Found<T> {
     /// The tightest of the limits.
     Limit(T),
-    /// There is none.
+    /// There is no limit.
     None,
-    /// Nothing could be read.
+    /// No limit could be read.
     Unknown,
 }
 
@@ -84,7 +84,7 @@ pub(super) fn memory(host: &Host<'_>) -> Check {
         _ => (total, format!("{} MiB, and no lower limit", total >> 20)),
     };
     let found = format!("{found}; the data directory takes {} MiB", host.probes.data_bytes >> 20);
-    // What is in memory is about what its newest snapshots take, and what is kept is up to two.
+    // Memory in use is estimated from the size of the newest snapshots; the directory holds up to two of each shard.
     if host.probes.data_bytes / 2 > limit / 10 * 8 {
         let change = "raise it: MemoryMax= in a systemd unit, docker run --memory BYTES, or take a \
                       host with more";
@@ -93,8 +93,8 @@ pub(super) fn memory(host: &Host<'_>) -> Check {
     about.ok(found)
 }
 
-/// Bytes that this process may use: what its group allows, or what the host has if that is less.
-/// `None` if nothing says.
+/// Bytes that this process may use: the limit of its group, or the memory of the host if that is less. `None` if
+/// neither can be read.
 pub(super) fn memory_limit(tree: &Tree) -> Option<u64> {
     let total = mem_total(tree)?;
     match tightest_memory(tree) {
@@ -121,13 +121,13 @@ fn mem_total(tree: &Tree) -> Option<u64> {
     line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()?.checked_mul(1024)
 }
 
-/// The tightest limit on the way from this process's group to the top. `read` gets a directory,
-/// and whether it is of version 2.
+/// The tightest limit from this process's group up to the root. `read` gets a directory, and whether it is of version
+/// 2.
 fn tightest(tree: &Tree, controller: &str, read: impl Fn(&str, bool) -> Option<f64>) -> Found<f64> {
     let Some((mount, group, is_unified)) = group(tree, controller) else {
         return Found::Unknown;
     };
-    // In a container the path may be the host's, which is not to be seen: its own is the top.
+    // In a container the path may be the host's, which is not visible: there the own group is the root.
     let is_seen = !group.contains("..") && tree.has_directory(&format!("{mount}{group}"));
     let group = if is_seen { group.trim_end_matches('/') } else { "" };
     let levels = group.split('/').count().min(LEVELS_MAX);
@@ -138,13 +138,13 @@ fn tightest(tree: &Tree, controller: &str, read: impl Fn(&str, bool) -> Option<f
     let limit = directories.filter_map(|directory| read(&directory, is_unified)).reduce(f64::min);
     match limit {
         Some(limit) => Found::Limit(limit),
-        // The top has no limits, and in version 2 no files for them.
+        // The root has no limits, and in version 2 no files for them.
         None if is_seen && group.is_empty() => Found::None,
         None => Found::Unknown,
     }
 }
 
-/// Where a controller is mounted, the group of this process there, and whether it is version 2.
+/// Mount point of a controller, the group of this process there, and whether it is version 2.
 fn group(tree: &Tree, controller: &str) -> Option<(String, String, bool)> {
     let text = tree.text("proc/self/cgroup")?;
     let mut unified = None;

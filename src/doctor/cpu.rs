@@ -1,4 +1,4 @@
-//! CPUs: which this process may use, how they are related, and what takes time from them.
+//! CPUs: those this process may use, how they are related, and what takes time from them.
 
 use std::collections::BTreeSet;
 
@@ -136,7 +136,7 @@ pub(super) fn numa(host: &Host<'_>) -> Check {
     }
 }
 
-/// Kinds of caches of a CPU that are looked through.
+/// Most caches of a CPU that are read.
 const CACHES_MAX: usize = 8;
 
 pub(super) fn l3(host: &Host<'_>) -> Check {
@@ -172,10 +172,10 @@ pub(super) fn l3(host: &Host<'_>) -> Check {
     )
 }
 
-/// Ticks, of a hundredth of a second, that have to pass before their share says anything.
+/// Ticks (1/100 s) that have to pass before the share of steal says anything.
 const TICKS_MIN: u64 = 30;
 
-/// Share of time, in percent, from which on steal is worth a warning.
+/// Share of steal, in percent, from which on it is worth a warning.
 const STEAL_PERCENT_MAX: f64 = 1.0;
 
 pub(super) fn steal(host: &Host<'_>) -> Check {
@@ -204,7 +204,7 @@ pub(super) fn steal(host: &Host<'_>) -> Check {
 /// Stolen ticks of all CPUs, and all ticks.
 fn ticks(stat: &str) -> Option<(u64, u64)> {
     const STEAL: usize = 7;
-    // What comes after it, time of guests, is in the first ones already.
+    // The later columns, time of guests, are contained in the first ones.
     let line = stat.lines().find_map(|line| line.strip_prefix("cpu "))?;
     let numbers: Result<Vec<u64>, _> =
         line.split_whitespace().take(STEAL + 1).map(str::parse).collect();

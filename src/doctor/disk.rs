@@ -76,7 +76,7 @@ pub(super) fn direct_io(host: &Host<'_>) -> Check {
     }
 }
 
-/// A sync that takes longer is worth a warning: it bounds what one client can write.
+/// Median time of a sync above which there is a warning: it bounds what one client can write.
 const SYNC_P50_MAX: Duration = Duration::from_millis(2);
 const SYNC_P99_MAX: Duration = Duration::from_millis(20);
 
@@ -108,7 +108,7 @@ pub(super) fn sync_latency(host: &Host<'_>) -> Check {
     about.ok(found)
 }
 
-/// Writing a flash cell takes longer than this: a sync that does not has not waited for one.
+/// Median time of a sync below which the device has a protected cache: writing a flash cell takes longer.
 const PROTECTED_P50_MAX: Duration = Duration::from_micros(200);
 
 pub(super) fn power_loss(host: &Host<'_>) -> Check {
@@ -147,7 +147,7 @@ pub(super) fn scheduler(host: &Host<'_>) -> Check {
         return about.unknown("the device below the file system tells none");
     };
     let chosen = line.split_once('[').and_then(|(_, rest)| Some(rest.split_once(']')?.0));
-    // A device with only one has no brackets.
+    // A device with only one scheduler has no brackets.
     let chosen = chosen.unwrap_or(&line);
     let is_rotating = block_file(host, "queue/rotational").as_deref() == Some("1");
     let kind = if is_rotating { "says that it rotates" } else { "does not rotate" };
@@ -161,12 +161,12 @@ pub(super) fn scheduler(host: &Host<'_>) -> Check {
     }
 }
 
-/// A file of the device, or of the one that it is a part of.
+/// A file of the device, or of the device that it is a partition of.
 fn block_file(host: &Host<'_>, name: &str) -> Option<String> {
     block_directories(host)?.iter().find_map(|path| host.tree.line(&format!("{path}/{name}")))
 }
 
-/// What the device with a queue is called.
+/// Name of the device with a queue.
 fn block_name(host: &Host<'_>) -> String {
     let directories = block_directories(host).unwrap_or_default();
     let with_queue =
@@ -185,7 +185,7 @@ fn block_directories(host: &Host<'_>) -> Option<[String; 2]> {
     if host.tree.has_directory(&by_number) {
         return Some([by_number.clone(), format!("{by_number}/..")]);
     }
-    // Some file systems, such as btrfs, have a number of their own.
+    // Some file systems, such as btrfs, have a device number of their own.
     let name = mount.source.strip_prefix("/dev/").filter(|name| !name.contains(['/', '.']))?;
     let by_name = format!("sys/class/block/{name}");
     Some([by_name.clone(), format!("{by_name}/..")])
@@ -221,7 +221,7 @@ pub(super) fn free_space(host: &Host<'_>) -> Check {
     if room.available - reserve < segments { about.warn(found, change) } else { about.ok(found) }
 }
 
-/// Of a log with a directory of its own, all of the above that matters to it.
+/// The checks above that matter for the log, if it has a directory of its own.
 pub(super) fn log(host: &Host<'_>) -> Option<Check> {
     let about = About {
         name: "log_directory",
@@ -255,8 +255,8 @@ pub(super) fn log(host: &Host<'_>) -> Option<Check> {
     Some(about.ok(found))
 }
 
-/// The mount that the directory is on: the longest that it lies below, and of two at the same
-/// place the later, which hides the other.
+/// The mount that the directory is on: the longest path that contains it, and of two at one place the later, which
+/// hides the other.
 fn mount(host: &Host<'_>) -> Option<Mount> {
     let text = host.tree.text("proc/self/mountinfo")?;
     let mut best: Option<Mount> = None;
@@ -294,7 +294,7 @@ fn parse_mount(line: &str) -> Option<Mount> {
     })
 }
 
-/// The kernel writes blanks and the like in names as `\040`.
+/// The kernel writes blanks and similar characters in names as `\040`.
 fn unescape(text: &str) -> String {
     let mut plain = text.to_owned();
     for (escaped, character) in [("\\040", " "), ("\\011", "\t"), ("\\012", "\n"), ("\\134", "\\")]

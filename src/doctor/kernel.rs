@@ -4,7 +4,7 @@ use super::Host;
 use super::report::{About, Check};
 use crate::shard::preflight::{MEMLOCK_BYTES_MIN, is_exempt_from_memlock, memlock_advised};
 
-/// The first kernel that has what glommio asks for, and the first that we advise.
+/// Oldest kernel that glommio supports, and oldest that is advised.
 const VERSION_MIN: (u32, u32) = (5, 8);
 const VERSION_ADVISED: (u32, u32) = (6, 1);
 
@@ -77,7 +77,7 @@ pub(super) fn memlock(host: &Host<'_>) -> Check {
     if limit < advised { about.warn(found, change) } else { about.ok(found) }
 }
 
-/// Descriptors beside those of connections: rings, log segments, snapshots, listeners.
+/// Descriptors in addition to those of connections: rings, log segments, snapshots, listeners.
 const OPEN_FILES_SPARE: u64 = 256;
 
 pub(super) fn open_files(host: &Host<'_>) -> Check {
@@ -106,11 +106,11 @@ pub(super) fn open_files(host: &Host<'_>) -> Check {
     if limit <= OPEN_FILES_SPARE { about.bad(found, change) } else { about.warn(found, change) }
 }
 
-/// Which of two limits, by its column.
+/// Columns of the soft and the hard limit.
 const SOFT: usize = 0;
 const HARD: usize = 1;
 
-/// A limit of this process; `u64::MAX` where there is none.
+/// A limit of this process; `u64::MAX` if there is none.
 fn limit(host: &Host<'_>, name: &str, column: usize) -> Option<u64> {
     let text = host.tree.text("proc/self/limits")?;
     let line = text.lines().find_map(|line| line.strip_prefix(name))?;

@@ -1,13 +1,12 @@
-//! `--doctor`: looks at the host and at the file system of the data directory, and says what to
-//! change there.
+//! `--doctor`: checks the host and the file system of the data directory, and recommends changes.
 //!
-//! What `/proc` and `/sys` tell is read below a root of the caller's choice ([`Tree`]), so that
-//! tests look at hosts that they do not run on. What only calls of the system tell is taken once,
-//! beforehand ([`Probes`]). Every check is a function of these two and of the configuration.
+//! `/proc` and `/sys` are read below a root of the caller's choice ([`Tree`]), so that tests check hosts that they do
+//! not run on. Results of system calls are taken once, beforehand ([`Probes`]). Every check is a function of these two
+//! and of the configuration.
 //!
-//! What can't be read is [`Verdict::Unknown`], never ok. Everything that is read has a bound.
-//! Nothing on the host is changed; the only write is to a file of 1 MiB in the data directory, or
-//! where that would be made, which loses its name before anything is written to it.
+//! An unreadable value is [`Verdict::Unknown`], never ok. Everything that is read has a bound. Nothing on the host is
+//! changed; the only write is to a file of 1 MiB in the data directory, or where that would be made, which loses its
+//! name before anything is written to it.
 
 mod cgroup;
 mod cpu;
@@ -30,10 +29,10 @@ pub use probes::{LogProbe, Probes, Syncs};
 pub use report::{Check, Report, Verdict};
 pub use tree::Tree;
 
-/// Looks at this host. Takes up to some five seconds, where the disk is slow.
+/// Checks this host. Takes up to about five seconds if the disk is slow.
 ///
 /// # Errors
-/// If it can't look at all: there is no `/proc`, or the data directory is none.
+/// If no check is possible: there is no `/proc`, or the path of the data directory is not a directory.
 pub fn run(config: &Config) -> Result<Report, String> {
     let tree = Tree::new(Path::new("/"));
     if tree.text("proc/self/status").is_none() {
@@ -43,14 +42,13 @@ pub fn run(config: &Config) -> Result<Report, String> {
     Ok(examine(&tree, &probes, config))
 }
 
-/// Bytes of memory that this process may use, by its control group and the host. `None` if nothing
-/// says.
+/// Bytes of memory that this process may use, by its control group and the host. `None` if neither can be read.
 #[must_use]
 pub fn memory_limit() -> Option<u64> {
     cgroup::memory_limit(&Tree::new(Path::new("/")))
 }
 
-/// What a host comes to, by what its files and the probes say.
+/// Report on a host, from its files and the probes.
 #[must_use]
 pub fn examine(tree: &Tree, probes: &Probes, config: &Config) -> Report {
     let host = Host::new(tree, probes, config);
@@ -83,14 +81,14 @@ pub fn examine(tree: &Tree, probes: &Probes, config: &Config) -> Report {
     Report::new(&probes.directory, checks)
 }
 
-/// What a check may look at.
+/// Inputs of a check.
 struct Host<'a> {
     tree: &'a Tree,
     probes: &'a Probes,
     config: &'a Config,
-    /// CPUs that this process may run on; `None` if nothing says.
+    /// CPUs that this process may run on; `None` if unknown.
     allowed: Option<Vec<usize>>,
-    /// Where a server would pin its cores.
+    /// CPUs on which a server would pin its cores.
     cores: Option<Vec<usize>>,
 }
 

@@ -12,7 +12,7 @@ pub(super) fn ports(host: &Host<'_>) -> Check {
         why: "a port of the range that outgoing connections take theirs from may be taken by one while \
               the server restarts; then it can't listen for up to a minute",
     };
-    // Between the two is a tab.
+    // The two numbers are separated by a tab.
     let text = host.tree.text(RANGE);
     let numbers = text.as_deref().map(|line| line.split_whitespace().map(str::parse::<u16>));
     let Some([Ok(first), Ok(last)]) = numbers.and_then(|mut n| Some([n.next()?, n.next()?])) else {

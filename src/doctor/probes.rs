@@ -1,4 +1,4 @@
-//! What only calls of the system tell: io_uring, O_DIRECT, how long a sync takes, free room.
+//! Results of system calls: io_uring, O_DIRECT, duration of a sync, free space.
 
 use std::fs::{File, OpenOptions};
 use std::io;
@@ -15,43 +15,42 @@ use crate::shard::preflight;
 use crate::status::process::disk_bytes;
 use crate::types::limits::BLOCK;
 
-/// Writes that are measured, or as many as fit in the time.
+/// Most writes that are measured, and most time for them.
 const SYNCS_MAX: usize = 400;
 const SYNCS_LENGTH_MAX: Duration = Duration::from_secs(4);
 
-/// The file that is written to, over and over.
+/// Size of the file that is written to repeatedly.
 const FILE_BYTES: usize = 1 << 20;
 
-/// Answers of the system.
+/// Results of the system calls.
 pub struct Probes {
-    /// The data directory, or the nearest directory above it that is there; absolute, without
-    /// symbolic links.
+    /// The data directory, or its nearest existing parent; absolute, without symbolic links.
     pub directory: PathBuf,
-    /// Whether io_uring can be used, and if not, why.
+    /// Whether io_uring can be used, or why not.
     pub io_uring: Result<(), String>,
     /// Whether a file there can be opened with O_DIRECT and written.
     pub direct_io: Result<(), String>,
-    /// How long a write of 4 KiB and its fdatasync take.
+    /// Times of a write of 4 KiB and its fdatasync.
     pub syncs: Result<Syncs, String>,
-    /// The room on the file system.
+    /// Space on the file system.
     pub room: Result<Room, String>,
-    /// What the files of the data directory take, in bytes.
+    /// Size of the files of the data directory, in bytes.
     pub data_bytes: u64,
     /// Whether others than the owner and the group may enter the data directory.
     pub too_open: Option<TooOpen>,
-    /// The directory of the log, where it is not the data directory.
+    /// The directory of the log, if it is not the data directory.
     pub log: Option<LogProbe>,
-    /// `/proc/stat` before all this.
+    /// `/proc/stat` before the probes.
     pub stat_before: Option<String>,
 }
 
-/// What the system says of the directory of the log.
+/// Probes of the directory of the log.
 pub struct LogProbe {
-    /// Where it is, or is to be.
+    /// Its path, existing or not.
     pub directory: PathBuf,
-    /// How long a write of 4 KiB and its fdatasync take there.
+    /// Times of a write of 4 KiB and its fdatasync there.
     pub syncs: Result<Syncs, String>,
-    /// The room on its file system.
+    /// Space on its file system.
     pub room: Result<Room, String>,
 }
 
@@ -66,19 +65,19 @@ impl LogProbe {
 /// Times of a write and its sync.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Syncs {
-    /// How many were measured.
+    /// Number of measurements.
     pub count: usize,
-    /// The middle one.
+    /// The median.
     pub p50: Duration,
     /// The 99th percentile.
     pub p99: Duration,
 }
 
 impl Probes {
-    /// Asks the system.
+    /// Takes the probes.
     ///
     /// # Errors
-    /// If there is no directory to look at.
+    /// If there is no directory to check.
     pub fn take(tree: &Tree, persistence: &PersistenceSection) -> Result<Self, String> {
         let data_dir = &persistence.data_dir;
         let shown = data_dir.display();
@@ -96,7 +95,7 @@ impl Probes {
         let direct_io = opened.as_ref().map(drop).map_err(Clone::clone);
         let syncs = opened.and_then(|file| measured(&file));
         let log = Folders::of(data_dir).log().map(Path::to_owned);
-        // One in the data directory is made by the server, on the same file system.
+        // A log inside the data directory is created by the server, on that file system.
         let inner = absolute.join(LOG_LINK_NAME);
         let asked = persistence.wal_dir.clone();
         let asked = asked.filter(|asked| std::path::absolute(asked).ok() != Some(inner));
@@ -115,7 +114,7 @@ impl Probes {
     }
 }
 
-/// A file without a name, opened with O_DIRECT: whatever ends this process, nothing is left.
+/// An unnamed file, opened with O_DIRECT: however this process ends, no file is left.
 fn open(directory: &Path) -> Result<File, String> {
     let path = directory.join(format!("doctor.{}.tmp", std::process::id()));
     let flags = rustix::fs::OFlags::DIRECT.bits().cast_signed();
@@ -124,7 +123,7 @@ fn open(directory: &Path) -> Result<File, String> {
     if let Err(error) = &opened
         && error.kind() == io::ErrorKind::InvalidInput
     {
-        // The file system makes the file before it refuses the flag.
+        // The file system creates the file before it refuses the flag.
         let _ = std::fs::remove_file(&path);
         return Err("the file system has no O_DIRECT".into());
     }
@@ -139,7 +138,7 @@ fn measured(file: &File) -> Result<Syncs, String> {
     measure(file).map_err(|error| format!("a write or its fdatasync failed: {error}"))
 }
 
-/// Times writes as the log makes them: a block into room that is there already, and its sync.
+/// Times writes as the log makes them: a block into allocated space, and its sync.
 fn measure(file: &File) -> io::Result<Syncs> {
     aligned(FILE_BYTES, |zeros| file.write_all_at(zeros, 0))?;
     file.sync_all()?;
@@ -168,7 +167,7 @@ fn summary(mut times: Vec<Duration>) -> Syncs {
     Syncs { count, p50: at(50), p99: at(99) }
 }
 
-/// Calls with so many zeros at an address that O_DIRECT takes.
+/// Calls `act` with `bytes` zeros at an address that O_DIRECT accepts.
 fn aligned<T>(bytes: usize, act: impl FnOnce(&[u8]) -> T) -> T {
     let memory = vec![0; bytes + BLOCK];
     let start = memory.as_ptr().align_offset(BLOCK);
@@ -180,7 +179,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn percentiles_are_of_what_was_measured() {
+    fn percentiles_are_those_of_the_measurements() {
         let ms = Duration::from_millis;
         let syncs = summary((1..=200).rev().map(ms).collect());
         assert_eq!(syncs, Syncs { count: 200, p50: ms(100), p99: ms(198) });

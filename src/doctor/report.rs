@@ -1,4 +1,4 @@
-//! What was found, for programs and for people.
+//! Report of the checks, for programs and for people.
 
 use std::fmt::{Display, Formatter, Result};
 use std::path::Path;
@@ -7,43 +7,43 @@ use serde::Serialize;
 
 use super::tree::shown;
 
-/// What a finding means.
+/// Meaning of a finding.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Verdict {
     /// As it should be.
     Ok,
-    /// It works, and costs latency, throughput or safety.
+    /// The server works, at a cost in latency, throughput or safety.
     Warn,
-    /// A server does not start, refuses writes, or can't keep what it promises.
+    /// A server does not start, refuses writes, or can't keep its promises.
     Bad,
-    /// Nothing could be read that tells.
+    /// The value could not be read.
     Unknown,
 }
 
-/// One thing that was looked at.
+/// Result of one check.
 #[derive(Clone, Debug, Serialize)]
 pub struct Check {
-    /// What it is, the same in every version.
+    /// Name, stable across versions.
     pub name: &'static str,
-    /// How that is.
+    /// Verdict.
     pub verdict: Verdict,
-    /// What was found.
+    /// The value found.
     pub found: String,
     /// Why it matters.
     pub why: &'static str,
-    /// The command to change it, if it should and a command can.
+    /// Command that changes it, if it should change and a command can do that.
     pub change: Option<String>,
 }
 
-/// All that was looked at.
+/// Results of all checks.
 #[derive(Clone, Debug, Serialize)]
 pub struct Report {
-    /// Nothing is bad.
+    /// True if no verdict is bad.
     pub is_fit: bool,
-    /// Where the disk was looked at: the data directory, or where it would be made.
+    /// Directory whose disk was checked: the data directory, or where it would be created.
     pub directory: String,
-    /// In the order of the host: kernel, CPUs, memory, disk.
+    /// Ordered: kernel, CPUs, memory, disk.
     pub checks: Vec<Check>,
 }
 
@@ -83,7 +83,7 @@ impl Display for Report {
     }
 }
 
-/// A check before it has found anything: its name, and why it matters.
+/// A check before its finding: its name, and why it matters.
 pub(super) struct About {
     pub(super) name: &'static str,
     pub(super) why: &'static str,
@@ -98,7 +98,7 @@ impl About {
         self.found(Verdict::Warn, found, Some(change.into()))
     }
 
-    /// Worth knowing, and no command changes it.
+    /// A warning that no command can remedy.
     pub(super) fn warn_only(&self, found: impl Into<String>) -> Check {
         self.found(Verdict::Warn, found, None)
     }

@@ -1,4 +1,4 @@
-//! Hosts that are laid out in a directory, and what is said of them.
+//! Hosts that are laid out in a directory, and the reports on them.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -7,7 +7,7 @@ use super::{Check, LogProbe, Probes, Report, Syncs, Tree, Verdict, examine};
 use crate::config::Config;
 use crate::disk::space::Room;
 
-/// A host with eight CPUs that has all as it should be.
+/// A host with eight CPUs that needs no change.
 const GOOD: [(&str, &str); 17] = [
     ("proc/sys/kernel/osrelease", "6.12.4-amd64\n"),
     ("proc/self/status", "Name:\tkyrodb_server\nCpus_allowed_list:\t0-7\n"),
@@ -38,7 +38,7 @@ const GOOD: [(&str, &str); 17] = [
     ("sys/fs/cgroup/kyro.slice/cpu.max", "max 100000\n"),
 ];
 
-/// A host, and what the probes would have said on it.
+/// A host, and the results of the probes on it.
 struct Made {
     directory: tempfile::TempDir,
     probes: Probes,
@@ -73,7 +73,7 @@ impl Made {
             }
         }
         made.write("sys/fs/cgroup/kyro.slice/kyrodb.service/memory.max", "max\n");
-        // As the kernel has it: a partition below its disk, and a link to it.
+        // As in the kernel: a partition below its disk, and a link to it.
         let disk = "sys/devices/nvme0n1";
         made.write(&format!("{disk}/uevent"), "MAJOR=259\nDEVNAME=nvme0n1\nDEVTYPE=disk\n");
         made.write(&format!("{disk}/nvme0n1p2/uevent"), "DEVNAME=nvme0n1p2\n");
@@ -100,7 +100,7 @@ impl Made {
         examine(&Tree::new(self.directory.path()), &self.probes, &self.config)
     }
 
-    /// What a check says, whose verdict has to be this one and that of all others ok.
+    /// The check of this name, whose verdict has to be this one while all others are ok.
     fn alone(&self, name: &str, verdict: Verdict) -> Check {
         let report = self.report();
         for check in &report.checks {
@@ -111,7 +111,7 @@ impl Made {
         report.checks.into_iter().find(|check| check.name == name).unwrap()
     }
 
-    /// The same after a file has other text.
+    /// The check after a file was given another text.
     fn with(path: &str, text: &str, name: &str, verdict: Verdict) -> Check {
         let made = Self::good();
         made.write(path, text);
@@ -146,9 +146,9 @@ fn a_good_host_has_nothing_to_change() {
     assert!(report.to_string().contains("23 ok, 0 to look at, 0 bad, 0 unknown"), "{report}");
 }
 
-/// The rule that matters most: silence is not a good answer.
+/// The most important rule: an unreadable value is not ok.
 #[test]
-fn what_can_not_be_read_is_unknown() {
+fn unreadable_values_are_unknown() {
     let mut made = Made::good();
     made.directory = tempfile::tempdir().unwrap();
     made.probes.room = Err("no such device".into());
@@ -156,7 +156,7 @@ fn what_can_not_be_read_is_unknown() {
     made.probes.syncs = Err("it can't be written".into());
     for check in made.report().checks {
         let wanted = match check.name {
-            // They are asked of the system, not read.
+            // These are probed, not read.
             "io_uring" | "access" => Verdict::Ok,
             "direct_io" => Verdict::Bad,
             _ => Verdict::Unknown,
@@ -165,9 +165,9 @@ fn what_can_not_be_read_is_unknown() {
     }
 }
 
-/// A file that holds nonsense is not taken for good, and does nothing to a terminal.
+/// An invalid file does not count as ok, and its text can't control a terminal.
 #[test]
-fn nonsense_is_unknown_as_well() {
+fn nonsensical_values_are_unknown() {
     for (path, _) in GOOD {
         for text in ["", "\u{1b}[2J\n", "-1\n", "99999999999999999999 : -\n"] {
             let made = Made::good();
@@ -175,7 +175,7 @@ fn nonsense_is_unknown_as_well() {
             let report = made.report();
             let shown = report.to_string();
             assert!(!shown.contains('\u{1b}'), "{path}: {shown:?}");
-            // These two are only told beside others.
+            // These two are only reported together with others.
             let is_told =
                 !path.ends_with("/available_clocksource") && !path.ends_with("cpu/online");
             let is_all_ok = report.checks.iter().all(|check| check.verdict == Verdict::Ok);
@@ -314,7 +314,7 @@ fn groups_of_both_versions() {
     made.write("proc/self/cgroup", "4:memory:/docker/ab\n2:cpu,cpuacct:/docker/ab\n0::/\n");
     made.write("sys/fs/cgroup/cpu,cpuacct/docker/ab/cpu.cfs_quota_us", "150000\n");
     made.write("sys/fs/cgroup/cpu,cpuacct/docker/ab/cpu.cfs_period_us", "100000\n");
-    // A container sees its own group as the top.
+    // A container sees its own group as the root.
     made.write("sys/fs/cgroup/memory/memory.limit_in_bytes", "9223372036854771712\n");
     let check = made.alone("cgroup_cpu", Verdict::Bad);
     assert_says(&check, "1.50 CPUs", "--cpuset-cpus");

@@ -1,17 +1,16 @@
-//! Reading `/proc` and `/sys`, or what a test has laid out in their place.
+//! Reading of `/proc` and `/sys`, or of a test's copies of them.
 
 use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
-/// Most bytes read of one file. Lists of mounts on hosts with many containers take hundreds of
-/// kilobytes.
+/// Most bytes read of one file. Lists of mounts on hosts with many containers take hundreds of kilobytes.
 const FILE_BYTES_MAX: u64 = 1 << 20;
 
-/// Most characters of one value that are shown.
+/// Most characters shown of one value.
 const SHOWN_CHARS_MAX: usize = 200;
 
-/// No Linux knows more CPUs, nor this many.
+/// Bound on CPU numbers; no Linux supports as many.
 const CPUS_MAX: usize = 8_192;
 
 /// The files of a host, below a root.
@@ -26,7 +25,7 @@ impl Tree {
         Self { root: root.to_owned() }
     }
 
-    /// The beginning of a file, 1 MiB at most; `None` if it can't be read or is no text.
+    /// The first 1 MiB of a file; `None` if it can't be read or is not text.
     pub(super) fn text(&self, path: &str) -> Option<String> {
         let path = self.root.join(path);
         if !path.metadata().ok()?.is_file() {
@@ -37,14 +36,14 @@ impl Tree {
         String::from_utf8(bytes).ok()
     }
 
-    /// The first line of a file, fit to be shown; `None` if there is none.
+    /// The first line of a file, safe to show; `None` if there is none.
     pub(super) fn line(&self, path: &str) -> Option<String> {
         let text = self.text(path)?;
         let line = shown(text.lines().next()?.trim());
         (!line.is_empty()).then_some(line)
     }
 
-    /// The number that a file holds.
+    /// The number in a file.
     pub(super) fn number(&self, path: &str) -> Option<u64> {
         self.line(path)?.parse().ok()
     }
@@ -54,18 +53,18 @@ impl Tree {
         cpu_list(&self.line(path)?)
     }
 
-    /// There is such a directory.
+    /// True if the directory exists.
     pub(super) fn has_directory(&self, path: &str) -> bool {
         self.root.join(path).is_dir()
     }
 }
 
-/// Text from outside as it may go to a terminal: no control characters, and not long.
+/// Foreign text made safe for a terminal: without control characters, and short.
 pub(super) fn shown(text: &str) -> String {
     text.chars().filter(|c| !c.is_control()).take(SHOWN_CHARS_MAX).collect()
 }
 
-/// A list such as `0-3,8`, in order; `None` if it is none, or empty.
+/// Parses a list such as `0-3,8`, in ascending order; `None` if it is invalid or empty.
 pub(super) fn cpu_list(text: &str) -> Option<Vec<usize>> {
     let mut cpus = Vec::new();
     for part in text.trim().split(',') {
@@ -81,7 +80,7 @@ pub(super) fn cpu_list(text: &str) -> Option<Vec<usize>> {
     Some(cpus)
 }
 
-/// The other way: CPUs as a list that `taskset -c` takes.
+/// Formats CPUs as a list that `taskset -c` accepts.
 pub(super) fn as_list(cpus: &[usize]) -> String {
     let mut parts: Vec<(usize, usize)> = Vec::new();
     for &cpu in cpus {
@@ -114,7 +113,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_shown_can_do_nothing_to_a_terminal() {
+    fn shown_text_can_not_control_a_terminal() {
         assert_eq!(shown("a\u{1b}[2Jb"), "a[2Jb");
         assert_eq!(shown(&"x".repeat(5_000)).len(), SHOWN_CHARS_MAX);
     }

@@ -1,18 +1,18 @@
-//! When something last happened on a connection, and whether a request of it is being worked on.
+//! Activity of a connection: time of the last event, bytes received, requests in work.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-/// What happens on a connection.
+/// Activity of one connection.
 pub(super) struct Activity {
     begun: Instant,
     last_ms: AtomicU64,
-    /// When bytes last came from the client.
+    /// Time at which bytes last came from the client, in milliseconds.
     heard_ms: AtomicU64,
     /// Bytes received.
     received: AtomicU64,
-    /// Requests that are being worked on. One whose bytes are awaited is not.
+    /// Requests in work. One that waits for its bytes does not count.
     requests: AtomicUsize,
 }
 
@@ -29,7 +29,7 @@ impl Default for Activity {
 }
 
 impl Activity {
-    /// Something happens.
+    /// Notes an event.
     pub(super) fn touch(&self) {
         self.last_ms.store(self.now_ms(), Ordering::Relaxed);
     }
@@ -38,7 +38,7 @@ impl Activity {
         self.begun.elapsed().as_millis() as u64
     }
 
-    /// Bytes come from the client.
+    /// Notes bytes from the client.
     pub(super) fn receive(&self, bytes: usize) {
         self.received.fetch_add(bytes as u64, Ordering::Relaxed);
         let now_ms = self.now_ms();
@@ -46,28 +46,28 @@ impl Activity {
         self.last_ms.store(now_ms, Ordering::Relaxed);
     }
 
-    /// For how long no byte has come from the client.
+    /// Time since the last byte from the client.
     pub(super) fn silent(&self) -> Duration {
         let heard = Duration::from_millis(self.heard_ms.load(Ordering::Relaxed));
         self.begun.elapsed().saturating_sub(heard)
     }
 
-    /// A request is being worked on.
+    /// True if a request is in work.
     pub(super) fn is_in_work(&self) -> bool {
         self.requests.load(Ordering::Relaxed) > 0
     }
 
-    /// Bytes that came from the client.
+    /// Bytes received from the client.
     pub(super) fn received(&self) -> u64 {
         self.received.load(Ordering::Relaxed)
     }
 
-    /// How long the connection has been there.
+    /// Age of the connection.
     pub(super) fn age(&self) -> Duration {
         self.begun.elapsed()
     }
 
-    /// For how long nothing has happened; not at all while a request is being worked on.
+    /// Time since the last event; zero while a request is in work.
     pub(super) fn idle(&self) -> Duration {
         if self.is_in_work() {
             return Duration::ZERO;
@@ -75,14 +75,14 @@ impl Activity {
         self.still()
     }
 
-    /// For how long nothing has happened, whether or not a request is being worked on.
+    /// Time since the last event, whether or not a request is in work.
     pub(super) fn still(&self) -> Duration {
         let last = Duration::from_millis(self.last_ms.load(Ordering::Relaxed));
         self.begun.elapsed().saturating_sub(last)
     }
 }
 
-/// A request that is being worked on, until this is dropped.
+/// A request in work, until this is dropped.
 pub(super) struct InWork(Arc<Activity>);
 
 impl InWork {

@@ -1,5 +1,5 @@
-//! Who calls, whether calls of that kind are taken, and what they cost: decided before anything of a
-//! call is read, so that one that is refused costs a look at its headers.
+//! Admission of calls: identity, phase of the server and rate limits are checked before anything of a call is read, so
+//! a refused call costs only a look at its headers.
 
 use std::convert::Infallible;
 use std::future::{Ready, ready};
@@ -19,7 +19,7 @@ use super::method::{Kind, Method};
 use crate::access::Caller;
 use crate::error::Result;
 
-/// A service, behind the door.
+/// A service behind admission.
 #[derive(Clone)]
 pub(super) struct Admitted<S> {
     pub(super) inner: S,
@@ -70,7 +70,7 @@ where
 }
 
 impl Gateway {
-    /// Who calls, if the call is taken; what it costs is paid.
+    /// Identifies the caller, if calls of this method are taken, and charges the call.
     fn let_in(&self, method: Option<&Method>, headers: &HeaderMap) -> Result<Caller> {
         let caller = self.access.caller(headers)?;
         match method.map(|method| method.kind) {

@@ -1,8 +1,8 @@
-//! Accepts connections and speaks HTTP/2 on them.
+//! Accepts connections and serves HTTP/2 on them.
 //!
-//! Not tonic's own transport server: that one answers deadlines itself (and so cuts off partial
-//! answers), knows no limit on connections, and closes none that is idle. And not hyper's: it ends a connection
-//! whose client sends small messages ahead, and opens windows without being asked.
+//! Not tonic's own transport server: that one answers deadlines itself (and so cuts off partial answers), has no limit
+//! on connections, and does not close idle ones. And not hyper's: it ends a connection whose client sends small
+//! messages ahead, and opens windows without being asked.
 
 use std::convert::Infallible;
 use std::io;
@@ -29,64 +29,63 @@ use crate::observe::Observed;
 use crate::observe::in_flight::Fault;
 use crate::tls::{Protocol, Stream, Tls};
 
-/// Flow-control windows: large enough that a bulk load is not held up by round trips. They open as handlers
-/// take what came, so the second one bounds what all requests of a connection have here and undecoded,
-/// messages in part apart, which [`super::purse`] bounds.
+/// Flow-control windows, in bytes: large enough that a bulk load is not held up by round trips. They open as handlers
+/// take bytes, so the second one bounds the undecoded bytes of all requests of a connection, except parts of messages,
+/// which [`super::purse`] bounds.
 pub(super) const STREAM_WINDOW_BYTES: u32 = 1 << 20;
 const CONNECTION_WINDOW_BYTES: u32 = 4 << 20;
 
-/// What h2 may spend on DATA frames that are not taken out of it yet, at some 256 bytes for each that is
-/// small: enough for a window of frames of 8 bytes each, which is less than a message in gRPC with a field.
-/// Frames are taken out as they come ([`super::inbox`]), so that much is never in use for long.
+/// Memory that h2 may use for DATA frames that were not taken out of it yet, at some 256 bytes for each small one:
+/// enough for a window of frames of 8 bytes each, which is less than a gRPC message with a field. Frames are taken out
+/// as they come ([`super::inbox`]), so this much is never in use for long.
 const SMALL_FRAMES_BYTES: usize = CONNECTION_WINDOW_BYTES as usize / 8 * 256;
 
-/// Requests in flight on one connection.
+/// Most requests in flight on one connection.
 const STREAMS_MAX: u32 = 1_024;
 
-/// Streams that were reset and that frames may still come for.
+/// Most reset streams for which frames may still arrive.
 const STREAMS_RESET_MAX: usize = 4 * STREAMS_MAX as usize;
 
-/// Frames in the life of a connection that its client may send for streams that are long over.
+/// Most frames per connection for streams that are long over.
 const STREAM_ERRORS_MAX: usize = 1 << 20;
 
-/// Bytes of headers of one request.
+/// Most bytes of headers of one request.
 const HEADERS_BYTES_MAX: u32 = 16 << 10;
 
-/// After a failure to accept, such as too many open files.
+/// Pause after a failure to accept, such as too many open files.
 const ACCEPT_RETRY: Duration = Duration::from_millis(50);
 
-/// A connection has to agree on keys, if there are any, and begin HTTP/2 within so long.
+/// Time for a new connection to complete TLS, if any, and begin HTTP/2.
 const SETUP_PATIENCE: Duration = Duration::from_secs(10);
 
 /// Bytes with which a client begins: the preface, and the head of a SETTINGS frame.
 const SETUP_BYTES: u64 = 24 + 9;
 
-/// A peer that is silent for so long is asked whether it is still there, by TCP.
+/// Silence of a peer after which TCP keepalive probes it.
 const KEEPALIVE: Duration = Duration::from_secs(60);
 
-/// Least time between two looks at whether a connection is idle.
+/// Least period of checking whether a connection is idle.
 const IDLE_LOOK_MIN: Duration = Duration::from_millis(50);
 
-/// A connection that is told to go, has no request to be answered, no byte of an answer to be sent and does not
-/// move a byte for so long is closed. What holds it is a stream that only the client would end, such as a watch.
+/// A draining connection that has no request in work, no byte of an answer to send, and moves no byte for this time is
+/// closed. A stream that only the client would end, such as a watch, holds such a connection.
 const DRAIN_QUIET: Duration = Duration::from_secs(1);
 
-/// Least time between two lines about connections that are refused or ended.
+/// Least time between two log lines about connections that are refused or ended.
 const LINE_PERIOD: Duration = Duration::from_secs(10);
 
-/// Bounds on connections.
+/// Limits of connections.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
-    /// Open at once.
+    /// Most open connections.
     pub connections_max: usize,
-    /// Of these, from one address; 0 for a share once half are open, and any number from loopback.
+    /// Most open connections from one address; 0: a share once half of all are open, and no limit for loopback.
     pub address_max: usize,
-    /// One without a request being worked on, and without a byte in either direction, for so
-    /// long is closed.
+    /// Time without a request in work and without a byte in either direction after which a connection is closed.
     pub idle: Duration,
 }
 
-/// A service that answers the requests of connections, each of which has a copy.
+/// A service that answers requests; each connection has a copy.
 pub trait Answering:
     Service<
         http::Request<RequestBody>,
@@ -111,19 +110,19 @@ impl<S> Answering for S where
 {
 }
 
-/// Ends the serving: sent once, when the server begins to shut down.
+/// Shutdown signal of serving: set once.
 pub type Drain = watch::Receiver<bool>;
 
-/// Where clients come from.
+/// A port with its TLS settings.
 pub struct Door {
-    /// What they connect to.
+    /// Listening socket.
     pub listener: TcpListener,
-    /// How they agree on keys; `None` if they do not.
+    /// TLS settings; `None` for plain text.
     pub tls: Option<Arc<Tls>>,
 }
 
-/// Serves until `drain` is set, then until every request in flight has been answered. Dropping
-/// the future ends it at once.
+/// Serves until `drain` is set, then until every request in flight has been answered. Dropping the future ends it at
+/// once.
 pub async fn serve<S: Answering>(
     Door { listener, tls }: Door,
     service: S,
@@ -131,7 +130,7 @@ pub async fn serve<S: Answering>(
     observed: Arc<Observed>,
     mut drain: Drain,
 ) {
-    // Every connection holds a sender: when the last is gone, so is the last connection.
+    // Every connection holds a sender: once all are dropped, no connection is left.
     let (alive, mut all_gone) = mpsc::channel::<()>(1);
     let places = Places::new(limits.connections_max, limits.address_max);
     let mut refused_logged: Option<Instant> = None;
@@ -164,7 +163,7 @@ pub async fn serve<S: Answering>(
     all_gone.recv().await;
 }
 
-/// Agrees on keys with a client, where there are any. A server at its end does not wait for that.
+/// Completes the TLS handshake with a client, if TLS is on. A draining server does not wait for that.
 async fn secured(tls: Option<Arc<Tls>>, stream: TcpStream, mut drain: Drain) -> io::Result<Stream> {
     let Some(tls) = tls else { return Ok(Either::Left(stream)) };
     tokio::select! {
@@ -173,7 +172,7 @@ async fn secured(tls: Option<Arc<Tls>>, stream: TcpStream, mut drain: Drain) -> 
     }
 }
 
-/// Counts a connection that has no place, and tells of it now and then.
+/// Counts a refused connection, and logs refusals at a bounded rate.
 fn refuse(
     full: Full,
     address: std::net::IpAddr,
@@ -210,7 +209,7 @@ async fn accept(listener: &TcpListener) -> io::Result<(TcpStream, std::net::Sock
     Ok((stream, peer))
 }
 
-/// Has the kernel notice a peer that is gone without a word, also where it owes an acknowledgement.
+/// Makes the kernel detect a peer that is gone without a FIN, also while it owes an acknowledgement.
 fn keep_alive(stream: &TcpStream, idle: Duration) {
     let socket = socket2::SockRef::from(stream);
     let keepalive = socket2::TcpKeepalive::new().with_time(KEEPALIVE).with_interval(KEEPALIVE / 4);
@@ -222,7 +221,7 @@ fn keep_alive(stream: &TcpStream, idle: Duration) {
     }
 }
 
-/// Has a task answer each request that comes, until the connection ends; by what, if not well.
+/// Spawns a task for each request until the connection ends; an error says why it ended.
 async fn answer_all<T, S>(
     connection: &mut h2::server::Connection<T, Chunk>,
     service: S,
@@ -243,12 +242,12 @@ where
     None
 }
 
-/// Waits until the server begins to shut down, or is gone.
+/// Waits until the server begins to shut down, or is dropped.
 async fn is_told(drain: &mut Drain) {
     let _ = drain.wait_for(|drain| *drain).await;
 }
 
-/// How HTTP/2 is spoken.
+/// Settings of HTTP/2.
 fn protocol() -> Builder {
     let mut builder = Builder::new();
     builder
@@ -256,7 +255,7 @@ fn protocol() -> Builder {
         .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
         .data_frame_budget(SMALL_FRAMES_BYTES)
         .max_concurrent_streams(STREAMS_MAX)
-        // As many as there may be streams: clients cancel all at once while threads here are busy.
+        // As many as there may be streams: a client may cancel all of them while the threads here are busy.
         .max_pending_accept_reset_streams(STREAMS_MAX as usize)
         .max_concurrent_reset_streams(STREAMS_RESET_MAX)
         .max_local_error_reset_streams(Some(STREAM_ERRORS_MAX))
@@ -269,12 +268,12 @@ struct Connection {
     observed: Arc<Observed>,
     drain: Drain,
     link: Arc<Link>,
-    // In this order: a connection that is not counted any more has left its place.
+    // Dropped in this order: a connection that is not counted any more has given back its place.
     _place: Place,
     _counted: Counted,
 }
 
-/// A connection that is counted as open, until this is dropped.
+/// Counts an open connection until it is dropped.
 struct Counted(Arc<Observed>);
 
 impl Counted {
@@ -373,8 +372,8 @@ impl Connection {
         }
     }
 
-    /// For how long nothing may happen on the connection. One that is told to go stays while a client takes
-    /// what it was answered: an answer that h2 holds is no request in work any more.
+    /// Time without activity after which the connection is closed. A draining one stays while a client takes its
+    /// answer: an answer that h2 holds is no longer a request in work.
     fn patience(&self, is_draining: bool) -> Duration {
         let idle = self.limits.idle;
         match (is_draining, self.link.purses.answers.held()) {
@@ -384,7 +383,7 @@ impl Connection {
         }
     }
 
-    /// Its client has not begun in time, or does not answer any more: it is counted.
+    /// True if its client has not begun in time, or does not answer pings; counts it.
     fn is_lost(&self, pings: &mut Pings) -> bool {
         let (activity, counters) = (&self.link.activity, &self.observed.in_flight);
         if activity.received() < SETUP_BYTES && activity.age() >= SETUP_PATIENCE {
@@ -399,7 +398,7 @@ impl Connection {
         is_gone
     }
 
-    /// A connection has ended by this: it is counted, and told, where the server ended it.
+    /// Counts and logs the error that ended a connection, if the server ended it.
     fn note(&self, error: &h2::Error) {
         if !(error.is_go_away() && error.is_library()) {
             tracing::debug!("a connection ended: {error}");
@@ -413,7 +412,7 @@ impl Connection {
         };
         let faults = self.observed.in_flight.faults(fault);
         faults.add(1);
-        // The first of each, and then those at every power of two, so that a log is not filled.
+        // Logs each kind of fault at the first and at every power of two, so that the log is not filled.
         if faults.get().is_power_of_two() {
             tracing::warn!("a connection was ended, with all its requests: {error}");
         }
@@ -424,7 +423,7 @@ impl Connection {
 mod tests {
     use super::*;
 
-    /// The server's end; and the default of the clients that the programs make, which keep it.
+    /// Both ends: the server's, and the default of tonic clients, which kyrodb's programs keep.
     #[tokio::test(flavor = "current_thread")]
     async fn small_messages_are_not_held_back() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();

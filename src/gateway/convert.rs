@@ -1,4 +1,4 @@
-//! From the words of the engine to the wire.
+//! Conversion from the engine's types to protobuf messages.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -12,7 +12,7 @@ use crate::router::Found;
 use crate::router::cached::Answer;
 use crate::types::payload::Payload;
 
-/// The pairs that a client may see.
+/// The metadata that a client may see.
 pub(super) fn metadata(payload: &Payload) -> HashMap<String, String> {
     payload.user_pairs().map(|(key, value)| (key.to_owned(), value.to_owned())).collect()
 }
@@ -84,7 +84,7 @@ pub(super) fn search_response(
     proto::SearchResponse { results, ..response }
 }
 
-/// One result of a Search whose answer goes on to be asked for others.
+/// A result of a Search at this index; the answer is kept for the others.
 pub(super) fn search_result_at(
     answer: &Answer,
     index: usize,

@@ -1,27 +1,26 @@
-//! When an answer is due: the client's `grpc-timeout`, bounded by the server's own maximum.
+//! Deadline of an answer: the client's `grpc-timeout`, bounded by the server's maximum.
 
 use std::time::{Duration, Instant};
 
 use tonic::metadata::MetadataMap;
 
-/// An answer has to reach the client before its deadline to be of use: so much of the time it
-/// allows is kept for the way back.
+/// Part of the client's time that is kept for the way back, since an answer has to reach the client before its
+/// deadline: 1/8, up to `MARGIN_MAX`.
 const MARGIN_SHARE: u32 = 8;
 const MARGIN_MAX: Duration = Duration::from_millis(5);
 
-/// The time that the client allows, from the header `grpc-timeout`; `None` if it sets none or
-/// writes it wrong, which gRPC has servers ignore.
+/// The time that the client allows, from the header `grpc-timeout`; `None` if it is absent or invalid, which gRPC
+/// requires servers to ignore.
 pub(super) fn client_timeout(metadata: &MetadataMap) -> Option<Duration> {
     parse(metadata.get("grpc-timeout")?.to_str().ok()?)
 }
 
-/// The same from the headers of a request.
+/// The time that the client allows, from the headers of a request.
 pub(super) fn timeout_of(headers: &http::HeaderMap) -> Option<Duration> {
     parse(headers.get("grpc-timeout")?.to_str().ok()?)
 }
 
-/// When a search has to stop: the smaller of what the client allows, less the way back, and
-/// `server_max`.
+/// Time at which a search has to stop: after the smaller of the client's time, less the way back, and `server_max`.
 pub(super) fn search_deadline(
     received: Instant,
     client: Option<Duration>,

@@ -1,8 +1,8 @@
-//! What is done with the record of a search that has ended: its stages are counted, it is kept if it was
-//! among the slowest, and has a line in the log if it was slow.
+//! Handling of the record of a completed search: its stages are counted, it is kept if it was among the slowest, and it
+//! is logged if it was slow.
 //!
-//! The line says how much was asked for and where the time went, and nothing of what was searched for
-//! or found: no vector, no key, no value of metadata.
+//! The log line has the parameters of the query and the times of the stages, and nothing of the query's contents or
+//! results: no vector, no key, no value of metadata.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,14 +12,14 @@ use crate::observe::origin::Origin;
 use crate::observe::trace::{Stage, Trace};
 use crate::types::realm::TenantMark;
 
-/// What is known of a search beside its record.
+/// Context of a search that is not in its record.
 #[derive(Clone, Default)]
 pub(super) struct About {
-    /// How its client names it.
+    /// Identification by its client.
     pub(super) origin: Origin,
-    /// Whose documents are searched.
+    /// The tenant whose documents are searched.
     pub(super) tenant: Option<Arc<TenantMark>>,
-    /// Only those of a namespace.
+    /// The search is restricted to a namespace.
     pub(super) has_namespace: bool,
 }
 

@@ -1,5 +1,5 @@
-//! One request and its answer, as a task: the bytes of the one come in while the other is worked on and goes
-//! out, each within its bounds of time and memory.
+//! One request and its answer, as a task: bytes of the request come in while the answer is computed and sent, each
+//! within its bounds of time and memory.
 
 use std::future::poll_fn;
 use std::pin::pin;
@@ -22,49 +22,49 @@ use super::pipe::{Account, Pipe};
 use super::purse::{Chunk, Purses};
 use super::status::{count, status};
 
-/// The bytes of a request of one message have to be there within so long.
+/// Time for the bytes of a unary request to arrive.
 const BODY_PATIENCE: Duration = Duration::from_secs(30);
 
-/// An answer of one message whose client takes nothing of it for so long is ended.
+/// Time without progress after which an answer of one message is ended.
 pub(super) const ANSWER_PATIENCE: Duration = Duration::from_secs(30);
 
-/// A client that is answered before it has sent all has so long to hear of it and to stop: then the stream is
-/// reset, without an error.
+/// Time for a client that is answered before it has sent all to notice that and stop: then the stream is reset, without
+/// an error.
 const LINGER: Duration = Duration::from_secs(1);
 
-/// What a request of one message may hold whatever others hold.
+/// Bytes that a request of one message may hold whatever other requests hold.
 const MESSAGE_SPARE_BYTES: u64 = 64 << 10;
 
-/// What a stream may: all that its window lets in.
+/// Bytes that a stream may hold whatever other requests hold: all that its window lets in.
 const STREAM_SPARE_BYTES: u64 = super::connection::STREAM_WINDOW_BYTES as u64 + MESSAGE_SPARE_BYTES;
 
-/// A method that counts what it reads, before it is an answer. Others have no need of the account, and no
+/// True for methods that count the vectors they read before there is an answer. Other methods need no account, and no
 /// allocation for it.
 fn reads_documents(method: &str) -> bool {
     ["BulkQuery", "ListDocuments"].contains(&method)
 }
 
-/// What the exchanges of a connection share.
+/// State that the exchanges of a connection share.
 pub(super) struct Link {
     pub(super) purses: Arc<Purses>,
     pub(super) activity: Arc<Activity>,
-    /// A connection, or a stream, on which nothing moves for so long is idle.
+    /// Time without activity after which a connection, or a stream, is idle.
     pub(super) idle: Duration,
-    /// Bytes that came for requests after their answers and are not given back to the windows.
+    /// Bytes that came for requests after their answers and are not returned to the windows.
     pub(super) stray: AtomicU64,
 }
 
-/// A method whose clients send streams.
+/// True for methods whose clients send streams.
 fn sends_stream(method: &str) -> bool {
     ["BulkInsert", "BulkLoadHnsw", "BulkSearch", "ServerReflectionInfo"].contains(&method)
 }
 
-/// A method whose clients take streams.
+/// True for methods whose clients receive streams.
 fn takes_stream(method: &str) -> bool {
     ["BulkSearch", "ServerReflectionInfo", "Watch"].contains(&method)
 }
 
-/// Has the service answer a request.
+/// Serves one request: receives it, calls the service, and sends the answer.
 pub(super) async fn exchange<S: Answering>(
     request: http::Request<RecvStream>,
     mut respond: SendResponse<Chunk>,
@@ -97,7 +97,7 @@ pub(super) async fn exchange<S: Answering>(
         head.extensions.insert(link.purses.clone());
     }
     let (mut pump, body) = Pump::new(from, &link, terms);
-    // Most requests are all there by now.
+    // Most requests have arrived completely by now.
     poll_fn(|context| {
         pump.pump(context);
         Poll::Ready(())
@@ -115,12 +115,12 @@ pub(super) async fn exchange<S: Answering>(
         pump.settle(context);
         match answered {
             Poll::Ready(Ok(answer)) => Poll::Ready(Some(answer)),
-            // A client that resets the stream wants no answer.
+            // A client that resets the stream does not want an answer.
             Poll::Pending => respond.poll_reset(context).map(|_| None),
         }
     });
     let Some(answer) = answered.await else { return };
-    // A server at its end waits until an answer of one message is sent: its client may pause.
+    // A draining server waits until an answer of one message is sent: its client may pause.
     let in_work = in_work.filter(|_| !is_answered_by_stream);
     let patience = if is_answered_by_stream { link.idle } else { ANSWER_PATIENCE.min(link.idle) };
     match send(answer, respond, &mut pump, link.purses.clone(), patience).await {
@@ -132,7 +132,7 @@ pub(super) async fn exchange<S: Answering>(
     }
 }
 
-/// Takes what a client sends before it has heard that it is answered.
+/// Takes bytes that a client sends before it notices that it was answered.
 async fn linger(mut pump: Pump) {
     if pump.is_open() {
         pump.end_call();

@@ -1,6 +1,5 @@
-//! What a call has to be before anything of it is read, and while it is: gRPC, from a program and not
-//! from a page in a browser, in messages that are no larger than their method needs, and one message
-//! where the method takes one.
+//! Checks of a call before and while its body is read: it has to be gRPC, from a program and not from a web page, with
+//! messages no larger than the method needs, and one message if the method is unary.
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -19,11 +18,11 @@ use crate::proto::codec::{UNREAD, refused};
 /// Bytes before each message: a flag and its length.
 const HEADER_BYTES: usize = 5;
 
-/// Sent by browsers with every request, and by nothing else.
+/// Header that browsers send with every request, and no other client sends.
 const SEC_FETCH_SITE: &str = "sec-fetch-site";
 
-/// The answer to a call that is none of gRPC, or that a browser makes for some page: with the
-/// certificate of its user, who has not asked for that.
+/// The refusal of a call that is not gRPC, or that a browser makes on behalf of a web page: it would use the
+/// certificate of its user, who did not ask for the call.
 pub(super) fn refusal(headers: &HeaderMap) -> Option<Response<Body>> {
     let (status, why) = if !is_grpc(headers) {
         let why = "this port speaks gRPC: the content type has to be application/grpc or \
@@ -52,7 +51,7 @@ fn is_grpc(headers: &HeaderMap) -> bool {
         .any(|known| essence.eq_ignore_ascii_case(known))
 }
 
-/// Counts the call of an answer that no handler has made, since its message was refused.
+/// Counts a call whose message was refused, so that no handler made its answer.
 pub(super) fn settle(observed: &Observed, method: Option<&Method>, headers: &mut HeaderMap) {
     if headers.remove(UNREAD).is_some() {
         observed.gateway.errors(ErrorCategory::Validation).add(1);
@@ -75,16 +74,16 @@ pub(super) fn note_refused(observed: &Observed, kind: Kind) {
     }
 }
 
-/// The body of a request, looked at while it is read.
+/// The body of a request, checked while it is read.
 pub struct Guard<B> {
     inner: B,
     /// `None` for services with bounds of their own.
     method: Option<&'static Method>,
-    /// Beyond this tonic refuses a message, by another code.
+    /// Beyond this size tonic refuses a message, with another code.
     message_bytes_max: usize,
     header: [u8; HEADER_BYTES],
     header_bytes: usize,
-    /// Bytes to come of the message that is being read.
+    /// Remaining bytes of the message that is being read.
     message_left: usize,
     messages: u64,
 }
@@ -103,7 +102,7 @@ impl<B> Guard<B> {
         }
     }
 
-    /// Looks at the next bytes: where messages begin, and how long they say they are.
+    /// Checks the next bytes: where messages begin, and the lengths they announce.
     fn look(&mut self, mut bytes: &[u8]) -> Result<(), Status> {
         let Some(method) = self.method else { return Ok(()) };
         while !bytes.is_empty() {
@@ -190,7 +189,7 @@ mod tests {
         Guard::new((), Some(method), 16 << 20)
     }
 
-    /// What becomes of bytes that come in pieces of this size.
+    /// Result for bytes that come in pieces of this size.
     fn look(path: &str, bytes: &[u8], piece: usize) -> Result<(), String> {
         let mut guard = guard(path);
         let looked = bytes.chunks(piece).try_for_each(|piece| guard.look(piece));
@@ -223,10 +222,10 @@ mod tests {
             assert_eq!(look(path, &head(max), 1), Ok(()));
             let why = look(path, &head(max + 1), 3).unwrap_err();
             assert!(why.starts_with("request: has") && why.contains(&max.to_string()), "{why}");
-            // That is OUT_OF_RANGE, as ever.
+            // tonic refuses that with OUT_OF_RANGE, unchanged.
             assert_eq!(look(path, &head((16 << 20) + 1), 1), Ok(()));
         }
-        // A document of a stream that is too large has failed, and the stream goes on.
+        // A document of a stream that is too large counts as failed, and the stream continues.
         for path in ["BulkInsert", "BulkLoadHnsw"] {
             assert_eq!(look(path, &[&[0][..], &(16_u32 << 20).to_be_bytes()].concat(), 1), Ok(()));
         }

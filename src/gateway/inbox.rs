@@ -1,14 +1,14 @@
-//! The bytes of a request between the connection and its handler: they are taken out of h2 as they come,
-//! joined, and given to the handler as it asks.
+//! Buffer of a request between the connection and its handler: bytes are taken out of h2 as they come, joined, and
+//! given to the handler as it asks.
 //!
-//! h2 keeps some 256 bytes for each DATA frame that was not taken, however small, and ends connections
-//! with too many of them. Most gRPC libraries write a frame a message. So the frames are taken out at once;
-//! what a client may send is decided by the windows, which open again only as the handler takes the bytes.
+//! h2 keeps some 256 bytes for each DATA frame that was not taken, however small, and ends connections with too many of
+//! them. Most gRPC libraries write a frame per message. So the frames are taken out at once; the windows bound what a
+//! client may send, and they open again only as the handler takes the bytes.
 //!
-//! A request may be answered before all of it is there. Its client goes on sending until it has heard: those
-//! frames, which no call asks for, are *stray*. h2 counts small ones that come for a stream without a reader
-//! against the connection for good, and ends it for them. So they are taken out and dropped, and the windows
-//! do not open for them: at most a window of them comes, and it is given back when the stream ends.
+//! A request may be answered before all of it is there. Its client continues to send until it notices that: those
+//! frames, which no call reads, are *stray*. h2 counts small ones that come for a stream without a reader against the
+//! connection for good, and ends it for them. So they are taken out and dropped, and the windows do not open for them:
+//! at most a window of them comes, and it is given back when the stream ends.
 
 use std::collections::VecDeque;
 use std::pin::Pin;
@@ -31,39 +31,39 @@ use crate::error::Error;
 /// Frames of fewer bytes than this are joined.
 const JOINED_BELOW_BYTES: usize = 4 << 10;
 
-/// Bytes of a piece that frames are joined to.
+/// Bytes of a buffer into which frames are joined.
 const PIECE_BYTES: usize = 64 << 10;
 
-/// When a request that found too many bytes held may be worth another try.
+/// Time after which to retry a request that was refused because too many bytes were held.
 const ROOM_RETRY: Duration = Duration::from_secs(1);
 
-/// Stray bytes of all requests of a connection: a quarter of its window, which others need.
+/// Most stray bytes of all requests of a connection: a quarter of its window, which other requests need.
 const STRAY_BYTES_MAX: u64 = super::connection::STREAM_WINDOW_BYTES as u64;
 
-/// Stray frames of one request: a window of the smallest that hold a message with a field.
+/// Most stray frames of one request: a window of the smallest frames that hold a message with a field.
 const STRAY_FRAMES_MAX: u64 = STRAY_BYTES_MAX / 8;
 
 /// Bytes before a message: a flag and its length.
 const PREFIX_BYTES: usize = 5;
 
-/// How long the bytes of a request may take, and how many it may hold where too many are held.
+/// Limits of a request in time and bytes.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Terms {
-    /// From the headers to the last byte; none for a stream whose client sets none.
+    /// Time from the headers to the last byte; `None` for a stream whose client sets none.
     pub(super) whole: Option<Duration>,
-    /// From one byte to the next while the handler waits.
+    /// Time from one byte to the next while the handler waits.
     pub(super) idle: Duration,
-    /// Its client may wait for an answer, or for its own user, between two messages for as long as the
-    /// connection lasts: only a message that is begun has to come.
+    /// The client may pause between two messages for as long as the connection lasts, to wait for an answer or for its
+    /// user; only a message that has begun has to arrive.
     pub(super) is_conversation: bool,
-    /// It is not refused while it holds no more than this.
+    /// The request is not refused while it holds no more than this.
     pub(super) spare_bytes: u64,
-    /// Its bytes count until the call is over: what is decoded from them is as large. A stream is bounded by
-    /// its handler beyond what is not decoded.
+    /// Its bytes count until the call is over, since decoding them takes as many. For a stream, only undecoded bytes
+    /// count; its handler bounds the rest.
     pub(super) is_held: bool,
 }
 
-/// Follows the messages in a body: how many bytes lie in one that is not complete.
+/// Tracks the messages in a body: number of bytes in an incomplete message.
 #[derive(Debug, Default)]
 struct Messages {
     prefix: [u8; PREFIX_BYTES],
@@ -73,7 +73,7 @@ struct Messages {
 }
 
 impl Messages {
-    /// Takes what follows; the bytes of messages that are complete by it.
+    /// Takes the next bytes; returns the bytes of messages that they complete.
     fn pass(&mut self, mut bytes: &[u8]) -> u64 {
         let mut complete = 0;
         while !bytes.is_empty() {
@@ -104,17 +104,17 @@ impl Messages {
 }
 
 tokio::task_local! {
-    /// The request whose handler is polled.
+    /// The request whose handler is being polled.
     static CALL: Arc<Inbox>;
 }
 
-/// Names the tenant on whose account the request is whose handler this is called in.
+/// Charges the bytes of the request, in whose handler this is called, to a tenant.
 pub(super) fn charge_to(tenant: &Arc<Tenant>) {
     // Without a call, as in tests of handlers, there is no account.
     let _is_counted = CALL.try_with(|inbox| inbox.payer.set(tenant.clone()));
 }
 
-/// Bytes in a row.
+/// Contiguous bytes.
 enum Piece {
     Whole(Bytes),
     Joined(Vec<u8>),
@@ -125,24 +125,24 @@ struct State {
     /// The first frame, which is all of most requests.
     first: Option<Bytes>,
     rest: VecDeque<Piece>,
-    /// Bytes on the connection's account: those here, and of the message that is being decoded.
+    /// Bytes on the connection's account: those here, and those of the message being decoded.
     held: u64,
-    /// The same on the account of the tenant, once it is known.
+    /// These bytes on the account of the tenant, once it is known.
     share: Option<Share>,
     messages: Messages,
-    /// Given to the handler, and not to the windows yet.
+    /// Bytes given to the handler, and not to the windows yet.
     taken: usize,
-    /// Why there is no more.
+    /// Why no more bytes come.
     failed: Option<Status>,
     has_ended: bool,
     /// The reader is gone.
     is_dropped: bool,
-    /// The task that moves frames is at work, and looks here before it rests.
+    /// The task that moves frames is running, and checks this state before it rests.
     is_pumping: bool,
-    /// Who waits for bytes, and since when.
+    /// The reader that waits for bytes, and since when.
     reader: Option<Waker>,
     waits_since: Option<Instant>,
-    /// The task that moves frames.
+    /// Waker of the task that moves frames.
     pump: Option<Waker>,
 }
 
@@ -180,7 +180,7 @@ impl State {
         self.rest = VecDeque::new();
     }
 
-    /// Has the task that moves frames look here, unless it is about to.
+    /// Wakes the task that moves frames, unless it is running.
     fn wake_pump(&self) {
         if !self.is_pumping
             && let Some(pump) = &self.pump
@@ -189,7 +189,7 @@ impl State {
         }
     }
 
-    /// Wakes the reader, unless it is about to be polled by this task anyway.
+    /// Wakes the reader, unless this task is about to poll it anyway.
     fn wake_reader(&mut self, context: &Context<'_>) {
         self.waits_since = None;
         if let Some(reader) = self.reader.take()
@@ -200,13 +200,13 @@ impl State {
     }
 }
 
-/// What a connection has received of one request.
+/// Bytes that a connection has received of one request.
 struct Inbox {
     state: Mutex<State>,
     purses: Arc<Purses>,
-    /// Whose request it is: known once it was let in, and of those that tenants make.
+    /// Tenant of the request: known once the request was admitted, if there are tenants.
     payer: OnceLock<Arc<Tenant>>,
-    /// What came counts until the call is over, and not until it is decoded.
+    /// Received bytes count until the call is over, and not only until they are decoded.
     is_held: bool,
 }
 
@@ -224,7 +224,7 @@ impl Inbox {
         }
     }
 
-    /// Counts bytes that came; which bound is passed now.
+    /// Counts received bytes; an error names the bound that is exceeded now.
     fn take(&self, state: &mut State, bytes: u64) -> Result<(), Over> {
         state.held += bytes;
         let taken = self.purses.requests.take(bytes);
@@ -233,7 +233,7 @@ impl Inbox {
         taken.and(shared)
     }
 
-    /// Counts what is held for its tenant too, if that is known by now.
+    /// Counts the held bytes for the tenant too, once it is known.
     fn charge(&self, state: &mut State) {
         if state.share.is_none()
             && let Some(payer) = self.payer.get()
@@ -242,7 +242,7 @@ impl Inbox {
         }
     }
 
-    /// No more bytes come, and those that did are of no use.
+    /// Ends the request: no more bytes come, and those held are dropped.
     fn fail(&self, state: &mut State, why: Status, context: &Context<'_>) {
         state.clear();
         state.failed = Some(why);
@@ -348,7 +348,7 @@ struct Stray {
 }
 
 impl Stray {
-    /// Counts a frame; false if there are too many of them.
+    /// Counts a frame; false if there are too many.
     fn take(&mut self, bytes: u64) -> bool {
         self.bytes += bytes;
         self.frames += 1;
@@ -363,11 +363,11 @@ impl Drop for Stray {
     }
 }
 
-/// Moves what h2 has of a request to its inbox. Is polled by the task of the request.
+/// Moves a request's frames from h2 to its inbox. Polled by the task of the request.
 pub(super) struct Pump {
-    /// `None` once there is no more to move.
+    /// `None` once there are no more frames to move.
     from: Option<RecvStream>,
-    /// The client has ended the request, or there will be no more of it.
+    /// The client has ended the request, or no more of it will come.
     is_all: bool,
     stray: Stray,
     inbox: Arc<Inbox>,
@@ -400,7 +400,7 @@ impl Pump {
         (pump, body)
     }
 
-    /// Polls the handler of this request, which may [name](charge_to) whose it is.
+    /// Polls the handler of this request, which may [charge](charge_to) it to a tenant.
     pub(super) fn handling<F: Future>(
         &self,
         handler: F,
@@ -408,22 +408,22 @@ impl Pump {
         CALL.scope(self.inbox.clone(), handler)
     }
 
-    /// Whose request it is, if it is a tenant's.
+    /// Tenant of the request, if there is one.
     pub(super) fn payer(&self) -> Option<&Arc<Tenant>> {
         self.inbox.payer.get()
     }
 
-    /// All bytes of the request are there, or there will be no more.
+    /// True if all bytes of the request are here, or no more will come.
     pub(super) fn has_all(&self) -> bool {
         self.from.is_none() || self.inbox.lock().has_ended
     }
 
-    /// Its client may still send something.
+    /// True if its client may still send something.
     pub(super) fn is_open(&self) -> bool {
         self.from.is_some() && !self.is_all
     }
 
-    /// Moves what there is. To be followed by [`Self::settle`] once the handler has been polled.
+    /// Moves available frames. Call [`Self::settle`] after the handler has been polled.
     pub(super) fn pump(&mut self, context: &mut Context<'_>) {
         let Some(from) = &mut self.from else { return };
         let inbox = self.inbox.clone();
@@ -440,7 +440,7 @@ impl Pump {
                     self.is_all = from.is_end_stream();
                     let length = bytes.len() as u64;
                     if state.has_ended || state.is_dropped {
-                        // With more than may be, the stream goes, and its windows open.
+                        // Beyond the bound of stray frames the stream is dropped, which opens its windows.
                         self.is_all |= !self.stray.take(length);
                         continue;
                     }
@@ -455,7 +455,7 @@ impl Pump {
                         inbox.refuse(&mut state, over, context);
                     }
                 }
-                // Trailers of a request say nothing in gRPC.
+                // Trailers of a request have no meaning in gRPC.
                 Poll::Ready(None) => {
                     has_moved = true;
                     self.is_all = true;
@@ -483,8 +483,8 @@ impl Pump {
         }
     }
 
-    /// The call is over: what is here is of no use, and a task that still reads the body elsewhere, as
-    /// reflection has, does not wait for more.
+    /// Ends the call: held bytes are dropped, and a task that still reads the body elsewhere, as in reflection, does
+    /// not wait for more.
     pub(super) fn end_call(&mut self) {
         let mut state = self.inbox.lock();
         let pump = state.pump.take();
@@ -497,7 +497,7 @@ impl Pump {
         let held = state.held;
         self.inbox.give_back(&mut state, held);
         let reader = state.reader.take();
-        // What is woken or dropped with these may look into the inbox.
+        // Wakers and values dropped here may access the inbox.
         drop(state);
         drop(pump);
         if let Some(reader) = reader {
@@ -505,25 +505,25 @@ impl Pump {
         }
     }
 
-    /// The call is over: takes what the client still sends, until it has ended the request or too much of
-    /// it has come.
+    /// After the call is over: takes bytes that the client still sends, until it has ended the request or sent too
+    /// many.
     pub(super) fn poll_stray(&mut self, context: &mut Context<'_>) -> Poll<()> {
         self.pump(context);
         self.settle(context);
         if self.from.is_none() { Poll::Ready(()) } else { Poll::Pending }
     }
 
-    /// When what the handler waits for is late.
+    /// Time at which bytes that the handler waits for are late.
     fn due(&self, state: &State) -> Option<Instant> {
         let since = state.waits_since?.max(self.last_byte);
         let may_be_quiet = self.terms.is_conversation && state.messages.open == 0;
-        // A bound beyond what a clock can say is none.
+        // A limit beyond the range of the clock means none.
         let idle = if may_be_quiet { None } else { since.checked_add(self.terms.idle) };
         let whole = self.terms.whole.and_then(|whole| self.begun.checked_add(whole));
         idle.into_iter().chain(whole).min()
     }
 
-    /// Has the task woken when that is.
+    /// Sets a timer that wakes the task at this time.
     fn set_alarm(&mut self, due: Instant, context: &mut Context<'_>) {
         let due = due.into();
         let alarm = self.alarm.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(due)));
@@ -535,7 +535,7 @@ impl Pump {
         }
     }
 
-    /// Opens the windows by what the handler has taken.
+    /// Opens the windows by the bytes that the handler has taken.
     pub(super) fn settle(&mut self, context: &mut Context<'_>) {
         if self.from.is_none() {
             return;
@@ -550,7 +550,7 @@ impl Pump {
         if taken > 0
             && let Some(from) = &mut self.from
         {
-            // Fails where the stream is gone, and its windows with it.
+            // Fails if the stream is gone, and its windows with it.
             let _ = from.flow_control().release_capacity(taken);
         }
         if is_over {

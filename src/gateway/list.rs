@@ -1,8 +1,8 @@
 //! ListDocuments: every document in scope, page by page in the order of ids.
 //!
-//! A page is cut from the state of one moment of each shard, by ids, which never change: what is there
-//! from the first page to the last is on one of them, whatever else is written meanwhile. Shards keep
-//! what a sweep has found for the pages that follow (`engine/listing`).
+//! A page shows one state of each shard, cut by ids, which never change: a document that exists from the first page to
+//! the last is on one of them, whatever is written meanwhile. Shards keep the result of a sweep for the following pages
+//! (`engine/listing`).
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -19,11 +19,11 @@ use crate::engine::filter::Filter;
 use crate::error::{Error, Result};
 use crate::proto;
 
-/// Documents on a page, at most, and where the client does not say.
+/// Most documents on a page, and the default.
 const PAGE_MAX: u32 = 10_000;
 const PAGE_DEFAULT: u32 = 100;
 
-/// A page is looked for at most so long.
+/// Longest time to find a page.
 const LIST_MAX: Duration = Duration::from_secs(60);
 
 impl Gateway {
@@ -73,7 +73,7 @@ impl Gateway {
         let realm = subject.realm(&request.namespace);
         let held = self.held(purses.as_ref(), &subject, ids.len(), request.include_embeddings)?;
         let found = router.get(&ids, realm, request.include_embeddings).await?;
-        // One that was deleted since is not there any more.
+        // A document that was deleted since is missing.
         let documents: Vec<_> =
             ids.iter().zip(found).filter_map(|(&id, document)| Some((id, document?))).collect();
         let count = documents.len();

@@ -1,25 +1,25 @@
-//! The methods of the service: what each is, what it costs, and how large its requests may be.
+//! The methods of the service: kind, cost, and largest request of each.
 
 use crate::proto::shape::FILTER_BYTES_MAX;
 
-/// Bytes of one message with a document, at most: a vector of 4,096 values and 64 KiB of metadata,
-/// however they are written, and room to say what is wrong with larger ones.
+/// Largest message with a document, in bytes: a vector of 4,096 values and 64 KiB of metadata in any encoding, and room
+/// so that larger ones get a precise error.
 const DOCUMENT_BYTES_MAX: u32 = 1 << 20;
 
-/// Bytes of one message with a filter, at most.
+/// Largest message with a filter, in bytes.
 const FILTERED_BYTES_MAX: u32 = FILTER_BYTES_MAX as u32 + (1 << 20);
 
-/// Bytes of one message with a list of ids, at most: 10,000 of 10 bytes, and room.
+/// Largest message with a list of ids, in bytes: 10,000 of 10 bytes, and room.
 const IDS_BYTES_MAX: u32 = 256 << 10;
 
-/// Bytes of any other message, at most: an id, a namespace, a switch.
+/// Largest message of any other kind, in bytes: an id, a namespace, a switch.
 const SMALL_BYTES_MAX: u32 = 64 << 10;
 
-/// A document that is too large is one that failed, and the stream goes on: nothing here ends it, and
-/// `server.max_message_bytes` alone bounds its messages.
+/// No bound of the method: a too large document of a stream counts as failed, and the stream continues; only
+/// `server.max_message_bytes` bounds its messages.
 const ANY_BYTES: u32 = u32::MAX;
 
-/// What a method does.
+/// Kind of a method.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
     /// Stores a document.
@@ -30,20 +30,20 @@ pub(super) enum Kind {
     Load,
     /// Reads documents.
     Read,
-    /// Searches for a stream of requests, each of which is paid for when it comes.
+    /// Searches for a stream of requests, each of which is charged when it comes.
     Stream,
-    /// Is about the server, and free.
+    /// Concerns the server, and is free.
     Server,
 }
 
 /// A method.
 #[derive(Debug)]
 pub(super) struct Method {
-    /// The last part of its path.
+    /// Last part of its path.
     pub(super) name: &'static str,
-    /// What it does.
+    /// Its kind.
     pub(super) kind: Kind,
-    /// Bytes of one message of a request.
+    /// Largest message of a request, in bytes.
     pub(super) message_bytes_max: u32,
 }
 
@@ -51,7 +51,7 @@ const fn method(name: &'static str, kind: Kind, message_bytes_max: u32) -> Metho
     Method { name, kind, message_bytes_max }
 }
 
-/// All of them.
+/// All methods.
 static METHODS: [Method; 16] = [
     method("Search", Kind::Read, FILTERED_BYTES_MAX),
     method("Insert", Kind::Insert, DOCUMENT_BYTES_MAX),
@@ -72,13 +72,13 @@ static METHODS: [Method; 16] = [
 ];
 
 impl Method {
-    /// The method of this path; `None` if it is none of the service.
+    /// The method of this path; `None` for paths of other services.
     pub(super) fn of(path: &str) -> Option<&'static Self> {
         let name = path.strip_prefix('/')?.strip_prefix(super::SERVICE)?.strip_prefix('/')?;
         METHODS.iter().find(|method| method.name == name)
     }
 
-    /// A request is one message, and no stream of them.
+    /// True if a request is one message and not a stream.
     pub(super) fn is_unary(&self) -> bool {
         !matches!(self.kind, Kind::Load | Kind::Stream)
     }

@@ -5,9 +5,8 @@ use super::service::unix_secs;
 use crate::proto::MetricsResponse;
 
 impl Gateway {
-    /// Hit rates are percentages; rates are those of the last minute. The cache is that of queries:
-    /// its rate is of the searches that it was asked about, and the overall rate is that of results
-    /// which came from it or from the hot tier.
+    /// Hit rates are percentages; rates are those of the last minute. The cache is the query cache: its rate is the
+    /// share of lookups that hit, and the overall rate is the share of results that came from it or from the hot tier.
     pub(super) fn metrics_response(&self) -> MetricsResponse {
         let observed = &self.observed;
         let (counters, shards) = (&observed.gateway, observed.shards());

@@ -1,4 +1,4 @@
-//! gRPC: the only module that knows tonic and serves protobuf.
+//! gRPC: the only module that uses tonic and serves protobuf.
 //!
 //! ```text
 //! connection (accept, limits, HTTP/2) → exchange → panics, guard → admit → service | stream → validate → router → convert
@@ -61,15 +61,14 @@ use crate::router::Router;
 use crate::status::health::{Health, Phase, Verdict};
 use crate::types::metric::Metric;
 
-/// Between two looks at the health for `grpc.health.v1`, which is also looked at whenever the
-/// server begins or ends to serve.
+/// Period of updating `grpc.health.v1`, which is also updated whenever the server begins or ends to serve.
 const HEALTH_PERIOD: Duration = Duration::from_millis(100);
 
-/// Bytes of a message of `grpc.health.v1` and of reflection, which are served without a key.
+/// Largest message of `grpc.health.v1` and of reflection, in bytes; both are served without a key.
 const HEALTH_BYTES_MAX: usize = 4 << 10;
 const REFLECTION_BYTES_MAX: usize = 64 << 10;
 
-/// The service's name for `grpc.health.v1`.
+/// Name of the service in `grpc.health.v1`.
 const SERVICE: &str = "kyrodb.v1.KyroDBService";
 
 impl From<Distance> for Metric {
@@ -82,7 +81,7 @@ impl From<Distance> for Metric {
     }
 }
 
-/// What all handlers share.
+/// State that all handlers share.
 pub struct Gateway {
     config: Arc<Config>,
     observed: Arc<Observed>,
@@ -91,16 +90,16 @@ pub struct Gateway {
     router: OnceLock<Arc<Router>>,
     /// Values in a vector; 0 until the first document decides.
     dimension: AtomicUsize,
-    /// Held while the first document decides.
+    /// Held while the first document decides the dimension.
     deciding: tokio::sync::Mutex<()>,
-    /// The longest that a search may take, in milliseconds.
+    /// Longest time of a search, in milliseconds.
     search_max_ms: AtomicU64,
-    /// Ids that BulkQueries may have in work.
+    /// Permits for ids of BulkQueries in work.
     bulk_ids: Arc<tokio::sync::Semaphore>,
-    /// Bulk loads, and bulk inserts, that may run at once.
+    /// Permits for bulk loads, and for bulk inserts.
     bulk_loads: tokio::sync::Semaphore,
     bulk_inserts: tokio::sync::Semaphore,
-    /// Bytes of documents that are taken in a second.
+    /// Bound on bytes of documents per second.
     write_rate: WriteRate,
 }
 
@@ -135,30 +134,30 @@ impl Gateway {
         })
     }
 
-    /// The shards are there, and have vectors of `dimension` values, 0 if they have none yet.
+    /// Opens the gateway once the shards are in service; their vectors have `dimension` values, 0 if unknown.
     pub fn open(&self, router: Arc<Router>, dimension: usize) {
         self.set_dimension(dimension);
         let first = self.router.set(router);
         debug_assert!(first.is_ok(), "a gateway is opened once");
     }
 
-    /// Searches may take so long from now on.
+    /// Sets the longest time of a search.
     pub fn set_timeouts(&self, timeouts: &TimeoutsSection) {
         self.search_max_ms.store(timeouts.cold_tier_ms, Ordering::Relaxed);
     }
 
-    /// Sets the bytes of memory that the process may use.
+    /// Sets the memory limit of the process, in bytes.
     pub fn set_memory_max(&self, bytes: u64) {
         self.observed.memory.set_max(bytes);
         purse::bound(&self.observed.in_flight, bytes);
     }
 
-    /// Slow searches have their lines by this from now on.
+    /// Sets the threshold and the rate of the slow-search log.
     pub fn set_logging(&self, logging: &LoggingSection) {
         self.observed.slow_log.set(logging.slow_query_ms, logging.slow_query_per_second);
     }
 
-    /// Sets the bytes of documents that are taken in a second; 0 for no bound.
+    /// Sets the bound on bytes of documents per second; 0 for none.
     pub fn set_write_rate(&self, bytes_per_second: u64) {
         self.write_rate.set(bytes_per_second);
     }
@@ -189,11 +188,10 @@ impl Gateway {
         VectorRules { metric: self.metric(), dimension }
     }
 
-    /// The rules for vectors to be stored. A first document of `length` values, valid in itself,
-    /// decides the dimension: it is in MANIFEST before anything is logged.
+    /// The rules for vectors to be stored. A first document of `length` values, valid in itself, decides the dimension:
+    /// it is in MANIFEST before the document is logged.
     async fn rules_for_insert(self: &Arc<Self>, length: usize) -> Result<VectorRules> {
-        // A task of its own: the shards must not be left in disagreement where the client goes
-        // away meanwhile.
+        // A task of its own: the shards must not be left in disagreement if the client goes away meanwhile.
         let gateway = self.clone();
         let decided = tokio::spawn(async move { gateway.decide_dimension(length).await });
         decided.await.unwrap_or_else(|_| Err(Error::Internal("internal server panic".into())))?;
@@ -244,7 +242,7 @@ impl Gateway {
     }
 }
 
-/// Keeps `grpc.health.v1` true.
+/// Keeps `grpc.health.v1` up to date.
 async fn report(health: Arc<Health>, mut reporter: HealthReporter) {
     let mut last = None;
     loop {
@@ -256,7 +254,7 @@ async fn report(health: Arc<Health>, mut reporter: HealthReporter) {
             }
             last = Some(is_ready);
         } else if health.phase() == Phase::Draining {
-            // Whoever watches has been told; this ends the watching.
+            // Watching clients have been told; this ends their streams.
             for service in ["", SERVICE] {
                 reporter.clear_service_status(service).await;
             }

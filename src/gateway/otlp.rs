@@ -1,9 +1,8 @@
-//! Spans for OpenTelemetry: a search is one, with a child for each of its stages, sent over gRPC to a
-//! collector (OTLP). Only with the feature `otel`; without it nothing of this is there.
+//! Spans for OpenTelemetry: one per search, with a child for each of its stages, sent over gRPC to a collector (OTLP).
+//! Only compiled with the feature `otel`.
 //!
-//! Recorded is what its client records, as `traceparent` says, and of searches that come without one
-//! the share that is configured. Nobody waits for the collector: spans go into a queue with a bound, and
-//! what it does not take is counted.
+//! A search is recorded if its client records it, as `traceparent` says; of searches without that header, a configured
+//! share is recorded. No request waits for the collector: spans go into a bounded queue, and dropped ones are counted.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -26,45 +25,45 @@ use crate::observe::origin::{Origin, TraceParent};
 use crate::observe::trace::{Stage, Trace};
 use crate::types::mix;
 
-/// Searches that wait to be sent; more are dropped.
+/// Most searches waiting to be sent; more are dropped.
 const QUEUE_MAX: usize = 4_096;
 
-/// Searches sent at once, and how long is waited for as many.
+/// Most searches sent at once, and longest wait to collect them.
 const BATCH_MAX: usize = 256;
 const BATCH_PERIOD: Duration = Duration::from_secs(1);
 
-/// How long a collector may take.
+/// Longest wait for the collector.
 const EXPORT_PATIENCE: Duration = Duration::from_secs(10);
 
-/// Between two lines about a collector that does not take spans.
+/// Least time between two log lines about a collector that does not take spans.
 const COMPLAINT_PERIOD: Duration = Duration::from_secs(60);
 
-/// The library that the spans are of.
+/// Instrumentation scope of the spans.
 const SCOPE: &str = "kyrodb";
 
-/// The flag of a span that its trace is recorded.
+/// Flag of a span whose trace is recorded.
 const SAMPLED: u32 = 1;
 
-/// Names traces and spans, and chooses which searches are recorded.
+/// Generates ids of traces and spans, and samples searches.
 struct Ids {
     first: u64,
     count: AtomicU64,
-    /// Of 2^64 numbers so many stand for a search that is recorded.
+    /// Number of the 2^64 ids that select a search for recording.
     sampled: u64,
 }
 
 impl Ids {
     fn new(ratio: f64, first: u64) -> Self {
-        // It saturates at either end.
+        // The cast saturates at both ends.
         Self { first, count: AtomicU64::new(0), sampled: (ratio * 2f64.powi(64)) as u64 }
     }
 
-    /// Not 0, which names nothing.
+    /// Never 0, which is not a valid id.
     fn next(&self) -> u64 {
         mix(self.first.wrapping_add(self.count.fetch_add(1, Ordering::Relaxed))).max(1)
     }
 
-    /// What a search belongs to, if it is recorded: its trace, and the span that it is a part of.
+    /// Ids of the trace and of the parent span of a search, if it is recorded.
     fn parent(&self, origin: &Origin) -> Option<(Vec<u8>, Vec<u8>)> {
         match origin.parent {
             Some(TraceParent { trace_id, parent_id, is_sampled }) => {
@@ -79,10 +78,10 @@ impl Ids {
     }
 }
 
-/// Sends spans of searches from now on, if there is a collector.
+/// Starts sending spans of searches, if a collector is configured.
 ///
 /// # Errors
-/// If its address is none.
+/// If its address is invalid.
 pub(crate) fn start(
     telemetry: &TelemetrySection,
     observed: &Arc<Observed>,
@@ -115,14 +114,14 @@ pub(crate) fn start(
             observed.gateway.spans_dropped.add(1);
         }
     };
-    // Once a server, so it is not set yet.
+    // Called once per server, so it is not set yet.
     observed.spans.set(Box::new(sink)).ok();
     let _entered = runtime.enter();
     runtime.spawn(export(endpoint.connect_lazy(), searches, observed.clone()));
     Ok(())
 }
 
-/// Sends what comes, in batches, until the server ends.
+/// Sends queued spans in batches until the server ends.
 async fn export(
     channel: Channel,
     mut searches: mpsc::Receiver<Vec<Span>>,
@@ -178,7 +177,7 @@ fn request(spans: Vec<Span>) -> ExportTraceServiceRequest {
     ExportTraceServiceRequest { resource_spans: vec![resource_spans] }
 }
 
-/// The span of a search, and those of its stages, one behind the other as they add up.
+/// The span of a search, and those of its stages, one after the other as they add up.
 fn spans(
     ids: &Ids,
     trace: &Trace,
@@ -187,7 +186,7 @@ fn spans(
     attributes: Vec<KeyValue>,
 ) -> Vec<Span> {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    // It may have ended some moments ago: what is sent since is not its own.
+    // The search may have ended some moments ago: the time since is not a part of it.
     let end = nanos(now.saturating_sub(trace.ended().elapsed()));
     let start = end.saturating_sub(nanos(trace.total()));
     let span_id = ids.next().to_be_bytes().to_vec();
@@ -226,7 +225,7 @@ fn spans(
     spans
 }
 
-/// What is told of a search: how much was asked for, and nothing of what was searched for or found.
+/// Attributes of a search: its parameters, and nothing of the query's contents or results.
 fn about(trace: &Trace, origin: &Origin, tenant: Option<&str>) -> Vec<KeyValue> {
     let (asked, counts) = (&trace.asked, &trace.counts);
     let mut about = vec![
@@ -272,7 +271,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_its_client_records_is_recorded_and_of_the_rest_a_share() {
+    fn searches_are_recorded_if_their_clients_do_and_a_share_of_the_others() {
         let parent = |is_sampled| {
             let parent = TraceParent { trace_id: [7; 16], parent_id: [9; 8], is_sampled };
             Origin { parent: Some(parent), ..Origin::default() }

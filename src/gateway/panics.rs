@@ -1,9 +1,8 @@
-//! A panic in a handler is an answer of INTERNAL to that request, and the server goes on. What is
-//! not a panic passes, and has its record ended ([`super::timing`]).
+//! Containment of panics: a panic in a handler becomes INTERNAL for that request, and the server continues. Other
+//! answers pass, and their records are ended ([`super::timing`]).
 //!
-//! Requests are known here by what their clients call them (`x-request-id`, `traceparent`): an answer
-//! has the id of a request that has one, and every answer that is an error has one, which the log has
-//! too where it was a fault of the server.
+//! Requests are identified here by their clients' ids (`x-request-id`, `traceparent`): an answer repeats the id of its
+//! request, and every error has an id, which is also logged if the server was at fault.
 
 use std::convert::Infallible;
 use std::panic::AssertUnwindSafe;
@@ -25,12 +24,12 @@ use crate::observe::Observed;
 use crate::observe::counters::ErrorCategory;
 use crate::observe::origin::{Origin, REQUEST_ID};
 
-/// Wraps a service.
+/// A service whose panics are contained.
 #[derive(Clone)]
 pub struct Contained<S> {
     pub(super) inner: S,
     pub(super) observed: Arc<Observed>,
-    /// Bytes of one message, at most: `server.max_message_bytes`.
+    /// Largest message, in bytes: `server.max_message_bytes`.
     pub(super) message_bytes_max: usize,
 }
 
@@ -69,7 +68,7 @@ where
                     tracing::error!("a request failed before its handler: {error}");
                     Status::internal("internal server error").into_http()
                 }
-                // The panic hook has written the place to standard error.
+                // The panic hook has written the location to standard error.
                 Err(_) => {
                     observed.gateway.panics.add(1);
                     Status::internal("internal server panic").into_http()
@@ -83,7 +82,7 @@ where
     }
 }
 
-/// Gives an answer the id of its request, if it has one; if it is an error it has.
+/// Gives an answer the id of its request, if there is one; an error always gets one.
 fn name(method: &'static str, origin: &mut Origin, headers: &mut HeaderMap) {
     if let Some(status) = Status::from_header_map(headers).filter(|s| s.code() != Code::Ok) {
         origin.named();
@@ -105,7 +104,7 @@ fn name(method: &'static str, origin: &mut Origin, headers: &mut HeaderMap) {
     }
 }
 
-/// A request met a fault of the server.
+/// Logs a request that failed by a fault of the server.
 pub(super) fn log_fault(method: &'static str, origin: &Origin, what: &str) {
     tracing::error!(
         request_id = origin.request_id(),
@@ -120,7 +119,7 @@ mod tests {
     use super::*;
     use tower::ServiceExt;
 
-    /// What is written to the log.
+    /// Lines written to the log.
     #[derive(Clone, Default)]
     struct Log(Arc<std::sync::Mutex<Vec<u8>>>);
 
@@ -168,8 +167,8 @@ mod tests {
                 assert_eq!(response.headers()["x-request-id"], "mine");
             }
         };
-        // A line that another test writes for the first time just when there begins to be a log
-        // may be taken for one that nobody wants, for good: all have been written once before.
+        // A line that another test writes for the first time at the moment logging begins may be cached as disabled for
+        // the rest of the process: so all lines are written once before.
         ask_all().await;
         let _guard = tracing::subscriber::set_default(subscriber);
         ask_all().await;

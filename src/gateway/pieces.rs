@@ -1,7 +1,7 @@
-//! Large answers that are a list: encoded a piece at a time, as their clients take them.
+//! Encoding of large list answers a piece at a time, as their clients take them.
 //!
-//! What is kept meanwhile is what the shards gave: metadata that the store has anyway, and vectors, which are
-//! counted. gRPC wants the length of a message before it, so lengths are added up first.
+//! Meanwhile the results of the shards are kept: metadata that the store has anyway, and vectors, which are counted.
+//! gRPC needs the length of a message before it, so lengths are added up first.
 
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -19,22 +19,22 @@ use crate::access::Tenant;
 use crate::engine::Document;
 use crate::error::{Error, Result};
 
-/// An answer of at least this many bytes is encoded in pieces.
+/// Least size of an answer that is encoded in pieces, in bytes.
 pub(super) const LARGE_BYTES: usize = 256 << 10;
 
-/// Bytes of a piece, the last entry of the list apart.
+/// Bytes of a piece, not counting its last entry.
 const PIECE_BYTES: usize = 64 << 10;
 
-/// A piece, with the last entry of it.
+/// Bytes of a piece with its last entry.
 const LET_IN_BYTES: u64 = 2 * PIECE_BYTES as u64;
 
-/// Entries between two chances for other requests while lengths are added up.
+/// Entries whose lengths are added up between two yields to other requests.
 const ENTRIES_AT_ONCE: usize = 64;
 
-/// The entries are field 1 of their message, of wire type 2.
+/// Protobuf tag of an entry: field 1, wire type 2.
 const ENTRY_TAG: u8 = 1 << 3 | 2;
 
-/// When an answer that found too many bytes held may be worth another try.
+/// Time after which to retry a request whose answer was refused because too many bytes were held.
 const ROOM_RETRY: Duration = Duration::from_secs(1);
 
 /// The entries of a list.
@@ -70,7 +70,7 @@ where
     }
 }
 
-/// Bytes on the account of a connection for as long as this is there.
+/// Bytes on the account of a connection, until this is dropped.
 pub(super) struct Held {
     purses: Arc<Purses>,
     bytes: u64,
@@ -78,8 +78,8 @@ pub(super) struct Held {
 }
 
 impl Held {
-    /// Counts `bytes` of an answer, of a tenant if there is one, if they may be held. Without an
-    /// account nothing is counted.
+    /// Counts `bytes` of an answer, for a tenant if there is one, if they may be held. Without an account nothing is
+    /// counted.
     pub(super) fn admit(
         purses: Option<&Arc<Purses>>,
         tenant: Option<&Arc<Tenant>>,
@@ -104,7 +104,7 @@ impl Drop for Held {
     }
 }
 
-/// Why an answer can't be held.
+/// The error for an answer that can't be held.
 pub(super) fn too_many(over: Over, purses: &Purses) -> Error {
     let what = match over {
         Over::Connection => "the answers of this connection",
@@ -119,22 +119,22 @@ pub(super) fn too_many(over: Over, purses: &Purses) -> Error {
     Error::Busy { what, retry_after: ROOM_RETRY }
 }
 
-/// What is kept until a list is sent.
+/// Entries kept until a list is sent.
 #[derive(Default)]
 pub(super) struct Kept {
     pub(super) held: Option<Held>,
-    /// Bytes that are to be counted when the answer is sent.
+    /// Bytes that are counted when the answer is sent.
     pub(super) uncounted: u64,
 }
 
-/// Bytes that are kept until a response is sent, an extension of it. It is let in as a whole by them: none
+/// Bytes held until a response is sent; an extension of the response. The response is admitted as a whole by them: none
 /// of its pieces is refused.
 #[derive(Clone, Copy)]
 pub(super) struct Uncounted(pub(super) u64);
 
 /// The body of a large answer.
 pub(super) struct Pieces {
-    /// What is before the first entry: the length of the message, and its other fields.
+    /// Bytes before the first entry: the length of the message, and its other fields.
     head: Vec<u8>,
     entries: Box<dyn Entries>,
     next: usize,
@@ -143,10 +143,10 @@ pub(super) struct Pieces {
 }
 
 impl Pieces {
-    /// Adds up the lengths of entries, made by `make`, beside `others`, the message without them.
+    /// Adds up the lengths of entries, made by `make`, and of `others`, the message without them.
     ///
     /// # Errors
-    /// If gRPC has no such message.
+    /// If the message is too long for gRPC.
     pub(super) async fn of<M: Message + 'static>(
         others: &impl Message,
         count: usize,
@@ -170,7 +170,7 @@ impl Pieces {
         Ok(Self { head, entries, next: 0, has_ended: false, kept })
     }
 
-    /// Makes this the body of a response, whose message stands for it so far.
+    /// Attaches this as the body of a response, in place of its message.
     pub(super) fn attach<T>(self, response: &mut Response<T>) {
         response.extensions_mut().insert(Attached(Arc::new(Mutex::new(Some(self)))));
     }
@@ -212,7 +212,7 @@ impl<T: Message> Listed<T> {
     }
 }
 
-/// Bytes that a document takes in an answer, about.
+/// Bytes that a document takes in an answer, estimated.
 pub(super) fn bytes(document: Option<&Document>) -> usize {
     document.map_or(0, |document| {
         let values = document.embedding.as_ref().map_or(0, |values| values.len());
@@ -224,14 +224,14 @@ pub(super) fn bytes(document: Option<&Document>) -> usize {
 #[derive(Clone)]
 struct Attached(Arc<Mutex<Option<Pieces>>>);
 
-/// Gives a response the body that was attached to it, if one was.
+/// Replaces the body of a response by the attached pieces, if there are any.
 pub(super) fn in_pieces(mut response: http::Response<Body>) -> http::Response<Body> {
     let Some(Attached(pieces)) = response.extensions_mut().remove() else { return response };
     match pieces.lock().unwrap_or_else(PoisonError::into_inner).take() {
         Some(pieces) => {
             let Kept { held, uncounted } = &pieces.kept;
             let counted = held.as_ref().map_or(0, |held| held.bytes);
-            // Where nothing else is counted, a piece stands for the answer: one of them is there at a time.
+            // If nothing else is counted, a piece counts for the answer: one piece exists at a time.
             let bytes = if counted + uncounted == 0 { LET_IN_BYTES } else { *uncounted };
             response.extensions_mut().insert(Uncounted(bytes));
             response.map(|_| Body::new(pieces))

@@ -1,5 +1,5 @@
-//! The way of an answer from its body to the connection: a piece at a time, as its client takes it, counted
-//! until the transport has it, and ended where its client takes nothing for too long.
+//! Sending of an answer from its body to the connection: a piece at a time, as its client takes it, counted until the
+//! transport has it, and ended if its client takes nothing for too long.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -18,19 +18,19 @@ use super::purse::{Chunk, Over, Purses};
 use super::status::{count, status};
 use crate::access::Tenant;
 
-/// So much of an answer is given to h2 as soon as its client takes any of it; the rest of a larger one as its
+/// Bytes of an answer that are given to h2 as soon as its client takes any; the rest of a larger answer follows as its
 /// windows allow.
 const WHOLE_BYTES: usize = 16 << 10;
 
-/// Most bytes of an answer that are asked for at once.
+/// Most bytes of an answer that are requested from flow control at once.
 const CLAIM_BYTES: usize = 256 << 10;
 
-/// Where the bytes of an answer count.
+/// Accounts that the bytes of an answer are counted on.
 pub(super) struct Account {
     pub(super) purses: Arc<Purses>,
-    /// Whose answer it is, if it is a tenant's.
+    /// Tenant of the answer, if there is one.
     pub(super) payer: Option<Arc<Tenant>>,
-    /// The answer may be held as a whole: no piece of it is refused.
+    /// The answer was admitted as a whole: no piece of it is refused.
     pub(super) is_let_in: bool,
 }
 
@@ -51,7 +51,7 @@ pub(super) struct Pipe {
     /// Taken from the body, and not given to h2 yet.
     chunk: Option<Chunk>,
     account: Account,
-    /// A client that takes nothing for so long has the answer ended.
+    /// Time without progress after which the answer is ended.
     patience: Duration,
     alarm: Option<Pin<Box<Sleep>>>,
 }
@@ -66,7 +66,7 @@ impl Pipe {
         Self { body, to, chunk: None, account, patience, alarm: None }
     }
 
-    /// Sends what can be sent; ready once there is no more to be done.
+    /// Sends what the windows allow; ready once the answer is sent or ended.
     pub(super) fn poll(&mut self, context: &mut Context<'_>) -> Poll<Result<(), h2::Error>> {
         loop {
             if let Poll::Ready(reset) = self.to.poll_reset(context) {
@@ -99,7 +99,7 @@ impl Pipe {
         }
     }
 
-    /// The client takes nothing: waits for a bounded time.
+    /// Waits for a bounded time for a client that takes nothing.
     fn poll_stalled(&mut self, context: &mut Context<'_>) -> Poll<Result<(), h2::Error>> {
         let patience = self.patience;
         let alarm = self.alarm.get_or_insert_with(|| Box::pin(tokio::time::sleep(patience)));
@@ -131,7 +131,7 @@ impl Pipe {
     }
 }
 
-/// Bytes, of those there are, that the client takes now; `None` if it takes none, and the task is woken when it
+/// Number of the available bytes that the client takes now; `None` if it takes none, and the task is woken when it
 /// does.
 fn room(
     to: &mut SendStream<Chunk>,

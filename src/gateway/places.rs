@@ -1,26 +1,25 @@
-//! Places for connections: their number is bounded, in all and for each address.
+//! Limits of the number of connections, in all and per address.
 //!
 //! Without a setting the share counts only once half of all places are taken: until then no client is kept out
 //! because of others at its address.
 //!
-//! Loopback has no share of its own by default: a proxy on this host is one address with many clients, and
-//! who may connect from here needs no connections to do harm. A proxy elsewhere needs
-//! `server.max_connections_per_address`.
+//! Loopback has no share of its own by default: a proxy on this host is one address with many clients, and a local
+//! attacker needs no connections to do harm. A proxy elsewhere needs `server.max_connections_per_address`.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// Without a setting, an address may have one in this many of all places.
+/// Without a setting, an address may have 1/4 of all places.
 const ADDRESS_SHARE: usize = 4;
 
-/// Bits of an IPv6 address that one customer of a provider does not choose.
+/// Prefix length of an IPv6 network: one customer of a provider may choose all bits after it.
 const NETWORK_BITS: u32 = 64;
 
-/// Why there is no place.
+/// Why a connection is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Full {
-    /// All are taken.
+    /// All places are taken.
     All,
     /// The address has its share.
     Address,
@@ -32,18 +31,17 @@ struct Taken {
     by_address: HashMap<IpAddr, usize>,
 }
 
-/// All places.
+/// The places.
 pub(super) struct Places {
     max: usize,
     max_of_address: usize,
-    /// The share is a setting, which holds always, and for loopback too.
+    /// The share is a setting, which always applies, also to loopback.
     is_set: bool,
     taken: Mutex<Taken>,
 }
 
 impl Places {
-    /// `max` places in all; 0 for an address is a share of them where they are short, and any number for
-    /// loopback.
+    /// `max` places in all. `max_of_address` 0 means a share when places are short, and no limit for loopback.
     pub(super) fn new(max: usize, max_of_address: usize) -> Arc<Self> {
         let share = max.div_ceil(ADDRESS_SHARE);
         Arc::new(Self {
@@ -75,7 +73,7 @@ impl Places {
     }
 }
 
-/// What stands for a client: an IPv4 address, or the network of an IPv6 address.
+/// The network that counts as one client: an IPv4 address, or the network of an IPv6 address.
 fn network(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(v6) if !v6.is_loopback() => {
@@ -86,7 +84,7 @@ fn network(address: IpAddr) -> IpAddr {
     }
 }
 
-/// A place, until this is dropped.
+/// A place, given back when dropped.
 pub(super) struct Place {
     places: Arc<Places>,
     address: Option<IpAddr>,

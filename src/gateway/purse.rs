@@ -1,5 +1,5 @@
-//! What one connection holds in memory: bytes of requests, and of answers that its client has not taken. Each
-//! is bounded for the connection, for the tenant over all its connections, and for the process.
+//! Memory accounts of one connection: bytes of requests, and of answers that its client has not taken. Each is bounded
+//! for the connection, for the tenant over all its connections, and for the process.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -10,37 +10,34 @@ use crate::access::Tenant;
 use crate::observe::Observed;
 use crate::observe::in_flight::{Bank, InFlight};
 
-/// A connection draws on the account of the process in steps of this many bytes, and may hold one step
-/// without it.
+/// Step in bytes in which a connection draws on the account of the process; it may hold one step without drawing.
 const STEP_BYTES: u64 = 64 << 10;
 
-/// Steps that a connection keeps for what comes next.
+/// Steps that a connection keeps for later use.
 const SPARE_STEPS: u64 = 4;
 
-/// The share of the process's memory that requests may hold, and answers again.
+/// Divisor of the process's memory that gives the bound of requests, and that of answers.
 const PROCESS_SHARE: u64 = 8;
 const PROCESS_BYTES_MIN: u64 = 128 << 20;
 const PROCESS_BYTES_MAX: u64 = 1 << 30;
 
-/// The share of that which one connection may hold.
+/// Divisor of that bound for one connection.
 const CONNECTION_SHARE: u64 = 2;
 
-/// An answer is sent whatever its size where so little is held: a client that takes its answers gets
-/// every answer.
+/// Bytes below which an answer is sent whatever its size: a client that takes its answers gets every answer.
 const ANSWER_BYTES_SPARE: u64 = 1 << 20;
 
-/// The share of the process's accounts that the requests of one tenant may hold, over all its connections, and
-/// its answers again.
+/// Divisor of the process's accounts for the requests of one tenant, over all its connections, and for its answers.
 const TENANT_SHARE: u64 = 4;
 
-/// Bounds the accounts of a process that may use so much memory, in bytes.
+/// Bounds the accounts of a process that may use `memory_max` bytes.
 pub(super) fn bound(in_flight: &InFlight, memory_max: u64) {
     let max = (memory_max / PROCESS_SHARE).clamp(PROCESS_BYTES_MIN, PROCESS_BYTES_MAX);
     in_flight.requests.set_max(max);
     in_flight.answers.set_max(max);
 }
 
-/// Which account is used up.
+/// The account that is used up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Over {
     Connection,
@@ -79,7 +76,7 @@ impl Purse {
         self.held.load(Ordering::Acquire)
     }
 
-    /// So much more is held, whatever the bounds; which of them is passed now.
+    /// Counts `bytes` more, whatever the bounds; an error names the bound that is exceeded now.
     pub(super) fn take(&self, bytes: u64) -> Result<(), Over> {
         let held = self.held.fetch_add(bytes, Ordering::AcqRel) + bytes;
         if held <= STEP_BYTES {
@@ -93,13 +90,13 @@ impl Purse {
         if bank.held() > bank.max() { Err(Over::Process) } else { Ok(()) }
     }
 
-    /// Has so much on the account of the process, at least.
+    /// Draws at least `held` bytes on the account of the process.
     fn lease(&self, held: u64) {
         let bank = self.bank();
         let wanted = held.next_multiple_of(STEP_BYTES);
         let mut leased = self.leased.load(Ordering::Acquire);
         while leased < held {
-            // On the account before anybody can give it back.
+            // Added to the account before another thread can give it back.
             let more = wanted - leased;
             bank.add(more);
             let (done, failed) = (Ordering::AcqRel, Ordering::Acquire);
@@ -125,12 +122,12 @@ impl Purse {
                 return Err(Over::Process);
             }
         }
-        // A small one is let in beyond the bounds; there are few on a connection.
+        // A small answer is admitted beyond the bounds; there are few on a connection.
         let _ = self.take(bytes);
         Ok(())
     }
 
-    /// So much less is held.
+    /// Counts `bytes` less.
     pub(super) fn give_back(&self, bytes: u64) {
         let mut held = self.held.fetch_sub(bytes, Ordering::AcqRel) - bytes;
         let mut leased = self.leased.load(Ordering::Acquire);
@@ -162,14 +159,14 @@ impl Drop for Purse {
     }
 }
 
-/// Bytes on the account of a tenant, until this is dropped.
+/// Bytes on the account of a tenant, given back when dropped.
 pub(super) struct Share {
     account: Arc<AtomicU64>,
     bytes: u64,
 }
 
 impl Share {
-    /// Counts `bytes` of an answer, if the tenant may hold them. One answer may be of any size.
+    /// Counts `bytes` of an answer, if the tenant may hold them. A single answer may be of any size.
     pub(super) fn take(account: &Arc<AtomicU64>, bytes: u64, bank: &Bank) -> Result<Self, Over> {
         let max = bank.max() / TENANT_SHARE;
         let more = |held: u64| {
@@ -187,7 +184,7 @@ impl Share {
         Self { account: account.clone(), bytes }
     }
 
-    /// Counts `bytes` more, whatever the bound; an error if it is passed now.
+    /// Counts `bytes` more, whatever the bound; an error if it is exceeded now.
     pub(super) fn add(&mut self, bytes: u64, bank: &Bank) -> Result<(), Over> {
         self.bytes += bytes;
         let held = self.account.fetch_add(bytes, Ordering::AcqRel) + bytes;
@@ -200,7 +197,7 @@ impl Share {
         self.account.fetch_sub(bytes, Ordering::AcqRel);
     }
 
-    /// Takes `bytes` of these out.
+    /// Splits `bytes` off.
     fn split(&mut self, bytes: u64) -> Self {
         self.bytes -= bytes;
         Self { account: self.account.clone(), bytes }
@@ -230,7 +227,7 @@ impl Purses {
     }
 }
 
-/// Bytes of an answer, which count until the transport has sent them.
+/// Bytes of an answer, counted until the transport has sent them.
 pub(super) struct Chunk {
     bytes: Bytes,
     counted: u64,
@@ -239,7 +236,7 @@ pub(super) struct Chunk {
 }
 
 impl Chunk {
-    /// Counts these bytes, of a tenant if there is one, if they may be held.
+    /// Counts these bytes, for a tenant if there is one, if they may be held.
     pub(super) fn counted(
         bytes: Bytes,
         purses: &Arc<Purses>,
@@ -253,7 +250,7 @@ impl Chunk {
         Ok(Self { bytes, counted, purses: Some(purses.clone()), share })
     }
 
-    /// Counts these bytes, of an answer that was let in as a whole.
+    /// Counts these bytes, of an answer that was admitted as a whole.
     pub(super) fn taken(bytes: Bytes, purses: &Arc<Purses>, tenant: Option<&Arc<Tenant>>) -> Self {
         let counted = bytes.len() as u64;
         let _ = purses.answers.take(counted);
@@ -269,7 +266,7 @@ impl Chunk {
         self.bytes.len()
     }
 
-    /// Takes `at` bytes off the front, with their part of the count.
+    /// Splits `at` bytes off the front, with their part of the count.
     pub(super) fn split_to(&mut self, at: usize) -> Self {
         let counted = at as u64;
         self.counted -= counted;

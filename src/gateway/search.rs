@@ -85,7 +85,7 @@ impl Gateway {
         }
     }
 
-    /// One search of a BulkSearch. Its answer is encoded in its turn, which is not its time.
+    /// One search of a BulkSearch. Its answer is encoded when its turn comes, which is not counted as its time.
     pub(super) async fn streamed_search(
         &self,
         subject: &Subject,
@@ -111,7 +111,7 @@ impl Gateway {
         found
     }
 
-    /// Counts a search that is not even tried.
+    /// Counts a search that is refused before it begins.
     fn refuse_search(&self, error: Error) -> Error {
         self.observed.gateway.queries.add(1);
         self.observed.gateway.queries_failed.add(1);
@@ -150,7 +150,7 @@ impl Gateway {
                 Ok((answer, latency))
             }
             Err(error) => {
-                // A request that was refused says nothing about how long searches take.
+                // A refused request says nothing about how long searches take.
                 if matches!(error, Error::Expired(_)) {
                     self.observed.methods.search.record(latency);
                 }
@@ -184,7 +184,7 @@ impl Gateway {
         router.search_cached(query, realm, guest, deadline, trace).await
     }
 
-    /// The vector of the document that a search names instead of bringing one.
+    /// The vector of the document that a search names in place of a vector.
     async fn named_vector(
         &self,
         subject: &Subject,

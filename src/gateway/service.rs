@@ -27,18 +27,17 @@ use crate::status::health::{Verdict, cache_trouble};
 use crate::types::DocId;
 use crate::types::realm::Realm;
 
-/// A delete by filter looks for its documents for at most so long, if the client sets no limit.
+/// Longest time in which a delete by filter looks for its documents, if the client sets no limit.
 const DELETE_MAX: Duration = Duration::from_secs(60);
 
-/// When an insert that found no room on the disk may be worth another try.
+/// Time after which to retry an insert that found no room on the disk.
 const SPACE_RETRY: Duration = Duration::from_secs(1);
 
-/// Documents that BulkQueries may have in work, all together: each is a copy in memory. More
-/// wait, but not for long.
+/// Most documents of all BulkQueries in work: each is a copy in memory. More requests wait, but not for long.
 pub(super) const BULK_IDS_MAX: usize = 40_000;
 const BULK_PATIENCE: Duration = Duration::from_secs(1);
 
-/// How the cache of queries is, in words.
+/// State of the query cache as text.
 fn cache_health(observed: &Observed) -> String {
     let cache = &observed.gateway.cache;
     match cache_trouble(observed) {
@@ -52,7 +51,7 @@ fn cache_health(observed: &Observed) -> String {
 pub(super) struct Service(pub(super) Arc<Gateway>);
 
 impl Gateway {
-    /// Ends a request: its latency and its failure are counted.
+    /// Ends a request: counts its latency and its failure.
     pub(super) fn answer<T>(
         &self,
         latency: &Latency,
@@ -69,8 +68,7 @@ impl Gateway {
         }
     }
 
-    /// Runs `work` for at most as long as the client waits. A write that is cut off so may have
-    /// been done or not.
+    /// Runs `work` for at most as long as the client waits. A write that is cut off may or may not have been done.
     pub(super) async fn within<T>(
         &self,
         timeout: Option<Duration>,
@@ -84,7 +82,7 @@ impl Gateway {
         }
     }
 
-    /// A valid put of one document, for whose vector the dimension is settled.
+    /// A validated put of one document; the dimension for its vector is decided.
     pub(super) async fn checked_put(
         self: &Arc<Self>,
         request: proto::InsertRequest,
@@ -102,8 +100,8 @@ impl Gateway {
         Ok(write)
     }
 
-    /// Refuses what takes room on the disk for good if only the reserve is left: that is for
-    /// deletes, and for whatever makes room.
+    /// Refuses requests that permanently take disk space if only the reserve is left, which is for deletes and for
+    /// freeing space.
     pub(super) fn check_space(&self) -> Result<()> {
         let space = &self.observed.space;
         if !space.is_low() {
@@ -214,7 +212,7 @@ impl Gateway {
         Ok(query_response(request.doc_id, found.into_iter().next().flatten()))
     }
 
-    /// Reads each document once, however often it is asked for.
+    /// Reads each document once, however often it is named.
     async fn bulk_query(
         &self,
         subject: Result<Subject>,
@@ -258,7 +256,7 @@ impl Gateway {
         Held::admit(purses, subject.tenant(), (documents * values * size_of::<f32>()) as u64)
     }
 
-    /// Waits, but not for long, until so many more documents may be read at once.
+    /// Waits, but not for long, until `count` more documents may be read at once.
     pub(super) async fn bulk_places(&self, count: usize) -> Result<OwnedSemaphorePermit> {
         let places = self.bulk_ids.clone().acquire_many_owned(count as u32);
         match tokio::time::timeout(BULK_PATIENCE, places).await {
@@ -552,7 +550,7 @@ impl KyroDbService for Service {
     }
 }
 
-/// Each id once, and for every id its place among those.
+/// The distinct ids, and for every id its index among those.
 fn unique(ids: &[DocId]) -> (Vec<DocId>, Vec<usize>) {
     let mut places = HashMap::with_capacity(ids.len());
     let mut unique = Vec::with_capacity(ids.len());
@@ -566,7 +564,7 @@ fn unique(ids: &[DocId]) -> (Vec<DocId>, Vec<usize>) {
     (unique, order)
 }
 
-/// Now, in Unix seconds.
+/// The time now, in Unix seconds.
 pub(super) fn unix_secs() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
 }

@@ -12,7 +12,7 @@ use crate::observe::counters::ErrorCategory;
 /// Domain of `ErrorInfo`.
 const DOMAIN: &str = "kyrodb";
 
-/// When it may be worth another try where a quota is used up: somebody has to delete something.
+/// Time after which to retry when a quota is used up: documents have to be deleted first.
 const QUOTA_RETRY: Duration = Duration::from_secs(10);
 
 /// The status that tells a client what happened and what to do.
@@ -45,17 +45,17 @@ pub(super) fn status(error: &Error) -> Status {
     Status::with_error_details(code, message, details)
 }
 
-/// An error in words for its client: of a file no more than its name.
+/// Text of an error for its client: of a file only its name.
 pub(super) fn told(error: &Error) -> String {
     let text = error.to_string();
     match error {
-        // That is about what the client has sent.
+        // The text is about the client's own request.
         Error::Invalid { .. } => text,
         _ => without_folders(text),
     }
 }
 
-/// Leaves of every absolute path its last part.
+/// Replaces every absolute path by its last part.
 fn without_folders(text: String) -> String {
     let is_end = |c: char| c.is_whitespace() || "\"'`,;:()[]".contains(c);
     let mut told = String::new();
@@ -88,7 +88,7 @@ pub(super) fn count(observed: &Observed, error: &Error) {
     observed.gateway.errors(category).add(1);
 }
 
-/// The server is not ready to take requests.
+/// The error while the server is not ready to take requests.
 pub(super) fn loading(progress: &str) -> Error {
     Error::Unavailable {
         what: format!("the server is starting: {progress}"),

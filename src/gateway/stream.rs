@@ -1,5 +1,5 @@
-//! The streaming RPCs. Order within a stream is kept: the later of two writes to one document
-//! wins, and answers come in the order of requests.
+//! The streaming RPCs. Order within a stream is kept: the later of two writes to one document wins, and answers come in
+//! the order of requests.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -35,29 +35,29 @@ const BULK_LOAD_MAX: u64 = 10_000_000;
 /// Requests of one BulkSearch.
 const BULK_SEARCH_MAX: usize = 10_000;
 
-/// Bulk loads, and bulk inserts, that run at once. Bounds what they hold in memory, and what
-/// waits in a shard. More wait, but not for long.
+/// Most bulk loads, and most bulk inserts, that run at once. Bounds their memory, and the writes that wait in a shard.
+/// More wait, but not for long.
 pub(super) const BULK_STREAMS_MAX: usize = 16;
 const PLACE_PATIENCE: Duration = Duration::from_secs(5);
 
-/// While the server shuts down, a stream whose client sends nothing for so long is ended.
+/// During shutdown, time after which a stream whose client sends nothing is ended.
 const DRAIN_PATIENCE: Duration = Duration::from_secs(1);
 
-/// Between two looks at whether the server shuts down, and at the key of who sends.
+/// Period of checking for shutdown, and of checking the client's key.
 const DRAIN_LOOK: Duration = Duration::from_millis(250);
 
-/// Documents sent to a shard at once, and how many such batches may be under way in each.
+/// Documents sent to a shard at once, and most such batches in progress per shard.
 const BATCH_DOCUMENTS: usize = 64;
 const BATCHES_PER_SHARD: usize = 4;
 
-/// Requests of one BulkSearch that are searched at the same time.
+/// Requests of one BulkSearch that are searched concurrently.
 const SEARCHES_AHEAD: usize = 16;
 
 /// Answers of a BulkSearch.
 pub(super) type SearchStream =
     Pin<Box<dyn Stream<Item = Result<proto::SearchResponse, Status>> + Send>>;
 
-/// What became of the documents of a stream.
+/// Results of the documents of a stream.
 #[derive(Default)]
 struct Tally {
     done: u64,
@@ -92,16 +92,16 @@ impl Tally {
     }
 }
 
-/// The answer of a shard to a batch of so many documents.
+/// The answer of a shard to a batch, with the number of its documents.
 type Answered = (ShardId, usize, Result<Vec<Result<Outcome>>>);
 
-/// Sends documents to their shards in batches, a few under way in each shard at a time.
+/// Sends documents to their shards in batches, a few in progress per shard at a time.
 struct Loader<'a> {
     gateway: &'a Arc<Gateway>,
     router: &'a Router,
     /// Documents gathered for each shard.
     gathered: Vec<Vec<Write>>,
-    /// Batches under way in each shard.
+    /// Batches in progress per shard.
     under_way: Vec<usize>,
     sent: FuturesUnordered<Pin<Box<dyn Future<Output = Answered> + Send>>>,
     tally: Tally,
@@ -122,7 +122,7 @@ impl<'a> Loader<'a> {
         }
     }
 
-    /// Takes a document; waits while its shard has enough to do.
+    /// Takes a document; waits while its shard has enough batches in progress.
     async fn put(&mut self, write: Write) {
         let Write::Put { id, .. } = &write else { unreachable!("loads are puts") };
         let shard = id.shard(self.router.shards());
@@ -140,7 +140,7 @@ impl<'a> Loader<'a> {
         let puts = std::mem::take(&mut self.gathered[index]);
         let count = puts.len();
         self.under_way[index] += 1;
-        // Sent in order; only the answer is waited for later.
+        // Sent in order; only the answer is awaited later.
         let sent = self.router.send_load(shard, puts).await;
         self.sent.push(Box::pin(async move {
             let results = match sent {
@@ -162,7 +162,7 @@ impl<'a> Loader<'a> {
         self.tally.settle(self.gateway, results, sent);
     }
 
-    /// Sends what is gathered.
+    /// Sends the gathered documents.
     async fn send_all(&mut self) {
         for shard in (0..self.router.shards()).map(ShardId) {
             if !self.gathered[shard.0 as usize].is_empty() {
@@ -171,7 +171,7 @@ impl<'a> Loader<'a> {
         }
     }
 
-    /// Sends what is left, and waits for every answer.
+    /// Sends the remaining documents, and waits for every answer.
     async fn finish(mut self) -> Tally {
         self.send_all().await;
         while !self.sent.is_empty() {
@@ -192,7 +192,7 @@ impl<'a> Loader<'a> {
 }
 
 impl Gateway {
-    /// Always answers OK, unless no insert can be served at all: what failed is counted.
+    /// Always answers OK, unless no insert can be served at all: failed documents are counted.
     pub(super) async fn bulk_insert(
         self: &Arc<Self>,
         request: Request<Streaming<proto::InsertRequest>>,
@@ -206,7 +206,7 @@ impl Gateway {
         let mut loader = Loader::new(self, &router, subject);
         let mut messages = 0;
         loop {
-            // A client that pauses is not made to wait for others to fill its batch.
+            // A client that pauses does not wait for others to fill its batch.
             let next = match futures_util::poll!(stream.next()) {
                 Poll::Ready(next) => next,
                 Poll::Pending => {
@@ -223,7 +223,7 @@ impl Gateway {
             }
             match self.charged(message, &loader.subject) {
                 Ok(request) => loader.take(request).await,
-                // The stream is broken, or its client is gone; what came before is kept.
+                // The stream is broken, or its client is gone; documents before are kept.
                 Err(error) => {
                     let tally = loader.finish().await;
                     self.count_bulk(&tally);
@@ -264,13 +264,13 @@ impl Gateway {
                 ended = Err(self.refuse(&Error::busy(why)));
                 break;
             }
-            // A full group costs one more than its documents do.
+            // A full group costs one more token than its documents.
             let is_group_full = messages.is_multiple_of(BATCH_DOCUMENTS as u64);
             let charged = self.charged(message, &loader.subject).and_then(|message| {
                 let more = if is_group_full { self.charge(&loader.subject) } else { Ok(()) };
                 more.map(|()| message)
             });
-            // What came before is kept; what is still to come would be refused, one by one.
+            // Documents before are kept; further ones would be refused one by one.
             let message = charged.and_then(|message| {
                 let room = match &loader.tally.over_quota {
                     None => self.check_space(),
@@ -306,7 +306,7 @@ impl Gateway {
         })
     }
 
-    /// A message of a stream of documents, if they are taken, and its client has a token left for it.
+    /// A message of a stream of documents, if documents are taken, and its client has a token left for it.
     fn charged<T>(&self, message: Result<T, Status>, subject: &Subject) -> Result<T, Status> {
         let message = message?;
         self.health.modes.check_write().map_err(|error| self.refuse(&error))?;
@@ -328,9 +328,9 @@ impl Gateway {
         }
     }
 
-    /// The next message of a stream. Does not wait for ever for a client that is silent: a
-    /// server that shuts down ends the stream soon, another one when a connection would be idle.
-    /// One whose key is switched off ends without waiting for a message.
+    /// The next message of a stream. The wait for a silent client is bounded: a server that shuts down ends the stream
+    /// soon, otherwise it ends when a connection would be idle. A stream whose key is disabled ends without waiting for
+    /// a message.
     async fn next_message<T>(
         &self,
         stream: &mut Streaming<T>,
@@ -360,8 +360,8 @@ impl Gateway {
         }
     }
 
-    /// Why a stream of searches that waits for its next message has to end, at the first look. A load has
-    /// [`DRAIN_PATIENCE`] more, since what it has sent is kept.
+    /// The error that ends a stream of searches which waits for its next message, at the first check. A load has
+    /// [`DRAIN_PATIENCE`] more, since the documents that it has sent are kept.
     fn ends(&self, subject: &Subject) -> Result<()> {
         self.access.check(&subject.caller)?;
         match self.health.phase() {
@@ -372,10 +372,9 @@ impl Gateway {
         }
     }
 
-    /// Searches several requests at once, and answers in their order. A bad request ends the
-    /// stream with its status once all before it are answered, and so does a server that shuts
-    /// down, or a key that is switched off. Each search is a task of its own: it
-    /// ends, and keeps nothing of the shards, whether or not its client reads the answers.
+    /// Searches several requests at once, and answers in their order. A bad request ends the stream with its status
+    /// once all before it are answered; so does shutdown, or a disabled key. Each search is a task of its own: it ends,
+    /// and holds nothing of the shards, whether or not its client reads the answers.
     pub(super) fn bulk_search(
         self: Arc<Self>,
         stream: Streaming<proto::SearchRequest>,
@@ -395,7 +394,7 @@ impl Gateway {
                 }
                 let begun = Instant::now();
                 let left = timeout.map(|timeout| timeout.saturating_sub(opened.elapsed()));
-                // Ended with the stream.
+                // Aborted with the stream.
                 let mut task = JoinSet::new();
                 let (searched, origin) = (gateway.clone(), subject.origin.clone());
                 task.spawn(async move {
@@ -435,8 +434,8 @@ impl Gateway {
     }
 }
 
-/// The messages of a stream, and the status that ends it where it is not to wait for another one. Nothing is
-/// set up for a message: one clock serves the whole stream, and only while it waits.
+/// The messages of a stream, and the status that ends it when it must not wait for another one. No state is set up per
+/// message: one timer serves the whole stream, and only while it waits.
 fn until_told<T: Send + 'static>(
     mut messages: Streaming<T>,
     gateway: Arc<Gateway>,

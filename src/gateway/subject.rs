@@ -1,5 +1,5 @@
-//! For whom a request is done: whose documents it is about, and how their ids are written. Clients
-//! of a tenant number their own documents; inside, the tenant's number comes first.
+//! Scope of a request: the tenant whose documents it is about, and the translation of their ids. Clients of a tenant
+//! number their own documents; internal ids have the tenant's number in front.
 
 use std::sync::Arc;
 
@@ -17,12 +17,12 @@ use crate::proto;
 use crate::types::DocId;
 use crate::types::realm::Realm;
 
-/// A caller who may do what is asked. The default one is everybody, where there are no tenants.
+/// A caller that may make the request. The default one is for servers without tenants.
 #[derive(Clone, Default)]
 pub(super) struct Subject {
     pub(super) caller: Caller,
     tenant: Option<Arc<Tenant>>,
-    /// How the client names the request.
+    /// Identification of the request by its client.
     pub(super) origin: Origin,
 }
 
@@ -36,18 +36,18 @@ impl Subject {
         Ok(Self { caller, tenant, origin })
     }
 
-    /// Its documents in this namespace; in any if it is empty.
+    /// The tenant's documents in this namespace; in any if it is empty.
     pub(super) fn realm(&self, namespace: &str) -> Realm {
         let tenant = self.tenant.as_ref().map(|tenant| tenant.mark.clone());
         Realm { tenant, namespace: namespace.into() }
     }
 
-    /// The condition that its documents pass; `None` if there are no tenants.
+    /// The condition that the tenant's documents pass; `None` without tenants.
     pub(super) fn condition(&self) -> Option<Filter> {
         self.tenant.as_ref().map(|tenant| Filter::tenant(&tenant.mark))
     }
 
-    /// The document that the client means.
+    /// Internal id of the client's document.
     pub(super) fn doc_id(&self, field: &'static str, id: u64) -> Result<DocId> {
         let id = validate::doc_id(field, id)?;
         let Some(tenant) = &self.tenant else { return Ok(id) };
@@ -58,7 +58,7 @@ impl Subject {
         Ok(DocId::of_tenant(tenant.index, own))
     }
 
-    /// The document that others come behind; 0 is before all of them.
+    /// Internal id after which documents are listed; 0 is before all of them.
     pub(super) fn bound(&self, field: &'static str, id: u64) -> Result<DocId> {
         match (&self.tenant, id) {
             (None, 0) => Ok(DocId(0)),
@@ -67,7 +67,7 @@ impl Subject {
         }
     }
 
-    /// The documents that the client means.
+    /// Internal ids of the client's documents.
     pub(super) fn doc_ids(&self, field: &'static str, ids: &[u64]) -> Result<Vec<DocId>> {
         validate::count_of_ids(field, ids.len())?;
         ids.iter().map(|&id| self.doc_id(field, id)).collect()
@@ -81,7 +81,7 @@ impl Subject {
         }
     }
 
-    /// What is told of a search if it is slow.
+    /// Context of a search for the slow-search log.
     pub(super) fn about(&self, request: &proto::SearchRequest) -> About {
         About {
             origin: self.origin.clone(),
@@ -90,27 +90,27 @@ impl Subject {
         }
     }
 
-    /// How many documents it may have; any number if `None`.
+    /// Most documents of the tenant; `None` for no bound.
     pub(super) fn documents_max(&self) -> Option<u64> {
         self.caller.grant().map(|grant| grant.max_vectors())
     }
 
-    /// The tenant; `None` if there are none.
+    /// The tenant; `None` without tenants.
     pub(super) fn tenant(&self) -> Option<&Arc<Tenant>> {
         self.tenant.as_ref()
     }
 
-    /// Its searches in flight; `None` if there are no tenants.
+    /// The tenant's searches in flight; `None` without tenants.
     pub(super) fn party(&self) -> Option<&Party> {
         self.tenant.as_ref().map(|tenant| &tenant.party)
     }
 
-    /// Its listings, and deletes by filter, in flight; `None` if there are no tenants.
+    /// The tenant's listings and deletes by filter in flight; `None` without tenants.
     pub(super) fn sweeps(&self) -> Option<&Party> {
         self.tenant.as_ref().map(|tenant| &tenant.sweeps)
     }
 
-    /// It has been answered so many searches, or documents asked for by id.
+    /// Counts answered searches or documents read by id.
     pub(super) fn note_queries(&self, count: u64) {
         if let Some(tenant) = &self.tenant {
             tenant.queries.add(count);
@@ -123,7 +123,7 @@ impl Gateway {
         match (self.access.is_on(), extensions.get::<Caller>()) {
             (false, _) => Ok(Caller::default()),
             (true, Some(caller)) => {
-                // It may have been switched off while the request was read.
+                // The key may have been disabled while the request was read.
                 self.access.check(caller)?;
                 Ok(caller.clone())
             }
@@ -131,27 +131,27 @@ impl Gateway {
         }
     }
 
-    /// For whom a request about documents is done.
+    /// The scope of a request about documents.
     pub(super) fn subject(&self, extensions: &Extensions) -> Result<Subject> {
         let origin = extensions.get::<Origin>().cloned().unwrap_or_default();
         Subject::of(self.caller(extensions)?, origin)
     }
 
-    /// The same, if requests are still taken: it has been paid for at the door.
+    /// The scope of a request, if requests are still taken; admission has charged it already.
     pub(super) fn admit(&self, extensions: &Extensions) -> Result<Subject> {
         let subject = self.subject(extensions)?;
         self.health.modes.check()?;
         Ok(subject)
     }
 
-    /// The same for a request that changes something.
+    /// The scope of a request that changes documents, if such requests are taken.
     pub(super) fn admit_write(&self, extensions: &Extensions) -> Result<Subject> {
         let subject = self.subject(extensions)?;
         self.health.modes.check_write()?;
         Ok(subject)
     }
 
-    /// Refuses who may not do what operators do.
+    /// Refuses callers who may not make operators' requests.
     pub(super) fn admit_operator(&self, extensions: &Extensions) -> Result<()> {
         match self.caller(extensions)?.is_admin() {
             true => Ok(()),

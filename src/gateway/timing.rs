@@ -1,8 +1,8 @@
-//! The end of a search's record: when its response is with the connection. And the record for the
-//! client, if it asks with `kyrodb-timing: 1`: trailing metadata in the syntax of Server-Timing.
+//! End of a search's record, when its response is handed to the connection; and the record for the client, if it asks
+//! with `kyrodb-timing: 1`: trailing metadata in the syntax of Server-Timing.
 //!
-//! A unary handler returns before its answer is encoded: the connection has the body do that. So
-//! the record goes with the response as an extension, and ends in the body.
+//! A unary handler returns before its answer is encoded: the connection makes the body do that. So the record goes with
+//! the response as an extension, and ends in the body.
 
 use std::fmt::Write;
 use std::pin::Pin;
@@ -20,26 +20,26 @@ use super::ended::{About, end};
 use crate::observe::Observed;
 use crate::observe::trace::{Stage, Trace};
 
-/// The key in requests that asks for the stages, and in responses that has them.
+/// Metadata key of requests that ask for the stages, and of responses that contain them.
 const KEY: &str = "kyrodb-timing";
 
-/// The client wants to know where the time goes.
+/// True if the client asks for the stages.
 pub(super) fn is_asked(metadata: &MetadataMap) -> bool {
     metadata.get(KEY).is_some_and(|value| value == "1")
 }
 
-/// The record of a search whose response is to be encoded.
+/// The record of a search whose response is yet to be encoded.
 #[derive(Clone)]
 pub(super) struct Unfinished {
     pub(super) trace: Trace,
     pub(super) observed: Arc<Observed>,
     pub(super) about: About,
-    /// The client wants it.
+    /// The client asks for the record.
     pub(super) is_asked: bool,
 }
 
 impl Unfinished {
-    /// Ends with an error, which is encoded with the headers.
+    /// Ends the record with an error, which is encoded with the headers.
     pub(super) fn fail(mut self, status: &mut Status) {
         self.trace.mark(Stage::Encode, Instant::now());
         if self.is_asked
@@ -51,7 +51,7 @@ impl Unfinished {
     }
 }
 
-/// Has the body of a search's response end its record.
+/// Makes the body of a search's response end its record.
 pub(super) fn watched(mut response: http::Response<Body>) -> http::Response<Body> {
     match response.extensions_mut().remove::<Unfinished>() {
         None => response,
@@ -59,7 +59,7 @@ pub(super) fn watched(mut response: http::Response<Body>) -> http::Response<Body
     }
 }
 
-/// A body that notes when it has given its data away.
+/// A body that notes when all its data was taken.
 struct Watched {
     body: Body,
     record: Unfinished,
@@ -100,7 +100,7 @@ impl HttpBody for Watched {
 
 impl Drop for Watched {
     fn drop(&mut self) {
-        // Nobody has waited for an answer that was never sent.
+        // An answer that was never sent has no latency.
         if self.is_sent {
             let Unfinished { observed, trace, about, .. } = &self.record;
             end(observed, trace, about);
@@ -108,7 +108,7 @@ impl Drop for Watched {
     }
 }
 
-/// `total;dur=1.5, admission;dur=0.01, …`: milliseconds, every stage, in the order of the way.
+/// `total;dur=1.5, admission;dur=0.01, …`: milliseconds, every stage in order.
 fn text(trace: &Trace) -> String {
     let mut text = format!("total;dur={:.4}", trace.total().as_secs_f64() * 1e3);
     for stage in Stage::ALL {

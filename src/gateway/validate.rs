@@ -1,5 +1,5 @@
-//! From the wire to the words of the engine. What passes here is never checked again, so
-//! everything is checked here: ids, vectors, limits, filters.
+//! Validation and conversion from protobuf messages to the engine's types: ids, vectors, limits, filters. Later layers
+//! do not check them again.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -19,32 +19,32 @@ use crate::types::limits::DIMENSION_MAX;
 use crate::types::payload::{NAMESPACE_BYTES_MAX, PAYLOAD_BYTES_MAX, Payload, PayloadError};
 use crate::types::realm::Realm;
 
-/// Most results of a search.
+/// Largest k of a search.
 pub(super) const K_MAX: u32 = 1_000;
 
-/// Widest beam of a search.
+/// Largest beam width of a search.
 pub(super) const EF_MAX: u32 = 10_000;
 
 /// Most ids in a BulkQuery or BatchDelete.
 pub(super) const IDS_MAX: usize = 10_000;
 
-/// Bytes of one key or value of a filter, at most: no document has a longer one.
+/// Longest key or value of a filter, in bytes: no document has a longer one.
 const FILTER_TEXT_BYTES_MAX: usize = PAYLOAD_BYTES_MAX;
 
-/// Longest vector where vectors are not scaled: beyond it a product could overflow, and an
-/// infinite distance would make a wrong order.
+/// Largest norm of a vector that is not scaled: beyond it a product could overflow, and an infinite distance would make
+/// a wrong order.
 const LENGTH_MAX: f64 = 1e18;
 
-/// What a vector has to be.
+/// Requirements of a vector.
 #[derive(Clone, Copy)]
 pub(super) struct VectorRules {
     pub(super) metric: Metric,
-    /// 0 until the first document decides.
+    /// Values in a vector; 0 until the first document decides.
     pub(super) dimension: usize,
 }
 
 impl VectorRules {
-    /// Checks a vector, and brings it into the form in which it is stored and searched.
+    /// Checks a vector, and converts it to the form in which it is stored and searched.
     pub(super) fn check(self, field: &'static str, mut vector: Vec<f32>) -> Result<Vec<f32>> {
         let invalid = |why: String| Err(Error::invalid(field, why));
         if vector.is_empty() {
@@ -94,7 +94,7 @@ pub(super) fn doc_id(field: &'static str, id: u64) -> Result<DocId> {
     }
 }
 
-/// How many document ids there may be in a list.
+/// Checks the number of document ids in a list.
 pub(super) fn count_of_ids(field: &'static str, count: usize) -> Result<()> {
     if count > IDS_MAX {
         let why = format!("{count} ids; at most {IDS_MAX} are allowed");
@@ -103,7 +103,7 @@ pub(super) fn count_of_ids(field: &'static str, count: usize) -> Result<()> {
     Ok(())
 }
 
-/// A namespace that is looked for.
+/// Checks a namespace to search in.
 pub(super) fn namespace(namespace: &str) -> Result<()> {
     if namespace.len() > NAMESPACE_BYTES_MAX {
         let why = PayloadError::Namespace(namespace.len()).to_string();
@@ -112,7 +112,7 @@ pub(super) fn namespace(namespace: &str) -> Result<()> {
     Ok(())
 }
 
-/// Metadata that is stored.
+/// Metadata to store.
 pub(super) fn payload(pairs: &HashMap<String, String>, realm: &Realm) -> Result<Payload> {
     let pairs = pairs.iter().map(|(key, value)| (key.as_str(), value.as_str()));
     Payload::within(pairs, realm).map_err(|why| {
@@ -133,7 +133,7 @@ pub(super) fn insert(
     Ok(Write::Put { id, vector, payload, tenant_documents_max: subject.documents_max() })
 }
 
-/// A search. `vector` is that of the document named in the request, if it names one.
+/// A search. `vector` is that of the document named in the request, if one is named.
 pub(super) fn search(
     request: proto::SearchRequest,
     vector: Option<Vec<f32>>,
@@ -174,7 +174,7 @@ pub(super) fn search(
     })
 }
 
-/// All conditions on a document as one filter; `None` if there is no condition.
+/// All conditions on a document as one filter; `None` without conditions.
 pub(super) fn scope(
     subject: &Subject,
     namespace: &str,
@@ -182,7 +182,7 @@ pub(super) fn scope(
     exact: HashMap<String, String>,
 ) -> Result<Option<Filter>> {
     check_pairs(&exact)?;
-    // In one order, so that the cache of queries takes equal conditions for equal.
+    // In a fixed order, so that the query cache recognises equal conditions.
     let exact: BTreeMap<_, _> = exact.into_iter().collect();
     let exact = exact.into_iter().map(|(key, value)| Filter::Exact(key, value));
     let mut conditions: Vec<Filter> = subject.condition().into_iter().chain(exact).collect();
@@ -215,7 +215,7 @@ fn check_pairs(exact: &HashMap<String, String>) -> Result<()> {
     Ok(())
 }
 
-/// What a filter may still have.
+/// Remaining limits of a filter.
 struct Budget {
     conditions: usize,
     ranges: usize,
@@ -243,8 +243,7 @@ fn take(left: &mut usize, count: usize, max: usize, what: &str) -> Result<()> {
 }
 
 impl Budget {
-    /// Compiles a filter of at most `depth` levels. What it has too much of is refused before there
-    /// is any work on it.
+    /// Compiles a filter of at most `depth` levels. Limits are checked before any work.
     fn filter(&mut self, filter: proto::MetadataFilter, depth: usize) -> Result<Filter> {
         use proto::metadata_filter::FilterType;
         let Some(below) = depth.checked_sub(1) else {
@@ -281,7 +280,7 @@ impl Budget {
         filters.into_iter().map(|filter| self.filter(filter, depth)).collect()
     }
 
-    /// A key or a value.
+    /// Takes a key or a value.
     fn text(&mut self, text: &str) -> Result<()> {
         if text.len() > FILTER_TEXT_BYTES_MAX {
             let what = "bytes in one key or value";

@@ -1,15 +1,15 @@
-//! The bound on bytes of documents that are taken in a second (`storage.max_write_bytes_per_sec`), for a
-//! disk whose bandwidth others need, or whose life is counted in bytes written.
+//! Bound on bytes of documents accepted per second (`storage.max_write_bytes_per_sec`), for a disk whose bandwidth
+//! other programs need, or whose endurance is limited.
 
 use std::time::Duration;
 
 use crate::access::bucket::Bucket;
 use crate::error::{Error, Result};
 
-/// Bytes of a token: small enough that a short document costs about what it has.
+/// Bytes per token: small enough that a short document costs about its size.
 const TOKEN_BYTES: u64 = 64;
 
-/// How long an unused bound is saved up.
+/// Time for which unused rate is saved up.
 const BURST: Duration = Duration::from_secs(1);
 
 /// The bound; none by default.
@@ -17,27 +17,27 @@ const BURST: Duration = Duration::from_secs(1);
 pub(super) struct WriteRate(Bucket);
 
 impl WriteRate {
-    /// Sets the bytes a second; 0 for no bound.
+    /// Sets the bytes per second; 0 for no bound.
     pub(super) fn set(&self, bytes_per_second: u64) {
         let tokens = bytes_per_second.div_ceil(TOKEN_BYTES);
         let tokens = u32::try_from(tokens).unwrap_or(u32::MAX);
         self.0.set_rate(tokens, tokens.saturating_mul(BURST.as_secs() as u32));
     }
 
-    /// The bytes that a request costs; 0 without a bound.
+    /// Bytes charged for a request; 0 without a bound.
     pub(super) fn bytes_of(&self, request: &impl prost::Message) -> u64 {
         if self.0.is_bounded() { request.encoded_len() as u64 } else { 0 }
     }
 
-    /// Takes the cost of a write of `bytes`. One that is larger than a second's worth costs that.
+    /// Takes the cost of a write of `bytes`. A write larger than a second's worth costs a second's worth.
     ///
     /// # Errors
-    /// If it is not there: in how long it will be.
+    /// If the tokens are not there: the time until they are.
     fn try_take(&self, bytes: u64) -> std::result::Result<(), Duration> {
         self.0.take_some(bytes.div_ceil(TOKEN_BYTES))
     }
 
-    /// The same for a client that is told when to come back.
+    /// Takes the cost of a write, or tells the client when to retry.
     ///
     /// # Errors
     /// If the bound is reached.
@@ -48,7 +48,7 @@ impl WriteRate {
         })
     }
 
-    /// The same for a stream, which is not read on until the write may be taken.
+    /// Waits until a write of a stream may be taken; the stream is not read meanwhile.
     pub(super) async fn wait(&self, bytes: u64) {
         while let Err(wait) = self.try_take(bytes) {
             tokio::time::sleep(wait).await;
@@ -69,7 +69,7 @@ mod tests {
         let refused = rate.take(256 << 10);
         assert!(matches!(&refused, Err(Error::Busy { what, retry_after })
             if what.contains("max_write_bytes_per_sec") && *retry_after <= BURST));
-        // One that is larger than all there may be is taken in its turn.
+        // A write larger than the whole bucket is taken in its turn.
         let wait = rate.try_take(64 << 20).unwrap_err();
         assert!(wait <= BURST, "{wait:?}");
     }

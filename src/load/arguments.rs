@@ -1,4 +1,4 @@
-//! What is asked: the command line, and with the workload file, the settings of a run.
+//! The command line, and with the workload file, the settings of a run.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -15,29 +15,29 @@ use crate::credentials::api_key;
 use crate::dataset::is_vectors_name;
 use crate::types::limits::DIMENSION_MAX;
 
-/// Most requests a second that one generator may be asked for.
+/// Highest rate of one generator, in requests per second.
 const RATE_MAX: f64 = 1_000_000.0;
 
-/// Longest run.
+/// Longest run, in seconds.
 const DURATION_SECONDS_MAX: f64 = 86_400.0;
 
-/// Most requests in flight, and most connections they go over.
+/// Most requests in flight, and most connections.
 const CONCURRENCY_MAX: usize = 10_000;
 const CONNECTIONS_MAX: usize = 1_000;
 
 /// Most random vectors.
 const DATASET_MAX: usize = 10_000_000;
 
-/// Most values in all of them: 8 GiB.
+/// Most values in all random vectors: 8 GiB.
 const VALUES_MAX: usize = 1 << 31;
 
-/// Most results a search.
+/// Most results of a search.
 const K_MAX: u32 = 1_000;
 
 /// Widest beam.
 const EF_MAX: u32 = 10_000;
 
-/// Without a word about it: requests a second, length of a run and of a point of a sweep.
+/// Defaults: requests per second, length in seconds of a run and of a point of a sweep.
 const RATE: f64 = 1_000.0;
 const DURATION_SECONDS: f64 = 30.0;
 const POINT_SECONDS: f64 = 5.0;
@@ -274,7 +274,7 @@ impl Compare {
 }
 
 impl Comparison {
-    /// As lines of JSON have it; without addresses, which may hold passwords.
+    /// As in lines of JSON; without addresses, which may contain passwords.
     pub(super) fn shown(&self) -> serde_json::Value {
         let peers: Vec<&str> = self.targets.iter().map(|target| target.kind.word()).collect();
         serde_json::json!({"recall": self.recall, "rounds": self.rounds, "peers": peers})
@@ -318,7 +318,7 @@ pub(super) enum Sweep {
     },
 }
 
-/// The settings of all runs: arguments over workload file over defaults, checked.
+/// Settings of all runs: arguments take precedence over the workload file, and that over defaults. Checked.
 pub(super) struct Settings {
     pub(super) door: Door,
     pub(super) rate: f64,
@@ -339,16 +339,16 @@ pub(super) struct Settings {
     pub(super) comparison: Option<Comparison>,
 }
 
-/// Where the vectors come from.
+/// Source of the vectors.
 pub(super) enum Source {
-    /// Made here.
+    /// Generated here.
     Random { count: usize, dimension: usize },
     /// Read from files.
     Files { base: PathBuf, queries: PathBuf, truth: Option<PathBuf> },
 }
 
 impl Arguments {
-    /// Checks what is asked.
+    /// Checks the arguments.
     ///
     /// # Errors
     /// If a value is out of its bounds, or two of them contradict each other.

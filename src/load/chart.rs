@@ -1,17 +1,17 @@
-//! Pictures of results, as SVG.
+//! Charts of results, as SVG.
 
 use plotters::coord::ranged1d::ValueFormatter;
 use plotters::coord::types::RangedCoordf64;
 use plotters::prelude::*;
 
-/// Size of a picture, in pixels.
+/// Size of a chart, in pixels.
 const SIZE: (u32, u32) = (760, 420);
 
 const FONT: &str = "sans-serif";
 const GRID: RGBColor = RGBColor(225, 228, 232);
 const INK: RGBColor = RGBColor(60, 66, 74);
 
-/// Colours that are told apart in grey and by the colour-blind as well.
+/// Colours that also differ in greyscale and for colour-blind readers.
 const COLOURS: [RGBColor; 5] = [
     RGBColor(0, 114, 178),
     RGBColor(230, 159, 0),
@@ -20,33 +20,33 @@ const COLOURS: [RGBColor; 5] = [
     RGBColor(0, 158, 115),
 ];
 
-/// A line of a picture.
+/// A line of a chart.
 pub(super) struct Line {
     pub(super) name: String,
     pub(super) points: Vec<(f64, f64)>,
-    /// Words beside the points; none, or one each.
+    /// Labels of the points; none, or one each.
     pub(super) words: Vec<String>,
 }
 
-/// A picture.
+/// A chart.
 pub(super) struct Chart {
-    /// Name of its file, without an end.
+    /// File name without extension.
     pub(super) name: &'static str,
     pub(super) title: String,
     pub(super) x: &'static str,
     pub(super) y: &'static str,
-    /// Whether the upright axis grows by factors. Else it begins at 0.
+    /// The vertical axis is logarithmic; else it begins at 0.
     pub(super) is_log: bool,
-    /// Whether the level axis begins at 0.
+    /// The horizontal axis begins at 0.
     pub(super) from_zero: bool,
     pub(super) lines: Vec<Line>,
 }
 
 impl Chart {
-    /// The picture.
+    /// The chart as SVG.
     ///
     /// # Errors
-    /// What could not be drawn.
+    /// Why it could not be drawn.
     pub(super) fn draw(&self) -> Result<String, String> {
         let mut svg = String::new();
         let area = SVGBackend::with_string(&mut svg, SIZE).into_drawing_area();
@@ -149,8 +149,7 @@ fn bounds(values: impl Iterator<Item = f64>) -> (f64, f64) {
     if min > max { (0.0, 1.0) } else { (min, max) }
 }
 
-/// Where an axis that grows by factors has its lines: at 1, 2 and 5 of each power of ten, or at the
-/// powers alone if it spans many.
+/// Marks of a logarithmic axis: at 1, 2 and 5 of each power of ten, or at the powers alone if it spans many.
 fn marks(range: &std::ops::Range<f64>) -> Vec<f64> {
     const POWERS_MAX: f64 = 3.5;
     let is_wide = (range.end / range.start).log10() > POWERS_MAX;
@@ -160,7 +159,7 @@ fn marks(range: &std::ops::Range<f64>) -> Vec<f64> {
     marks.filter(|mark| range.contains(mark)).collect()
 }
 
-/// A number as short as it can be told.
+/// A number in its shortest form.
 fn shown(value: f64) -> String {
     let text = match value.abs() {
         large if large >= 100.0 => format!("{value:.0}"),

@@ -1,4 +1,4 @@
-//! One request of each kind, and whether it was answered as it should be.
+//! Sends one request of each kind, and checks its answer.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -22,24 +22,24 @@ use crate::proto::{
 
 pub(super) type Client = KyroDbServiceClient<InterceptedService<Channel, WithKey>>;
 
-/// Largest answer.
+/// Largest answer, in bytes.
 const MESSAGE_BYTES_MAX: usize = 64 << 20;
 
-/// Documents that inserts write, over and over.
+/// Number of distinct documents that inserts write, repeatedly.
 const WRITTEN_MAX: u64 = 100_000;
 
-/// Where the server is, and what it asks of whoever comes.
+/// Address of the server, and credentials that it requires.
 pub(super) struct Door {
     pub(super) url: String,
     pub(super) key: Option<String>,
-    /// PEM of the authority to believe; those that the system believes where there is none.
+    /// PEM of the trusted certificate authority; `None` for those of the system.
     pub(super) ca_cert: Option<Vec<u8>>,
     /// PEM of a certificate and of its key.
     pub(super) identity: Option<(Vec<u8>, Vec<u8>)>,
 }
 
 impl Door {
-    /// True if a server with TLS learns nothing of who we are from the connection.
+    /// True if the server uses TLS and the client presents no certificate.
     pub(super) fn is_without_certificate(&self) -> bool {
         self.url.starts_with("https://") && self.identity.is_none()
     }
@@ -59,7 +59,7 @@ impl Door {
 /// Opens a connection.
 ///
 /// # Errors
-/// If the address is none, nobody answers there, or the two do not agree on certificates.
+/// If the address is invalid, no server answers there, or the TLS handshake fails.
 pub(super) async fn connect(door: &Door, timeout: Duration) -> Result<Client, Fault> {
     let server = &door.url;
     let usage = |why: &dyn std::fmt::Display| {
@@ -106,29 +106,29 @@ pub(super) async fn connect(door: &Door, timeout: Duration) -> Result<Client, Fa
     Ok(client.max_decoding_message_size(MESSAGE_BYTES_MAX))
 }
 
-/// An error and what is behind it: the outermost says little.
+/// An error with its causes: the outermost says little.
 fn causes(error: &dyn std::error::Error) -> String {
     let causes = std::iter::successors(Some(error), |error| error.source());
     causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }
 
-/// What the requests are made of.
+/// Contents of the requests.
 pub(super) struct Requests {
     pub(super) data: Arc<Data>,
     pub(super) filter: Option<MetadataFilter>,
     pub(super) k: u32,
     pub(super) timeout: Duration,
-    /// Documents written and deleted so far. They have ids behind those of the base.
+    /// Documents written and deleted so far. Their ids follow those of the base.
     pub(super) written: AtomicU64,
     pub(super) deleted: AtomicU64,
 }
 
-/// What came of a request that was answered.
+/// Result of an answered request.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Answer {
-    /// Exact neighbours found, of `k`; where the exact ones are known.
+    /// Exact neighbours among the `k` results, if the exact ones are known.
     pub(super) hits: Option<u32>,
-    /// The answer does not rest on all shards.
+    /// The answer does not cover all shards.
     pub(super) is_incomplete: bool,
 }
 
@@ -136,7 +136,7 @@ impl Requests {
     /// Sends one request and waits for the answer, at most until its deadline.
     ///
     /// # Errors
-    /// What the server or the connection says.
+    /// The error of the server or the connection.
     pub(super) async fn send(
         &self,
         client: &mut Client,
@@ -186,7 +186,7 @@ impl Requests {
         random: &mut Random,
     ) -> Result<Answer, Status> {
         let index = random.below(self.data.query_count());
-        // The exact answers are those without a filter.
+        // The exact answers are those of unfiltered searches.
         let is_comparable = filter.is_none();
         let request = SearchRequest {
             query_embedding: self.data.query(index).to_vec(),

@@ -1,20 +1,20 @@
-//! Whether an engine still answers, while requests are sent to it.
+//! Detection of an engine that does not answer any more, while requests are sent to it.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use tonic::{Code, Status};
 
-/// An engine that can't be reached for so long, while requests are sent, has gone away.
+/// Time without an answer, while requests are sent, after which an unreachable engine counts as gone.
 const GONE_AFTER: Duration = Duration::from_secs(2);
 
-/// Wait of a place after a failure, so that an engine in trouble is not made busy with refusing.
+/// Pause of a worker after a failure, so that a failing engine is not kept busy with refusals.
 pub(super) const PAUSE_AFTER_FAILURE: Duration = Duration::from_millis(10);
 
-/// What all places that send to one engine know of it.
+/// State that all workers of one engine share.
 pub(super) struct Contact {
     begun: Instant,
-    /// Microseconds after that at which it last answered anything.
+    /// Time of the last answer of any kind, in microseconds after `begun`.
     answered_us: AtomicU64,
 }
 
@@ -23,7 +23,7 @@ impl Contact {
         Self { begun, answered_us: AtomicU64::new(0) }
     }
 
-    /// Takes note of how a request ended. True if by now the engine has gone away.
+    /// Notes how a request ended. True if the engine counts as gone now.
     pub(super) fn is_lost(&self, status: Option<&Status>) -> bool {
         let now = self.begun.elapsed();
         match status.map(Status::code) {
@@ -39,7 +39,7 @@ impl Contact {
     }
 }
 
-/// What a request comes to that was not answered in its time.
+/// Status of a request that was not answered in time.
 pub(super) fn late() -> Status {
     Status::deadline_exceeded("no answer in the time of a request")
 }

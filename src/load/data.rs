@@ -1,4 +1,4 @@
-//! The vectors: what is stored, what is searched for, and which are the exact answers.
+//! Vectors of a run: documents, queries, and the exact answers.
 
 use std::path::Path;
 
@@ -7,22 +7,22 @@ use super::arguments::Source;
 use super::pacing::Random;
 use crate::dataset::{Rows, read_ids, read_vectors};
 
-/// Documents are spread over so many values of the metadata key `bucket`.
+/// Number of values of the metadata key `bucket` that documents are distributed over.
 const BUCKETS: usize = 100;
 
 /// Row `r` of the base is document `r` + 1.
 pub(super) struct Data {
     pub(super) base: Rows<f32>,
-    /// Where they are not the base itself.
+    /// The queries, if they are not the base itself.
     queries: Option<Rows<f32>>,
     /// Exact neighbours of each query, as rows of the base, nearest first.
     pub(super) truth: Option<Rows<i32>>,
-    /// For people.
+    /// Name for people.
     pub(super) name: String,
 }
 
 impl Data {
-    /// Makes or reads them.
+    /// Generates or reads the data.
     ///
     /// # Errors
     /// If a file can't be read, or the files do not belong together.
@@ -90,14 +90,14 @@ impl Data {
         self.queries.as_ref().unwrap_or(&self.base).row(index)
     }
 
-    /// The vector of the document that is written as number `number`, and the row that it is made
-    /// of: turned round, a row is no query's neighbour, and recall goes on to mean something.
+    /// Vector of the document written as number `number`, and the row that it is made of: a row with inverted signs is
+    /// no query's neighbour, so recall keeps its meaning.
     pub(super) fn written(&self, number: u64) -> (usize, Vec<f32>) {
         let row = (number % self.base.count() as u64) as usize;
         (row, self.base.row(row).iter().map(|value| -value).collect())
     }
 
-    /// How many of these documents are among the exact `k` nearest of a query.
+    /// Number of these documents among the exact `k` nearest of a query.
     pub(super) fn hits(&self, query: usize, k: u32, ids: impl Iterator<Item = u64>) -> Option<u32> {
         let wanted = &self.truth.as_ref()?.row(query)[..k as usize];
         // Row numbers were checked to fit.
@@ -107,7 +107,7 @@ impl Data {
     }
 }
 
-/// Metadata of a document, for filters to choose from.
+/// Metadata of a document, for filters to select by.
 pub(super) fn metadata(row: usize) -> std::collections::HashMap<String, String> {
     [("bucket".to_owned(), (row % BUCKETS).to_string())].into()
 }

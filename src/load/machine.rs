@@ -1,4 +1,4 @@
-//! What the load tester runs on: figures of one machine mean little on another.
+//! Facts about the machine of the load tester: figures of one machine mean little on another.
 
 use serde::Serialize;
 
@@ -6,14 +6,14 @@ use serde::Serialize;
 #[derive(Clone, Debug, Serialize)]
 pub(super) struct Machine {
     pub(super) cpu: String,
-    /// Those that this program may use.
+    /// CPUs that this program may use.
     pub(super) cores: usize,
     pub(super) memory_bytes: u64,
     pub(super) kernel: String,
 }
 
 impl Machine {
-    /// This one. What can't be found out is empty or 0.
+    /// The facts of this machine. Unknown ones are empty or 0.
     pub(super) fn this() -> Self {
         let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
         Self {
@@ -27,16 +27,16 @@ impl Machine {
     }
 }
 
-/// Ticks a second in which the kernel tells the time of a process, on all that is supported.
+/// Ticks per second of process times in `/proc`, equal on all supported kernels.
 const TICKS_A_SECOND: f64 = 100.0;
 
-/// Seconds of CPU that this program has used so far; 0 where the kernel does not say.
+/// CPU time of this program so far, in seconds; 0 if unknown.
 pub(super) fn cpu_seconds() -> f64 {
     let text = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
     ticks(&text).map_or(0.0, |ticks| ticks as f64 / TICKS_A_SECOND)
 }
 
-/// User and system time in a line of `/proc/PID/stat`. The name before may hold anything.
+/// User and system time in a line of `/proc/PID/stat`, in ticks. The name before may contain any text.
 fn ticks(text: &str) -> Option<u64> {
     let mut fields = text.rsplit_once(')')?.1.split_whitespace().skip(11);
     let (user, system) = (fields.next()?, fields.next()?);

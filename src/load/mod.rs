@@ -1,12 +1,12 @@
-//! `kyrodb_load_tester`: sends a server a known load, and says how fast and how right it answers.
+//! `kyrodb_load_tester`: sends a server a known load, and measures rate, latency and recall of the answers.
 //!
-//! `arguments` and `workload` say what is asked, `data` holds the vectors, `setup` puts them on
-//! the server, `pacing` decides when a request is due, `work` sends it (`client`), `record`
-//! counts what came of it, `sweep` repeats this over beam widths or rates, `compare` measures other
-//! engines (`peers`) beside KyroDB, and `output`, `report` and `chart` tell.
+//! `arguments` and `workload` read the settings, `data` holds the vectors, `setup` stores them on the server, `pacing`
+//! decides when a request is due, `work` sends it (`client`), `record` counts the results, `sweep` repeats this over
+//! beam widths or rates, `compare` measures other engines (`peers`) beside KyroDB, and `output`, `report` and `chart`
+//! show the results.
 //!
-//! In an open loop a request is due at a time that was decided before, whatever became of those
-//! before it, and its latency counts from then: a server that stalls can't hide it.
+//! In an open loop a request is due at a time that was decided before, whether or not earlier ones are answered, and
+//! its latency counts from then: a server that stalls can't hide it.
 
 mod arguments;
 mod chart;
@@ -32,21 +32,20 @@ use output::Output;
 use setup::Bench;
 use work::{Mode, Plan};
 
-/// Why there is no result, or not the one that was wanted.
+/// Why there is no result, or an insufficient one.
 #[derive(Debug)]
 pub enum Fault {
-    /// What was asked makes no sense.
+    /// The arguments are invalid.
     Usage(String),
-    /// It made sense, and did not work.
+    /// The arguments are valid, and the run failed.
     Failed(String),
 }
 
-/// Does what the arguments ask.
+/// Executes the command line.
 ///
 /// # Errors
-/// If the arguments contradict each other or the data; if the server can't be reached, goes away,
-/// or fails more requests than `--max-failure-ratio` allows. What was measured until then is
-/// printed and written.
+/// If the arguments contradict each other or the data; if the server can't be reached, goes away, or fails more
+/// requests than `--max-failure-ratio` allows. Results until then are printed and written.
 pub fn run(arguments: &Arguments) -> Result<(), Fault> {
     let settings = arguments.settle()?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -57,7 +56,7 @@ pub fn run(arguments: &Arguments) -> Result<(), Fault> {
         let mut bench = Bench::set_up(&settings).await?;
         let mut output = Output::open(&settings, &bench)?;
         let outcome = measure(arguments, &settings, &mut bench, &mut output).await;
-        // Also of a run that failed in the middle, what is known is shown.
+        // Results are also shown after a run that failed in the middle.
         output.finish(arguments.report.as_deref(), arguments.svg.as_deref())?;
         outcome
     })
@@ -84,7 +83,7 @@ async fn measure(
     }
 }
 
-/// Whether a run counts as a success.
+/// Fails unless a run counts as a success.
 fn judge(summary: &record::Summary, failure_ratio_max: f64) -> Result<(), Fault> {
     if let Some(why) = &summary.partial {
         return Err(Fault::Failed(format!("the results are partial: {why}")));

@@ -1,5 +1,5 @@
-//! Where results go: tables for people on standard output, lines of JSON, progress on a terminal,
-//! and at the end the report.
+//! Output of results: tables for people on standard output, lines of JSON, progress on a terminal, and at the end the
+//! report.
 
 use std::fs::File;
 use std::io::{BufWriter, Write};
@@ -19,7 +19,7 @@ use super::report;
 use super::setup::Bench;
 use super::work::{Mode, Plan, RunResult};
 
-/// What is the same for all runs, and stands in each summary.
+/// Facts common to all runs, contained in each summary.
 #[derive(Serialize)]
 pub(super) struct Context {
     pub(super) versions: Value,
@@ -27,7 +27,7 @@ pub(super) struct Context {
     pub(super) machine: Machine,
 }
 
-/// Everything that is written.
+/// All outputs.
 pub(super) struct Output {
     context: Context,
     json: Option<(String, BufWriter<File>)>,
@@ -36,7 +36,7 @@ pub(super) struct Output {
     more: More,
 }
 
-/// What stands in the report beside runs.
+/// Parts of the report besides runs.
 #[derive(Default)]
 pub(super) struct More {
     pub(super) remarks: Vec<String>,
@@ -44,16 +44,16 @@ pub(super) struct More {
     pub(super) tables: Vec<Table>,
 }
 
-/// Lines below their titles; the first cell of each says what the line is of.
+/// Lines below their titles; the first cell of each names its subject.
 pub(super) struct Table {
     pub(super) title: &'static str,
-    /// Words, aligned to the left; else numbers, to the right.
+    /// Text, aligned to the left; else numbers, to the right.
     pub(super) is_text: bool,
     pub(super) lines: Vec<Vec<String>>,
 }
 
 impl Output {
-    /// Opens the file of JSON lines, if one is asked for.
+    /// Opens the file of JSON lines, if one is requested.
     ///
     /// # Errors
     /// If it can't be written.
@@ -93,16 +93,16 @@ impl Output {
         Ok(Self { context, json, bar, results: Vec::new(), more: More::default() })
     }
 
-    /// Prints a line, above what shows the progress.
+    /// Prints a line, above the progress bar.
     pub(super) fn say(&self, line: &str) {
         self.bar.suspend(|| {
-            // Whoever reads may have seen enough: a closed pipe is no fault.
+            // The reader may have closed the pipe, which is not a fault.
             let written = writeln!(std::io::stdout(), "{line}");
             tracing::trace!(?written);
         });
     }
 
-    /// Shows on a terminal what goes on.
+    /// Shows a current activity on a terminal.
     pub(super) fn begin(&mut self, what: String) {
         let style = ProgressStyle::with_template("{prefix} [{elapsed}] {msg}");
         let style = style.expect("the template is well-formed");
@@ -110,7 +110,7 @@ impl Output {
         self.bar.enable_steady_tick(Duration::from_millis(250));
     }
 
-    /// It is over.
+    /// Ends the current activity.
     pub(super) fn end(&mut self) {
         self.bar.finish_and_clear();
         self.bar = ProgressBar::hidden();
@@ -127,7 +127,7 @@ impl Output {
         self.more = more;
     }
 
-    /// Writes a line of JSON with what is the same for all runs.
+    /// Writes a line of JSON with the facts common to all runs.
     pub(super) fn write_with_context(&mut self, line: Value) -> Result<(), Fault> {
         let mut line = line;
         if let (Value::Object(line), Value::Object(context)) = (&mut line, json!(self.context)) {
@@ -138,7 +138,7 @@ impl Output {
 
     pub(super) fn write_json(&mut self, line: &impl Serialize) -> Result<(), Fault> {
         let Some((name, file)) = &mut self.json else { return Ok(()) };
-        // Flushed at once: what is known stays known, whatever comes.
+        // Flushed at once, so that no later failure loses it.
         let written = serde_json::to_string(line)
             .map_err(std::io::Error::from)
             .and_then(|text| writeln!(file, "{text}").and_then(|()| file.flush()));
@@ -183,7 +183,7 @@ impl Output {
         }
     }
 
-    /// What else there is to say of one run.
+    /// Prints further remarks on one run.
     pub(super) fn say_operations(&self, summary: &Summary) {
         if summary.operations.len() > 1 {
             let rows = summary.operations.iter().map(|(word, figures)| (*word, figures));
@@ -205,7 +205,7 @@ impl Output {
         }
     }
 
-    /// Writes the report and the pictures, of whatever was measured.
+    /// Writes the report and the charts of all results so far.
     ///
     /// # Errors
     /// If they can't be written.
@@ -222,7 +222,7 @@ pub(super) fn titles(k: u32) -> [String; 9] {
         .map(str::to_owned)
 }
 
-/// The figures below [`titles`].
+/// The cells below [`titles`].
 pub(super) fn cells(figures: &Figures) -> [String; 9] {
     [
         figures.requests.to_string(),
@@ -247,7 +247,7 @@ fn table<'a>(first: &str, k: u32, rows: impl Iterator<Item = (&'a str, &'a Figur
     aligned(&lines, false)
 }
 
-/// Lines of cells as columns; the first is aligned to the left, the others if they are words.
+/// Lines of cells as columns; the first is aligned to the left, the others if they are text.
 fn aligned(lines: &[Vec<String>], is_text: bool) -> String {
     let columns = lines.first().map_or(0, Vec::len);
     let width = |column: usize| lines.iter().map(|line| line[column].chars().count()).max();

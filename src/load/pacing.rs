@@ -1,7 +1,6 @@
-//! When requests are due: at random moments at a rate (a Poisson process), or as soon as one of
-//! the places is free.
+//! Arrival of requests: at random times at a rate (a Poisson process), or as soon as a worker is free.
 //!
-//! The runtime's own timer has a step of a millisecond; a thread of its own wakes who waits.
+//! The runtime's own timer has a step of a millisecond; a separate thread wakes waiting workers.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
@@ -12,12 +11,12 @@ use tokio::sync::oneshot;
 
 use crate::types::mix;
 
-/// A reproducible sequence.
+/// Reproducible random numbers.
 #[derive(Clone)]
 pub(super) struct Random(u64);
 
 impl Random {
-    /// Of one seed, several sequences that have nothing to do with each other.
+    /// One of several independent sequences of a seed.
     pub(super) fn new(seed: u64, stream: u64) -> Self {
         Self(mix(seed) ^ mix(mix(stream)))
     }
@@ -27,18 +26,18 @@ impl Random {
         mix(self.0)
     }
 
-    /// From 0 up to, not including, 1.
+    /// A number in [0, 1).
     pub(super) fn unit(&mut self) -> f64 {
         (self.next() >> 11) as f64 / (1_u64 << 53) as f64
     }
 
-    /// From 0 up to, not including, `count`.
+    /// A number in [0, `count`).
     pub(super) fn below(&mut self, count: usize) -> usize {
         ((u128::from(self.next()) * count as u128) >> 64) as usize
     }
 }
 
-/// The moments of a Poisson process, from its start: gaps are independent, and exponential.
+/// Arrival times of a Poisson process, from its start: gaps are independent, with an exponential distribution.
 pub(super) struct Arrivals {
     random: Random,
     rate: f64,
@@ -46,7 +45,7 @@ pub(super) struct Arrivals {
 }
 
 impl Arrivals {
-    /// `rate` a second.
+    /// At `rate` arrivals per second.
     pub(super) fn new(seed: u64, rate: f64) -> Self {
         Self { random: Random::new(seed, u64::MAX), rate, last: Duration::ZERO }
     }
@@ -62,16 +61,16 @@ impl Iterator for Arrivals {
     }
 }
 
-/// One request that is due.
+/// A request that is due.
 #[derive(Clone, Copy)]
 pub(super) struct Due {
-    /// When it had to be sent.
+    /// Time at which it was due.
     pub(super) intended: Instant,
-    /// A place was free before it was due, so that only this program can be late.
+    /// A worker was free before it was due, so only this program can be late.
     pub(super) is_awaited: bool,
 }
 
-/// Hands out what is due, to each of the places that ask.
+/// Hands out due requests to the workers.
 pub(super) struct Pacer {
     start: Instant,
     length: Duration,
@@ -80,15 +79,15 @@ pub(super) struct Pacer {
 }
 
 struct State {
-    /// None: as soon as somebody asks.
+    /// `None`: a request is due as soon as a worker asks.
     arrivals: Option<Arrivals>,
-    /// Who waits, and until when; the soonest first, since arrivals are in order.
+    /// Waiting workers and their times, earliest first, since arrivals are in order.
     waiting: VecDeque<(Instant, oneshot::Sender<()>)>,
     is_stopped: bool,
 }
 
 impl Pacer {
-    /// For `length` from now on.
+    /// A pacer for `length` from now on.
     pub(super) fn start(
         arrivals: Option<Arrivals>,
         length: Duration,
@@ -109,7 +108,7 @@ impl Pacer {
         self.start
     }
 
-    /// Waits for the next request that is due; `None` when there are no more.
+    /// Waits for the next due request; `None` after the last.
     pub(super) async fn next(&self) -> Option<Due> {
         let (intended, woken) = self.take()?;
         let Some(woken) = woken else { return Some(Due { intended, is_awaited: false }) };
@@ -139,7 +138,7 @@ impl Pacer {
         Some((intended, Some(woken)))
     }
 
-    /// Nothing is due any more.
+    /// Ends the run: no more requests become due.
     pub(super) fn stop(&self) {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         state.is_stopped = true;
@@ -153,7 +152,7 @@ impl Pacer {
             let now = Instant::now();
             while state.waiting.front().is_some_and(|(due, _)| *due <= now) {
                 if let Some((_, wake)) = state.waiting.pop_front() {
-                    // Whoever waited may have been given up.
+                    // The waiting worker may have been dropped.
                     let _ = wake.send(());
                 }
             }
@@ -173,8 +172,7 @@ impl Pacer {
 mod tests {
     use super::*;
 
-    /// The count in an interval has the rate as its mean, and, unlike that of an even pace, also
-    /// as its variance.
+    /// The count in an interval has the rate as its mean, and, unlike an even pace, also as its variance.
     #[test]
     fn arrivals_are_a_poisson_process_of_the_rate() {
         const SECONDS: usize = 2_000;
@@ -198,7 +196,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_is_due_is_handed_out_once_and_in_order() {
+    async fn due_requests_are_handed_out_once_and_in_order() {
         let arrivals = Arrivals::new(5, 1_000.0);
         let wanted = Arrivals::new(5, 1_000.0);
         let length = Duration::from_millis(100);
@@ -215,7 +213,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_stop_releases_who_waits() {
+    async fn a_stop_releases_waiting_workers() {
         let (pacer, thread) =
             Pacer::start(Some(Arrivals::new(1, 1e-6)), Duration::from_secs(1 << 30));
         let waiting = tokio::spawn({

@@ -1,4 +1,4 @@
-//! What came of the requests: counts, latencies and recall, of a run and of each second in it.
+//! Results of requests: counts, latencies and recall, of a run and of each second in it.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -10,21 +10,20 @@ use tonic::{Code, Status};
 use super::client::Answer;
 use super::workload::Kind;
 
-/// Longest latency that is told from others.
+/// Longest latency that is told from longer ones, in microseconds.
 const LATENCY_MAX_MICROS: u64 = 3_600_000_000;
 
-/// The generator is too slow for its rate when more than one in a hundred requests is sent later
-/// than a bound after it was due, though a place was free. This is the bound where nothing is
-/// promised.
+/// Lag bound in milliseconds, without a latency promise: the generator is too slow for its rate when more than one in a
+/// hundred requests is sent later than the bound after it was due, though a worker was free.
 pub(super) const LAG_MAX_MS: f64 = 1.0;
 
-/// Where a 99th percentile is promised, the bound is this part of it: 1 ms of 5.
+/// The lag bound as a share of a promised 99th percentile: 1 ms of 5.
 pub(super) const LAG_PART_OF_SLO: f64 = 0.2;
 
-/// It is as well when a rate is not reached and more than this part of the CPUs is in use by it.
+/// Share of all CPUs: the generator is also too slow if a rate is not reached and it uses more than this.
 const CPU_RATIO_MAX: f64 = 0.8;
 
-/// A rate is not reached when sending took longer than was planned by more than this.
+/// A rate is not reached if sending took longer than planned by more than this factor.
 const OVERTIME_MAX: f64 = 1.05;
 
 fn histogram() -> Histogram<u64> {
@@ -35,24 +34,24 @@ fn at_ms(latencies: &Histogram<u64>, quantile: f64) -> f64 {
     latencies.value_at_quantile(quantile) as f64 / 1e3
 }
 
-/// Figures of some requests. Latencies are those of answers, and of requests that had none in
-/// time; refusals count as failed alone, since they would make a server in trouble look fast.
+/// Figures of a set of requests. Latencies are those of answers, and of requests without an answer in time; refusals
+/// only count as failed, since they would make a failing server look fast.
 #[derive(Clone, Debug, Default, Serialize)]
 pub(super) struct Figures {
     pub(super) requests: u64,
     pub(super) failed: u64,
-    /// Answers a second.
+    /// Answers per second.
     pub(super) qps: f64,
     pub(super) p50_ms: f64,
     pub(super) p95_ms: f64,
     pub(super) p99_ms: f64,
     pub(super) p999_ms: f64,
     pub(super) max_ms: f64,
-    /// Part of the exact neighbours that were found; absent without ground truth.
+    /// Share of the exact neighbours that were found; absent without ground truth.
     pub(super) recall: Option<f64>,
 }
 
-/// Counts of some requests.
+/// Counts of a set of requests.
 struct Tally {
     latencies: Histogram<u64>,
     requests: u64,
@@ -101,28 +100,28 @@ impl Tally {
     }
 }
 
-/// How a run went.
+/// Conditions of a run.
 pub(super) struct Course {
-    /// Requests a second that were asked for; none in a closed loop.
+    /// Requested rate per second; `None` in a closed loop.
     pub(super) target: Option<f64>,
-    /// How long it was to take.
+    /// Planned length.
     pub(super) planned: Duration,
-    /// How long it took until all answers were there.
+    /// Time until all answers were there, in seconds.
     pub(super) seconds: f64,
-    /// Part of all CPUs that the load tester had for itself.
+    /// Share of all CPUs that the load tester used.
     pub(super) cpu_ratio: f64,
-    /// Lag above which the load tester was the bottleneck.
+    /// Lag above which the load tester was the bottleneck, in milliseconds.
     pub(super) lag_max_ms: f64,
 }
 
-/// One request that is over.
+/// A completed request.
 pub(super) struct Outcome {
     pub(super) kind: Kind,
-    /// Since it was due.
+    /// Time since it was due.
     pub(super) latency: Duration,
-    /// When it was sent, from the end of the warm-up on.
+    /// Time of sending, since the end of the warm-up.
     pub(super) sent_at: Duration,
-    /// How late it was sent though a place was free; `None` when it had to wait for a place.
+    /// Delay of sending though a worker was free; `None` if it had to wait for a worker.
     pub(super) lag: Option<Duration>,
     pub(super) result: Result<Answer, Status>,
 }
@@ -131,18 +130,18 @@ pub(super) struct Outcome {
 #[derive(Clone, Debug, Serialize)]
 pub(super) struct Failures {
     pub(super) count: u64,
-    /// What the first one said.
+    /// Text of the first one.
     pub(super) first: String,
 }
 
-/// All of a run.
+/// All results of a run.
 pub(super) struct Record {
     k: u32,
     window: Tally,
     total: Tally,
     kinds: BTreeMap<Kind, Tally>,
     lags: Histogram<u64>,
-    /// Requests that were due before a place was free.
+    /// Requests that were due before a worker was free.
     crowded: u64,
     last_sent_at: Duration,
     incomplete: u64,
@@ -183,14 +182,14 @@ impl Record {
         }
     }
 
-    /// What came since the last call.
+    /// Figures since the last call.
     pub(super) fn take_window(&mut self, seconds: f64) -> Figures {
         let figures = self.window.figures(seconds);
         self.window = Tally::new();
         figures
     }
 
-    /// What it all came to.
+    /// Figures of the whole run.
     pub(super) fn summary(&self, run: &Course) -> Summary {
         let &Course { target, planned, seconds, cpu_ratio, lag_max_ms } = run;
         let figures = self.total.figures(seconds);
@@ -230,9 +229,9 @@ impl Record {
 pub(super) struct Interval {
     pub(super) kind: &'static str,
     pub(super) run: usize,
-    /// When it ended, from the end of the warm-up on.
+    /// Its end, in seconds since the end of the warm-up.
     pub(super) second: f64,
-    /// How long it was.
+    /// Its length in seconds.
     pub(super) seconds: f64,
     #[serde(flatten)]
     pub(super) figures: Figures,
@@ -253,21 +252,21 @@ pub(super) struct Summary {
     pub(super) figures: Figures,
     pub(super) failure_ratio: f64,
     pub(super) operations: BTreeMap<&'static str, Figures>,
-    /// Answers that do not rest on all shards.
+    /// Answers that do not cover all shards.
     pub(super) incomplete: u64,
     pub(super) errors: BTreeMap<String, Failures>,
-    /// Part of the requests that were due before a place was free.
+    /// Share of the requests that were due before a worker was free.
     pub(super) crowded_ratio: Option<f64>,
-    /// How late a request was sent though a place was free.
+    /// 99th percentile of the delay of sending though a worker was free, in milliseconds.
     pub(super) lag_p99_ms: Option<f64>,
-    /// Lag above which the load tester was the bottleneck.
+    /// Lag above which the load tester was the bottleneck, in milliseconds.
     pub(super) lag_max_ms: Option<f64>,
-    /// Part of all CPUs that the load tester had for itself.
+    /// Share of all CPUs that the load tester used.
     pub(super) cpu_ratio: f64,
     pub(super) is_generator_limited: bool,
-    /// False: more was due than the places could send.
+    /// False: more requests were due than the workers could send.
     pub(super) is_rate_reached: bool,
-    /// Why this is not the whole run.
+    /// Reason why this is not the whole run.
     pub(super) partial: Option<String>,
 }
 
@@ -277,7 +276,7 @@ impl Summary {
         Some(format!("{}: {}", most.0, most.1.first))
     }
 
-    /// What a reader has to know before the figures are believed.
+    /// Caveats that a reader has to know before relying on the figures.
     pub(super) fn remarks(&self) -> Vec<String> {
         let mut remarks = Vec::new();
         if let Some(why) = &self.partial {
@@ -346,10 +345,9 @@ mod tests {
         assert!(!summary.is_rate_reached, "the last was sent a second too late");
     }
 
-    /// All places are busy when a server is slow, but also when the load tester has no time for
-    /// the answers.
+    /// All workers are busy when a server is slow, but also when the load tester has no CPU time for the answers.
     #[test]
-    fn a_rate_that_is_not_reached_is_the_fault_of_who_has_no_time() {
+    fn a_missed_rate_is_the_fault_of_the_generator_if_its_cpu_is_busy() {
         let mut record = Record::new(10);
         record.add(&Outcome { lag: None, ..outcome(10, Ok(Answer::default())) });
         let is_limited =
@@ -358,7 +356,7 @@ mod tests {
     }
 
     #[test]
-    fn a_window_holds_what_came_since_the_last() {
+    fn a_window_holds_results_since_the_last_one() {
         let mut record = Record::new(10);
         record.add(&outcome(1, Ok(Answer::default())));
         assert_eq!(record.take_window(1.0).requests, 1);
@@ -367,7 +365,7 @@ mod tests {
     }
 
     #[test]
-    fn a_late_generator_says_so() {
+    fn a_late_generator_is_reported() {
         let mut record = Record::new(10);
         for ms in 0..100 {
             let lag = Some(Duration::from_millis(ms / 50 * 20));

@@ -1,4 +1,4 @@
-//! The report: pictures and tables of all runs, as one page of HTML that needs nothing else.
+//! The report: charts and tables of all runs, as one self-contained HTML page.
 
 use std::fmt::Write;
 use std::path::Path;
@@ -12,13 +12,13 @@ use super::sweep::typical;
 
 type Results = [(Summary, Vec<Interval>)];
 
-/// A line of a picture: its name, and which figure it shows.
+/// A line of a chart: its name, and the figure that it shows.
 type Shown = (&'static str, fn(&Figures) -> f64);
 
-/// Writes the page, and the pictures as files, where they are asked for.
+/// Writes the page, and the charts as files, where requested.
 ///
 /// # Errors
-/// What could not be drawn or written.
+/// The chart or file that could not be drawn or written.
 pub(super) fn write(
     context: &Context,
     results: &Results,
@@ -49,7 +49,7 @@ pub(super) fn write(
     Ok(())
 }
 
-/// The pictures that these results are enough for.
+/// The charts for which there are enough results.
 fn charts(results: &Results) -> Vec<Chart> {
     let summaries = || results.iter().map(|(summary, _)| summary);
     let mut charts = Vec::new();
@@ -115,7 +115,7 @@ fn time_chart(summary: &Summary, intervals: &[Interval]) -> Chart {
         ("p99", |f| f.p99_ms),
         ("longest", |f| f.max_ms),
     ];
-    // What came after the last whole second is too little to have percentiles.
+    // The rest after the last whole second has too few requests for percentiles.
     let is_whole = |i: &&Interval| i.seconds > 0.5 && i.figures.max_ms > 0.0;
     let answered = || intervals.iter().filter(is_whole);
     let lines = SHOWN.map(|(name, figure)| Line {
@@ -182,7 +182,7 @@ fn page(context: &Context, results: &Results, more: &More, pictures: &[(&str, St
 }
 
 fn push(text: &mut String, arguments: std::fmt::Arguments<'_>) {
-    // A String takes everything.
+    // Writing to a String never fails.
     let _ = text.write_fmt(arguments);
 }
 

@@ -1,4 +1,4 @@
-//! What comes before a run: connections, and the documents that are searched for.
+//! Preparation of a run: connections, and the documents that are searched.
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
@@ -16,19 +16,19 @@ use crate::proto::{
     BulkQueryRequest, ConfigRequest, ConfigResponse, FlushRequest, InsertRequest, QueryRequest,
 };
 
-/// Documents that one BulkQuery asks for.
+/// Documents per BulkQuery.
 const IDS_AT_ONCE: usize = 10_000;
 
 /// Documents whose vectors are compared with the base.
 const COMPARED: usize = 8;
 
-/// Least cosine between a row and what the server has stored of it.
+/// Least cosine between a row and the server's vector of it.
 const COSINE_MIN: f64 = 0.999;
 
-/// How long setting up may wait for a connection.
+/// Longest wait for a connection during preparation.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How long it waits for what a server answers at once.
+/// Longest wait for requests that a server answers at once.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// A bulk load, until all of it is linked.
@@ -38,7 +38,7 @@ pub(super) struct Loaded {
     pub(super) seconds: f64,
 }
 
-/// Everything that runs share.
+/// State that all runs share.
 pub(super) struct Bench {
     pub(super) clients: Vec<Client>,
     pub(super) requests: Arc<Requests>,
@@ -47,7 +47,7 @@ pub(super) struct Bench {
     pub(super) warm_up: Duration,
     pub(super) seed: u64,
     pub(super) server: ConfigResponse,
-    /// Lag above which the load tester is the bottleneck.
+    /// Lag above which the load tester is the bottleneck, in milliseconds.
     pub(super) lag_max_ms: f64,
     /// The bulk load, if there was one.
     pub(super) loaded: Option<Loaded>,
@@ -56,10 +56,10 @@ pub(super) struct Bench {
 }
 
 impl Bench {
-    /// Reads the data, connects, and sees that the server has the documents.
+    /// Reads the data, connects, and checks that the server has the documents.
     ///
     /// # Errors
-    /// If the data is not of one piece or not that of the server, or the server fails.
+    /// If the data is inconsistent or not that of the server, or the server fails.
     pub(super) async fn set_up(settings: &Settings) -> Result<Self, Fault> {
         let data = Arc::new(Data::get(&settings.source, settings.seed, settings.k)?);
         let mut clients = Vec::with_capacity(settings.connections);
@@ -101,7 +101,7 @@ impl Bench {
     }
 }
 
-/// A request that a server which does not answer can't hold up for ever.
+/// A request with a deadline, so that a server which does not answer can't block the run.
 fn soon<T>(message: T) -> tonic::Request<T> {
     let mut request = tonic::Request::new(message);
     request.set_timeout(ANSWER_TIMEOUT);
@@ -112,14 +112,14 @@ fn failed(what: &str, status: &tonic::Status) -> Fault {
     Fault::Failed(format!("{what}: {:?}: {}", status.code(), status.message()))
 }
 
-/// The same for the first request, which finds out whether the server knows us.
+/// The error of the first request, which shows whether the server accepts our credentials.
 fn refused(what: &str, status: &tonic::Status, door: &Door) -> Fault {
     let way_out = match status.code() {
         tonic::Code::Unauthenticated => {
             "; --key-file FILE, or the variable KYRODB_API_KEY, has an API key for it"
         }
         tonic::Code::PermissionDenied => "; the load tester needs a key with is_admin",
-        // It hangs up on those that show none, once they have sent something.
+        // The server closes connections without a certificate once they have sent something.
         tonic::Code::Unavailable | tonic::Code::Unknown | tonic::Code::Cancelled
             if door.is_without_certificate() =>
         {
@@ -147,14 +147,14 @@ fn check_dimension(server: &ConfigResponse, data: &Data, source: &Source) -> Res
     )))
 }
 
-/// A bar for a person at a terminal.
+/// A progress bar for a person at a terminal.
 pub(super) fn progress(what: &'static str, count: u64) -> ProgressBar {
     let template = "{msg} [{wide_bar}] {pos}/{len} {per_sec}, {eta} left";
     let style = ProgressStyle::with_template(template).expect("the template is well-formed");
     ProgressBar::new(count).with_style(style).with_message(what)
 }
 
-/// Inserts every row, one request each, as many at a time as a run has.
+/// Inserts every row, one request each, with as many in flight as in a run.
 async fn seed(clients: &[Client], data: &Arc<Data>, settings: &Settings) -> Result<(), Fault> {
     let count = data.base.count();
     let bar = progress("inserting", count as u64);
@@ -188,7 +188,7 @@ fn document(data: &Data, row: usize) -> InsertRequest {
     }
 }
 
-/// Sees that the server has every row, and loads what is missing if it may.
+/// Checks that the server has every row, and loads missing ones if that is permitted.
 async fn load(
     client: &mut Client,
     data: &Arc<Data>,
@@ -220,7 +220,7 @@ async fn load(
             return Err(Fault::Failed(format!("{count} documents were refused: {why}")));
         }
     }
-    // A search of what is not linked yet is another search.
+    // Searches of unlinked documents would not measure the graph.
     let flush = client.flush_hot_tier(FlushRequest { force: true }).await;
     flush.map_err(|status| failed("FlushHotTier", &status))?;
     let seconds = begun.elapsed().as_secs_f64();
@@ -242,7 +242,7 @@ async fn missing(client: &mut Client, count: usize) -> Result<Vec<usize>, Fault>
     Ok(missing)
 }
 
-/// Sees that some documents of the server are rows of the base, not those of another set.
+/// Checks that some documents of the server are rows of the base, not those of another set.
 async fn compare(client: &mut Client, data: &Data) -> Result<(), Fault> {
     let count = data.base.count();
     for row in (0..count).step_by(count.div_ceil(COMPARED)) {
@@ -262,7 +262,7 @@ async fn compare(client: &mut Client, data: &Data) -> Result<(), Fault> {
     Ok(())
 }
 
-/// The cosine of the angle between two vectors; 1 for those that have no direction.
+/// The cosine of the angle between two vectors; 1 if one of them has no direction.
 fn cosine(a: &[f32], b: &[f32]) -> f64 {
     let norms = (dot(a, a) * dot(b, b)).sqrt();
     if norms == 0.0 { 1.0 } else { dot(a, b) / norms }

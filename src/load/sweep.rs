@@ -1,4 +1,4 @@
-//! Runs over a range: beam widths, or rates until the highest that keeps the promise is known.
+//! Sweeps: runs over beam widths, or over rates until the highest that keeps the promise is known.
 
 use super::Fault;
 use super::arguments::{Settings, Sweep};
@@ -7,13 +7,13 @@ use super::record::{LAG_PART_OF_SLO, Summary};
 use super::setup::Bench;
 use super::work::{Mode, Plan, RunResult, run as run_once};
 
-/// Beam widths that are tried for a recall, narrowest first.
+/// Beam widths that are tried for a recall, in ascending order.
 const WIDTHS: [u32; 13] = [15, 20, 30, 40, 50, 75, 100, 150, 200, 300, 400, 600, 800];
 
-/// Largest part of the requests that may fail at a rate that keeps the promise.
+/// Largest share of failed requests at a rate that keeps the promise.
 const FAILURE_RATIO_MAX: f64 = 0.001;
 
-/// Does a sweep, and says what it found.
+/// Does a sweep, and shows the result.
 ///
 /// # Errors
 /// If the server goes away, or nothing in the range is good enough.
@@ -43,7 +43,7 @@ async fn sweep_widths(
 ) -> Result<(), Fault> {
     let mut runs = Vec::new();
     let mut outcome = Ok(());
-    // The widths take turns: what else the machine does at a time is not one width's alone.
+    // The widths take turns, so that other load on the machine does not affect one width alone.
     'rounds: for _ in 0..rounds {
         for &ef in widths {
             match one(bench, settings, Mode::Closed, ef, output).await {
@@ -60,14 +60,14 @@ async fn sweep_widths(
     outcome
 }
 
-/// Of the runs with each beam width the one with the median rate, narrowest first.
+/// For each beam width the run with the median rate, in ascending order of width.
 pub(super) fn typical<'a>(runs: impl Iterator<Item = &'a Summary>) -> Vec<&'a Summary> {
     let mut runs: Vec<&Summary> = runs.collect();
     runs.sort_by(|a, b| a.ef.cmp(&b.ef).then(a.figures.qps.total_cmp(&b.figures.qps)));
     runs.chunk_by(|a, b| a.ef == b.ef).map(|runs| runs[runs.len() / 2]).collect()
 }
 
-/// What is promised to those who ask.
+/// The promised latency and recall.
 struct Promise {
     p99_ms: f64,
     recall: f64,
@@ -91,7 +91,7 @@ async fn sweep_rates(
 ) -> Result<(), Fault> {
     bench.lag_max_ms = promise.p99_ms * LAG_PART_OF_SLO;
     let (ef, closed) = narrowest(promise.recall, settings, bench, output).await?;
-    // More than in a closed loop can't be had for long.
+    // A higher rate than in a closed loop can't be sustained.
     let mut bisection = Bisection::new(0.0, closed.figures.qps, steps);
     let mut tried = Vec::new();
     let mut best: Option<Summary> = None;
@@ -144,13 +144,13 @@ async fn sweep_rates(
     Ok(())
 }
 
-/// Beam widths that are tried for `k` results, narrowest first.
+/// Beam widths that are tried for `k` results, in ascending order.
 pub(super) fn widths(k: u32) -> Vec<u32> {
-    // No beam is narrower than what it has to find.
+    // No beam is narrower than the number of results.
     std::iter::once(k).chain(WIDTHS.into_iter().filter(|&ef| ef > k)).collect()
 }
 
-/// The narrowest beam that has the recall, and its run.
+/// The smallest beam width that reaches the recall, and its run.
 async fn narrowest(
     recall: f64,
     settings: &Settings,
@@ -161,7 +161,7 @@ async fn narrowest(
     let (mut low, mut high) = (0, widths.len());
     let mut best = None;
     let mut highest = 0.0_f64;
-    // A wider beam finds no less.
+    // A wider beam finds no fewer.
     while low < high {
         let middle = (low + high) / 2;
         let ef = widths[middle];
@@ -185,7 +185,7 @@ async fn narrowest(
     })
 }
 
-/// A run that has to be whole.
+/// A run that has to be complete.
 async fn one(
     bench: &mut Bench,
     settings: &Settings,
@@ -206,7 +206,7 @@ async fn one(
     Ok(summary)
 }
 
-/// Halves an interval whose lower end is good and whose upper end is not, so many times.
+/// Bisection of an interval whose lower end is good and whose upper end is not, with a number of steps.
 struct Bisection {
     low: f64,
     high: f64,
@@ -222,13 +222,13 @@ impl Bisection {
         f64::midpoint(self.low, self.high)
     }
 
-    /// What to try next.
+    /// The next value to try.
     fn next(&mut self) -> Option<f64> {
         self.steps = self.steps.checked_sub(1)?;
         Some(self.middle())
     }
 
-    /// Whether that was good.
+    /// Notes whether that value was good.
     fn tell(&mut self, is_good: bool) {
         let middle = self.middle();
         if is_good {

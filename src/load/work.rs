@@ -1,4 +1,4 @@
-//! A run: places that send what is due, and a look at what came of it every second.
+//! A run: workers that send due requests, and a look at the results every second.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -16,37 +16,37 @@ use super::record::{Course, Interval, Outcome, Record, Summary};
 use super::setup::Bench;
 use super::workload::Weights;
 
-/// How requests come.
+/// Arrival of requests.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) enum Mode {
-    /// At random moments, so many a second.
+    /// At random times, at this rate per second.
     Open(f64),
-    /// Each place sends the next when the last is answered.
+    /// Each worker sends the next request when the last is answered.
     Closed,
 }
 
 /// One run.
 pub(super) struct Plan {
-    /// For people.
+    /// Label for people.
     pub(super) label: String,
     pub(super) mode: Mode,
     pub(super) ef: u32,
     pub(super) duration: Duration,
 }
 
-/// What a run came to.
+/// Results of a run.
 pub(super) struct RunResult {
     pub(super) summary: Summary,
     pub(super) intervals: Vec<Interval>,
 }
 
-/// What the places of a run share.
+/// State that the workers of a run share.
 struct Run {
     pacer: Arc<Pacer>,
     requests: Arc<Requests>,
     weights: Weights,
     ef: u32,
-    /// What is due before is warm-up, and not counted.
+    /// End of the warm-up; requests due before are not counted.
     counted_from: Instant,
     record: Mutex<Record>,
     contact: Contact,
@@ -58,19 +58,19 @@ impl Run {
         self.record.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Ends the run before its time.
+    /// Ends the run early.
     fn stop(&self, why: &str) {
         let mut stopped = self.stopped.lock().unwrap_or_else(PoisonError::into_inner);
         stopped.get_or_insert_with(|| why.to_owned());
         self.pacer.stop();
     }
 
-    /// One place, until nothing is due any more.
+    /// One worker, until no more requests are due.
     async fn work(&self, mut client: Client, mut random: Random) {
         while let Some(due) = self.pacer.next().await {
             let sent = Instant::now();
             let kind = self.weights.pick(&mut random);
-            // Nobody would wait for an answer as long as this one has waited for a place.
+            // The request has waited longer for a worker than a client would wait for its answer.
             let result = if sent - due.intended > self.requests.timeout {
                 Err(Status::deadline_exceeded("not sent: no place was free in time"))
             } else {
@@ -98,15 +98,15 @@ impl Run {
     }
 }
 
-/// How late this program was: it is not to blame for a request that had to wait for a place.
+/// Delay caused by this program; `None` for a request that had to wait for a worker.
 fn lag(due: &Due, sent: Instant) -> Option<Duration> {
     due.is_awaited.then(|| sent.saturating_duration_since(due.intended))
 }
 
-/// Does one run. A server that goes away ends it early: its summary says so.
+/// Does one run. If the server goes away, the run ends early, and its summary says so.
 ///
 /// # Errors
-/// If what was measured can't be written.
+/// If the results can't be written.
 pub(super) async fn run(
     bench: &mut Bench,
     plan: &Plan,
@@ -160,7 +160,7 @@ pub(super) async fn run(
     Ok(result)
 }
 
-/// Looks at a run every second, until all places are done.
+/// Reports the results every second, until all workers are done.
 async fn watch_over(
     run: &Run,
     plan: &Plan,
@@ -190,7 +190,7 @@ async fn watch_over(
         let now = Instant::now();
         let seconds = now.saturating_duration_since(last).as_secs_f64().max(1e-9);
         let figures = run.record().take_window(seconds);
-        // The rest, after the last whole second, is one only if something came in it.
+        // The rest after the last whole second counts only if it has requests.
         if !is_over || figures.requests > 0 {
             let second = now.saturating_duration_since(run.counted_from).as_secs_f64();
             let interval = Interval { kind: "interval", run: number, second, seconds, figures };

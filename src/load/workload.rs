@@ -1,4 +1,4 @@
-//! The workload file: which operations, how often each, and with what.
+//! The workload file: operations with their weights, and parameters of searches.
 //!
 //! ```toml
 //! rate = 500            # requests a second
@@ -25,13 +25,13 @@ use crate::proto::metadata_filter::FilterType;
 use crate::proto::range_match::Bound;
 use crate::proto::{AndFilter, ExactMatch, InMatch, MetadataFilter, RangeMatch};
 
-/// Largest file.
+/// Largest file, in bytes.
 const FILE_BYTES_MAX: u64 = 1 << 20;
 
-/// Names less alike than this are not proposed.
+/// Least similarity of a name that is proposed.
 const SIMILARITY_MIN: f64 = 0.4;
 
-/// One kind of request.
+/// Kind of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Kind {
     Search,
@@ -57,7 +57,7 @@ impl Kind {
     }
 }
 
-/// How often each kind comes, by [`Kind::ALL`].
+/// Weight of each kind, indexed as [`Kind::ALL`].
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Weights([f64; 5]);
 
@@ -66,7 +66,7 @@ impl Weights {
         self.0[1..].iter().all(|&weight| weight == 0.0)
     }
 
-    /// The weight of each kind, by its word.
+    /// The weight of each kind, by its key.
     pub(super) fn by_word(&self) -> BTreeMap<&'static str, f64> {
         Kind::ALL.iter().map(|&kind| (kind.word(), self.0[kind as usize])).collect()
     }
@@ -75,7 +75,7 @@ impl Weights {
         self.0[kind as usize] > 0.0
     }
 
-    /// A kind by chance.
+    /// A random kind.
     pub(super) fn pick(&self, random: &mut Random) -> Kind {
         let mut left = random.unit() * self.0.iter().sum::<f64>();
         for kind in Kind::ALL {
@@ -88,7 +88,7 @@ impl Weights {
     }
 }
 
-/// What the file says; what it leaves out is `None`.
+/// Contents of the file; missing settings are `None`.
 #[derive(Debug)]
 pub(super) struct Workload {
     pub(super) rate: Option<f64>,
@@ -132,7 +132,7 @@ impl Workload {
     /// Reads a file.
     ///
     /// # Errors
-    /// What is wrong with it, with its name.
+    /// The fault, with the name of the file.
     pub(super) fn read(path: &Path) -> Result<Self, String> {
         let name = path.display();
         let size = std::fs::metadata(path).map_err(|error| format!("{name}: {error}"))?.len();
@@ -207,14 +207,14 @@ fn filter(form: FilterForm) -> Result<MetadataFilter, String> {
     }
 }
 
-/// The name that somebody may have meant.
+/// The name that may have been meant.
 pub(super) fn nearest_name<'a>(word: &str, known: &[&'a str]) -> Option<&'a str> {
     let known = known.iter().map(|name| (strsim::normalized_damerau_levenshtein(word, name), name));
     let nearest = known.max_by(|a, b| a.0.total_cmp(&b.0));
     nearest.filter(|(similarity, _)| *similarity >= SIMILARITY_MIN).map(|(_, name)| *name)
 }
 
-/// Refuses a key that nobody would read.
+/// Refuses an unknown key.
 fn check_keys(table: &toml::Table, path: &str, known: &[&str]) -> Result<(), String> {
     let Some(key) = table.keys().find(|key| !known.contains(&key.as_str())) else {
         return Ok(());
@@ -230,7 +230,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_file_says_what_is_sent() {
+    fn a_workload_file_sets_weights_and_parameters() {
         let text = "rate = 5\nk = 3\nfilter = { key = \"b\", at_least = \"1\", at_most = \"2\" }\n\
                     [weights]\nsearch = 3\nfiltered = 1.0\n";
         let workload = Workload::parse(text).unwrap();
@@ -246,7 +246,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_is_named_with_the_way_out() {
+    fn mistakes_are_named_with_the_remedy() {
         let cases = [
             ("raet = 5", "did you mean `rate`?"),
             ("[weights]\nserach = 1", "did you mean `weights.search`?"),

@@ -1,17 +1,17 @@
-//! Numbers that cores and gateway write and that metrics and health read. Each has one writer,
-//! or is rare; nothing here takes a lock.
+//! Counters and gauges that cores and gateway write and that metrics and health read. Each has one writer, or is rarely
+//! written; none takes a lock.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 
 use crate::types::changes::Changes;
 
-/// A number that only grows.
+/// A counter that only grows.
 #[derive(Default)]
 pub struct Counter(AtomicU64);
 
 impl Counter {
-    /// Adds.
+    /// Adds `amount`.
     #[inline]
     pub fn add(&self, amount: u64) {
         self.0.fetch_add(amount, Ordering::Relaxed);
@@ -30,12 +30,12 @@ impl Counter {
     }
 }
 
-/// A number that its owner sets.
+/// A value that its owner sets.
 #[derive(Default)]
 pub struct Gauge(AtomicU64);
 
 impl Gauge {
-    /// Sets it.
+    /// Sets the value.
     #[inline]
     pub fn set(&self, value: u64) {
         self.0.store(value, Ordering::Relaxed);
@@ -48,21 +48,21 @@ impl Gauge {
     }
 }
 
-/// Whether the log of a shard is written, as `kyrodb_wal_circuit_breaker_state` has it.
+/// State of the circuit breaker of a shard's log, with the values of `kyrodb_wal_circuit_breaker_state`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(u8)]
 pub enum BreakerState {
-    /// It is.
+    /// Writes are logged.
     #[default]
     Closed,
     /// Writes are refused at once.
     Open,
-    /// Writes are tried, to see whether they succeed again.
+    /// Writes are tried, to test whether they succeed again.
     HalfOpen,
 }
 
 impl BreakerState {
-    /// The worse of two.
+    /// The worse of two states.
     #[must_use]
     pub fn worse(self, other: Self) -> Self {
         match (self, other) {
@@ -72,7 +72,7 @@ impl BreakerState {
         }
     }
 
-    /// Its name in answers and messages.
+    /// Name in answers and messages.
     #[must_use]
     pub fn word(self) -> &'static str {
         match self {
@@ -83,44 +83,44 @@ impl BreakerState {
     }
 }
 
-/// The room on the file system of the data directory, and how much of it is kept for what must
-/// go on when it runs out.
+/// Free space on the file system of the data directory, in bytes, and the reserve kept for work that must continue when
+/// it runs out.
 pub struct Space {
     available_bytes: AtomicU64,
     reserve_bytes: AtomicU64,
 }
 
 impl Default for Space {
-    /// Plenty, until somebody has looked.
+    /// Unlimited until the first measurement.
     fn default() -> Self {
         Self { available_bytes: AtomicU64::new(u64::MAX), reserve_bytes: AtomicU64::new(0) }
     }
 }
 
 impl Space {
-    /// Sets what is available.
+    /// Sets the free bytes.
     pub fn set_available(&self, bytes: u64) {
         self.available_bytes.store(bytes, Ordering::Relaxed);
     }
 
-    /// Sets how much is kept.
+    /// Sets the reserve in bytes.
     pub fn set_reserve(&self, bytes: u64) {
         self.reserve_bytes.store(bytes, Ordering::Relaxed);
     }
 
-    /// Bytes available.
+    /// Free bytes.
     #[must_use]
     pub fn available(&self) -> u64 {
         self.available_bytes.load(Ordering::Relaxed)
     }
 
-    /// Bytes kept.
+    /// Reserve in bytes.
     #[must_use]
     pub fn reserve(&self) -> u64 {
         self.reserve_bytes.load(Ordering::Relaxed)
     }
 
-    /// The reserve is reached: nothing that takes more room for good is let in.
+    /// Free space has reached the reserve: requests that permanently take more space are refused.
     #[must_use]
     pub fn is_low(&self) -> bool {
         self.available() < self.reserve()
@@ -133,9 +133,9 @@ impl Space {
 pub enum MemoryPart {
     /// Vectors.
     Vectors,
-    /// Codes of them.
+    /// 8-bit codes of vectors.
     Codes,
-    /// Lists of neighbours.
+    /// Neighbour lists of the graph.
     Links,
     /// Ids, lifetimes and the index of ids.
     Ids,
@@ -143,12 +143,12 @@ pub enum MemoryPart {
     Metadata,
     /// The index of the metadata.
     MetadataIndex,
-    /// The list of what is not linked yet.
+    /// List of the documents that are not linked yet.
     HotTier,
 }
 
 impl MemoryPart {
-    /// All of them.
+    /// All parts.
     pub const ALL: [Self; 7] = [
         Self::Vectors,
         Self::Codes,
@@ -159,7 +159,7 @@ impl MemoryPart {
         Self::HotTier,
     ];
 
-    /// Its name in metrics.
+    /// Name in metrics.
     #[must_use]
     pub fn word(self) -> &'static str {
         match self {
@@ -174,43 +174,42 @@ impl MemoryPart {
     }
 }
 
-/// What one shard has done, and how it is.
+/// Counters and state of one shard.
 #[derive(Default)]
 pub struct ShardCounters {
-    /// Documents alive.
+    /// Live documents.
     pub documents: Gauge,
     /// Documents acknowledged but not linked.
     pub hot_documents: Gauge,
-    /// Documents written since the start that may wait to be linked before writers wait.
+    /// Documents written since the start that may wait to be linked before writers have to wait.
     pub hot_documents_bound: Gauge,
     /// Writes that wait for the log, or for room in the hot tier.
     pub writes_waiting: Gauge,
-    /// Times that the log waited for room in the hot tier.
+    /// Waits of the log for room in the hot tier.
     pub writes_paced: Counter,
-    /// How long an insert that comes now would wait for room in the hot tier, in milliseconds; 0 while it
-    /// may wait.
+    /// Expected wait of an insert for room in the hot tier, in milliseconds; 0 if that wait is allowed.
     pub insert_wait_ms: Gauge,
-    /// Inserts that the router has judged while the shard said that they would wait too long.
+    /// Inserts that the router judged while the shard published too long a wait.
     pub inserts_judged: Counter,
-    /// Inserts refused since they would have waited too long for room in the hot tier.
+    /// Inserts refused because they would have waited too long for room in the hot tier.
     pub inserts_shed: Counter,
     /// Nodes in the graph, dead ones included.
     pub linked_nodes: Gauge,
     /// Slots ever used.
     pub slots: Gauge,
-    /// Bytes of memory, by [`MemoryPart`].
+    /// Memory in bytes, by [`MemoryPart`].
     pub memory: [Gauge; MemoryPart::ALL.len()],
     /// Records read from the log at start.
     pub replayed_records: Counter,
-    /// Nanoseconds that the scan of one hot document takes, measured at start.
+    /// Time to scan one hot document, measured at start, in nanoseconds.
     pub scan_ns: Gauge,
     /// Searches begun.
     pub searches: Counter,
     /// Distances computed by searches.
     pub search_distances: Counter,
-    /// Of them, those for which a whole vector was read.
+    /// Distances among them for which a whole vector was read.
     pub search_full_distances: Counter,
-    /// Rows that searches asked for ahead of their distance.
+    /// Rows prefetched by searches.
     pub search_prefetched: Counter,
     /// Nodes whose neighbours searches have read.
     pub search_hops: Counter,
@@ -218,69 +217,69 @@ pub struct ShardCounters {
     pub search_hot_documents: Counter,
     /// Searches that were compared with an exact repetition.
     pub recall_sampled: Counter,
-    /// Searches whose comparison was given up.
+    /// Sampled searches whose comparison was given up.
     pub recall_dropped: Counter,
-    /// True nearest documents of the searches compared, and those of them that were found.
+    /// True nearest documents of the compared searches, and the number of those that were found.
     pub recall_wanted: Counter,
     /// See `recall_wanted`.
     pub recall_hits: Counter,
-    /// Found by wanted, in millionths, of the last searches compared.
+    /// Recall over the last compared searches, in millionths.
     pub recall_recent_millionths: Gauge,
-    /// What was wanted of vectors on disk.
+    /// Reads of vectors on disk.
     pub vectors: super::vectors::VectorCounters,
     /// Documents linked into the graph.
     pub links: Counter,
-    /// Distances computed to link them, and to take dead ones out.
+    /// Distances computed for linking and for removing dead nodes.
     pub link_distances: Gauge,
     /// Dead nodes in the graph.
     pub dead_nodes: Gauge,
-    /// Dead nodes taken out of it.
+    /// Dead nodes removed from the graph.
     pub removed_nodes: Gauge,
-    /// Live nodes that no walk could reach, until they were found.
+    /// Live nodes that were found to be unreachable by any walk.
     pub unreachable_nodes: Gauge,
-    /// Times that the whole graph was looked through for such nodes.
+    /// Checks of the whole graph for such nodes.
     pub graph_checks: Gauge,
-    /// Pairs of documents that are gone, found where the index would have taken them for those of
-    /// others, and removed.
+    /// Postings of removed documents that were found where the index would have attributed them to other documents, and
+    /// removed.
     pub stale_postings: Gauge,
-    /// The share of the nearest that 8-bit codes do not have among the nearest, in millionths; and 1 if
-    /// walks do not rely on codes for it.
+    /// Share of the nearest documents that 8-bit codes do not rank among the nearest, in millionths;
+    /// `codes_passed_over` is 1 if walks do not rely on codes because of it.
     pub codes_indistinct_millionths: Gauge,
     /// See `codes_indistinct_millionths`.
     pub codes_passed_over: Gauge,
     /// Groups written to the log.
     pub wal_groups: Gauge,
-    /// Records in them.
+    /// Records in these groups.
     pub wal_records: Gauge,
-    /// Bytes of them, padding included.
+    /// Bytes of these groups, padding included.
     pub wal_bytes: Gauge,
     /// Syncs of the log.
     pub wal_syncs: Gauge,
     /// Bytes written to the log and not synced.
     pub unsynced_bytes: Gauge,
-    /// Since when there are some, in Unix milliseconds; 0 if there are none.
+    /// Time since which unsynced bytes exist, in Unix milliseconds; 0 if there are none.
     pub unsynced_since_ms: Gauge,
-    /// Times that the log could not be written or synced.
+    /// Failed writes or syncs of the log.
     pub wal_failures: Counter,
-    /// Fresh segments begun, or tried to, after a failure.
+    /// Fresh segments begun after a failure, failed attempts included.
     pub wal_retries: Counter,
-    /// Times that there was no room for the log.
+    /// Failures of the log because the disk was full.
     pub disk_full: Counter,
     /// Snapshots written.
     pub snapshots: Counter,
     /// Snapshots that could not be written.
     pub snapshot_failures: Counter,
-    /// The last one that was tried could not be.
+    /// The last attempted snapshot failed.
     pub is_snapshot_failing: AtomicBool,
-    /// Bytes of snapshots written.
+    /// Bytes of the snapshots written.
     pub snapshot_bytes: Counter,
-    /// Of them, bytes of vectors and metadata, which follow what has changed.
+    /// Bytes of vectors and metadata among them, which grow with the changed documents.
     pub snapshot_written_bytes: Counter,
     /// Bytes of documents that had changed since the snapshot before.
     pub snapshot_changed_bytes: Counter,
     /// Snapshots that were found damaged at start.
     pub damaged_snapshots: Counter,
-    /// Starts from an older snapshot and the log since, or from the log alone, in place of damaged ones.
+    /// Starts from an older snapshot and the log after it, or from the log alone, in place of damaged snapshots.
     pub fallback_recoveries: Counter,
     /// Failures that count against the breaker.
     pub breaker_failures: Gauge,
@@ -289,22 +288,22 @@ pub struct ShardCounters {
     pub torn_writes: Counter,
     /// Requests that panicked.
     pub panics: Counter,
-    /// The log is beyond mending: writes are refused, reads go on.
+    /// The log can't be repaired: writes are refused, reads continue.
     pub is_read_only: AtomicBool,
-    /// The state in memory may be half written: everything is refused.
+    /// The state in memory may be half written: all requests are refused.
     pub is_fenced: AtomicBool,
-    /// What has been written, for whoever keeps answers.
+    /// Write-version counters that invalidate the query cache.
     pub changes: Arc<Changes>,
 }
 
 impl ShardCounters {
-    /// The state in memory may be half written: everything is refused.
+    /// The state in memory may be half written: all requests are refused.
     #[must_use]
     pub fn is_fenced(&self) -> bool {
         self.is_fenced.load(Ordering::Relaxed)
     }
 
-    /// The log is beyond mending: writes are refused, reads go on.
+    /// The log can't be repaired: writes are refused, reads continue.
     #[must_use]
     pub fn is_read_only(&self) -> bool {
         self.is_read_only.load(Ordering::Relaxed)
@@ -326,104 +325,104 @@ impl ShardCounters {
     }
 }
 
-/// What passes between the gateway's threads and the cores.
+/// Messages between the gateway's threads and the cores.
 #[derive(Default)]
 pub struct Traffic {
     /// Messages put into the mailboxes of cores.
     pub messages: Counter,
-    /// Those that had to wake the core.
+    /// Messages that had to wake the core.
     pub wakes: Counter,
     /// Answers of shards to searches.
     pub search_answers: Counter,
 }
 
-/// Why a request failed, as `kyrodb_errors_total` has it.
+/// Cause of a failed request, with the labels of `kyrodb_errors_total`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ErrorCategory {
-    /// The request was wrong.
+    /// The request was invalid.
     Validation,
     /// The deadline passed.
     Timeout,
-    /// A bug, or a state in which nothing can be done.
+    /// A bug, or a state in which the request can't be executed.
     Internal,
     /// A bound was reached.
     ResourceExhausted,
-    /// A rate, or the quota of a tenant, was used up by who asked: no fault of the server.
+    /// The client used up its rate, or its tenant's quota: no fault of the server.
     Limited,
-    /// An operator has asked for it: read-only, maintenance, shutdown.
+    /// An operator asked for it: read-only, maintenance, shutdown.
     Planned,
 }
 
-/// What the cache of queries has done.
+/// Counters of the query cache.
 #[derive(Default)]
 pub struct CacheCounters {
-    /// Answers that it may keep; 0 where there is no cache.
+    /// Most answers that it may keep; 0 without a cache.
     pub capacity: Gauge,
-    /// Searches that it has answered.
+    /// Searches answered from the cache.
     pub hits: Counter,
-    /// Searches that it was asked about, and had no answer for.
+    /// Lookups without an answer.
     pub misses: Counter,
-    /// Of them, those that had been asked lately, with nothing written since: more room, and it would
-    /// have had the answer.
+    /// Misses among them whose query was asked lately, with nothing written since: a larger cache would have had the
+    /// answer.
     pub missed_repeats: Counter,
-    /// Answers that had to go for others.
+    /// Answers evicted for others.
     pub evictions: Counter,
-    /// Answers that it has.
+    /// Answers in the cache.
     pub entries: Gauge,
-    /// Bytes of them.
+    /// Bytes of these answers.
     pub bytes: Gauge,
     /// Hits that were compared with a fresh search.
     pub checked: Counter,
     /// Hits whose comparison was given up.
     pub checks_dropped: Counter,
-    /// What the fresh searches found, and what of it the hits had.
+    /// Documents that the fresh searches found, and how many of them the hits had.
     pub check_wanted: Counter,
     /// See `check_wanted`.
     pub check_hits: Counter,
-    /// Had by found, in millionths, of the last hits compared.
+    /// Overlap of the last compared hits with fresh searches, in millionths.
     pub overlap_millionths: Gauge,
-    /// It has turned itself off, since its hits are not what a search finds.
+    /// The cache has turned itself off because its hits differ from what searches find.
     pub is_off: AtomicBool,
-    /// It answers questions that are near those of before.
+    /// Queries near a cached one are answered too.
     pub has_near: AtomicBool,
-    /// Such questions that it has answered; they are among the hits.
+    /// Such queries that were answered; they are among the hits.
     pub near_hits: Counter,
-    /// Those that were near one, whose answer could not be proved from it.
+    /// Queries near a cached one whose answer could not be proved from it.
     pub near_misses: Counter,
-    /// As `overlap_millionths`, of their answers.
+    /// As `overlap_millionths`, for answers to near queries.
     pub near_overlap_millionths: Gauge,
-    /// It has turned that off, since what it answers is not what a search finds.
+    /// Answers to near queries were turned off because they differ from what searches find.
     pub is_near_off: AtomicBool,
 }
 
 impl CacheCounters {
-    /// There is one, and it has not turned itself off.
+    /// True if there is a cache that has not turned itself off.
     #[must_use]
     pub fn is_on(&self) -> bool {
         self.capacity.get() > 0 && !self.is_off.load(Ordering::Relaxed)
     }
 }
 
-/// What the gateway has done.
+/// Counters of the gateway.
 #[derive(Default)]
 pub struct GatewayCounters {
-    /// Connections open.
+    /// Open connections.
     pub connections: AtomicU64,
-    /// Connections refused because there were too many.
+    /// Connections refused at the bound of connections.
     pub connections_refused: Counter,
-    /// Connections of HTTP that are open.
+    /// Open HTTP connections.
     pub http_connections: AtomicU64,
-    /// Connections of HTTP refused because there were too many.
+    /// HTTP connections refused at the bound of connections.
     pub http_connections_refused: Counter,
-    /// Searches whose spans a collector has taken.
+    /// Searches whose spans a collector has accepted.
     #[cfg(feature = "otel")]
     pub spans_exported: Counter,
-    /// Searches whose spans it has not, or which there was no room for.
+    /// Searches whose spans were not accepted, or did not fit into the queue.
     #[cfg(feature = "otel")]
     pub spans_dropped: Counter,
     /// Searches refused because their answer would have come too late.
     pub searches_shed: Counter,
-    /// Reads: searches and documents asked for.
+    /// Reads: searches and requests for documents.
     pub queries: Counter,
     /// Reads that failed.
     pub queries_failed: Counter,
@@ -435,15 +434,15 @@ pub struct GatewayCounters {
     pub deletes: Counter,
     /// Explicit and bulk-load flushes of the hot tier.
     pub flushes: Counter,
-    /// The cache of queries.
+    /// Counters of the query cache.
     pub cache: CacheCounters,
-    /// Results that came from it.
+    /// Results that came from the query cache.
     pub cached_results: Counter,
     /// Results that came from the hot tier.
     pub hot_hits: Counter,
     /// Results that came from the graph.
     pub cold_hits: Counter,
-    /// Searches answered without some shard.
+    /// Searches answered without at least one shard.
     pub partial_searches: Counter,
     /// Handlers that panicked.
     pub panics: Counter,
@@ -451,7 +450,7 @@ pub struct GatewayCounters {
 }
 
 impl GatewayCounters {
-    /// The counter of a category.
+    /// The counter of this category.
     #[must_use]
     pub fn errors(&self, category: ErrorCategory) -> &Counter {
         &self.errors[category as usize]

@@ -1,60 +1,60 @@
-//! What a core's cache of vectors on disk does, and the task that learns for it.
+//! Counters of a core's cache of vectors on disk, and of the task that trains it.
 
 use super::counters::{Counter, Gauge};
 
-/// How the task that learns is.
+/// State of the training task.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Training {
-    /// There is none: vectors are in memory, or the configuration wants none.
+    /// No task: vectors are in memory, or the configuration does not want one.
     Off = 0,
-    /// It runs, or begins again in a moment.
+    /// The task runs, or restarts in a moment.
     Runs = 1,
-    /// It has crashed too often without completing a cycle, and is left alone.
+    /// The task crashed too often without completing a cycle, and is not restarted.
     GivenUp = 2,
 }
 
-/// The numbers of one core, which is the only one that sets them.
+/// Counters of one core, set only by that core.
 #[derive(Default)]
 pub struct DocumentCache {
-    /// Rows that are kept.
+    /// Rows in the cache.
     pub rows: Gauge,
-    /// Bytes of them, and of what goes with them.
+    /// Bytes of these rows, with overhead.
     pub bytes: Gauge,
-    /// The most that there may be.
+    /// Bound of these bytes.
     pub bytes_max: Gauge,
-    /// The most reads of vectors that were under way at a time in the last second.
+    /// Peak of reads in flight within the last second.
     pub reads_in_flight: Gauge,
-    /// Uses that wait to be learned from.
+    /// Uses in the log that wait for training.
     pub log_depth: Gauge,
-    /// Uses that were not learned from, because more came than were fetched.
+    /// Uses that were dropped from the log before training took them.
     pub log_dropped: Gauge,
-    /// 1 once the cache goes by what was learned.
+    /// 1 once the cache uses a learned model.
     pub is_trained: Gauge,
-    /// Documents of which something is known, about, whether or not they are kept.
+    /// Documents with a count, cached or not, estimated.
     pub tracked: Gauge,
-    /// Rows that have been asked for again while they were here.
+    /// Rows that have been requested again while cached.
     pub hot: Gauge,
-    /// 1 if what is kept is decided by what was asked for (`cache.strategy: learned`).
+    /// 1 with `cache.strategy: learned`.
     pub learns: Gauge,
     /// Decisions between a new row and an old one.
     pub predictions: Gauge,
-    /// Of them, those by what the region of the graph is worth.
+    /// Decisions among them by the worth of the region of the graph.
     pub predictions_by_region: Gauge,
-    /// Decisions of which it has turned out whether they were right.
+    /// Decisions that have turned out to be right or wrong.
     pub resolved: Gauge,
-    /// Rows let in for another, that left without having been asked for.
+    /// Rows admitted in place of others that left without a request.
     pub false_positives: Gauge,
-    /// Rows turned away for another, that were asked for soon after.
+    /// Rows turned away for others that were requested soon after.
     pub false_negatives: Gauge,
-    /// Times that learning panicked.
+    /// Panics of the training task.
     pub crashes: Counter,
-    /// Times that it began anew.
+    /// Restarts of the training task.
     pub restarts: Counter,
-    /// Times that all that was logged had been learned from.
+    /// Training cycles: all logged uses have been learned.
     pub cycles: Counter,
-    /// Of them, those that changed nothing, as too little is known yet.
+    /// Cycles among them that changed nothing, because too few uses are known.
     pub skips: Counter,
-    /// A [`Training`].
+    /// State of the task, a [`Training`].
     pub training: Gauge,
 }

@@ -1,16 +1,16 @@
-//! What the system says of this process and its files. Threads of their own look (`status/look`), since
-//! a disk that hangs holds up who looks; everybody else reads what they saw last.
+//! Memory, file descriptors and disk use of this process. Threads of their own measure them (`status/look`), since a
+//! disk that hangs blocks the measuring thread; other threads read the last values.
 
 use super::counters::Gauge;
 
-/// Seen last.
+/// The last measured values.
 #[derive(Default)]
 pub struct Host {
     /// Resident memory, in bytes.
     pub resident_bytes: Gauge,
-    /// The most there has been, in bytes.
+    /// Peak of resident memory, in bytes.
     pub peak_bytes: Gauge,
-    /// File descriptors that are open.
+    /// Open file descriptors.
     pub open_fds: Gauge,
     /// Bytes that the files of the data directory take on disk.
     pub disk_used_bytes: Gauge,

@@ -1,8 +1,8 @@
-//! Bytes that requests and answers hold while they are on their way, and what became of those that took
-//! too many or too long.
+//! Bytes held by requests and answers in flight, and counters of those that were ended because they took too many bytes
+//! or too long.
 //!
-//! A connection counts its own bytes and draws on the account of the process in steps
-//! (`gateway/purse`), so that a small request touches nothing that all connections share.
+//! A connection counts its own bytes and draws on the account of the process in steps (`gateway/purse`), so that a
+//! small request writes to no memory that all connections share.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -10,8 +10,8 @@ use std::sync::{Arc, OnceLock};
 use super::counters::Counter;
 use crate::types::headroom::Headroom;
 
-/// Bytes that each account may hold however little memory is left, so that a server that is full is still
-/// read, and documents can be deleted.
+/// Bytes that each account may hold however little memory is left, so that clients of a full server can still read, and
+/// delete documents.
 const ROOM_BYTES_MIN: u64 = 32 << 20;
 
 /// An account of the process, in bytes.
@@ -19,14 +19,14 @@ const ROOM_BYTES_MIN: u64 = 32 << 20;
 pub struct Bank {
     held: AtomicU64,
     max: AtomicU64,
-    /// The bound by the memory that is left.
+    /// Bound derived from the memory that is left.
     room: AtomicU64,
-    /// What is held here is a part of it.
+    /// Memory limit in which the held bytes count.
     memory: OnceLock<Arc<Headroom>>,
 }
 
 impl Default for Bank {
-    /// No bound, until there is one.
+    /// Without a bound.
     fn default() -> Self {
         Self {
             held: AtomicU64::new(0),
@@ -44,18 +44,18 @@ impl Bank {
         self.held.load(Ordering::Relaxed)
     }
 
-    /// The bound; `u64::MAX` for none.
+    /// The bound in bytes; `u64::MAX` for none.
     #[must_use]
     pub fn max(&self) -> u64 {
         self.max.load(Ordering::Relaxed).min(self.room.load(Ordering::Relaxed))
     }
 
-    /// Counts what is held here as memory that is used. Once, before anything is held.
+    /// Counts the held bytes as used memory. Called once, before any are held.
     fn count_in(&self, memory: &Arc<Headroom>) {
         let _is_first = self.memory.set(memory.clone());
     }
 
-    /// Bounds it by the memory that is left, in bytes.
+    /// Sets the bound from the memory that is left, in bytes.
     fn fit(&self, left: u64) {
         let room = self.held().saturating_add(left).max(ROOM_BYTES_MIN);
         self.room.store(room, Ordering::Relaxed);
@@ -66,7 +66,7 @@ impl Bank {
         self.max.store(bytes, Ordering::Relaxed);
     }
 
-    /// So much more is held.
+    /// Adds to the held bytes.
     pub fn add(&self, bytes: u64) {
         self.held.fetch_add(bytes, Ordering::Relaxed);
         if let Some(memory) = self.memory.get() {
@@ -74,7 +74,7 @@ impl Bank {
         }
     }
 
-    /// So much less is held.
+    /// Subtracts from the held bytes.
     pub fn sub(&self, bytes: u64) {
         self.held.fetch_sub(bytes, Ordering::Relaxed);
         if let Some(memory) = self.memory.get() {
@@ -83,21 +83,21 @@ impl Bank {
     }
 }
 
-/// Why the server has ended a connection.
+/// Fault of a peer for which the server ended a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fault {
-    /// Frames that make no sense.
+    /// Invalid frames.
     Protocol,
-    /// More of something than a peer may send: resets, or tiny frames.
+    /// More resets or tiny frames than a peer may send.
     Calm,
     /// More bytes than the windows allow.
     FlowControl,
-    /// Anything else.
+    /// Any other fault.
     Other,
 }
 
 impl Fault {
-    /// All of them, with their words in metrics.
+    /// All faults, with their labels in metrics.
     pub const ALL: [(Self, &'static str); 4] = [
         (Self::Protocol, "protocol_error"),
         (Self::Calm, "enhance_your_calm"),
@@ -106,44 +106,44 @@ impl Fault {
     ];
 }
 
-/// What is on its way, and what was ended before its end.
+/// Requests and answers in flight, and counters of those that were cut short.
 #[derive(Default)]
 pub struct InFlight {
-    /// Requests that are not decoded yet.
+    /// Bytes of requests that are not decoded yet.
     pub requests: Bank,
-    /// Answers that their clients have not taken yet.
+    /// Bytes of answers that their clients have not taken yet.
     pub answers: Bank,
-    /// Requests refused since too many bytes of requests were held.
+    /// Requests refused because requests held too many bytes.
     pub requests_refused: Counter,
-    /// Requests ended since their bytes did not come in time.
+    /// Requests ended because their bytes did not come in time.
     pub requests_expired: Counter,
-    /// Answers replaced by an error since too many bytes of answers were held.
+    /// Answers replaced by an error because answers held too many bytes.
     pub answers_refused: Counter,
-    /// Answers ended since their client did not take them in time.
+    /// Answers ended because their client did not take them in time.
     pub answers_stalled: Counter,
-    /// Connections closed since their client did not begin in time.
+    /// Connections closed because their client did not begin in time.
     pub setups_expired: Counter,
-    /// Connections closed since their client did not answer a ping.
+    /// Connections closed because their client did not answer a ping.
     pub pings_expired: Counter,
-    /// Connections refused since their address had its share of all places.
+    /// Connections refused because their address had its share of all connections.
     pub peers_refused: Counter,
     faults: [Counter; Fault::ALL.len()],
 }
 
 impl InFlight {
-    /// Connections that the server has ended for this.
+    /// Connections ended for this fault.
     #[must_use]
     pub fn faults(&self, fault: Fault) -> &Counter {
         &self.faults[fault as usize]
     }
 
-    /// Counts what is held as memory that is used. Once, before anything is held.
+    /// Counts the held bytes as used memory. Called once, before any are held.
     pub fn count_in(&self, memory: &Arc<Headroom>) {
         self.requests.count_in(memory);
         self.answers.count_in(memory);
     }
 
-    /// Bounds both accounts by the memory that is left, half of it each.
+    /// Bounds each account by half of the memory that is left.
     pub fn fit(&self, memory: &Headroom) {
         let left = memory.left() / 2;
         self.requests.fit(left);
@@ -177,7 +177,7 @@ mod tests {
         in_flight.fit(&memory);
         assert_eq!(in_flight.requests.max(), (124 + 100) << 20);
         assert_eq!(in_flight.answers.max(), 100 << 20);
-        // Those who read and delete have something where nothing is left.
+        // With no memory left, clients can still read and delete.
         memory.measure(2 << 30);
         in_flight.fit(&memory);
         assert_eq!(in_flight.answers.max(), ROOM_BYTES_MIN);

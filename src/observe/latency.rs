@@ -1,8 +1,7 @@
 //! Latencies: counted in atomic buckets, without a lock or a syscall on any thread.
 //!
-//! Buckets are log-linear: 64 to each doubling, so a value is known within 1.6 %. (The recorders
-//! of `hdrhistogram` make a reader wait until every thread has recorded once more, which an
-//! idle one never does.)
+//! Buckets are log-linear: 64 per doubling, so a value is known within 1.6 %. (The recorders of `hdrhistogram` make a
+//! reader wait until every thread has recorded once more, which an idle one never does.)
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -11,18 +10,18 @@ use std::time::Duration;
 
 use super::trace::nanos;
 
-/// Buckets to each doubling, as a power of two.
+/// Buckets per doubling, as a power of two.
 const SUB_BITS: u32 = 6;
 const SUBS: usize = 1 << SUB_BITS;
 
-/// Longest latency told apart from longer ones: 2^36 ns, 69 seconds.
+/// Longest latency that is told apart from longer ones, as a power of two: 2^36 ns, 69 seconds.
 const BITS_MAX: u32 = 36;
 const BUCKETS: usize = SUBS * (BITS_MAX - SUB_BITS + 1) as usize;
 
-/// How many [`Latency::tick`]s the recent percentiles look back.
+/// Window of the recent percentiles, in [`Latency::tick`]s.
 const WINDOW_TICKS: usize = 6;
 
-/// One latency, of a method or a stage.
+/// Histogram of the latency of a method or a stage.
 pub struct Latency {
     buckets: Box<[AtomicU64]>,
     sum_ns: AtomicU64,
@@ -32,14 +31,14 @@ pub struct Latency {
 struct Ticks {
     /// The totals at the last ticks, oldest first.
     totals: VecDeque<Box<[u64]>>,
-    /// What was counted within the last minute that anything was.
+    /// Counts of the last window that had any.
     last: Option<Box<[u64]>>,
 }
 
-/// What was counted, at one moment.
+/// Counts of a histogram at one moment.
 pub struct Summary {
     buckets: Box<[u64]>,
-    /// Sum of all, in nanoseconds.
+    /// Sum of all latencies, in nanoseconds.
     pub sum_ns: u64,
 }
 
@@ -57,7 +56,7 @@ impl Default for Latency {
 }
 
 impl Latency {
-    /// Counts one.
+    /// Counts one latency.
     #[inline]
     pub fn record(&self, latency: Duration) {
         let ns = nanos(latency);
@@ -65,14 +64,14 @@ impl Latency {
         self.sum_ns.fetch_add(ns, Ordering::Relaxed);
     }
 
-    /// All since the start.
+    /// Counts since the start.
     #[must_use]
     pub fn total(&self) -> Summary {
         let buckets = self.buckets.iter().map(|count| count.load(Ordering::Relaxed)).collect();
         Summary { buckets, sum_ns: self.sum_ns.load(Ordering::Relaxed) }
     }
 
-    /// Those of the last six ticks: about a minute. The sum is that of all.
+    /// Counts of the last six ticks, about a minute. The sum is that of all counts.
     #[must_use]
     pub fn recent(&self) -> Summary {
         let mut summary = self.total();
@@ -81,8 +80,7 @@ impl Latency {
         summary
     }
 
-    /// As [`Latency::recent`], or what that was before nothing came any more; `None` if nothing has ever
-    /// been counted.
+    /// As [`Latency::recent`], or its last value that was not empty; `None` if nothing was ever counted.
     #[must_use]
     pub fn lately(&self) -> Option<Summary> {
         let recent = self.recent();
@@ -94,7 +92,7 @@ impl Latency {
         Some(Summary { buckets, sum_ns: recent.sum_ns })
     }
 
-    /// Moves the recent window on. Called every ten seconds.
+    /// Moves the recent window forward. Called every ten seconds.
     pub fn tick(&self) {
         let total = self.total();
         let mut ticks = self.ticks.lock().unwrap_or_else(PoisonError::into_inner);
@@ -111,7 +109,7 @@ impl Latency {
 }
 
 impl Ticks {
-    /// Takes from totals of now what was counted before the window.
+    /// Subtracts from present totals the counts before the window.
     fn take_from(&self, totals: &mut [u64]) {
         let oldest = self.totals.front().expect("there is always one");
         for (count, before) in totals.iter_mut().zip(oldest) {
@@ -121,20 +119,20 @@ impl Ticks {
 }
 
 impl Summary {
-    /// How many were counted.
+    /// Number of latencies.
     #[must_use]
     pub fn count(&self) -> u64 {
         self.buckets.iter().sum()
     }
 
-    /// How many were at most this long, to the precision of a bucket.
+    /// Number of latencies of at most this length, to the precision of a bucket.
     #[must_use]
     pub fn count_up_to(&self, latency: Duration) -> u64 {
         let ns = nanos(latency);
         self.buckets[..=bucket(ns)].iter().sum()
     }
 
-    /// The value, in nanoseconds, that this share of all do not exceed; 0 if there are none.
+    /// The quantile in nanoseconds; 0 without counts.
     #[must_use]
     pub fn quantile_ns(&self, quantile: f64) -> u64 {
         let wanted = (self.count() as f64 * quantile).ceil().max(1.0) as u64;
@@ -149,14 +147,14 @@ impl Summary {
     }
 }
 
-/// The bucket of a value: exact below 128, then 64 to each doubling.
+/// Bucket of a value: exact below 128 ns, then 64 per doubling.
 fn bucket(ns: u64) -> usize {
     let ns = ns.min((1 << BITS_MAX) - 1);
     let doubling = ns.max(1).ilog2().saturating_sub(SUB_BITS);
     doubling as usize * SUBS + (ns >> doubling) as usize
 }
 
-/// The largest value of a bucket.
+/// Largest value of a bucket, in nanoseconds.
 fn upper_ns(bucket: usize) -> u64 {
     let doubling = (bucket / SUBS).saturating_sub(1);
     let sub = bucket - doubling * SUBS;
@@ -209,7 +207,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_counted_last_is_known_after_traffic_has_ended() {
+    fn last_latencies_are_known_after_traffic_has_ended() {
         let latency = Latency::default();
         latency.tick();
         assert!(latency.lately().is_none());

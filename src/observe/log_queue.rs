@@ -1,30 +1,30 @@
-//! Lines of the log on their way out: a bounded queue, and one thread that writes them.
+//! Output of the log: a bounded queue of lines, and one thread that writes them.
 //!
 //! Threads that serve only append to the queue, under a lock that is held for the copy of one line.
 //! Where the reader of the log stalls (a pipe that is not read, journald or a disk that hangs), the
 //! writing thread alone waits: the queue fills, and further lines are dropped and counted.
 //!
-//! Not `tracing-appender`: its queue is bounded by lines and not by bytes, it can not be asked to open
-//! a moved file again, and it does not tell in the log what was dropped.
+//! Not `tracing-appender`: its queue is bounded by lines and not by bytes, it can't reopen a moved file, and it does
+//! not log the number of dropped lines.
 
 use std::io::Result;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
-/// Bytes of lines that wait or are being written; a line beyond them is dropped.
+/// Most bytes of lines that wait or are being written; further lines are dropped.
 pub const QUEUE_BYTES_MAX: usize = 4 << 20;
 
 /// Bytes of an empty buffer that are kept for the next lines.
 const BUFFER_BYTES_KEPT: usize = 64 << 10;
 
-/// Longest wait of a process that aborts, for its last words to be written.
+/// Longest wait of an aborting process for its last lines to be written.
 pub const FATAL_PATIENCE: Duration = Duration::from_secs(1);
 
-/// Target of the line that tells how many were dropped. It is queued also where there is no room.
+/// Target of the line with the number of dropped lines. It is queued even if there is no room.
 pub const LOSS_TARGET: &str = "kyrodb::log";
 
-/// Where lines are written: standard output, or a file.
+/// Destination of lines: standard output, or a file.
 pub trait Sink: Send {
     /// Writes one line, which ends with a newline.
     ///
@@ -32,20 +32,20 @@ pub trait Sink: Send {
     /// If it was not written; it counts as dropped.
     fn write_line(&mut self, line: &[u8]) -> Result<()>;
 
-    /// Opens the file by its name again, which may be another file now.
+    /// Opens the file by its name again, after it may have been moved.
     ///
     /// # Errors
-    /// If it can't be opened; lines go on to where they went.
+    /// If it can't be opened; lines continue to go to the old file.
     fn reopen(&mut self) -> Result<()> {
         Ok(())
     }
 }
 
-/// Lines, one after the other.
+/// A buffer of lines.
 #[derive(Default)]
 struct Lines {
     bytes: Vec<u8>,
-    /// Where each of them ends.
+    /// End of each line in `bytes`.
     ends: Vec<usize>,
 }
 
@@ -73,9 +73,9 @@ struct State {
     waiting: Lines,
     /// Bytes that the thread has taken and not written yet.
     writing_bytes: usize,
-    /// Lines dropped that the log does not tell of yet.
+    /// Dropped lines that the log does not mention yet.
     untold: u64,
-    /// Lines queued, and lines that are done with, since the start.
+    /// Lines queued, and lines written or dropped, since the start.
     queued: u64,
     done: u64,
     wants_reopen: bool,
@@ -85,9 +85,9 @@ struct State {
 pub struct LogQueue {
     bytes_max: usize,
     state: Mutex<State>,
-    /// There is something to do for the thread.
+    /// Wakes the thread.
     wake: Condvar,
-    /// The thread has done it.
+    /// Signals that the thread has made progress.
     moved: Condvar,
     dropped: AtomicU64,
 }
@@ -115,8 +115,8 @@ impl LogQueue {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Queues a line that ends with a newline, or drops it where there is no room; `is_about_loss` if
-    /// it tells of such lines, for which there always is.
+    /// Queues a line, which ends with a newline, or drops it if there is no room. `is_about_loss`: the line reports
+    /// dropped lines, and is always queued.
     pub fn push(&self, line: &[u8], is_about_loss: bool) {
         let mut state = self.lock();
         let held = state.waiting.bytes.len() + state.writing_bytes;
@@ -141,13 +141,13 @@ impl LogQueue {
         self.dropped.load(Ordering::Relaxed)
     }
 
-    /// Has the thread open its file again before the next line.
+    /// Makes the thread reopen its file before the next line.
     pub fn reopen(&self) {
         self.lock().wants_reopen = true;
         self.wake.notify_one();
     }
 
-    /// Waits until all that is queued now is written, for no longer than `patience`. True if it is.
+    /// Waits until all lines queued so far are written, for at most `patience`. True if they are.
     pub fn flush(&self, patience: Duration) -> bool {
         let mut state = self.lock();
         let wanted = state.queued;
@@ -162,7 +162,7 @@ impl LogQueue {
         true
     }
 
-    /// What the thread does.
+    /// Body of the writing thread.
     fn write(&self, mut sink: Box<dyn Sink>) {
         let (mut batch, mut flows) = (Lines::default(), true);
         loop {
@@ -172,7 +172,7 @@ impl LogQueue {
                 tracing::error!("the log file can't be opened again, the old one is kept: {error}");
             }
             for line in batch.iter() {
-                // A sink that panics is no reason to log nothing more.
+                // After a panic of the sink, further lines are still written.
                 let written = std::panic::AssertUnwindSafe(|| sink.write_line(line));
                 flows = std::panic::catch_unwind(written).is_ok_and(|written| written.is_ok());
                 if !flows {
@@ -188,7 +188,7 @@ impl LogQueue {
         }
     }
 
-    /// Waits for lines and takes them all. True if the file is to be opened again first.
+    /// Waits for lines and takes them all. True if the file has to be reopened first.
     fn take(&self, batch: &mut Lines) -> bool {
         let mut state = self.lock();
         while state.waiting.ends.is_empty() && !state.wants_reopen {
@@ -199,8 +199,8 @@ impl LogQueue {
         std::mem::take(&mut state.wants_reopen)
     }
 
-    /// The batch is done with. Returns how many lost lines the log is to tell of now: none before it
-    /// flows again.
+    /// Returns a batch that was written or dropped. Gives the number of lost lines that the log has to mention now: 0
+    /// until lines are written again.
     fn put_back(&self, batch: &mut Lines, flows: bool) -> u64 {
         let mut state = self.lock();
         state.writing_bytes = 0;
@@ -213,10 +213,10 @@ impl LogQueue {
     }
 }
 
-/// The queues of this process, once its log is on.
+/// The queues of this process, once logging is set up.
 static QUEUES: OnceLock<Vec<Arc<LogQueue>>> = OnceLock::new();
 
-/// Has the functions below act on these queues. Once.
+/// Sets the queues that the functions below act on. Called once.
 pub fn install(queues: Vec<Arc<LogQueue>>) {
     let first = QUEUES.set(queues);
     debug_assert!(first.is_ok(), "the log is started once");
@@ -232,7 +232,7 @@ pub fn dropped() -> u64 {
     installed().iter().map(|queue| queue.dropped()).sum()
 }
 
-/// Waits until what has been logged is written, for no longer than `patience`: for a process that ends.
+/// Waits until logged lines are written, for at most `patience`. For a process that ends.
 pub fn flush(patience: Duration) {
     let begun = Instant::now();
     for queue in installed() {
@@ -240,12 +240,12 @@ pub fn flush(patience: Duration) {
     }
 }
 
-/// Has log files opened again.
+/// Reopens the log files.
 pub fn reopen() {
     installed().iter().for_each(|queue| queue.reopen());
 }
 
-/// Ends the process at once, after its last words.
+/// Ends the process at once, after its last lines are written.
 pub fn abort() -> ! {
     flush(FATAL_PATIENCE);
     std::process::abort()
@@ -258,7 +258,7 @@ mod tests {
 
     use super::*;
 
-    /// Writes when it is told to, and whether it succeeds then.
+    /// A sink that writes when a test permits it, with success or failure.
     struct Gate {
         passes: Receiver<bool>,
         seen: Sender<String>,
@@ -286,7 +286,7 @@ mod tests {
     }
 
     #[test]
-    fn a_writer_that_stalls_holds_up_nobody_and_what_is_lost_is_counted() {
+    fn a_stalled_writer_blocks_no_thread_and_lost_lines_are_counted() {
         let (queue, pass, seen) = gate(100);
         for number in 0..1_000 {
             queue.push(format!("line {number:04}\n").as_bytes(), false);
@@ -310,7 +310,7 @@ mod tests {
     }
 
     #[test]
-    fn what_can_not_be_written_is_counted_and_told_once_it_can() {
+    fn unwritten_lines_are_counted_and_reported_once_writing_works() {
         let (queue, pass, seen) = gate(1_000);
         queue.push(b"a\n", false);
         pass.send(false).unwrap();

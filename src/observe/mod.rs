@@ -1,5 +1,5 @@
-//! Counters and latencies, written on the hot path and read from outside. A leaf: anyone may
-//! count, and nothing here knows who does.
+//! Counters and latencies, written on the hot path and read from outside. A leaf module: any module may count, and this
+//! one depends on none of them.
 
 pub mod counters;
 pub mod document_cache;
@@ -32,14 +32,14 @@ use self::slow_log::SlowLog;
 use self::trace::{Stage, Trace};
 use crate::types::headroom::Headroom;
 
-/// Where the time of a request goes.
+/// Latencies of the stages of requests.
 #[derive(Default)]
 pub struct Stages {
-    /// From the gateway until a core takes the request.
+    /// From the gateway to the core that takes the request.
     pub queue: Latency,
-    /// A core's work on a search.
+    /// Work of a core on a search.
     pub walk: Latency,
-    /// From when a write is staged until its group is written to the log.
+    /// From staging a write until its group is written to the log.
     pub log_wait: Latency,
     /// Write and sync of a group of the log.
     pub commit: Latency,
@@ -47,11 +47,11 @@ pub struct Stages {
     pub fsync: Latency,
     /// Merging the answers of shards.
     pub merge: Latency,
-    /// The stages of whole searches, by [`Stage`]: these add up.
+    /// Stages of whole searches, by [`Stage`]; they add up to the total.
     pub search: [Latency; Stage::COUNT],
 }
 
-/// The latency of each method, from the decoded request to the answer.
+/// Latency per method, from the decoded request to the answer.
 #[derive(Default)]
 pub struct Methods {
     /// Insert.
@@ -64,63 +64,62 @@ pub struct Methods {
     pub search: Latency,
 }
 
-/// Takes the record of a search, with how its client names it and whose documents were searched.
+/// Receives the record of a search, its client's request ids, and the tenant whose documents were searched.
 #[cfg(feature = "otel")]
 pub type SpanSink = dyn Fn(&Trace, &origin::Origin, Option<&str>) + Send + Sync;
 
-/// All that is counted, for cores, gateway and HTTP alike.
+/// All counters and latencies, shared by cores, gateway and HTTP.
 #[derive(Default)]
 pub struct Observed {
-    /// Where the time of a request goes.
+    /// Latencies of stages.
     pub stages: Stages,
-    /// How long requests take.
+    /// Latencies of methods.
     pub methods: Methods,
-    /// How long searches take that a cache answers: they are searches among `methods` too.
+    /// Latency of searches answered from a cache; `methods` contains them too.
     pub cached: Latency,
-    /// How long reads of vectors take.
+    /// Latency of reads of vectors.
     pub vector_reads: Latency,
-    /// What the gateway does.
+    /// Counters of the gateway.
     pub gateway: GatewayCounters,
-    /// What passes between the gateway and the cores.
+    /// Messages between the gateway and the cores.
     pub traffic: Arc<Traffic>,
-    /// The room on the disk.
+    /// Free space on the disk.
     pub space: Space,
-    /// The memory that is used, and may be.
+    /// Memory in use, and its limit.
     pub memory: Arc<Headroom>,
-    /// When the certificate in force ends, in Unix seconds, where there is one; `i64::MAX` if that
-    /// can't be told.
+    /// End of the validity of the certificate in use, in Unix seconds, if there is one; `i64::MAX` if unknown.
     pub certificate_end: OnceLock<Arc<AtomicI64>>,
-    /// What the system says of the process and its files.
+    /// Memory and files of the process.
     pub host: Host,
-    /// The check of the files while the server runs.
+    /// The check of files while the server runs.
     pub scrub: Scrub,
-    /// What requests and answers hold.
+    /// Bytes held by requests and answers.
     pub in_flight: InFlight,
     /// The slowest searches.
     pub slow: Recorder,
-    /// Which slow searches have a line in the log.
+    /// Selects the slow searches that are logged.
     pub slow_log: SlowLog,
-    /// Where spans of searches go, if anywhere.
+    /// Receiver of the spans of searches, if any.
     #[cfg(feature = "otel")]
     pub spans: OnceLock<Box<SpanSink>>,
     rates: Rates,
     is_recording_off: AtomicBool,
-    /// Vectors are on disk: there is something to tell of reads and of caches.
+    /// Vectors are on disk, so metrics of reads and caches exist.
     pub has_vectors_on_disk: AtomicBool,
-    /// What each core's cache of vectors does.
+    /// Counters of each core's cache of vectors.
     document_caches: RwLock<Vec<Arc<DocumentCache>>>,
-    /// The shards, by number, once their number is known.
+    /// The shards by number; empty until their number is known.
     shards: RwLock<Arc<[Arc<ShardCounters>]>>,
 }
 
 impl Observed {
-    /// The shards, by number; none before their number is known.
+    /// The shards by number; empty until their number is known.
     #[must_use]
     pub fn shards(&self) -> Arc<[Arc<ShardCounters>]> {
         self.shards.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Counts for the cache of one more core.
+    /// Creates the counters of the cache of one more core.
     #[must_use]
     pub fn add_document_cache(&self) -> Arc<DocumentCache> {
         let mut caches = self.document_caches.write().unwrap_or_else(PoisonError::into_inner);
@@ -134,19 +133,19 @@ impl Observed {
         self.document_caches.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Begins to count for so many shards.
+    /// Creates the counters of `count` shards.
     pub fn set_shards(&self, count: usize) {
         let shards = (0..count).map(|_| Arc::default()).collect();
         *self.shards.write().unwrap_or_else(PoisonError::into_inner) = shards;
     }
 
-    /// The record of a search that arrived at this moment.
+    /// Begins the record of a search that arrived at this moment.
     #[must_use]
     pub fn begin(&self, arrived: Instant) -> Trace {
         Trace::new(arrived, !self.is_recording_off.load(Ordering::Relaxed))
     }
 
-    /// A search has ended: its stages are counted, and it is kept if it was slow.
+    /// Ends a search: counts its stages, and keeps its record if it was slow.
     pub fn end(&self, trace: &Trace, origin: &Origin) {
         if !trace.is_on() {
             return;
@@ -157,13 +156,13 @@ impl Observed {
         self.slow.offer(trace, origin);
     }
 
-    /// Has searches recorded or not, so that a bench can tell what that costs.
+    /// Turns the recording of searches on or off; benches measure its cost with it.
     #[doc(hidden)]
     pub fn set_recording(&self, is_on: bool) {
         self.is_recording_off.store(!is_on, Ordering::Relaxed);
     }
 
-    /// Moves the recent windows on. Called every ten seconds.
+    /// Moves the recent windows forward. Called every ten seconds.
     pub fn tick(&self) {
         let Methods { insert, change, query, search } = &self.methods;
         let Stages { queue, walk, log_wait, commit, fsync, merge, search: stages } = &self.stages;
@@ -175,20 +174,19 @@ impl Observed {
         self.rates.tick(&self.gateway);
     }
 
-    /// What happened in the last minute, or since the start if that is less; and how long it was.
+    /// Counts of the last minute, or since the start if that is less; and the length of that time.
     #[must_use]
     pub fn recent(&self) -> (Counts, Duration) {
         self.rates.recent(&self.gateway)
     }
 
-    /// The share of searches that the cache of queries has answered, of those that it was asked about in
-    /// the last minute that had any; `None` before there was one.
+    /// Hit rate of the query cache over the last minute with lookups; `None` before the first.
     #[must_use]
     pub fn hit_rate_lately(&self) -> Option<f64> {
         self.rates.hit_rate_lately(&self.gateway)
     }
 
-    /// The same of the last five minutes.
+    /// Counts of the last five minutes, as [`Observed::recent`].
     #[must_use]
     pub fn recent_five(&self) -> (Counts, Duration) {
         self.rates.recent_five(&self.gateway)

@@ -1,8 +1,8 @@
-//! How a client names a request, so that it is found again: `x-request-id`, and the trace that it is a
-//! part of (`traceparent` of W3C Trace Context).
+//! Identification of a request by its client: `x-request-id`, and the trace that it is a part of (`traceparent` of W3C
+//! Trace Context).
 //!
-//! A request that names itself so carries it along; of one that does not nothing is kept, and it is
-//! given a number only where there is something to tell of it.
+//! A request with these headers carries them along. For one without, nothing is stored; it gets an id only when a line
+//! of the log needs one.
 
 use std::fmt;
 use std::hash::{BuildHasher, Hasher, RandomState};
@@ -13,10 +13,10 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 
 use crate::types::mix;
 
-/// The header of a request id, in requests and in answers.
+/// Header of the request id, in requests and in answers.
 pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
-/// Longest id that is taken from a client.
+/// Longest id accepted from a client, in bytes.
 const REQUEST_ID_BYTES_MAX: usize = 128;
 
 const TRACEPARENT: &str = "traceparent";
@@ -24,7 +24,7 @@ const TRACEPARENT: &str = "traceparent";
 /// `00-` trace id `-` parent id `-` flags.
 const TRACEPARENT_BYTES: usize = 55;
 
-/// The bit of the flags that says that the client records the trace.
+/// Flag bit by which the client says that it records the trace.
 const SAMPLED: u8 = 1;
 
 /// The id of a request.
@@ -32,7 +32,7 @@ const SAMPLED: u8 = 1;
 pub struct RequestId(HeaderValue);
 
 impl RequestId {
-    /// The id that a client has given, if it is one that can stand in a log as it is.
+    /// The id sent by a client, if it can be logged as it is.
     #[must_use]
     pub fn read(value: &HeaderValue) -> Option<Self> {
         let bytes = value.as_bytes();
@@ -41,7 +41,7 @@ impl RequestId {
         (is_good && bytes.iter().all(is_plain)).then(|| Self(value.clone()))
     }
 
-    /// One that no other request of this process has, and hardly one of another.
+    /// An id that is unique in this process, and almost certainly among others.
     #[must_use]
     pub fn fresh() -> Self {
         static FIRST: OnceLock<u64> = OnceLock::new();
@@ -52,39 +52,39 @@ impl RequestId {
         Self(value.unwrap_or_else(|_| HeaderValue::from_static("0000000000000000")))
     }
 
-    /// As text.
+    /// The id as text.
     #[must_use]
     pub fn as_str(&self) -> &str {
-        // What was read, or made, is ASCII.
+        // Both sources of ids yield ASCII.
         self.0.to_str().unwrap_or_default()
     }
 
-    /// As a header has it.
+    /// The id as a header value.
     #[must_use]
     pub fn value(&self) -> HeaderValue {
         self.0.clone()
     }
 }
 
-/// The trace that a request is a part of.
+/// Parent of a request in a trace.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TraceParent {
-    /// The trace.
+    /// Id of the trace.
     pub trace_id: [u8; 16],
-    /// The client's part of it, which this request belongs to.
+    /// Span of the client that this request belongs to.
     pub parent_id: [u8; 8],
-    /// The client records it.
+    /// The client records the trace.
     pub is_sampled: bool,
 }
 
 impl TraceParent {
-    /// What a client has sent, if it is right to the letter.
+    /// Parses a header; `None` unless it is exactly valid.
     #[must_use]
     pub fn read(text: &str) -> Option<Self> {
         let (text, rest) = (text.get(..TRACEPARENT_BYTES)?, &text[TRACEPARENT_BYTES..]);
         let mut parts = text.split('-');
         let [version] = hex(parts.next()?)?;
-        // Versions to come may have more behind it. This one has not, and there is no 255.
+        // Later versions may have more fields. Version 0 has none, and version 255 does not exist.
         let is_known = match version {
             0 => rest.is_empty(),
             255 => false,
@@ -98,14 +98,14 @@ impl TraceParent {
         is_good.then_some(Self { trace_id, parent_id, is_sampled })
     }
 
-    /// The trace's id, as 32 digits.
+    /// Id of the trace, as 32 hex digits.
     #[must_use]
     pub fn trace_id(&self) -> impl fmt::Display + fmt::Debug {
         Hex(self.trace_id)
     }
 }
 
-/// Bytes from lower-case digits, exactly so many.
+/// `BYTES` bytes from twice as many lower-case hex digits.
 fn hex<const BYTES: usize>(text: &str) -> Option<[u8; BYTES]> {
     let digits = text.as_bytes();
     if digits.len() != 2 * BYTES {
@@ -134,19 +134,18 @@ impl fmt::Display for Hex {
     }
 }
 
-/// How a client names a request.
+/// Identification of a request by its client.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Origin {
-    /// Its id; `None` if the client does not care.
+    /// Request id; `None` if the client sent none.
     pub request_id: Option<RequestId>,
-    /// The trace that it is a part of.
+    /// Parent in the client's trace.
     pub parent: Option<TraceParent>,
 }
 
 impl Origin {
-    /// What the headers of a request say. An id that can't be taken is replaced by a fresh one, which
-    /// the answer has, so that the client knows; a `traceparent` that is wrong, or there twice, counts
-    /// for nothing.
+    /// Reads the headers of a request. An unacceptable id is replaced by a fresh one, which the answer contains, so
+    /// that the client knows it; a `traceparent` that is invalid or occurs twice is ignored.
     #[must_use]
     pub fn read(headers: &HeaderMap) -> Self {
         let given = headers.get(REQUEST_ID);
@@ -159,24 +158,24 @@ impl Origin {
         Self { request_id, parent }
     }
 
-    /// The client does not name it.
+    /// True if the client sent neither.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.request_id.is_none() && self.parent.is_none()
     }
 
-    /// The request's id, which it has from now on.
+    /// Request id; a fresh one is assigned if there is none.
     pub fn named(&mut self) -> &RequestId {
         self.request_id.get_or_insert_with(RequestId::fresh)
     }
 
-    /// The request's id, for a line of the log.
+    /// Request id for a log line.
     #[must_use]
     pub fn request_id(&self) -> Option<&str> {
         self.request_id.as_ref().map(RequestId::as_str)
     }
 
-    /// The trace's id, for a line of the log.
+    /// Trace id for a log line.
     #[must_use]
     pub fn trace_id(&self) -> Option<String> {
         self.parent.map(|parent| parent.trace_id().to_string())
@@ -240,7 +239,7 @@ mod tests {
     }
 
     #[test]
-    fn what_headers_say_is_believed_where_it_is_clear() {
+    fn unambiguous_headers_identify_a_request() {
         let mut headers = HeaderMap::new();
         assert!(Origin::read(&headers).is_empty());
         let parent = format!("00-{TRACE}-00f067aa0ba902b7-01");

@@ -1,4 +1,4 @@
-//! What happened over the last minutes: counts now, less what they were then.
+//! Growth of counters over the last minutes: present values less those at a past tick.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -7,30 +7,30 @@ use std::time::{Duration, Instant};
 
 use super::counters::{ErrorCategory, GatewayCounters};
 
-/// How many [`Rates::tick`]s are a minute, and how many are looked back at most.
+/// Number of [`Rates::tick`]s per minute, and number that are kept.
 const MINUTE_TICKS: usize = 6;
 const WINDOW_TICKS: usize = 5 * MINUTE_TICKS;
 
-/// Counts since the start, or their growth over a while.
+/// Counts since the start, or their growth over a time.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counts {
     /// Searches and documents read.
     pub queries: u64,
     /// Documents written.
     pub inserts: u64,
-    /// All that clients have asked for, each document of a stream for itself.
+    /// Requests of clients; each document of a stream counts as one.
     pub requests: u64,
-    /// Of that, what failed without being wrong in itself.
+    /// Valid requests that failed.
     pub failed: u64,
-    /// Of that, what failed because the server could not do it.
+    /// Requests among them that failed because the server could not execute them.
     pub unserved: u64,
-    /// Searches that the cache of queries has answered.
+    /// Searches answered from the query cache.
     pub cache_hits: u64,
-    /// Those that it was asked about in vain.
+    /// Lookups without an answer.
     pub cache_misses: u64,
-    /// Those of them that were repeats, with nothing written since.
+    /// Misses among them that were repeats, with nothing written since.
     pub cache_missed_repeats: u64,
-    /// Time that all threads of the process had a CPU.
+    /// CPU time of all threads of the process.
     pub cpu: Duration,
 }
 
@@ -69,7 +69,7 @@ impl Counts {
     }
 }
 
-/// Time that all threads of the process had a CPU.
+/// CPU time of all threads of the process.
 #[must_use]
 pub fn cpu_time() -> Duration {
     let cpu = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
@@ -77,24 +77,23 @@ pub fn cpu_time() -> Duration {
     Duration::new(seconds, u32::try_from(cpu.tv_nsec).unwrap_or_default())
 }
 
-/// The counts of the last ticks, oldest first; the first is that of the start.
+/// Counts at the last ticks, oldest first; the first is that of the start.
 pub struct Rates {
     ticks: Mutex<VecDeque<(Instant, Counts)>>,
-    /// Hits of the cache of queries by searches that it was asked about, in millionths and one more, in
-    /// the last minute that had any; 0 before there was one.
+    /// Hit rate of the query cache over the last minute with lookups, in millionths, plus 1; 0 before the first.
     last_hits: AtomicU64,
 }
 
 impl Default for Rates {
     fn default() -> Self {
-        // The process may be older than the server in it.
+        // The process may have run before the server started in it.
         let start = Counts { cpu: cpu_time(), ..Counts::default() };
         Self { ticks: Mutex::new([(Instant::now(), start)].into()), last_hits: AtomicU64::new(0) }
     }
 }
 
 impl Rates {
-    /// Moves the window on. Called every ten seconds.
+    /// Moves the window forward. Called every ten seconds.
     pub(super) fn tick(&self, gateway: &GatewayCounters) {
         if let Some(rate) = hit_rate(&self.recent(gateway).0) {
             self.last_hits.store((rate * 1e6) as u64 + 1, Ordering::Relaxed);
@@ -106,18 +105,17 @@ impl Rates {
         }
     }
 
-    /// What happened in the last minute, or since the start if that is less; and how long it was.
+    /// Growth over the last minute, or since the start if that is less; and the length of that time.
     pub(super) fn recent(&self, gateway: &GatewayCounters) -> (Counts, Duration) {
         self.of_ticks(MINUTE_TICKS, gateway)
     }
 
-    /// The same of the last five minutes.
+    /// Growth over the last five minutes, as [`Rates::recent`].
     pub(super) fn recent_five(&self, gateway: &GatewayCounters) -> (Counts, Duration) {
         self.of_ticks(WINDOW_TICKS, gateway)
     }
 
-    /// The share of searches that the cache of queries has answered, of those that it was asked about in
-    /// the last minute that had any; `None` before there was one.
+    /// Hit rate of the query cache over the last minute with lookups; `None` before the first.
     pub(super) fn hit_rate_lately(&self, gateway: &GatewayCounters) -> Option<f64> {
         let last = self.last_hits.load(Ordering::Relaxed).checked_sub(1);
         let last = || last.map(|millionths| millionths as f64 / 1e6);
@@ -155,7 +153,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_older_than_the_window_does_not_count() {
+    fn counts_older_than_the_window_are_left_out() {
         let (gateway, rates) = (GatewayCounters::default(), Rates::default());
         gateway.queries.add(5);
         gateway.errors(ErrorCategory::Timeout).add(2);

@@ -1,7 +1,7 @@
-//! The slowest searches of the last minutes, kept with all that is known of them.
+//! The slowest searches of the last minutes, kept with their whole records.
 //!
-//! One atomic word decides whether a search is slow enough to matter; only one that is takes the
-//! lock. Memory is bounded by [`SLOWEST`] records in each of [`WINDOWS`] minutes.
+//! One atomic word decides whether a search is slow enough to be kept; only then the lock is taken. Memory is bounded
+//! by [`SLOWEST`] records in each of [`WINDOWS`] minutes.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -12,17 +12,16 @@ use super::origin::Origin;
 use super::trace::{Trace, nanos};
 use crate::clock::unix_ms;
 
-/// Searches that are kept of each window, and told of in all.
+/// Searches kept per window, and returned in total.
 pub const SLOWEST: usize = 32;
 
-/// How many windows are kept.
+/// Number of windows kept.
 pub const WINDOWS: u64 = 5;
 
 /// Length of a window.
 pub const WINDOW: Duration = Duration::from_secs(60);
 
-/// Bits of the threshold's word that hold nanoseconds: 18 minutes of them. The others hold the
-/// number of the window.
+/// Bits of the threshold word that hold nanoseconds, up to 18 minutes. The upper bits hold the number of the window.
 const NS_BITS: u32 = 40;
 const NS_MAX: u64 = (1 << NS_BITS) - 1;
 
@@ -31,9 +30,9 @@ const NS_MAX: u64 = (1 << NS_BITS) - 1;
 pub struct Slow {
     /// Its record.
     pub trace: Trace,
-    /// How its client names it.
+    /// Identification by its client.
     pub origin: Origin,
-    /// When it ended, in Unix milliseconds.
+    /// Time of its end, in Unix milliseconds.
     pub unix_ms: u64,
 }
 
@@ -42,10 +41,10 @@ struct Window {
     slowest: Vec<Slow>,
 }
 
-/// Keeps them.
+/// Keeps the slowest searches of each window.
 pub struct Recorder {
     begun: Instant,
-    /// The window that the threshold is of, and above it how slow a search of it has to be.
+    /// Number of the window in the upper bits, and the least duration to be kept, in nanoseconds, in the lower.
     threshold: AtomicU64,
     windows: Mutex<VecDeque<Window>>,
 }
@@ -57,7 +56,7 @@ impl Default for Recorder {
 }
 
 impl Recorder {
-    /// Keeps a search that has ended, if it is among the slowest of its minute.
+    /// Keeps a completed search if it is among the slowest of its minute.
     pub fn offer(&self, trace: &Trace, origin: &Origin) {
         let (number, ns) = (self.window(trace.ended()), nanos(trace.total()).min(NS_MAX));
         let threshold = self.threshold.load(Ordering::Relaxed);
@@ -71,7 +70,7 @@ impl Recorder {
             }
             windows.push_back(Window { number, slowest: Vec::with_capacity(SLOWEST) });
         }
-        // One that ended just before its minute did may come when the next has begun.
+        // A search that ended just before its minute did may arrive after the next has begun.
         let Some(window) = windows.iter_mut().rev().find(|window| window.number == number) else {
             return;
         };
@@ -82,7 +81,7 @@ impl Recorder {
         }
     }
 
-    /// The slowest of the last minutes, slowest first.
+    /// The slowest searches of the last minutes, slowest first.
     #[must_use]
     pub fn slowest(&self, now: Instant) -> Vec<Slow> {
         let number = self.window(now);
@@ -105,7 +104,7 @@ impl Recorder {
 }
 
 impl Window {
-    /// Takes one in, in place of the least slow if there is no room.
+    /// Adds a search, in place of the fastest one if there is no room.
     fn keep(&mut self, slow: Slow) {
         if self.slowest.len() < SLOWEST {
             return self.slowest.push(slow);
@@ -116,7 +115,7 @@ impl Window {
         }
     }
 
-    /// How slow a search has to be to be kept; 0 while there is room.
+    /// Least duration to be kept, in nanoseconds; 0 while there is room.
     fn least_ns(&self) -> u64 {
         if self.slowest.len() < SLOWEST {
             return 0;
@@ -131,7 +130,7 @@ mod tests {
     use super::super::trace::Stage;
     use super::*;
 
-    /// A search that ended so long after the recorder began, and took so long.
+    /// A search that ended at this time after the recorder began, with this duration.
     fn ended(recorder: &Recorder, at: Duration, took_us: u64) -> Trace {
         let ended = recorder.begun + at;
         let took = Duration::from_micros(took_us);
@@ -176,13 +175,13 @@ mod tests {
         let expected: Vec<u128> = (0..SLOWEST as u128).map(|n| 5_000 + 99 - n).collect();
         assert_eq!(totals_us(&recorder, now), expected);
         assert_eq!(recorder.lock().len() as u64, WINDOWS);
-        // Nothing comes; the minutes go by all the same.
+        // No search comes; the windows still expire.
         let expected: Vec<u128> = (0..SLOWEST as u128).map(|n| 1_000 + 99 - n).collect();
         assert_eq!(totals_us(&recorder, now + WINDOW * 4), expected);
         assert!(totals_us(&recorder, now + WINDOW * 5).is_empty());
     }
 
-    /// What is not among the slowest returns before the lock: here it would wait for ever.
+    /// A search that is not among the slowest returns before the lock, which this test holds.
     #[test]
     fn a_fast_search_takes_no_lock() {
         let recorder = Recorder::default();

@@ -1,5 +1,5 @@
-//! Which slow searches have a line in the log: those over a threshold, and no more than so many a second.
-//! A search that is not slow costs one comparison.
+//! Selection of slow searches for the log: those over a threshold, with a bound per second. A search that is not slow
+//! costs one comparison.
 
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -7,17 +7,17 @@ use std::time::{Duration, Instant};
 use super::counters::Counter;
 use super::trace::nanos;
 
-/// Decides it.
+/// Threshold, bound and counters.
 pub struct SlowLog {
     begun: Instant,
-    /// Searches that take as long or longer are slow; none is if 0.
+    /// Least duration of a slow search, in nanoseconds; 0 for none.
     threshold_ns: AtomicU64,
     per_second: AtomicU32,
-    /// The second that lines were last written in, and in the lower half how many.
+    /// In the upper half the second of the last line, in the lower half the number of lines in it.
     lines: AtomicU64,
-    /// Slow searches without a line since the last line.
+    /// Slow searches not logged since the last line.
     left_out: AtomicU64,
-    /// Slow searches, and those of them without a line.
+    /// Slow searches, and those of them that were not logged.
     pub slow: Counter,
     /// See `slow`.
     pub unlogged: Counter,
@@ -38,14 +38,14 @@ impl Default for SlowLog {
 }
 
 impl SlowLog {
-    /// Searches are slow from so many milliseconds on, none if 0; so many a second have a line.
+    /// Sets the threshold in milliseconds (0: no search is slow) and the most lines per second.
     pub fn set(&self, threshold_ms: u64, per_second: u32) {
         self.threshold_ns.store(threshold_ms.saturating_mul(1_000_000), Ordering::Relaxed);
         self.per_second.store(per_second, Ordering::Relaxed);
     }
 
-    /// Whether a search that took so long, and ended then, has a line; and how many slow ones before it
-    /// had none since the last line.
+    /// Decides on a search that took this long and ended then. `Some` if it has to be logged, with the number of slow
+    /// searches not logged since the last line.
     pub fn admit(&self, took: Duration, ended: Instant) -> Option<u64> {
         let threshold_ns = self.threshold_ns.load(Ordering::Relaxed);
         if threshold_ns == 0 || nanos(took) < threshold_ns {
@@ -55,7 +55,7 @@ impl SlowLog {
         let second = ended.saturating_duration_since(self.begun).as_secs() & u64::from(u32::MAX);
         let most = u64::from(self.per_second.load(Ordering::Relaxed));
         let next = |lines: u64| match (lines >> 32, lines & u64::from(u32::MAX)) {
-            // One that ended just before the second did comes into the next.
+            // A search that ended just before the second did counts in the next.
             (last, count) if last >= second => (count < most).then_some(lines + 1),
             _ => (most > 0).then_some(second << 32 | 1),
         };
@@ -88,7 +88,7 @@ mod tests {
         for _ in 0..5 {
             assert_eq!(log.admit(MS * 100, at(1_900)), None);
         }
-        // It comes late, and does not begin the second anew.
+        // It arrives late, and does not restart the count of its second.
         assert_eq!(log.admit(MS * 100, at(900)), None);
         assert_eq!(log.admit(MS * 100, at(2_000)), Some(6));
         assert_eq!(log.admit(MS * 100, at(9_000)), Some(0));

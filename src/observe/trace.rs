@@ -1,24 +1,23 @@
-//! Where the time of one search went: what core and gateway note on its way, without a lock or
-//! an allocation of its own.
+//! Timing of one search: times that core and gateway note as it passes, without a lock or an allocation of their own.
 //!
-//! The way of a search is a chain of moments, and a stage is what lies between two of them: so
-//! the stages add up to the whole. A search waits for the slowest of its shards, so the times on
-//! a core are those of the shard whose answer came last; work is counted over all of them.
+//! A search passes through a chain of moments, and a stage is the time between two of them, so the stages add up to the
+//! total. A search waits for the slowest of its shards, so the times on a core are those of the shard whose answer came
+//! last; work is counted over all of them.
 
 use std::time::{Duration, Instant};
 
-/// A part of the way of a search, in the order of the way.
+/// A stage of a search, in order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Stage {
-    /// From the handler in the gateway until the search goes to the cores. Includes reading the
-    /// vector of a document that is searched from.
+    /// From the handler in the gateway until the search goes to the cores. Includes reading the vector of a document
+    /// whose neighbours are wanted.
     Admission,
-    /// Looking for the answer in the cache of queries.
+    /// Lookup in the query cache.
     Cache,
-    /// Until the core takes it from its mailbox.
+    /// Until the core takes the request from its mailbox.
     Mailbox,
-    /// Until its first step.
+    /// Until the first step on the core.
     Queue,
     /// Steps on the hot tier.
     Hot,
@@ -26,23 +25,23 @@ pub enum Stage {
     Walk,
     /// Steps of an exact scan.
     Scan,
-    /// Between its slices: others had the core.
+    /// Between slices, while other work had the core.
     Suspended,
-    /// Making the answer on the core.
+    /// Building the answer on the core.
     Collect,
-    /// Until the gateway goes on. Where a shard did not answer: the wait for it.
+    /// Until the gateway continues. If a shard did not answer: the wait for it.
     Reply,
     /// Merging the answers.
     Merge,
-    /// Until the encoded response is with the connection.
+    /// Until the encoded response is handed to the connection.
     Encode,
 }
 
 impl Stage {
-    /// How many there are.
+    /// Number of stages.
     pub const COUNT: usize = 12;
 
-    /// All, in the order of the way.
+    /// All stages, in order.
     pub const ALL: [Self; Self::COUNT] = [
         Self::Admission,
         Self::Cache,
@@ -58,7 +57,7 @@ impl Stage {
         Self::Encode,
     ];
 
-    /// Its name in metrics and answers.
+    /// Name in metrics and answers.
     #[must_use]
     pub fn word(self) -> &'static str {
         match self {
@@ -78,12 +77,12 @@ impl Stage {
     }
 }
 
-/// How a core and the shard searched were when a search ended.
+/// State of the core and of the shard when a search ended.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct CoreState {
-    /// Documents of the shard that were not linked.
+    /// Unlinked documents of the shard.
     pub hot_documents: u64,
-    /// Requests that waited for the core.
+    /// Requests waiting for the core.
     pub mailbox_depth: u64,
     /// A snapshot of the shard was being written.
     pub is_snapshot_running: bool,
@@ -91,31 +90,31 @@ pub struct CoreState {
     pub is_linking: bool,
 }
 
-/// What one core notes of a search of one shard.
+/// Times and work of a search of one shard, noted by its core.
 #[derive(Clone, Copy, Debug)]
 pub struct Span {
-    /// When the core took it from its mailbox.
+    /// Time at which the core took it from its mailbox.
     pub taken: Instant,
-    /// When its first step began.
+    /// Time of its first step.
     pub begun: Instant,
-    /// When it was answered.
+    /// Time of its answer.
     pub answered: Instant,
-    /// Nanoseconds in steps on the hot tier.
+    /// Time in steps on the hot tier, in nanoseconds.
     pub hot_ns: u64,
-    /// Nanoseconds in steps of the walk.
+    /// Time in steps of the walk, in nanoseconds.
     pub walk_ns: u64,
-    /// Nanoseconds in steps of an exact scan.
+    /// Time in steps of an exact scan, in nanoseconds.
     pub scan_ns: u64,
-    /// Nanoseconds that making the answer took.
+    /// Time to build the answer, in nanoseconds.
     pub collect_ns: u64,
-    /// Times that it had the core.
+    /// Number of slices.
     pub slices: u32,
-    /// How the core was at its end.
+    /// State of the core at its end.
     pub state: CoreState,
 }
 
 impl Span {
-    /// Of a search that was taken, and has not made a step.
+    /// A span of a search that was taken and has not made a step.
     #[must_use]
     pub fn new(taken: Instant, now: Instant) -> Self {
         Self {
@@ -131,40 +130,40 @@ impl Span {
         }
     }
 
-    /// Time in steps.
+    /// Time in steps of all kinds.
     #[must_use]
     pub fn stepped(&self) -> Duration {
         Duration::from_nanos(self.hot_ns + self.walk_ns + self.scan_ns)
     }
 }
 
-/// What a search cost, in all of its shards.
+/// Work of a search, summed over its shards.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Counts {
     /// Distances computed.
     pub distances: u64,
     /// Nodes whose neighbours were read.
     pub hops: u64,
-    /// Documents of the hot tier looked at.
+    /// Documents of the hot tier that were looked at.
     pub hot_scanned: u64,
-    /// Times that it had a core.
+    /// Number of slices.
     pub slices: u32,
     /// Shards asked.
     pub shards_asked: u32,
-    /// Shards whose search ran to its end.
+    /// Shards whose search completed.
     pub shards_answered: u32,
 }
 
-/// What was asked, as far as it says how long a search may take.
+/// Parameters of a query that determine its cost.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Asked {
     /// Documents wanted.
     pub k: usize,
     /// Beam width.
     pub ef: usize,
-    /// Only documents that pass.
+    /// The query has a filter.
     pub is_filtered: bool,
-    /// Every document in scope was to be looked at.
+    /// The query asks for an exact scan of all documents in scope.
     pub is_exact: bool,
 }
 
@@ -173,22 +172,22 @@ pub struct Asked {
 pub struct Trace {
     is_on: bool,
     arrived: Instant,
-    /// Where the stage begins that comes next.
+    /// Begin of the next stage.
     last: Instant,
     spent_ns: [u64; Stage::COUNT],
-    /// The span that was answered last.
+    /// Span of the shard that answered last.
     span: Option<Span>,
-    /// What was asked.
+    /// Parameters of the query.
     pub asked: Asked,
-    /// What it cost.
+    /// Work.
     pub counts: Counts,
-    /// How the core was that answered last.
+    /// State of the core that answered last.
     pub state: CoreState,
 }
 
 impl Trace {
-    /// Of a search that arrived then. One that is off notes the moments of the gateway alone, and
-    /// is not recorded.
+    /// Record of a search that arrived at `arrived`. With `is_on` false it notes only times of the gateway, and is not
+    /// recorded.
     #[must_use]
     pub fn new(arrived: Instant, is_on: bool) -> Self {
         Self {
@@ -203,19 +202,19 @@ impl Trace {
         }
     }
 
-    /// It is recorded.
+    /// True if it is recorded.
     #[must_use]
     pub fn is_on(&self) -> bool {
         self.is_on
     }
 
-    /// The stage that began where the one before ended is over.
+    /// Ends a stage, which began where the one before ended.
     pub fn mark(&mut self, stage: Stage, now: Instant) {
         self.add(stage, nanos(now.saturating_duration_since(self.last)));
         self.last = self.last.max(now);
     }
 
-    /// A shard has answered.
+    /// Adds the span of a shard that has answered.
     pub fn note(&mut self, span: Option<Span>) {
         let Some(span) = span else { return };
         self.counts.slices += span.slices;
@@ -224,7 +223,7 @@ impl Trace {
         }
     }
 
-    /// All answers that there will be were noted; the gateway went on at `now`.
+    /// Ends the wait for answers; the gateway continued at `now`.
     pub fn answered(&mut self, now: Instant) {
         if let Some(span) = self.span.take() {
             self.mark(Stage::Mailbox, span.taken);
@@ -242,19 +241,19 @@ impl Trace {
         self.mark(Stage::Reply, now);
     }
 
-    /// Time spent in a stage.
+    /// Time in a stage.
     #[must_use]
     pub fn spent(&self, stage: Stage) -> Duration {
         Duration::from_nanos(self.spent_ns[stage as usize])
     }
 
-    /// From the arrival to the end of the last stage.
+    /// Time from arrival to the end of the last stage.
     #[must_use]
     pub fn total(&self) -> Duration {
         self.last.saturating_duration_since(self.arrived)
     }
 
-    /// When the last stage ended.
+    /// Time of the end of the last stage.
     #[must_use]
     pub fn ended(&self) -> Instant {
         self.last
@@ -265,7 +264,7 @@ impl Trace {
     }
 }
 
-/// Nanoseconds of what can't be centuries.
+/// A duration in nanoseconds; it is assumed to be below 584 years.
 #[must_use]
 pub fn nanos(time: Duration) -> u64 {
     u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
@@ -318,7 +317,7 @@ mod tests {
         trace.mark(Stage::Admission, arrived + MS);
         trace.answered(arrived + 100 * MS);
         assert_eq!(trace.spent(Stage::Reply), 99 * MS);
-        // A moment that lies before the last one takes no time, and none away.
+        // A time before the last one adds and removes nothing.
         trace.mark(Stage::Merge, arrived);
         assert_eq!((trace.spent(Stage::Merge), trace.total()), (Duration::ZERO, 100 * MS));
     }

@@ -1,22 +1,22 @@
-//! What is read of vectors that are on disk.
+//! Counters of vectors on disk.
 
 use super::counters::{Counter, Gauge};
 
-/// What the searches of one shard, and those who read documents of it, have wanted.
+/// Vectors that searches of one shard and reads of its documents needed.
 #[derive(Default)]
 pub struct VectorCounters {
-    /// Vectors that the core had read before.
+    /// Vectors found in the core's cache.
     pub cache_hits: Counter,
-    /// Vectors that had to be read.
+    /// Vectors that had to be read from disk.
     pub cache_misses: Counter,
-    /// Vectors that made room for others.
+    /// Vectors evicted from the cache.
     pub cache_evictions: Counter,
-    /// Reads, each of one vector or of several that lie side by side.
+    /// Disk reads, each of one vector or of several adjacent ones.
     pub reads: Counter,
-    /// Reads under way, and those that wait for their turn.
+    /// Reads in flight or queued.
     pub pending: Gauge,
     /// Bytes read.
     pub read_bytes: Counter,
-    /// Vectors that were not what was written, or that could not be read.
+    /// Vectors that could not be read, or whose checksum was wrong.
     pub lost: Counter,
 }

@@ -1,5 +1,5 @@
-//! The codec of the service: prost's, after a look at the shape of a message. A message beyond a bound is
-//! INVALID_ARGUMENT and costs no decoding; bytes that are no message are INTERNAL, in at most 200 bytes.
+//! The codec of the service: prost's, after a check of the shape of a message. A message that exceeds a bound is
+//! INVALID_ARGUMENT and is not decoded; bytes that are not a message are INTERNAL, with a text of at most 200 bytes.
 
 use std::marker::PhantomData;
 
@@ -11,11 +11,11 @@ use tonic_types::{ErrorDetails, StatusExt};
 
 use super::shape::{self, Places, Refusal};
 
-/// Bytes of the text about a message that can't be decoded, at most.
+/// Longest text about a message that can't be decoded, in bytes.
 const TEXT_BYTES_MAX: usize = 200;
 
-/// Marks the status of a message that no handler has seen, for the gateway to count it; the gateway
-/// takes it off.
+/// Metadata key that marks the status of a message which no handler has seen, so that the gateway counts it; the
+/// gateway removes the key.
 pub(crate) const UNREAD: &str = "kyrodb-unread";
 
 /// The codec of the service.
@@ -47,7 +47,7 @@ where
     }
 }
 
-/// Decodes messages whose shape is good.
+/// Decodes messages whose shape is within the bounds.
 #[derive(Debug)]
 pub struct Checked<U> {
     places: Option<Places>,
@@ -61,7 +61,7 @@ impl<U: Message + Default> Decoder for Checked<U> {
     fn decode(&mut self, encoded: &mut DecodeBuf<'_>) -> Result<Option<U>, Status> {
         use prost::bytes::Buf;
         if let Some(places) = self.places {
-            // A message lies in one piece.
+            // A message is contiguous.
             let message = encoded.chunk();
             debug_assert_eq!(message.len(), encoded.remaining(), "a message in pieces");
             shape::check(message, places).map_err(status)?;

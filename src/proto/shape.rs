@@ -1,45 +1,45 @@
-//! Bounds on filters, and a look at an encoded request that keeps to them before anything of it is
-//! decoded: no allocation, one pass, and an end at the first bound that is passed.
+//! Bounds of filters, and a check of an encoded request against them before any of it is decoded: no allocation, one
+//! pass, and an end at the first exceeded bound.
 
 use std::any::TypeId;
 
 use super::{BatchDeleteRequest, ListDocumentsRequest, SearchRequest};
 
-/// Conditions in one filter, at most; each node counts.
+/// Most conditions in one filter; each node counts.
 pub(crate) const CONDITIONS_MAX: usize = 4_096;
 
-/// Levels of a filter, at most.
+/// Most levels of a filter.
 pub(crate) const DEPTH_MAX: usize = 32;
 
-/// Range conditions in one filter, at most: each may have to read a number of many digits.
+/// Most range conditions in one filter: each may have to parse a number of many digits.
 pub(crate) const RANGES_MAX: usize = 256;
 
-/// Values in all `in_match` lists of one filter, at most.
+/// Most values in all `in_match` lists of one filter.
 pub(crate) const IN_VALUES_MAX: usize = 10_000;
 
-/// Bytes of one encoded filter, at most.
+/// Largest encoded filter, in bytes.
 pub(crate) const FILTER_BYTES_MAX: usize = 1 << 20;
 
-/// Pairs in `metadata_filters`, at most: no document has more keys.
+/// Most pairs in `metadata_filters`: no document has more keys.
 pub(crate) const EXACT_PAIRS_MAX: usize = 256;
 
 /// Why an encoded request is refused.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Refusal {
-    /// It is no message of protobuf.
+    /// The bytes are not a protobuf message.
     Malformed,
-    /// A field is beyond its bound.
+    /// A field exceeds its bound.
     Beyond(&'static str, String),
 }
 
-/// The fields of a request that have bounds.
+/// Numbers of the fields of a request that have bounds.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Places {
     filter: u32,
     exact_pairs: Option<u32>,
 }
 
-/// Where requests of this type have a filter; `None` if they have none.
+/// Fields with a filter in requests of this type; `None` if there are none.
 pub(super) fn places<T: 'static>() -> Option<Places> {
     let known = [
         (TypeId::of::<SearchRequest>(), Places { filter: 6, exact_pairs: Some(8) }),
@@ -50,7 +50,7 @@ pub(super) fn places<T: 'static>() -> Option<Places> {
     known.into_iter().find(|(id, _)| *id == this).map(|(_, places)| places)
 }
 
-/// Holds an encoded request to the bounds of its fields.
+/// Checks an encoded request against the bounds of its fields.
 pub(super) fn check(message: &[u8], places: Places) -> Result<(), Refusal> {
     let mut left = Left { conditions: CONDITIONS_MAX, values: IN_VALUES_MAX };
     let (mut filter_bytes, mut pairs) = (0, 0);
@@ -74,7 +74,7 @@ pub(super) fn check(message: &[u8], places: Places) -> Result<(), Refusal> {
     Ok(())
 }
 
-/// The text about a filter with more of something than it may have.
+/// The text about a filter that exceeds a bound.
 pub(crate) fn too_many(max: usize, what: &str) -> String {
     format!("has more than {max} {what}")
 }
@@ -84,7 +84,7 @@ pub(crate) fn too_deep() -> String {
     format!("nests deeper than {DEPTH_MAX} levels")
 }
 
-/// What a filter may still have.
+/// Remaining limits of a filter.
 struct Left {
     conditions: usize,
     values: usize,
@@ -128,7 +128,7 @@ fn take(left: &mut usize, max: usize, what: &str) -> Result<(), Refusal> {
     Ok(())
 }
 
-/// The fields of an encoded message, in their order: number, and content where that has a length.
+/// The fields of an encoded message in order: number, and content if the field has a length.
 struct Fields<'a>(&'a [u8]);
 
 impl<'a> Iterator for Fields<'a> {
@@ -147,8 +147,8 @@ impl<'a> Iterator for Fields<'a> {
 }
 
 impl<'a> Fields<'a> {
-    /// The next field; `None` if there is none that protobuf knows. Groups, which proto3 has not,
-    /// are none: what is in them could not be counted.
+    /// The next field; `None` if it is not one that protobuf knows. Groups, which proto3 does not have, count as
+    /// unknown: their contents could not be counted.
     fn field(&mut self) -> Option<(u32, Option<&'a [u8]>)> {
         let key = self.varint()?;
         let number = u32::try_from(key >> 3).ok().filter(|number| *number > 0)?;
@@ -279,7 +279,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_message_is_named_so() {
+    fn malformed_messages_are_named_as_such() {
         let search = places::<SearchRequest>().unwrap();
         for bytes in [&[0xff; 16][..], &[0x32, 5, 1], &[0x32], &[0x33, 0x34], &[0x00, 0x01]] {
             assert_eq!(check(bytes, search), Err(Refusal::Malformed), "{bytes:?}");

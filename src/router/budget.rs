@@ -1,18 +1,17 @@
-//! How wide the beam of each shard has to be, so that all of them together find what one graph of
-//! all documents would.
+//! Beam width of each shard, such that all shards together find as much as one graph of all documents would.
 
-/// Narrower beams go astray, and would find less than one graph does at ef 10.
+/// Least beam width: narrower beams miss the way, and would find less than one graph does at ef 10.
 const NARROWEST: usize = 6;
 
 /// The beam width with which each shard is searched, where one graph of all documents would be
 /// searched with `ef`, which is at least k, the number wanted. `share` is that of the fullest shard,
 /// of all documents; it is above 0.
 ///
-/// A shard holds a random part of the true neighbours, and only those it has to find. Its beam
-/// still has to find the way to them, so it can't be narrower by as much as the shard is smaller:
-/// measured over ef 10 to 200, k 1 to 100 and 1 to 16 shards, the width at which all together find
-/// what one graph does falls with the cube root of the share, at k 10; at k 100, they find more.
-/// Of 112,659 documents of 384 values, k 10, ef 50, with recall and distances a search:
+/// A shard holds a random part of the true neighbours, and only those it has to find. Its beam still has to find the
+/// way to them, so it can't be narrower by as much as the shard is smaller: measured over ef 10 to 200, k 1 to 100 and
+/// 1 to 16 shards, the width at which all together find as much as one graph falls with the cube root of the share, at
+/// k 10; at k 100, they find more. Of 112,659 documents of 384 values, k 10, ef 50, with recall and distances per
+/// search:
 ///
 /// | shards | beam | recall | distances | at the whole ef |
 /// |---|---|---|---|---|
@@ -52,7 +51,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn as_many_as_are_there_come_back_up_to_k(
+        fn up_to_k_existing_documents_come_back(
             counts in proptest::collection::vec(0..2_000_usize, 1..20),
             k in 1..1_000_usize,
             wider in 0..100_usize,

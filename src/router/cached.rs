@@ -1,15 +1,13 @@
-//! The cache of queries: an answer that was found once is given again, as long as nothing has been
-//! written that it rests on.
+//! The cache of queries: it repeats complete search answers until a write invalidates them.
 //!
-//! One for all threads of the gateway, since a client's repeat may come to any of them. It costs a search
-//! that it has no answer for a hash of the query, a look at one counter of each shard, and a look into a
-//! table that it does not wait for; nothing is allocated until an answer is kept. That is where there is
-//! room, or when the same question comes again ([`crate::cache::seen`]).
+//! One cache for all threads of the gateway, since a client's repeat may come to any of them. A miss costs a hash of
+//! the query, a look at one counter of each shard, and a lookup in a table without waiting; nothing is allocated until
+//! an answer is kept. An answer is kept if there is room, or at the second occurrence of its query
+//! ([`crate::cache::seen`]).
 //!
-//! What may be kept, and given: only what all shards have searched to the end, and only while all of them
-//! could answer. Why an answer that is kept hides no write: [`crate::types::changes`]. What a search is
-//! told apart by: `super::key`. How a question that is only nearly one of before may be answered:
-//! [`super::near`]. How hits are seen to be what is found: [`super::check`].
+//! Answers are kept only if all shards completed the search, and given only while all shards could answer. Why a kept
+//! answer hides no write: [`crate::types::changes`]. Identity of searches: `super::key`. Answers to queries that are
+//! only near a cached one: [`super::near`]. Comparison of hits with fresh searches: [`super::check`].
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -34,53 +32,53 @@ use crate::types::changes::{Bucket, Stamp};
 use crate::types::metric::Metric;
 use crate::types::realm::Realm;
 
-/// Questions of before that a new one is compared with, at most: some tens of microseconds.
+/// Most cached queries that a new one is compared with: some tens of microseconds.
 const COMPARED_MAX: usize = 512;
 
-/// What shapes the cache.
+/// Configuration of the query cache.
 #[derive(Clone, Copy, Debug)]
 pub struct Params {
     /// Most answers.
     pub entries_max: usize,
-    /// Most bytes of them, about.
+    /// Most bytes of answers, estimated.
     pub bytes_max: usize,
-    /// How documents are compared.
+    /// Metric of the collection.
     pub metric: Metric,
-    /// When a question is near one of before; `None` if only the same one counts.
+    /// When a query counts as near a cached one; `None`: only identical queries are answered.
     pub near: Option<Near>,
-    /// Hits compared with a fresh search, at most, a second.
+    /// Hits per second, at most, that are compared with a fresh search.
     pub checks_per_second: f64,
-    /// It turns itself off where its hits have less of what fresh searches find.
+    /// Least share of the documents of fresh searches that hits must have; below it the cache turns itself off.
     pub overlap_min: f64,
 }
 
 /// An answer that is kept.
 pub struct Kept {
     pub(super) key: Key,
-    /// What the counters of all shards said before it was searched for.
+    /// Counters of all shards before the search began.
     pub(super) stamp: Stamp,
     /// The answer.
     pub found: Found,
-    /// What is around it, where questions near this one may be answered.
+    /// Documents around it, if near queries may be answered.
     around: Option<Neighbourhood>,
-    /// The walk that found it began at what was found for a question that is near.
+    /// The walk that found it began at documents of a near query.
     pub(super) began_near: bool,
 }
 
-/// The answer to a search.
+/// The answer to a search, by its source.
 pub enum Answer {
     /// Found by a search.
     Fresh(Found),
-    /// The same, and the cache has it too.
+    /// Found by a search, and kept in the cache.
     Shared(Arc<Kept>),
     /// From the cache.
     Cached(Arc<Kept>),
-    /// Of documents that the cache has, compared with this question.
+    /// Proved from cached documents of a near query.
     Near(Found),
 }
 
 impl Answer {
-    /// What was found.
+    /// The documents found.
     #[must_use]
     pub fn found(&self) -> &Found {
         match self {
@@ -89,14 +87,14 @@ impl Answer {
         }
     }
 
-    /// It comes from the cache.
+    /// True if it comes from the cache.
     #[must_use]
     pub fn is_cached(&self) -> bool {
         matches!(self, Self::Cached(_) | Self::Near(_))
     }
 }
 
-/// The cache.
+/// The query cache.
 pub(super) struct QueryCache {
     table: Table<Arc<Kept>>,
     seen: Seen,
@@ -119,32 +117,32 @@ impl QueryCache {
     }
 }
 
-/// What the cache knows of a question.
+/// Result of a lookup.
 enum Looked {
-    /// It has the answer.
+    /// The cache has the answer.
     Same(Arc<Kept>),
-    /// It has what proves the answer.
+    /// The answer was proved from a near query.
     Near(Found),
-    /// It has no answer, and may keep one.
+    /// No answer; the result of a search may be kept.
     Missed(Missed),
-    /// Something is being written, or a shard can't answer.
+    /// A write is in progress, or a shard can't answer.
     Unsettled,
 }
 
-/// A question that the cache had no answer for.
+/// A query without a cached answer.
 struct Missed {
     hash: u64,
     bucket: Bucket,
     stamp: Stamp,
-    /// It is not the first time.
+    /// The query was asked before.
     is_repeat: bool,
     realm: Realm,
-    /// Documents that are near it, if a question that is near it has an answer.
+    /// Documents near the query, if a near query has an answer.
     starts: Option<Arc<[DocId]>>,
 }
 
 impl Router {
-    /// Keeps answers from now on.
+    /// Adds a cache of answers.
     #[must_use]
     pub fn with_cache(mut self, params: Params) -> Self {
         let counters = &self.observed.gateway.cache;
@@ -154,8 +152,8 @@ impl Router {
         self
     }
 
-    /// Searches the documents of a realm, which the query's filter asks for, until the deadline; or
-    /// finds the answer in the cache. Notes in `trace` where the time goes.
+    /// Answers a query from the cache, or searches the documents of a realm, which the query's filter selects, until
+    /// the deadline. Notes times in `trace`.
     ///
     /// # Errors
     /// As [`Router::search`].
@@ -169,7 +167,7 @@ impl Router {
     ) -> Result<Answer> {
         let counters = &self.observed.gateway.cache;
         let now = Instant::now();
-        // Whoever has no time left is told so, whatever the cache has.
+        // A request past its deadline is refused, even if the cache has its answer.
         let is_asked = counters.is_on() && now < deadline;
         let Some(cache) = self.cache.as_ref().filter(|_| is_asked) else {
             return self.search(query, guest, deadline, trace).await.map(Answer::Fresh);
@@ -211,16 +209,16 @@ impl Router {
         Ok(hit)
     }
 
-    /// When questions are near, if such are answered.
+    /// When a query counts as near, if near queries are answered.
     fn near(&self, cache: &QueryCache) -> Option<Near> {
         let is_off = self.observed.gateway.cache.is_near_off.load(Ordering::Relaxed);
         cache.near.filter(|_| !is_off)
     }
 
-    /// Looks for the answer to a question.
+    /// Looks up the answer to a query.
     fn look(&self, cache: &QueryCache, query: &Query, realm: Realm) -> Looked {
         let bucket = Bucket::of(&realm);
-        // Before anything is looked at: what is written from here on may be missing.
+        // Taken before anything is read: writes from here on may be missing in the answer.
         let Some(stamp) = self.stamp(bucket) else { return Looked::Unsettled };
         let hash = key::hash(&cache.hasher, query, &realm);
         let is_it = |kept: &Arc<Kept>| kept.stamp == stamp && kept.key.is_for(query, &realm);
@@ -241,7 +239,7 @@ impl Router {
         Looked::Missed(Missed { hash, bucket, stamp, is_repeat, realm, starts })
     }
 
-    /// Looks for what proves the answer, or else tells where to search.
+    /// Looks for a near query that proves the answer, or else gives start nodes.
     fn look_near(
         &self,
         cache: &QueryCache,
@@ -272,8 +270,8 @@ impl Router {
         Some(Told::Answer(Found { hits, found, work, shards_asked, shards_answered, reasons }))
     }
 
-    /// What the counters of all shards say of a bucket; `None` while something is being written there,
-    /// or where a shard can't answer: then nothing that is kept is the answer.
+    /// Counters of all shards for a bucket; `None` while a write to it is in progress, or if a shard can't answer: then
+    /// no kept answer is valid.
     pub(super) fn stamp(&self, bucket: Bucket) -> Option<Stamp> {
         let is_gone = self.cores.iter().any(|mailbox| mailbox.is_closed());
         if is_gone || self.counters.iter().any(|shard| shard.is_fenced()) {
@@ -282,8 +280,8 @@ impl Router {
         Stamp::read(self.counters.iter().map(|shard| &*shard.changes), bucket)
     }
 
-    /// Keeps an answer, if it is whole and worth it. With `has_more` it has more documents than were
-    /// asked for, and their vectors.
+    /// Keeps an answer, if it is complete and worth it. With `has_more` it contains more documents than were requested,
+    /// with their vectors.
     fn keep(
         &self,
         cache: &QueryCache,
@@ -308,18 +306,18 @@ impl Router {
         let is_same = |other: &Arc<Kept>| other.key.is_same(&key);
         let is_stale =
             |other: &Arc<Kept>| self.stamp(Bucket::of(&other.key.realm)) != Some(other.stamp);
-        // A question near another one never is the same.
+        // A query near another one is never equal to it.
         let is_worth_it = is_repeat
             || has_more
             || cache.table.has_room(hash, bytes)
             || cache.table.has_place_of_stale(hash, bytes, is_same, is_stale);
         let is_fit = is_worth_it && bytes <= cache.table.entry_bytes_max();
-        // If something has been written since, nobody would be given it, but it would take a place.
+        // After a write since, the answer would never be given, but would take up room.
         if !is_whole || !is_fit || self.stamp(bucket) != Some(stamp) {
             return Answer::Fresh(found);
         }
         let mut kept = Kept { key, stamp, found, around, began_near };
-        // Memory that documents share must not be kept for the sake of one of them.
+        // A kept hit must not keep memory alive that it shares with other documents.
         let others = kept.around.iter_mut().flat_map(|around| &mut around.others);
         for hit in kept.found.hits.iter_mut().chain(others) {
             hit.payload = hit.payload.alone();
@@ -333,8 +331,7 @@ impl Router {
         Answer::Shared(kept)
     }
 
-    /// Has the cache keep and give answers again, if it had turned itself off: for an operator who has
-    /// changed something.
+    /// Turns a cache that has turned itself off on again: for an operator who has changed something.
     pub fn retry_cache(&self) {
         let Some(cache) = &self.cache else { return };
         cache.checks.forget();
@@ -346,7 +343,7 @@ impl Router {
         }
     }
 
-    /// Forgets all answers, so that their memory is free; how many there were.
+    /// Drops all answers, which frees their memory; returns their number.
     pub fn drop_answers(&self) -> u64 {
         let Some(cache) = &self.cache else { return 0 };
         let count = self.observed.gateway.cache.entries.get();
@@ -354,14 +351,14 @@ impl Router {
         count
     }
 
-    /// Forgets the answer to a question, if it is kept.
+    /// Drops the answer to a query, if it is kept.
     pub(super) fn forget(&self, cache: &QueryCache, query: &Query, realm: &Realm) {
         let hash = key::hash(&cache.hasher, query, realm);
         drop(cache.table.forget(hash, |kept| kept.key.is_for(query, realm)));
         self.note_size(cache);
     }
 
-    /// Forgets all answers.
+    /// Drops all answers.
     pub(super) fn clear_cache(&self, cache: &QueryCache) {
         cache.table.clear();
         self.note_size(cache);
@@ -374,7 +371,7 @@ impl Router {
     }
 }
 
-/// Bytes of memory of an answer, about.
+/// Bytes of memory of an answer, estimated.
 fn bytes(found: &Found) -> usize {
     let of_hit = |hit: &Hit| {
         hit.payload.bytes().len()

@@ -1,5 +1,5 @@
-//! The cache of queries over mailboxes that a thread answers as told: what happens between the moments
-//! of a search, and which answers are kept.
+//! The query cache over mailboxes that a thread answers as told: events between the steps of a search, and which
+//! answers are kept.
 
 #![allow(clippy::unwrap_used, reason = "a test")]
 
@@ -27,16 +27,16 @@ const PARAMS: Params = Params {
     overlap_min: 0.9,
 };
 
-/// What shards find: a document, by its number.
+/// Result of a shard: one document with this number.
 fn found(number: u64) -> Result<SearchOutcome> {
     let payload = Payload::new([], "").unwrap();
-    // Each is a little less near than the one before.
+    // Each scores a little lower than the one before.
     let score = 1.0 / number as f32;
     let hit = Hit { id: DocId(number), score, payload, embedding: None, is_hot: false };
     Ok(SearchOutcome { hits: vec![hit], complete: true, ..SearchOutcome::default() })
 }
 
-/// A shard whose answers have a number of their own.
+/// A router whose shard numbers its answers.
 fn numbered(
     numbers: &Arc<AtomicU64>,
 ) -> impl Fn(Scope) -> Option<Result<SearchOutcome>> + Send + 'static {
@@ -45,7 +45,7 @@ fn numbered(
 }
 
 impl Town {
-    /// The owner of a shard, as far as what it writes is counted.
+    /// Write counters of a shard's owner.
     fn owner(&self, shard: usize) -> Changing {
         let mut changing = Changing::default();
         changing.begin(self.observed.shards()[shard].changes.clone());
@@ -70,7 +70,7 @@ impl Town {
             .await
     }
 
-    /// The number of the answer, and whether it was kept before.
+    /// Number of the answer, and whether it was cached.
     async fn number(&self) -> (u64, bool) {
         let answer = self.ask(1).await.unwrap();
         (answer.found().hits[0].id.0, answer.is_cached())
@@ -86,10 +86,10 @@ fn other_document() -> Payload {
 }
 
 #[tokio::test]
-async fn what_is_written_while_a_search_is_under_way_is_not_hidden_by_its_answer() {
+async fn writes_during_a_search_are_not_hidden_by_its_answer() {
     let town = Town::new(1, 1).with_cache(PARAMS);
     let (numbers, owner) = (Arc::new(AtomicU64::new(1)), std::sync::Mutex::new(town.owner(0)));
-    // The shard answers first, and then changes before anybody has the answer.
+    // The shard answers first, and then changes before the answer is received.
     let (count, is_written) = (numbers.clone(), Arc::new(AtomicU64::new(0)));
     let writes = is_written.clone();
     town.answer(0, move |_| {
@@ -111,7 +111,7 @@ async fn what_is_written_while_a_search_is_under_way_is_not_hidden_by_its_answer
 }
 
 #[tokio::test]
-async fn nothing_is_given_or_kept_while_something_is_written() {
+async fn answers_are_neither_given_nor_kept_during_a_write() {
     let town = Town::new(2, 1).with_cache(PARAMS);
     let (numbers, mut owner) = (Arc::new(AtomicU64::new(1)), town.owner(1));
     (0..2).for_each(|shard| town.answer(shard, numbered(&numbers)));
@@ -120,14 +120,14 @@ async fn nothing_is_given_or_kept_while_something_is_written() {
     assert_eq!([town.number().await, town.number().await], [(2, false), (3, false)]);
     owner.settle();
     assert_eq!([town.number().await, town.number().await], [(4, false), (4, true)]);
-    // Of a realm that the question does not ask for, too: it asks for all of them.
+    // Also of a realm that the query does not name: the query asks for all of them.
     owner.touch(&Payload::new([], "elsewhere").unwrap());
     owner.settle();
     assert_eq!(town.number().await, (5, false));
 }
 
 #[tokio::test]
-async fn what_some_shard_is_missing_in_is_not_kept() {
+async fn answers_without_some_shard_are_not_kept() {
     let town = Town::new(2, 2).with_cache(PARAMS);
     let numbers = Arc::new(AtomicU64::new(1));
     town.answer(0, numbered(&numbers));
@@ -151,7 +151,7 @@ async fn what_some_shard_is_missing_in_is_not_kept() {
 }
 
 #[tokio::test]
-async fn a_cache_whose_hits_are_not_what_is_found_turns_itself_off() {
+async fn cache_turns_itself_off_if_its_hits_differ_from_searches() {
     let town = Town::new(1, 1).with_cache(PARAMS);
     let numbers = Arc::new(AtomicU64::new(1));
     town.answer(0, numbered(&numbers));
@@ -161,7 +161,7 @@ async fn a_cache_whose_hits_are_not_what_is_found_turns_itself_off() {
         assert!(!is_cached, "what has less than was found is forgotten");
         assert_eq!(town.number().await, (number, true));
         assert!(counters.is_on());
-        // Each search finds something else, and what was found before is not there.
+        // Each search finds other documents, and those found before do not exist any more.
         town.router.check_hit().await;
         assert_eq!(counters.checked.get(), check);
     }
@@ -173,7 +173,7 @@ async fn a_cache_whose_hits_are_not_what_is_found_turns_itself_off() {
     assert_eq!([town.number().await, town.number().await], [(first + 2, false), (first + 2, true)]);
 }
 
-/// Walks differ: a hit that has what is nearer than a search finds now is none of another state.
+/// Walks differ: a hit with nearer documents than a search finds now does not prove another state of the documents.
 #[tokio::test]
 async fn a_hit_whose_documents_are_there_counts_though_they_are_not_found() {
     for (payload, value, is_good) in
@@ -182,7 +182,7 @@ async fn a_hit_whose_documents_are_there_counts_though_they_are_not_found() {
         let town = Town::new(1, 1).with_cache(PARAMS);
         let numbers = Arc::new(AtomicU64::new(1));
         town.answer(0, numbered(&numbers));
-        // The one that is found at first, and its vector, which is the question's.
+        // The document found at first, with its vector, which is that of the query.
         let embedding = Some([value].into());
         let read = Document { payload, embedding, on_disk: None, is_hot: false };
         town.documents.lock().unwrap().insert(DocId(1), read);
@@ -199,9 +199,9 @@ async fn a_hit_whose_documents_are_there_counts_though_they_are_not_found() {
     }
 }
 
-/// A cache that is full has room again once something is written, without evicting what is good.
+/// A full cache has room again once something is written, without evicting valid answers.
 #[tokio::test]
-async fn what_is_outdated_makes_room_at_once() {
+async fn outdated_answers_make_room_at_once() {
     let town = Town::new(1, 1).with_cache(Params { entries_max: 1, ..PARAMS });
     let (numbers, mut owner) = (Arc::new(AtomicU64::new(1)), town.owner(0));
     town.answer(0, numbered(&numbers));

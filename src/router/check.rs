@@ -1,13 +1,12 @@
-//! Hits of the cache of queries, seen live: now and then one is compared with a fresh search, while no
-//! search is in flight; and so are answers of walks that began at what was found for a question that is
-//! near. If they have less of what searches find than they should, the cache turns itself off, and says so.
+//! Live audit of the query cache: a sample of its hits is compared with fresh searches, while no search is in flight;
+//! and so are answers of walks that began at documents of a near query. If they have too few of the documents that
+//! searches find, the cache turns itself off and logs that.
 //!
-//! A hit is compared with what a search finds in the same state of the documents: if anything has been
-//! written since, there is nothing to compare. What may differ all the same is what walks find, since
-//! documents are linked and dead nodes taken out meanwhile. So what counts is how near the documents are
-//! that a hit has, each in its place: those that a search finds, or others as near that are there to be
-//! read, with this metadata and this score. A hit that has less is forgotten, and does not count again;
-//! where many have, there would be a fault.
+//! A hit is compared with a search in an equal state of the documents: after any write since, it can't be compared.
+//! Results of walks may still differ, since documents are linked and dead nodes removed meanwhile. So the documents of
+//! a hit are compared by distance, rank by rank: a document counts if the search finds it, or if it is as near, exists,
+//! and has this metadata and this score. A hit with fewer such documents is dropped, and does not count again; many
+//! such hits would mean a fault.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -27,48 +26,47 @@ use crate::types::changes::{Bucket, Stamp};
 use crate::types::realm::Realm;
 use crate::with_distance;
 
-/// Between two looks at whether there is a hit to be compared, and time for it.
+/// Period of looking for a hit to compare, and for time to do it.
 const LOOK_PERIOD: Duration = Duration::from_millis(100);
 
-/// How long a hit may wait to be compared: what it rests on is the less likely to be there still.
+/// Longest wait of a hit for its comparison: later, a write has more likely changed its documents.
 const LIFE_MAX: Duration = Duration::from_secs(5);
 
-/// A fresh search has so much time.
+/// Time limit of the fresh search.
 const SEARCH_MAX: Duration = Duration::from_secs(1);
 
-/// By how much a score may differ for the order in which its parts were added.
+/// Difference of scores that the order of additions explains.
 const SCORE_ERROR_MAX: f32 = 1e-5;
 
-/// The last hits compared, and how many it takes for a judgement.
+/// Window of compared hits, and least number for a judgement.
 const RECENT: usize = 100;
 const RECENT_MIN: usize = 20;
 
-/// Which hits are compared, and what came of it.
+/// Sampling of hits, and results of the comparisons.
 pub(super) struct Checks {
-    /// Between two of them at least; `None` for never.
+    /// Least time between two samples; `None`: none are taken.
     period: Option<Duration>,
     overlap_min: f64,
-    /// What moments are counted from.
+    /// Zero point of `not_before_ns`.
     epoch: Instant,
     not_before_ns: AtomicU64,
     pending: Mutex<Option<(Sample, Instant)>>,
-    /// Of answers to the same question, and of what rests on one that is near.
+    /// Results for answers to equal queries, and for answers that rest on a near query.
     recent: [Mutex<VecDeque<Overlap>>; 2],
 }
 
-/// A hit that may be compared.
+/// A hit to compare.
 pub(super) struct Sample {
     query: Query,
     realm: Realm,
     stamp: Stamp,
     hits: Vec<Hit>,
-    /// It rests on what was found for a question that is near: proved by that, or found by a walk that
-    /// began there.
+    /// The hit rests on a near query: proved from its documents, or found by a walk that began there.
     is_near: bool,
 }
 
 impl Sample {
-    /// An answer that is kept.
+    /// Sample of a kept answer.
     pub(super) fn of(kept: &Kept) -> Self {
         let Asked { k, ef, include_embeddings } = kept.key.asked;
         let query = Query { k, ef, include_embeddings, ..(*kept.key.query).clone() };
@@ -76,14 +74,14 @@ impl Sample {
         Self { query, realm, stamp, hits: kept.found.hits.clone(), is_near }
     }
 
-    /// An answer that was proved from one that is kept.
+    /// Sample of an answer that was proved from a kept one.
     pub(super) fn near(query: &Query, realm: &Realm, stamp: Stamp, hits: &[Hit]) -> Self {
         let (query, realm) = (query.clone(), realm.clone());
         Self { query, realm, stamp, hits: hits.into(), is_near: true }
     }
 }
 
-/// How many documents a search found, and in how many of their places a hit had one that is as near.
+/// Number of documents that a search found, and of their ranks at which the hit had one as near.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Overlap {
     had: u64,
@@ -103,7 +101,7 @@ impl Checks {
         }
     }
 
-    /// An answer was given that may be compared. Waits for nobody.
+    /// Offers an answer that was given as a sample. Never blocks.
     pub(super) fn offer(&self, sample: impl FnOnce() -> Sample) {
         let Some(period) = self.period else { return };
         let now = Instant::now();
@@ -136,8 +134,7 @@ impl Checks {
         pending.as_ref().map(|(_, since)| *since)
     }
 
-    /// The share of what searches found that the last hits of the kind had, and whether that is too
-    /// little.
+    /// Share of the documents of searches that the last hits of this kind had, and whether that is too little.
     fn note(&self, overlap: Overlap, is_near: bool) -> (f64, bool) {
         let recent = &self.recent[usize::from(is_near)];
         let mut recent = recent.lock().unwrap_or_else(PoisonError::into_inner);
@@ -151,7 +148,7 @@ impl Checks {
     }
 }
 
-/// Compares hits for as long as there is a router.
+/// Compares hits until the router is dropped.
 pub async fn check_hits(router: Weak<Router>) {
     loop {
         tokio::time::sleep(LOOK_PERIOD).await;
@@ -161,7 +158,7 @@ pub async fn check_hits(router: Weak<Router>) {
 }
 
 impl Router {
-    /// Compares the hit that waits for it, if there is one, and nothing else to be done.
+    /// Compares the sampled hit, if there is one and no search is in flight.
     pub(super) async fn check_hit(&self) {
         let Some(cache) = &self.cache else { return };
         let Some(since) = cache.checks.waits_since() else { return };
@@ -191,7 +188,7 @@ impl Router {
             true => (&counters.near_overlap_millionths, &counters.is_near_off),
         };
         millionths.set((share * 1e6) as u64);
-        // Counted last and shown first: there is never less of the others than belongs to it.
+        // Counted last and read first: a page never shows more comparisons than documents belong to.
         counters.checked.add(1);
         if is_too_little && !is_off.swap(true, Ordering::Relaxed) {
             self.clear_cache(cache);
@@ -212,7 +209,7 @@ impl Router {
         }
     }
 
-    /// Compares a hit with what a search finds; `None` if that can't be.
+    /// Compares a hit with a fresh search; `None` if they can't be compared.
     async fn compare(&self, cache: &QueryCache, sample: &Sample) -> Option<Overlap> {
         let is_as_before = || self.stamp(Bucket::of(&sample.realm)) == Some(sample.stamp);
         if !is_as_before() {
@@ -240,7 +237,7 @@ impl Router {
         is_as_before().then(|| overlap(&fresh.hits, &sample.hits, &there))
     }
 
-    /// Searches once more for what was found.
+    /// Repeats the search of a sample.
     async fn repeat(&self, sample: &Sample) -> Option<Found> {
         let now = Instant::now();
         let mut trace = Trace::new(now, false);
@@ -255,19 +252,19 @@ fn score(metric: Metric, query: &[f32], values: &[f32]) -> f32 {
     metric.score(with_distance!(metric, D => D::between(&query, &values)))
 }
 
-/// Documents of a hit that a search did not find.
+/// Documents of a hit that the search did not find.
 fn others<'a>(fresh: &[Hit], kept: &'a [Hit]) -> Vec<&'a Hit> {
     kept.iter().filter(|hit| fresh.iter().all(|found| found.id != hit.id)).collect()
 }
 
-/// In how many places of what a search finds a hit has a document that is as near. It counts if it is the
-/// one found, or of those that are `there`; the others are none.
+/// Ranks of the search at which the hit has a document as near. A document of the hit counts if the search found it, or
+/// if it is among those `there`; the others count as missing.
 fn overlap(fresh: &[Hit], kept: &[Hit], there: &[DocId]) -> Overlap {
     let is_same = |a: &Hit, b: &Hit| a.id == b.id && a.score == b.score && a.payload == b.payload;
     let is_good =
         |hit: &&Hit| there.contains(&hit.id) || fresh.iter().any(|found| is_same(hit, found));
     let good: Vec<&Hit> = kept.iter().filter(is_good).collect();
-    // Where there are more of them than were found, the rest has nothing to be compared with.
+    // If the hit has more documents than the search, the rest has no counterpart.
     let is_as_near = |(place, hit): &(usize, &&Hit)| {
         fresh.get(*place).is_none_or(|found| hit.score >= found.score)
     };
@@ -286,7 +283,7 @@ mod tests {
     }
 
     #[test]
-    fn only_the_same_documents_as_they_are_count() {
+    fn only_unchanged_documents_with_equal_scores_count() {
         let fresh = [hit(1, 0.9, ""), hit(2, 0.8, ""), hit(3, 0.5, "")];
         let had = |kept: &[Hit]| overlap(&fresh, kept, &[]);
         assert_eq!(had(&fresh), Overlap { had: 3, found: 3 });
@@ -296,10 +293,10 @@ mod tests {
     }
 
     #[test]
-    fn others_that_are_there_count_where_they_are_as_near() {
+    fn other_existing_documents_count_if_they_are_as_near() {
         let fresh = [hit(1, 0.9, ""), hit(2, 0.8, ""), hit(3, 0.5, "")];
         let had = |kept: &[Hit]| overlap(&fresh, kept, &[DocId(4), DocId(5)]);
-        // Of equals at the end either will do.
+        // Of equal scores at the end either will do.
         assert_eq!(had(&[hit(1, 0.9, ""), hit(2, 0.8, ""), hit(4, 0.5, "")]).had, 3);
         assert_eq!(had(&[hit(1, 0.9, ""), hit(4, 0.85, ""), hit(2, 0.8, "")]).had, 3);
         assert_eq!(had(&[hit(1, 0.9, ""), hit(9, 0.85, ""), hit(2, 0.8, "")]).had, 2);
@@ -314,7 +311,7 @@ mod tests {
     }
 
     #[test]
-    fn too_little_is_judged_by_enough_hits_only() {
+    fn a_small_overlap_is_judged_only_with_enough_hits() {
         let checks = Checks::new(1.0, 0.9);
         for _ in 1..RECENT_MIN {
             assert!(!checks.note(Overlap { had: 0, found: 10 }, true).1);
@@ -325,7 +322,7 @@ mod tests {
             checks.note(Overlap { had: 10, found: 10 }, true);
         }
         assert_eq!(checks.note(Overlap { had: 0, found: 10 }, true), (0.99, false));
-        // So many a second, and none where nobody wants any.
+        // Four per second, and none if the rate is 0.
         assert_eq!(Checks::new(4.0, 0.9).period, Some(Duration::from_millis(250)));
         assert_eq!(Checks::new(0.0, 0.9).period, None);
     }

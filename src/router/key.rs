@@ -1,9 +1,8 @@
-//! What tells two searches apart: all that their answers depend on, the documents excepted. Compared in
-//! whole, and hashed to be found.
+//! Cache key of a search: all parameters that its answer depends on. Compared in whole, and hashed for lookup.
 //!
-//! Vectors are compared as they are searched with: scaled, where the metric wants that. A filter has the
-//! tenant's condition and the namespace in it; the realm is compared beside it, so that a fault in one of
-//! the two shows nothing to anybody.
+//! Vectors are compared in the form used for search: scaled, if the metric scales them. A filter has the tenant's
+//! condition and the namespace in it; the realm is compared beside it, so that a fault in one of the two discloses no
+//! documents.
 
 use std::hash::{BuildHasher, Hash, Hasher};
 use std::sync::Arc;
@@ -12,12 +11,11 @@ use crate::engine::Query;
 use crate::engine::filter::Filter;
 use crate::types::realm::Realm;
 
-/// What of a query shards may be asked otherwise than the client has.
+/// Query parameters that the router may change before asking shards: k, ef, whether vectors are returned.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Asked {
     pub(super) k: usize,
-    /// The beam that was asked for, or is the default. That of shards depends on how many documents
-    /// they have.
+    /// The requested or default beam width. That of shards depends on their numbers of documents.
     pub(super) ef: usize,
     pub(super) include_embeddings: bool,
 }
@@ -32,13 +30,13 @@ impl Asked {
 /// A search as its client asked for it.
 #[derive(Clone, Debug)]
 pub(super) struct Key {
-    /// What shards were asked.
+    /// The query as sent to the shards.
     pub(super) query: Arc<Query>,
     pub(super) asked: Asked,
     pub(super) realm: Realm,
 }
 
-/// The hash of a search, whose beam is the one that was asked for.
+/// Hash of a search, with the requested beam width.
 pub(super) fn hash(hasher: &impl BuildHasher, query: &Query, realm: &Realm) -> u64 {
     let Query { vector, k, ef, min_score, filter, include_embeddings, is_exact } = query;
     let mut state = hasher.build_hasher();
@@ -53,43 +51,43 @@ pub(super) fn hash(hasher: &impl BuildHasher, query: &Query, realm: &Realm) -> u
 }
 
 impl Key {
-    /// True if this is the same search.
+    /// True if this key is that of the search.
     pub(super) fn is_for(&self, query: &Query, realm: &Realm) -> bool {
         bits(&query.vector) == bits(&self.query.vector)
             && Asked::of(query) == self.asked
             && self.is_among(query, realm)
     }
 
-    /// True if it is the same search as the other.
+    /// True if both keys are equal.
     pub(super) fn is_same(&self, other: &Self) -> bool {
         bits(&other.query.vector) == bits(&self.query.vector)
             && other.asked == self.asked
             && self.is_among(&other.query, &other.realm)
     }
 
-    /// True if it is this search, but for its vector, and for what is shown of documents.
+    /// True if the search differs from this one at most in its vector and in the returned fields of documents.
     pub(super) fn is_beside(&self, query: &Query, realm: &Realm) -> bool {
         (query.k, query.ef) == (self.asked.k, self.asked.ef) && self.is_among(query, realm)
     }
 
-    /// True if it is among the same documents, in the same way.
+    /// True if the search is over equal scopes, with equal parameters.
     fn is_among(&self, query: &Query, realm: &Realm) -> bool {
         let own = &*self.query;
-        // Of filters that name NaN none is equal to any, and so none is ever kept for another.
+        // A filter with NaN equals no filter, not even itself, so its answer is never given again.
         floor(query.min_score).to_bits() == floor(own.min_score).to_bits()
             && query.is_exact == own.is_exact
             && query.filter == own.filter
             && *realm == self.realm
     }
 
-    /// Bytes of memory, about.
+    /// Bytes of memory, estimated.
     pub(super) fn bytes(&self) -> usize {
         let filter = self.query.filter.as_ref().map_or(0, filter_bytes);
         size_of::<Query>() + size_of_val(&*self.query.vector) + filter + self.realm.namespace.len()
     }
 }
 
-/// The least score that counts: only one above 0 does.
+/// Least score that counts: only one above 0 does.
 fn floor(min_score: f32) -> f32 {
     min_score.max(0.0)
 }
@@ -157,7 +155,7 @@ mod tests {
         Realm { tenant: Some(Arc::new(mark)), namespace: namespace.into() }
     }
 
-    /// Searches, no two of which have the same answer.
+    /// Searches that all have different answers.
     fn different() -> Vec<(Query, Realm)> {
         let range = |side, text: &str| {
             let bound = Some(Bound::new(side, text.into()));
@@ -199,10 +197,10 @@ mod tests {
     }
 
     #[test]
-    fn whatever_the_answer_depends_on_is_told_apart() {
+    fn keys_differ_in_everything_that_the_answer_depends_on() {
         let (hasher, searches) = (RandomState::new(), different());
         for (index, (query, realm)) in searches.iter().enumerate() {
-            // Shards are asked with another beam.
+            // Shards are asked with another beam width.
             let asked = Arc::new(Query { ef: 7, ..query.clone() });
             let key = Key { query: asked, asked: Asked::of(query), realm: realm.clone() };
             assert!(key.bytes() > 4 * query.vector.len());
@@ -221,7 +219,7 @@ mod tests {
     }
 
     #[test]
-    fn only_the_vector_and_what_is_shown_may_differ_beside_it() {
+    fn searches_beside_a_key_differ_only_in_vector_and_returned_fields() {
         let key =
             Key { asked: Asked::of(&query()), query: Arc::new(query()), realm: Realm::default() };
         let beside: Vec<Query> = different()
@@ -229,13 +227,13 @@ mod tests {
             .filter(|(query, realm)| key.is_beside(query, realm))
             .map(|(query, _)| query)
             .collect();
-        // Itself, two other vectors, and with embeddings.
+        // The search itself, two other vectors, and one with embeddings.
         assert_eq!(beside.len(), 4, "{beside:?}");
         assert!(beside.iter().all(|query| query.filter.is_none() && query.k == 10));
     }
 
     #[test]
-    fn what_the_answer_does_not_depend_on_is_not_told_apart() {
+    fn keys_ignore_parameters_that_do_not_affect_the_answer() {
         let hasher = RandomState::new();
         let (one, other) = (query(), Query { min_score: -1.0, ..query() });
         let everybody = Realm::default();

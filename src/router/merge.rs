@@ -1,8 +1,8 @@
-//! One answer from many: best first, equal scores by document id, at most k.
+//! Merges answers of shards: best first, equal scores by document id, at most k.
 
 use crate::engine::Hit;
 
-/// Merges the answers of shards, each of which is sorted already. No document is in two.
+/// Merges the sorted answers of shards. No document is in two of them.
 #[must_use]
 pub fn merge(mut answers: Vec<Vec<Hit>>, k: usize) -> Vec<Hit> {
     if answers.len() == 1 {

@@ -1,7 +1,7 @@
-//! From one request to the shards that have to answer it, and back to one answer.
+//! Distribution of a request to the shards that have to answer it, and merging of their answers.
 //!
-//! Knows where documents are placed, how many requests may be in flight, and what becomes of an
-//! answer that misses some shards. Knows neither the wire nor the executors of cores.
+//! The router decides which shard owns a document, how many requests may be in flight, and how an answer is reported
+//! that misses some shards. It depends neither on the wire format nor on the executors of cores.
 
 pub mod budget;
 pub mod cached;
@@ -48,35 +48,35 @@ use crate::types::layout::Layout;
 use crate::types::realm::Realm;
 use crate::types::{DocId, ShardId};
 
-/// A core stops at the deadline by itself; after so much more its answer is not waited for.
+/// Time after the deadline for which the router still waits for a core, which stops at the deadline by itself.
 const GRACE: Duration = Duration::from_millis(5);
 
-/// Between two tries of a bulk load to get into a full mailbox.
+/// Time between two attempts of a bulk load to enter a full mailbox.
 const MAILBOX_RETRY: Duration = Duration::from_millis(1);
 
-/// How long a core may take to say how its breakers are.
+/// Longest wait for a core's report of its breakers.
 const BREAKER_PATIENCE: Duration = Duration::from_secs(2);
 
-/// A search is not let in if it is expected to take more than this share of the time it has: what comes
-/// with it may take longer, and an answer that comes too late has cost as much as one in time.
+/// Divisor of the time to the deadline: a search is refused if its predicted time exceeds half of it. The rest is for
+/// queueing and merging, and an answer that comes too late costs as much as one in time.
 const DEADLINE_SHARE: u32 = 2;
 
-/// Before a search that waits for a place looks again.
+/// Time between two attempts of a waiting search to enter.
 const PLACE_PAUSE: Duration = Duration::from_millis(5);
 
-/// So many searches for each core are always let in: only what is answered tells the pace.
+/// Searches admitted per core whatever the estimate says; without completed searches the estimate would never update.
 const ALWAYS_PER_CORE: usize = 4;
 
-/// Limits on what is in flight.
+/// Limits of requests in flight.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
-    /// Searches.
+    /// Most searches in flight.
     pub searches_max: usize,
-    /// How long a search may scan the hot tier.
+    /// Longest time of a search on the hot tier.
     pub hot_budget: Duration,
 }
 
-/// The shards, and the way to them.
+/// The shards, and the mailboxes of their cores.
 pub struct Router {
     cores: Vec<Arc<Mailbox<Request>>>,
     layout: Layout,
@@ -92,24 +92,24 @@ pub struct Router {
     cache: Option<QueryCache>,
 }
 
-/// What a search of all shards came to.
+/// Result of a search over all shards.
 #[derive(Debug, Default)]
 pub struct Found {
     /// At most k documents, best first.
     pub hits: Vec<Hit>,
-    /// Documents that passed every condition before the cut to k.
+    /// Documents that passed all conditions before the cut to k.
     pub found: u64,
-    /// What it cost.
+    /// Work of the search.
     pub work: Work,
     /// Shards asked.
     pub shards_asked: u32,
-    /// Shards whose search ran to its end.
+    /// Shards whose search completed.
     pub shards_answered: u32,
-    /// One line for each shard that did not finish.
+    /// One line for each shard whose search did not complete.
     pub reasons: Vec<String>,
 }
 
-/// A place among the searches in flight; leaves it when dropped.
+/// Permit of a search in flight, returned when dropped.
 struct Place<'a> {
     searches: &'a AtomicUsize,
     _party: Option<Seat<'a>>,
@@ -122,7 +122,7 @@ impl Drop for Place<'_> {
 }
 
 impl Router {
-    /// Routes to the shards of `layout` on these cores. They are counted in `observed` already.
+    /// A router to the shards of `layout` on these cores, whose counters `observed` already has.
     #[must_use]
     pub fn new(
         cores: Vec<Arc<Mailbox<Request>>>,
@@ -153,7 +153,7 @@ impl Router {
         }
     }
 
-    /// Bounds what is in flight from now on.
+    /// Sets the limits of requests in flight.
     pub fn set_limits(&self, limits: Limits) {
         self.limits.store(Arc::new(limits));
     }
@@ -176,13 +176,13 @@ impl Router {
         self.searches.load(Ordering::Relaxed)
     }
 
-    /// Requests that wait for a core.
+    /// Requests waiting for a core.
     #[must_use]
     pub fn queue_of(&self, core: usize) -> usize {
         self.cores[core].len()
     }
 
-    /// The core, by index, that serves a shard.
+    /// Index of the core that serves a shard.
     #[must_use]
     pub fn core_of(&self, shard: ShardId) -> usize {
         self.layout.core_of(shard, self.cores.len())
@@ -205,8 +205,7 @@ impl Router {
         }
     }
 
-    /// Has every core begin anew to learn what to keep of vectors on disk. One that has no room for the
-    /// request goes on as it is.
+    /// Makes every core restart the training of its vector cache. A core whose mailbox is full continues as it is.
     pub fn restart_training(&self) {
         self.activity.note();
         for core in &self.cores {
@@ -216,8 +215,8 @@ impl Router {
         }
     }
 
-    /// Records the dimension of the collection, in values, in MANIFEST, and then tells every shard: a first
-    /// document has decided it. Called once at a time, while the dimension is not known.
+    /// Records the dimension of the collection, in values, in MANIFEST, and then tells every shard. The first document
+    /// decides it. Calls must not overlap; only called while the dimension is unknown.
     ///
     /// # Errors
     /// If MANIFEST can't be written: then nothing has changed.
@@ -235,7 +234,7 @@ impl Router {
         Ok(())
     }
 
-    /// Has a shard take vectors of this many values from now on, unless its core is gone.
+    /// Tells a shard the number of values in a vector, unless its core is gone.
     async fn set_dimension(&self, shard: ShardId, dimension: usize) {
         loop {
             let (answers, reply) = single();
@@ -249,16 +248,16 @@ impl Router {
         }
     }
 
-    /// Refuses an insert into a shard whose core has said that it would wait too long: before anything of it is
-    /// checked or charged. To be asked once for each insert.
+    /// Refuses an insert into a shard whose core has published that it would wait too long, before anything of it is
+    /// checked or charged. Called once for each insert.
     ///
     /// # Errors
-    /// If it has to be refused.
+    /// If the published wait is too long.
     pub fn check_insert(&self, id: DocId) -> Result<()> {
         check_insert(&self.counters[id.shard(self.shards()).0 as usize])
     }
 
-    /// Makes one change, durable when this returns.
+    /// Makes one change, which is durable when this returns.
     ///
     /// # Errors
     /// If it is refused.
@@ -269,9 +268,8 @@ impl Router {
         answers.one().await.unwrap_or_else(|| Err(gone(shard)))
     }
 
-    /// Sends documents of one shard to be stored, at the pace at which they are linked. Waits
-    /// for room in the mailbox, so that what is sent later comes later. The answer is to be
-    /// waited for with [`Answers::one`].
+    /// Sends documents of one shard to be stored at the pace of linking. Waits for room in the mailbox, so that the
+    /// order of calls is kept. The caller waits for the answer with [`Answers::one`].
     ///
     /// # Errors
     /// If the shard can't be asked.
@@ -293,8 +291,8 @@ impl Router {
         }
     }
 
-    /// The breakers of the shards' logs, by shard, after doing to all of them as an operator says.
-    /// `None` for a shard whose core does not answer in time.
+    /// State of the breakers of all logs, by shard, after executing a command of an operator on all of them. `None` for
+    /// a shard whose core does not answer in time.
     pub async fn breakers(&self, command: Option<Command>) -> Vec<Option<Report>> {
         let mut waiting = Vec::new();
         for shard in (0..self.shards()).map(ShardId) {
@@ -346,7 +344,7 @@ impl Router {
         Ok(documents)
     }
 
-    /// Asks every shard, and waits for all of them.
+    /// Sends a request to every shard, and waits for all answers.
     async fn ask_every<T>(
         &self,
         request: impl Fn(ShardId, Reply<Result<T>>) -> Request,
@@ -364,8 +362,7 @@ impl Router {
         Ok(answered)
     }
 
-    /// Links what the hot tier holds now; returns how many documents that was. With
-    /// `only_start` it does not wait.
+    /// Links the documents in the hot tier; returns their number. With `only_start` it returns 0 without waiting.
     ///
     /// # Errors
     /// If any shard can't.
@@ -382,7 +379,7 @@ impl Router {
         self.ask_every(|shard, reply| Request::Snapshot { shard, reply }).await
     }
 
-    /// Takes all dead documents out of the graphs; returns how many there were.
+    /// Removes all dead documents from the graphs; returns their number.
     ///
     /// # Errors
     /// If any shard can't.
@@ -391,7 +388,7 @@ impl Router {
         Ok(counts.into_iter().sum())
     }
 
-    /// Drops what snapshots cover of every shard's log; returns what is left of each.
+    /// Drops the log segments that snapshots cover; returns the remaining log of each shard.
     ///
     /// # Errors
     /// If any shard can't.
@@ -399,7 +396,7 @@ impl Router {
         self.ask_every(|shard, reply| Request::Truncate { shard, reply }).await
     }
 
-    /// Has every shard's log begin a fresh segment.
+    /// Begins a fresh log segment in every shard.
     ///
     /// # Errors
     /// If any shard can't.
@@ -407,8 +404,8 @@ impl Router {
         self.ask_every(|shard, reply| Request::Rotate { shard, reply }).await
     }
 
-    /// Leaves little to do to the next start: has every shard link what is not linked and take a
-    /// snapshot, if it has changed since the last one. What has failed is only logged.
+    /// Prepares a quick next start: every shard links unlinked documents and takes a snapshot, if enough has changed
+    /// since the last one. Failures are only logged.
     pub async fn settle(&self) {
         let mut waiting = Vec::new();
         for shard in (0..self.shards()).map(ShardId) {
@@ -427,7 +424,7 @@ impl Router {
         }
     }
 
-    /// Takes a place among the searches in flight, or waits for one if that is what the guest wants.
+    /// Takes a permit for a search, or waits for one if the guest waits.
     async fn place_of<'a>(&'a self, guest: Guest<'a>, deadline: Instant) -> Result<Place<'a>> {
         loop {
             match self.enter(guest.party, deadline) {
@@ -441,7 +438,7 @@ impl Router {
         }
     }
 
-    /// Takes a place among the searches in flight, for one that has until its deadline.
+    /// Takes a permit for a search with this deadline.
     fn enter<'a>(&'a self, party: Option<&'a Party>, deadline: Instant) -> Result<Place<'a>> {
         let max = self.limits.load().searches_max;
         let seat = party.map(|party| self.parties.enter(party, max)).transpose();
@@ -458,7 +455,7 @@ impl Router {
             let what = format!("{max} searches are in flight (timeouts.max_concurrent_queries)");
             Error::busy(what)
         })?;
-        // A tenant is judged by what would be in flight if all had as much of it.
+        // A tenant is judged by the number in flight if all tenants had as many searches as it.
         let weight = seat.as_ref().map_or(before, |own| own.before * self.parties.count());
         let place = Place { searches: &self.searches, _party: seat };
         let expected = self.pace.expected(weight);
@@ -479,7 +476,7 @@ impl Router {
     }
 }
 
-/// The shard's core has ended.
+/// The error for a shard whose core has ended.
 #[must_use]
 pub fn gone(shard: ShardId) -> Error {
     Error::unavailable(format!(

@@ -1,24 +1,23 @@
-//! Answers to questions that are nearly those of before: `cache.query_cache_similarity_threshold`
-//! below 1.
+//! Proved answers to queries near a cached one: `cache.query_cache_similarity_threshold` below 1.
 //!
-//! What is kept of a search is then a *neighbourhood*: more documents than were asked for, with their
-//! vectors. A later question is compared with all of them, so its scores are its own, and the nearest k
-//! are its answer only where it is proved that no other document can be among them. All other documents
-//! were at least as far from the question of before as the last of the neighbourhood is; by the triangle
-//! inequality they are from the new one, less the way between the two. If the k-th of the neighbourhood
-//! is nearer than that, it is one of the k nearest of all. Ways are angles under cosine, and lengths of
-//! lines under euclidean distance; the inner product has none. Rounding is allowed for on both sides.
+//! The cache then keeps a *neighbourhood* of each search: more documents than were requested, with their vectors. A
+//! later query is compared with all of them, so its scores are its own, and the nearest k are its answer only if it is
+//! proved that no other document can be among them. All other documents are at least as far from the cached query as
+//! the last document of the neighbourhood; by the triangle inequality their distance from the new query is at least
+//! that, less the distance between the two queries. If the k-th of the neighbourhood is nearer than that, it is one of
+//! the k nearest of all. Distances are angles under cosine, and lengths of lines under euclidean distance; the inner
+//! product satisfies no triangle inequality. Rounding is allowed for on both sides.
 //!
-//! Where it is not proved, the nearest few are where the walk begins: it needs no way through the upper
-//! levels to get there, and then goes on as any walk does, with its whole beam.
+//! If it is not proved, the walk begins at the nearest few: it needs no descent through the upper levels, and then
+//! continues as any walk does, with its whole beam.
 //!
-//! The proof goes as far as the search did that found the neighbourhood: if its walk had missed a
-//! document that is nearer than the last of it, that document may be missing here too, as it would be
-//! from the walk's own answer. Of an exact search, the answer is proved to be the exact one. What this
-//! comes to is measured ([`super::check`]).
+//! The proof goes as far as the search did that found the neighbourhood: if its walk had missed a document that is
+//! nearer than the last of it, that document may be missing here too, as it would be from the walk's own answer. For a
+//! neighbourhood of an exact search, the answer is proved to be the exact one. The effect is measured
+//! ([`super::check`]).
 //!
-//! Neighbours are dense in many dimensions, so the proof holds for questions that are very near: the
-//! same text, embedded by another batch or another processor, and not the same thought in other words.
+//! Neighbours are dense in many dimensions, so the proof holds for queries that are very near: one text, embedded by
+//! another batch or another processor, and not one thought in other words.
 
 use std::sync::Arc;
 
@@ -28,55 +27,55 @@ use crate::store::Vectors;
 use crate::types::DocId;
 use crate::with_distance;
 
-/// Documents of a neighbourhood, beside as many more as were asked for.
+/// Least number of documents of a neighbourhood beyond those requested; otherwise as many as were requested.
 const MORE: usize = 10;
 
-/// Most of them.
+/// Most documents of a neighbourhood.
 const NEIGHBOURHOOD_MAX: usize = 1_000;
 
-/// Documents that a walk begins at, where an answer is not proved.
+/// Documents at which a walk begins, if an answer is not proved.
 pub const STARTS_MAX: usize = 8;
 
-/// What a neighbourhood tells of a question that is near.
+/// Result of comparing a neighbourhood with a near query.
 #[derive(Debug, PartialEq)]
 pub(super) enum Told<T> {
-    /// The answer, which is proved.
+    /// The proved answer.
     Answer(T),
-    /// Nothing for sure; these documents are the nearest of it, nearest first.
+    /// No proof; these documents of the neighbourhood are the nearest ones, nearest first.
     Starts(Arc<[DocId]>),
 }
 
-/// When a question is near.
+/// When two queries are near.
 #[derive(Clone, Copy, Debug)]
 pub struct Near {
-    /// How vectors are compared.
+    /// Metric of the collection.
     pub metric: Metric,
-    /// The least score of the one question with the other.
+    /// Least score of one query with the other.
     pub similarity_min: f32,
 }
 
-/// The documents around a question.
+/// The documents around a query.
 pub(super) struct Neighbourhood {
-    /// Their vectors, padded, one after the other; in the order of the hits.
+    /// Their padded vectors, contiguous, in the order of the hits.
     vectors: Box<[f32]>,
-    /// Hits behind those that were asked for.
+    /// Hits after those that were requested.
     pub(super) others: Vec<Hit>,
-    /// All other documents are at least so far from the question; `None` if there are none in scope.
+    /// Least distance of all other documents from the query; `None` if there are none in scope.
     edge: Option<f64>,
 }
 
 impl Near {
-    /// How many documents the neighbourhood of this question is to have; `None` if there is to be none.
-    /// A walk is to cost no more for it, so there are no more than its beam is wide.
+    /// Number of documents for the neighbourhood of this query; `None` for no neighbourhood. A walk must not cost more
+    /// for it, so the number is at most the beam width.
     #[must_use]
     pub fn width(self, query: &Query) -> Option<usize> {
         let most = if query.is_exact { NEIGHBOURHOOD_MAX } else { query.ef.min(NEIGHBOURHOOD_MAX) };
         let width = (2 * query.k + MORE).min(most);
-        // What has too low a score for one may be high enough for another.
+        // A document whose score is too low for one query may have a high enough one for another.
         (width > query.k && query.min_score <= 0.0).then_some(width)
     }
 
-    /// The score of two questions, if it is high enough.
+    /// Score of two queries, if it reaches `similarity_min`.
     pub(super) fn similarity(self, one: &[f32], other: &[f32]) -> Option<f32> {
         if one.len() != other.len() {
             return None;
@@ -86,8 +85,8 @@ impl Near {
         (score >= self.similarity_min).then_some(score)
     }
 
-    /// Takes the neighbourhood of a question out of what was found of `width` documents wanted, all of
-    /// which have their vectors, and leaves of it what the client asked for.
+    /// Splits the neighbourhood off the hits of a search for `width` documents, all with vectors, and leaves the
+    /// requested hits with the requested fields.
     pub(super) fn take(
         self,
         vector: &[f32],
@@ -114,8 +113,8 @@ impl Near {
         Neighbourhood { vectors, others, edge: if is_all { None } else { edge } }
     }
 
-    /// The answer to a question, if the neighbourhood of another one, whose first hits are these,
-    /// proves it; else where to look for it.
+    /// The answer to a query, if the neighbourhood of another one, whose first hits are these, proves it; else
+    /// documents to start at.
     pub(super) fn answer(
         self,
         query: &Query,
@@ -154,7 +153,7 @@ impl Near {
         with_distance!(self.metric, D => D::between(one, other))
     }
 
-    /// The least and the longest way that there can be where the distance was computed as this.
+    /// Lower and upper bound of the true distance, given the computed one.
     fn bounds(self, distance: f32, values: usize) -> (f64, f64) {
         // Each product and each sum is rounded once.
         let rounding = (2 * values) as f64 * f64::from(f32::EPSILON);
@@ -172,7 +171,7 @@ impl Near {
         }
     }
 
-    /// The longest way that there can be from one question to another.
+    /// Upper bound of the distance between two queries.
     fn way(self, one: &[f32], other: &[f32]) -> f64 {
         let square = |(a, b): (&f32, &f32)| (f64::from(*a) - f64::from(*b)).powi(2);
         let line = one.iter().zip(other).map(square).sum::<f64>().sqrt() * (1.0 + 1e-9);
@@ -186,14 +185,14 @@ impl Near {
 }
 
 impl Neighbourhood {
-    /// Bytes of memory, about.
+    /// Bytes of memory, estimated.
     pub(super) fn bytes(&self) -> usize {
         let others = self.others.iter().map(|hit| hit.payload.bytes().len()).sum::<usize>();
         size_of_val(&*self.vectors) + self.others.capacity() * size_of::<Hit>() + others
     }
 }
 
-/// A vector in the length that it has in the store: then scores are what a shard would give.
+/// A vector padded as in the store, so that scores equal those of a shard.
 pub(super) fn padded(vector: &[f32]) -> Vec<f32> {
     let mut padded = Vec::with_capacity(Vectors::row_values(vector.len()));
     padded.extend_from_slice(vector);
@@ -230,7 +229,7 @@ mod tests {
         }
     }
 
-    /// The nearest documents of all, by their numbers.
+    /// The k nearest of all documents, by number.
     fn nearest(near: Near, documents: &[Vec<f32>], query: &[f32], k: usize) -> Vec<Hit> {
         let query = padded(query);
         let distances = documents.iter().map(|document| near.distance(&query, &padded(document)));
@@ -266,7 +265,7 @@ mod tests {
         let found = match near.answer(&asked, &before, &hits, &around) {
             Told::Answer(found) => found,
             Told::Starts(starts) => {
-                // The nearest of all are among them more often than not, but that is not for sure.
+                // The nearest of all are among them more often than not, but not certainly.
                 assert_eq!(starts.len(), STARTS_MAX.min(width).min(documents.len()));
                 return None;
             }
@@ -281,7 +280,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_proved_is_what_a_search_of_all_finds(
+        fn proved_answers_equal_those_of_an_exact_search(
             seed in 0..1_000_000_u64, count in 1..400_usize, dimension in 2..40_usize,
             k in 1..20_usize, exponent in -6.0..0.0_f32, is_cosine in any::<bool>(),
         ) {
@@ -305,7 +304,7 @@ mod tests {
             };
             assert!(proved(1e-4) >= 48 && proved(1e-3) > 25, "{} {}", proved(1e-4), proved(1e-3));
             assert_eq!(proved(1.0), 0);
-            // Where there are no others, nothing has to be proved.
+            // If there are no other documents, nothing has to be proved.
             assert!(answers(near, &documents[..5], 10, 1.0, 3).is_some());
         }
         let near = Near { metric: Metric::InnerProduct, similarity_min: 0.0 };
@@ -314,7 +313,7 @@ mod tests {
     }
 
     #[test]
-    fn only_what_is_near_is_looked_at_and_a_walk_costs_no_more() {
+    fn only_near_queries_are_compared_and_a_walk_costs_no_more() {
         let near = Near { metric: Metric::Cosine, similarity_min: 0.9 };
         assert_eq!(near.similarity(&[1.0, 0.0], &[1.0, 0.0]), Some(1.0));
         assert_eq!(near.similarity(&[1.0, 0.0], &[0.6, 0.8]), None);

@@ -1,22 +1,21 @@
-//! How long a search that comes now will take to be answered, from how fast others are.
+//! Predicted time to answer a search that arrives now, from the rate of answers.
 //!
-//! In a queue that is served at some pace, what comes waits for all that is there: the number in flight,
-//! times the time from one answer to the next (Little's law). That time is a moving average of what
-//! was seen. While nothing is asked nothing is answered, so a gap counts for no more than the latency of
-//! the search that ends it.
+//! In a queue served at a steady pace, a new search waits for all that are in it: the number in flight, times the time
+//! from one answer to the next (Little's law). That time is a moving average of measured gaps. Without searches there
+//! are no answers, so a gap counts for no more than the latency of the search that ends it.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-/// What a new gap adds to the average: one part in so many.
+/// Divisor of a new gap in the moving average.
 const WEIGHT: u64 = 32;
 
-/// The pace of answers.
+/// Estimator of the time between answers.
 pub(super) struct Pace {
-    /// What moments are counted from.
+    /// Zero point of times.
     epoch: Instant,
     last_ns: AtomicU64,
-    /// Average time from one answer to the next; 0 until there is one.
+    /// Average time from one answer to the next, in nanoseconds; 0 until there is one.
     gap_ns: AtomicU64,
 }
 
@@ -27,7 +26,7 @@ impl Default for Pace {
 }
 
 impl Pace {
-    /// A search was answered, so long after it came.
+    /// Notes an answer, given after this latency.
     pub(super) fn note(&self, latency: Duration) {
         let nanos = |time: Duration| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
         self.note_at(nanos(self.epoch.elapsed()), nanos(latency));
@@ -37,7 +36,7 @@ impl Pace {
         let last = self.last_ns.swap(now_ns, Ordering::Relaxed);
         let gap = now_ns.saturating_sub(last).min(latency_ns);
         let average = self.gap_ns.load(Ordering::Relaxed);
-        // Of two at the same moment one may be forgotten: it is an average.
+        // Of two concurrent updates one may be lost: it is an average.
         let after = match average {
             0 => gap,
             average => average - average / WEIGHT + gap / WEIGHT,
@@ -45,7 +44,7 @@ impl Pace {
         self.gap_ns.store(after.max(1), Ordering::Relaxed);
     }
 
-    /// How long one that comes now will take, behind so many.
+    /// Predicted time of a search that arrives now, with `in_flight` before it.
     pub(super) fn expected(&self, in_flight: usize) -> Duration {
         let gap = self.gap_ns.load(Ordering::Relaxed);
         Duration::from_nanos(gap.saturating_mul(in_flight as u64 + 1))
@@ -59,7 +58,7 @@ mod tests {
     const MS: u64 = 1_000_000;
 
     #[test]
-    fn it_is_the_pace_of_answers_and_not_of_questions() {
+    fn predicted_time_follows_the_rate_of_answers_and_not_of_queries() {
         let pace = Pace::default();
         assert_eq!(pace.expected(1_000), Duration::ZERO, "nothing is known");
         // One at a time, each of 2 ms, a second apart.
@@ -68,13 +67,13 @@ mod tests {
         }
         let alone = pace.expected(0);
         assert!(alone > Duration::from_millis(1) && alone <= Duration::from_millis(2), "{alone:?}");
-        // Two a millisecond, each of 50 ms: a hundred are in flight.
+        // Two per millisecond, each of 50 ms: a hundred are in flight.
         for half in 1..400 {
             pace.note_at(100_000 * MS + half * MS / 2, 50 * MS);
         }
         let behind = pace.expected(100);
         assert!((45..55).contains(&behind.as_millis()), "{behind:?}");
-        // It becomes slower.
+        // The rate falls.
         for answer in 1..400 {
             pace.note_at(200_000 * MS + answer * 5 * MS, 500 * MS);
         }

@@ -1,18 +1,18 @@
-//! Which shard of a partition is asked: all of them see the same documents, so it is the one whose
-//! core has less to do, of two chosen at random. Always taking the least loaded of all would send
-//! what comes at the same moment from several threads to the same core.
+//! Choice of the shard of a partition that answers a search: all of them see all documents of the partition, so it is
+//! the less loaded of two chosen at random. Always taking the least loaded of all would send searches that arrive
+//! together at several threads to one core.
 
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use crate::types::mix;
 
-/// Searches that are under way, by core.
+/// Number of searches in progress, by core.
 pub(super) struct Loads {
     searches: Box<[AtomicUsize]>,
     turn: AtomicU64,
 }
 
-/// A search under way on a core, until this is dropped.
+/// A search in progress on a core, counted until this is dropped.
 pub(super) struct UnderWay<'a>(&'a AtomicUsize);
 
 impl Drop for UnderWay<'_> {
@@ -33,13 +33,13 @@ impl Loads {
         UnderWay(&self.searches[core])
     }
 
-    /// Searches under way on a core.
+    /// Searches in progress on a core.
     pub(super) fn of(&self, core: usize) -> usize {
         self.searches[core].load(Ordering::Relaxed)
     }
 
-    /// Two of `count` members at random, different ones where there are two: first the one with
-    /// less to do, by `load`. `None` without members.
+    /// Two of `count` members at random, different ones if there are two; the one with the smaller `load` first. `None`
+    /// without members.
     pub(super) fn two(
         &self,
         count: usize,

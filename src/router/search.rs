@@ -1,10 +1,10 @@
-//! A search: who is asked, and what their answers come to.
+//! Execution of a search: which shards are asked, and how their answers are combined.
 //!
-//! Without a filter one shard of each partition is asked, and searches what all of its shards have.
-//! With one every shard is, since each knows of its own documents alone what passes. Where few do, it
-//! looks at them; where a walk is the way, it lends what passes, and one of the shards of the partition
-//! is asked once more, to walk among what all of them have lent. Where every document is to be looked
-//! at, every shard is asked too, since all cores together are sooner done.
+//! Without a filter one shard of each partition is asked, and searches the documents of the whole partition. With a
+//! filter every shard is asked, since each indexes only its own documents. If few documents pass, the shard compares
+//! them all; if a walk is faster, it lends the set of passing documents, and one shard of the partition is asked once
+//! more, to walk among the lent sets. For an exact search every shard is asked too, since all cores together finish
+//! sooner.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -23,15 +23,14 @@ use crate::shard::reply::{Reply, gather};
 use crate::shard::request::{Request, SearchAnswer, SearchRequest};
 use crate::types::{DocId, ShardId};
 
-/// Why shards are missing in an answer.
+/// Reasons why shards are missing in an answer.
 const FENCED: &str = "it is fenced after a fault; restart the server";
 
 impl Router {
-    /// Searches all documents for a tenant, if it is for one, until the deadline, and notes in `trace` where
-    /// the time goes.
+    /// Searches all documents, for a tenant if there is one, until the deadline, and notes times in `trace`.
     ///
     /// # Errors
-    /// If too many searches are in flight, or if no shard has anything to answer.
+    /// If too many searches are in flight, or if no shard can answer.
     pub async fn search(
         &self,
         query: Query,
@@ -43,8 +42,8 @@ impl Router {
         self.search_as(query, None, guest, deadline, trace).await.map(|(found, _)| found)
     }
 
-    /// The same, where these documents are known to be near; and tells what shards were asked. What the
-    /// client asked for is in `trace` already.
+    /// As `search`, with documents known to be near. Also returns the query as sent to the shards. `trace` already has
+    /// the client's parameters.
     pub(super) async fn search_as(
         &self,
         mut query: Query,
@@ -57,7 +56,7 @@ impl Router {
         let _place = self.place_of(guest, deadline).await?;
         let (k, is_traced) = (query.k, trace.is_on());
         query.ef = query.ef.max(k);
-        // What passes a filter may all be in one shard.
+        // With a filter, all passing documents may be in one shard.
         if query.filter.is_none() {
             query.ef = beam_width(query.ef, self.largest_share());
         }
@@ -121,7 +120,7 @@ impl Router {
         found.map(|found| (found, query))
     }
 
-    /// Asks so many, and gathers what they answer until the deadline of their requests.
+    /// Sends these requests, and gathers answers until their deadline.
     async fn ask_all<'a>(
         &'a self,
         gathered: &mut Gathered,
@@ -134,7 +133,7 @@ impl Router {
         for (part, reply) in (0..parts).zip(replies) {
             match ask(part, reply) {
                 Ok(search) => under_way.push(search),
-                // A core that is gone does not answer; the others do.
+                // Shards of a core that is gone do not answer; the others do.
                 Err(Error::Unavailable { .. }) => {}
                 Err(error) => return Err(error),
             }
@@ -152,14 +151,14 @@ impl Router {
         Ok(())
     }
 
-    /// Asks the shard that the request names.
+    /// Sends a request to the shard that it names.
     fn ask(&self, request: SearchRequest) -> Result<UnderWay<'_>> {
         let shard = request.shard;
         let under_way = self.loads.begin(self.core_of(shard));
         self.send(shard, Request::Search(request)).map(|()| under_way)
     }
 
-    /// Asks a shard of a partition that can answer and has little to do.
+    /// Sends a request to a lightly loaded shard of a partition that can answer.
     fn ask_one_of(&self, partition: u32, mut request: SearchRequest) -> Result<UnderWay<'_>> {
         let members = self.layout.members(partition);
         if members.len() == 1 {
@@ -170,14 +169,14 @@ impl Router {
         self.ask_one(&members, request)
     }
 
-    /// Asks one of these shards, which can answer and has little to do.
+    /// Sends a request to a lightly loaded one of these shards that can answer.
     fn ask_one(&self, shards: &[ShardId], mut request: SearchRequest) -> Result<UnderWay<'_>> {
         self.activity.note();
         let is_usable = |shard: &&ShardId| {
             let mailbox = &self.cores[self.core_of(**shard)];
             !self.counters[shard.0 as usize].is_fenced() && !mailbox.is_closed()
         };
-        // One of each core: they compete for that.
+        // One shard of each core, since shards of a core compete for its time.
         let mut usable: Vec<ShardId> = Vec::with_capacity(shards.len());
         for &shard in shards.iter().filter(is_usable) {
             if usable.last().is_none_or(|last| self.core_of(*last) != self.core_of(shard)) {
@@ -215,8 +214,8 @@ impl Router {
         Err(refused)
     }
 
-    /// The share of all documents that the partition with the most of them holds. Ids are hashed, so
-    /// it is hardly more than an even share, unless clients choose ids to make it so.
+    /// Largest share of all documents that one partition holds. Ids are hashed, so it is hardly more than an even
+    /// share, unless clients choose ids to make it so.
     fn largest_share(&self) -> f64 {
         let (mut most, mut all) = (0, 0);
         for partition in 0..self.layout.partitions() {
@@ -228,7 +227,7 @@ impl Router {
         if all == 0 { 1.0 } else { most as f64 / all as f64 }
     }
 
-    /// Takes an answer in.
+    /// Adds an answer.
     fn note(&self, gathered: &mut Gathered, answer: SearchAnswer, trace: &mut Trace) {
         let SearchAnswer { shard, scope, outcome, .. } = answer;
         let partition = self.layout.partition_of(shard);
@@ -236,7 +235,7 @@ impl Router {
             Scope::Partition => self.layout.members(partition),
             Scope::Shard | Scope::Lending => shard.0..shard.0 + 1,
         };
-        // Those who have looked at their documents themselves are not asked about again.
+        // Shards that have already answered for their own documents are not counted again.
         let covered = covered.filter(|&shard| !gathered.has_answered[shard as usize]);
         let covered: Vec<u32> = covered.collect();
         match outcome {
@@ -294,25 +293,25 @@ impl Router {
     }
 }
 
-/// What of a query says how long its search may take.
+/// Parameters of a query that determine its cost.
 pub(super) fn asked(query: &Query) -> Asked {
     let Query { k, ef, is_exact, .. } = *query;
     let ef = ef.max(k);
     Asked { k, ef, is_filtered: query.filter.is_some(), is_exact }
 }
 
-/// What has been answered so far.
+/// Answers so far.
 struct Gathered {
     found: Found,
     deadline: Instant,
-    /// All who were asked last have answered, or never will.
+    /// All shards asked last have answered, or never will.
     in_time: bool,
-    /// By shard: what it has is in `parts`, or why not in the reasons.
+    /// By shard: its documents are covered by `parts`, or the reasons say why not.
     has_answered: Vec<bool>,
     parts: Vec<Vec<Hit>>,
     is_anything_whole: bool,
     first_error: Option<Error>,
-    /// What shards have lent to a search of their partition, by that.
+    /// Sets lent to a search of their partition, by partition.
     lent: BTreeMap<u32, Vec<(ShardId, Arc<Lent>)>>,
 }
 
@@ -331,8 +330,8 @@ impl Gathered {
     }
 }
 
-/// Counts the shards whose documents an answer is the whole truth of, and says why others are not
-/// among them: a line for each. `first` is the first shard of the partition.
+/// Counts the shards whose documents an answer covers completely, and adds a reason for each of the others. `first` is
+/// the first shard of the partition.
 fn note_coverage(
     gathered: &mut Gathered,
     covered: &[u32],

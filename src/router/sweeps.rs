@@ -1,5 +1,5 @@
-//! What looks at every document that may pass: listings, and deletes by filter. They take long, and a core
-//! does not refuse them; so that few are let in at a time, and of each tenant no more than its share.
+//! Requests that look at every document that may pass: listings, and deletes by filter. They take long, and a core does
+//! not refuse them, so few are admitted at a time, and of each tenant no more than its share.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
@@ -13,17 +13,17 @@ use crate::shard::reply::single;
 use crate::shard::request::Request;
 use crate::types::{DocId, ShardId};
 
-/// Listings, and deletes by filter, that may be in flight at once for each core.
+/// Listings and deletes by filter that may be in flight at once, per core.
 const SWEEPS_PER_CORE: usize = 4;
 
-/// Those in flight.
+/// Number of sweeps in flight.
 #[derive(Default)]
 pub(super) struct Sweeps {
     count: AtomicUsize,
     parties: Parties,
 }
 
-/// A place among them; leaves it when dropped.
+/// Permit of a sweep, returned when dropped.
 struct Place<'a> {
     count: &'a AtomicUsize,
     _party: Option<Seat<'a>>,
@@ -36,7 +36,7 @@ impl Drop for Place<'_> {
 }
 
 impl Sweeps {
-    /// Takes a place where all together may have `max`.
+    /// Takes a permit, if all sweeps together may be `max`.
     fn enter<'a>(&'a self, party: Option<&'a Party>, max: usize) -> Result<Place<'a>> {
         const WHAT: &str = "listings and deletes by filter";
         let seat = party.map(|party| self.parties.enter(party, max)).transpose();
@@ -54,7 +54,7 @@ impl Sweeps {
 }
 
 impl Router {
-    /// Deletes, of these documents or of all, those that pass; all or none in each shard.
+    /// Deletes documents that pass, of these ids or of all; all or none in each shard.
     ///
     /// # Errors
     /// If any shard refuses; others may have deleted theirs.
@@ -76,7 +76,7 @@ impl Router {
             }
             by_shard
         });
-        // A refusal that can be foreseen comes before any shard has deleted anything.
+        // Foreseeable refusals come before any shard has deleted anything.
         for (shard, counters) in self.observed.shards().iter().enumerate() {
             let is_open = counters.breaker() == BreakerState::Open;
             if is_open || counters.is_fenced() || counters.is_read_only() {
@@ -101,8 +101,7 @@ impl Router {
         Ok(deleted)
     }
 
-    /// The ids of the documents that pass, of those behind `after` the `max` smallest, in order; and
-    /// whether there are more.
+    /// Ids of documents that pass, the `max` smallest after `after`, in ascending order; and whether there are more.
     ///
     /// # Errors
     /// If too many listings are in flight, or any shard can't answer, or not until the deadline.
@@ -135,7 +134,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn few_are_let_in_and_of_one_tenant_its_share() {
+    fn few_sweeps_are_admitted_and_a_tenant_has_its_share() {
         let sweeps = Sweeps::default();
         let (flood, other) = (Party::default(), Party::default());
         let taken: Vec<_> = std::iter::from_fn(|| sweeps.enter(Some(&flood), 8).ok()).collect();

@@ -1,4 +1,4 @@
-//! Searches over mailboxes that a thread answers as told.
+//! The router's searches over mailboxes that a thread answers as told.
 
 #![allow(clippy::unwrap_used, reason = "a test")]
 
@@ -19,7 +19,7 @@ use crate::shard::request::{Request, SearchAnswer};
 use crate::types::layout::Layout;
 use crate::types::{DocId, ShardId};
 
-/// Requests that a mailbox has room for.
+/// Capacity of a mailbox.
 const MAILBOX_CAPACITY: usize = 4;
 
 /// A router to cores that answer as `outcome` says.
@@ -27,14 +27,14 @@ pub(super) struct Town {
     pub(super) router: Arc<Router>,
     pub(super) mailboxes: Vec<Arc<Mailbox<Request>>>,
     pub(super) observed: Arc<Observed>,
-    /// What is read by id.
+    /// Documents that can be read by id.
     pub(super) documents: Arc<Mutex<BTreeMap<DocId, Document>>>,
     /// Searches answered, by shard asked.
     answered: Arc<Mutex<BTreeMap<u32, u32>>>,
 }
 
 impl Town {
-    /// A shard on each core, `partitions` graphs; nobody answers.
+    /// A shard on each core, `partitions` graphs; the cores do not answer.
     pub(super) fn new(shards: usize, partitions: u32) -> Self {
         let observed = Arc::new(Observed::default());
         observed.set_shards(shards);
@@ -53,14 +53,14 @@ impl Town {
         }
     }
 
-    /// The same, and answers are kept.
+    /// Adds a query cache.
     pub(super) fn with_cache(mut self, params: Params) -> Self {
         let router = Arc::into_inner(self.router).expect("nobody else has it yet");
         self.router = Arc::new(router.with_cache(params));
         self
     }
 
-    /// Has the core of a shard answer each search so; none is answered where that is `None`.
+    /// Makes the core of a shard answer each search with `outcome`; it does not answer if that is `None`.
     pub(super) fn answer(
         &self,
         shard: usize,
@@ -160,7 +160,7 @@ async fn a_filter_asks_every_shard() {
 }
 
 #[tokio::test]
-async fn who_can_not_answer_is_not_asked() {
+async fn shards_that_can_not_answer_are_not_asked() {
     let town = Town::new(4, 1);
     // The first is fenced, the core of the second is gone, the mailbox of the third is full.
     town.answer(3, without(&[0, 1]));
@@ -181,7 +181,7 @@ async fn who_can_not_answer_is_not_asked() {
         assert_eq!(reasons, ["shard 0", "shard 1"], "those whose documents are missing");
     }
     assert_eq!(town.asked(), [3]);
-    // Nobody is left: not an empty answer.
+    // No shard is left: an error, not an empty answer.
     town.fence(3);
     town.fence(2);
     let refused = town.search(None).await.unwrap_err();
@@ -197,7 +197,7 @@ async fn a_graph_that_does_not_answer_is_missing_by_all_of_its_shards() {
     assert_eq!((found.shards_asked, found.shards_answered), (5, 2));
     let late = |shard| format!("shard {shard}: no answer by the deadline");
     assert_eq!(found.reasons, [late(2), late(3), late(4)]);
-    // The same if it says that it can't.
+    // A shard that says it can't answer gives the result of one that does not answer.
     let town = Town::new(5, 2);
     (0..2).for_each(|shard| town.answer(shard, |_| Some(Err(Error::unavailable("a fault")))));
     (2..5).for_each(|shard| town.answer(shard, whole));
@@ -231,7 +231,7 @@ async fn full_mailboxes_are_said_to_be_full() {
     let town = Town::new(2, 1);
     let searches: Vec<_> = (0..2 * MAILBOX_CAPACITY).map(|_| town.search(None)).collect();
     let all = futures_util::future::join_all(searches);
-    // Each of them is in one of the mailboxes; the next finds no room, and does not wait.
+    // Each of these is in one of the mailboxes; the next finds no room, and does not wait.
     let next = async {
         tokio::task::yield_now().await;
         town.search(None).await

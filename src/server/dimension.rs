@@ -1,5 +1,5 @@
-//! The dimension of a directory without documents is that of the configuration, whatever an earlier start of
-//! another configuration has recorded.
+//! Dimension of a directory without documents: that of the configuration, whatever an earlier start with another
+//! configuration recorded.
 
 use crate::config::Config;
 use crate::disk::blocking::BlockingDisk;
@@ -8,14 +8,14 @@ use crate::manifest::{LoadError, Manifest};
 use crate::shard::open::Refusal;
 use crate::verify::verify;
 
-/// Takes the dimension out of MANIFEST where it is not the one that the configuration asks for and no write was
-/// ever logged. Reads the open segments only where MANIFEST does not tell that there were writes.
+/// Removes the dimension from MANIFEST if it differs from the configured one and no write was ever logged. Reads the
+/// open segments only if MANIFEST does not show that there were writes.
 pub(super) fn forget_if_empty(config: &Config) -> Result<(), Refusal> {
     let disk = BlockingDisk::new(&config.persistence.data_dir);
     let manifest = match run(Manifest::load(&disk)) {
         Ok(Some(manifest)) => manifest,
         Err(error @ LoadError::Disk(_)) => return Err(error.into()),
-        // Nothing is there, or what is there is for the start to refuse.
+        // No directory, or one that the start will refuse.
         Ok(None) | Err(_) => return Ok(()),
     };
     let (found, asked) = (manifest.dimension, config.hnsw.dimension as u32);

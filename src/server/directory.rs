@@ -1,4 +1,4 @@
-//! The data directory of a server: made and checked, locked, watched, and moved aside where the configuration asks for it.
+//! The data directory of a server: creation, checks, lock, watch, and moving aside if the configuration asks for it.
 
 mod access;
 mod guard;
@@ -13,15 +13,15 @@ use crate::disk::kind::not_advised;
 use crate::disk::owner::{TooOpen, too_open};
 use crate::disk::probe::check_directory;
 
-/// A server's right to its data directory. The server ends at once should the directory become another's.
+/// Lock of a server on its data directory. The process ends at once if another directory takes its path.
 pub(crate) struct GuardedLock {
-    // Ends before the directory is given back.
+    // Dropped before the lock is released.
     _guard: Guard,
     _lock: Lock,
 }
 
 impl GuardedLock {
-    /// Makes the directory if it is missing, checks it, and takes it for this process.
+    /// Creates the directory if it is missing, checks it, and locks it for this process.
     pub(super) fn take(persistence: &PersistenceSection) -> Result<Self, String> {
         let directory = &persistence.data_dir;
         access::check(directory)?;
@@ -41,7 +41,7 @@ impl GuardedLock {
         Self::acquire_guarded(persistence)
     }
 
-    /// Moves the directory, which can't be opened, aside, and takes a new one in its place.
+    /// Moves a directory that can't be opened aside, and locks a new one in its place.
     pub(super) fn start_afresh(
         self,
         persistence: &PersistenceSection,
@@ -53,7 +53,7 @@ impl GuardedLock {
         Ok((Self::acquire_guarded(persistence)?, aside))
     }
 
-    /// Takes a directory that is there, and has it watched.
+    /// Locks an existing directory, and starts the watch.
     fn acquire_guarded(persistence: &PersistenceSection) -> Result<Self, String> {
         let (directory, asked) = (&persistence.data_dir, persistence.wal_dir.as_deref());
         let lock = Lock::acquire_with(directory, asked)?;
@@ -71,7 +71,7 @@ impl GuardedLock {
     }
 }
 
-/// Tells of what is not as it should be with a directory.
+/// Warns of a problem with a directory.
 fn warn_of(directory: &Path, what: &str) {
     if let Some(TooOpen { mode, change }) = too_open(directory) {
         let shown = directory.display();

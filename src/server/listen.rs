@@ -1,15 +1,15 @@
-//! Patience with ports and addresses that are not to be had yet: the default ports lie where the kernel takes
-//! those of outgoing connections from, and an address may come up after the server.
+//! Retries of binding ports and addresses: the default ports lie in the range from which the kernel takes those of
+//! outgoing connections, and an address may come up after the server.
 
 use std::time::{Duration, Instant};
 
-/// For so long a start tries to listen.
+/// Time for which a start tries to listen.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// Between two tries.
+/// Time between two attempts.
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// Tries until it works or [`PATIENCE`] is over. Says once that it tries again.
+/// Repeats `attempt` until it succeeds or [`PATIENCE`] is over. Logs once that it retries.
 pub(super) fn patiently<T>(mut attempt: impl FnMut() -> Result<T, String>) -> Result<T, String> {
     let begun = Instant::now();
     let mut is_said = false;

@@ -1,5 +1,5 @@
-//! The log as configured: what is written, in which form, and where to. Lines go through
-//! [`LogQueue`]s, so that the thread that has something to say never waits for it to be written.
+//! The log as configured: level, format and destination. Lines go through [`LogQueue`]s, so that the logging thread
+//! never waits for a write.
 //!
 //! | `logging.file` | Started by systemd | Lines | Warnings and errors also |
 //! |---|---|---|---|
@@ -23,16 +23,16 @@ use super::log_file::LogFile;
 use crate::config::{Config, LogFormat, LoggingSection};
 use crate::observe::log_queue::{self, LOSS_TARGET, LogQueue, QUEUE_BYTES_MAX, Sink};
 
-/// Longest wait of a process that ends in good order, for the rest of its log to be written.
+/// Longest wait of an orderly exit for the rest of its log to be written.
 const END_PATIENCE: Duration = Duration::from_secs(2);
 
-/// Longest wait for a message on standard error to be taken.
+/// Longest wait for a message to be written to standard error.
 const COMPLAINT_PATIENCE: Duration = Duration::from_millis(500);
 
-/// Target of a line that goes to the log file alone: standard error has its text already.
+/// Target of a line that goes to the log file only: standard error has its text already.
 const FILE_TARGET: &str = "kyrodb::start";
 
-/// Says nothing of buffers that can't be registered with io_uring: `shard/preflight` does, once.
+/// Suppresses messages about buffers that can't be registered with io_uring: `shard/preflight` reports that once.
 const QUIET: &str = concat!("glommio", "::sys::uring=error");
 
 /// The log of a process.
@@ -44,11 +44,11 @@ pub struct Log {
 type SetLevel = dyn Fn(&Config) -> std::result::Result<(), String> + Send + Sync;
 
 impl Log {
-    /// Starts the log. Beside the demo, which prints for a person, only warnings appear, on standard
-    /// error. Panics go to the log as well.
+    /// Starts the log. With the demo, which prints for a person, only warnings appear, on standard error. Panics are
+    /// logged as well.
     ///
     /// # Errors
-    /// If the file can't be written, or `RUST_LOG` is wrong.
+    /// If the file can't be written, or `RUST_LOG` is invalid.
     pub fn start(config: &Config, is_demo: bool) -> std::result::Result<Self, String> {
         let logging = &config.logging;
         let filter = move |config: &Config| {
@@ -62,8 +62,8 @@ impl Log {
         let log = tracing_subscriber::fmt()
             .with_env_filter(filter(config)?)
             .with_writer(lines)
-            // They are printed to standard error, and where that can't be written either, as on a
-            // full disk, printing panics: a line that is lost must not cost a core.
+            // Such errors are printed to standard error, and if that can't be written either, as on a full disk,
+            // printing panics: a lost line must not cost a core.
             .log_internal_errors(false)
             .with_ansi(is_colored);
         let set_level: Box<SetLevel> = match logging.format {
@@ -88,15 +88,15 @@ impl Log {
         Ok(Self { set_level, has_file: logging.file.is_some() })
     }
 
-    /// Sets the level as configured; `RUST_LOG` stays above it.
+    /// Sets the configured level; `RUST_LOG` takes precedence.
     ///
     /// # Errors
-    /// If `RUST_LOG` is wrong.
+    /// If `RUST_LOG` is invalid.
     pub fn set_level(&self, config: &Config) -> std::result::Result<(), String> {
         (self.set_level)(config)
     }
 
-    /// Says on standard error that something in the configuration has no effect, and in the log file.
+    /// Warns on standard error, and in the log file, that something in the configuration has no effect.
     pub fn warn(&self, what: &str) {
         complain(Level::WARN, &format!("warning: {what}"));
         if self.has_file {
@@ -104,8 +104,7 @@ impl Log {
         }
     }
 
-    /// Has the log file tell why the server does not start or has not ended well; standard error is
-    /// told by `main`.
+    /// Writes to the log file why the server does not start or has not ended well; `main` prints it to standard error.
     pub fn refuse(&self, why: &str) {
         if self.has_file {
             tracing::error!(target: FILE_TARGET, "kyrodb_server: {why}");
@@ -113,12 +112,12 @@ impl Log {
     }
 }
 
-/// Waits, not for long, until all that was said is written: for a process that ends.
+/// Waits for a bounded time until all lines so far are written: for a process that ends.
 pub fn flush() {
     log_queue::flush(END_PATIENCE);
 }
 
-/// Opens log files again that were moved.
+/// Reopens log files that were moved.
 pub fn reopen() {
     log_queue::reopen();
 }
@@ -129,7 +128,7 @@ pub fn complain(level: Level, what: &str) {
     if is_journal(std::io::stderr()) {
         text = with_priority(level, &text);
     }
-    // Somebody may not read it: that must not keep the process from its end.
+    // The reader of standard error may be stuck: that must not keep the process from ending.
     let (say, said) = std::sync::mpsc::channel();
     let write = move || {
         let _is_waited_for = say.send(std::io::stderr().write_all(&text));
@@ -142,7 +141,7 @@ pub fn complain(level: Level, what: &str) {
 fn tell_of_panic(panic: &std::panic::PanicHookInfo<'_>) {
     let thread = std::thread::current();
     let name = thread.name().unwrap_or("without a name");
-    // It would log each line that it can't log.
+    // A panic of a log thread would log each line that can't be logged.
     if matches!(name, "kyro-log" | "kyro-journal") {
         return;
     }
@@ -159,7 +158,7 @@ fn tell_of_panic(panic: &std::panic::PanicHookInfo<'_>) {
     }
 }
 
-/// Whether what is open there is the journal: systemd says which device and inode that has.
+/// True if the stream is the journal: systemd passes the device and inode that it has.
 fn is_journal(stream: impl AsFd) -> bool {
     let told = std::env::var("JOURNAL_STREAM").unwrap_or_default();
     let Some((device, inode)) = told.split_once(':') else { return false };
@@ -167,7 +166,7 @@ fn is_journal(stream: impl AsFd) -> bool {
         .is_ok_and(|stat| device.parse() == Ok(stat.st_dev) && inode.parse() == Ok(stat.st_ino))
 }
 
-/// The priority of syslog, by which `journalctl -p` chooses.
+/// The syslog priority, by which `journalctl -p` selects.
 fn priority(level: Level) -> u8 {
     match level {
         Level::ERROR => b'3',
@@ -177,7 +176,7 @@ fn priority(level: Level) -> u8 {
     }
 }
 
-/// The text with a priority before each line: the journal makes an entry of each.
+/// The text with a priority before each line: each becomes an entry of the journal.
 fn with_priority(level: Level, text: &[u8]) -> Vec<u8> {
     let mut marked = Vec::with_capacity(text.len() + 3);
     for line in text.split_inclusive(|&byte| byte == b'\n') {
@@ -187,12 +186,12 @@ fn with_priority(level: Level, text: &[u8]) -> Vec<u8> {
     marked
 }
 
-/// Where lines go.
+/// Destinations of lines.
 struct Lines {
     main: Arc<LogQueue>,
     is_main_journal: bool,
     is_colored: bool,
-    /// Warnings and errors also go there.
+    /// Warnings and errors go there as well.
     journal: Option<Arc<LogQueue>>,
 }
 
@@ -250,7 +249,7 @@ impl<'a> MakeWriter<'a> for Lines {
     }
 }
 
-/// Takes what the log has to say of one event, which it writes in one piece.
+/// Collects the line of one event, which is queued as a whole.
 struct Line<'a> {
     lines: &'a Lines,
     level: Level,
@@ -280,7 +279,7 @@ impl Write for Line<'_> {
     }
 }
 
-/// Standard output or standard error, without the buffer and the lock that others share.
+/// Standard output or standard error, without the shared buffer and lock of the standard library.
 struct Stream(File);
 
 fn stream(stream: impl AsFd) -> std::result::Result<Box<dyn Sink>, String> {

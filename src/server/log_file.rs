@@ -1,12 +1,12 @@
-//! The log file: one, or with `logging.rotation` a row of them: `kyrodb.log`, `kyrodb.log.1` before it,
-//! and so on, `logging.max_files` in all.
+//! The log file: one, or with `logging.rotation` a series of them: `kyrodb.log`, `kyrodb.log.1` before it, and so on,
+//! `logging.max_files` in all.
 //!
-//! No line is lost without being counted: an error here counts its line as dropped. Where the file
-//! can't be moved away or made, lines go on to the one that is open, and it is tried again; where the
-//! open one was removed, its lines would be lost, so it is made again before the next line.
+//! No line is lost without being counted: an error here counts its line as dropped. If the file can't be renamed or
+//! created, lines continue to go to the open one, and rotation is tried again; if the open one was removed, its lines
+//! would be lost, so it is created again before the next line.
 //!
-//! Not `file-rotate`: without a word it drops all lines after a file that it could not open, and it
-//! panics where the directory is gone.
+//! Not `file-rotate`: it silently drops all lines after a file that it could not open, and it panics if the directory
+//! is gone.
 
 use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions};
@@ -17,29 +17,29 @@ use std::time::{Duration, Instant};
 use crate::config::LoggingSection;
 use crate::observe::log_queue::Sink;
 
-/// Time between two tries to begin the next file, after one that failed.
+/// Time between two attempts to begin the next file, after a failure.
 const RETRY: Duration = Duration::from_secs(10);
 
 /// A log file.
 pub(super) struct LogFile {
     path: PathBuf,
     file: File,
-    /// Length of the file.
+    /// Length of the file in bytes.
     bytes: u64,
-    /// `None` where it is not followed by another one.
+    /// Rotation; `None` if there is none.
     row: Option<Row>,
-    /// When the next file could not be begun.
+    /// Time of the last failure to begin the next file.
     failed: Option<Instant>,
 }
 
-/// How long files of a row become, and how many there are.
+/// Bytes per file of a series, and number of files.
 struct Row {
     bytes_max: u64,
     files_max: usize,
 }
 
 impl LogFile {
-    /// Opens the file, which is made if it is not there.
+    /// Opens the file, which is created if it is missing.
     ///
     /// # Errors
     /// If the system fails.
@@ -50,16 +50,16 @@ impl LogFile {
         Ok(Self { path: path.to_owned(), file, bytes, row, failed: None })
     }
 
-    /// Begins the next file of the row.
+    /// Begins the next file of the series.
     fn rotate(&mut self, files_max: usize) -> Result<()> {
-        // After a try that got no further than this, there is none.
+        // After an attempt that failed at this point, the file does not exist.
         if fs::symlink_metadata(&self.path).is_ok() {
             move_all(&self.path, files_max)?;
         }
         self.reopen()
     }
 
-    /// The same if it is time for it. Where it fails, lines go on to the file that is open.
+    /// Rotates if the file is full. On failure, lines continue to go to the open file.
     fn rotate_if_full(&mut self) {
         let Some(Row { bytes_max, files_max }) = self.row else { return };
         let is_soon = self.failed.is_some_and(|failed| failed.elapsed() < RETRY);
@@ -77,7 +77,7 @@ impl LogFile {
         }
     }
 
-    /// True if no name leads to the file that is open.
+    /// True if no name leads to the open file.
     fn is_removed(&self) -> Result<bool> {
         Ok(rustix::fs::fstat(&self.file)?.st_nlink == 0)
     }
@@ -106,14 +106,14 @@ impl Sink for LogFile {
     }
 }
 
-/// Opens a file to append to it; its length.
+/// Opens a file for appending; returns its length.
 fn open(path: &Path) -> Result<(File, u64)> {
     let file = OpenOptions::new().create(true).append(true).open(path)?;
     let bytes = file.metadata()?.len();
     Ok((file, bytes))
 }
 
-/// The file of a row that has this number; 0 is the one that is written.
+/// Path of the file of a series with this number; 0 is the active one.
 fn numbered(path: &Path, number: usize) -> PathBuf {
     match number {
         0 => path.to_owned(),
@@ -125,9 +125,9 @@ fn numbered(path: &Path, number: usize) -> PathBuf {
     }
 }
 
-/// Gives each file of the row the next number, up to `files_max` of them; the oldest ones go.
+/// Renames each file of the series to the next number, up to `files_max` of them; the oldest ones are removed.
 fn move_all(path: &Path, files_max: usize) -> Result<()> {
-    // There may have been more of them, before the configuration was changed.
+    // There may have been more files, before the configuration was changed.
     let exists = |number: &usize| fs::symlink_metadata(numbered(path, *number)).is_ok();
     for number in (files_max..).take_while(exists) {
         fs::remove_file(numbered(path, number))?;
@@ -181,7 +181,7 @@ mod tests {
             }
             let mut file = LogFile::open(&path, &logging(true, files_max)).unwrap();
             (10..60).for_each(|line| file.write_line(format!("line {line}\n").as_bytes()).unwrap());
-            // A line goes to the next file where one has more than 20 bytes: three lines each.
+            // A file with more than 20 bytes is full: three lines each.
             let numbers: Vec<usize> =
                 (0..9).filter(|number| numbered(&path, *number).exists()).collect();
             assert_eq!(numbers, (0..files_max).collect::<Vec<_>>());
@@ -192,7 +192,7 @@ mod tests {
         }
     }
 
-    /// What can't be moved away is written on, and is moved once it can be.
+    /// A file that can't be moved away continues to be written, and is moved once that is possible.
     #[test]
     fn lines_go_on_to_the_open_file_where_the_next_one_can_not_be_begun() {
         let directory = tempfile::tempdir().unwrap();
@@ -213,9 +213,10 @@ mod tests {
         assert!(file.failed.is_none());
     }
 
-    /// The directory is removed, and something else is in its place for a while.
+    /// The directory is removed, and a file takes its place for a while: lines are errors, and the log file is tried
+    /// again.
     #[test]
-    fn lines_that_nobody_could_read_are_errors_and_it_is_tried_again() {
+    fn lines_without_a_directory_are_errors_and_the_file_is_tried_again() {
         for rotation in [false, true] {
             let directory = tempfile::tempdir().unwrap();
             let path = directory.path().join("log/kyrodb.log");

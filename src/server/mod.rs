@@ -1,4 +1,4 @@
-//! A whole server in one process: puts the parts together, brings them up, takes them down.
+//! A whole server in one process: connects the parts, starts them, and stops them.
 //!
 //! ```text
 //! ports → directory and lock → cores → MANIFEST → logs → ready ⇄ serving → drain → settle → seal → end
@@ -56,20 +56,19 @@ use crate::tls::Tls;
 /// Connections that may wait to be accepted: as many as the system allows (net.core.somaxconn).
 const BACKLOG: i32 = 65_535;
 
-/// The ports a server listens on.
+/// The listening ports of a server.
 pub struct Listeners {
-    /// gRPC.
+    /// Port of gRPC.
     pub grpc: TcpListener,
-    /// HTTP.
+    /// Port of HTTP.
     pub http: TcpListener,
 }
 
 impl Listeners {
-    /// Binds the addresses of the configuration, and tries for some seconds where they are not to be
-    /// had at once.
+    /// Binds the addresses of the configuration, and retries for some seconds.
     ///
     /// # Errors
-    /// Which address can't be bound, why, and what to do.
+    /// The address that can't be bound, why, and the remedy.
     pub fn bind(config: &Config) -> Result<Self, String> {
         let server = &config.server;
         Ok(Self {
@@ -90,8 +89,8 @@ fn bind(what: &str, host: &str, port: u16, setting: &str) -> Result<TcpListener,
     for address in addresses {
         match TcpListener::bind(address) {
             Ok(listener) => {
-                // The standard library asks for 128: of more that come at once, the rest would wait
-                // a second for their next try.
+                // The standard library uses a backlog of 128: beyond that, clients that connect together would wait a
+                // second for their retry.
                 if let Err(error) = socket2::SockRef::from(&listener).listen(BACKLOG) {
                     tracing::warn!("{what} has a short queue of new connections: {error}");
                 }
@@ -110,14 +109,14 @@ fn bind(what: &str, host: &str, port: u16, setting: &str) -> Result<TcpListener,
     Err(failed)
 }
 
-/// Removes `server.pid_file` for a process that ends while it starts, without taking a server down.
+/// Removes `server.pid_file` for a process that ends during its start, without shutting a server down.
 pub fn forget_pid(config: &Config) {
     if let Some(path) = &config.server.pid_file {
         pid_file::remove(path);
     }
 }
 
-/// A server that is up.
+/// A running server.
 pub struct Server {
     config: Arc<Config>,
     health: Arc<Health>,
@@ -132,20 +131,20 @@ pub struct Server {
     started: Started,
     grpc_address: std::net::SocketAddr,
     http_address: std::net::SocketAddr,
-    // The pages tell of everything above until it is down.
+    // The pages describe all parts above until they are down.
     http: Http,
-    // It hears that the server is at its end while that takes.
+    // Tells systemd about the shutdown while it takes.
     _systemd: Systemd,
     _pid_file: Option<PidFile>,
-    // Given back last: another server may come once everything else is down.
+    // Released last: another server may start once everything else is down.
     _lock: GuardedLock,
 }
 
 impl Server {
-    /// Reads what a configuration names beside the data directory: API keys and certificates.
+    /// Checks the files that a configuration names besides the data directory: API keys and certificates.
     ///
     /// # Errors
-    /// All that is wrong with them.
+    /// All faults of these files.
     pub fn check(config: &Config) -> Result<(), String> {
         let faults = [
             Access::new(config).err(),
@@ -156,11 +155,11 @@ impl Server {
         if faults.is_empty() { Ok(()) } else { Err(faults.join("\n")) }
     }
 
-    /// Brings a server up; it is ready when this returns. `origins` tells where the configuration
-    /// comes from.
+    /// Starts a server, which is ready when this returns. `origins` tells where each value of the configuration comes
+    /// from.
     ///
     /// # Errors
-    /// What is in the way, and the way out.
+    /// The obstacle, and the remedy.
     pub fn start(config: Config, origins: Origins, listeners: Listeners) -> Result<Self, String> {
         let begun = Instant::now();
         let running = Running { config: config.clone(), origins };
@@ -260,7 +259,7 @@ impl Server {
             "KyroDB {} is ready",
             env!("CARGO_PKG_VERSION"),
         );
-        // What the start had to say is written before anybody is told that it is over.
+        // The log of the start is written before systemd and callers learn that the server is ready.
         log::flush();
         health.set_phase(Phase::Serving);
         Ok(Self {
@@ -284,26 +283,26 @@ impl Server {
         })
     }
 
-    /// Where gRPC listens.
+    /// Address of gRPC.
     #[must_use]
     pub fn grpc_address(&self) -> std::net::SocketAddr {
         self.grpc_address
     }
 
-    /// Where HTTP listens.
+    /// Address of HTTP.
     #[must_use]
     pub fn http_address(&self) -> std::net::SocketAddr {
         self.http_address
     }
 
-    /// What gives the server another configuration.
+    /// The part that applies another configuration.
     #[must_use]
     pub fn reloader(&self) -> Arc<Reloader> {
         self.reloader.clone()
     }
 
-    /// Has `/admin/reload` do this, and returns what SIGHUP is to do: the same, and systemd knows of
-    /// it. Once.
+    /// Sets the action of `/admin/reload`, and returns that of SIGHUP: `reload` with notifications to systemd. Called
+    /// once.
     pub fn on_reload(&self, reload: Box<Reload>) -> Arc<Reload> {
         let told: Arc<Reload> = Arc::new(move || {
             systemd::reloading();
@@ -316,13 +315,13 @@ impl Server {
         told
     }
 
-    /// How the server is.
+    /// Health of the server.
     #[must_use]
     pub fn health(&self) -> &Health {
         &self.health
     }
 
-    /// What it has counted.
+    /// Counters of the server.
     #[must_use]
     pub fn observed(&self) -> &Observed {
         &self.observed
@@ -333,9 +332,9 @@ impl Server {
         self.runtime.block_on(future)
     }
 
-    /// Takes the server down: stops accepting, finishes what is in flight and takes a last snapshot
-    /// of what has changed, within `server.shutdown_timeout_secs`, and seals the logs. False if requests were cut off or a core
-    /// had panicked.
+    /// Shuts the server down: stops accepting, completes requests in flight and takes a last snapshot of the changes,
+    /// within `server.shutdown_timeout_secs`, and seals the logs. False if requests were cut off or a core had
+    /// panicked.
     #[must_use]
     pub fn shut_down(self) -> bool {
         let is_emergency = self.health.modes.is_emergency();
@@ -361,13 +360,13 @@ impl Server {
         }
         // Handlers that are still running lose their clients, not their writes.
         self.runtime.shutdown_background();
-        // Whoever has the way to reload has the way to the shards.
+        // The reloader holds a path to the shards, so it is dropped with them.
         drop((self.started, self.reloader));
         let ended = self.cores.stop();
         self.access.save_usage(true);
         drop(self.http);
         tracing::info!("the logs are sealed; good-bye");
-        // What is cut off because that was asked is no failure.
+        // Requests that are cut off by an emergency stop are not a failure.
         (drained || is_emergency) && ended
     }
 }
@@ -376,7 +375,7 @@ impl Server {
 fn gateway_runtime(placement: &Placement) -> std::io::Result<tokio::runtime::Runtime> {
     let next = AtomicUsize::new(0);
     let others = placement.is_dedicated.then(|| placement.others.clone());
-    // Fewer than two would let one busy stream hold up all other requests.
+    // With fewer than two workers one busy stream would hold up all other requests.
     let workers = placement.others.len().max(2);
     tokio::runtime::Builder::new_multi_thread()
         .worker_threads(workers)

@@ -1,4 +1,4 @@
-//! From a locked directory to shards in service.
+//! Start of the cores: from a locked directory to shards in service.
 
 use std::hash::{BuildHasher, RandomState};
 use std::path::Path;
@@ -35,25 +35,24 @@ use crate::types::metric::Metric;
 use crate::types::stripe::OWNERS_MAX;
 use crate::wal::parse_segment_name;
 
-/// The share of `timeouts.hot_tier_ms` that the scan of what is not linked may take at the start.
+/// Share of `timeouts.hot_tier_ms` that the scan of unlinked documents may take when the server becomes ready.
 const SCAN_SHARE: f64 = 0.8;
 
-/// So long after its beginning a start no longer waits for the rest to be linked. Before it is
-/// ready, linking has the cores to itself; after that it takes its share of them beside searches,
-/// which scan what it has not come to.
+/// Time for which a start waits for the remaining documents to be linked. Before the server is ready, linking has the
+/// cores to itself; after that it takes its share of them beside searches, which scan the unlinked documents.
 const LINK_PATIENCE: Duration = Duration::from_secs(2);
 
-/// So long it waits for graphs to be looked through for nodes that no walk can reach: that takes
-/// some seconds for ten million documents.
+/// Time for which a start waits until graphs are checked for unreachable nodes: that takes some seconds for ten million
+/// documents.
 const CHECK_PATIENCE: Duration = Duration::from_secs(60);
 
-/// Between two looks at how far linking is.
+/// Period of checking the progress of linking.
 const READY_PERIOD: Duration = Duration::from_millis(20);
 
-/// The threads that have to be ended.
+/// Threads that have to be joined.
 pub(super) struct Cores {
     handles: Vec<CoreHandle>,
-    // After the cores: it keeps them awake until they have ended.
+    // Dropped after the cores: it keeps them awake until they have ended.
     pulse: Pulse,
 }
 
@@ -62,18 +61,18 @@ impl Cores {
         self.handles.iter().map(|core| core.heart.clone()).collect()
     }
 
-    /// Ends them. False if one had panicked.
+    /// Stops the threads. False if one had panicked.
     pub(super) fn stop(self) -> bool {
         let mut handles = self.handles.into_iter();
         let first: Vec<CoreHandle> = handles.next().into_iter().collect();
-        // The first core keeps MANIFEST, which the others have say where their logs end.
+        // The first core ends last: it writes MANIFEST, in which the others record the ends of their logs.
         let are_well = [handles.collect(), first].map(end);
         drop(self.pulse);
         are_well.iter().all(|&is_well| is_well)
     }
 }
 
-/// Ends these cores. False if one had panicked.
+/// Stops these cores. False if one had panicked.
 fn end(handles: Vec<CoreHandle>) -> bool {
     for handle in &handles {
         // A mailbox has room, or its core is busy and will make some.
@@ -87,14 +86,14 @@ fn end(handles: Vec<CoreHandle>) -> bool {
     panicked == 0
 }
 
-/// What is known of the directory once it is open.
+/// State of the directory once it is open.
 pub(super) struct Started {
     pub(super) router: Arc<Router>,
     pub(super) dimension: usize,
     pub(super) records: u64,
 }
 
-/// What a server is made of before it has shards.
+/// Parts of a server that exist before it has shards.
 pub(super) struct Parts<'a> {
     pub(super) config: &'a Config,
     pub(super) observed: &'a Arc<Observed>,
@@ -102,8 +101,8 @@ pub(super) struct Parts<'a> {
     pub(super) access: &'a Access,
 }
 
-/// Starts the cores and opens the shards. A directory that can't be opened is moved aside, and
-/// an empty one taken, where the configuration allows that.
+/// Starts the cores and opens the shards. A directory that can't be opened is moved aside, and an empty one is created,
+/// if the configuration allows that.
 pub(super) fn bring_up(
     Parts { config, observed, health, access }: Parts<'_>,
     placement: &Placement,
@@ -112,7 +111,7 @@ pub(super) fn bring_up(
     lock: GuardedLock,
 ) -> Result<(Cores, Started, GuardedLock), String> {
     let persistence = &config.persistence;
-    // The cores look again and again; what they see is compared with this.
+    // Cores check the disk periodically, and compare it with this.
     let folders = Folders::of(&persistence.data_dir);
     let room = folders.room().map_err(|error| error.to_string())?;
     let reserve = folders.reserve(persistence.disk_reserve_bytes);
@@ -209,7 +208,7 @@ struct Opening<'a> {
     health: &'a Health,
     access: &'a Access,
     cores: usize,
-    /// NUMA nodes that the cores lie on.
+    /// Number of NUMA nodes that the cores lie on.
     nodes: usize,
 }
 
@@ -227,8 +226,7 @@ impl Opening<'_> {
         self.health.expect_records(sealed.map(|s| s.last_lsn + 1 - s.first_lsn).sum());
         let joints: Vec<_> =
             (0..layout.partitions()).map(|partition| joint(layout, partition)).collect();
-        // A start that is refused has changed nothing: every shard is read before anything is
-        // written.
+        // A refused start changes nothing: every shard is read before anything is written.
         let opened = self.open_shards(cores, &manifest, layout, &joints).await?;
         for shard in opened.iter().filter(|shard| shard.dimension != 0) {
             if shard.dimension != manifest.dimension as usize {
@@ -238,8 +236,8 @@ impl Opening<'_> {
                 )));
             }
         }
-        // MANIFEST first: files without one would look like a loss, and no log has an epoch that
-        // MANIFEST does not have.
+        // MANIFEST first: files without it would look like a loss, and no log may have an epoch that MANIFEST does not
+        // have.
         publish(first, manifest.clone()).await?;
         let begun = self.begin_shards(cores, layout, manifest.epoch).await?;
         let before = std::mem::take(&mut manifest.segments);
@@ -257,7 +255,7 @@ impl Opening<'_> {
         }
         let (dimension, shards) = (manifest.dimension as usize, manifest.shards);
         unused.extend(self.of_no_shard(shards)?);
-        // Before MANIFEST has these ends: a start that finds them there looks at nothing behind.
+        // Before MANIFEST has these ends: a later start that finds them there does not read what follows them.
         let left_there = ask(first, |reply| Request::KeepTails { left, reply }).await?;
         let is_new = |segment: &&Segment| {
             segment.sealed.is_some() && !was_sealed(segment) && !left_there.contains(&segment.file)
@@ -295,7 +293,7 @@ impl Opening<'_> {
         Ok(Started { router: Arc::new(router), dimension, records })
     }
 
-    /// Which of the directory's shards have a graph in common.
+    /// Assigns the shards of the directory to partitions.
     fn layout(&self, shards: u32) -> Result<Layout, Refusal> {
         let asked = self.config.runtime.partitions as u32;
         let least = shards.div_ceil(OWNERS_MAX);
@@ -319,7 +317,7 @@ impl Opening<'_> {
         Ok(Layout::new(shards, partitions))
     }
 
-    /// What was found against what is asked for.
+    /// Compares the MANIFEST found with the configuration.
     fn check(&self, mut manifest: Manifest) -> Result<Manifest, Refusal> {
         let config = self.config;
         let directory = config.persistence.data_dir.display();
@@ -344,7 +342,7 @@ impl Opening<'_> {
         Ok(manifest)
     }
 
-    /// A new directory, if there are no files that a MANIFEST should name.
+    /// MANIFEST of a new directory, if there are no files that a MANIFEST should name.
     fn fresh(&self) -> Result<Manifest, Refusal> {
         let config = self.config;
         let mut names = self.names()?.into_iter();
@@ -367,8 +365,8 @@ impl Opening<'_> {
         })
     }
 
-    /// Files of shards that the directory no longer has: it was given fewer, and the process died
-    /// before they were removed.
+    /// Files of shards that the directory no longer has: their number was reduced, and the process died before they
+    /// were removed.
     fn of_no_shard(&self, shards: u32) -> Result<Vec<String>, Refusal> {
         let is_left = |name: &String| {
             let place = parse_segment_name(name).or_else(|| parse_snapshot_name(name));
@@ -377,7 +375,7 @@ impl Opening<'_> {
         Ok(self.names()?.into_iter().filter(is_left).collect())
     }
 
-    /// All files of the directory, and those of its log.
+    /// Names of all files of the directory, and of its log.
     fn names(&self) -> Result<Vec<String>, Refusal> {
         let names = Folders::of(&self.config.persistence.data_dir).list();
         names.map_err(|error| Refusal::other(error.to_string()))
@@ -423,7 +421,7 @@ impl Opening<'_> {
         Ok(opened)
     }
 
-    /// Takes the shards into service; the segments that their logs go on in.
+    /// Takes the shards into service; returns the segments in which their logs continue.
     async fn begin_shards(
         &self,
         cores: &Cores,
@@ -459,10 +457,9 @@ impl Opening<'_> {
         Ok(())
     }
 
-    /// What was read from the log is found by scanning it, until it is linked. Waits until all
-    /// is linked, or for [`LINK_PATIENCE`]; and in any case until the scan takes well less than
-    /// what a search may spend on it: then every answer is whole. Graphs that several shards own are
-    /// looked through meanwhile.
+    /// Waits until all documents read from the log are linked, or for [`LINK_PATIENCE`]; in any case until scanning the
+    /// unlinked ones takes well less than a search may spend on it, so that every answer is complete. Graphs that
+    /// several shards own are checked meanwhile.
     async fn wait_for_linking(&self, cores: &Cores, layout: Layout, joints: &[Option<Arc<Joint>>]) {
         self.health.set_linking();
         let budget = Duration::from_millis(self.config.timeouts.hot_tier_ms).mul_f64(SCAN_SHARE);
@@ -471,18 +468,18 @@ impl Opening<'_> {
             let mut scans = vec![Duration::ZERO; cores.handles.len()];
             let mut hot = 0;
             let shards = self.observed.shards();
-            // A shard that is fenced links nothing, and answers nothing either.
+            // A fenced shard links nothing, and answers nothing either.
             for (index, shard) in shards.iter().enumerate().filter(|(_, shard)| !shard.is_fenced())
             {
                 hot += shard.hot_documents.get();
                 let scan_ns = shard.hot_documents.get() * shard.scan_ns.get();
-                // A search scans what all shards of a partition have, on the core of one of them.
+                // A search scans the unlinked documents of all shards of a partition, on the core of one of them.
                 let members = layout.members(layout.partition_of(ShardId(index as u32)));
                 let core = layout.core_of(ShardId(members.start), cores.handles.len());
                 scans[core] += Duration::from_nanos(scan_ns);
             }
             let longest = scans.into_iter().max().unwrap_or_default();
-            // Parts that came back from snapshots of different moments may have lost sight of nodes.
+            // Parts restored from snapshots of different times may contain nodes that no walk reaches.
             let is_checking = joints.iter().flatten().any(|joint| joint.is_checking());
             let has_waited = self.health.uptime() >= LINK_PATIENCE;
             let is_checked = !is_checking || begun.elapsed() >= CHECK_PATIENCE;
@@ -495,18 +492,18 @@ impl Opening<'_> {
     }
 }
 
-/// What the shards of a partition have in common; `None` for one that is alone.
+/// State that the shards of a partition share; `None` for a single shard.
 fn joint(layout: Layout, partition: u32) -> Option<Arc<Joint>> {
     let owners = layout.members(partition).len() as u32;
     (owners > 1).then(|| Joint::new(owners))
 }
 
-/// What shapes a shard, where there are so many.
+/// Parameters of a shard's engine, for this number of shards.
 pub(super) fn engine_params(config: &Config, dimension: usize, shards: usize) -> engine::Params {
     let hnsw = &config.hnsw;
     let metric = hnsw.distance.into();
-    // Codes of vectors that have no bounds of their own may say nothing: all of them the same if
-    // what tells them apart is small beside what they have in common.
+    // Codes of vectors without bounds of their own may be useless: all codes are equal if the differences of the
+    // vectors are small beside their common part.
     let codes = match hnsw.codes {
         Codes::Auto => metric == Metric::Cosine,
         Codes::None => false,
@@ -524,7 +521,7 @@ pub(super) fn engine_params(config: &Config, dimension: usize, shards: usize) ->
     }
 }
 
-/// Where the vectors of each of so many shards are.
+/// Storage of the vectors of each of `shards` shards.
 pub(super) fn vector_storage(config: &Config, shards: usize) -> engine::VectorStorage {
     match config.storage.vectors {
         VectorStorage::Memory => engine::VectorStorage::Memory,
@@ -542,7 +539,7 @@ fn documents_max(config: &Config) -> usize {
     }
 }
 
-/// Another generation of the writer: the upper half can't be guessed, the lower one counts.
+/// The next generation of the writer: the upper half is random, the lower one counts.
 pub(super) fn next_epoch(epoch: u64) -> u64 {
     let random = RandomState::new().hash_one(std::process::id()) >> 32;
     random << 32 | u64::from((epoch as u32).wrapping_add(1))

@@ -1,28 +1,28 @@
-//! File descriptors: the soft limit is raised to the hard one, and connections get what files leave.
+//! File descriptors: the soft limit is raised to the hard one, and connections get the descriptors that files leave.
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-/// Descriptors for files and whatever else is no connection: rings, segments, snapshots, the log, listeners.
+/// Descriptors that are not for connections: rings, segments, snapshots, the log, listeners.
 const FILES: u64 = 256;
 
-/// Connections of HTTP that there is room for, at most; `status` has its own bound.
+/// Most HTTP connections that descriptors are reserved for; `status` has its own bound.
 const HTTP_CONNECTIONS: u64 = 512;
 
-/// Where there are few descriptors, files get at least one in this many, and HTTP one in this many of the rest.
+/// With few descriptors, files get at least 1/2 of them, and HTTP gets 1/4 of the rest.
 const FILES_SHARE: u64 = 2;
 const HTTP_SHARE: u64 = 4;
 
-/// Connections that there are descriptors for.
+/// Numbers of connections that there are descriptors for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Room {
-    /// Of gRPC.
+    /// gRPC connections.
     pub(super) grpc: usize,
-    /// Of HTTP.
+    /// HTTP connections.
     pub(super) http: usize,
 }
 
 impl Room {
-    /// Divides the descriptors, where `wanted` connections of gRPC are configured.
+    /// Divides the descriptors, given that `wanted` gRPC connections are configured.
     fn within(limit: Option<u64>, wanted: usize) -> Self {
         let Some(limit) = limit else {
             return Self { grpc: wanted, http: HTTP_CONNECTIONS as usize };
@@ -34,7 +34,7 @@ impl Room {
     }
 }
 
-/// Raises the limit, and says how many connections it has room for.
+/// Raises the limit, and returns the connections that there is room for.
 pub(super) fn fit(wanted: usize) -> Room {
     let limit = raise();
     let room = Room::within(limit, wanted);
@@ -52,7 +52,7 @@ pub(super) fn fit(wanted: usize) -> Room {
     room
 }
 
-/// Raises the soft limit to the hard one; what it is then, `None` if there is none.
+/// Raises the soft limit to the hard one; returns the limit, `None` if there is none.
 fn raise() -> Option<u64> {
     let limit = getrlimit(Resource::Nofile);
     if limit.current == limit.maximum {

@@ -1,17 +1,17 @@
-//! `server.pid_file`: the number of the server's process, for those who send it signals by a file.
+//! `server.pid_file`: the number of the server's process, for tools that signal it by a file.
 //!
-//! The file is locked for as long as the server runs. So one that a server which was killed has left
-//! is told from one that is in use, whatever process has that number by now.
+//! The file is locked while the server runs. So a file left by a killed server is told from one in use, whichever
+//! process has that number by now.
 
 use std::fs::{File, OpenOptions, Permissions, TryLockError};
 use std::io::{ErrorKind, Read};
 use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-/// Longest content that can be a number. What is longer was not written by a server.
+/// Longest content that can be a number, in bytes. A longer file was not written by a server.
 const BYTES_MAX: u64 = 32;
 
-/// How often another server may take the file away between opening and locking it.
+/// Most times that another server may remove the file between opening and locking it.
 const TRIES_MAX: usize = 100;
 
 /// The file, which is removed when this is dropped.
@@ -24,7 +24,7 @@ impl PidFile {
     /// Writes the file, over one that is left from before.
     ///
     /// # Errors
-    /// If it can't be written, another server has it, or it holds something else than a number.
+    /// If it can't be written, another server has it, or its content is not a number.
     pub(super) fn write(path: &Path) -> Result<Self, String> {
         let shown = path.display();
         let failed = |error: std::io::Error| {
@@ -62,14 +62,14 @@ impl PidFile {
                 Err(TryLockError::Error(error)) => return Err(failed(error)),
             }
             if !is_at(&file, path) {
-                // The server that had it has removed it just now.
+                // The server that had the file has just removed it.
                 continue;
             }
-            // What is longer is cut last, so that the first line is right at every moment.
+            // A longer content is cut last, so that the first line is right at every moment.
             let line = format!("{}\n", std::process::id());
             file.write_all_at(line.as_bytes(), 0)
                 .and_then(|()| file.set_len(line.len() as u64))
-                // Other users signal the server by it, whatever this one's umask is.
+                // Other users signal the server by it, whatever this user's umask is.
                 .and_then(|()| file.set_permissions(Permissions::from_mode(0o644)))
                 .map_err(failed)?;
             return Ok(Self { path: path.to_owned(), _file: file });

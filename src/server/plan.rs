@@ -1,4 +1,4 @@
-//! `--plan`, and whether what is configured can fit into memory at all.
+//! `--plan`, and the check that a configuration can fit into memory.
 
 use super::open::{engine_params, vector_storage};
 use crate::config::{Config, VectorStorage};
@@ -10,7 +10,7 @@ use crate::types::payload::PAYLOAD_BYTES_MAX;
 /// Plans for a data set on this host with this configuration.
 ///
 /// # Errors
-/// If the configuration does not say how many values a vector has, or its cores are not there.
+/// If the configuration does not say how many values a vector has, or has more cores than the host.
 pub fn plan(config: &Config, data: DataSet) -> Result<Plan, String> {
     if config.hnsw.dimension == 0 {
         return Err("how many values has a vector? Say --dim, or set hnsw.dimension".into());
@@ -29,11 +29,11 @@ pub fn plan(config: &Config, data: DataSet) -> Result<Plan, String> {
     Ok(Plan::new(config, params, data, cores, shards))
 }
 
-/// Refuses a configuration that sets more aside for vectors than there is, or that promises more
-/// documents than fit, even without metadata.
+/// Refuses a configuration that reserves more memory for vectors than there is, or that promises more documents than
+/// fit, even without metadata.
 ///
 /// # Errors
-/// What they would need.
+/// The memory that they would need.
 pub(super) fn check_memory(config: &Config) -> Result<(), String> {
     let (cached, unsaved) = (config.cache.document_bytes, config.storage.unsaved_bytes);
     let max = memory_max(&config.memory);

@@ -1,4 +1,4 @@
-//! Another configuration for a server that runs: what can change does, and the rest is named.
+//! Reload of the configuration of a running server: keys that can change at once do, and the others are named.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -16,7 +16,7 @@ use crate::sizing;
 use crate::status::health::Health;
 use crate::tls::Tls;
 
-/// Sections, and keys of others, that take effect at once.
+/// Sections, and keys of other sections, that take effect at once.
 const LIVE: [&str; 8] = [
     "timeouts.",
     "slo.",
@@ -28,16 +28,16 @@ const LIVE: [&str; 8] = [
     "storage.max_write_bytes_per_sec",
 ];
 
-/// What has become of another configuration.
+/// Result of a reload.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Reloaded {
-    /// Keys that have other values now: `key: before -> now`.
+    /// Keys that have new values now: `key: before -> now`.
     pub changed: Vec<String>,
-    /// Keys that have other values in the configuration, but only after a restart.
+    /// Keys whose new values take effect only after a restart.
     pub needs_restart: Vec<String>,
-    /// About the API keys.
+    /// Result for the API keys.
     pub keys: String,
-    /// A task learns what to keep of vectors on disk, and begins again.
+    /// A task trains the cache of vectors on disk; it restarts.
     pub has_training: bool,
 }
 
@@ -63,7 +63,7 @@ impl std::fmt::Display for Reloaded {
 /// The parts of a server that can change.
 pub struct Reloader {
     pub(super) running: Arc<ArcSwap<Running>>,
-    /// Held while something changes.
+    /// Held during a change.
     pub(super) turn: Mutex<()>,
     pub(super) access: Arc<Access>,
     pub(super) health: Arc<Health>,
@@ -81,10 +81,10 @@ pub(super) fn limits(config: &Config) -> Limits {
 }
 
 impl Reloader {
-    /// Takes what can change from a valid configuration, and reads the API keys again.
+    /// Applies the changeable keys of a valid configuration, and reads the API keys again.
     ///
     /// # Errors
-    /// If the key file or a certificate is bad: what was in force of both stays, all else is changed.
+    /// If the key file or a certificate is invalid: the previous ones stay in force, and all other keys are changed.
     pub fn apply(&self, config: Config, origins: Origins) -> Result<Reloaded, String> {
         self.router.retry_cache();
         self.router.restart_training();
@@ -120,7 +120,7 @@ impl Reloader {
         self.gateway.set_memory_max(sizing::memory_max(&live.memory));
         self.access.set_rate_limit(live.rate_limit.clone());
         self.running.store(Arc::new(running));
-        // Files may lie where reading takes its time.
+        // Reading files may take long.
         drop(turn);
         let secured = self.tls.as_ref().map_or(Ok(()), |tls| tls.reload());
         reloaded.keys = self.access.reload()?;
@@ -128,7 +128,7 @@ impl Reloader {
     }
 }
 
-/// Keys with different values, and these.
+/// Keys with different values, and these values.
 fn differences(before: &Config, after: &Config) -> Vec<(String, Value, Value)> {
     let flat =
         |config: &Config| -> BTreeMap<String, Value> { config.leaves().into_iter().collect() };
@@ -145,7 +145,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_differs_is_named() {
+    fn changed_keys_are_named() {
         let before = Config::default();
         assert!(differences(&before, &before.clone()).is_empty());
         let mut after = before.clone();

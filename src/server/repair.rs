@@ -1,5 +1,5 @@
-//! Looking at a data directory as a whole, and changing what it is, while no server uses it: for
-//! `--verify` and `--repair`, and for a start that is to do so by itself.
+//! Check and repair of a whole data directory while no server uses it: for `--verify` and `--repair`, and for a start
+//! that is configured to repair by itself.
 
 use std::fmt::{Display, Formatter};
 use std::fs;
@@ -26,18 +26,18 @@ use crate::shard::open::Refusal;
 use crate::types::ShardId;
 use crate::verify::{Progress, Report};
 
-/// All that can be said of a directory.
+/// Result of checking a directory.
 #[derive(Debug, Serialize)]
 pub struct Whole {
-    /// What its files are like. `is_clean` is about the shards as well.
+    /// Report on its files. `is_clean` covers the shards as well.
     #[serde(flatten)]
     pub files: Report,
     /// Its shards, as a start would find them; none if MANIFEST can't be read.
     pub inspected: Vec<Inspected>,
 }
 
-/// Checks the files in `directory` as [`super::verify`] does, and then brings every shard back and
-/// looks at its graph and its documents. Changes nothing; memory holds one shard at a time.
+/// Checks the files in `directory` as [`super::verify`] does, then restores every shard and checks its graph and its
+/// documents. Changes nothing; memory holds one shard at a time.
 ///
 /// # Errors
 /// If nothing could be checked, and why.
@@ -99,7 +99,7 @@ impl Display for Whole {
 /// Repairs a directory that no server uses; `None` if there is nothing to repair.
 ///
 /// # Errors
-/// If it is in use, or could not be repaired: then it is what it was.
+/// If it is in use, or could not be repaired: then it is unchanged.
 pub fn repair_directory(directory: &Path, config: &Config) -> Result<Option<Repaired>, String> {
     fs::read_dir(directory).map_err(|error| {
         format!("the data directory {} can't be read: {error}", directory.display())
@@ -108,7 +108,7 @@ pub fn repair_directory(directory: &Path, config: &Config) -> Result<Option<Repa
     repair_locked(directory, config)
 }
 
-/// The same where the lock is held.
+/// Repairs a directory whose lock the caller holds.
 pub(super) fn repair_locked(directory: &Path, config: &Config) -> Result<Option<Repaired>, String> {
     let disk = BlockingDisk::new(directory);
     let params = engine_params(config, 0, 1);
@@ -120,7 +120,7 @@ pub(super) fn repair_locked(directory: &Path, config: &Config) -> Result<Option<
     })
 }
 
-/// Gives the files another name in quarantine, durable: the first ones may go then.
+/// Links the files into quarantine, durably: the original names may then be removed.
 fn quarantine(directory: &Path, names: &[String]) -> Result<(), String> {
     let outer = directory.join(QUARANTINE_NAME);
     let failed = |what: &Path, error: std::io::Error| {
@@ -154,7 +154,7 @@ fn quarantine(directory: &Path, names: &[String]) -> Result<(), String> {
     Ok(())
 }
 
-/// Makes a directory that is named after the time.
+/// Creates a directory named after the time.
 fn fresh_below(outer: &Path) -> std::io::Result<PathBuf> {
     let seconds = unix_ms() / 1_000;
     let mut number = 0;
@@ -167,8 +167,8 @@ fn fresh_below(outer: &Path) -> std::io::Result<PathBuf> {
     }
 }
 
-/// Gives the directory the number of shards that the configuration asks for. Leaves everything
-/// else that is to be said about it to the start.
+/// Changes the directory to the number of shards that the configuration asks for. Other problems are left for the start
+/// to report.
 pub(super) fn reshard_as_asked(config: &Config) -> Result<Option<Resharded>, Refusal> {
     let disk = BlockingDisk::new(&config.persistence.data_dir);
     let asked = config.runtime.shards as u32;

@@ -1,4 +1,4 @@
-//! What a configuration means for the cores.
+//! Settings of the cores, derived from a configuration.
 
 use std::time::Duration;
 
@@ -9,16 +9,16 @@ use crate::shard::cpus::Placement;
 use crate::shard::snapshot::Due;
 use crate::shard::vectors::{CacheParams, Strategy, TrainingParams};
 
-/// Messages that a core may have waiting.
+/// Capacity of a core's mailbox, in messages.
 const MAILBOX_CAPACITY: usize = 8_192;
 
-/// A bulk load pauses at so many hot documents in a shard: some 60 µs of scan at 384 values.
+/// Hot documents in a shard at which a bulk load pauses: some 60 µs of scan at 384 values.
 const BULK_HOT_MAX: usize = 2_048;
 
-/// Between two looks of a core at the disk.
+/// Period at which a core checks the disk.
 const WATCH_PERIOD: Duration = Duration::from_secs(1);
 
-/// What all cores have in common.
+/// Settings that all cores share.
 pub(super) fn settings(config: &Config, placement: &Placement, io_memory_bytes: usize) -> Settings {
     let persistence = &config.persistence;
     let sync = match persistence.fsync_policy {
@@ -50,16 +50,16 @@ pub(super) fn settings(config: &Config, placement: &Placement, io_memory_bytes: 
     }
 }
 
-/// A task learns what to keep of vectors on disk.
+/// True if a task trains the cache of vectors on disk.
 pub(super) fn learns(config: &Config) -> bool {
     let cache = &config.cache;
-    // Without room for anything there is nothing to decide.
+    // Without room for any row there is nothing to decide.
     config.storage.vectors == VectorStorage::Nvme
         && cache.enable_training_task
         && cache.document_bytes > 0
 }
 
-/// Bytes that each of the cores keeps of vectors on disk.
+/// Parameters of each core's cache of vectors on disk.
 fn document_cache(config: &Config, cores: usize) -> CacheParams {
     let cache = &config.cache;
     let learns = learns(config);

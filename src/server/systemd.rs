@@ -1,5 +1,5 @@
-//! Tells systemd how the server is, where systemd has started it (`Type=notify`): READY once it serves,
-//! STATUS as people read it, WATCHDOG while nothing but a new start would help, RELOADING, STOPPING.
+//! Notifications to systemd about the state of the server, if systemd has started it (`Type=notify`): READY once it
+//! serves, STATUS for people, WATCHDOG unless only a restart would help, RELOADING, STOPPING.
 
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
@@ -10,10 +10,10 @@ use sd_notify::NotifyState;
 
 use crate::status::health::{Health, Phase, Verdict};
 
-/// Between two looks at how the server is. A watchdog that wants to hear more often does.
+/// Period of checking the state of the server, or shorter if the watchdog wants that.
 const LOOK: Duration = Duration::from_millis(500);
 
-/// Tells systemd until it is dropped.
+/// Notifies systemd until it is dropped.
 pub(super) struct Systemd {
     stop: Option<Sender<()>>,
     thread: Option<JoinHandle<()>>,
@@ -30,7 +30,7 @@ impl Drop for Systemd {
 }
 
 impl Systemd {
-    /// Begins, if systemd listens.
+    /// Starts, if systemd listens.
     ///
     /// # Errors
     /// If the thread can't be made.
@@ -45,7 +45,7 @@ impl Systemd {
     }
 }
 
-/// What is told in between: the configuration is being read again.
+/// Tells systemd that the configuration is being read again.
 pub(super) fn reloading() {
     match NotifyState::monotonic_usec_now() {
         Ok(now) => notify(&[NotifyState::Reloading, now]),
@@ -53,12 +53,12 @@ pub(super) fn reloading() {
     }
 }
 
-/// And that this is over.
+/// Tells systemd that the reload is over.
 pub(super) fn reloaded() {
     notify(&[NotifyState::Ready]);
 }
 
-/// The server begins to shut down, which may be over before the next look.
+/// Tells systemd that the server begins to shut down, which may be over before the next check.
 pub(super) fn stopping() {
     notify(&[NotifyState::Stopping]);
 }
@@ -97,7 +97,7 @@ fn words(health: &Health) -> String {
 }
 
 fn notify(states: &[NotifyState<'_>]) {
-    // systemd that is not there any more has nothing to be told.
+    // If systemd is gone, there is no one to notify.
     if let Err(error) = sd_notify::notify(states) {
         tracing::debug!("systemd is not told: {error}");
     }

@@ -10,7 +10,7 @@ use crate::verify::{self, Progress, Report};
 /// Checks the logs in `directory`, and changes nothing there. No server can start in it meanwhile.
 ///
 /// # Errors
-/// If nothing could be checked, and why: no such directory, nothing in it, a server that uses it.
+/// If nothing could be checked, and why: no such directory, an empty one, or a server that uses it.
 pub fn verify(directory: &Path, progress: Progress<'_>) -> Result<Report, String> {
     let look = Look::take(directory)?;
     let report = check_files(directory, progress)?;
@@ -18,7 +18,7 @@ pub fn verify(directory: &Path, progress: Progress<'_>) -> Result<Report, String
     Ok(report)
 }
 
-/// The same where nobody else comes in between.
+/// As [`verify()`], for a caller that keeps other processes out.
 pub(super) fn check_files(directory: &Path, progress: Progress<'_>) -> Result<Report, String> {
     let disk = ReadOnlyDisk::new(directory);
     let verified = run(verify::verify(&disk, progress));

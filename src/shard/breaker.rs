@@ -1,5 +1,5 @@
-//! The circuit breaker of one shard's log. After some failures nothing is tried for a while:
-//! clients hear at once what they would hear late, and a disk in trouble is left alone.
+//! The circuit breaker of one shard's log. After repeated failures it refuses writes for a while: clients get the error
+//! at once instead of late, and the failing disk gets a rest.
 //!
 //! ```text
 //!          failures_max within `window`, a full disk, or trip
@@ -10,23 +10,23 @@
 //!   └──────────────────────────────────────────────────────── half-open ─┘
 //! ```
 //!
-//! A state machine and no more: what happens, and when, it is told.
+//! A state machine without clock or I/O: the caller passes events and times.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use crate::observe::counters::BreakerState;
 
-/// When a breaker opens, and when it closes again.
+/// Rules of opening and closing a breaker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Params {
-    /// So many failures open it,
+    /// Failures within `window` that open it.
     pub failures_max: usize,
-    /// if they are no farther apart than this.
+    /// Longest time between the first and the last of `failures_max` failures.
     pub window: Duration,
-    /// How long it stays open before writes are tried again.
+    /// Time that it stays open before writes are tried again.
     pub open_for: Duration,
-    /// So many successes then close it.
+    /// Successes while half-open that close it.
     pub successes_min: u32,
 }
 
@@ -44,12 +44,12 @@ pub enum Cause {
     Failures,
     /// There was no room for the log.
     DiskFull,
-    /// An operator wanted it.
+    /// An operator tripped it.
     Tripped,
 }
 
 impl Cause {
-    /// In words.
+    /// The cause as text for errors and logs.
     #[must_use]
     pub fn words(self) -> &'static str {
         match self {
@@ -60,25 +60,25 @@ impl Cause {
     }
 }
 
-/// What an operator may do to it.
+/// Commands of operators.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Command {
     /// Close it, and forget all failures.
     Reset,
-    /// Open it.
+    /// Open it until `open_for` has passed.
     Trip,
 }
 
-/// How a breaker is.
+/// State of a breaker at one moment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Report {
-    /// Which state it is in.
+    /// Closed, open or half-open.
     pub state: BreakerState,
-    /// Why, unless it is closed.
+    /// Why it is open or half-open; `None` while it is closed.
     pub cause: Option<Cause>,
     /// Failures that count against it.
     pub failures: usize,
-    /// How long it stays open; zero if it is not.
+    /// Time until it becomes half-open; zero unless it is open.
     pub open_for: Duration,
 }
 
@@ -89,24 +89,24 @@ enum Phase {
     HalfOpen { successes: u32, cause: Cause },
 }
 
-/// The breaker.
+/// Circuit breaker of one shard's log.
 #[derive(Debug)]
 pub struct Breaker {
     params: Params,
     phase: Phase,
-    /// The last failures, as many as matter.
+    /// Times of the latest failures, at most `failures_max`.
     failures: VecDeque<Instant>,
 }
 
 impl Breaker {
-    /// A closed one.
+    /// A closed breaker.
     #[must_use]
     pub fn new(params: Params) -> Self {
         assert!(params.failures_max > 0 && params.successes_min > 0);
         Self { params, phase: Phase::Closed, failures: VecDeque::new() }
     }
 
-    /// How it is now.
+    /// The state at `now`.
     pub fn report(&mut self, now: Instant) -> Report {
         self.pass(now);
         let (state, cause, open_for) = match self.phase {
@@ -125,13 +125,13 @@ impl Breaker {
         !matches!(self.phase, Phase::Open { .. })
     }
 
-    /// True if it is closed, which no passing of time changes.
+    /// True if it is closed. Time alone never opens a closed breaker.
     #[must_use]
     pub fn is_closed(&self) -> bool {
         matches!(self.phase, Phase::Closed)
     }
 
-    /// A group is durable, or as durable as it is meant to be.
+    /// Counts a group that was written, and synced if the policy wants that.
     pub fn succeeded(&mut self, now: Instant) {
         if self.is_closed() {
             return;
@@ -145,17 +145,17 @@ impl Breaker {
         }
     }
 
-    /// A write or a sync has failed.
+    /// Counts a failed write or sync.
     pub fn failed(&mut self, now: Instant) {
         self.fail(now, self.params.failures_max, Cause::Failures);
     }
 
-    /// There was no room for the log.
+    /// Opens it: the log found no room on the disk.
     pub fn disk_full(&mut self, now: Instant) {
         self.fail(now, 1, Cause::DiskFull);
     }
 
-    /// There is room for the log.
+    /// Closes a breaker that a full disk opened, or that is half-open after one: there is room again.
     pub fn space_returned(&mut self) {
         if let Phase::Open { cause: Cause::DiskFull, .. }
         | Phase::HalfOpen { cause: Cause::DiskFull, .. } = self.phase
@@ -164,7 +164,7 @@ impl Breaker {
         }
     }
 
-    /// Does as an operator says.
+    /// Executes a command of an operator.
     pub fn command(&mut self, command: Command, now: Instant) {
         match command {
             Command::Reset => self.close(),
@@ -181,7 +181,7 @@ impl Breaker {
         let opens = match self.phase {
             Phase::Closed => self.failures.len() >= failures_max,
             Phase::HalfOpen { .. } => true,
-            // What was under way when it opened is no news.
+            // A failure of a write that was in flight when it opened changes nothing.
             Phase::Open { .. } => false,
         };
         if opens {
@@ -194,7 +194,7 @@ impl Breaker {
         self.failures.clear();
     }
 
-    /// Does what time alone does.
+    /// Moves an open breaker on to half-open once `open_for` has passed.
     fn pass(&mut self, now: Instant) {
         let window = self.params.window;
         let is_old = |failure: &Instant| now.saturating_duration_since(*failure) > window;
@@ -225,7 +225,7 @@ mod tests {
         successes_min: 2,
     };
 
-    /// A breaker and a clock that stands still unless it is told to go on.
+    /// A breaker with a clock that only tests advance.
     struct Timed {
         breaker: Breaker,
         now: Instant,
@@ -254,7 +254,7 @@ mod tests {
     }
 
     #[test]
-    fn three_failures_within_a_minute_open_it_and_two_successes_close_it() {
+    fn breaker_opens_after_three_failures_within_a_minute_and_closes_after_two_successes() {
         let mut timed = Timed::new();
         timed.fail(2);
         timed.wait(61);
@@ -275,7 +275,7 @@ mod tests {
     }
 
     #[test]
-    fn one_failure_reopens_a_half_open_one_for_the_whole_time() {
+    fn half_open_breaker_reopens_for_the_whole_time_after_one_failure() {
         let mut timed = Timed::new();
         timed.fail(3);
         timed.wait(60);
@@ -288,7 +288,7 @@ mod tests {
     }
 
     #[test]
-    fn a_full_disk_opens_it_at_once_and_space_closes_it() {
+    fn breaker_opens_at_once_on_a_full_disk_and_closes_when_space_returns() {
         let mut timed = Timed::new();
         timed.breaker.disk_full(timed.now);
         assert_eq!(timed.state(), BreakerState::Open);
@@ -306,11 +306,11 @@ mod tests {
     }
 
     #[test]
-    fn an_operator_opens_and_closes_it() {
+    fn breaker_follows_commands_of_an_operator() {
         let mut timed = Timed::new();
         timed.breaker.command(Command::Trip, timed.now);
         assert_eq!(timed.breaker.report(timed.now).cause, Some(Cause::Tripped));
-        // What was under way when it opened neither closes it nor says why it is open.
+        // Results of writes in flight when it opened neither close it nor change the cause.
         timed.breaker.succeeded(timed.now);
         timed.breaker.disk_full(timed.now);
         timed.breaker.space_returned();
@@ -320,7 +320,7 @@ mod tests {
         assert_eq!(timed.breaker.report(timed.now).failures, 0);
     }
 
-    /// The same rules by another way: from all that has happened, not from a state.
+    /// Model of these rules, computed from the history of events and not from a state.
     #[derive(Default)]
     struct Model {
         /// Failures since it was last closed.
@@ -389,13 +389,13 @@ mod tests {
     }
 
     #[test]
-    fn random_events_lead_where_the_rules_say() {
+    fn breaker_follows_the_rules_under_random_events() {
         let mut seen = [0; 3];
         for seed in 0..300_u64 {
             let (mut timed, mut model) = (Timed::new(), Model::default());
             for step in 0..200 {
                 let random = mix(seed << 32 | step);
-                // Mostly short waits, and some that are near the minute that matters.
+                // Mostly short waits, and some near 60 s, the period that the rules use.
                 let wait = [0, 1, 7, 25, 59, 60, 61][(random >> 8) as usize % 7];
                 timed.now += Duration::from_secs(if random & 1 == 0 { wait } else { 0 });
                 // Resets and trips are rare, or hardly anything else would be seen.

@@ -1,12 +1,12 @@
-//! Group commit: what is staged while one group is being written goes into the next.
+//! Group commit: writes that are staged while one group is being written form the next group.
 //!
-//! One task a shard. No timer delays a write: an idle log is written at once, and under load the
-//! write and sync in flight are the window in which the next group gathers. Memory is changed
-//! only after the log is durable, and a client hears only after both.
+//! One task per shard. No timer delays a write: an idle log is written at once, and under load the write and sync in
+//! flight are the window in which the next group gathers. Memory is changed only after the log is durable, and a client
+//! is answered only after both.
 //!
-//! Where a write or a sync fails, its batch and all that is staged are refused, and the breaker
-//! counts. The next write begins in a fresh segment. What was acknowledged before its sync is
-//! written again there, as soon as the breaker lets it.
+//! Where a write or a sync fails, its batch and all staged writes are refused, and the breaker counts. The next write
+//! begins in a fresh segment. Writes that were acknowledged before their sync are written again there, as soon as the
+//! breaker lets it.
 
 use std::cell::Cell;
 use std::collections::VecDeque;
@@ -33,17 +33,18 @@ use crate::error::Error;
 use crate::types::record::Record;
 use crate::wal::{RestoreError, Writer, segment_name};
 
-/// An idle log vouches for its last group after so long.
+/// Idle time after which an empty group is written (a seal), so that recovery can tell a torn last group from an
+/// acknowledged one.
 const SEAL_AFTER: Duration = Duration::from_millis(50);
 
-/// Where the segment is so full, the next one is made.
+/// Share of a segment after which the next one is made in the background.
 const SPARE_AT_FILL: f64 = 0.5;
 
-/// What is acknowledged without a sync is kept in memory until there is one; so much of it
-/// brings one about.
+/// Most bytes of records that are acknowledged but not synced; they are kept in memory until the sync, which this bound
+/// brings about.
 const UNSYNCED_BYTES_MAX: u64 = 32 << 20;
 
-/// Between two looks at whether the breaker lets what is not synced be written again.
+/// Period at which an idle, failed log asks whether the breaker admits writing unsynced groups again.
 const MEND_RETRY: Duration = Duration::from_secs(1);
 
 /// The commit task of a shard: runs until the shard closes.
@@ -92,14 +93,14 @@ struct Committer {
     shard: Rc<Shard>,
     writer: Writer<DirectDisk>,
     sync: SyncPolicy,
-    /// The last group is vouched for.
+    /// The last group is sealed: a later group or a seal confirms that it was complete.
     is_sealed: bool,
-    /// When the log was last synced, or was found to need no sync.
+    /// Time of the last sync, or of finding that none was needed.
     synced: Instant,
 }
 
 impl Committer {
-    /// Waits for something to do, and meanwhile brings the log to rest.
+    /// Waits for staged writes; seals or syncs the log if none come in time.
     async fn idle(&mut self) {
         let wait = match self.sync {
             _ if self.writer.has_unsynced() && self.writer.is_broken() => MEND_RETRY,
@@ -119,7 +120,7 @@ impl Committer {
             return;
         }
         let rested = match self.sync {
-            // It will be looked at again.
+            // The breaker refuses writes; the next round asks again.
             _ if self.writer.is_broken() && self.shard.check_log().is_err() => return,
             _ if self.writer.is_broken() => self.mend().await,
             SyncPolicy::Never => Ok(()),
@@ -138,7 +139,7 @@ impl Committer {
         self.publish();
     }
 
-    /// Everything staged is logged: leaves the log at rest.
+    /// Seals the log after everything staged is written.
     async fn close(mut self) {
         let shard = self.shard.id.0;
         if self.writer.is_broken() && self.writer.has_unsynced() {
@@ -152,7 +153,7 @@ impl Committer {
                 }
             }
         }
-        // Under `none` a log at rest is not synced.
+        // With `SyncPolicy::Never` a sealed log may still be unsynced.
         if (!self.is_sealed || self.writer.has_unsynced())
             && !self.writer.is_broken()
             && let Err(error) = self.writer.seal(unix_ms()).await
@@ -164,13 +165,13 @@ impl Committer {
         }
     }
 
-    /// Everything logged is in memory: tells where that is. A snapshot of it is not published
-    /// before it is durable.
+    /// Records the log position that memory now reflects, for snapshots. A snapshot at a position is published only
+    /// once the log is durable up to it.
     fn note_position(&self) {
         self.shard.snapshots.note_position(self.writer.position());
     }
 
-    /// Waits for something to do, and has upkeep look whether a quiet shard wants a snapshot.
+    /// Waits for staged writes; wakes upkeep after [`QUIET`] if a snapshot waits for a quiet shard.
     async fn wait_while_sealed(&self) {
         let shard = &self.shard;
         let waits = |engine: &Engine| shard.snapshots.waits_for_quiet(engine);
@@ -186,10 +187,10 @@ impl Committer {
         }
     }
 
-    /// Logs, applies and acknowledges a batch. On an error the batch and all that was staged
-    /// after it are refused, those of the batch excepted that are complete.
+    /// Logs, applies and acknowledges a batch. On an error it refuses all staged writes and the writes of the batch
+    /// that are not complete.
     async fn commit(&mut self, batch: Vec<StagedWrite>) {
-        // How many records are done when a write is.
+        // For each write, the number of records of the batch up to its end.
         let mut acks = Vec::with_capacity(batch.len());
         let mut records = VecDeque::new();
         let now = Instant::now();
@@ -201,7 +202,7 @@ impl Committer {
         let mut acks = acks.into_iter().peekable();
         let mut done = 0;
         while !records.is_empty() {
-            // The rest is not moved: a batch delete has thousands of groups.
+            // Draining does not move the rest: a batch delete has thousands of groups.
             let group_len = Writer::<DirectDisk>::group_len(&*records.make_contiguous());
             let group: Vec<Record> = records.drain(..group_len).collect();
             let (count, before) = (group.len(), self.writer.stats().bytes);
@@ -218,7 +219,8 @@ impl Committer {
             self.note_durable();
             let bytes = self.writer.stats().bytes - before;
             self.apply(group).await;
-            // Whoever hears of a document is served by counts that have it (`router::budget`).
+            // Counts are published before acknowledgements, so a client that has its answer is routed by counts that
+            // include its document (`router::budget`).
             self.publish();
             self.shard.snapshots.note_group(count, bytes, changed as u64);
             self.note_position();
@@ -231,13 +233,13 @@ impl Committer {
                 return self.fail(acks.map(|(_, _, ack)| ack).collect(), &error).await;
             }
         }
-        // Writes without records waited for those before them.
+        // Writes without records waited only for the records before them.
         acks.for_each(|(_, outcome, ack)| ack.settle(Ok(outcome)));
         self.publish();
     }
 
-    /// Writes a group, in the next segment if this one is full or has failed, and syncs it if it
-    /// has to be durable before it is acknowledged.
+    /// Writes a group, in the next segment if this one is full or has failed. Syncs before it returns if the policy
+    /// syncs before acknowledgements.
     async fn write(&mut self, group: &[Record]) -> Result<(), DiskError> {
         if self.writer.is_broken() {
             self.mend().await?;
@@ -265,7 +267,7 @@ impl Committer {
         Ok(())
     }
 
-    /// Syncs what was acknowledged without, when it is time.
+    /// Syncs acknowledged groups if the period has passed, [`UNSYNCED_BYTES_MAX`] is reached or a task asked for it.
     async fn sync_if_due(&mut self) -> Result<(), DiskError> {
         let is_late = match self.sync {
             SyncPolicy::Periodic(period) => self.synced.elapsed() >= period,
@@ -275,7 +277,7 @@ impl Committer {
         if is_due { self.sync_now().await } else { Ok(()) }
     }
 
-    /// Syncs what was acknowledged without, unless that waits to be written again.
+    /// Syncs acknowledged groups, unless the log is broken and has to write them again.
     async fn sync_now(&mut self) -> Result<(), DiskError> {
         if self.writer.has_unsynced() && !self.writer.is_broken() {
             let begun = Instant::now();
@@ -305,13 +307,13 @@ impl Committer {
         Ok(())
     }
 
-    /// Begins a fresh segment because operators have asked for one; an unused one will do.
+    /// Begins a fresh segment for operators who asked; a segment without groups already counts as fresh.
     async fn rotate_as_asked(&mut self) {
         let asked = self.shard.rotations.take();
         let mut is_new = false;
         if self.writer.has_groups() && !self.writer.is_broken() {
             match self.rotate().await {
-                // The header of the fresh one says that all before is durable.
+                // The header of the fresh segment seals the one before.
                 Ok(()) => (is_new, self.is_sealed) = (true, true),
                 Err(error) => self.fail(Vec::new(), &error).await,
             }
@@ -325,14 +327,14 @@ impl Committer {
         asked.into_iter().for_each(|reply| reply.send(rotated.clone()));
     }
 
-    /// Goes on in a fresh segment after a failure.
+    /// Continues the log in a fresh segment after a failure, and writes unsynced groups again there.
     async fn mend(&mut self) -> Result<(), DiskError> {
         self.shard.counters.wal_retries.add(1);
         let number = self.writer.next_number();
         let prepared = spare::take(&self.core, &self.shard, number).await?;
         let is_rewrite = self.writer.has_unsynced();
         let replaced = self.writer.replace(prepared, unix_ms()).await;
-        // Also after a failure: the fresh segment may have been begun before it.
+        // Also set after a failure: the fresh segment may have been begun before the failure.
         self.shard.segment.set(self.writer.segment());
         let given_up = replaced?;
         self.synced = Instant::now();
@@ -358,7 +360,7 @@ impl Committer {
             self.shard.snapshots.note_sealed(number, sealed);
             let (core, id) = (self.core.clone(), self.shard.id);
             spawn(self.core.queues.upkeep, async move {
-                // Nothing will be read behind its end, so nothing need be kept there.
+                // The reader stops at the recorded end, so the space behind it can be freed.
                 let is_kept = keep_end(&core, id, number, sealed).await;
                 if is_kept
                     && let Err(error) =
@@ -371,14 +373,14 @@ impl Committer {
         Ok(())
     }
 
-    /// Has MANIFEST forget the segments that could not be begun, and removes them. What follows
-    /// them may be dropped once a snapshot has it: then they would seem to lead nowhere.
+    /// Removes segments that could not be begun from MANIFEST, then their files. Segments after them may be dropped
+    /// once a snapshot covers those; the chain would then seem to break at these.
     fn drop_unused(&mut self) {
         for number in self.writer.take_unused() {
             let (core, id) = (self.core.clone(), self.shard.id);
             spawn(self.core.queues.upkeep, async move {
                 let kept = core.keep(Change::Unused(id, number)).await;
-                // The file is removed at the next start, if not now.
+                // If removing fails, the next start removes the file.
                 if kept.is_ok()
                     && let Err(error) = core.disk.remove(&segment_name(id, number)).await
                 {
@@ -388,7 +390,7 @@ impl Committer {
         }
     }
 
-    /// Makes the active segment's file anew, which somebody has removed.
+    /// Re-creates the file of the active segment after it was removed from outside.
     async fn restore(&mut self) {
         if self.shard.check_log().is_err() {
             return;
@@ -412,7 +414,7 @@ impl Committer {
         }
     }
 
-    /// Changes memory as the log says.
+    /// Applies the records of a logged group to memory.
     async fn apply(&self, group: Vec<Record>) {
         let first = self.writer.next_lsn().0 - group.len() as u64;
         for (lsn, record) in (first..).zip(group) {
@@ -434,13 +436,14 @@ impl Committer {
         self.shard.pump_loads(&self.core.settings);
     }
 
-    /// The log could not be written: refuses the writes that wait for it.
+    /// Refuses the writes that wait for the log after a failure.
     async fn fail(&self, acks: Vec<Ack>, error: &DiskError) {
         let shard = &self.shard;
         tracing::error!(shard = shard.id.0, "the log could not be written: {error}");
         shard.log_failed(error.kind);
-        // A refused group may be on disk, whole. Before its client hears, MANIFEST says that it
-        // does not count, so that it does not come back after a crash; if the disk lets us.
+        // A refused group may be complete on disk. Before its client gets the error, MANIFEST records the end of the
+        // log before that group, so that a restart does not bring it back. If MANIFEST can't be written either, it may
+        // come back.
         if let Some((number, sealed)) = self.writer.broken_end() {
             let keep = async { Ok(keep_end(&self.core, shard.id, number, sealed).await) };
             if !glommio::timer::timeout(KEEP_PATIENCE, keep).await.unwrap_or(false) {

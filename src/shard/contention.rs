@@ -1,46 +1,46 @@
 //! Whether other threads want the CPU of a core: then upkeep rests between its steps.
 //!
-//! The scheduler gives each thread its part of a CPU. A core that links all the time has had its part when
-//! a search comes, and waits for the others, some milliseconds as a rule. One that has rested has not, and
-//! goes on at once. The kernel counts the time that a thread was ready to run and did not:
-//! `/proc/thread-self/schedstat`, which is read every [`PERIOD`] of upkeep.
+//! The scheduler gives each thread its share of a CPU. A core that links all the time has used up its share when a
+//! search comes, and waits for other threads, usually some milliseconds. A core that rests has share left, and runs at
+//! once. The kernel counts the time that a thread was ready to run but did not: `/proc/thread-self/schedstat`, which is
+//! read every [`PERIOD`] of upkeep.
 
 use std::cell::{Cell, OnceCell};
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::time::{Duration, Instant};
 
-/// How often the time that the core has waited is looked at. A look takes some microseconds.
+/// Period at which the waiting time of the core is read. A read takes some microseconds.
 const PERIOD: Duration = Duration::from_millis(20);
 
-/// Others want the CPU where a core has waited for more than one part in this many of a period.
+/// The CPU counts as contended if the core waited for more than 1/50 of a period.
 const WAITED_PARTS: u32 = 50;
 
-/// After such a period others are expected for this long.
+/// Time after a contended period during which upkeep keeps resting.
 const CONTENDED_FOR: Duration = Duration::from_secs(2);
 
-/// Work of upkeep between two rests, and how long a rest is: half of the time is left, so that searches and
-/// others find the CPU free. Longer rests cost more writes and are of no more use to searches.
+/// Time that upkeep works between two rests, and length of a rest: half of the time stays free for searches and other
+/// threads. Longer rests cost more writes and do not help searches.
 const BURST: Duration = Duration::from_micros(500);
 pub(super) const REST: Duration = Duration::from_micros(500);
 
-/// Longer than any step of upkeep takes by itself: the rest of it, the thread did not run.
+/// Bound of one step of upkeep by itself; time beyond it is time in which the thread did not run.
 const STEP_MAX: Duration = Duration::from_millis(2);
 
-/// Whether other threads want the CPU of a core, and how long upkeep has worked. For the thread of the core
-/// alone.
+/// Whether other threads want the CPU of a core, and how long upkeep has worked. Used only by the thread of the core.
 #[derive(Default)]
 pub(super) struct Contention {
     waits: Waits,
-    /// When the time waited was last looked at, and what it was.
+    /// Time and value of the last read of the waiting time.
     looked: Cell<Option<(Instant, Duration)>>,
-    /// The end of the last period with waits.
+    /// End of the last period with more than the allowed waiting.
     contended: Cell<Option<Instant>>,
     worked: Cell<Duration>,
 }
 
 impl Contention {
-    /// A step of upkeep took this long, until now. True if a rest has to follow, since there are searches.
+    /// Notes a step of upkeep that took `took` and ended at `now`. Returns true if upkeep has to rest now because
+    /// searches are running.
     pub(super) fn note(&self, now: Instant, took: Duration, is_searched: bool) -> bool {
         self.judge(now, took, is_searched, || self.waits.read())
     }
@@ -53,7 +53,7 @@ impl Contention {
         waited: impl FnOnce() -> Option<Duration>,
     ) -> bool {
         if !is_searched {
-            // A pause between searches is no period of upkeep beside them.
+            // After a pause between searches a new period begins.
             self.looked.set(None);
             self.worked.set(Duration::ZERO);
             return false;
@@ -84,14 +84,14 @@ impl Contention {
     }
 }
 
-/// The time that a thread has waited for a CPU.
+/// `/proc/thread-self/schedstat` of a thread, opened at the first read.
 #[derive(Default)]
 struct Waits(OnceCell<Option<File>>);
 
 impl Waits {
-    /// Of this thread since it began; `None` where the kernel does not tell.
+    /// Waiting time of this thread since it began; `None` if the kernel does not report it.
     fn read(&self) -> Option<Duration> {
-        // Of the thread that opens it.
+        // The path refers to the thread that opens it.
         let file = self.0.get_or_init(|| File::open("/proc/thread-self/schedstat").ok());
         let mut text = [0; 96];
         let length = file.as_ref()?.read_at(&mut text, 0).ok()?;

@@ -1,4 +1,4 @@
-//! One pinned executor: its task queues, its shards, and how it begins and ends.
+//! One pinned executor: its task queues, its shards, its start and its end.
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -34,12 +34,12 @@ use crate::observe::Observed;
 use crate::types::ShardId;
 use crate::wal::Writer;
 
-/// How long a task queue runs before the executor looks after I/O, wakes and other queues.
+/// Time that a task queue runs before the executor handles I/O, wakes and other queues.
 const PREEMPT_PERIOD: Duration = Duration::from_millis(1);
 
-/// The same for the executor's own queue, in which a core begins. glommio sleeps if a round was
-/// over before its first task ran ([`super::pulse`]); nobody could wake a core that did so in its
-/// first round, so that round must not be over soon.
+/// Preemption period of the executor's own queue, in which a core begins. glommio sleeps if a round was over before its
+/// first task ran ([`super::pulse`]); no other thread could wake a core that did so in its first round, so that round
+/// must be long.
 const FIRST_ROUND: Duration = Duration::from_secs(10);
 
 /// When an acknowledged write is durable.
@@ -55,7 +55,7 @@ pub enum SyncPolicy {
     Never,
 }
 
-/// What all cores of a server have in common.
+/// Settings that all cores of a server share.
 #[derive(Clone)]
 pub struct Settings {
     /// The data directory.
@@ -66,31 +66,31 @@ pub struct Settings {
     pub segment_bytes: u64,
     /// When a snapshot of a shard is due.
     pub snapshots: Due,
-    /// From this many hot documents on, linking gets as much of the processor as searches.
+    /// Hot documents from which on linking gets as large a share of the CPU as searches.
     pub hot_soft_max: usize,
-    /// A bulk load pauses at this many hot documents.
+    /// Hot documents at which a bulk load pauses.
     pub bulk_hot_max: usize,
-    /// Messages that a core may have waiting.
+    /// Most messages waiting in the mailbox of a core.
     pub mailbox_capacity: usize,
-    /// Bytes of I/O memory to register with the kernel, for each core.
+    /// Bytes of I/O memory that each core registers with the kernel.
     pub io_memory_bytes: usize,
     /// A core has its CPU to itself and may spin before it sleeps.
     pub is_dedicated: bool,
-    /// When logs that fail are left alone, and for how long.
+    /// Rules of the circuit breakers of the logs.
     pub breaker: breaker::Params,
-    /// Between two looks at the disk.
+    /// Period of checking room on the disk, log files, breakers and memory.
     pub watch_period: Duration,
-    /// Searches of the server that are repeated exactly, at most, a second.
+    /// Searches per second of the whole server, at most, that are repeated exactly to measure recall.
     pub recall_per_second: f64,
-    /// What a core keeps of vectors that it has read from disk.
+    /// Cache of vectors read from disk, for each core.
     pub document_cache: CacheParams,
 }
 
-/// A core seen from outside.
+/// A core as other threads see it.
 pub struct CoreHandle {
-    /// Where its requests go.
+    /// Queue of requests to the core.
     pub mailbox: Arc<Mailbox<Request>>,
-    /// Whether it lives.
+    /// Heartbeat of the core.
     pub heart: Arc<Heart>,
     thread: ExecutorJoinHandle<()>,
 }
@@ -138,8 +138,8 @@ impl CoreHandle {
     }
 }
 
-/// Says that the core has ended, however it did: what waits in the mailbox is dropped, and so
-/// answered with "gone".
+/// Marks the core as ended when dropped, also by a panic. Requests in the mailbox are dropped then; their senders see
+/// that the answer will not come.
 struct Gone {
     mailbox: Arc<Mailbox<Request>>,
     heart: Arc<Heart>,
@@ -155,52 +155,52 @@ impl Drop for Gone {
 /// The task queues of a core.
 #[derive(Clone, Copy)]
 pub(super) struct Queues {
-    /// Receives requests: a queue of its own, so that a new search gets its first slice, which
-    /// is all that most need, also beside many long ones.
+    /// Receives requests. A queue of its own, so that a new search gets its first slice, enough for most, even among
+    /// many long searches.
     pub(super) receive: TaskQueueHandle,
-    /// Searches and reads that take more than a slice.
+    /// Searches and reads that take longer than a slice.
     pub(super) serve: TaskQueueHandle,
-    /// The log.
+    /// Commits of the logs.
     pub(super) commit: TaskQueueHandle,
-    /// Linking, and everything else that can wait.
+    /// Linking and other background work.
     pub(super) upkeep: TaskQueueHandle,
 }
 
-/// The core, for its own tasks.
+/// State of a core that its tasks share.
 pub(super) struct Core {
     pub(super) settings: Settings,
     pub(super) disk: Rc<DirectDisk>,
     pub(super) queues: Queues,
     pub(super) observed: Arc<Observed>,
-    /// Vectors on disk, and what was read of them.
+    /// Reader and cache of vectors on disk.
     pub(super) vectors: Vectors,
     pub(super) shards: RefCell<BTreeMap<ShardId, Rc<Shard>>>,
     /// All shards of all cores are in service, and MANIFEST says so.
     pub(super) is_open: Cell<bool>,
-    /// There is something to link or to clean up.
+    /// Raised when there is something to link or to clean up.
     pub(super) upkeep: Event,
     /// Documents in the hot tiers of this core.
     pub(super) hot: Rc<HotShares>,
-    /// What searches cost here, and whether there are any.
+    /// Measured cost of searches on this core, and time of the last search.
     pub(super) search_cost: SearchCost,
-    /// Whether other threads want its CPU.
+    /// Whether other threads want the CPU of this core.
     pub(super) contention: Contention,
     pub(super) heart: Arc<Heart>,
     mailbox: Arc<Mailbox<Request>>,
-    /// Background work has seen that something is in the mailbox.
+    /// Raised by background work that found messages in the mailbox.
     pub(super) mail: Event,
-    /// Searches that take more than a slice.
+    /// Searches now running that take longer than a slice.
     pub(super) long_searches: Cell<usize>,
     /// Reads of documents by id that wait for their vectors.
     pub(super) disk_gets: Cell<usize>,
     /// Groups of the log being written or synced.
     writes_in_flight: Cell<usize>,
-    /// Who waits until none is.
+    /// Tasks that wait until `writes_in_flight` is 0.
     log_at_rest: Waiters,
     keeper: Option<Arc<Mailbox<Request>>>,
     own_keeper: Rc<Keeper>,
     commits: RefCell<Vec<glommio::task::JoinHandle<()>>>,
-    /// Shards that have been read, until all are.
+    /// Shards that were read and are not in service until all shards are read.
     pub(super) pending: RefCell<BTreeMap<ShardId, Pending>>,
 }
 
@@ -216,7 +216,7 @@ impl Core {
         let name = format!("kyro-core-{index}");
         let named = rustix::thread::set_name(&std::ffi::CString::new(name).unwrap_or_default());
         debug_assert!(named.is_ok(), "a thread may name itself");
-        // Upkeep too: what its latency says is how long it runs without a look at the others.
+        // Upkeep has this latency too: it decides how long a queue runs before the executor checks the others.
         let matters = Latency::Matters(PREEMPT_PERIOD);
         let executor = glommio::executor();
         let hot = Rc::new(HotShares::new(settings.hot_soft_max));
@@ -266,14 +266,14 @@ impl Core {
         spawn_vital(queues.upkeep, super::upkeep::run(core.clone()));
         spawn_vital(queues.upkeep, super::watch::run(core.clone()));
         spawn(queues.upkeep, vectors::run_training(core.clone()));
-        // Its end is the end of the core. It runs in its own queue, so it is awaited here.
+        // The core ends when this task ends. The task runs in its own queue, so it is awaited here.
         let serving =
             glommio::spawn_local_into(super::serve::run(core.clone(), mailbox), queues.receive);
         serving.expect("the queue was just made").await;
         core.close().await;
     }
 
-    /// Takes a shard into service; so many graphs answer a search together.
+    /// Takes a shard into service. `partitions` is the number of graphs that answer a search together.
     pub(super) fn adopt(
         self: &Rc<Self>,
         shard: Rc<Shard>,
@@ -296,13 +296,13 @@ impl Core {
         self.upkeep.raise();
     }
 
-    /// Refuses everything that concerns the shards here: what they are in memory is not known any more.
+    /// Fences all shards of this core: after a panic their state in memory is not known.
     pub(super) fn fence_all(&self, what: &str) {
         let shards: Vec<Rc<Shard>> = self.shards.borrow().values().cloned().collect();
         shards.iter().for_each(|shard| shard.fence(what));
     }
 
-    /// Requests in the mailbox.
+    /// Number of requests in the mailbox.
     pub(super) fn waiting(&self) -> usize {
         self.mailbox.len()
     }
@@ -311,12 +311,11 @@ impl Core {
         self.writes_in_flight.get() > 0
     }
 
-    /// Lets others run, between two pieces of background work.
+    /// Lets other tasks run between two steps of background work.
     ///
-    /// First whoever asks for something: the executor looks after wakes from other threads only
-    /// once a round, of [`PREEMPT_PERIOD`], is over, so background work looks at the mailbox
-    /// itself. Then the log: background work would keep the executor from seeing that a write is
-    /// done. How much of the core it gets is for the shares of its queue to say.
+    /// First the mailbox: the executor handles wakes from other threads only once a round of [`PREEMPT_PERIOD`] is
+    /// over, so background work looks at the mailbox itself. Then the log: background work would keep the executor from
+    /// seeing that a write has completed. The share of background work in CPU time is set by the shares of its queue.
     pub(super) async fn give_way(&self) {
         if !self.mailbox.is_empty() || self.long_searches.get() > 0 {
             self.mail.raise();
@@ -324,24 +323,24 @@ impl Core {
         } else {
             glommio::executor().yield_if_needed().await;
         }
-        // For the end of one write, not of all: where they follow without a gap, the next one has
-        // begun by then, and nothing would be linked or saved.
+        // Waits for one write and not for all: if writes follow each other without a gap, the next has begun by then,
+        // and nothing would be linked or saved.
         let has_waited = Cell::new(false);
         self.log_at_rest.until(|| !self.is_writing() || has_waited.replace(true)).await;
     }
 
-    /// Marks a write to the log, until the guard is dropped.
+    /// Counts a write to the log in `writes_in_flight` until the guard is dropped.
     pub(super) fn begin_write(&self) -> WriteInFlight<'_> {
         self.writes_in_flight.set(self.writes_in_flight.get() + 1);
         WriteInFlight(self)
     }
 
-    /// The shard, which is one of this core's.
+    /// The shard `id`, if this core owns it.
     pub(super) fn shard(&self, id: ShardId) -> Option<Rc<Shard>> {
         self.shards.borrow().get(&id).cloned()
     }
 
-    /// Asks for a change of MANIFEST, and waits until it is durable.
+    /// Asks the first core for a change of MANIFEST, and waits until it is durable.
     pub(super) async fn keep(&self, change: Change) -> Result<(), String> {
         let (answers, reply) = reply::single();
         match &self.keeper {
@@ -355,7 +354,7 @@ impl Core {
         answers.one().await.unwrap_or_else(|| Err("the first core is gone".into()))
     }
 
-    /// For requests to the first core.
+    /// Passes a change of MANIFEST to the first core; the result goes to `reply`.
     pub(super) fn keep_for(&self, change: Change, reply: Reply<Result<(), String>>) {
         assert!(self.keeper.is_none(), "only the first core keeps MANIFEST");
         self.own_keeper.ask(change, reply);
@@ -379,7 +378,7 @@ impl Core {
     }
 }
 
-/// A write to the log that is under way.
+/// Guard that counts a write to the log while it is in flight.
 pub(super) struct WriteInFlight<'a>(&'a Core);
 
 impl Drop for WriteInFlight<'_> {

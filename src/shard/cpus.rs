@@ -1,27 +1,26 @@
-//! Which CPUs this process may use, how cores and gateway share them, and how near to each other they
-//! are.
+//! Which CPUs this process may use, how cores and gateway share them, and on which NUMA node each lies.
 
 use std::collections::BTreeMap;
 use std::path::Path;
 
 use crate::error::{Error, Result};
 
-/// How the CPUs are divided.
+/// Division of the CPUs between cores and other threads.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Placement {
-    /// The CPU of each core: distinct.
+    /// CPU of each core, all different.
     pub cores: Vec<usize>,
-    /// The other CPUs: gateway, HTTP, pulse and blocking work run there. All CPUs where there
-    /// are too few to set any aside.
+    /// CPUs for gateway, HTTP, pulse and blocking work: those that no core has. All CPUs if there are too few to set
+    /// any aside.
     pub others: Vec<usize>,
-    /// The cores have their CPUs to themselves, and may spin for a moment before they sleep.
+    /// No other thread runs on the CPUs of cores, so a core may spin for a moment before it sleeps.
     pub is_dedicated: bool,
-    /// NUMA nodes that the cores lie on, as far as is known.
+    /// Number of NUMA nodes with cores, as reported by the kernel.
     pub nodes: usize,
 }
 
-/// Below this many CPUs none is kept free of everything but its core: the threads that remain,
-/// and the clients on the same machine, need them too.
+/// Number of CPUs below which cores share their CPUs with other threads: the gateway and clients on this machine need
+/// them too.
 const DEDICATED_CPUS_MIN: usize = 4;
 
 /// CPUs that this process may run on, by the scheduler's affinity and so by the cpuset. Ask
@@ -64,7 +63,7 @@ pub fn place(allowed: &[usize], cores: usize) -> Result<Placement> {
     Ok(Placement { cores: cores.to_vec(), others: others.to_vec(), is_dedicated, nodes: 1 })
 }
 
-/// The NUMA node of a CPU, by what the kernel says below `/sys`; 0 where it says nothing.
+/// NUMA node of a CPU, read below `root` (`/sys`); 0 if the kernel does not report it.
 #[must_use]
 pub fn node_of(root: &Path, cpu: usize) -> usize {
     let directory = root.join(format!("sys/devices/system/cpu/cpu{cpu}"));
@@ -76,8 +75,8 @@ pub fn node_of(root: &Path, cpu: usize) -> usize {
 }
 
 impl Placement {
-    /// Takes as many CPUs for cores as before, but from each NUMA node its share, and puts those of a
-    /// node next to each other: they share the memory that is near. `root` is where `/sys` is.
+    /// Takes an unchanged number of CPUs for cores, but from each NUMA node its share, and lists those of a node next
+    /// to each other, since they share near memory. `root` is where `/sys` is mounted.
     #[must_use]
     pub fn by_node(self, root: &Path) -> Self {
         let count = self.cores.len();
@@ -94,7 +93,7 @@ impl Placement {
         let mut cores = Vec::with_capacity(count);
         let (mut seen, mut nodes) = (0, 0);
         for cpus in by_node.values() {
-            // What is due up to here, rounded: the shares add up to all cores.
+            // Number of core CPUs due up to this node, rounded: the shares of the nodes add up to all cores.
             seen += cpus.len();
             let due = (count * seen + all.len() / 2) / all.len() - cores.len();
             cores.extend(&cpus[cpus.len() - due.min(cpus.len())..]);
@@ -112,7 +111,7 @@ impl Placement {
 mod tests {
     use super::*;
 
-    /// A tree of files that says on which node each CPU is; of `None` it says nothing.
+    /// A directory like `/sys` that says on which node each CPU is; nothing for `None`.
     fn host(nodes: &[Option<usize>]) -> tempfile::TempDir {
         let root = tempfile::tempdir().unwrap();
         for (cpu, node) in nodes.iter().enumerate() {
@@ -132,16 +131,16 @@ mod tests {
             place(&cpus, cores).unwrap().by_node(host(nodes).path())
         };
         let node = |node: usize, count| vec![Some(node); count];
-        // In blocks, of which one used to give all CPUs for the gateway.
+        // Contiguous blocks; the first used to give all CPUs of the gateway.
         let two = placed(&[node(0, 8), node(1, 8)].concat(), 0);
         assert_eq!(two.cores, [2, 3, 4, 5, 6, 7, 10, 11, 12, 13, 14, 15]);
         assert_eq!((two.others, two.nodes), (vec![0, 1, 8, 9], 2));
-        // The second threads of both have the higher numbers.
+        // The second hardware threads of both nodes have the higher numbers.
         let threads = [node(0, 2), node(1, 2), node(0, 2), node(1, 2)].concat();
         assert_eq!(placed(&threads, 8).cores, [0, 1, 4, 5, 2, 3, 6, 7]);
         let uneven = placed(&[node(0, 6), node(1, 2)].concat(), 4);
         assert_eq!((uneven.cores, uneven.nodes), (vec![3, 4, 5, 7], 2));
-        // One node, one core, or nothing known: as it was.
+        // Unchanged with one node, one core, or no information.
         let cpus: Vec<usize> = (0..8).collect();
         for (nodes, cores) in
             [(node(0, 8), 0), (vec![None; 8], 0), ([node(0, 4), node(1, 4)].concat(), 1)]

@@ -1,19 +1,19 @@
-//! What a core is doing, for whoever finds it standing still: one word, written by the core
-//! around each piece of work, and read by others. And how long the longest piece of each kind was.
+//! The kind of work a core is executing now (one atomic byte), read by the watchdog when the core stalls, and the
+//! longest piece of each kind since the start.
 
 use std::future::poll_fn;
 use std::pin::pin;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-/// What a core is doing.
+/// Kinds of work of a core.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Doing {
-    /// None of the below: the executor itself, or the system does not let it run.
+    /// None of the kinds below: the executor itself, or the thread does not run.
     #[default]
     Other,
-    /// Steps of a search, its beginning or its end.
+    /// Begin, slice or end of a search.
     Search,
     /// Reading documents by id.
     Read,
@@ -21,24 +21,24 @@ pub enum Doing {
     Stage,
     /// Encoding and writing a group of the log.
     Commit,
-    /// Changing memory as the log says.
+    /// Applying logged records to memory.
     Apply,
     /// A step of linking.
     Link,
-    /// A piece of a snapshot.
+    /// Writing a piece of a snapshot.
     Snapshot,
     /// Restoring a shard at start.
     Open,
-    /// Repeating a search exactly, to see what it had found.
+    /// Repeating a search exactly to measure recall.
     Recall,
-    /// Learning what to keep of vectors on disk.
+    /// Training the cache of vectors on disk.
     Train,
-    /// Looking for the documents of a page of a listing.
+    /// Finding the documents of a page of a listing.
     List,
 }
 
 impl Doing {
-    /// All kinds, in the order of their numbers.
+    /// All kinds, ordered by number.
     pub const ALL: [Self; 12] = [
         Self::Other,
         Self::Search,
@@ -54,7 +54,7 @@ impl Doing {
         Self::List,
     ];
 
-    /// Its name in logs and answers.
+    /// Name in logs and answers.
     #[must_use]
     pub fn word(self) -> &'static str {
         match self {
@@ -74,15 +74,15 @@ impl Doing {
     }
 }
 
-/// Where a core writes what it is doing.
+/// The current kind of work of a core, and the longest duration of each kind.
 #[derive(Debug, Default)]
 pub struct Activity {
     now: AtomicU8,
-    /// Nanoseconds that the longest piece of each kind has taken since the start, by [`Doing`].
+    /// Longest duration of a piece of each kind since the start, in nanoseconds, indexed by [`Doing`].
     longest_ns: [AtomicU64; Doing::ALL.len()],
 }
 
-/// Ends a piece of work when dropped: the core is back at what it did before.
+/// A piece of work. When dropped, the core is back at the kind of work before it.
 pub struct Piece<'a> {
     activity: &'a Activity,
     before: u8,
@@ -102,24 +102,23 @@ impl Drop for Piece<'_> {
 }
 
 impl Activity {
-    /// Begins a piece of work. It must not be held over an `.await`: see [`Activity::during`].
+    /// Begins a piece of work. The guard must not be held over an `.await`: see [`Activity::during`].
     #[inline]
     #[must_use]
     pub fn begin(&self, doing: Doing) -> Piece<'_> {
-        // The core alone writes.
+        // Only the core writes.
         let before = self.now.load(Ordering::Relaxed);
         self.now.store(doing as u8, Ordering::Relaxed);
         Piece { activity: self, before, doing, begun: Instant::now() }
     }
 
-    /// The longest piece of a kind since the start, with what it was interrupted by: the system may have
-    /// run others meanwhile.
+    /// Longest piece of a kind since the start. It includes time in which the system ran other threads.
     #[must_use]
     pub fn longest(&self, doing: Doing) -> Duration {
         Duration::from_nanos(self.longest_ns[doing as usize].load(Ordering::Relaxed))
     }
 
-    /// Runs a future, each poll of which is such a piece.
+    /// Runs a future; each poll counts as a piece of this kind.
     pub async fn during<T>(&self, doing: Doing, work: impl Future<Output = T>) -> T {
         let mut work = pin!(work);
         poll_fn(|context| {
@@ -129,7 +128,7 @@ impl Activity {
         .await
     }
 
-    /// What the core is doing.
+    /// The current kind of work.
     #[must_use]
     pub fn now(&self) -> Doing {
         Doing::ALL.get(usize::from(self.now.load(Ordering::Relaxed))).copied().unwrap_or_default()
@@ -175,7 +174,7 @@ mod tests {
     }
 
     #[test]
-    fn a_future_that_waits_is_not_what_the_core_is_doing() {
+    fn a_waiting_future_is_not_the_current_work_of_the_core() {
         let activity = Activity::default();
         let (sender, receiver) = tokio::sync::oneshot::channel::<()>();
         let mut seen = pin!(activity.during(Doing::Snapshot, async {

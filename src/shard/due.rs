@@ -1,55 +1,55 @@
-//! When a snapshot of a shard is due, of numbers alone.
+//! Rules that decide when a snapshot of a shard is due, as pure functions of counters.
 //!
-//! A snapshot writes whole blocks of vectors and metadata wherever a document in them has changed, so
-//! one that comes early writes many times what has changed. Without being asked for, it is taken
+//! A snapshot writes whole blocks of vectors and metadata wherever a document in them has changed, so an early snapshot
+//! writes many times the bytes that have changed. A snapshot that no request asked for is taken
 //!
-//! 1. after [`Due::mutations`] changes, and those of a tenth of the documents, once what it would write
-//!    is within [`AMPLIFICATION_MAX`] times what has changed;
-//! 2. after [`Due::log_bytes`] of log, or the part of what it would write that keeps it within the same
-//!    factor of the log, if that is more, and at most [`LOG_TIMES_MAX`] times the former;
-//! 3. where nothing is written any more, after fewer changes: a restart should have little to link.
-//!    Beyond the factor at most once in [`QUIET_PERIOD`];
+//! 1. after [`Due::mutations`] changes, and those of a tenth of the documents, once the bytes to write are within
+//!    [`AMPLIFICATION_MAX`] times the changed bytes;
+//! 2. after [`Due::log_bytes`] of log, or, if more, the part of the bytes to write that keeps them within that factor
+//!    of the log, and at most [`LOG_TIMES_MAX`] times [`Due::log_bytes`];
+//! 3. where nothing has been written for [`QUIET`], after fewer changes: a restart should have little to link. Beyond
+//!    the factor at most once in [`QUIET_PERIOD`];
 //! 4. where vectors wait in memory for it.
 //!
 //! Adjacency, lifetimes and ids are written whole each time, and are not counted here.
 
 use std::time::Duration;
 
-/// Most bytes of vectors and metadata that are written for each byte that has changed.
+/// Most bytes of vectors and metadata that a snapshot writes for each changed byte.
 const AMPLIFICATION_MAX: u64 = 3;
 
-/// A log of this many times [`Due::log_bytes`] brings a snapshot about, whatever that would write: the disk
-/// and the next start have to hold the log.
+/// Factor of [`Due::log_bytes`] at which a snapshot is due whatever it would write: the disk and the next start have to
+/// hold the log.
 const LOG_TIMES_MAX: u64 = 16;
 
-/// Bytes of vectors and metadata that a snapshot may always write, whatever has changed.
+/// Bytes of vectors and metadata that a snapshot may write regardless of the amplification.
 const WRITE_FREE_BYTES: u64 = 8 << 20;
 
-/// However small the configured interval, a snapshot is not due before this share of the
-/// documents has changed: adjacency is written whole each time.
+/// Least share of documents that must have changed, also with a small configured interval: adjacency is written whole
+/// each time.
 const CHANGED_SHARE: f64 = 0.1;
 
-/// The same where nothing has been written for [`QUIET`].
+/// Least changed share for a shard without writes for [`QUIET`].
 const QUIET_SHARE: f64 = 0.02;
 const QUIET_MUTATIONS_MIN: u64 = 500;
 
-/// How long nothing has to be written for a shard to be quiet.
+/// Time without writes after which a shard is quiet.
 pub(super) const QUIET: Duration = Duration::from_secs(3);
 
-/// Shortest time between two snapshots of a shard that is quiet now and then.
+/// Least time between two snapshots of a shard that is quiet in between writes.
 const QUIET_PERIOD: Duration = Duration::from_secs(60);
 
-/// When a snapshot is due.
+/// Configured thresholds of a snapshot.
 #[derive(Clone, Copy, Debug)]
 pub struct Due {
-    /// After this many changes; if 0, only where it is asked for.
+    /// Number of changes; 0: only on request.
     pub mutations: u64,
-    /// After this many bytes of log.
+    /// Bytes of log.
     pub log_bytes: u64,
 }
 
 impl Due {
-    /// Bytes of log after which a snapshot is due that would write `would_write` bytes.
+    /// Bytes of log after which a snapshot is due that would write `would_write` bytes of vectors and metadata.
     #[must_use]
     pub fn log_bytes_max(self, would_write: u64) -> u64 {
         let most = self.log_bytes.saturating_mul(LOG_TIMES_MAX);
@@ -57,26 +57,26 @@ impl Due {
     }
 }
 
-/// What has come together since the last snapshot began.
+/// State of a shard since its last snapshot began.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Since {
-    /// Changes, bytes of documents in them, and bytes of log.
+    /// Number of changes, bytes of their documents, and bytes of log.
     pub(super) mutations: u64,
     pub(super) changed_bytes: u64,
     pub(super) log_bytes: u64,
-    /// Documents that no snapshot has links of.
+    /// Documents whose links are in no snapshot.
     pub(super) unlinked: u64,
-    /// Documents alive.
+    /// Live documents.
     pub(super) live: u64,
-    /// Bytes of vectors and metadata that a snapshot would write now.
+    /// Bytes of vectors and metadata that a snapshot would write now, worn files included.
     pub(super) would_write: u64,
-    /// How long nothing has been written.
+    /// Time since the last write.
     pub(super) quiet_for: Duration,
-    /// Documents wait to be linked: the next start would have to link them again.
+    /// Documents wait to be linked; the next start would have to link them again.
     pub(super) is_linking: bool,
-    /// When the last snapshot was taken; `None` if none was since the start.
+    /// Time since the last snapshot; `None` if there was none since the start.
     pub(super) last: Option<Duration>,
-    /// Vectors that are to be on disk wait in memory.
+    /// Vectors that belong on disk wait in memory for a snapshot.
     pub(super) is_pressed: bool,
 }
 
@@ -139,24 +139,24 @@ mod tests {
         let since = replaced(first);
         assert!(since.would_write <= 3 * since.changed_bytes, "{since:?}");
         assert!(first < 82_000 / 3 + 200, "{first}");
-        // Changes side by side, as of new documents, are worth it once they are many enough.
+        // Adjacent changes, as of new documents, are worth a snapshot once there are enough of them.
         let appended = |count| Since { would_write: count * DOCUMENT, ..replaced(count) };
         assert!(!appended(9_999).is_due(DUE));
         assert!(appended(10_000).is_due(DUE));
-        // So is what is little.
+        // A snapshot below the free bytes is worth it too.
         let small = Since { would_write: WRITE_FREE_BYTES, changed_bytes: 0, ..replaced(10_000) };
         assert!(small.is_due(DUE));
     }
 
     #[test]
-    fn a_long_log_brings_one_about_whatever_has_changed() {
+    fn a_long_log_makes_a_snapshot_due_whatever_has_changed() {
         let log = |log_bytes, would_write| Since { log_bytes, would_write, ..replaced(1) };
         assert!(!log((100 << 20) - 1, 50 << 20).is_due(DUE));
         assert!(log(100 << 20, 50 << 20).is_due(DUE));
-        // It writes no more than three times the log.
+        // The snapshot writes at most three times the log.
         assert!(!log(100 << 20, 900 << 20).is_due(DUE));
         assert!(log(300 << 20, 900 << 20).is_due(DUE));
-        // A log that nothing bounds would fill the disk, and be read at the next start.
+        // A log without a bound would fill the disk, and the next start would read all of it.
         assert!(!log((1_600 << 20) - 1, 1 << 40).is_due(DUE));
         assert!(log(1_600 << 20, 1 << 40).is_due(DUE));
     }

@@ -1,10 +1,10 @@
-//! What tasks of one core wait for and others of the same core bring about.
+//! Events between tasks of one core: a flag that one task raises and another waits for.
 
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
 use std::task::{Poll, Waker};
 
-/// Raised stays raised until somebody has waited for it.
+/// A flag that stays raised until a waiting task takes it.
 #[derive(Default)]
 pub(super) struct Event {
     raised: Cell<bool>,
@@ -33,12 +33,12 @@ impl Event {
     }
 }
 
-/// Tasks that wait until something is so, any number of them.
+/// Any number of tasks that wait until a condition holds.
 #[derive(Default)]
 pub(super) struct Waiters(RefCell<Vec<Waker>>);
 
 impl Waiters {
-    /// It may be so now.
+    /// Wakes the tasks, which test their conditions again.
     pub(super) fn wake(&self) {
         self.0.take().into_iter().for_each(Waker::wake);
     }

@@ -1,5 +1,5 @@
-//! A core whose disk fails under it: what clients hear, what is there after a restart, and how
-//! it mends by itself. The disk is the real one, with faults laid over it.
+//! A core whose disk fails under it: answers to clients, contents after a restart, and recovery without an operator.
+//! The disk is the real one, with faults injected.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -34,7 +34,7 @@ pub(super) const SHARD: ShardId = ShardId(0);
 const SEGMENT_BYTES: u64 = 4 << 20;
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// Short, so that no test has to wait, but long enough for what is asked meanwhile.
+/// Short, so that no test has to wait, but longer than the requests that a test sends meanwhile.
 const BREAKER: Params = Params {
     failures_max: 3,
     window: Duration::from_secs(60),
@@ -42,7 +42,7 @@ const BREAKER: Params = Params {
     successes_min: 2,
 };
 
-/// One core with one shard, on a directory of its own.
+/// One core with one shard, on a temporary directory.
 pub(super) struct Server {
     pub(super) directory: TempDir,
     pub(super) faults: Faults,
@@ -101,7 +101,7 @@ impl Server {
         self.try_open().unwrap_or_else(|why| panic!("{why}"));
     }
 
-    /// Opens the directory with a core; or says why that is refused.
+    /// Opens the directory with a core; an error says why that is refused.
     fn try_open(&mut self) -> std::result::Result<(), String> {
         static EPOCH: AtomicU64 = AtomicU64::new(1);
         let settings = Settings {
@@ -184,7 +184,7 @@ impl Server {
         Ok(())
     }
 
-    /// Ends the core, with the faults that there are.
+    /// Ends the core while its faults stay active.
     fn stop(&mut self) {
         let life = self.life.take().unwrap();
         assert!(life.core.mailbox.push(Request::Stop).is_ok());
@@ -197,7 +197,7 @@ impl Server {
         self.runtime.block_on(answers.one()).expect("the core answers")
     }
 
-    /// Ends the core, and opens the directory again with another one.
+    /// Ends the core, and opens the directory with a new one.
     pub(super) fn restart(&mut self) {
         self.faults.mend();
         self.stop();
@@ -212,7 +212,7 @@ impl Server {
         &self.life.as_ref().unwrap().router
     }
 
-    /// Of the document `id`; 0 where there is no more of it.
+    /// Vector of the document `id`: `id`, 1, and zeros.
     pub(super) fn vector(&self, id: u64) -> Vec<f32> {
         let mut vector = vec![0.0; self.dimension];
         vector[..2].copy_from_slice(&[id as f32, 1.0]);
@@ -235,7 +235,7 @@ impl Server {
         self.runtime.block_on(self.router().write(DocId(id), write))
     }
 
-    /// Which of the documents 1 to 40 are there.
+    /// Which of the documents 1 to 40 are stored.
     fn stored(&self) -> Vec<u64> {
         let ids: Vec<DocId> = (1..=40).map(DocId).collect();
         let found = self.runtime.block_on(self.router().get(&ids, Realm::default(), true)).unwrap();
@@ -273,7 +273,7 @@ impl Drop for Server {
     }
 }
 
-/// The answer to a write that the log did not take: after how long to try again.
+/// Time after which to retry, from the answer to a write that was not logged.
 fn unavailable(result: Result<Outcome>) -> Duration {
     match result {
         Err(Error::Unavailable { retry_after, .. }) => retry_after,
@@ -296,7 +296,7 @@ fn a_failed_write_or_sync_is_refused_for_good_and_the_next_write_is_taken() {
         server.put(4).unwrap();
         server.delete(1).unwrap();
         assert_eq!(server.counters().wal_retries.get(), 1);
-        // Of the segment that failed, what counts is kept, and the rest gives its room back.
+        // The failed segment keeps its valid groups, and the space behind them is freed.
         let path = server.directory.path().join(crate::wal::segment_name(SHARD, 1));
         let bytes = || std::fs::metadata(&path).unwrap().len();
         server.wait_for("room", |_| bytes() < SEGMENT_BYTES / 2);
@@ -309,8 +309,8 @@ fn a_failed_write_or_sync_is_refused_for_good_and_the_next_write_is_taken() {
     }
 }
 
-/// The group is on disk whole, and only its sync has failed: it must not come back, even where
-/// nothing else is written before the end.
+/// The group is on disk whole, and only its sync has failed: it must not come back, even where nothing else is written
+/// before the end.
 #[test]
 fn a_refused_write_does_not_come_back_after_a_restart() {
     let mut server = Server::start(SyncPolicy::DataOnly);
@@ -332,13 +332,13 @@ fn three_failures_open_the_breaker_and_two_successes_close_it() {
     }
     assert_eq!(server.state(), BreakerState::Open);
     assert_eq!(server.counters().breaker(), BreakerState::Open);
-    // The disk is left alone, and reads go on.
+    // The breaker is open: no write reaches the disk, and reads continue.
     let failures = server.counters().wal_failures.get();
     let left = unavailable(server.put(2));
     assert!(left <= BREAKER.open_for && !left.is_zero(), "{left:?}");
     assert_eq!(server.counters().wal_failures.get(), failures);
     assert_eq!(server.stored(), [1]);
-    // Half-open is seen without a write; one failure opens it again.
+    // The half-open state is visible without a write; one failure opens the breaker again.
     let is_half_open = |server: &Server| server.counters().breaker() == BreakerState::HalfOpen;
     server.wait_for("half-open", is_half_open);
     unavailable(server.put(2));
@@ -373,7 +373,7 @@ fn a_full_disk_opens_the_breaker_at_once_and_space_closes_it() {
 }
 
 #[test]
-fn what_was_acknowledged_before_its_sync_is_written_again() {
+fn writes_acknowledged_before_their_sync_are_written_again() {
     let mut server = Server::start(SyncPolicy::Periodic(Duration::from_millis(50)));
     server.faults.fail("fdatasync", "wal_", Kind::Failed, 1);
     (1..=5).for_each(|id| assert!(server.put(id).is_ok()));
@@ -385,10 +385,9 @@ fn what_was_acknowledged_before_its_sync_is_written_again() {
     assert_eq!(server.stored(), [1, 2, 3, 4, 5, 6]);
 }
 
-/// The sync of what was acknowledged fails, and so does every try to write it again, until the
-/// server ends: then, at the latest, it is on disk.
+/// The sync of acknowledged writes fails, and so does every retry, until the server ends: its last retry succeeds.
 #[test]
-fn the_end_is_the_last_try_for_what_is_not_synced() {
+fn shutdown_retries_unsynced_writes_a_last_time() {
     let mut server = Server::start(SyncPolicy::Periodic(Duration::from_millis(50)));
     server.faults.fail("fdatasync", "wal_", Kind::Failed, u64::MAX);
     server.put(1).unwrap();
@@ -397,8 +396,8 @@ fn the_end_is_the_last_try_for_what_is_not_synced() {
     assert_eq!(server.stored(), [1]);
 }
 
-/// A snapshot knows its place in the log by what came before it. What is written again after a
-/// failed sync gets another such past: a snapshot of it must not be published.
+/// A snapshot refers to its place in the log by the chain of records before it. Groups written again after a failed
+/// sync get another chain: a snapshot of the first one must not be published.
 #[test]
 fn a_snapshot_waits_until_its_place_in_the_log_is_certain() {
     let mut server = Server::start(SyncPolicy::Periodic(Duration::from_secs(60)));
@@ -414,8 +413,8 @@ fn a_snapshot_waits_until_its_place_in_the_log_is_certain() {
     assert_eq!(server.stored(), [1, 2, 3, 4, 5]);
 }
 
-/// MANIFEST can't be written when a snapshot is done, and names it later, with what comes next: it
-/// has to go like any other, or the files that it needs go before it.
+/// MANIFEST can't be written when a snapshot is done, and names it later, together with the next change: the snapshot
+/// has to be dropped in its turn like any other, or the files that it needs would go before it.
 #[test]
 fn a_snapshot_that_manifest_names_late_is_dropped_in_its_turn() {
     let mut server = Server::start(SyncPolicy::DataOnly);
@@ -440,10 +439,10 @@ fn a_snapshot_that_manifest_names_late_is_dropped_in_its_turn() {
     assert_eq!(server.stored(), [1, 2, 3, 4, 5, 6, 7]);
 }
 
-/// The same, where vectors are read from those files: an operator who has what is dispensable removed
-/// takes none away that they are read from.
+/// A late snapshot as above, but vectors are read from its files: truncation by an operator removes no file that
+/// vectors are read from.
 #[test]
-fn what_is_truncated_is_not_where_vectors_are_read_from() {
+fn truncation_keeps_files_that_vectors_are_read_from() {
     let vectors = engine::VectorStorage::Disk { unsaved_bytes_max: 64 << 20 };
     let server = Server::with_vectors(vectors, SyncPolicy::DataOnly);
     let snapshot = |id| {
@@ -451,7 +450,7 @@ fn what_is_truncated_is_not_where_vectors_are_read_from() {
         server.runtime.block_on(server.router().snapshot())
     };
     (1..=2).for_each(|id| assert!(snapshot(id).is_ok()));
-    // Of each slot there is a word that leads there.
+    // Each slot has a word that leads to its vector.
     let of_words = 2 * size_of::<usize>() as u64;
     server.wait_for("vectors are on disk", |server| {
         server.counters().memory[MemoryPart::Vectors as usize].get() == of_words
@@ -460,7 +459,7 @@ fn what_is_truncated_is_not_where_vectors_are_read_from() {
     (3..=4).for_each(|id| assert!(matches!(snapshot(id), Err(Error::Unavailable { .. }))));
     let truncated = server.runtime.block_on(server.router().truncate()).unwrap();
     assert!(truncated[0].removed.iter().any(|name| name.ends_with(".snap")), "{truncated:?}");
-    // Files that nobody uses are closed, so that what is read is opened anew.
+    // Unused files are closed, so the next read has to open its file.
     std::thread::sleep(Duration::from_millis(100));
     assert_eq!(server.stored(), [1, 2, 3, 4]);
     assert_eq!(server.counters().vectors.lost.get(), 0);
@@ -492,8 +491,8 @@ fn a_segment_file_that_was_removed_is_restored() {
     assert_eq!(server.stored(), [1, 2, 3, 4, 5, 6]);
 }
 
-/// The log goes on in a fresh segment, and writing again what was not synced fails there: from then on
-/// the fresh file is the active one, and the file before it is no loss to the log.
+/// The log continues in a fresh segment, and writing unsynced groups again fails there: from then on the fresh file is
+/// the active one, and losing the file before it does not harm the log.
 #[test]
 fn a_segment_that_failed_before_its_first_group_is_watched_in_place_of_the_one_before() {
     let server = Server::start(SyncPolicy::Periodic(Duration::from_secs(3_600)));
@@ -507,7 +506,7 @@ fn a_segment_that_failed_before_its_first_group_is_watched_in_place_of_the_one_b
     let path = |number| server.directory.path().join(crate::wal::segment_name(SHARD, number));
     assert!(path(2).exists());
     std::fs::remove_file(path(1)).unwrap();
-    // Several looks of the watch, before and after the log is mended.
+    // Several rounds of housekeeping, before and after the log is mended.
     server.wait_for("a mended log", |server| server.counters().wal_retries.get() == 2);
     std::thread::sleep(Duration::from_millis(200));
     assert_eq!(failures(), 2, "a file that is not written any more was restored");
@@ -515,8 +514,8 @@ fn a_segment_that_failed_before_its_first_group_is_watched_in_place_of_the_one_b
     assert_eq!(server.stored(), [1, 2, 3, 4, 5, 6]);
 }
 
-/// MANIFEST names the next segment before it is used: where the sync before that fails, the file
-/// stays, though the disk refuses another one as well.
+/// MANIFEST names the next segment before it is used: if the sync before that fails, the file stays, though the disk
+/// refuses another segment as well.
 #[test]
 fn a_sync_that_fails_before_the_next_segment_leaves_the_file_that_manifest_names() {
     let mut server = Server::start(SyncPolicy::Periodic(Duration::from_secs(3_600)));
@@ -542,7 +541,7 @@ fn a_sync_that_fails_before_the_next_segment_leaves_the_file_that_manifest_names
     assert_eq!(server.stored().len(), 40);
 }
 
-/// What was refused is not done by the next change that succeeds.
+/// A refused change does not become part of the next change that succeeds.
 #[test]
 fn a_change_of_manifest_that_was_refused_is_put_back() {
     let server = Server::start(SyncPolicy::DataOnly);
@@ -561,7 +560,7 @@ fn a_change_of_manifest_that_was_refused_is_put_back() {
     assert_eq!(load().dimension, 9);
 }
 
-/// One bad sector comes back as fewer bytes than were asked for: that is no end of the log.
+/// A bad sector comes back as a read of fewer bytes than were asked for: that is not the end of the log.
 #[test]
 fn a_read_that_gives_less_than_the_file_has_refuses_the_start() {
     let mut server = Server::start(SyncPolicy::DataOnly);

@@ -1,6 +1,6 @@
-//! The only writer of MANIFEST: a task of the first core, whom the others send their changes.
+//! The only writer of MANIFEST: a task of the first core, to which other cores send their changes.
 //!
-//! Changes that come while one is being written go into the next version together.
+//! Changes that arrive while a version is being written go into the next version together.
 
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -15,32 +15,32 @@ use crate::wal::segment_name;
 /// A change of MANIFEST.
 #[derive(Clone, Debug)]
 pub enum Change {
-    /// All of it: at start.
+    /// Replace the whole content, at start.
     Replace(Manifest),
-    /// A segment will be written next.
+    /// The log will write to this segment next.
     Added(ShardId, u64),
     /// A segment is complete.
     Sealed(ShardId, u64, Sealed),
     /// A segment could not be begun: the log goes on in another one.
     Unused(ShardId, u64),
-    /// Complete segments that snapshots cover go.
+    /// These complete segments, which snapshots cover, are dropped.
     Truncated(ShardId, Vec<u64>),
     /// The first document has decided the dimension.
     Dimension(u32),
-    /// A snapshot is durable; what it makes dispensable goes.
+    /// A snapshot is durable; older snapshots and segments are dropped.
     Snapshotted {
-        /// The new one.
+        /// The new snapshot.
         snapshot: Snapshot,
-        /// Numbers of snapshots of the shard that are not needed any more.
+        /// Numbers of the shard's snapshots that are not needed any more.
         dropped_snapshots: Vec<u64>,
-        /// Numbers of segments of the shard that are not needed any more.
+        /// Numbers of the shard's segments that are not needed any more.
         dropped_segments: Vec<u64>,
     },
 }
 
 impl Change {
-    /// True if it tells what has happened already: where MANIFEST can't be written, its next
-    /// version says so. Any other change asks for something, and is undone if that is refused.
+    /// True if the change reports a fact: if MANIFEST can't be written, its next version contains it. Any other change
+    /// is a request, and is undone if it is refused.
     fn is_fact(&self) -> bool {
         match self {
             Self::Sealed(..)
@@ -62,7 +62,7 @@ impl Change {
             Self::Added(shard, number) => {
                 let file = segment_name(shard, number);
                 let shard = shard.0;
-                // Asked again, where it is not known whether the first time has reached the disk.
+                // The change is sent again if it is not known whether the first one reached the disk.
                 if !manifest.segments.iter().any(|segment| segment.file == file) {
                     manifest.segments.push(Segment { shard, number, file, sealed: None });
                 }
@@ -95,8 +95,8 @@ impl Change {
     }
 }
 
-/// Makes `changes` to `manifest`. Returns the state to go on with if the new one can't be published:
-/// it has what has happened, and nothing of what was asked for.
+/// Applies `changes` to `manifest`. Returns the state to continue with if the new one can't be published: it contains
+/// the facts among the changes and none of the requests.
 pub(crate) fn apply_all(
     manifest: &mut Option<Manifest>,
     changes: impl IntoIterator<Item = Change>,
@@ -113,7 +113,7 @@ pub(crate) fn apply_all(
 
 type Asked = (Change, Reply<Result<(), String>>);
 
-/// What the task and those who ask share.
+/// State that the task and its callers share.
 #[derive(Default)]
 pub(super) struct Keeper {
     asked: RefCell<Vec<Asked>>,
@@ -121,13 +121,13 @@ pub(super) struct Keeper {
 }
 
 impl Keeper {
-    /// Asks for a change; the reply comes when it is durable.
+    /// Sends a change; the reply comes once it is durable.
     pub(super) fn ask(&self, change: Change, reply: Reply<Result<(), String>>) {
         self.asked.borrow_mut().push((change, reply));
         self.event.raise();
     }
 
-    /// Runs for ever.
+    /// Runs until the executor ends.
     pub(super) async fn run<D: Disk>(self: Rc<Self>, disk: Rc<D>) {
         let mut manifest = None;
         loop {
@@ -150,8 +150,8 @@ impl Keeper {
     }
 }
 
-/// A version that could not be published may have become the one of the directory all the same,
-/// where only the last step failed. Writes the state before it once more, if the disk lets us.
+/// Writes the state before a failed publication once more, if the disk permits. The failed version may be the one in
+/// the directory if only the last step failed.
 async fn put_back<D: Disk>(disk: &D, manifest: &Option<Manifest>) {
     if let Some(manifest) = manifest
         && let Err(error) = manifest.publish(disk).await

@@ -1,6 +1,6 @@
-//! Bulk loads: documents are staged only as fast as they can be linked, in the order of their
-//! stream, so that a load of millions never makes the hot tier, which every search scans, large. Where
-//! vectors are on disk, they are staged only as fast as snapshots take them there, too.
+//! Bulk loads: documents are staged only as fast as they can be linked, in the order of their stream, so that a load of
+//! millions never makes the hot tier, which every search scans, large. With vectors on disk, they are staged only as
+//! fast as snapshots write them there, too.
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
@@ -12,15 +12,15 @@ use super::state::Shard;
 use crate::engine::{Outcome, Write};
 use crate::error::{Error, Result};
 
-/// Loads that may wait in one shard. Each holds a batch of documents.
+/// Most loads waiting in one shard. Each holds a batch of documents.
 const LOADS_MAX: usize = 64;
 
-/// A load that had to pause goes on when this part of the hot tier is free again: staged one by
-/// one, as each finds room, documents would be logged one by one.
+/// A paused load continues once 1/4 of the hot tier's bound is free: if each document were staged as soon as there is
+/// room for one, each would be a log group of its own.
 const ROOM_SHARE: usize = 4;
 
-/// Documents that loads may have staged while others write, however little room there is: else those
-/// who stage without asking for room would take all of it, and a load would never go on.
+/// Documents that loads may have staged beside other writes, however little room there is: writes that do not ask for
+/// room would otherwise take all of it, and a load would never continue.
 const BESIDE_OTHERS: usize = 64;
 
 /// Collects the results of one batch.
@@ -47,14 +47,14 @@ impl LoadTicket {
     }
 }
 
-/// A batch of which some writes are not staged yet.
+/// A batch with writes that are not staged yet.
 pub(super) struct PendingLoad {
     puts: std::iter::Enumerate<std::vec::IntoIter<Write>>,
     ticket: Rc<LoadTicket>,
 }
 
 impl PendingLoad {
-    /// Refuses what is not staged yet.
+    /// Refuses the writes that are not staged yet.
     pub(super) fn fail(self, error: &Error) {
         for (index, _) in self.puts {
             self.ticket.settle(index, Err(error.clone()));
@@ -63,7 +63,7 @@ impl PendingLoad {
 }
 
 impl Shard {
-    /// Takes a batch of puts; they are staged as room allows.
+    /// Takes a batch of puts; they are staged as room becomes free.
     pub(super) fn load(
         &self,
         puts: Vec<Write>,
@@ -88,11 +88,11 @@ impl Shard {
         self.pump_loads(settings);
     }
 
-    /// Stages what fits of the loads that wait.
+    /// Stages the writes of waiting loads that fit.
     pub(super) fn pump_loads(&self, settings: &Settings) {
         let hot_max = settings.bulk_hot_max;
         loop {
-            // At the bound that all writes have, and well below the one at which they are refused.
+            // The bound that all writes have, well below the one at which they are refused.
             let refused_at = self.params.hot_documents_max.div_ceil(2);
             let hot_max = hot_max.min(refused_at).min(self.pace.borrow().last_bound());
             let (unlinked, is_room_short) = match &*self.engine.borrow() {
@@ -106,7 +106,7 @@ impl Shard {
                 && staged > loads_staged
                 && staged < STAGED_MAX
                 && unlinked < refused_at;
-            // Where none will come, who loads is to hear that.
+            // If no snapshot will free memory, the load is refused instead of waiting.
             let waits_for_snapshot = is_room_short && self.snapshots.are_taken(settings.snapshots);
             if unlinked >= hot_max {
                 self.is_load_paused.set(true);
@@ -122,7 +122,7 @@ impl Shard {
             let Some(load) = loads.front_mut() else {
                 return;
             };
-            // Nobody hears about the rest of a load whose client is gone.
+            // The rest of a load is dropped if its client is gone.
             let next = if load.ticket.is_cancelled() { None } else { load.puts.next() };
             let Some((index, write)) = next else {
                 loads.pop_front();

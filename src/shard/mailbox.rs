@@ -1,11 +1,10 @@
-//! A bounded queue from any thread to one task of a core: one wake a burst, not one a message.
+//! A bounded queue from any thread to one task of a core: one wake per burst, not one per message.
 //!
-//! The sender sets `signalled` and wakes the receiver only if it was clear; the receiver clears
-//! it before it looks. So whatever is pushed is either seen by that look, or finds the flag
-//! clear and wakes again.
+//! The sender sets `signalled` and wakes the receiver only if it was clear; the receiver clears it before it looks. So
+//! each push is either seen by that look, or finds the flag clear and wakes again.
 //!
-//! A wake that glommio loses (see [`super::pulse`]) would strand what is queued: the pulse asks
-//! [`Mailbox::nudge`] for a new one.
+//! A wake that glommio loses (see [`super::pulse`]) would strand the queued messages: the pulse asks [`Mailbox::nudge`]
+//! for a new one.
 
 use std::future::poll_fn;
 use std::sync::Arc;
@@ -20,16 +19,16 @@ use crate::observe::counters::Traffic;
 /// Most messages taken at once.
 const DRAIN_MAX: usize = 128;
 
-/// Why a message was not taken. It comes back to the sender.
+/// Why a message was refused. The message goes back to the sender.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Refused<T> {
     /// The queue is full.
     Full(T),
-    /// Nobody receives any more.
+    /// The receiver is gone.
     Closed(T),
 }
 
-/// The queue. Senders and the receiver share it.
+/// The queue, shared by senders and the receiver.
 pub struct Mailbox<T> {
     queue: ArrayQueue<T>,
     receiver: AtomicWaker,
@@ -69,7 +68,7 @@ impl<T> Mailbox<T> {
         Ok(())
     }
 
-    /// True if nobody receives any more.
+    /// True if the receiver is gone.
     #[must_use]
     pub fn is_closed(&self) -> bool {
         self.closed.load(Ordering::Acquire)
@@ -87,7 +86,7 @@ impl<T> Mailbox<T> {
         self.queue.is_empty()
     }
 
-    /// Waits for messages, and moves some of them to `batch`. One task receives.
+    /// Waits for messages, and moves up to `DRAIN_MAX` of them to `batch`. Only one task may receive.
     pub async fn receive(&self, batch: &mut Vec<T>) {
         poll_fn(|context| {
             // Registered before looking: a push after the look finds this waker.
@@ -103,14 +102,14 @@ impl<T> Mailbox<T> {
         .await;
     }
 
-    /// Wakes the receiver if anything waits, whatever was signalled before.
+    /// Wakes the receiver if messages wait, even if it was already signalled.
     pub fn nudge(&self) {
         if !self.queue.is_empty() {
             self.receiver.wake();
         }
     }
 
-    /// Refuses messages from now on, and drops those that wait.
+    /// Refuses messages from now on, and drops those in the queue.
     pub fn close(&self) {
         self.closed.store(true, Ordering::Release);
         self.clear();
@@ -127,7 +126,7 @@ impl<T> Mailbox<T> {
         while self.queue.pop().is_some() {}
     }
 
-    /// Pushes without waking anybody: what a lost wake looks like.
+    /// Pushes without a wake, as after a lost wake.
     #[cfg(test)]
     pub(super) fn push_silently(&self, message: T) {
         self.signalled.store(true, Ordering::Release);
@@ -144,7 +143,7 @@ mod tests {
     }
 
     #[test]
-    fn is_bounded_and_says_so() {
+    fn mailbox_is_bounded_and_returns_refused_messages() {
         let mailbox = Mailbox::new(2, Arc::default());
         assert_eq!((mailbox.push(1), mailbox.push(2)), (Ok(()), Ok(())));
         assert_eq!(mailbox.push(3), Err(Refused::Full(3)));

@@ -8,14 +8,13 @@
 //!   pulse ────wake──┊► heart
 //! ```
 //!
-//! The only module that knows glommio's executor. Nothing on a core waits for another core,
-//! except where a log segment is begun or completed: the first core keeps MANIFEST for all
-//! ([`keeper`]). What crosses threads is a message in a bounded [`mailbox`] or an answer in a
-//! [`reply`]; what glommio may lose on that way, the [`pulse`] brings back.
+//! The only module that uses glommio's executor. Nothing on a core waits for another core, except where a log segment
+//! is begun or completed: the first core keeps MANIFEST for all ([`keeper`]). What crosses threads is a message in a
+//! bounded [`mailbox`] or an answer in a [`reply`]; a wake that glommio loses on that way is repeated by the [`pulse`].
 //!
-//! Background work yields: a core looks after every step, of some tens of microseconds, whether
-//! anybody waits. A panic in a search is an error of that search; one that may have left a shard
-//! half written fences the shard; the core goes on.
+//! Background work yields: after every step, of some tens of microseconds, a core checks whether a request waits. A
+//! panic in a search is an error of that search; one that may have left a shard half written fences the shard; the core
+//! goes on.
 
 pub mod breaker;
 mod commit;

@@ -1,4 +1,4 @@
-//! Taking a shard into service: bring its state back, begin a new segment.
+//! Taking a shard into service: restore its state, begin a new segment.
 
 use std::rc::Rc;
 use std::sync::Arc;
@@ -20,66 +20,65 @@ use crate::types::ShardId;
 use crate::wal::reader::Left;
 use crate::wal::{self, Prepared, Writer, segment_name};
 
-/// Documents of a shard, at most, of which it is checked that they belong to it: enough to notice
-/// another number of shards.
+/// Most documents of a shard whose placement is checked: enough to notice a changed number of shards.
 const PLACED_DOCUMENTS: usize = 64;
 
-/// Documents that the scan is measured on.
+/// Documents on which the speed of the scan is measured.
 const MEASURED_DOCUMENTS: u64 = 4_096;
 
-/// What a core needs to open a shard.
+/// Everything that a core needs to open a shard.
 pub struct Open {
-    /// Which shard.
+    /// The shard to open.
     pub shard: ShardId,
     /// The snapshots that MANIFEST names.
     pub snapshots: Vec<manifest::Snapshot>,
     /// The segments that MANIFEST names.
     pub segments: Vec<Segment>,
-    /// What shapes it; a dimension of 0 is taken from the log, if that knows one.
+    /// Parameters of its engine; a dimension of 0 is taken from the log, if that has a document.
     pub params: engine::Params,
-    /// Where it is to be seen.
+    /// Counters and gauges of the shard.
     pub counters: Arc<ShardCounters>,
-    /// Graphs that answer a search together.
+    /// Number of graphs that answer a search together.
     pub partitions: usize,
-    /// Shards that documents are placed on.
+    /// Number of shards that documents are distributed over.
     pub shards: u32,
 }
 
-/// What opening came to.
+/// Result of reading a shard.
 pub struct Opened {
-    /// Which shard.
+    /// The shard that was read.
     pub shard: ShardId,
-    /// Its snapshots: those that are good.
+    /// Snapshots of the shard that are intact.
     pub snapshots: Vec<manifest::Snapshot>,
-    /// Its segments: those with records.
+    /// Segments of the shard that have records.
     pub segments: Vec<Segment>,
     /// Files to be removed once MANIFEST does not name them.
     pub unused: Vec<String>,
-    /// What lies behind the end of its log, by segment.
+    /// Data behind the end of its log, by segment file.
     pub left: Vec<(String, Left)>,
-    /// Records read.
+    /// Log records read.
     pub records: u64,
-    /// Values in a vector; 0 if there has been none.
+    /// Values in a vector; 0 if the shard never had a document.
     pub dimension: usize,
 }
 
 /// Why a data directory, or a shard in it, is not opened.
 #[derive(Debug)]
 pub struct Refusal {
-    /// In words.
+    /// The reason, as text.
     pub what: String,
-    /// What is in the directory can't be used. Otherwise it may be good: something else is in
-    /// the way, such as a full disk, or what was asked for.
+    /// The contents of the directory can't be used. If false, they may be good: the obstacle is something else, such as
+    /// a full disk or a setting.
     pub is_damage: bool,
 }
 
 impl Refusal {
-    /// What is in the directory can't be used.
+    /// A refusal because of unusable contents.
     pub fn damage(what: impl Into<String>) -> Self {
         Self { what: what.into(), is_damage: true }
     }
 
-    /// Something else is in the way.
+    /// A refusal for any other reason.
     pub fn other(what: impl Into<String>) -> Self {
         Self { what: what.into(), is_damage: false }
     }
@@ -92,7 +91,7 @@ impl From<RecoverError> for Refusal {
     }
 }
 
-/// A shard that has been read, and is not in service yet.
+/// A shard that has been read and is not in service yet.
 pub(super) struct Pending {
     params: engine::Params,
     engine: Option<Engine>,
@@ -115,7 +114,7 @@ impl From<DiskError> for Refusal {
     }
 }
 
-/// Reads a shard, and changes nothing in the directory: the others may be damaged.
+/// Reads a shard without changing the directory: other shards may be damaged.
 pub(super) async fn read(core: &Rc<Core>, open: Open) -> Result<Opened, Refusal> {
     let Open { shard: id, snapshots, segments, params, counters, partitions, shards } = open;
     let disk = core.disk.clone();
@@ -140,7 +139,7 @@ pub(super) async fn read(core: &Rc<Core>, open: Open) -> Result<Opened, Refusal>
     tell_of_log(id, &log, &counters);
     let number = log.next_number;
     let file = segment_name(id, number);
-    // A file of that name may have been left by a start that got no further.
+    // A file of the new segment's name may be left from a start that failed.
     let unused = log.unused.into_iter().chain(unused).filter(|name| *name != file).collect();
     let (segments, position) = (log.segments, log.position);
     let opened = Opened {
@@ -159,8 +158,8 @@ pub(super) async fn read(core: &Rc<Core>, open: Open) -> Result<Opened, Refusal>
     Ok(opened)
 }
 
-/// Says where the end of the log is not what was written: an error where changes are known to
-/// be missing, or whole groups lie behind a bad one; else a warning.
+/// Reports an unexpected end of the log: an error if changes are known to be missing, or whole groups lie behind a bad
+/// one; else a warning.
 fn tell_of_log(shard: ShardId, log: &wal::recover::Recovered, counters: &ShardCounters) {
     let shard = shard.0;
     for torn in &log.torn {
@@ -175,8 +174,8 @@ fn tell_of_log(shard: ShardId, log: &wal::recover::Recovered, counters: &ShardCo
     counters.torn_writes.add((log.torn.len() + log.warnings.len() + log.losses.len()) as u64);
 }
 
-/// Whether some documents of the shard are its own. Where MANIFEST has another number of shards
-/// than they were placed on, hardly one of them is, and the others would not be found.
+/// Refuses a shard whose documents, in a sample, belong to other shards. If MANIFEST has another number of shards than
+/// the documents were distributed over, hardly one belongs here, and the others would not be found.
 fn check_places(engine: &Engine, shard: ShardId, shards: u32) -> Result<(), Refusal> {
     let store = engine.store();
     let live = store.slots().filter(|&slot| store.is_live(slot)).take(PLACED_DOCUMENTS);
@@ -193,8 +192,8 @@ fn check_places(engine: &Engine, shard: ShardId, shards: u32) -> Result<(), Refu
     }
 }
 
-/// Takes a shard that has been read into service: its log goes on in a new segment of the
-/// generation `epoch`, which MANIFEST has and no log yet. The segment is for MANIFEST to name.
+/// Takes a shard that has been read into service: its log continues in a new segment of the generation `epoch`, which
+/// MANIFEST already contains and no log uses yet. The caller adds the segment to MANIFEST.
 pub(super) async fn begin(core: &Rc<Core>, id: ShardId, epoch: u64) -> Result<Segment, Refusal> {
     let Some(pending) = core.pending.borrow_mut().remove(&id) else {
         return Err(Refusal::other(format!("shard {} has not been read", id.0)));
@@ -210,7 +209,7 @@ pub(super) async fn begin(core: &Rc<Core>, id: ShardId, epoch: u64) -> Result<Se
 }
 
 impl Shard {
-    /// Fits what was restored of the graph to what was of the parts that other shards own.
+    /// Drops links of the restored graph that lead to slots which other shards of the partition did not restore.
     pub(super) async fn fit_graph(&self, core: &Core) {
         let mut settling = Settling::default();
         loop {
@@ -236,7 +235,7 @@ impl Shard {
     }
 }
 
-/// Nanoseconds that looking at one document takes; 0 if there are none.
+/// Measured time to scan one document, in nanoseconds; 0 if there are none.
 fn measure_scan(engine: &mut Engine) -> u64 {
     let mut vector = vec![0.0; engine.params().dimension];
     vector[0] = 1.0;

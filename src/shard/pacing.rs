@@ -1,4 +1,4 @@
-//! Writers wait, searches do not: how far linking may be behind the log.
+//! Backpressure on writers: bound of the documents that are logged but not linked.
 //!
 //! A search scans the documents that are not linked yet, beside its walk. So the documents of a
 //! shard that wait to be linked, its *debt*, have a bound, and a group of the log has no more puts
@@ -6,14 +6,14 @@
 //!
 //! | Searches on the core | Bound of the debt of a partition, in documents |
 //! |---|---|
-//! | within `SEARCHED_WITHIN` | scanned in `SCAN_PER_WALK` of the time of a walk, both as measured; `ROWS_MIN` to `ROWS_MAX` |
+//! | within `SEARCHED_WITHIN` | scanned in `SCAN_PER_WALK` of a walk's time, as measured; `ROWS_MIN` to `ROWS_MAX` |
 //! | none | half of `cache.capacity` |
 //!
 //! Every owner of a partition has an equal part. When searches begin, the bound goes from the debt
 //! of that moment down to the smaller one within `TIGHTEN`, and writers go on meanwhile.
 //!
-//! A put that would wait longer than `WAIT_MAX`, or than `WAIT_SEARCHED_MAX` beside searches, by the pace
-//! of linking, is refused before it is staged; the answer says when to try again. Nothing waits here, and nothing is held: the commit
+//! A put that would wait longer than `WAIT_MAX`, or than `WAIT_SEARCHED_MAX` beside searches, by the pace of linking,
+//! is refused before it is staged; the answer says when to try again. This module neither waits nor queues: the commit
 //! asks for room, and upkeep wakes it once there is some. A shard that closes has room for all.
 //!
 //! Where other threads want the CPU of a core, upkeep rests (`contention`), and writers wait longer.
@@ -29,71 +29,69 @@ use crate::engine::{Engine, Write};
 use crate::error::{Error, Result};
 use crate::observe::counters::ShardCounters;
 
-/// A scan of the debt takes at most this share of the time of a walk.
+/// Most time of a scan of the debt, as a share of the time of a walk.
 const SCAN_PER_WALK: f64 = 0.5;
 
-/// The fewest and the most documents of a partition that may wait while there are searches,
-/// whatever was measured.
+/// Least and most documents of a partition that may wait while there are searches, whatever the measurements.
 const ROWS_MIN: usize = 256;
 const ROWS_MAX: usize = 2_048;
 
-/// What measurements begin from: one row of a scan, one walk, and linking one document.
+/// Initial values of the averages, in nanoseconds: scanning one row, one walk, linking one document.
 const ROW_NS: f64 = 100.0;
 const WALK_NS: f64 = 150_000.0;
 const LINK_NS: f64 = 1_000_000.0;
 
-/// A scan of fewer documents says little about the time of one.
+/// Least rows of a scan that is used as a measurement.
 const MEASURED_ROWS: u64 = 64;
 
-/// What a new measurement adds to its average, and the most it may say, in averages: a thread that
-/// was interrupted measures the interruption.
+/// Weight of a new measurement in its average, and its cap as a multiple of the average: a measurement of an
+/// interrupted thread contains the interruption.
 const WEIGHT: f64 = 1.0 / 32.0;
 const OUTLIER: f64 = 4.0;
 
-/// So long after a search others are expected.
+/// Time after a search during which more searches are expected.
 const SEARCHED_WITHIN: Duration = Duration::from_secs(10);
 
-/// From the first search on, so long until the bound is that of searches.
+/// Time from the first search on within which the bound goes down to that of searches.
 const TIGHTEN: Duration = Duration::from_secs(4);
 
-/// Without searches, the bound is this part of the number at which the engine refuses writes,
-/// which is twice `cache.capacity`.
+/// Divisor of the number at which the engine refuses writes (twice `cache.capacity`) that gives the bound without
+/// searches.
 const QUIET_PART: usize = 4;
 
-/// From this share of the bound on, a group gathers, up to this long at the bound: larger groups
+/// Share of the bound from which on a group waits for more writes, up to `GATHER_MAX` at the bound: larger groups
 /// interrupt linking less.
 const GATHER_FROM: f64 = 0.5;
 const GATHER_MAX: Duration = Duration::from_millis(5);
 
-/// A commit that has waited for room goes on when one part in this many of the bound is free:
-/// groups of one document each would cost a sync each.
+/// A commit that waits for room continues once 1/8 of the bound is free: groups of one document each would cost a sync
+/// each.
 const ROOM_PARTS: usize = 8;
 
-/// The longest a put may have to wait for room, by the pace of linking, where there are no searches.
+/// Longest expected wait of a put for room, by the pace of linking, without searches.
 pub(super) const WAIT_MAX: Duration = Duration::from_secs(1);
 
-/// The longest beside searches: writes that wait hold streams of connections that searches need too.
+/// Longest expected wait of a put beside searches: waiting writes hold streams of connections that searches need too.
 const WAIT_SEARCHED_MAX: Duration = Duration::from_millis(100);
 
-/// Bounds of the time after which a refused put may be sent again.
+/// Least and most time after which a refused put may be sent again.
 const RETRY_MIN: Duration = Duration::from_millis(50);
 const RETRY_MAX: Duration = Duration::from_secs(10);
 
-/// Linking that has not moved for this many times what a document takes stands still.
+/// Linking counts as stopped after this many times the average time per document.
 const STILL: f64 = 16.0;
 
-/// Share of the processor that upkeep gets beside searches and commits, of 1000: at least, and
-/// where the debt is at its bound. The second is what linking has left where searches want all
-/// of the core: more would be taken from them.
+/// CPU shares of upkeep beside searches and commits, of 1000: least, and with the debt at its bound. The second is the
+/// share that linking has left if searches want the whole core; more would slow searches down.
 const UPKEEP_SHARES_MIN: usize = 100;
 const UPKEEP_SHARES_AT_BOUND: usize = 250;
 const UPKEEP_SHARES_MAX: usize = 1_000;
 
-/// How often glommio asks for the shares.
+/// Period at which glommio reads the shares.
 const SHARES_PERIOD: Duration = Duration::from_millis(50);
 
-/// Of this many inserts that the router refuses for a shard, one is sent to it all the same, so that
-/// what it says is never out of date for good.
+/// One in this many inserts that the router would refuse is sent to the shard nevertheless, so that the shard's
+/// estimate is updated.
 const ASKED_PARTS: u64 = 16;
 
 /// Moving average, in nanoseconds.
@@ -115,7 +113,7 @@ impl Average {
     }
 }
 
-/// What searches of a core cost, as they measure it themselves.
+/// Measured cost of searches on a core.
 pub(super) struct SearchCost {
     row: Average,
     walk: Average,
@@ -130,13 +128,13 @@ impl Default for SearchCost {
 }
 
 impl SearchCost {
-    /// A search begins.
+    /// Notes that a search begins.
     pub(super) fn note_asked(&self, now: Instant) {
         self.asked.set(Some(now));
     }
 
-    /// A search without a filter took this long to scan `rows` documents that were not linked, and
-    /// to walk; both in nanoseconds.
+    /// Notes that a search without a filter scanned `rows` unlinked documents in `hot_ns` and walked the graph in
+    /// `walk_ns`, both in nanoseconds.
     pub(super) fn note(&self, hot_ns: u64, rows: u64, walk_ns: u64) {
         if rows >= MEASURED_ROWS {
             self.row.note(hot_ns as f64 / rows as f64);
@@ -146,7 +144,7 @@ impl SearchCost {
         }
     }
 
-    /// Documents of a partition that searches may have to scan.
+    /// Unlinked documents of a partition that a search may have to scan, at most.
     fn rows(&self) -> usize {
         let rows = SCAN_PER_WALK * self.walk.get() / self.row.get();
         (rows as usize).clamp(ROWS_MIN, ROWS_MAX)
@@ -158,15 +156,15 @@ impl SearchCost {
     }
 }
 
-/// Refuses an insert into a shard whose core has said that it would wait too long: the core need not
-/// be asked for each of them.
+/// Refuses an insert if the shard's core has published that it would wait too long, so that the core need not be asked
+/// for each insert.
 ///
 /// # Errors
-/// If it has to be refused.
+/// If the published wait is too long.
 pub fn check_insert(counters: &ShardCounters) -> Result<()> {
     let wait = Duration::from_millis(counters.insert_wait_ms.get());
-    // By inserts judged here, not by those refused: those that pass change nothing before the core
-    // has taken them out of its mailbox, and it would be flooded meanwhile.
+    // Counts inserts judged here, not refused ones: inserts that pass change nothing until the core takes them out of
+    // its mailbox, which would fill up meanwhile.
     if wait.is_zero()
         || counters.is_fenced()
         || counters.inserts_judged.next().is_multiple_of(ASKED_PARTS)
@@ -191,32 +189,32 @@ fn too_long(wait: Duration) -> Error {
 /// Whether a group may be written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Room {
-    /// With this many puts, at most.
+    /// With at most this many puts.
     Puts(usize),
-    /// After this time, in which more may gather.
+    /// After this time, in which more writes may gather.
     Soon(Duration),
     /// Not before some documents are linked.
     None,
 }
 
-/// The pace at which one shard takes writes.
+/// Rate control of the writes of one shard.
 pub(super) struct Pace {
-    /// Shards that own its graph.
+    /// Number of shards that own its graph.
     owners: usize,
     /// The bound without searches, in documents.
     quiet: usize,
-    /// The bound when it was last asked for.
+    /// The bound at the last request.
     bound: usize,
-    /// Searches go on since then, when this was the debt.
+    /// Time and debt when the present run of searches began.
     searched: Option<(Instant, usize)>,
-    /// Time from one document linked to the next, while there are more.
+    /// Average time from one linked document to the next, without idle time.
     link: Average,
-    /// When the last one was; `None` while nothing is to be linked.
+    /// Time of the last linked document; `None` while nothing waits to be linked.
     linked: Option<Instant>,
 }
 
 impl Pace {
-    /// Of a shard that is one of `owners` of its graph, and refuses writes at `refused_at` documents.
+    /// Rate control of a shard that is one of `owners` of its graph and refuses writes at `refused_at` documents.
     pub(super) fn new(owners: usize, refused_at: usize) -> Self {
         let quiet = (refused_at / QUIET_PART).max(1);
         Self {
@@ -229,17 +227,17 @@ impl Pace {
         }
     }
 
-    /// The bound when it was last asked for.
+    /// The bound at the last request.
     pub(super) fn last_bound(&self) -> usize {
         self.bound
     }
 
-    /// The longest that a put may have to wait now.
+    /// Longest expected wait of a put that is accepted now.
     fn wait_max(&self) -> Duration {
         if self.searched.is_some() { WAIT_SEARCHED_MAX } else { WAIT_MAX }
     }
 
-    /// Documents that may wait to be linked now, where `debt` do.
+    /// Documents that may wait to be linked now, given that `debt` already do.
     fn bound(&mut self, now: Instant, cost: &SearchCost, debt: usize) -> usize {
         if !cost.is_searched(now) {
             self.searched = None;
@@ -254,8 +252,8 @@ impl Pace {
         self.bound
     }
 
-    /// Whether a group with puts may be written, where `debt` documents wait to be linked. `has_waited`
-    /// if there was no room before, `may_gather` if the group may be put off for more to come.
+    /// Whether a group with puts may be written, given that `debt` documents wait to be linked. `has_waited`: there was
+    /// no room before; `may_gather`: the group may be delayed so that more writes join it.
     fn room(
         &mut self,
         now: Instant,
@@ -277,8 +275,8 @@ impl Pace {
         }
     }
 
-    /// How long a put will wait for room that comes when `ahead` documents wait to be linked, those
-    /// that are staged included, behind `backlog` of the log.
+    /// Expected wait of a put for room. `ahead` documents, staged ones included, wait to be linked; `backlog` documents
+    /// are in the log's backlog.
     fn wait(&self, now: Instant, ahead: usize, backlog: usize) -> Duration {
         let each = self.link.get();
         let still = self.linked.map_or(0.0, |linked| {
@@ -292,14 +290,14 @@ impl Pace {
         }
     }
 
-    /// Another document is linked.
+    /// Notes that a document was linked.
     pub(super) fn note_linked(&mut self, now: Instant) {
         if let Some(before) = self.linked.replace(now) {
             self.link.note(now.saturating_duration_since(before).as_nanos() as f64);
         }
     }
 
-    /// Nothing is left to be linked.
+    /// Notes that no document waits to be linked.
     pub(super) fn note_idle(&mut self) {
         self.linked = None;
     }
@@ -310,19 +308,19 @@ fn check_wait(wait: Duration, max: Duration) -> Result<()> {
     if wait <= max { Ok(()) } else { Err(too_long(wait)) }
 }
 
-/// What the commit of a shard does next.
+/// The next action of a shard's commit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Next {
-    /// Nothing can be written: it waits until something is staged, or there is room.
+    /// Nothing can be written: wait for a staged write or for room.
     Wait,
-    /// Lets more writes gather, for this long.
+    /// Wait this long for more writes.
     Gather(Duration),
-    /// Writes what is staged, with this many puts at most.
+    /// Write the staged writes, with at most this many puts.
     Write(usize),
 }
 
 impl Shard {
-    /// What the commit does next. What is not a put needs no room, but its turn.
+    /// The next action of the commit. Writes other than puts need no room, but keep their order.
     pub(super) fn next_write(&self, core: &Core, may_gather: bool) -> Next {
         let Some(is_put) = self.staged.borrow().front().map(|write| write.puts() > 0) else {
             self.waits_for_room.set(false);
@@ -360,7 +358,7 @@ impl Shard {
         }
     }
 
-    /// The bound of what waits to be linked in this shard, now. Sets what others see of it.
+    /// The bound of this shard's debt now. Publishes it for the core's shares and for metrics.
     pub(super) fn debt_bound(&self, core: &Core) -> usize {
         let now = Instant::now();
         let debt = self.engine.borrow().as_ref().map_or(0, |engine| engine.debt());
@@ -381,7 +379,7 @@ impl Shard {
         checked.inspect_err(|_| self.counters.inserts_shed.add(1))
     }
 
-    /// How long an insert that comes now will wait; the router is told.
+    /// Expected wait of an insert that arrives now; published for the router.
     fn insert_wait(&self, now: Instant) -> Duration {
         let of = |engine: &Engine| (engine.unlinked_count(), engine.hot_count() - engine.debt());
         let (ahead, backlog) = self.engine.borrow().as_ref().map_or((0, 0), of);
@@ -393,14 +391,14 @@ impl Shard {
     }
 }
 
-/// Share of the processor that linking and the rest of upkeep get. A small one while the hot tier is
-/// small, more of it towards the bound of the debt, so that writers are never left waiting for good,
-/// and as much as searches get at the soft limit, which only a backlog of the log exceeds for long.
+/// CPU shares of linking and other upkeep. Small while the hot tier is small, larger towards the bound of the debt, so
+/// that writers are not left waiting for good, and equal to those of searches at the soft limit, which only a backlog
+/// of the log exceeds for long.
 pub(super) struct HotShares {
     pub(super) soft_max: usize,
     /// Documents in the hot tiers of this core.
     pub(super) hot: Cell<usize>,
-    /// The bound of what waits to be linked, of all shards of this core.
+    /// Sum of the debt bounds of the shards of this core.
     pub(super) bound: Cell<usize>,
 }
 
@@ -410,7 +408,7 @@ impl HotShares {
     }
 }
 
-/// From `min` to `max` as `hot` goes from 0 to `full`.
+/// Interpolates from `min` to `max` as `hot` goes from 0 to `full`.
 fn between(min: usize, max: usize, hot: usize, full: usize) -> usize {
     min + hot.min(full) * (max - min) / full.max(1)
 }

@@ -1,10 +1,10 @@
-//! The pace of writes as a state machine, at moments and costs that are made up.
+//! Rate control of writes as a state machine, with invented times and costs.
 
 use super::*;
 
 const MS: Duration = Duration::from_millis(1);
 
-/// Searches that scan 100 documents in the time of a tenth of a walk: 500 in that of half a walk.
+/// Costs of searches that scan 100 documents in a tenth of the time of a walk: 500 in half a walk.
 fn searched(now: Instant) -> SearchCost {
     let cost = SearchCost::default();
     (0..400).for_each(|_| cost.note(10_000, 100, 100_000));
@@ -13,19 +13,19 @@ fn searched(now: Instant) -> SearchCost {
     cost
 }
 
-/// A core with one shard that is offered puts at some rate, and links at some pace. Time passes in
-/// steps of a tenth of a millisecond.
+/// A core with one shard that receives puts at a fixed rate and links at a fixed pace. Time passes in steps of a tenth
+/// of a millisecond.
 struct Core {
     pace: Pace,
     cost: SearchCost,
     now: Instant,
-    /// Puts staged, by when they were, documents linked in a step, and what is owed of one.
+    /// Times of staged puts, documents linked in a step, and the fraction of one carried over.
     staged: std::collections::VecDeque<Instant>,
     links_a_step: f64,
     owed: f64,
     debt: usize,
     waits: bool,
-    // What came of it.
+    // Results.
     debt_max: usize,
     accepted: usize,
     refused: Vec<Duration>,
@@ -128,7 +128,7 @@ fn debt_stays_within_what_searches_may_scan_at_any_rate_of_writes() {
         assert_eq!(!core.refused.is_empty(), is_beyond, "{offered}: {}", core.refused.len());
         assert!(core.refused.iter().all(|after| (RETRY_MIN..=RETRY_MAX).contains(after)));
         if is_beyond {
-            // Beyond the edge, groups are of the room that was waited for.
+            // Beyond the edge, a group has the size of the room it waited for.
             (core.accepted, core.groups) = (0, 0);
             core.run(offered, 5);
             assert!(core.accepted / core.groups >= 500 / ROOM_PARTS / 2, "{} groups", core.groups);
@@ -152,7 +152,7 @@ fn without_searches_half_of_the_soft_limit_may_wait_and_searches_tighten_it_slow
     let start = Instant::now();
     let (mut pace, cost) = (Pace::new(1, 20_000), SearchCost::default());
     assert_eq!(pace.bound(start, &cost, 7), 5_000);
-    // Searches begin where much waits, and others follow.
+    // Searches begin while much waits, and more follow.
     let cost = searched(start);
     let mut last = pace.bound(start, &cost, 4_500);
     assert_eq!(last, 4_500);
@@ -164,9 +164,9 @@ fn without_searches_half_of_the_soft_limit_may_wait_and_searches_tighten_it_slow
         last = bound;
     }
     assert_eq!(last, 500);
-    // They end.
+    // Searches end.
     assert_eq!(pace.bound(start + 16_000 * MS, &cost, 300), 5_000);
-    // Where little waits when they begin, it is never more.
+    // If little waits when searches begin, the bound never exceeds that of searches.
     cost.note_asked(start + 17_000 * MS);
     assert_eq!(pace.bound(start + 17_000 * MS, &cost, 300), 500);
 }
@@ -193,12 +193,12 @@ fn an_interruption_does_not_count_as_a_cost() {
     let now = Instant::now();
     let cost = searched(now);
     let rows = cost.rows();
-    // 10 ms away from the processor, in a scan and in a walk.
+    // The thread was interrupted for 10 ms, in a scan and in a walk.
     cost.note(10_000_000, 100, 100_000);
     assert!(cost.rows() > rows * 9 / 10, "{} of {rows}", cost.rows());
     cost.note(10_000, 100, 10_000_000);
     assert!(cost.rows() < rows * 11 / 10, "{} of {rows}", cost.rows());
-    // Few rows say nothing.
+    // A scan of few rows is not used.
     let rows = cost.rows();
     cost.note(1_000_000, MEASURED_ROWS - 1, 0);
     assert_eq!(cost.rows(), rows);
@@ -215,7 +215,7 @@ fn a_group_gathers_the_longer_the_nearer_the_bound_is() {
     assert_eq!(room(375, false, false), Room::Puts(125));
     assert_eq!(room(499, false, false), Room::Puts(1));
     assert_eq!(room(500, false, true), Room::None);
-    // Once it has waited, it goes on when there is room for more than one.
+    // After waiting, a commit continues only when there is room for more than one put.
     assert_eq!(room(499, true, true), Room::None);
     assert_eq!(room(437, true, true), Room::Puts(63));
 }
@@ -261,6 +261,6 @@ fn the_router_refuses_what_a_shard_would_and_asks_it_now_and_then() {
     assert_eq!(refused.len(), 15);
     let Error::Busy { retry_after, .. } = &refused[0] else { panic!("{refused:?}") };
     assert_eq!(*retry_after, Duration::from_secs(3));
-    // The shard hears of one in sixteen, and may take it.
+    // The shard receives one in sixteen, and may take it.
     assert!(check_insert(&counters).is_ok() && check_insert(&counters).is_err());
 }

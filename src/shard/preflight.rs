@@ -1,5 +1,5 @@
-//! Looks, before the first core starts, whether the system offers what cores need, and says
-//! what is missing and how to get it. glommio itself would panic or exit.
+//! Checks before the first core starts that the system offers the facilities that cores need; errors name the missing
+//! one and the remedy. glommio itself would panic or exit.
 
 use std::io;
 
@@ -7,16 +7,16 @@ use rustix::process::{Resource, getrlimit};
 
 use crate::disk::BLOCK;
 
-/// What glommio insists on.
+/// Memlock limit that glommio requires, in bytes.
 pub(crate) const MEMLOCK_BYTES_MIN: u64 = 512 << 10;
 
-/// I/O memory registered for each core where the limit allows; log writes use it.
+/// Most I/O memory registered for each core, in bytes, if the limit allows; log writes use it.
 const IO_MEMORY_BYTES_MAX: u64 = 4 << 20;
 
-/// Rings of a core. Each registers all of the core's I/O memory, and the kernel counts it each time.
+/// io_uring rings of a core. Each registers all of the core's I/O memory, and the kernel counts it each time.
 const RINGS: u64 = 3;
 
-/// Locked memory left alone for the rings themselves and for others.
+/// Locked memory left for the rings themselves and for other uses, in bytes.
 const MEMLOCK_SPARE_BYTES: u64 = 1 << 20;
 
 /// Bit of CAP_IPC_LOCK: a process that has it is not held to the memlock limit.
@@ -27,7 +27,7 @@ pub(crate) fn memlock_advised(cores: usize) -> u64 {
     MEMLOCK_SPARE_BYTES + cores as u64 * RINGS * IO_MEMORY_BYTES_MAX
 }
 
-/// Whether a process is not held to its memlock limit, by `/proc/PID/status`.
+/// Whether a process is exempt from its memlock limit, by `/proc/PID/status`.
 pub(crate) fn is_exempt_from_memlock(status: &str) -> bool {
     let effective = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
     let bits = effective.and_then(|text| u64::from_str_radix(text.trim(), 16).ok());
@@ -36,11 +36,11 @@ pub(crate) fn is_exempt_from_memlock(status: &str) -> bool {
 
 const SYSCTL: &str = "/proc/sys/kernel/io_uring_disabled";
 
-/// Checks io_uring and the memlock limit. Returns the I/O memory that each of `cores` may
-/// register, in bytes, and warns where that is less than is advised.
+/// Checks io_uring and the memlock limit. Returns the I/O memory that each of `cores` may register, in bytes, and warns
+/// if that is less than advised.
 ///
 /// # Errors
-/// What is missing, and how to get it.
+/// The missing facility, and how to get it.
 pub fn check_system(cores: usize) -> Result<usize, String> {
     check_io_uring()?;
     let limit = getrlimit(Resource::Memlock).current.unwrap_or(u64::MAX);
@@ -63,7 +63,7 @@ pub fn check_system(cores: usize) -> Result<usize, String> {
 /// Checks whether io_uring can be used.
 ///
 /// # Errors
-/// Why it can't, and what to do.
+/// Why it can't, and the remedy.
 pub(crate) fn check_io_uring() -> Result<(), String> {
     let Err(error) = io_uring::IoUring::new(8) else {
         return Ok(());
@@ -72,7 +72,7 @@ pub(crate) fn check_io_uring() -> Result<(), String> {
     Err(explain(&error, sysctl.as_deref().map(str::trim)))
 }
 
-/// Why io_uring can't be used: the sysctl, the seccomp filter, the kernel or a limit.
+/// The likely reason why io_uring can't be used: the sysctl, the seccomp filter, the kernel or a limit.
 fn explain(error: &io::Error, sysctl: Option<&str>) -> String {
     let why = match (error.raw_os_error(), sysctl) {
         (_, Some("2")) => {
@@ -102,7 +102,7 @@ fn explain(error: &io::Error, sysctl: Option<&str>) -> String {
     format!("io_uring can't be used ({error}): {why}.")
 }
 
-/// Numbers of the errors told apart, as on every Linux architecture.
+/// Error numbers that are told apart; equal on every Linux architecture.
 mod libc_errno {
     pub(super) const EPERM: i32 = 1;
     pub(super) const ENOMEM: i32 = 12;
@@ -123,7 +123,7 @@ fn io_memory(memlock_bytes: u64, cores: usize) -> Result<usize, String> {
     }
     let share = memlock_bytes.saturating_sub(MEMLOCK_SPARE_BYTES) / (cores.max(1) as u64 * RINGS);
     let bytes = share.min(IO_MEMORY_BYTES_MAX) / BLOCK as u64 * BLOCK as u64;
-    // Even without any, buffers come from ordinary memory.
+    // With 0 bytes registered, buffers come from ordinary memory.
     Ok(bytes.max(BLOCK as u64) as usize)
 }
 
@@ -132,7 +132,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn says_which_it_is() {
+    fn io_uring_errors_name_their_cause() {
         let explain = |errno, sysctl| explain(&io::Error::from_raw_os_error(errno), sysctl);
         assert!(explain(1, Some("2")).contains("sysctl -w kernel.io_uring_disabled=0"));
         assert!(explain(1, Some("1")).contains("io_uring_group"));

@@ -1,16 +1,15 @@
 //! The guard against a wake-up that glommio 0.9 loses, and the heartbeat of each core.
 //!
-//! glommio parks an executor when a round of its scheduler ran nothing, also where it ran
-//! nothing because it was preempted before the first task. A core that is woken by another
-//! thread at that moment sleeps with runnable tasks, and if nobody wakes it again, for ever.
+//! glommio parks an executor when a round of its scheduler ran nothing, also where it ran nothing because it was
+//! preempted before the first task. A core that is woken by another thread at that moment sleeps with runnable tasks,
+//! and if no other thread wakes it again, it sleeps until the process ends.
 //!
-//! So one plain thread wakes a small task on every core every [`BUSY_PERIOD`] while there are
-//! requests, and every [`IDLE_PERIOD`] when there have been none for a second; the first request
-//! after that rouses it. A stranded request waits two milliseconds, not for ever. Until that task
-//! has run, the core's first one is woken in its place; and a core's first round is made so long
-//! that it can't be over before that one has run (`FIRST_ROUND` in [`super::core`]). The task's
-//! runs are counted: a core whose count stands still is stalled, and that is seen from outside
-//! the core, in logs, metrics and health.
+//! So one plain thread wakes a small task on every core every [`BUSY_PERIOD`] while there are requests, and every
+//! [`IDLE_PERIOD`] when there have been none for a second; the first request after that rouses it. A stranded request
+//! waits two milliseconds at most. Until that task has run, the core's first one is woken in its place; and a core's
+//! first round is made too long to be over before that one has run (`FIRST_ROUND` in [`super::core`]). The task's runs
+//! are counted: a core whose count stands still is stalled, and that is seen from outside the core, in logs, metrics
+//! and health.
 
 use std::collections::VecDeque;
 use std::future::poll_fn;
@@ -25,66 +24,66 @@ use super::doing::{self, Doing};
 use crate::clock::unix_ms;
 use crate::observe::log_queue;
 
-/// Between two wakes while there are requests.
+/// Period of wakes while there are requests.
 pub const BUSY_PERIOD: Duration = Duration::from_millis(2);
 
-/// Between two wakes while there are none.
+/// Period of wakes after a second without requests.
 pub const IDLE_PERIOD: Duration = Duration::from_millis(20);
 
-/// A core that does not run its pulse for so long is counted as stalled, and named in the log.
+/// Time without a beat after which a core counts as stalled, and is named in the log.
 pub const STALL: Duration = Duration::from_millis(50);
 
-/// A core that does not run its pulse for so long will not come back: the process ends, and a
-/// supervisor starts it again from what is durable.
+/// Time without a beat after which a core will not come back: the process ends, and a supervisor starts it again from
+/// the durable state.
 const DEAD: Duration = Duration::from_secs(30);
 
-/// Wakes that a core may leave unanswered before it gets no more. Each holds a reference to
-/// the task, of which glommio counts at most 32,767.
+/// Most unanswered wakes of a core; then it gets no more. Each holds a reference to the task, of which glommio counts
+/// at most 32,767.
 const UNANSWERED_MAX: u64 = 1_000;
 
-/// Wakes of the idle kind before the thread slows down: a second's worth.
+/// Wakes without a request before the thread slows down: one second at [`BUSY_PERIOD`].
 const IDLE_AFTER_WAKES: u32 = 500;
 
-/// Least time between two lines in the log about one core.
+/// Least time between two log lines about one core.
 const LOG_PERIOD: Duration = Duration::from_secs(10);
 
-/// Stalls of a core that are kept.
+/// Stalls kept per core.
 pub const STALLS_KEPT: usize = 16;
 
-/// A time that a core stood still.
+/// A period in which a core did not beat.
 #[derive(Clone, Copy, Debug)]
 pub struct Stall {
-    /// When it was noticed, in Unix milliseconds.
+    /// Time at which it was noticed, in Unix milliseconds.
     pub unix_ms: u64,
-    /// How long it has lasted, to the period of the pulse.
+    /// Duration, to the precision of the pulse's period.
     pub lasted: Duration,
-    /// What the core was doing when it was noticed.
+    /// Work of the core when the stall was noticed.
     pub doing: Doing,
 }
 
-/// One core's side of the pulse, seen by the core, the pulse thread and health.
+/// Heartbeat of one core, shared by the core, the pulse thread and health.
 #[derive(Debug, Default)]
 pub struct Heart {
-    /// Kept, not taken, by whoever wakes: a lost wake must not be the last one.
+    /// Waker of the beating task. Wakers are cloned from it, not taken: a lost wake must not be the last one.
     waker: Mutex<Option<Waker>>,
     beats: AtomicU64,
     wakes: AtomicU64,
-    /// `wakes` as the core saw it at its last beat, which answers all of them at once.
+    /// Value of `wakes` at the last beat, which answers all of them at once.
     answered: AtomicU64,
     stalls: AtomicU64,
     stalled_ms: AtomicU64,
-    /// A task of its own has taken over from the core's first one.
+    /// [`Heart::beat`] runs, in place of the core's first task.
     is_beating: AtomicBool,
     stopped: AtomicBool,
-    /// What the core is doing.
+    /// The current work of the core.
     pub doing: doing::Activity,
-    /// The last stalls, oldest first: for the pulse and for pages, never for the core.
+    /// The last stalls, oldest first. Only the pulse and pages lock it, never the core.
     last_stalls: Mutex<VecDeque<Stall>>,
 }
 
 impl Heart {
-    /// Runs `life`, which is all that the core does. Until [`Heart::beat`] has begun, `life` itself
-    /// is woken by the pulse: a core can lose a wake before it has run any other task.
+    /// Runs `life`, the whole work of the core. Until [`Heart::beat`] has begun, the pulse wakes `life` itself: a core
+    /// can lose a wake before it has run any other task.
     pub async fn run<T>(&self, life: impl Future<Output = T>) -> T {
         let mut life = pin!(life);
         poll_fn(|context| {
@@ -96,7 +95,7 @@ impl Heart {
         .await
     }
 
-    /// Runs on the core for ever: counts, and calls `on_beat`, each time it is woken.
+    /// Runs on the core until the executor ends; at each wake it counts a beat and calls `on_beat`.
     pub async fn beat(&self, on_beat: impl Fn()) {
         poll_fn::<(), _>(|context| {
             self.is_beating.store(true, Ordering::Relaxed);
@@ -107,7 +106,7 @@ impl Heart {
         .await;
     }
 
-    /// Counts a beat of the task behind `task`, and has the pulse wake it.
+    /// Counts a beat of the task behind `task`, and registers it for the next wake.
     fn answer(&self, task: &Waker) {
         let mut waker = self.waker.lock().unwrap_or_else(PoisonError::into_inner);
         if waker.as_ref().is_none_or(|waker| !waker.will_wake(task)) {
@@ -118,31 +117,31 @@ impl Heart {
         self.beats.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// The core leaves: it is not expected to beat any more.
+    /// Marks the core as ending: no more beats are expected.
     pub fn stop(&self) {
         self.stopped.store(true, Ordering::Release);
         self.waker.lock().unwrap_or_else(PoisonError::into_inner).take();
     }
 
-    /// The core has ended.
+    /// True if the core has ended.
     #[must_use]
     pub fn is_stopped(&self) -> bool {
         self.stopped.load(Ordering::Acquire)
     }
 
-    /// How often the pulse has run on the core.
+    /// Number of beats of the core.
     #[must_use]
     pub fn beats(&self) -> u64 {
         self.beats.load(Ordering::Relaxed)
     }
 
-    /// How often the core has stood still for longer than [`STALL`].
+    /// Number of stalls longer than [`STALL`].
     #[must_use]
     pub fn stalls(&self) -> u64 {
         self.stalls.load(Ordering::Relaxed)
     }
 
-    /// For how long the core has been standing still; zero while it does not.
+    /// Duration of the present stall; zero without one.
     #[must_use]
     pub fn stalled(&self) -> Duration {
         Duration::from_millis(self.stalled_ms.load(Ordering::Relaxed))
@@ -155,7 +154,7 @@ impl Heart {
         stalls.iter().copied().collect()
     }
 
-    /// The core has been standing still for so long.
+    /// Records that a stall has lasted this long so far.
     fn note_stall(&self, lasted: Duration) {
         let lasted_ms = lasted.as_millis() as u64;
         let is_new = self.stalled_ms.swap(lasted_ms, Ordering::Relaxed) == 0;
@@ -183,7 +182,7 @@ impl Heart {
     }
 }
 
-/// Tells the pulse that there are requests.
+/// Flag by which the gateway tells the pulse that there are requests.
 #[derive(Default)]
 pub struct Activity {
     seen: AtomicBool,
@@ -192,10 +191,10 @@ pub struct Activity {
 }
 
 impl Activity {
-    /// There is a request.
+    /// Notes a request.
     #[inline]
     pub fn note(&self) {
-        // Loads first: the common case writes to no shared cache line.
+        // Loads first: then the common case does not write to the shared cache line.
         if !self.seen.load(Ordering::Relaxed) {
             self.seen.store(true, Ordering::Relaxed);
         }
@@ -208,14 +207,14 @@ impl Activity {
     }
 }
 
-/// The pulse thread. Stops when dropped.
+/// The pulse thread, which stops when this is dropped.
 pub struct Pulse {
     stop: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
 }
 
 impl Pulse {
-    /// Starts waking the cores behind these hearts.
+    /// Starts a thread that wakes the cores of these heartbeats.
     ///
     /// # Errors
     /// If the thread can't be made.
@@ -240,12 +239,12 @@ impl Drop for Pulse {
     }
 }
 
-/// What the pulse thread knows of a core.
+/// State of one core in the pulse thread.
 #[derive(Clone)]
 struct Watch {
     beats: u64,
     since: Instant,
-    /// For how long it has been standing still, if it does.
+    /// Duration of the present stall; `None` without one.
     stalled: Option<Duration>,
     logged: Option<Instant>,
 }
@@ -263,11 +262,11 @@ fn run(hearts: &[Arc<Heart>], activity: &Activity, stop: &AtomicBool) {
         activity.is_idle.store(is_idle, Ordering::Release);
         std::thread::park_timeout(if is_idle { IDLE_PERIOD } else { BUSY_PERIOD });
         let now = Instant::now();
-        // If this thread itself did not run, the whole process was held up, and says nothing
-        // about its cores.
+        // If this thread itself did not run, the whole process was held up, and the missing beats do not mean that
+        // cores are stalled.
         let was_held_up = now.duration_since(ticked) > STALL;
         ticked = now;
-        // All cores are woken, and dead ones seen, before anything is said.
+        // First all cores are woken and dead ones are detected, then stalls are logged.
         hearts.iter().for_each(|heart| heart.wake());
         for (core, (heart, watch)) in hearts.iter().zip(&mut watches).enumerate() {
             if was_held_up {
@@ -292,7 +291,7 @@ impl Watch {
             return;
         }
         let stalled = now.duration_since(self.since);
-        // A thread that is being made takes its time, but not for ever.
+        // Starting a thread may take longer than a stall, but not longer than `DEAD`.
         if stalled < if has_begun { STALL } else { DEAD } {
             return;
         }
@@ -319,7 +318,7 @@ impl Watch {
 mod tests {
     use super::*;
 
-    /// A core that is held up in a step of linking until the stall has been noticed.
+    /// A core that stays in a step of linking until the stall has been noticed.
     #[test]
     fn a_stall_is_kept_with_what_the_core_was_doing() {
         let heart = Arc::new(Heart::default());
@@ -329,7 +328,7 @@ mod tests {
             let beating = heart.clone();
             tokio::spawn(async move { beating.beat(|| {}).await });
             for doing in [Doing::Link, Doing::Search] {
-                // The machine may hold the core up before this does: then once more.
+                // The machine may interrupt the core before this work begins: then the test tries once more.
                 let is_kept = |stall: &Stall| stall.doing == doing;
                 while !heart.last_stalls().iter().any(is_kept) {
                     tokio::task::yield_now().await;

@@ -1,8 +1,8 @@
-//! Recall seen live: now and then a search that has ended is repeated exactly, when nothing else
-//! is to be done, and what it had found is compared with what there was.
+//! Live measurement of recall: a sample of completed searches is repeated exactly while the core is idle, and their
+//! results are compared with the exact ones.
 //!
-//! One search a shard at a time. Its snapshot is open until it has been compared
-//! ([`crate::engine::read::recall`]), so it is given up if that takes long.
+//! One search per shard at a time. Its view stays open until it has been compared ([`crate::engine::read::recall`]), so
+//! it is given up if that takes long.
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
@@ -16,30 +16,31 @@ use super::state::Shard;
 use crate::engine::Engine;
 use crate::engine::read::recall::{Recall, Sample};
 
-/// How long a search may wait to be compared, and that take: what dies meanwhile is not reclaimed.
+/// Longest time that a sampled search may wait for its comparison, and that the comparison may take: versions that die
+/// meanwhile are not reclaimed.
 const LIFE_MAX: Duration = Duration::from_secs(5);
 
-/// It is given up as well once more documents than this, and than one in so many, wait to be
+/// A comparison is also given up once more documents than this, and than 1/`HELD_SHARE` of the live ones, wait to be
 /// reclaimed.
 const HELD_MIN: usize = 1_000;
 const HELD_SHARE: usize = 64;
 
-/// A core spends at most one part in so many of its time on this, however long a scan takes.
+/// Bound of a core's time for comparisons: 1/100, however long a scan takes.
 const TIME_PARTS: u32 = 100;
 
-/// Searches that the recall of late is that of.
+/// Window of the recent-recall metric, in sampled searches.
 const RECENT: usize = 100;
 
-/// Steps on one shard before all else is looked after.
+/// Steps on one shard before other work gets its turn.
 const STEPS: usize = 16;
 
-/// Which searches of a shard are compared, and the one that is.
+/// Selection of the searches of a shard to compare, and the one in progress.
 #[derive(Default)]
 pub(super) struct Sampler {
-    /// Between two of them at least; `None` for never.
+    /// Least time between two samples; `None`: none are taken.
     period: Cell<Option<Duration>>,
     not_before: Cell<Option<Instant>>,
-    /// How many answer a search together, each with what its graph has.
+    /// Number of graphs that answer a search together; each has a part of the results.
     parts: Cell<usize>,
     pending: RefCell<Option<Pending>>,
     recent: RefCell<VecDeque<Recall>>,
@@ -48,21 +49,22 @@ pub(super) struct Sampler {
 struct Pending {
     sample: Sample,
     ended: Instant,
-    /// Time worked on it.
+    /// CPU time of the comparison.
     spent: Duration,
-    /// The disk has not given it everything: it can't be told what is true.
+    /// A read from disk failed, so the exact result is not known.
     is_cut: bool,
 }
 
 impl Sampler {
-    /// Compares `per_second` searches, of all shards, of which there are so many, with so many graphs.
+    /// Sets the period. `per_second` searches are compared over all `shards` of the server; `parts` graphs answer a
+    /// search together.
     pub(super) fn begin(&self, per_second: f64, shards: usize, parts: usize) {
         self.parts.set(parts.max(1));
         let period = (per_second > 0.0).then(|| shards.max(1) as f64 / per_second);
         self.period.set(period.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok()));
     }
 
-    /// How many answer a search together.
+    /// Number of graphs that answer a search together.
     pub(super) fn parts(&self) -> usize {
         self.parts.get()
     }
@@ -73,7 +75,7 @@ impl Sampler {
         is_time && self.period.get().is_some() && self.pending.borrow().is_none()
     }
 
-    /// Keeps a search that was wanted.
+    /// Keeps a sampled search.
     pub(super) fn keep(&self, sample: Sample, now: Instant) {
         self.not_before.set(self.period.get().and_then(|period| now.checked_add(period)));
         self.pending.replace(Some(Pending {
@@ -84,7 +86,8 @@ impl Sampler {
         }));
     }
 
-    /// Lets a core with so many shards do other things after so much work.
+    /// Sets the time before the next sample: after `spent` of work the core, which has `shards`, does other work for a
+    /// multiple of it.
     fn rest(&self, now: Instant, spent: Duration, shards: usize) {
         let parts = TIME_PARTS.saturating_mul(u32::try_from(shards).unwrap_or(u32::MAX));
         let rested = now.checked_add(spent.saturating_mul(parts));
@@ -93,7 +96,7 @@ impl Sampler {
 }
 
 impl Core {
-    /// Compares searches for some steps. False if there are none to be compared.
+    /// Does some steps of the comparisons. False if there are none.
     pub(super) async fn compare_some(self: &Rc<Self>, shards: &[Rc<Shard>]) -> bool {
         let mut has_worked = false;
         for shard in shards {
@@ -114,8 +117,8 @@ impl Core {
 }
 
 impl Shard {
-    /// Does a step of the comparison, of some tens of microseconds, on a core with so many shards.
-    /// False if there is nothing to compare.
+    /// Does a step of the comparison, of some tens of microseconds, on a core with `shards` shards. False if there is
+    /// nothing to compare.
     fn compare_step(&self, shards: usize) -> bool {
         self.drop_stale_sample(shards);
         let mut place = self.sampler.pending.borrow_mut();
@@ -150,7 +153,7 @@ impl Shard {
         true
     }
 
-    /// Reads the vectors on disk that the comparison waits for, if it does.
+    /// Reads the vectors on disk that the comparison waits for, if any.
     async fn fetch_for_sample(self: &Rc<Self>, core: &Rc<Core>) {
         let missing = {
             let (mut place, engine) = (self.sampler.pending.borrow_mut(), self.engine.borrow());
@@ -172,8 +175,7 @@ impl Shard {
         }
     }
 
-    /// Gives up a comparison that takes too long, or whose shard can't be trusted any more. The
-    /// core has so many `shards`.
+    /// Gives up a comparison that takes too long, or whose shard is fenced. The core has `shards` shards.
     pub(super) fn drop_stale_sample(&self, shards: usize) {
         let mut place = self.sampler.pending.borrow_mut();
         let Some(pending) = &*place else {
@@ -193,7 +195,7 @@ impl Shard {
         }
     }
 
-    /// True if so many documents have died that their slots are wanted.
+    /// True if the number of dead documents that wait for the comparison requires that it be given up.
     fn holds_much(&self) -> bool {
         self.engine.borrow().as_ref().is_some_and(|engine| {
             engine.store().held_count() > HELD_MIN.max(engine.live_count() / HELD_SHARE)
@@ -201,7 +203,7 @@ impl Shard {
     }
 
     fn note_recall(&self, recall: Recall) {
-        // Where there was nothing to be found, nothing can be missed.
+        // A search without exact results says nothing about recall.
         if recall.wanted == 0 {
             return;
         }
@@ -215,7 +217,7 @@ impl Shard {
         self.counters.recall_hits.add(recall.hits);
         self.counters.recall_wanted.add(recall.wanted);
         self.counters.recall_recent_millionths.set(hits * 1_000_000 / wanted);
-        // Counted last and shown first: there is never less of the others than belongs to it.
+        // Counted last and read first: a page never shows more samples than hits and wanted documents belong to.
         self.counters.recall_sampled.add(1);
     }
 }

@@ -1,8 +1,7 @@
-//! The way back: from cores to the one future that waits for all of their answers.
+//! Answers of cores to the one future that waits for all of them.
 //!
-//! A request to `n` shards makes one [`gather`]: `n` senders and a receiver. Each sender answers
-//! once, or is dropped, which counts as no answer. Dropping the receiver tells the cores that
-//! nobody waits any more.
+//! A request to `n` shards makes one [`gather`]: `n` senders and a receiver. Each sender answers once, or is dropped,
+//! which counts as no answer. Dropping the receiver tells the cores that the request is cancelled.
 
 use std::future::poll_fn;
 use std::sync::Arc;
@@ -14,16 +13,16 @@ use futures_util::task::AtomicWaker;
 
 struct Shared<T> {
     answers: ArrayQueue<T>,
-    /// Senders that have neither answered nor gone.
+    /// Senders that have neither answered nor been dropped.
     outstanding: AtomicUsize,
     receiver: AtomicWaker,
     cancelled: AtomicBool,
 }
 
-/// Answers once.
+/// Sender of one answer.
 pub struct Reply<T>(Option<Arc<Shared<T>>>);
 
-/// Waits for the answers.
+/// Receiver of the answers.
 pub struct Answers<T>(Arc<Shared<T>>);
 
 /// A receiver and `count` senders for it.
@@ -47,7 +46,7 @@ pub fn single<T>() -> (Answers<T>, Reply<T>) {
 }
 
 impl<T> Reply<T> {
-    /// Answers.
+    /// Sends the answer.
     pub fn send(mut self, answer: T) {
         if let Some(shared) = self.0.take() {
             let room = shared.answers.push(answer);
@@ -56,7 +55,7 @@ impl<T> Reply<T> {
         }
     }
 
-    /// True if nobody waits for the answer any more.
+    /// True if the receiver was dropped.
     #[must_use]
     pub fn is_cancelled(&self) -> bool {
         self.0.as_ref().is_none_or(|shared| shared.cancelled.load(Ordering::Relaxed))
@@ -73,7 +72,7 @@ impl<T> Drop for Reply<T> {
 
 impl<T> Shared<T> {
     fn leave(&self) {
-        // Release: the answer is in the queue for whoever sees the count.
+        // Release: a thread that sees the count sees the answer in the queue.
         if self.outstanding.fetch_sub(1, Ordering::AcqRel) == 1 {
             self.receiver.wake();
         }
@@ -81,7 +80,7 @@ impl<T> Shared<T> {
 }
 
 impl<T> Answers<T> {
-    /// Waits until every sender has answered or gone.
+    /// Waits until every sender has answered or been dropped.
     pub async fn all(&mut self) {
         poll_fn(|context| {
             self.0.receiver.register(context.waker());
@@ -93,13 +92,13 @@ impl<T> Answers<T> {
         .await;
     }
 
-    /// Waits for the only sender; `None` if it went without an answer.
+    /// Waits for the only sender; `None` if it was dropped without an answer.
     pub async fn one(mut self) -> Option<T> {
         self.all().await;
         self.0.answers.pop()
     }
 
-    /// The next answer that has come, in the order of coming.
+    /// The next answer, in the order of arrival.
     pub fn take(&mut self) -> Option<T> {
         self.0.answers.pop()
     }
@@ -120,7 +119,7 @@ mod tests {
     }
 
     #[test]
-    fn waits_for_answers_and_for_those_who_leave() {
+    fn receiver_waits_for_answers_and_for_dropped_senders() {
         for _ in 0..200 {
             let (mut answers, replies) = gather(4);
             let threads: Vec<_> = replies
@@ -139,7 +138,7 @@ mod tests {
     }
 
     #[test]
-    fn a_sender_learns_that_nobody_waits() {
+    fn a_sender_learns_that_its_receiver_was_dropped() {
         let (answers, reply) = single::<()>();
         assert!(!reply.is_cancelled());
         drop(answers);
@@ -148,7 +147,7 @@ mod tests {
     }
 
     #[test]
-    fn one_is_none_if_the_sender_goes() {
+    fn one_is_none_if_the_sender_is_dropped() {
         let (answers, reply) = single::<u32>();
         drop(reply);
         assert_eq!(block_on(answers.one()), None);

@@ -1,4 +1,4 @@
-//! What the gateway asks of a core.
+//! Requests of the gateway to a core, each with the reply that takes the answer.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -19,176 +19,176 @@ use crate::types::realm::Realm;
 use crate::types::{DocId, ShardId};
 use crate::wal::reader::Left;
 
-/// A message to a core. The shard named in it is one of the core's own.
+/// A message to a core. The core owns the shard that the message names.
 pub enum Request {
-    /// Find what is near.
+    /// Search for the nearest documents.
     Search(SearchRequest),
-    /// Change one thing.
+    /// Make one change.
     Write {
         /// The owner of the document.
         shard: ShardId,
-        /// What to change.
+        /// The change.
         write: Write,
-        /// Told once the change is durable.
+        /// Result, sent once the change is durable.
         reply: Reply<Result<Outcome>>,
     },
     /// Store many documents, at the pace at which they can be linked.
     Load {
-        /// The owner of all of them.
+        /// The owner of all documents.
         shard: ShardId,
         /// [`Write::Put`]s.
         puts: Vec<Write>,
-        /// Told once all are durable, in the order of `puts`.
+        /// Results in the order of `puts`, sent once all are durable.
         reply: Reply<Vec<Result<Outcome>>>,
     },
     /// Delete many documents, all or none.
     DeleteMany {
-        /// The shard.
+        /// The shard to delete from.
         shard: ShardId,
-        /// Only of these documents, in pieces, of which it owns all; of every one if `None`.
+        /// Only these documents, in pieces; the shard owns all of them. `None`: every document that passes.
         ids: Option<Vec<Vec<DocId>>>,
-        /// Only those that pass.
+        /// Only documents that pass.
         filter: Filter,
-        /// When to give up looking for them.
+        /// Time at which to stop looking for them.
         deadline: Instant,
-        /// Told once all are durably gone.
+        /// Result, sent once all deletes are durable.
         reply: Reply<Result<Outcome>>,
     },
     /// Read documents by id.
     Get {
-        /// The owner of all of them.
+        /// The owner of all documents.
         shard: ShardId,
-        /// Which documents, each with its place in the client's list.
+        /// Ids, each with its index in the client's list.
         ids: Vec<(usize, DocId)>,
-        /// Only in this realm.
+        /// Only documents of this realm.
         realm: Arc<Realm>,
         /// Return the vectors too.
         include_embeddings: bool,
-        /// Told what was found.
+        /// Documents that were found, with their indices.
         reply: Reply<Result<Vec<(usize, Document)>>>,
     },
-    /// Say which documents there are, by their ids.
+    /// List ids of documents.
     List {
-        /// The shard.
+        /// The shard to list.
         shard: ShardId,
-        /// Only those that pass.
+        /// Only documents that pass.
         filter: Filter,
-        /// Only those with ids behind this one.
+        /// Only ids larger than this one.
         after: DocId,
-        /// So many, those with the smallest ids.
+        /// Number of ids, the smallest ones.
         max: usize,
-        /// When to give up.
+        /// Time at which to give up.
         deadline: Instant,
-        /// Told their ids, in order.
+        /// The ids in ascending order.
         reply: Reply<Result<Vec<DocId>>>,
     },
     /// Link everything that is in the hot tier now.
     Flush {
-        /// The shard.
+        /// The shard to flush.
         shard: ShardId,
-        /// Do not wait for it.
+        /// Answer 0 at once and link in the background.
         only_count: bool,
-        /// Told how many documents there were, once they are linked.
+        /// Number of documents that were in the hot tier, sent once they are linked; 0 with `only_count`.
         reply: Reply<Result<u64>>,
     },
-    /// Take a snapshot of what is there now.
+    /// Take a snapshot of the present state.
     Snapshot {
-        /// The shard.
+        /// The shard to snapshot.
         shard: ShardId,
-        /// Told when it is durable and in MANIFEST.
+        /// Sent once the snapshot is durable and in MANIFEST.
         reply: Reply<Result<Taken>>,
     },
-    /// Take dead documents out of the graph now, however few.
+    /// Remove all dead documents from the graph now, however few.
     Compact {
-        /// The shard.
+        /// The shard to compact.
         shard: ShardId,
-        /// Told how many there were, once they are gone.
+        /// Number of dead documents, sent once they are removed.
         reply: Reply<Result<u64>>,
     },
-    /// Drop what snapshots cover of the log.
+    /// Drop the log segments that snapshots cover.
     Truncate {
-        /// The shard.
+        /// The shard whose log is truncated.
         shard: ShardId,
-        /// Told what is left of it.
+        /// The remaining segments.
         reply: Reply<Result<Truncated>>,
     },
     /// Begin a fresh segment of the log.
     Rotate {
-        /// The shard.
+        /// The shard whose log is rotated.
         shard: ShardId,
-        /// Told which one it is.
+        /// The fresh segment.
         reply: Reply<Result<Rotated>>,
     },
-    /// Leave little to do to the next start: link what is not linked and take a snapshot, if
-    /// there is enough that is in neither.
+    /// Prepare a quick next start: link unlinked documents and take a snapshot, if enough has changed since the last
+    /// one.
     Settle {
-        /// The shard.
+        /// The shard to prepare.
         shard: ShardId,
-        /// Told when that is done, or was not worth it.
+        /// Sent when that is done, or was not worth it.
         reply: Reply<Result<()>>,
     },
-    /// Read a shard's snapshot and log, and change nothing.
+    /// Read a shard's snapshot and log without changing the directory.
     Open(Box<Open>, Reply<Result<Opened, Refusal>>),
-    /// Take a shard that has been read into service. Once all are read.
+    /// Take a shard that has been read into service. Sent once all are read.
     Begin {
-        /// The shard.
+        /// The shard to begin.
         shard: ShardId,
-        /// The generation of its writer, which MANIFEST has by now.
+        /// Generation of its writer, which MANIFEST already contains.
         epoch: u64,
-        /// Told the segment that its log goes on in.
+        /// The segment in which its log continues.
         reply: Reply<Result<Segment, Refusal>>,
     },
-    /// Fit a shard's part of a graph that others own too to theirs. Once all are open, and before the
-    /// directory is.
+    /// Drop links of a restored shard to slots that other shards of its partition do not have. Sent once, after all
+    /// shards are open and before the directory is.
     FitGraph {
-        /// The shard.
+        /// The shard to fit.
         shard: ShardId,
-        /// Told when it is done.
+        /// Sent when it is done.
         reply: Reply<()>,
     },
-    /// Take vectors of this many values from now on. Before the first document only.
+    /// Set the dimension. Sent before the first document only.
     SetDimension {
-        /// The shard.
+        /// The shard to tell.
         shard: ShardId,
         /// Values in a vector.
         dimension: usize,
-        /// Told when it is so.
+        /// Sent when it is set.
         reply: Reply<()>,
     },
-    /// Read MANIFEST; the first core only.
+    /// Read MANIFEST; sent to the first core only.
     LoadManifest(Reply<Result<Option<Manifest>, LoadError>>),
-    /// Change MANIFEST; the first core only.
+    /// Change MANIFEST; sent to the first core only.
     Keep(Change, Reply<Result<(), String>>),
-    /// Say how the breaker of a shard's log is, after doing as an operator says.
+    /// Report the breaker of a shard's log, after executing a command of an operator, if any.
     Breaker {
-        /// The shard.
+        /// The shard whose breaker is meant.
         shard: ShardId,
-        /// What to do to it, if anything.
+        /// The command, if any.
         command: Option<Command>,
-        /// Told how it is then.
+        /// State of the breaker after the command.
         reply: Reply<Report>,
     },
-    /// Keep what lies behind the ends of logs in quarantine, before MANIFEST says that they end there.
+    /// Copy data behind the ends of logs to quarantine. Sent before MANIFEST records those ends.
     KeepTails {
-        /// What lies behind, by segment.
+        /// The data, by segment file.
         left: Vec<(String, Left)>,
-        /// Told the segments of which there is no copy, which are not to be cut, once the rest is durable.
+        /// Segments that could not be copied and must not be cut, sent once the other copies are durable.
         reply: Reply<Vec<String>>,
     },
-    /// Give back space.
+    /// Give back disk space.
     Tidy {
         /// Files to remove, which MANIFEST does not name.
         unused: Vec<String>,
         /// Complete segments to cut to their length.
         complete: Vec<(String, u64)>,
-        /// Told when it is done, or has failed, which loses nothing but space.
+        /// Sent when it is done or has failed; a failure costs only space.
         reply: Reply<()>,
     },
     /// All shards of all cores are in service, and MANIFEST says so.
     DirectoryIsOpen,
-    /// Begin the task anew that learns what to keep of vectors on disk.
+    /// Restart the task that trains the cache of vectors on disk.
     RestartTraining,
-    /// Finish what was begun, seal the logs, and end.
+    /// Complete running work, seal the logs, and end.
     Stop,
 }
 
@@ -210,36 +210,36 @@ impl Request {
 
 /// A search of one shard.
 pub struct SearchRequest {
-    /// The shard.
+    /// The shard to search; it may answer for its whole partition.
     pub shard: ShardId,
-    /// What is looked for.
+    /// The query.
     pub query: Arc<Query>,
-    /// Documents that are near what is looked for, if some are known: a walk begins there.
+    /// Documents near the query, if some are known: the walk begins there.
     pub starts: Option<Arc<[DocId]>>,
-    /// Among which documents.
+    /// Documents to search: those of the shard, those of the shard with lending, or those of its partition.
     pub scope: Scope,
-    /// What passes the filter, where shards have lent that: among those.
+    /// Sets of documents that pass the filter, lent by shards; the search is among these.
     pub lent: Vec<Arc<Lent>>,
-    /// When to stop and answer what there is.
+    /// Time at which to stop and answer with what was found.
     pub deadline: Instant,
-    /// How long the hot tier may be scanned.
+    /// Longest scan of the hot tier.
     pub hot_budget: Duration,
-    /// When the gateway sent this.
+    /// Time at which the gateway sent the request.
     pub sent: Instant,
-    /// The gateway wants to know where the time goes.
+    /// The answer has to contain a span.
     pub is_traced: bool,
-    /// Told what was found.
+    /// Receives the answer.
     pub reply: Reply<SearchAnswer>,
 }
 
 /// The answer of one shard.
 pub struct SearchAnswer {
-    /// Which shard.
+    /// The shard that answers.
     pub shard: ShardId,
-    /// Among which documents it has searched.
+    /// Documents that it has searched.
     pub scope: Scope,
-    /// What it found.
+    /// The result.
     pub outcome: Result<SearchOutcome, Error>,
-    /// Where its time went; `None` if nobody asked, or it panicked.
+    /// Times and work on the core; `None` if not traced, or after a panic.
     pub span: Option<Span>,
 }

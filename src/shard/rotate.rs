@@ -1,5 +1,5 @@
-//! An operator's asking for a fresh segment of a log: the one before is complete then, and can be copied,
-//! checked or, once snapshots cover it, dropped.
+//! Rotation of a log by an operator: the log continues in a fresh segment, and the one before is complete, so that it
+//! can be copied, checked or, once snapshots cover it, dropped.
 
 use std::cell::RefCell;
 use std::time::Duration;
@@ -15,23 +15,23 @@ use crate::manifest::Sealed;
 use crate::types::ShardId;
 use crate::wal::segment_name;
 
-/// How long a change that MANIFEST has to record is waited for, where something else waits for that.
+/// Longest wait for a change of MANIFEST while other work waits for the caller.
 pub(super) const KEEP_PATIENCE: Duration = Duration::from_secs(2);
 
-/// What has become of it.
+/// Result of a rotation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Rotated {
-    /// Number of the segment that is written now.
+    /// Number of the active segment.
     pub segment: u64,
-    /// It was begun for this; else nothing had been written to it yet, and it stays.
+    /// The segment was begun for this request. False: the active segment had no groups yet, and stays.
     pub is_new: bool,
 }
 
-/// Those who wait for a fresh segment.
+/// Requests that wait for a fresh segment.
 pub(super) type Rotations = RefCell<Vec<Reply<Result<Rotated>>>>;
 
 impl Shard {
-    /// Has the log begin a fresh segment before it writes anything else.
+    /// Makes the log begin a fresh segment before its next write.
     pub(super) fn rotate(&self, reply: Reply<Result<Rotated>>) {
         if let Err(error) = self.check_writable() {
             return reply.send(Err(error));
@@ -41,8 +41,8 @@ impl Shard {
     }
 }
 
-/// Has MANIFEST say where a segment ends; true if it does. Until then the header of the next
-/// segment says so.
+/// Records the end of a segment in MANIFEST; true if that is durable. Until then the header of the next segment records
+/// it.
 pub(super) async fn keep_end(core: &Core, id: ShardId, number: u64, sealed: Sealed) -> bool {
     let kept = core.keep(Change::Sealed(id, number, sealed)).await;
     if let Err(error) = &kept {
@@ -51,15 +51,15 @@ pub(super) async fn keep_end(core: &Core, id: ShardId, number: u64, sealed: Seal
     kept.is_ok()
 }
 
-/// Has MANIFEST say where a log ends that is not written any more, so that the next start knows if
-/// something of it is missing; then gives back the room behind. Where that fails, the next start reads
-/// the log to its end and says so itself.
+/// Records in MANIFEST the end of a log that is not written any more, so that the next start knows if a part of it is
+/// missing; then frees the space behind it. If that fails, the next start reads the log to its end and reports a torn
+/// tail itself.
 pub(super) async fn record_end(core: &Core, id: ShardId, number: u64, sealed: Sealed) {
     let keep = async { Ok(keep_end(core, id, number, sealed).await) };
     if !glommio::timer::timeout(KEEP_PATIENCE, keep).await.unwrap_or(false) {
         return;
     }
-    // One without a group is removed by the next start, which knows it by its whole length.
+    // The next start removes a segment without a group, which it recognises by its unchanged length.
     if sealed.end_bytes == BLOCK as u64 {
         return;
     }

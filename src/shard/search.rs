@@ -1,8 +1,8 @@
-//! A search on its core, in slices.
+//! Execution of a search on its core, in slices.
 //!
-//! It runs where it is received if it is done within [`SLICE`], which nearly all are; otherwise
-//! it goes on as a task of its own, and others get their turn between its slices. At its
-//! deadline, or when nobody waits for it any more, it stops.
+//! A search runs in the task that received it if it is done within [`SLICE`], as nearly all are; otherwise it continues
+//! as a task of its own, and other work gets its turn between its slices. At its deadline, or when it is cancelled, it
+//! stops.
 
 use std::rc::Rc;
 use std::time::{Duration, Instant};
@@ -20,12 +20,12 @@ use crate::error::{Error, Result};
 use crate::observe::trace::{CoreState, Span, nanos};
 use crate::types::Slot;
 
-/// How long a search may keep its core before others get their turn.
+/// Longest time of a search on its core before other work gets its turn.
 const SLICE: Duration = Duration::from_micros(250);
 
 impl Core {
-    /// Begins a search, and ends it if it is done within a slice. `taken` is when it was taken
-    /// from the mailbox.
+    /// Begins a search, and ends it if it is done within a slice. `taken` is the time at which it was taken from the
+    /// mailbox.
     pub(super) fn search(self: &Rc<Self>, request: SearchRequest, taken: Instant) {
         if request.reply.is_cancelled() {
             return;
@@ -63,7 +63,7 @@ impl Core {
         });
         let search = match search.and_then(|search| search) {
             Ok(Some(search)) => search,
-            // Nothing has been stored yet.
+            // The shard never had a document.
             Ok(None) => {
                 let outcome = SearchOutcome { complete: true, ..SearchOutcome::default() };
                 return request.answer(Ok(outcome), span);
@@ -101,32 +101,32 @@ impl SearchRequest {
     }
 }
 
-/// A search on its way.
+/// A search in progress.
 struct Running {
     shard: Rc<Shard>,
     request: SearchRequest,
     search: Search,
-    /// Vectors that it waits for and that have to be read, by index and slot.
+    /// Vectors that the search waits for and that have to be read, by index and slot.
     missing: Vec<(usize, Slot)>,
     begun: Instant,
-    /// When its last slice ended.
+    /// End of its last slice.
     paused: Instant,
     span: Span,
 }
 
-/// How a slice ended.
+/// End of a slice.
 enum Sliced {
     /// The search is complete.
     Done,
-    /// It needs more slices.
+    /// The search needs more slices.
     More,
-    /// It has to answer with what it has.
+    /// The search has to answer with what was found so far.
     Stop,
 }
 
 impl Running {
-    /// Works on the search for at most [`SLICE`]. Answers if it is done or must stop; gives the
-    /// search back if it needs more.
+    /// Works on the search for at most [`SLICE`]. Answers if it is done or must stop; returns the search if it needs
+    /// more slices.
     fn slice(mut self, core: &Core) -> Option<Self> {
         if self.request.reply.is_cancelled() || self.shard.check_readable().is_err() {
             self.abandon();
@@ -208,14 +208,14 @@ impl Running {
 
     fn finish(self, core: &Core) {
         let Self { shard, request, mut search, paused, mut span, .. } = self;
-        // At the deadline it has what is in memory of what it has found.
+        // At the deadline it answers from the candidates whose vectors are in memory.
         if search.phase() != Phase::Done
             && let Some(engine) = &*shard.engine.borrow()
             && contained(&shard, "ending a search", || search.wind_up(engine)).is_ok()
         {
             core.give_cached(&shard, engine, &mut search);
         }
-        // What was lent can't be asked for again.
+        // Lent documents can't be requested again.
         let is_one = request.lent.is_empty() && request.scope != Scope::Lending;
         let is_sampled = is_one && !request.query.is_exact && shard.sampler.wants(paused);
         let finished = contained(&shard, "finishing a search", || {

@@ -1,5 +1,5 @@
-//! Answers requests: reads at once, searches in slices (see [`super::search`]), writes by handing
-//! them to the commit.
+//! The request loop of a core: reads are answered at once, searches run in slices (see [`super::search`]), writes go to
+//! the commit.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::pin;
@@ -31,20 +31,20 @@ use crate::types::realm::Realm;
 use crate::types::{DocId, ShardId};
 use crate::wal::reader::Left;
 
-/// Documents read by id without a pause.
+/// Documents read by id between two pauses.
 const GET_SLICE: usize = 256;
 
-/// Reads of documents by id that wait for their vectors, at most, on a core.
+/// Most reads of documents by id on a core that wait for vectors from disk.
 const DISK_GETS_MAX: usize = 1_024;
 
-/// Receives until it is told to stop.
+/// Receives requests until it is told to stop.
 pub(super) async fn run(core: Rc<Core>, mailbox: Arc<Mailbox<Request>>) {
     let mut batch = Vec::new();
     loop {
-        // Whichever says so first: the sender's wake, or background work that makes room.
+        // Two events end the wait: the sender's wake, and background work that found messages.
         select(pin!(mailbox.receive(&mut batch)), pin!(core.mail.wait())).await;
         let taken = Instant::now();
-        // Searches wait for no write that came with them; writes keep their order among themselves.
+        // Searches go before writes that came with them; writes keep their order.
         if !batch.is_sorted_by_key(|request| !matches!(request, Request::Search(_))) {
             batch.sort_by_key(|request| !matches!(request, Request::Search(_)));
         }
@@ -71,7 +71,7 @@ impl Core {
             Request::Write { shard: id, .. }
             | Request::Load { shard: id, .. }
             | Request::DeleteMany { shard: id, .. } => {
-                // A request for a shard that is not here is dropped, which answers it.
+                // A request for a shard that this core does not have is dropped, which tells the sender.
                 if let Some(shard) = self.shard(id) {
                     let _piece = self.heart.doing.begin(Doing::Stage);
                     self.write(&shard, request);
@@ -229,7 +229,7 @@ impl Core {
             return shard.defer(request);
         }
         match request {
-            // A write that nobody waits for any more need not be done.
+            // A cancelled write is not executed.
             Request::Write { write, reply, .. } if !reply.is_cancelled() => {
                 let staged = catch_unwind(AssertUnwindSafe(|| shard.stage(write, Ack::One(reply))));
                 if staged.is_err() {
@@ -284,8 +284,7 @@ impl Shard {
     }
 }
 
-/// Runs `work`, which changes nothing that others rest on: a panic in it is an error of this
-/// request alone.
+/// Runs `work`, which must not change shared state; a panic in it becomes an error of this request alone.
 pub(super) fn contained<T>(shard: &Shard, what: &str, work: impl FnOnce() -> T) -> Result<T> {
     catch_unwind(AssertUnwindSafe(work)).map_err(|_| {
         tracing::error!(shard = shard.id.0, "{what} panicked");
@@ -303,7 +302,7 @@ struct Get {
 }
 
 impl Get {
-    /// Reads some of the documents, from the one with this index on.
+    /// Reads some of the documents, from index `start` on.
     fn slice(&self, shard: &Shard, start: usize) -> Result<GetAnswer> {
         let engine = shard.engine.borrow();
         let Some(engine) = &*engine else {
@@ -317,7 +316,7 @@ impl Get {
         contained(shard, "reading documents", || ids.filter_map(read).collect())
     }
 
-    /// Reads the documents where their vectors may be on disk.
+    /// Reads the documents whose vectors may be on disk.
     async fn read_vectors(
         &self,
         core: &Rc<Core>,
@@ -330,7 +329,7 @@ impl Get {
                 break;
             }
             shard.check_readable()?;
-            // Their slots are not filled again until all are read.
+            // Their slots are not reused until all are read.
             let reads = shard.engine.borrow_mut().as_mut().map(Engine::begin_reads);
             let Some(reads) = reads else { break };
             let piece = core.heart.doing.begin(Doing::Read);
@@ -349,8 +348,8 @@ impl Get {
     }
 }
 
-/// Puts what lies behind the ends of logs into quarantine. Returns the segments of which that failed: they
-/// are to be left as they are.
+/// Copies the data behind the ends of logs to quarantine. Returns the segments for which that failed: they must not be
+/// changed.
 async fn keep_tails(disk: &DirectDisk, left: Vec<(String, Left)>) -> Vec<String> {
     if left.is_empty() {
         return Vec::new();
@@ -363,7 +362,7 @@ async fn keep_tails(disk: &DirectDisk, left: Vec<(String, Left)>) -> Vec<String>
             Ok(kept) => format!("{name}: behind the end of the log were {left}: {kept}"),
             Err(why) => format!("{name}: behind the end of the log are {left}, left there: {why}"),
         };
-        // Whole groups may have been acknowledged.
+        // Whole groups behind the end may have been acknowledged.
         match left.groups {
             0 => tracing::warn!("{told}"),
             _ => tracing::error!("{told}"),
@@ -378,7 +377,7 @@ async fn keep_tails(disk: &DirectDisk, left: Vec<(String, Left)>) -> Vec<String>
     failed
 }
 
-/// Removes files and cuts others. What fails costs space, no more: the rest is done all the same.
+/// Removes files and cuts others. A failure costs only space, and does not stop the rest.
 async fn tidy(disk: &DirectDisk, unused: Vec<String>, complete: Vec<(String, u64)>) {
     let mut failed = Vec::new();
     for name in unused {
@@ -393,7 +392,7 @@ async fn tidy(disk: &DirectDisk, unused: Vec<String>, complete: Vec<(String, u64
     }
 }
 
-/// Cuts a file to its length.
+/// Cuts a file to this length.
 pub(super) async fn cut<D: Disk>(disk: &D, name: &str, bytes: u64) -> crate::disk::Result<()> {
     let file = disk.open(name).await?;
     file.truncate(bytes).await?;

@@ -1,5 +1,5 @@
-//! Snapshots of a shard, taken while it serves: when one is due, how it is written, and what it
-//! makes dispensable.
+//! Snapshots of a shard, taken while it serves: when one is due, how it is written, and which files it makes
+//! dispensable.
 //!
 //! A snapshot begins between two steps of upkeep, where the state in memory is that of a whole
 //! number of groups of the log and no node is half linked. Then a task of its own writes it in
@@ -39,61 +39,59 @@ use crate::types::image::EXTENTS_AT_ONCE;
 use crate::types::image::Extent;
 use crate::wal::{Position, segment_name};
 
-/// Before the end of the server, so many changes are worth a snapshot; a start links fewer in some
-/// tenths of a second.
+/// Least changes for which the end of the server takes a snapshot; a start links fewer in some tenths of a second.
 const LAST_MUTATIONS_MIN: u64 = 500;
 
-/// How long the last snapshot waits for documents to be linked: twice what a core takes to link
-/// as many as are left between two snapshots by default.
+/// Longest wait of the last snapshot for documents to be linked: twice the time in which a core links as many as are
+/// left between two snapshots by default.
 const LINK_PATIENCE: Duration = Duration::from_secs(10);
 
-/// After a failure, so long until another try that nobody has asked for.
+/// Time after a failure before the next attempt that no request asks for.
 const RETRY: Duration = Duration::from_secs(30);
 
-/// What became of a snapshot that was asked for.
+/// Result of a requested snapshot.
 #[derive(Clone, Debug)]
 pub struct Taken {
-    /// File name.
+    /// Its file name.
     pub file: String,
-    /// Documents in it.
+    /// Number of documents in it.
     pub documents: u64,
-    /// Length of its file.
+    /// Length of its file in bytes.
     pub bytes: u64,
 }
 
-/// What a shard knows of its files when it is opened.
+/// Files of a shard as found when it is opened.
 pub(super) struct Known {
     pub(super) snapshots: Vec<Snapshot>,
-    /// Of the newest snapshot, in the order of parts and blocks, and how much of files they use.
+    /// Extents of the newest snapshot, by part and block, and the used bytes of each file.
     pub(super) extents: Vec<Extent>,
     pub(super) usage: Usage,
     /// Number of the next snapshot.
     pub(super) next_snapshot: u64,
-    /// Complete segments.
+    /// Complete segments of the log.
     pub(super) segments: Vec<Segment>,
     pub(super) position: Position,
     pub(super) epoch: u64,
 }
 
-/// The snapshots of a shard.
+/// State of the snapshots of a shard.
 pub(super) struct Snapshots {
     epoch: u64,
-    /// Changes, bytes of documents in them, and bytes of log, since the last one began.
+    /// Changes, bytes of documents in them, and bytes of log, since the last snapshot began.
     mutations: Cell<u64>,
     changed_bytes: Cell<u64>,
     log_bytes: Cell<u64>,
-    /// Bytes of files so little of which is in use that the next one writes them again.
+    /// Bytes in use in files of which so little is in use that the next snapshot rewrites it.
     worn_bytes: Cell<u64>,
-    /// Bytes of vectors and metadata that the last one wrote.
+    /// Bytes of vectors and metadata that the last snapshot wrote.
     documents_bytes: Cell<u64>,
-    /// When the last one was taken, of those since the start.
+    /// Time of the last snapshot since the start; `None` without one.
     taken: Cell<Option<Instant>>,
-    /// Documents that were to be linked at the start, and would be at the next one: no snapshot has links
-    /// of them.
+    /// Documents that were unlinked at the start and would be at the next one: no snapshot has links of them.
     unlinked: Cell<u64>,
-    /// Where the log stood when memory last was what it says.
+    /// Log position that memory reflects.
     position: Cell<Position>,
-    /// When the log was last written.
+    /// Time of the last write to the log.
     written: Cell<Instant>,
     next_number: Cell<u64>,
     is_running: Cell<bool>,
@@ -101,18 +99,18 @@ pub(super) struct Snapshots {
     failed: Cell<Option<Instant>>,
     asked: RefCell<Vec<Reply<Result<Taken>>>>,
     live: RefCell<Vec<Snapshot>>,
-    /// Of the newest one, in the order of parts and blocks, and the files that the next one leaves.
+    /// Extents of the newest snapshot, by part and block, and the files that the next one will not use.
     extents: RefCell<Arc<Vec<Extent>>>,
     worn: RefCell<BTreeSet<u64>>,
     sealed: RefCell<BTreeMap<u64, Sealed>>,
-    /// Files that are not needed any more, once MANIFEST says so.
+    /// Files to remove once MANIFEST does not name them.
     dispensable: RefCell<Vec<String>>,
 }
 
 impl Snapshots {
     pub(super) fn new(known: Known) -> Self {
         let Known { snapshots, extents, usage, next_snapshot, segments, position, epoch } = known;
-        // In that order already, as every table is written.
+        // In that order already, as all tables are written.
         let (mut extents, key) = (extents, |extent: &Extent| (extent.part, extent.block));
         if !extents.is_sorted_by_key(key) {
             extents.sort_unstable_by_key(key);
@@ -143,18 +141,18 @@ impl Snapshots {
         }
     }
 
-    /// `documents` are yet to be linked at the start, each of about this size in bytes.
+    /// Notes that `documents` have to be linked after the start, of about `bytes_each` bytes each.
     pub(super) fn note_unlinked(&self, documents: u64, bytes_each: u64) {
         self.unlinked.set(documents);
         self.changed_bytes.set(self.mutations.get() * bytes_each);
     }
 
-    /// Memory has what the log has up to `position`.
+    /// Notes that memory reflects the log up to `position`.
     pub(super) fn note_position(&self, position: Position) {
         self.position.set(position);
     }
 
-    /// A group of records was written: their number, the bytes of log, and the bytes of their documents.
+    /// Notes a logged group: number of records, bytes of log, and bytes of their documents.
     pub(super) fn note_group(&self, records: usize, bytes: u64, changed_bytes: u64) {
         self.mutations.set(self.mutations.get() + records as u64);
         self.changed_bytes.set(self.changed_bytes.get() + changed_bytes);
@@ -162,17 +160,17 @@ impl Snapshots {
         self.written.set(Instant::now());
     }
 
-    /// A segment is complete.
+    /// Notes that a segment is complete.
     pub(super) fn note_sealed(&self, number: u64, sealed: Sealed) {
         self.sealed.borrow_mut().insert(number, sealed);
     }
 
-    /// Asks for a snapshot of what is there now.
+    /// Asks for a snapshot of the present state.
     pub(super) fn ask(&self, reply: Reply<Result<Taken>>) {
         self.asked.borrow_mut().push(reply);
     }
 
-    /// Refuses the snapshots that were asked for and have not begun.
+    /// Refuses requested snapshots that have not begun.
     pub(super) fn refuse(&self, error: &Error) {
         for reply in self.asked.take() {
             reply.send(Err(error.clone()));
@@ -187,12 +185,12 @@ impl Snapshots {
         covered
     }
 
-    /// Files that are not needed any more.
+    /// Takes the list of files to remove.
     pub(super) fn take_dispensable(&self) -> Vec<String> {
         self.dispensable.take()
     }
 
-    /// They are still there.
+    /// Puts back files that could not be removed.
     pub(super) fn give_back_dispensable(&self, names: Vec<String>) {
         self.dispensable.borrow_mut().extend(names);
     }
@@ -204,12 +202,12 @@ impl Snapshots {
         (sealed.len(), bytes, retain::needed_from(&self.live.borrow()))
     }
 
-    /// One is being written.
+    /// True while a snapshot is being written.
     pub(super) fn is_running(&self) -> bool {
         self.is_running.get()
     }
 
-    /// True if whoever waits for a snapshot that is due may expect it.
+    /// True if a caller that waits for a snapshot may expect one: snapshots are enabled and do not fail.
     pub(super) fn are_taken(&self, due: Due) -> bool {
         due.mutations > 0 && self.failed.get().is_none()
     }
@@ -244,10 +242,10 @@ impl Snapshots {
 }
 
 impl Shard {
-    /// Begins a snapshot if one is due and this is a moment for it.
+    /// Begins a snapshot if one is due and the state in memory is consistent.
     pub(super) fn try_snapshot(self: &Rc<Self>, core: &Rc<Core>) {
         let snapshots = &self.snapshots;
-        // Until the directory is open, MANIFEST is yet to be written as it was found.
+        // Until the directory is open, the MANIFEST that was found has yet to be written.
         let may_begin = core.is_open.get() && !snapshots.is_running.get();
         if !may_begin || self.is_closing.get() || self.check_readable().is_err() {
             return;
@@ -306,7 +304,7 @@ impl Shard {
             }
             shard.snapshots.is_running.set(false);
             shard.snapshots.ended.raise();
-            // Another one may have been asked for meanwhile.
+            // Another request may have come meanwhile.
             core.upkeep.raise();
             for reply in asked {
                 reply.send(taken.clone());
@@ -314,14 +312,13 @@ impl Shard {
         });
     }
 
-    /// Links what is not linked and takes a snapshot, so that the next start has little to do, if
-    /// it would have much.
+    /// Links unlinked documents and takes a snapshot, if the next start would otherwise have much to do.
     ///
     /// # Errors
-    /// If there is no snapshot.
+    /// If the snapshot fails.
     pub(super) async fn settle(self: &Rc<Self>, core: &Rc<Core>) -> Result<()> {
         self.end_snapshots().await;
-        // A snapshot may have begun when much of what it holds was not linked.
+        // A snapshot that was running may have begun when much of its contents was unlinked.
         let hot = self.engine.borrow().as_ref().map_or(0, Engine::hot_count) as u64;
         let changed = self.snapshots.mutations.get().max(self.snapshots.unlinked.get()).max(hot);
         let is_worth_it = changed >= LAST_MUTATIONS_MIN;
@@ -344,16 +341,16 @@ impl Shard {
         }
     }
 
-    /// Has vectors on disk read from where the newest snapshot has them, in slices. MANIFEST names that snapshot,
-    /// or its next version does; until then the files of the one before stay.
+    /// Makes reads of vectors on disk use the files of the newest snapshot, in slices. MANIFEST names that snapshot, or
+    /// its next version does; until then the files of the one before stay.
     ///
     /// # Errors
-    /// If it has some where they can't be read from: then no file may go.
+    /// If a vector can't be read from there: then no file may be removed.
     pub(super) async fn note_named(&self) -> Result<(), String> {
         let mut extents = self.snapshots.extents.borrow().clone();
         let mut start = 0;
         while start < extents.len() {
-            // Another one may have become the newest, and files of this one may be gone.
+            // Another snapshot may have become the newest, and files of this one may be removed.
             let newest = self.snapshots.extents.borrow().clone();
             if !Arc::ptr_eq(&extents, &newest) {
                 (extents, start) = (newest, 0);
@@ -377,7 +374,7 @@ impl Shard {
     }
 }
 
-/// Takes a snapshot, and drops what it makes dispensable.
+/// Takes a snapshot, and removes files that it makes dispensable.
 async fn take(
     core: &Rc<Core>,
     shard: &Rc<Shard>,
@@ -428,7 +425,7 @@ async fn take(
     }
 }
 
-/// Writes the file, durable under its name; nothing names it yet.
+/// Writes the file, durable under its name; MANIFEST does not name it yet.
 async fn write(
     core: &Rc<Core>,
     shard: &Shard,
@@ -481,8 +478,7 @@ async fn write(
     written
 }
 
-/// Has MANIFEST name the snapshot, then removes what is not needed any more. Returns the length
-/// of its file.
+/// Makes MANIFEST name the snapshot, then removes dispensable files. Returns the length of its file in bytes.
 async fn publish(
     core: &Rc<Core>,
     shard: &Shard,
@@ -511,8 +507,8 @@ async fn publish(
         dropped_snapshots,
         dropped_segments: dropped_segments.clone(),
     };
-    // If MANIFEST can't be written, its next version names the snapshot: it is to be dropped in its
-    // turn, and until then nothing goes.
+    // If MANIFEST can't be written, its next version names the snapshot: it has to be dropped in its turn, and until
+    // then no file is removed.
     snapshots.live.replace(live);
     snapshots.extents.replace(Arc::new(written.extents));
     snapshots.worn.replace(usage.worn_files());
@@ -522,7 +518,7 @@ async fn publish(
     let segments = dropped_segments.into_iter().map(|number| segment_name(id, number));
     snapshots.dispensable.borrow_mut().extend(names.chain(segments));
     core.keep(change).await?;
-    // No vector may be looked for in a file that goes.
+    // Before a file is removed, no vector may be read from it any more.
     if let Err(why) = shard.note_named().await {
         tracing::warn!(shard = id.0, "vectors stay in memory, and no file is removed: {why}");
         return Ok(written.file_bytes);
@@ -534,7 +530,7 @@ async fn publish(
     Ok(written.file_bytes)
 }
 
-/// Removes files that nothing names. What fails costs space, until the next start.
+/// Removes files that MANIFEST does not name. A failure costs space until the next start.
 pub(super) async fn remove<D: Disk>(disk: &D, names: impl Iterator<Item = String>) {
     for name in names {
         if let Err(error) = disk.remove(&name).await {

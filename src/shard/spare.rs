@@ -1,4 +1,4 @@
-//! The next segment of a log, made ahead in the background so that no commit waits for it.
+//! The next segment of a log, created in the background so that no commit waits for it.
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
@@ -14,18 +14,18 @@ use crate::disk::{Disk, DiskError, Kind};
 use crate::types::ShardId;
 use crate::wal::{Prepared, segment_name};
 
-/// After a failure to make a segment, so long until another try that nobody waits for.
+/// Time after a failure before the next attempt to create a segment in the background.
 pub(super) const RETRY: Duration = Duration::from_secs(1);
 
-/// Least time between two lines in the log about tries of a shard that fail.
+/// Least time between two log lines about failed attempts of a shard.
 const TELL_PERIOD: Duration = Duration::from_secs(60);
 
-/// The next segment of a shard's log.
+/// State of the next segment of a shard's log.
 #[derive(Default)]
 pub(super) struct Spare {
     state: RefCell<SpareState>,
     event: Event,
-    /// When the log was last told that no segment can be made; `None` once one can.
+    /// Time of the last log line about a failure; `None` once an attempt succeeds.
     told: Cell<Option<Instant>>,
 }
 
@@ -37,22 +37,22 @@ enum SpareState {
     Ready(Prepared<DirectFile>),
     Failed {
         error: DiskError,
-        /// When another try may be worth it.
+        /// Time of the next attempt.
         again: Instant,
-        /// The file is there, but it is not known whether MANIFEST names it.
+        /// The file exists, but MANIFEST may or may not name it.
         unnamed: Option<Prepared<DirectFile>>,
     },
 }
 
 impl Spare {
-    /// Forgets that the last try has failed.
+    /// Allows an attempt at once, regardless of the last failure.
     fn retry_now(&self) {
         if let SpareState::Failed { again, .. } = &mut *self.state.borrow_mut() {
             *again = Instant::now();
         }
     }
 
-    /// Says in the log that a segment could not be made, unless it was said a moment ago.
+    /// Logs a failed attempt, unless one was logged within [`TELL_PERIOD`].
     fn tell(&self, shard: ShardId, made: &SpareState) {
         let SpareState::Failed { error, .. } = made else {
             return self.told.set(None);
@@ -63,7 +63,7 @@ impl Spare {
         }
     }
 
-    /// The segment if it is ready, or why it could not be made; `None` while it is being made.
+    /// The segment if it is ready, or the error; `None` while it is being created.
     fn take(&self) -> Option<Result<Prepared<DirectFile>, DiskError>> {
         match self.state.take() {
             SpareState::Ready(prepared) => Some(Ok(prepared)),
@@ -79,8 +79,8 @@ impl Spare {
     }
 }
 
-/// Takes the segment `number`, waiting until it is made. A failure is that of a try made now:
-/// how often there is one, is for the breaker to say.
+/// Takes the segment `number`, waiting until it is created. An error is that of an attempt made now: the breaker
+/// decides how often there is one.
 pub(super) async fn take(
     core: &Rc<Core>,
     shard: &Rc<Shard>,
@@ -96,8 +96,8 @@ pub(super) async fn take(
     }
 }
 
-/// Has the segment `number` made in the background, unless that is done, being done, or has
-/// failed a moment ago.
+/// Creates the segment `number` in the background, unless it exists, is being created, or the last attempt failed
+/// within [`RETRY`].
 pub(super) fn want(core: &Rc<Core>, shard: &Rc<Shard>, number: u64) {
     let mut state = shard.spare.state.borrow_mut();
     let unnamed = match &mut *state {
@@ -107,7 +107,7 @@ pub(super) fn want(core: &Rc<Core>, shard: &Rc<Shard>, number: u64) {
     };
     *state = SpareState::Preparing;
     let (core, shard) = (core.clone(), shard.clone());
-    // The log waits for it, whatever becomes of it.
+    // Vital: the log waits for the result, whatever it is.
     spawn_vital(core.queues.upkeep, async move {
         let made = make_segment(&core, &shard, number, unnamed).await;
         shard.spare.tell(shard.id, &made);
@@ -116,8 +116,8 @@ pub(super) fn want(core: &Rc<Core>, shard: &Rc<Shard>, number: u64) {
     });
 }
 
-/// Makes a segment, unless an earlier try has made it, and has MANIFEST name it, before anything
-/// is written to it. Once MANIFEST may name it, the file stays.
+/// Creates a segment, unless an earlier attempt has, and makes MANIFEST name it before anything is written to it. Once
+/// MANIFEST may name it, the file stays.
 async fn make_segment(
     core: &Core,
     shard: &Shard,
@@ -136,7 +136,7 @@ async fn make_segment(
     let prepared = match prepared {
         Ok(prepared) => prepared,
         Err(error) => {
-            // A part of a file would keep what little space there is.
+            // A partial file would take up scarce space.
             let removed = core.disk.remove(&name).await;
             tracing::debug!(?removed, "removed {name}");
             return SpareState::Failed { error, again, unnamed: None };
@@ -145,7 +145,7 @@ async fn make_segment(
     match core.keep(Change::Added(shard.id, number)).await {
         Ok(()) => SpareState::Ready(prepared),
         Err(reason) => {
-            // Nothing has been written to the segment: another try is harmless.
+            // Nothing has been written to the segment, so another attempt is harmless.
             let kind = if core.is_disk_full() { Kind::NoSpace } else { Kind::Failed };
             let operation = "record in MANIFEST";
             let error = DiskError { kind, operation, file: name, reason };
@@ -158,7 +158,7 @@ async fn make_segment(
 mod tests {
     use super::*;
 
-    /// A disk that is full for long is told of once a minute, and not at each try, of which there is one a second.
+    /// A disk that stays full is logged once a minute, not at each attempt, of which there is one per second.
     #[test]
     fn a_failure_that_goes_on_is_told_of_once_until_it_ends() {
         let spare = Spare::default();
@@ -174,12 +174,12 @@ mod tests {
             spare.tell(ShardId(0), &failed());
         }
         assert_eq!(spare.told.get(), Some(told));
-        // Long after that it is told of again.
+        // After the period it is logged again.
         let before = told.checked_sub(TELL_PERIOD).expect("the machine is older than a minute");
         spare.told.set(Some(before));
         spare.tell(ShardId(0), &failed());
         assert!(spare.told.get() > Some(before));
-        // One that comes after a success is another one.
+        // A failure after a success is a new one.
         spare.tell(ShardId(0), &SpareState::None);
         assert_eq!(spare.told.get(), None);
     }

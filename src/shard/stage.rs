@@ -1,6 +1,6 @@
-//! Staging: checked writes that wait for the log, and who is told about them.
+//! Staging: checked writes that wait for the log, and the acknowledgement of each.
 //!
-//! A request or a bulk load stages, [`super::commit`] takes what is staged group by group.
+//! A request or a bulk load stages, [`super::commit`] takes staged writes group by group.
 
 use std::rc::Rc;
 use std::time::Instant;
@@ -13,14 +13,14 @@ use crate::error::{Error, Result};
 use crate::types::limits::GROUP_BYTES_MAX;
 use crate::types::record::Record;
 
-/// Writes that may be staged in one shard. Each holds a document.
+/// Most staged writes of one shard. Each holds a document.
 pub(super) const STAGED_MAX: usize = 4_096;
 
-/// Who is told about a write.
+/// Receiver of the result of a write.
 pub(super) enum Ack {
     /// A client.
     One(Reply<Result<Outcome>>),
-    /// A bulk load, about its write with this index.
+    /// A bulk load, for the write with this index.
     Load(Rc<LoadTicket>, usize),
 }
 
@@ -42,22 +42,22 @@ pub(super) struct StagedWrite {
     pub(super) records: Vec<Record>,
     pub(super) outcome: Outcome,
     pub(super) ack: Ack,
-    /// When it was staged.
+    /// Time of staging.
     pub(super) at: Instant,
 }
 
 impl StagedWrite {
-    /// Documents that it will leave to be linked.
+    /// Number of documents that this write adds to those waiting to be linked.
     pub(super) fn puts(&self) -> usize {
         self.records.iter().filter(|record| matches!(record, Record::Put { .. })).count()
     }
 }
 
 impl Shard {
-    /// Checks a write and stages it; who asked is told when it is durable, or why not.
+    /// Checks a write and stages it. Its `ack` gets the result when the write is durable, or the error.
     pub(super) fn stage(&self, write: Write, ack: Ack) {
         let staged = self.check_writable().and_then(|()| {
-            // A bulk load has staged no more than there is room for.
+            // Bulk loads stage only what there is room for, and are not checked here.
             if matches!(ack, Ack::One(_)) {
                 if self.staged.borrow().len() >= STAGED_MAX {
                     return Err(Error::busy(format!("{STAGED_MAX} writes wait for the log")));
@@ -78,8 +78,8 @@ impl Shard {
         }
     }
 
-    /// Stages records that the engine has planned. Without records, waits for what was staged
-    /// before: the outcome may rest on it.
+    /// Stages records that the engine has planned. Without records, the ack still waits for earlier staged writes: the
+    /// outcome may depend on them.
     pub(super) fn stage_records(&self, records: Vec<Record>, outcome: Outcome, ack: Ack) {
         let has_staged = self.engine.borrow().as_ref().is_some_and(|engine| engine.has_staged());
         if records.is_empty() && !has_staged {
@@ -92,13 +92,13 @@ impl Shard {
             ack,
             at: Instant::now(),
         });
-        // What waits for room in the hot tier is before it, and upkeep says when there is some.
+        // If the commit waits for room in the hot tier, upkeep wakes it later.
         if !self.waits_for_room.get() {
             self.staged_event.raise();
         }
     }
 
-    /// Refuses everything staged.
+    /// Refuses all staged writes.
     pub(super) fn fail_writes(&self, error: &Error) {
         self.abandoned.set(self.abandoned.get() + 1);
         if let Ok(mut engine) = self.engine.try_borrow_mut()
@@ -117,8 +117,7 @@ impl Shard {
         }
     }
 
-    /// The next writes to log: about a group of them, or one that is larger, with `puts_max` puts
-    /// at most.
+    /// Takes the next writes to log: about one group, or a single larger write, with at most `puts_max` puts.
     pub(super) fn take_batch(&self, puts_max: usize) -> Vec<StagedWrite> {
         let mut staged = self.staged.borrow_mut();
         let (mut batch, mut bytes, mut puts) = (Vec::new(), 0, 0);

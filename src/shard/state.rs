@@ -1,4 +1,4 @@
-//! One shard, as the tasks of its core share it: what is staged, who waits, and its gauges.
+//! State of one shard that the tasks of its core share: staged writes, waiting requests, gauges.
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
@@ -22,16 +22,16 @@ use crate::error::{Error, Result};
 use crate::observe::counters::ShardCounters;
 use crate::types::{Lsn, ShardId};
 
-/// Somebody who waits until the hot tier is linked.
+/// A request that waits until the hot tier is linked.
 pub(super) struct Flush {
-    /// Up to this position.
+    /// Position up to which documents have to be linked.
     pub(super) end: u64,
-    /// How many documents that is.
+    /// Number of those documents.
     pub(super) count: u64,
     pub(super) reply: Reply<Result<u64>>,
 }
 
-/// A shard, for the tasks of its core.
+/// A shard, as the tasks of its core share it.
 pub(super) struct Shard {
     pub(super) id: ShardId,
     pub(super) counters: Arc<ShardCounters>,
@@ -40,41 +40,41 @@ pub(super) struct Shard {
     pub(super) engine: RefCell<Option<Engine>>,
     pub(super) staged: RefCell<VecDeque<StagedWrite>>,
     pub(super) staged_event: Event,
-    /// Of what is staged, writes of bulk loads.
+    /// Number of staged writes that belong to bulk loads.
     pub(super) staged_loads: Cell<usize>,
-    /// The pace of writes, and whether the commit waits for room in the hot tier: upkeep wakes it.
+    /// Rate control of writes, and whether the commit waits for room in the hot tier; upkeep wakes it.
     pub(super) pace: RefCell<Pace>,
     pub(super) waits_for_room: Cell<bool>,
     pub(super) loads: RefCell<VecDeque<PendingLoad>>,
-    /// They wait for room in the hot tier.
+    /// Bulk loads wait for room in the hot tier.
     pub(super) is_load_paused: Cell<bool>,
     pub(super) flushes: RefCell<Vec<Flush>>,
     pub(super) compactions: RefCell<Vec<Compaction>>,
-    /// Operators who wait for a fresh segment.
+    /// Requests that wait for a fresh segment.
     pub(super) rotations: Rotations,
     pub(super) spare: Spare,
     pub(super) snapshots: Snapshots,
     pub(super) sampler: Sampler,
     pub(super) breaker: RefCell<Breaker>,
-    /// Number of the segment being written.
+    /// Number of the active segment.
     pub(super) segment: Cell<u64>,
-    /// Its file has been removed.
+    /// The file of the active segment has been removed.
     pub(super) is_segment_gone: Cell<bool>,
-    /// The log is durable up to here.
+    /// LSN up to which the log is durable.
     pub(super) durable: Cell<Lsn>,
-    /// How often groups were written again that had been acknowledged before their sync.
+    /// Number of times that groups acknowledged before their sync were written again.
     pub(super) rewrites: Cell<u64>,
-    /// Somebody waits for a sync.
+    /// A task waits for a sync.
     pub(super) wants_sync: Cell<bool>,
-    /// Who waits for the log to be durable.
+    /// Tasks that wait for the log to be durable.
     pub(super) log_moved: Waiters,
-    /// A batch delete is being staged, in slices. Nothing else may be staged until it is whole.
+    /// A batch delete is being staged, in slices. No other write may be staged until it is complete.
     pub(super) is_staging_batch: Cell<bool>,
-    /// A task forgets listings that are not used any more.
+    /// A task that forgets idle listings is running.
     pub(super) forgets_listings: Cell<bool>,
-    /// How often everything staged has been given up.
+    /// Number of times that all staged writes were refused.
     pub(super) abandoned: Cell<u64>,
-    /// Requests that wait for a batch to be staged.
+    /// Requests that wait for the batch delete to be staged.
     pub(super) deferred: RefCell<VecDeque<Request>>,
     pub(super) is_closing: Cell<bool>,
 }
@@ -128,12 +128,12 @@ impl Shard {
         shard
     }
 
-    /// Its graph is that of other shards too.
+    /// True if other shards own parts of its graph.
     pub(super) fn shares_its_graph(&self) -> bool {
         self.params.home.is_some()
     }
 
-    /// Takes vectors of this many values from now on.
+    /// Sets the number of values in a vector.
     pub(super) fn set_dimension(&self, dimension: usize) {
         let mut engine = self.engine.borrow_mut();
         if engine.is_none() {
@@ -144,7 +144,7 @@ impl Shard {
         }
     }
 
-    /// Refuses if the state in memory can't be trusted.
+    /// Refuses if the state in memory may be half written.
     pub(super) fn check_readable(&self) -> Result<()> {
         if self.counters.is_fenced.load(Ordering::Relaxed) {
             let what = format!("shard {} is fenced after a fault; restart the server", self.id.0);
@@ -153,7 +153,7 @@ impl Shard {
         Ok(())
     }
 
-    /// Refuses if nothing can be logged.
+    /// Refuses if the log can't be written.
     pub(super) fn check_writable(&self) -> Result<()> {
         self.check_readable()?;
         self.check_log()?;
@@ -163,7 +163,7 @@ impl Shard {
         Ok(())
     }
 
-    /// Refuses everything from now on: the state in memory may be half written.
+    /// Refuses all requests from now on: the state in memory may be half written.
     pub(super) fn fence(&self, what: &str) {
         tracing::error!(shard = self.id.0, "{what}: the shard is fenced");
         self.counters.panics.add(1);
@@ -187,7 +187,7 @@ impl Shard {
         self.end_compactions();
     }
 
-    /// Sets the gauges.
+    /// Updates the gauges.
     pub(super) fn publish(&self) {
         let Ok(engine) = self.engine.try_borrow() else {
             return;

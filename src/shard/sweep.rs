@@ -1,5 +1,5 @@
-//! What looks at every document that may pass a filter: listings, and deletes by filter. They go on in
-//! slices, in between which searches have their turn.
+//! Requests that look at every document that may pass a filter: listings, and deletes by filter. They run in slices;
+//! searches get their turn in between.
 
 use std::rc::Rc;
 use std::time::Instant;
@@ -19,7 +19,7 @@ use crate::error::{Error, Result};
 use crate::types::DocId;
 use crate::types::record::{BATCH_IDS_MAX, Record};
 
-/// Documents planned to be deleted without a pause.
+/// Documents planned for deletion between two pauses.
 const DELETE_SLICE: usize = 128;
 
 /// A page of a listing.
@@ -49,7 +49,7 @@ impl Core {
 }
 
 impl Shard {
-    /// The smallest ids of documents that pass, from a listing that is kept, or else from a new sweep.
+    /// The smallest ids of documents that pass, from a kept listing, or else from a new sweep.
     async fn list(
         self: &Rc<Self>,
         core: &Rc<Core>,
@@ -66,7 +66,7 @@ impl Shard {
             let mut page = match kept {
                 Some(Some(page)) => page,
                 Some(None) => self.sweep_for_page(core, &filter, after, left, &is_late).await?,
-                // There has never been a document.
+                // The shard never had a document.
                 None => return Ok(ids),
             };
             while !self.on_engine(core, |engine| page.step(engine))?.unwrap_or(true) {
@@ -84,7 +84,7 @@ impl Shard {
         }
     }
 
-    /// Looks for the documents behind `after`, which are kept for the pages that follow.
+    /// Finds the documents after `after`, which are kept for the following pages.
     async fn sweep_for_page(
         self: &Rc<Self>,
         core: &Rc<Core>,
@@ -118,7 +118,7 @@ impl Shard {
         page.ok_or_else(gone)
     }
 
-    /// Has listings forgotten of which no page is asked for any more.
+    /// Forgets listings whose next page was not requested in time.
     fn forget_idle_listings(self: &Rc<Self>, core: &Rc<Core>) {
         if self.forgets_listings.replace(true) {
             return;
@@ -137,7 +137,7 @@ impl Shard {
         });
     }
 
-    /// Does a piece of work on the engine; `None` if the shard has never had a document.
+    /// Does a piece of work on the engine; `None` if the shard never had a document.
     fn on_engine<T>(&self, core: &Core, work: impl FnOnce(&mut Engine) -> T) -> Result<Option<T>> {
         self.check_readable()?;
         let _piece = core.heart.doing.begin(Doing::List);
@@ -145,14 +145,14 @@ impl Shard {
     }
 }
 
-/// Lets others have their turn.
+/// Lets other tasks run.
 async fn pause() {
     glommio::executor().yield_now().await;
     glommio::executor().yield_if_needed().await;
 }
 
-/// Deletes documents by id or by filter: looks for them and stages them in slices, in between
-/// which searches go on and other writes to the shard wait.
+/// Deletes documents by id or by filter: finds and stages them in slices. In between, searches continue; other writes
+/// to the shard wait.
 pub(super) async fn delete_many(
     core: &Rc<Core>,
     shard: &Rc<Shard>,
@@ -170,11 +170,11 @@ pub(super) async fn delete_many(
     };
     let (filter, pieces) = match found.and_then(|found| shard.check_writable().map(|()| found)) {
         Ok(Some(found)) => found,
-        // There has never been a document.
+        // The shard never had a document.
         Ok(None) => return reply.send(Ok(Outcome { existed: 0 })),
         Err(error) => return reply.send(Err(error)),
     };
-    // Another batch may have begun while this one was looking.
+    // Another batch may have begun during the search for documents.
     if shard.is_staging_batch.get() {
         let ids = Some(pieces);
         let request = Request::DeleteMany { shard: shard.id, ids, filter, deadline, reply };
@@ -195,7 +195,7 @@ pub(super) async fn delete_many(
     let (records, existed) = batch.finish();
     let is_planned = match shard.abandoned.get() == abandoned {
         true => shard.check_writable(),
-        // What was staged before, and the plan with it, could not be logged.
+        // Earlier staged writes, on which the plan rests, could not be logged.
         false => Err(Error::busy("the log could not be written meanwhile")),
     };
     match is_planned {
@@ -208,7 +208,7 @@ pub(super) async fn delete_many(
     shard.pump_loads(&core.settings);
 }
 
-/// The records of a batch, made as its documents are planned: all of them are never copied at once.
+/// Records of a batch, added as its documents are planned, so that they are never all copied at once.
 #[derive(Default)]
 struct Batch {
     records: Vec<Record>,
@@ -233,7 +233,7 @@ impl Batch {
         self.records.push(Record::DeleteBatch { ids, part, more });
     }
 
-    /// The records, and of how many documents.
+    /// The records, and the number of documents.
     fn finish(mut self) -> (Vec<Record>, u64) {
         if !self.ids.is_empty() {
             self.end_part(false);
@@ -242,8 +242,8 @@ impl Batch {
     }
 }
 
-/// Finds the documents that pass; `None` if the shard has never had one. A search that is cut short may
-/// answer in part; this may not.
+/// Finds the documents that pass; `None` if the shard never had one. A search that is cut short may answer in part; a
+/// sweep may not.
 async fn sweep(
     shard: &Shard,
     filter: Filter,

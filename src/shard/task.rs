@@ -1,4 +1,4 @@
-//! Tasks of a core, and how many there are of a kind.
+//! Tasks of a core, and counters of running ones.
 
 use std::cell::Cell;
 use std::panic::AssertUnwindSafe;
@@ -10,9 +10,9 @@ use glommio::TaskQueueHandle;
 use super::core::Core;
 use crate::observe::log_queue;
 
-/// Spawns a task whose end nobody waits for. A panic ends it alone, which drops its reply, and so says
-/// that it has failed; a task that others rest on contains that itself. If it reached the executor, it
-/// would end the core, and leave whoever waits for something of it to wait.
+/// Spawns a task that no other task waits for. A panic ends it alone, and drops its reply, which tells the caller of
+/// the failure; a task that others depend on contains panics itself. A panic that reached the executor would end the
+/// core, and its callers would wait without an answer.
 pub(super) fn spawn(queue: TaskQueueHandle, task: impl Future<Output = ()> + 'static) {
     let contained = async move {
         if AssertUnwindSafe(task).catch_unwind().await.is_err() {
@@ -22,8 +22,8 @@ pub(super) fn spawn(queue: TaskQueueHandle, task: impl Future<Output = ()> + 'st
     glommio::spawn_local_into(contained, queue).expect("the queue exists").detach();
 }
 
-/// Spawns what a core can't do without, or what others wait for that would never come. A panic in it ends
-/// the process: what was acknowledged is in the log.
+/// Spawns a task that the core needs, or that others wait for. A panic in it ends the process: acknowledged writes are
+/// in the log.
 pub(super) fn spawn_vital(queue: TaskQueueHandle, task: impl Future<Output = ()> + 'static) {
     let vital = async move {
         if AssertUnwindSafe(task).catch_unwind().await.is_err() {
@@ -34,7 +34,7 @@ pub(super) fn spawn_vital(queue: TaskQueueHandle, task: impl Future<Output = ()>
     glommio::spawn_local_into(vital, queue).expect("the queue exists").detach();
 }
 
-/// Counts something of a core until it is dropped.
+/// Counts a running task of a core until it is dropped.
 pub(super) struct Counted {
     core: Rc<Core>,
     count: fn(&Core) -> &Cell<usize>,
@@ -46,7 +46,7 @@ impl Counted {
         Self { core: core.clone(), count }
     }
 
-    /// The same, if there are fewer than so many.
+    /// Counts a task, or returns `None` if `max` are running.
     pub(super) fn below(
         core: &Rc<Core>,
         count: fn(&Core) -> &Cell<usize>,

@@ -39,8 +39,8 @@ fn request() -> (Answers<()>, Request) {
     (answers, Request::SetDimension { shard: ShardId(9), dimension: 1, reply })
 }
 
-/// What a lost wake looks like, made on purpose: the message is in the mailbox, and its receiver
-/// has not been woken. Without the pulse it stays there.
+/// The effect of a lost wake, made on purpose: the message is in the mailbox, and its receiver has not been woken.
+/// Without the pulse it stays there.
 #[test]
 fn the_pulse_and_nothing_else_saves_a_request_whose_wake_was_lost() {
     let directory = tempfile::TempDir::new_in(env!("CARGO_MANIFEST_DIR").to_owned() + "/target");
@@ -74,7 +74,7 @@ fn the_pulse_and_nothing_else_saves_a_request_whose_wake_was_lost() {
         assert!(wait(answers, Duration::from_secs(30)).is_ok(), "the pulse woke the core");
         fastest = fastest.min(begun.elapsed());
     }
-    // Single ones may take longer on a machine that is busy with other things.
+    // Single ones may take longer on a busy machine.
     assert!(fastest < Duration::from_millis(10), "{fastest:?}");
     assert!(core.heart.beats() > 0);
     assert!(core.mailbox.push(Request::Stop).is_ok());
@@ -82,7 +82,7 @@ fn the_pulse_and_nothing_else_saves_a_request_whose_wake_was_lost() {
     drop(pulse);
 }
 
-/// A core can lose a wake before it has run anything, and before the pulse knows whom to wake.
+/// A core can lose a wake before it has run anything, and before the pulse has a task to wake.
 #[test]
 fn a_core_always_gets_to_its_first_request() {
     let directory = tempfile::TempDir::new_in(env!("CARGO_MANIFEST_DIR").to_owned() + "/target");

@@ -1,8 +1,8 @@
-//! An operator's asking for room: segments of the log that snapshots cover go, and dead versions are
-//! taken out of the graph without waiting until there are many.
+//! Requests of an operator to free space: dropping log segments that snapshots cover, and removing dead versions from
+//! the graph without waiting until there are many.
 //!
-//! Both happen by themselves. What is left to do here is what could not be done then, as where
-//! MANIFEST could not be written, and what would be done later.
+//! Both happen by themselves, too. These requests repeat what failed then, for example because MANIFEST could not be
+//! written, and do now what would be done later.
 
 use std::rc::Rc;
 
@@ -13,24 +13,24 @@ use super::state::Shard;
 use crate::error::{Error, Result};
 use crate::wal::segment_name;
 
-/// What is left of a shard's log.
+/// The log of a shard after truncation.
 #[derive(Clone, Debug)]
 pub struct Truncated {
-    /// Files that are gone.
+    /// Names of removed files.
     pub removed: Vec<String>,
-    /// Complete segments that are kept.
+    /// Number of complete segments that are kept.
     pub kept: usize,
-    /// Bytes in them.
+    /// Bytes in these segments.
     pub kept_bytes: u64,
-    /// They are kept for what comes after the older of two snapshots: from this LSN on.
+    /// First LSN that is needed: the segments are kept for changes after the older of two snapshots.
     pub needed_from: u64,
 }
 
-/// Somebody who waits until dead documents have left the graph.
+/// A request that waits until dead documents have left the graph.
 pub(super) struct Compaction {
-    /// Once so many have left it since the start.
+    /// Number of removals since the start at which the request is done.
     removed: u64,
-    /// How many that is.
+    /// Number of dead documents when it was made.
     count: u64,
     reply: Reply<Result<u64>>,
 }
@@ -39,18 +39,17 @@ impl Shard {
     /// Drops the segments that snapshots cover.
     ///
     /// # Errors
-    /// If MANIFEST can't be written, or vectors can't be read from where the newest snapshot has them: then
-    /// nothing is gone.
+    /// If MANIFEST can't be written, or vectors can't be read from the newest snapshot: then no file is removed.
     pub(super) async fn truncate(&self, core: &Core) -> Result<Truncated> {
         self.end_snapshots().await;
         let segments = self.snapshots.drop_covered();
         let mut names = self.snapshots.take_dispensable();
         names.extend(segments.iter().map(|&number| segment_name(self.id, number)));
-        // Every change by which one of the files became dispensable was asked for before this one,
-        // so the MANIFEST that has this one has that too.
+        // Every change that made one of the files dispensable was requested before this one, so a MANIFEST with this
+        // change contains those too.
         let kept = core.keep(Change::Truncated(self.id, segments)).await;
         let kept = kept.map_err(|why| format!("MANIFEST could not be written: {why}"));
-        // No vector may be looked for in a file that goes.
+        // Before a file is removed, no vector may be read from it any more.
         let noted = match kept {
             Ok(()) => self.note_named().await,
             failed => failed,
@@ -65,7 +64,7 @@ impl Shard {
         Ok(Truncated { removed: names, kept, kept_bytes, needed_from })
     }
 
-    /// Has the dead nodes that there are now taken out of the graph.
+    /// Removes the dead nodes that exist now from the graph.
     pub(super) fn compact(self: &Rc<Self>, core: &Core, reply: Reply<Result<u64>>) {
         if let Err(error) = self.check_readable() {
             return reply.send(Err(error));
@@ -81,13 +80,13 @@ impl Shard {
         core.upkeep.raise();
     }
 
-    /// Tells those who wait for dead nodes to go.
+    /// Answers requests whose dead nodes have been removed.
     pub(super) fn end_compactions(&self) {
         if self.compactions.borrow().is_empty() {
             return;
         }
         let is_readable = self.check_readable();
-        // Of a fenced shard nobody looks at the engine.
+        // The engine of a fenced shard is not read.
         let removed = match is_readable {
             Ok(()) => self.engine.borrow().as_ref().map_or(0, |engine| engine.healing().removed),
             Err(_) => 0,

@@ -1,11 +1,10 @@
-//! Work that can wait: linking documents into the graph, taking dead ones out of it, dropping what
-//! nobody can see, and, where there is none of that, comparing searches with the truth
-//! ([`super::recall`]).
+//! Background work: linking documents into the graph, removing dead ones from it, freeing versions that no view can
+//! see, and, when idle, measuring recall ([`super::recall`]).
 //!
-//! One task a core, in the queue with the small share. After every step, of some tens of
-//! microseconds, it looks into the mailbox, and lets searches go first. And it rests while the log is written:
-//! the executor submits I/O, and sees that it is done, only when no task is running, so a busy
-//! upkeep would make every commit wait for the preemption timer, four times over.
+//! One task per core, in the queue with the small share of CPU time. After every step, of some tens of microseconds, it
+//! looks into the mailbox, and lets searches go first. And it rests while the log is written: the executor submits I/O,
+//! and sees that it is done, only when no task is running, so a busy upkeep would make every commit wait for the
+//! preemption timer, four times over.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
@@ -17,10 +16,10 @@ use super::doing::Doing;
 use super::state::{Flush, Shard};
 use crate::engine::LinkProgress;
 
-/// Steps on one shard before the next gets its turn.
+/// Steps on one shard before the next shard gets its turn.
 const STEPS: usize = 16;
 
-/// Runs for ever.
+/// Runs until the core ends.
 pub(super) async fn run(core: Rc<Core>) {
     loop {
         let shards: Vec<Rc<Shard>> = core.shards.borrow().values().cloned().collect();
@@ -54,7 +53,7 @@ pub(super) async fn run(core: Rc<Core>) {
 }
 
 impl Core {
-    /// Rests where other threads want the CPU, and searches too. A step of upkeep has just ended.
+    /// Pauses if other threads want the CPU while there are searches. Called after each step of upkeep.
     async fn rest(&self, begun: Instant) {
         let now = Instant::now();
         let is_searched = self.search_cost.is_searched(now);
@@ -70,8 +69,8 @@ impl Core {
 }
 
 impl Shard {
-    /// Until the directory `is_open`, shards that own one graph may not be back, and nobody links to
-    /// what is.
+    /// Does a step of upkeep. Before the directory `is_open`, other shards of the graph may not be restored, and no
+    /// step may link to their slots.
     fn upkeep_step(&self, is_open: bool) -> LinkProgress {
         if self.check_readable().is_err() || self.shares_its_graph() && !is_open {
             return LinkProgress::Idle;
@@ -83,7 +82,7 @@ impl Shard {
             };
             let linked = engine.linked_count();
             let progress = engine.link_step();
-            // A step links a document, or takes dead nodes out.
+            // A step links a document or removes dead nodes.
             let added = engine.linked_count().saturating_sub(linked);
             self.counters.links.add(u64::from(added));
             match progress {
@@ -91,7 +90,7 @@ impl Shard {
                 LinkProgress::More if added > 0 => {
                     self.pace.borrow_mut().note_linked(Instant::now());
                 }
-                // Dead nodes are taken out, and nothing waits to be linked.
+                // Only dead nodes are left, and no document waits to be linked.
                 LinkProgress::More if engine.hot_count() == 0 => {
                     self.pace.borrow_mut().note_idle();
                 }
@@ -105,7 +104,7 @@ impl Shard {
         })
     }
 
-    /// Tells those who wait for the hot tier, and lets in who waits for room in it.
+    /// Answers requests that wait for the hot tier to be linked, and wakes writers that wait for room in it.
     fn after_upkeep(&self, settings: &Settings) {
         self.publish();
         let linked_to = self.engine.borrow().as_ref().map_or(0, |engine| engine.hot_position());

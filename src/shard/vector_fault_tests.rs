@@ -1,5 +1,5 @@
-//! Vectors on disk whose reads fail or stall: what searches say, what goes on meanwhile, and that
-//! everything is given back. The disk is the real one, with faults laid over it.
+//! Vectors on disk whose reads fail or stall: answers of searches, other work meanwhile, and return of all resources.
+//! The disk is the real one, with faults injected.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -20,26 +20,26 @@ use crate::snapshot::snapshot_name;
 use crate::types::DocId;
 use crate::types::realm::Realm;
 
-/// A row of a vector is a page of the disk.
+/// Values of a vector, so that its row is one page of the disk.
 const DIMENSION: usize = BLOCK / size_of::<f32>();
 
-/// Most reads of a core at a time.
+/// Most reads of a core in flight.
 const READS_MAX: usize = 32;
 
 /// Longer than any test.
 const FOR_EVER: Duration = Duration::from_secs(3_600);
 
-/// Files of snapshots.
+/// Name prefix of snapshot files.
 const FILES: &str = "snapshot_";
 
-/// A server whose documents, from 1 on, are on disk, as many as these, and one that is in memory: that
-/// of `in_memory()`. What is read is not kept.
+/// A server whose documents 1 to `documents` are on disk; one more, `in_memory()`, is in memory. Rows that were read
+/// are not cached.
 fn on_disk(documents: u64) -> Server {
     let vectors = VectorStorage::Disk { unsaved_bytes_max: 64 << 20 };
     let server = Server::of_dimension(DIMENSION, 0, vectors, SyncPolicy::DataOnly);
     (1..=documents).for_each(|id| assert!(server.put(id).is_ok()));
     server.runtime.block_on(server.router().snapshot()).unwrap();
-    // The rows in memory go one after the other; the last one is that of the last document.
+    // Rows leave memory in order, so the last one is that of the last document.
     server.wait_for("all vectors are on disk", |server| {
         let reads = server.counters().vectors.reads.get();
         assert_eq!(read(server, documents).unwrap(), [documents]);
@@ -49,7 +49,7 @@ fn on_disk(documents: u64) -> Server {
     server
 }
 
-/// Far from all others.
+/// Id of the document in memory, far from all others.
 fn in_memory(documents: u64) -> u64 {
     documents + 10_000
 }
@@ -66,7 +66,7 @@ fn read(server: &Server, id: u64) -> Result<Vec<u64>> {
     Ok(stored)
 }
 
-/// The `k` nearest to document `id`.
+/// Query for the `k` nearest to document `id`.
 fn near(server: &Server, id: u64, k: usize, is_exact: bool) -> Query {
     Query {
         vector: server.vector(id),
@@ -79,7 +79,7 @@ fn near(server: &Server, id: u64, k: usize, is_exact: bool) -> Query {
     }
 }
 
-/// What the router says of it.
+/// Result of a search through the router.
 async fn search(server: &Server, query: Query) -> Found {
     let begun = Instant::now();
     let mut trace = server.observed.begin(begun);
@@ -93,7 +93,7 @@ fn found(server: &Server, query: Query) -> (Vec<u64>, Found) {
     (ids, found)
 }
 
-/// Asks the core itself: no patience of others comes between.
+/// Sends a search to the core itself, without the timeout of the router.
 fn ask(server: &Server, query: Query, patience: Duration) -> Answers<SearchAnswer> {
     let (answers, reply) = single();
     let sent = Instant::now();
@@ -117,7 +117,7 @@ fn answer(server: &Server, answers: Answers<SearchAnswer>) -> SearchOutcome {
     server.runtime.block_on(answers.one()).expect("the core answers").outcome.unwrap()
 }
 
-/// Where the vector of a document is in the file of the first snapshot.
+/// Offset of a document's vector in the file of the first snapshot.
 fn page_of(server: &Server, id: u64) -> u64 {
     let path = server.directory.path().join(snapshot_name(SHARD, 1));
     let content = std::fs::read(path).unwrap();
@@ -135,12 +135,12 @@ fn assert_nothing_is_held(server: &Server) {
 }
 
 #[test]
-fn what_could_not_be_read_once_is_read_again() {
+fn a_row_whose_read_failed_is_read_again() {
     let server = on_disk(100);
     for times in [1, 2, 5] {
         server.faults.fail_read(FILES, 0..u64::MAX, times);
         let before = server.counters().vectors.reads.get();
-        // The first read is of all rows; after that, each comes by itself.
+        // The first read takes all rows at once; after its failure each row is read by itself.
         let (ids, found) = found(&server, near(&server, 50, 9, false));
         if times == 1 {
             assert_eq!(ids, (46..=54).collect::<Vec<_>>());
@@ -173,13 +173,13 @@ fn a_document_whose_vector_cannot_be_read_is_left_out_and_counted() {
         assert_eq!(found.reasons, [why]);
         assert_eq!(server.counters().vectors.lost.get(), round as u64 + 1);
     }
-    // Who asks for it is told; a neighbour in the same read is none the worse.
+    // A read of the document fails; a neighbour in one disk read with it is not affected.
     assert!(matches!(read(&server, 50), Err(Error::Unavailable { .. })));
     assert_eq!(read(&server, 51).unwrap(), [51]);
-    // A search that does not come near it says nothing of it.
+    // A search that does not come near the document is not affected.
     let far = found(&server, near(&server, in_memory(100), 1, false)).1;
     assert_eq!((far.shards_answered, far.reasons.len()), (1, 0));
-    // Stored again, it is there again.
+    // After it is stored again, it is found again.
     server.put(50).unwrap();
     let (ids, again) = found(&server, near(&server, 50, 1, false));
     assert_eq!((ids, again.shards_answered), (vec![50], 1));
@@ -188,8 +188,8 @@ fn a_document_whose_vector_cannot_be_read_is_left_out_and_counted() {
     assert_nothing_is_held(&server);
 }
 
-/// At its deadline a search says what it has, and that it waited for the disk. Writes are committed
-/// meanwhile, and searches that need nothing from there are whole.
+/// At its deadline a search answers with what it has, and says that it waited for the disk. Meanwhile writes are
+/// committed, and searches that need nothing from the disk are complete.
 #[test]
 fn a_search_ends_at_its_deadline_while_reads_stall() {
     let server = on_disk(100);
@@ -216,10 +216,9 @@ fn a_search_ends_at_its_deadline_while_reads_stall() {
     assert_eq!(server.counters().vectors.lost.get(), 0);
 }
 
-/// Searches that end at their deadlines while the disk stands still leave nothing behind that waits
-/// for it but the reads that are under way.
+/// Searches that end at their deadlines while the disk stalls leave nothing waiting for it except the reads in flight.
 #[test]
-fn who_leaves_takes_what_waits_along() {
+fn searches_that_end_drop_their_waiting_reads() {
     let server = on_disk(400);
     server.faults.stall(FILES, FOR_EVER);
     for _ in 0..10 {
@@ -237,7 +236,7 @@ fn who_leaves_takes_what_waits_along() {
     assert!(server.faults.reads().1 <= READS_MAX);
 }
 
-/// However many search, so many reads are under way and no more, and all of them end whole.
+/// The number of reads in flight is bounded however many searches there are, and all of these complete.
 #[test]
 fn reads_are_bounded_while_many_search() {
     let server = on_disk(400);
@@ -258,7 +257,7 @@ fn reads_are_bounded_while_many_search() {
     assert_nothing_is_held(&server);
 }
 
-/// A core that is told to end does not wait for a disk that stands still.
+/// A core that is told to end does not wait for a disk that stalls.
 #[test]
 fn a_core_ends_while_reads_stall() {
     let mut server = on_disk(100);

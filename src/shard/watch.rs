@@ -1,6 +1,5 @@
-//! What a core looks after from time to time, without being asked: the room on the disk, whether
-//! its logs still have their files, the breakers of its logs, which move on with time, and how much
-//! memory its shards take.
+//! Periodic checks of a core: free space on the disk, presence of the log files, breakers of the logs, which advance
+//! with time, and memory of its shards.
 
 use std::rc::Rc;
 use std::time::Instant;
@@ -14,10 +13,10 @@ use crate::error::{Error, Result};
 use crate::observe::counters::{BreakerState, MemoryPart};
 use crate::wal::{Position, segment_name};
 
-/// Room that files other than a segment need, such as MANIFEST.
+/// Space for files other than a segment, such as MANIFEST, in bytes.
 const SMALL_FILES_BYTES: u64 = 1 << 20;
 
-/// Runs for ever.
+/// Runs until the core ends.
 pub(super) async fn run(core: Rc<Core>) {
     loop {
         core.look().await;
@@ -33,13 +32,13 @@ impl Core {
         let active: Vec<u64> = shards.iter().map(|shard| shard.segment.get()).collect();
         let name = |(shard, number): (&Rc<Shard>, &u64)| segment_name(shard.id, *number);
         let names = shards.iter().zip(&active).map(name).collect();
-        // The system may take its time over this, so it is not done on this thread.
+        // The system call may block, so it is not made on this thread.
         let (room, missing) = self.disk.look(names).await;
         if let Some(room) = room {
             self.observed.space.set_available(room.available);
         }
         for ((shard, number), is_missing) in shards.iter().zip(active).zip(missing) {
-            // One that is not written any more may have been removed for good reason.
+            // A segment that is not written any more may have been removed for good reason.
             if is_missing && number == shard.segment.get() {
                 shard.is_segment_gone.set(true);
                 shard.staged_event.raise();
@@ -49,7 +48,7 @@ impl Core {
             }
             shard.publish_breaker(Instant::now());
             shard.publish_memory();
-            // Another owner was reading them when there was nothing else to be done.
+            // Rows left because another owner was reading them when upkeep last had time.
             let has_rows_left = |engine: &Engine| engine.store().has_rows_left();
             if shard.engine.borrow().as_ref().is_some_and(has_rows_left) {
                 self.upkeep.raise();
@@ -57,14 +56,14 @@ impl Core {
         }
     }
 
-    /// There is no room for another segment.
+    /// True if there is no room for another segment.
     pub(super) fn is_disk_full(&self) -> bool {
         self.observed.space.available() < self.settings.segment_bytes + SMALL_FILES_BYTES
     }
 }
 
 impl Shard {
-    /// Says how much memory its parts take.
+    /// Publishes the memory of each part of the shards.
     fn publish_memory(&self) {
         let Ok(engine) = self.engine.try_borrow() else {
             return;
@@ -86,7 +85,7 @@ impl Shard {
         }
     }
 
-    /// Refuses if the log is not to be written now.
+    /// Refuses if the breaker does not admit writes to the log.
     pub(super) fn check_log(&self) -> Result<()> {
         if self.counters.is_read_only() {
             let what = format!(
@@ -110,8 +109,8 @@ impl Shard {
         }
     }
 
-    /// Waits until the log is durable up to `position`, where it has been written again so often:
-    /// what a failure has it write again gets another chain, and is not the same position.
+    /// Waits until the log is durable up to `position`, given that it was written again `rewrites` times: groups that
+    /// are written again after a failure get another chain, which makes their position another one.
     pub(super) async fn wait_durable(
         &self,
         position: Position,
@@ -132,7 +131,7 @@ impl Shard {
         }
     }
 
-    /// The log could not be written.
+    /// Counts a failed write of the log.
     pub(super) fn log_failed(&self, kind: Kind) {
         let now = Instant::now();
         self.counters.wal_failures.add(1);
@@ -146,7 +145,7 @@ impl Shard {
         self.publish_breaker(now);
     }
 
-    /// A group was written.
+    /// Counts a written group.
     pub(super) fn log_succeeded(&self) {
         if self.breaker.borrow().is_closed() {
             return;
@@ -156,7 +155,7 @@ impl Shard {
         self.publish_breaker(now);
     }
 
-    /// Does as an operator says, and tells how the breaker is then.
+    /// Executes a command of an operator, and returns the state of the breaker after it.
     pub(super) fn command_breaker(&self, command: Option<Command>) -> Report {
         let now = Instant::now();
         if let Some(command) = command {

@@ -1,17 +1,17 @@
-//! When a certificate ends, read from its DER (RFC 5280): the one field that is needed, and no more.
+//! End of validity of a certificate, read from its DER (RFC 5280): no other field is parsed.
 
-/// Tags of DER.
+/// DER tags.
 const SEQUENCE: u8 = 0x30;
 const VERSION: u8 = 0xa0;
 const UTC_TIME: u8 = 0x17;
 const GENERALIZED_TIME: u8 = 0x18;
 
-/// The end of a certificate (`notAfter`), in Unix seconds; `None` if it is not where it has to be.
+/// End of validity of a certificate (`notAfter`), in Unix seconds; `None` if it is not at its place.
 pub(super) fn not_after(der: &[u8]) -> Option<i64> {
     let (SEQUENCE, mut certificate, _) = element(der)? else { return None };
     let (SEQUENCE, mut fields, _) = next(&mut certificate)? else { return None };
     let (tag, ..) = element(fields)?;
-    // Version, which may be left out; serial number, signature algorithm, issuer.
+    // Version, which may be absent; serial number, signature algorithm, issuer.
     for _ in 0..if tag == VERSION { 4 } else { 3 } {
         next(&mut fields)?;
     }
@@ -21,7 +21,7 @@ pub(super) fn not_after(der: &[u8]) -> Option<i64> {
     unix_seconds(tag, std::str::from_utf8(time).ok()?)
 }
 
-/// The first element: tag, content, and what comes behind.
+/// The first element: tag, content, and the rest.
 fn element(der: &[u8]) -> Option<(u8, &[u8], &[u8])> {
     let (&[tag, first], rest) = der.split_first_chunk::<2>()?;
     let (length, rest) = match first {
@@ -77,7 +77,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_certificate_has_no_end() {
+    fn bytes_that_are_no_certificate_have_no_end() {
         let whole = made_until(2030);
         for cut in 0..whole.len() {
             assert_eq!(not_after(&whole[..cut]), None, "{cut}");

@@ -1,4 +1,4 @@
-//! What one tenant can learn of another, by any RPC: nothing.
+//! Isolation of tenants: no RPC discloses anything about another tenant.
 
 use std::collections::HashMap;
 
@@ -14,7 +14,7 @@ use tonic::{Code, Request, Status};
 use crate::common::{Client, insert, runtime, search};
 use crate::{ACME, BETA, Entry, Place, ROOT, by, put, vector};
 
-/// Documents of the one, and of the other: some have the same ids.
+/// Numbers of documents of the two tenants: some have equal ids.
 const OF_ACME: u64 = 40;
 const OF_BETA: u64 = 5;
 
@@ -27,9 +27,9 @@ fn query(doc_id: u64) -> QueryRequest {
     QueryRequest { doc_id, include_embedding: true, namespace: String::new() }
 }
 
-/// Every way to look for what others have.
+/// Searches of every kind that might find another tenant's documents.
 fn searches() -> Vec<SearchRequest> {
-    // Exactly where a document of the other is.
+    // Exactly at a document of the other tenant.
     let near = vector(&ACME, 7);
     let plain = SearchRequest { include_embeddings: true, ..search(&near, 1_000) };
     let filtered = |filter| SearchRequest { filter: Some(filter), ..plain.clone() };
@@ -68,7 +68,7 @@ async fn fill(client: &mut Client) {
     }
 }
 
-/// All that a tenant has, by id: it finds that, and finds no other's.
+/// All documents of a tenant, read by id: each is its own.
 async fn all_of(client: &mut Client, entry: &Entry<'_>) -> Vec<u64> {
     let request = SearchRequest { exact: true, ..search(&vector(entry, 1), 1_000) };
     let found = client.search(by(entry, request)).await.unwrap().into_inner();
@@ -130,7 +130,7 @@ async fn reads(client: &mut Client) {
     let request = ListDocumentsRequest { filter: Some(theirs), ..Default::default() };
     let page = client.list_documents(by(&BETA, request)).await.unwrap().into_inner();
     assert!(page.documents.is_empty() && !page.has_more);
-    // As if it were not there: the same words as for an id that nobody has.
+    // As if the document did not exist: the error text equals that for an unknown id.
     let like = |id| SearchRequest { k: 3, query_doc_id: id, ..SearchRequest::default() };
     let theirs = client.search(by(&BETA, like(OF_ACME))).await.unwrap_err();
     let nobodys = client.search(by(&BETA, like(999))).await.unwrap_err();
@@ -153,7 +153,7 @@ async fn writes(client: &mut Client) {
             assert!(!updated.into_inner().existed && !deleted.into_inner().existed);
         }
     }
-    // Ids that would be another's if nobody looked: tenant numbers are the upper half.
+    // Ids that would be another tenant's without a check: tenant numbers are the upper half.
     for id in [1 << 32 | 7, u64::MAX] {
         let message = insert(id, &vector(&BETA, 1), &[]);
         let refused = [
@@ -188,7 +188,7 @@ async fn writes(client: &mut Client) {
 }
 
 #[test]
-fn nobody_sees_or_touches_what_another_has() {
+fn a_tenant_neither_sees_nor_changes_documents_of_another() {
     for partitions in ["1", "2"] {
         let place = Place::new(&[ACME, BETA, ROOT], &[("runtime.partitions", partitions)]);
         let mut process = place.start();
@@ -201,7 +201,7 @@ fn nobody_sees_or_touches_what_another_has() {
             // An operator has no documents but its own.
             assert!(all_of(&mut client, &ROOT).await.is_empty());
         });
-        // The same after a crash, from the log, and from a snapshot.
+        // Unchanged after a crash, from the log and from a snapshot.
         process.kill();
         process = place.start();
         runtime().block_on(async {
@@ -223,7 +223,7 @@ fn nobody_sees_or_touches_what_another_has() {
     }
 }
 
-/// Every RPC, with a request that is good in itself: how it is answered.
+/// Result of every RPC, with a request that is valid in itself.
 async fn every_rpc(client: &mut Client, entry: Option<&str>) -> Vec<(&'static str, Code)> {
     fn request<T>(key: Option<&str>, message: T) -> Request<T> {
         match key {
@@ -276,7 +276,7 @@ async fn every_rpc(client: &mut Client, entry: Option<&str>) -> Vec<(&'static st
     ]
 }
 
-/// What only operators may.
+/// RPCs that only operators may call.
 const OPERATORS: [&str; 4] = ["Metrics", "FlushHotTier", "CreateSnapshot", "GetConfig"];
 
 #[test]
@@ -299,7 +299,7 @@ fn every_rpc_asks_for_a_key_and_some_for_that_of_an_operator() {
         for (rpc, code) in every_rpc(&mut client, Some(&ROOT.key())).await {
             assert_eq!(code, Code::Ok, "{rpc}");
         }
-        // The two refusals are told apart, and the other header does as well.
+        // The two refusals differ, and the other header works as well.
         let missing = client.query(query(1)).await.unwrap_err();
         let invalid = client.query(crate::with_key(&unknown, query(1))).await.unwrap_err();
         assert!(missing.message().contains("x-api-key") && missing.message() != invalid.message());
@@ -317,7 +317,7 @@ fn every_rpc_asks_for_a_key_and_some_for_that_of_an_operator() {
         both.metadata_mut().insert("authorization", format!("Bearer {unknown}").parse().unwrap());
         assert!(client.query(both).await.is_ok(), "x-api-key wins");
     });
-    // Nothing that was said names a key.
+    // No log line contains a key.
     let log = process.log();
     assert!([ACME.key(), BETA.key(), ROOT.key()].iter().all(|key| !log.contains(key)));
     process.stop();

@@ -35,7 +35,7 @@ fn keys_change_while_the_server_runs_and_a_bad_file_changes_nothing() {
         let mut client = process.client().await;
         put(&mut client, &ACME, 1).await.unwrap();
         assert_eq!(code(&mut client, &BETA).await, Code::Unauthenticated);
-        // Noticed without being told.
+        // Noticed without a signal.
         write_keys(&place.keys, &[ACME, BETA, ROOT]);
         let mut other = client.clone();
         eventually("the new key is taken", || {
@@ -45,7 +45,7 @@ fn keys_change_while_the_server_runs_and_a_bad_file_changes_nothing() {
         .await;
         put(&mut client, &BETA, 1).await.unwrap();
         assert_eq!(code(&mut client, &ACME).await, Code::Ok);
-        // Half a file, and none: the keys of before stay.
+        // A truncated file, and a missing one: the previous keys stay in force.
         let reload = || {
             let headers = [("x-api-key", ROOT.key())];
             let headers = headers.each_ref().map(|(name, value)| (*name, value.as_str()));
@@ -59,7 +59,7 @@ fn keys_change_while_the_server_runs_and_a_bad_file_changes_nothing() {
         let refused = reload();
         assert!(refused.code == 400 && refused.body.contains("can't be read"), "{refused:?}");
         assert_eq!(code(&mut client, &ACME).await, Code::Ok);
-        // A key that is switched off, at once on a signal.
+        // A disabled key, applied at once on a signal.
         let off = Entry { more: "enabled: false", ..ACME };
         write_keys(&place.keys, &[off, BETA, ROOT]);
         process.signal("HUP");
@@ -84,7 +84,7 @@ fn a_tenant_keeps_its_documents_whatever_becomes_of_the_file_of_numbers() {
     });
     assert!(numbers.exists());
     process.kill();
-    // Lost, while other tenants have come: the documents still tell whose they are.
+    // The file of numbers is lost after other tenants have come: documents still name their tenants.
     std::fs::remove_file(&numbers).unwrap();
     let early = Entry { tenant: "aaa", mark: 'e', more: "" };
     write_keys(&place.keys, &[early, BETA, ROOT]);
@@ -99,20 +99,20 @@ fn a_tenant_keeps_its_documents_whatever_becomes_of_the_file_of_numbers() {
     };
     assert!(found(&process, &BETA) && !found(&process, &early));
     process.kill();
-    // Changed by hand, so that one tenant would see another's documents: refused.
+    // Edited so that one tenant would see another's documents: refused.
     let text = std::fs::read_to_string(&numbers).unwrap();
     let swapped = text.replace("beta_2", "x").replace("aaa", "beta_2").replace("\"x\"", "\"aaa\"");
     std::fs::write(&numbers, swapped).unwrap();
     let said = Process::refused(&place.data_dir(), &place.settings());
     assert!(said.contains("tenants.json") && said.contains("made anew"), "{said}");
-    // The way out that it names.
+    // The remedy that the refusal names.
     std::fs::remove_file(&numbers).unwrap();
     let process = place.start();
     assert!(found(&process, &BETA) && !found(&process, &early));
     process.stop();
 }
 
-/// `--check-config` says what a start would, of files as well, and touches nothing.
+/// `--check-config` reports what a start would, also about files, and changes nothing.
 #[test]
 fn a_configuration_is_checked_with_the_files_that_it_names() {
     let place = Place::new(&[ACME], &[]);
@@ -141,8 +141,8 @@ fn a_configuration_is_checked_with_the_files_that_it_names() {
     assert!(!place.data_dir().exists());
 }
 
-/// Streams that are open when their key is switched off end, with their next message at the latest; what came
-/// before is kept, and nothing after it is stored or answered.
+/// Streams that are open when their key is disabled end with their next message at the latest; earlier messages are
+/// kept, and no later one is stored or answered.
 #[test]
 fn a_stream_ends_with_its_key() {
     let place = Place::new(&[ACME, ROOT], &[]);
@@ -189,7 +189,7 @@ fn a_stream_ends_with_its_key() {
             let status = ended.await.unwrap().unwrap_err();
             assert_eq!(status.code(), Code::Unauthenticated, "{status:?}");
         }
-        // No message has to come for that.
+        // This needs no further message.
         let status = tokio::time::timeout(PATIENCE, found.message()).await.unwrap().unwrap_err();
         assert_eq!(status.code(), Code::Unauthenticated, "{status:?}");
         drop(searches);
@@ -207,8 +207,8 @@ fn a_stream_ends_with_its_key() {
     process.stop();
 }
 
-/// A pipe, or a device, in the place of the file is refused at once: the keys in force stay, a good file
-/// is taken afterwards, and the server ends when it is told to.
+/// A pipe or a device in place of the file is refused at once: the keys in force stay, a valid file is accepted
+/// afterwards, and the server ends when told to.
 #[test]
 fn a_pipe_in_the_place_of_the_key_file_holds_up_nothing() {
     let place = Place::new(&[ACME, ROOT], &[]);
@@ -239,7 +239,7 @@ fn a_pipe_in_the_place_of_the_key_file_holds_up_nothing() {
     process.stop();
 }
 
-/// The configuration may come from a pipe at a start, and is not waited for while the server runs.
+/// The configuration may come from a pipe at the start; a reload does not wait for it.
 #[test]
 fn a_reload_does_not_wait_for_a_pipe() {
     let directory = crate::common::directory();

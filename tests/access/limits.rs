@@ -1,4 +1,4 @@
-//! Quotas and rates.
+//! Quotas and rate limits.
 
 use kyrodb::proto::{DeleteRequest, HealthRequest, InsertRequest, QueryRequest, SearchRequest};
 use tonic::{Code, Status};
@@ -33,21 +33,21 @@ fn a_quota_counts_documents_and_no_new_version_of_one() {
         assert!(refused.message().contains("max_vectors"), "{refused:?}");
         put(&mut client, &BETA, 1).await.unwrap();
     });
-    // Counted anew from what is there.
+    // Counted again from the documents.
     process.kill();
     process = place.start();
     runtime().block_on(async {
         let mut client = process.client().await;
         is_exhausted(&put(&mut client, &SMALL, QUOTA + 1).await.unwrap_err());
-        // In a stream, one that is too many fails alone.
+        // In a stream, only the excess document fails.
         let stream = tokio_stream::iter(documents(3..=5));
         let done = client.bulk_insert(by(&SMALL, stream)).await.unwrap().into_inner();
         assert_eq!((done.total_inserted, done.total_failed), (1, 2));
         assert!(done.error.contains("max_vectors"), "{}", done.error);
-        // A bulk load is refused as a whole, though what came before is kept.
+        // A bulk load is refused as a whole, though earlier documents are kept.
         let stream = tokio_stream::iter(documents(1..=200));
         is_exhausted(&client.bulk_load_hnsw(by(&SMALL, stream)).await.unwrap_err());
-        // A place is free as soon as a document is deleted, once.
+        // A deleted document frees one place, once.
         let delete = DeleteRequest { doc_id: 1, namespace: String::new() };
         for existed in [true, false] {
             let done = client.delete(by(&SMALL, delete.clone())).await.unwrap().into_inner();
@@ -55,7 +55,7 @@ fn a_quota_counts_documents_and_no_new_version_of_one() {
         }
         put(&mut client, &SMALL, 9).await.unwrap();
         is_exhausted(&put(&mut client, &SMALL, 10).await.unwrap_err());
-        // Clients in a hurry get no more than there is.
+        // Concurrent clients get no more places than there are.
         let delete = DeleteRequest { doc_id: 9, namespace: String::new() };
         client.delete(by(&SMALL, delete)).await.unwrap();
         let inserts = (100..140).map(|id| {
@@ -68,8 +68,8 @@ fn a_quota_counts_documents_and_no_new_version_of_one() {
     process.stop();
 }
 
-/// A bucket of ten that fills in a second is emptied by what comes at once; how many more get
-/// through depends on the time that it takes.
+/// A bucket of ten tokens that fills in a second is emptied by a burst; how many more requests pass depends on the time
+/// that it takes.
 #[test]
 fn a_tenant_has_its_rate_and_one_that_floods_costs_others_nothing() {
     let slow = Entry { tenant: "slow", mark: 's', more: "max_qps: 10" };
@@ -95,12 +95,12 @@ fn a_tenant_has_its_rate_and_one_that_floods_costs_others_nothing() {
         assert!((10.0..=most).contains(&allowed), "{allowed} of at most {most}");
         answers.iter().filter_map(|answer| answer.as_ref().err()).for_each(is_exhausted);
         let mut client = client;
-        // It costs others nothing, and what is free stays free.
+        // The other tenants are not affected, and free methods stay free.
         for _ in 0..100 {
             put(&mut client, &ACME, 1).await.unwrap();
             client.health(by(&slow[0], HealthRequest::default())).await.unwrap();
         }
-        // Each message of a stream has its price, and the stream ends where there is no more.
+        // Each message of a stream costs a token, and the stream ends when none is left.
         let one = || search(&vector(&ACME, 1), 1);
         let stream = tokio_stream::iter((0..100).map(|_| one()).collect::<Vec<SearchRequest>>());
         let mut found = client.bulk_search(by(&slow[0], stream)).await.unwrap().into_inner();
@@ -150,9 +150,9 @@ fn all_tenants_together_have_a_rate_that_operators_can_change() {
     process.stop();
 }
 
-/// A client in a hurry is no fault of the server: what it is refused does not miss an objective.
+/// Refusals for a rate are not the server's fault: they do not count against an objective.
 #[test]
-fn what_a_rate_refuses_is_no_error_of_the_server() {
+fn refusals_for_a_rate_are_no_errors_of_the_server() {
     let slow = [Entry { tenant: "slow", mark: 'l', more: "max_qps: 1" }];
     let place = Place::new(&[slow[0], ROOT], &[("slo.min_samples", "1")]);
     let process = place.start();
@@ -178,7 +178,7 @@ fn what_a_rate_refuses_is_no_error_of_the_server() {
     process.stop();
 }
 
-/// What is refused for a rate is refused for its headers: nothing of its message has to come.
+/// A request refused for its rate is refused by its headers: no byte of its message has to arrive.
 #[test]
 fn a_rate_is_charged_before_a_request_is_read() {
     use hyper_util::rt::{TokioExecutor, TokioIo};
@@ -211,20 +211,20 @@ fn a_rate_is_charged_before_a_request_is_read() {
     process.stop();
 }
 
-/// One of two, in turn.
+/// True and false in turn.
 fn rand_bit() -> bool {
     use std::sync::atomic::{AtomicBool, Ordering};
     static LAST: AtomicBool = AtomicBool::new(false);
     LAST.fetch_xor(true, Ordering::Relaxed)
 }
 
-/// Searches of one tenant are all that its share lets in, while another one, a search at a time, finds a
-/// place at once.
+/// One tenant uses its whole share of the searches in flight, while another one, a search at a time, gets a place at
+/// once.
 #[test]
 fn a_flood_of_searches_leaves_others_their_places() {
     const DOCUMENTS: u64 = 3_000;
     let quota = Entry { tenant: "acme", mark: 'a', more: "max_vectors: 10000" };
-    // The same search over and over would be answered from the cache, and take no place.
+    // A repeated search would be answered from the cache, without taking a place.
     let settings =
         [("timeouts.max_concurrent_queries", "8"), ("cache.query_cache_enabled", "false")];
     let place = Place::new(&[quota, BETA, ROOT], &settings);

@@ -1,4 +1,4 @@
-//! Who may do what, seen from outside: TLS, keys, tenants, quotas, rate limits, usage, modes.
+//! Access control seen from outside: TLS, keys, tenants, quotas, rate limits, usage, modes.
 
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test")]
 
@@ -20,7 +20,7 @@ use tonic::{Request, Response, Status};
 
 const DIMENSION: usize = 8;
 
-/// A key of a tenant; `mark` tells it from its others.
+/// A key of a tenant; `mark` distinguishes its keys.
 fn key(tenant: &str, mark: char) -> String {
     format!("kyro_{tenant}_{}", String::from(mark).repeat(32))
 }
@@ -59,7 +59,7 @@ fn key_file(entries: &[Entry<'_>]) -> String {
     text
 }
 
-/// Writes the file as a whole, as operators should.
+/// Replaces the file as a whole, as operators should.
 fn write_keys(path: &Path, entries: &[Entry<'_>]) {
     let temporary = path.with_extension("new");
     std::fs::write(&temporary, key_file(entries)).unwrap();
@@ -119,7 +119,7 @@ async fn put(
     client.insert(by(entry, insert(id, &vector(entry, id), &pairs))).await
 }
 
-/// The vector of a tenant's document: others have other ones under the same id.
+/// The vector of a tenant's document; it differs between tenants.
 fn vector(entry: &Entry<'_>, id: u64) -> Vec<f32> {
     common::vector(id * 1_000 + u64::from(u32::from(entry.mark)), DIMENSION)
 }

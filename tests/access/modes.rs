@@ -1,4 +1,4 @@
-//! What operators switch on and off.
+//! Modes that operators switch: read-only, maintenance, shutdown, reload.
 
 use kyrodb::proto::{FlushRequest, HealthRequest, QueryRequest};
 use serde_json::Value;
@@ -17,7 +17,7 @@ fn post(process: &Process, path: &str) -> Answer {
     http(process.http, "POST", path).unwrap()
 }
 
-/// How a write and a read are answered.
+/// Results of a write and of a read.
 async fn codes(client: &mut Client) -> [Code; 4] {
     fn code<T>(answer: Result<T, tonic::Status>) -> Code {
         let Err(status) = answer else { return Code::Ok };
@@ -68,8 +68,8 @@ fn read_only_outlives_a_restart_and_maintenance_does_not() {
     assert!(code == 200 && why.contains("read-only"), "{why}");
     assert_eq!(post(&process, "/admin/read-only?state=off").code, 200);
     assert_eq!(ask(&process), all);
-    // In maintenance nothing is answered, and balancers look elsewhere; what operators do works, and
-    // nobody should start the process anew.
+    // In maintenance no client is answered, and load balancers look elsewhere; operators' requests work, and the
+    // process should not be restarted.
     assert_eq!(post(&process, "/admin/maintenance?state=on").code, 200);
     assert_eq!(ask(&process), [refused; 4]);
     let (code, why) = reason(&process);
@@ -113,7 +113,7 @@ fn a_server_is_shut_down_over_http_and_what_was_acknowledged_is_there() {
 }
 
 #[test]
-fn pages_tell_what_is_in_force_and_what_is_there() {
+fn pages_show_settings_in_force_and_documents() {
     let place = Place::new(&[ROOT], &[("slo.p99_latency_ms", "25")]);
     let process = place.start();
     runtime().block_on(async { put(&mut process.client().await, &ROOT, 1).await.unwrap() });
@@ -131,7 +131,7 @@ fn pages_tell_what_is_in_force_and_what_is_there() {
     let slo = page("/slo");
     assert_eq!(slo["slo_thresholds"]["p99_latency_ns"], 25_000_000);
     assert_eq!(slo["slo_breaches"]["p99_latency"], false);
-    // What is done is kept in the log: by whom, and how it ended.
+    // Operators' actions are logged: the requester, and the result.
     crate::get(&process, "/admin/read-only", &ROOT.key());
     let log = process.log();
     let line = log.lines().find(|line| line.contains("/admin/read-only")).unwrap_or_default();
@@ -162,7 +162,7 @@ fn a_reload_changes_what_can_change_and_names_the_rest() {
     runtime().block_on(crate::common::eventually("the objective changes", || async {
         threshold() == 99_000_000
     }));
-    // The page shows what is in force, and not what needs a restart.
+    // The page shows values in force, and not those that need a restart.
     let page: Value = serde_json::from_str(&get(process.http, "/config").unwrap().1).unwrap();
     let file = path.to_string_lossy();
     assert_eq!(page["slo.p99_latency_ms"]["value"], 99.0);
@@ -190,7 +190,7 @@ fn a_reload_changes_what_can_change_and_names_the_rest() {
     process.stop();
 }
 
-/// As systemd starts it, which listens on a socket.
+/// Started as by systemd, which listens on a socket.
 #[test]
 fn systemd_is_told_how_the_server_is() {
     let directory = directory();
@@ -213,7 +213,7 @@ fn systemd_is_told_how_the_server_is() {
         std::mem::take(&mut told)
     };
     let start = until("READY=1");
-    // What it is comes before that it serves.
+    // STATUS comes before READY.
     assert!(start.contains("STATUS=healthy"), "{start}");
     until("WATCHDOG=1");
     assert_eq!(post(&process, "/admin/maintenance?state=on").code, 200);
@@ -227,7 +227,7 @@ fn systemd_is_told_how_the_server_is() {
     assert_eq!(process.wait(), Some(0));
 }
 
-/// A page that a browser on the machine shows may have it send requests here; it says that it does.
+/// A web page in a browser on this machine may send requests here; the browser's headers say so.
 #[test]
 fn a_page_in_a_browser_is_no_operator() {
     let directory = directory();
@@ -236,7 +236,7 @@ fn a_page_in_a_browser_is_no_operator() {
     for header in [("Origin", "https://elsewhere.example"), ("Sec-Fetch-Site", "cross-site")] {
         let answer = crate::common::http_with(process.http, "POST", path, &[header]).unwrap();
         assert_eq!(answer.code, 403, "{header:?}: {answer:?}");
-        // Nor has it any business with what is only read.
+        // Reading pages is refused as well.
         for path in ["/config", "/metrics", "/health"] {
             let answer = crate::common::http_with(process.http, "GET", path, &[header]).unwrap();
             assert_eq!(answer.code, 403, "{path} {header:?}: {answer:?}");
@@ -258,7 +258,7 @@ fn ask(process: &Process, path: &str, host: &str, more: &str) -> (u16, String) {
     (code, answer)
 }
 
-/// A page may give its own name this server's address: it is asked for by a name that it does not have.
+/// A web page may map its own name to this server's address: requests with a foreign host name are refused.
 #[test]
 fn pages_are_answered_by_the_names_of_the_server_alone() {
     let directory = directory();
@@ -285,7 +285,7 @@ fn pages_are_answered_by_the_names_of_the_server_alone() {
             assert!(answer.contains("server.http_allowed_hosts"), "{answer}");
         }
     }
-    // Behind a proxy all the world is at hand.
+    // Behind a proxy all clients seem to be local.
     for (path, code) in [("/admin/read-only", 403), ("/config", 403), ("/metrics", 200)] {
         let more = "X-Forwarded-For: 192.0.2.1\r\n";
         assert_eq!(ask(&process, path, "localhost", more).0, code, "{path}");
@@ -293,11 +293,11 @@ fn pages_are_answered_by_the_names_of_the_server_alone() {
     process.stop();
 }
 
-/// In a network monitors come by names that the server can't know; the rest is as guarded as on loopback.
+/// In a network, monitors use names that the server can't know; the other pages are as guarded as on loopback.
 #[test]
 fn monitors_come_by_any_name_where_pages_are_open_to_a_network() {
     let directory = directory();
-    // Elsewhere, pages that a network can reach have to ask for a key.
+    // On other addresses, pages that a network can reach have to require a key.
     let settings = [
         ("runtime.shards", "1"),
         ("server.http_host", "0.0.0.0"),
@@ -339,16 +339,15 @@ fn log_files_have_a_size_and_a_number() {
     logs.sort();
     let found: Vec<&str> = logs.iter().map(|(name, _)| name.as_str()).collect();
     assert_eq!(found, ["kyrodb.log", "kyrodb.log.1", "kyrodb.log.2"]);
-    // The line that fills it is whole.
+    // The line that fills a file is whole.
     assert!(logs.iter().all(|(_, bytes)| *bytes < 5_000), "{logs:?}");
     let last = std::fs::read_to_string(&path).unwrap();
     assert!(last.contains("good-bye"), "{last}");
 }
 
-/// What is refused while the server is read-only or in maintenance was asked for by operators: it does not
-/// miss an objective.
+/// Refusals during read-only or maintenance were requested by operators: they do not count against an objective.
 #[test]
-fn what_is_refused_for_planned_work_is_no_error_of_the_server() {
+fn refusals_for_planned_work_are_no_errors_of_the_server() {
     let directory = directory();
     let settings = [("runtime.shards", "1"), ("slo.min_samples", "1")];
     let process = Process::start(&directory.path().join("data"), &settings);

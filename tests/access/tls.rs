@@ -11,7 +11,7 @@ use crate::DIMENSION;
 use crate::common::certificates::{Authority, Signed};
 use crate::common::{Client, Process, directory, eventually, insert, runtime};
 
-/// The files of a server.
+/// Certificate and key files of a server.
 struct Files {
     directory: tempfile::TempDir,
 }
@@ -28,7 +28,7 @@ impl Files {
         self.directory.path().join(name)
     }
 
-    /// Key first, certificate later: in between they do not fit.
+    /// Writes the key first and the certificate later: in between they do not match.
     fn write(&self, signed: &Signed) {
         std::fs::write(self.path("key.pem"), &signed.key).unwrap();
         std::fs::write(self.path("cert.pem"), &signed.certificate).unwrap();
@@ -71,8 +71,8 @@ async fn dial(
     endpoint.connect().await
 }
 
-/// True if a request is answered. A server that refuses the client's certificate says so only after
-/// the client has sent something.
+/// True if a request is answered. A server that refuses the client's certificate says so only after the client has sent
+/// something.
 async fn is_served(address: SocketAddr, authority: &Authority, own: Option<&Signed>) -> bool {
     match dial(address, authority, own).await {
         Ok(channel) => {
@@ -97,7 +97,7 @@ async fn ask(
     authority: &Authority,
     path: &str,
 ) -> Result<reqwest::Response, String> {
-    // Both providers may be in the tree of a test: which one is meant has to be said.
+    // A test may link both providers, so one has to be named.
     let provider = rustls::crypto::ring::default_provider();
     provider.install_default().ok();
     let root = reqwest::Certificate::from_pem(authority.pem().as_bytes()).unwrap();
@@ -126,7 +126,7 @@ fn both_ports_speak_tls_and_nothing_else() {
         client.insert(insert(1, &vector, &[])).await.unwrap();
         let found = client.search(crate::common::search(&vector, 1)).await.unwrap().into_inner();
         assert_eq!(crate::common::ids(&found), [1]);
-        // Another authority's certificate is not believed, and plain text is not answered.
+        // A certificate of another authority is not trusted, and plain text is not answered.
         assert!(!is_served(process.grpc, &Authority::new(), None).await);
         let plain = Endpoint::from_shared(format!("http://{}", process.grpc)).unwrap();
         if let Ok(channel) = plain.connect().await {
@@ -135,7 +135,7 @@ fn both_ports_speak_tls_and_nothing_else() {
         }
         let plain = crate::common::get(process.http, "/ready");
         assert!(plain.map_or(true, |(code, _)| code == 0), "HTTP without TLS is not answered");
-        // Clients that connect and say nothing keep nobody waiting.
+        // Clients that connect and send nothing do not block others.
         let silent: Vec<TcpStream> = (0..200)
             .map(|n| TcpStream::connect(if n % 2 == 0 { process.http } else { process.grpc }))
             .collect::<Result<_, _>>()
@@ -154,7 +154,7 @@ fn clients_show_a_certificate_where_that_is_asked_for() {
     let process = files.spawn(true);
     runtime().block_on(async {
         let own = authority.sign(2090);
-        // Health is answered while the log is read; what the command says of a server counts after.
+        // Health is answered while the log is read; the command's report on the server is valid once it is ready.
         eventually("the server is ready", || async { process.log().contains("is ready") }).await;
         assert!(is_served(process.grpc, &authority, Some(&own)).await);
         assert!(!is_served(process.grpc, &authority, None).await);
@@ -166,7 +166,7 @@ fn clients_show_a_certificate_where_that_is_asked_for() {
         std::fs::write(files.path("own.pem"), &own.certificate).unwrap();
         std::fs::write(files.path("own_key.pem"), &own.key).unwrap();
     });
-    // Both ports, by the command.
+    // Both ports, checked by the command.
     let (http, grpc) = (process.http.port(), process.grpc.port());
     let (http, grpc) = (format!("https://localhost:{http}"), format!("https://localhost:{grpc}"));
     let path = |name| files.path(name).to_string_lossy().into_owned();
@@ -186,7 +186,7 @@ fn clients_show_a_certificate_where_that_is_asked_for() {
     process.stop();
 }
 
-/// Runs `kyrodb_ctl`: its exit code, and all that it says.
+/// Runs `kyrodb_ctl`: its exit code, and all its output.
 fn ctl(arguments: &[&str]) -> (Option<i32>, String) {
     let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_kyrodb_ctl"));
     let output = command.args(arguments).output().unwrap();
@@ -200,7 +200,7 @@ fn an_expired_certificate_is_replaced_while_the_server_runs() {
     let files = Files::new(&authority.sign(2001), &authority);
     let process = files.spawn(false);
     runtime().block_on(async {
-        // It is up, and says so in its log; no client believes it.
+        // The server is up, and logs that; no client trusts its certificate.
         eventually("the server is up", || async { process.log().contains("is ready") }).await;
         assert!(!is_served(process.grpc, &authority, None).await);
         assert!(process.log().contains("has expired at 2001-12-31"), "{}", process.log());
@@ -212,7 +212,7 @@ fn an_expired_certificate_is_replaced_while_the_server_runs() {
         // 2090-12-31.
         assert_eq!(crate::common::metric(&metrics, end), Some(3_818_361_600.0));
         assert_eq!(get(process.http, &authority, "/ready").await, Ok(200));
-        // What does not fit, or is no certificate, is not used: the good one stays.
+        // A pair that does not match, or an invalid certificate, is not used: the good one stays.
         std::fs::write(files.path("key.pem"), authority.sign(2090).key).unwrap();
         eventually("the log tells", || async { process.log().contains("is not used") }).await;
         std::fs::write(files.path("cert.pem"), "nothing").unwrap();

@@ -1,4 +1,4 @@
-//! What tenants have used, over HTTP and in files.
+//! Usage of tenants, over HTTP and in files.
 
 use kyrodb::proto::{BulkQueryRequest, DeleteRequest, QueryRequest};
 use serde_json::Value;
@@ -23,7 +23,7 @@ fn usage_is_counted_over_restarts_and_shown_to_whom_it_concerns() {
         for id in 1..=4 {
             put(&mut client, &ACME, id).await.unwrap();
         }
-        // A new version is no new document.
+        // A new version is not a new document.
         put(&mut client, &ACME, 4).await.unwrap();
         let stream = tokio_stream::iter([insert(5, &vector(&ACME, 5), &[])]);
         client.bulk_load_hnsw(by(&ACME, stream)).await.unwrap();
@@ -59,7 +59,7 @@ fn usage_is_counted_over_restarts_and_shown_to_whom_it_concerns() {
         assert!(all["generated_at"].as_str().unwrap().ends_with('Z'));
     };
     check(&process);
-    // Who may not see it, and what is asked wrongly; the key is looked at first.
+    // Callers without permission, and invalid requests; the key is checked first.
     assert_eq!(get(&process, "/usage?scope=all", &acme).code, 403);
     assert_eq!(get(&process, "/usage?scope=all", &acme).body, "forbidden");
     assert_eq!(get(&process, "/usage?scope=some", &acme).code, 400);
@@ -88,7 +88,7 @@ fn pages_ask_for_a_key_as_configured() {
         ("all", &["/metrics", "/slo", "/health", "/ready", "/livez", "/healthz", "/readyz"][..]),
     ] {
         let place = place(auth);
-        // With `all`, readiness is not told without a key.
+        // With `all`, readiness also requires a key.
         let mut process = crate::common::Process::spawn(&place.data_dir(), &place.settings());
         let begun = std::time::Instant::now();
         let key = ACME.key();

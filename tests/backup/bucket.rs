@@ -1,5 +1,5 @@
-//! Backups in S3-compatible storage: what directories do, kills in the middle of an upload, and
-//! what is said where the storage can't be used.
+//! Backups in S3-compatible storage: properties shared with directories, kills in the middle of an upload, and errors
+//! when the storage can't be used.
 
 use std::net::TcpListener;
 use std::process::Command;
@@ -63,7 +63,7 @@ fn a_dry_run_changes_nothing() {
     assert!(!target.exists() && files(place.directory.path()) == before);
 }
 
-/// Larger than a part, so that the upload is one of several requests.
+/// Larger than a part, so that the upload takes several requests.
 const LARGE: &str = "usage/usage_state.snap";
 
 #[test]
@@ -90,7 +90,7 @@ fn age(s3: &S3) {
 }
 
 #[test]
-fn what_was_killed_during_an_upload_is_no_backup_and_is_removed_after_a_day() {
+fn a_backup_killed_during_an_upload_is_removed_after_a_day() {
     let place = Place::in_bucket(50).filled(40);
     let first = place.create(&[]);
     std::fs::create_dir(place.data_dir().join("usage")).unwrap();
@@ -108,7 +108,7 @@ fn what_was_killed_during_an_upload_is_no_backup_and_is_removed_after_a_day() {
         assert_eq!(place.s3().parts() > 0, is_in_parts);
         let left = place.left();
         assert!(left.len() > begun.len(), "{left:?}");
-        // It may go on, for all that others know.
+        // The upload may still be in progress, as far as other processes know.
         assert_says(&place.run(&["prune"]), &["0 removed, 1 kept"]);
         assert_eq!(place.left(), left);
         age(place.s3());
@@ -121,8 +121,8 @@ fn what_was_killed_during_an_upload_is_no_backup_and_is_removed_after_a_day() {
     place.run(&["verify", &second]);
 }
 
-/// A service that answers with an error in the middle: it is tried again for a while, then given
-/// up, and nothing stays.
+/// A service that answers with an error in the middle: the request is retried for a while, then given up, and nothing
+/// is left.
 #[test]
 fn a_failure_during_an_upload_leaves_nothing() {
     let place = Place::in_bucket(51).filled(40);
@@ -134,7 +134,7 @@ fn a_failure_during_an_upload_leaves_nothing() {
     assert!(place.left().is_empty() && place.s3().parts() == 0, "{:?}", place.left());
 }
 
-/// A prune stands still between its word and the look at what is being made.
+/// A prune pauses between writing its mark and checking for backups in progress.
 #[test]
 fn a_reference_that_a_prune_is_about_to_remove_is_refused() {
     let place = Place::in_bucket(52).filled(30);
@@ -159,7 +159,7 @@ fn a_reference_that_a_prune_is_about_to_remove_is_refused() {
 fn storage_that_cannot_be_used_is_named_with_the_way_out() {
     let place = Place::in_bucket(53).filled(10);
     let closed = format!("http://127.0.0.1:{}", free_port());
-    // It is connected to, and never answers.
+    // Accepts connections, and never answers.
     let silent = TcpListener::bind("127.0.0.1:0").unwrap();
     let silent = format!("http://{}", silent.local_addr().unwrap());
     let (s3, url) = (place.s3(), place.s3().url());

@@ -30,8 +30,8 @@ pub(crate) fn restores(mut place: Place) {
         made.push((id, place.contents.clone()));
     }
     process.stop();
-    // At rest, its log has one group more, unless it was at rest before the last backup; then nothing is
-    // written, and nothing is copied.
+    // A log at rest has one more group, unless it was at rest before the last backup; then nothing is written, and
+    // nothing is copied.
     for is_at_rest in [false, true] {
         let id = place.create_on(&made.last().unwrap().0);
         assert!(!is_at_rest || size(&place, &id) == 0);
@@ -62,7 +62,7 @@ fn an_empty_database_comes_back_empty() {
     process.stop();
 }
 
-/// Files that a server keeps beside those of its shards.
+/// Files of a server that belong to no shard.
 #[test]
 fn small_files_beside_the_shards_are_in_it_and_keys_are_not() {
     let place = Place::made(4, 10);

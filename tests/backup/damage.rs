@@ -1,4 +1,4 @@
-//! Damage to backups and to what is backed up: found, named, and nothing else is lost by it.
+//! Damage to backups and to the data directory: it is found and named, and no other data is lost by it.
 
 use std::process::Command;
 
@@ -32,7 +32,7 @@ pub(crate) fn is_found(mut place: Place) {
         let name = path.file_name().unwrap().to_string_lossy().into_owned();
         let said = place.fails(&["verify", &second]);
         assert_says(&said, &[&second, "can't be restored", &name, why]);
-        // Its own copy is the one that is needed, or that of its parent.
+        // The needed copy is its own, or that of its parent.
         if !path.starts_with(place.backup_dir().join(&first)) || !name.starts_with("wal_") {
             let arguments = ["restore", "--backup-id", &second];
             let said = crate::fails(&mut place.command_on(&target, &arguments));
@@ -42,7 +42,7 @@ pub(crate) fn is_found(mut place: Place) {
         flip(&path, offset);
     }
     place.run(&["verify", &second]);
-    // Cut short, and gone.
+    // Truncated, and missing.
     let path = place.file(&first, "snapshot_0000");
     let content = std::fs::read(&path).unwrap();
     std::fs::write(&path, &content[..content.len() - 4_096]).unwrap();
@@ -60,7 +60,7 @@ fn a_damaged_restore_leaves_the_target_as_it_was() {
     let said = place.fails(&["restore", "--backup-id", &id, "--allow-clear"]);
     assert_says(&said, &["wal_0001", "bad checksum"]);
     let mut after = files(&place.data_dir());
-    // The lock names who took it last.
+    // The lock names the last process that took it.
     after.insert(place.data_dir().join("LOCK"), before[&place.data_dir().join("LOCK")].clone());
     assert!(before == after);
     assert_eq!(std::fs::read_dir(place.directory.path()).unwrap().count(), 3, "nothing is left");
@@ -113,9 +113,9 @@ fn damage_in_the_data_directory_is_not_backed_up() {
     place.create(&[]);
 }
 
-/// A backup directory that is full: here, no file there may have more than 8 KiB.
+/// A full backup directory: here, no file there may exceed 8 KiB.
 #[test]
-fn what_could_not_be_written_whole_is_no_backup() {
+fn a_partly_written_backup_does_not_count() {
     let place = Place::made(11, 300);
     let limited = |trap: &str| {
         let script = format!("{trap} ulimit -f 8; exec \"$0\" \"$@\"");
@@ -129,14 +129,14 @@ fn what_could_not_be_written_whole_is_no_backup() {
     assert_says(&crate::said(&output), &["no backup was made", "can't be written", "wal_"]);
     let left = || std::fs::read_dir(place.backup_dir()).unwrap().count();
     assert_eq!(left(), 0, "a failure takes away what it has written");
-    // Killed on the way, it can't.
+    // A killed process can't clean up.
     assert_eq!(limited("").status.code(), None, "killed by a signal");
     assert_eq!((left(), place.list().len()), (1, 0));
     let id = place.create(&[]);
     place.run(&["verify", &id]);
 }
 
-/// A file system that has no room for the second file.
+/// A file system without room for the second file.
 #[test]
 fn a_backup_directory_that_fills_up_half_way_has_no_backup() {
     let place = Place::made(20, 300);

@@ -1,4 +1,4 @@
-//! Backups under writes: what is restored is a state that existed.
+//! Backups during writes: a restored directory has a state that existed.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -12,29 +12,29 @@ use crate::{Place, assert_contents, bulk, snapshot};
 const CLIENTS: usize = 4;
 const FIRST: u64 = 1_000_000;
 
-/// Several shards, and frequent snapshots: files come and go all the time.
+/// Several shards, and frequent snapshots: files appear and disappear all the time.
 const SETTINGS: Settings<'static> =
     &[("runtime.shards", "3"), ("persistence.snapshot_interval_mutations", "300")];
 
-/// Clients write this fast while a backup is made: what a backup takes long for grows, and one that never
-/// catches up would never end.
+/// Pause of clients between writes while a backup is made: the data grow meanwhile, and a backup that never catches up
+/// would never end.
 const PAUSE_BESIDE_BACKUP: Duration = Duration::from_millis(10);
 
-/// How many documents of each client have been acknowledged.
+/// Number of acknowledged documents, by client.
 type Acknowledged = Arc<[AtomicU64; CLIENTS]>;
 
 fn counts(acknowledged: &Acknowledged) -> [u64; CLIENTS] {
     std::array::from_fn(|client| acknowledged[client].load(Ordering::SeqCst))
 }
 
-/// What clients are told.
+/// Signals to clients.
 #[derive(Default)]
 struct Flags {
     is_backing_up: AtomicBool,
     stop: AtomicBool,
 }
 
-/// Stores one document after the other, each with what was acknowledged, of all clients, before
+/// Stores one document after the other, each with the numbers of documents of all clients that were acknowledged before
 /// it was sent.
 async fn work(mut client: Client, own: usize, acknowledged: Acknowledged, flags: Arc<Flags>) {
     for number in 1.. {
@@ -53,13 +53,12 @@ async fn work(mut client: Client, own: usize, acknowledged: Acknowledged, flags:
     }
 }
 
-/// What a restored directory holds: by client, the numbers of its documents and what each has
-/// seen.
+/// Contents of a restored directory: by client, the numbers of its documents, and the numbers stored in each.
 type Found = Vec<BTreeMap<u64, Vec<u64>>>;
 
 fn found(process: &Process, most: [u64; CLIENTS]) -> Found {
     let read = async |client: &mut Client, own: usize| {
-        // A document that was under way has the next number.
+        // A document in flight has the next number.
         let ids: Vec<u64> = (1..=most[own] + 1).map(|n| own as u64 * FIRST + n).collect();
         let seen = |text: &str| text.split(' ').map(|n| n.parse().unwrap()).collect();
         let documents = bulk(client, &ids).await;
@@ -77,8 +76,8 @@ fn found(process: &Process, most: [u64; CLIENTS]) -> Found {
     })
 }
 
-/// Each client's documents are the first it has sent, no fewer than were acknowledged before;
-/// and with a document there is everything that was acknowledged before that was sent.
+/// Each client's documents are the first that it sent, no fewer than were acknowledged before; and for each document,
+/// all documents that were acknowledged before it was sent are there.
 fn assert_existed(found: &Found, before: [u64; CLIENTS], after: [u64; CLIENTS]) {
     let counts: Vec<u64> = found.iter().map(|documents| documents.len() as u64).collect();
     for (client, documents) in found.iter().enumerate() {
@@ -113,7 +112,7 @@ pub(crate) fn exists(place: &Place) {
         .collect();
     let mut made: Vec<(String, [u64; CLIENTS], [u64; CLIENTS])> = Vec::new();
     for round in 1..=5 {
-        // Each shard fills a segment in about two of them.
+        // Each shard fills a segment in about two rounds.
         while counts(&acknowledged).iter().sum::<u64>() < round * 1_000 {
             std::thread::sleep(Duration::from_millis(1));
         }
@@ -145,8 +144,7 @@ pub(crate) fn exists(place: &Place) {
     }
 }
 
-/// The server writes, and is asked for snapshots, as if there were no backup beside it; a restored
-/// directory is one that a server goes on with.
+/// The server writes and takes snapshots as without a backup; a server can continue on a restored directory.
 #[test]
 fn a_restored_directory_is_gone_on_with() {
     let mut place = Place::new(2);
@@ -166,7 +164,7 @@ fn a_restored_directory_is_gone_on_with() {
     let again = Process::start(&place.path("restored"), crate::SETTINGS);
     assert_contents(&again, &place.contents);
     again.stop();
-    // The lineages have parted: nothing of one is taken for a file of the other.
+    // The two histories differ: no file of one is taken for a file of the other.
     let target = place.path("restored");
     let arguments = ["create", "--incremental", "--reference", &id];
     let printed = crate::succeeds(&mut place.command_on(&target, &arguments));

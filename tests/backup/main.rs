@@ -1,5 +1,4 @@
-//! The backup program on real files and real servers: what a backup holds, what a restore makes
-//! of it, and what is refused.
+//! The backup program on real files and real servers: contents of a backup, results of a restore, and refusals.
 
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test")]
 
@@ -27,22 +26,22 @@ use tempfile::TempDir;
 
 use crate::s3::S3;
 
-/// Two shards, whose snapshots are taken only when they are asked for.
+/// Two shards with snapshots only on request.
 const SETTINGS: Settings<'static> = &[
     ("runtime.shards", "2"),
     ("hnsw.distance", "euclidean"),
     ("persistence.snapshot_interval_mutations", "1000000"),
 ];
 
-/// Documents that random changes are about.
+/// Number of documents that random changes concern.
 const COUNT: u64 = 200;
 
-/// A data directory, backups of it, and room for what is restored.
+/// A data directory, its backups, and a place for restored directories.
 struct Place {
     directory: TempDir,
     random: Random,
     contents: Contents,
-    /// Where the backups are, if not in a directory.
+    /// The bucket server, if backups are not in a directory.
     s3: Option<S3>,
 }
 
@@ -52,7 +51,7 @@ impl Place {
         Self { directory: directory(), random, contents, s3: None }
     }
 
-    /// One whose backups are in a bucket.
+    /// With backups in a bucket.
     fn in_bucket(seed: u64) -> Self {
         let place = Self::new(seed);
         let s3 = S3::start(&place.path("s3"));
@@ -63,7 +62,7 @@ impl Place {
         self.s3.as_ref().expect("the backups are in a bucket")
     }
 
-    /// One whose data directory a server has made and left.
+    /// With a data directory that a server has filled and left.
     fn made(seed: u64, changes: usize) -> Self {
         Self::new(seed).filled(changes)
     }
@@ -88,7 +87,7 @@ impl Place {
         self.s3.as_ref().map_or_else(|| self.path("backups"), S3::directory)
     }
 
-    /// The names where the backups are, of whatever has a file.
+    /// Names of all entries of the storage that have a file.
     fn left(&self) -> BTreeSet<String> {
         let backups = self.backup_dir();
         let name = |path: PathBuf| {
@@ -131,17 +130,17 @@ impl Place {
         command
     }
 
-    /// What it prints where it has to succeed.
+    /// Output of a run that has to succeed.
     fn run(&self, arguments: &[&str]) -> String {
         succeeds(&mut self.command(arguments))
     }
 
-    /// What it says where it has to fail.
+    /// Messages of a run that has to fail.
     fn fails(&self, arguments: &[&str]) -> String {
         fails(&mut self.command(arguments))
     }
 
-    /// Makes a backup; its id.
+    /// Makes a backup; returns its id.
     fn create(&self, arguments: &[&str]) -> String {
         let printed = self.run(&[&["create"], arguments].concat());
         let id = printed.lines().find_map(|line| line.strip_prefix("Backup ID: "));
@@ -164,7 +163,7 @@ impl Place {
         serde_json::from_str(&self.run(&["list", "--json"])).unwrap()
     }
 
-    /// Where a file of a backup is.
+    /// Path of a file of a backup.
     fn file(&self, id: &str, prefix: &str) -> PathBuf {
         let entries = std::fs::read_dir(self.backup_dir().join(id)).unwrap();
         let mut paths: Vec<PathBuf> = entries.map(|entry| entry.unwrap().path()).collect();
@@ -197,7 +196,7 @@ async fn snapshot(client: &mut Client) {
     assert!(answer.success, "{answer:?}");
 }
 
-/// The documents that are stored under these ids.
+/// The documents stored under these ids.
 async fn bulk(client: &mut Client, ids: &[u64]) -> Contents {
     let mut found = Contents::new();
     for ids in ids.chunks(1_000) {
@@ -206,7 +205,7 @@ async fn bulk(client: &mut Client, ids: &[u64]) -> Contents {
     found
 }
 
-/// A server has exactly these documents.
+/// Asserts that a server has exactly these documents.
 fn assert_contents(process: &Process, contents: &Contents) {
     let all: Vec<u64> = (1..=COUNT).collect();
     let found = runtime().block_on(async { read(&mut process.client().await, &all).await });
@@ -221,7 +220,7 @@ fn assert_says(text: &str, parts: &[&str]) {
     }
 }
 
-/// All files below a directory, with what is in them.
+/// All files below a directory, with their contents.
 fn files(directory: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
     let (mut open, mut files) = (vec![directory.to_owned()], BTreeMap::new());
     while let Some(path) = open.pop() {

@@ -1,4 +1,4 @@
-//! `--metrics-file`: what monitoring is told of backups.
+//! `--metrics-file`: figures of backups for monitoring.
 
 use std::path::Path;
 
@@ -31,7 +31,7 @@ fn create_and_verify_note_what_they_have_done() {
     let verified = value("kyrodb_backup_last_verified_timestamp_seconds");
     assert!(verified >= made && made.is_some());
 
-    // One that fails says so, and the last good one is as old as it is.
+    // A failed run is noted, and the time of the last good one stays.
     flip(&place.file(&id, "wal_"), 9_000);
     place.fails(&["verify", &id, "--metrics-file", file]);
     assert_eq!(value("kyrodb_backup_verify_succeeded"), Some(0.0));

@@ -10,7 +10,7 @@ fn now() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs()
 }
 
-/// The second that goes on now, once it has ended.
+/// The present second, once it has ended.
 fn ended_second() -> u64 {
     let second = now();
     while now() == second {
@@ -29,8 +29,8 @@ pub(crate) fn restores(mut place: Place) {
     let mut process = Process::start(&place.data_dir(), SETTINGS);
     let mut moments: Vec<(u64, Contents)> = Vec::new();
     let mut parent: Option<String> = None;
-    // Each life of the server completes its segments, so that snapshots make the first of them
-    // dispensable, and only the first backup has them.
+    // Each run of the server completes its segments, so that snapshots make the first of them dispensable, and only the
+    // first backup has them.
     for round in 0..4 {
         place.change(&process, 150);
         moments.push((ended_second(), place.contents.clone()));

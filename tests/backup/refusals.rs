@@ -1,5 +1,5 @@
-//! What a restore may not do: take a directory from a running server, or data that nobody has
-//! given up; and what a dry run does, which is nothing.
+//! Refusals of a restore: a directory that a running server uses, or existing data without permission; and a dry run,
+//! which changes nothing.
 
 use std::path::Path;
 
@@ -15,7 +15,7 @@ fn a_directory_in_use_is_not_restored_to() {
         let said = place.fails(&[&["restore", "--backup-id", &id], more].concat());
         assert_says(&said, &["in use by another server", "Stop that one"]);
     }
-    // A dry run beside it checks the backup, and says what a restore would need.
+    // A dry run beside a server checks the backup, and names the options that a restore would need.
     let dry_run = ["restore", "--backup-id", "latest", "--dry-run"];
     let said = place.run(&dry_run);
     let vectors = format!("{} vectors", place.contents.len());
@@ -75,12 +75,12 @@ fn an_empty_directory_needs_no_permission() {
     let id = place.create(&[]);
     let target = place.path("target");
     std::fs::create_dir(&target).unwrap();
-    // As a server leaves it that has refused to start.
+    // As left by a server that refused to start.
     std::fs::write(target.join("LOCK"), "77\n").unwrap();
     let process = place.restored("target", &["--backup-id", &id]);
     assert_contents(&process, &place.contents);
     process.stop();
-    // A restore would take the backups away that it restores from.
+    // A restore would remove the backups that it restores from.
     let inside = place.path("inside");
     std::fs::create_dir(&inside).unwrap();
     std::fs::rename(place.backup_dir(), inside.join("backups")).unwrap();
@@ -146,7 +146,7 @@ fn a_restore_does_not_destroy_the_backup_that_it_reads() {
         assert_says(&said, &["Before a restore:", why]);
         assert!(files(&backups) == before, "{}", target.display());
     }
-    // Beside the backups there is room, and one that lies elsewhere behind a link is one of them too.
+    // A directory beside the backups may be restored to; one that a link leads to is one of them too.
     let process = place.restored("backups/beside", &["--backup-id", "latest"]);
     process.stop();
     let elsewhere = place.path("elsewhere");
@@ -202,7 +202,7 @@ fn numbers_that_no_backup_has_are_refused_at_once() {
     }
 }
 
-/// Changes what is below `key` in a file as another version of the program might have written it.
+/// Changes the text below `key` in a file as another version of the program might have written it.
 fn rewrite(path: &Path, key: &str, from: &str, to: &str) {
     let text = std::fs::read_to_string(path).unwrap();
     let (_, inner) = text.split_once(&format!("\"{key}\":")).unwrap();
@@ -214,7 +214,7 @@ fn rewrite(path: &Path, key: &str, from: &str, to: &str) {
 }
 
 #[test]
-fn what_a_later_version_has_made_is_not_touched() {
+fn backups_of_a_later_version_are_not_touched() {
     let place = Place::made(21, 30);
     let first = place.create(&[]);
     let second = place.create_on(&first);
@@ -249,7 +249,7 @@ fn what_a_later_version_has_made_is_not_touched() {
         std::fs::write(&record, &good).unwrap();
     }
     place.run(&["verify", &second]);
-    // And the directory that is to be backed up.
+    // The directory that is to be backed up.
     let manifest = place.data_dir().join("MANIFEST");
     rewrite(&manifest, "manifest", "\"version\": 1", "\"version\": 9");
     let said = place.fails(&["create"]);

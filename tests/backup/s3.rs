@@ -28,7 +28,7 @@ pub(crate) struct S3 {
     _runtime: Runtime,
 }
 
-/// Requests that are not answered.
+/// Requests that are left unanswered.
 #[derive(Default)]
 struct Held {
     method_and_part: Mutex<Option<[String; 2]>>,
@@ -55,30 +55,30 @@ impl S3 {
         format!("http://{}", self.address)
     }
 
-    /// Where the objects are below the URL.
+    /// Directory of the objects below the URL.
     pub(crate) fn directory(&self) -> PathBuf {
         self.root.join(BUCKET).join("of/this")
     }
 
-    /// Files of parts that belong to no object yet.
+    /// Number of files of parts that belong to no object yet.
     pub(crate) fn parts(&self) -> usize {
         let entries = std::fs::read_dir(&self.root).unwrap();
         let names = entries.map(|entry| entry.unwrap().file_name());
         names.filter(|name| name.to_string_lossy().contains(".part-")).count()
     }
 
-    /// Lets a program use it.
+    /// Gives a program access to it.
     pub(crate) fn allow(&self, command: &mut Command) {
         set(command, &self.endpoint(), KEY, SECRET);
     }
 
-    /// From now on leaves requests of this method without an answer that name such an object.
+    /// From now on leaves requests of this method that name such an object unanswered.
     pub(crate) fn hold(&self, method: &str, part: &str) {
         self.held.has_come.store(false, Ordering::SeqCst);
         *self.held.method_and_part.lock().unwrap() = Some([method.into(), part.into()]);
     }
 
-    /// Waits for such a request, and answers those that come later.
+    /// Waits for such a request, and answers later ones.
     pub(crate) fn wait_held(&self) {
         let begun = Instant::now();
         while !self.held.has_come.load(Ordering::SeqCst) {
@@ -89,7 +89,7 @@ impl S3 {
     }
 }
 
-/// Sets the variables of a program, and no others.
+/// Sets the variables of a program, and removes others.
 pub(crate) fn set(command: &mut Command, endpoint: &str, key: &str, secret: &str) {
     let others = std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("AWS_"));
     for (name, _) in others {

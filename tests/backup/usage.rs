@@ -1,4 +1,4 @@
-//! Arguments, what is printed, and exit codes.
+//! Arguments, output and exit codes.
 
 use crate::{Place, assert_says, said};
 
@@ -88,7 +88,7 @@ fn backups_are_listed_newest_first_as_table_and_json() {
     assert_eq!(lines.len(), 2, "{table}");
     assert_says(lines[0], &[&second, "Incremental", &first]);
     assert_says(lines[1], &[&first, "Full", " UTC", "before the move"]);
-    // One that can't be read does not hide the others.
+    // An unreadable backup does not hide the others.
     std::fs::write(place.backup_dir().join(&second).join("backup.json"), "{").unwrap();
     let output = place.command(&["list"]).output().unwrap();
     assert_eq!(output.status.code(), Some(0));

@@ -1,4 +1,4 @@
-//! Hits are compared with fresh searches, and none is while something else is to be done.
+//! Comparison of hits with fresh searches, which only happens in idle time.
 
 use crate::common::{eventually, insert, metric, runtime, search, vector};
 use crate::{DIMENSION, find, start};

@@ -1,4 +1,4 @@
-//! Whatever a search depends on: what is asked, what is written, and who can answer.
+//! Everything that an answer depends on: the query, writes, and the shards that can answer.
 
 use std::sync::atomic::Ordering;
 
@@ -67,12 +67,12 @@ fn each_question_has_an_answer_of_its_own() {
         for question in &questions {
             find_twice(&mut client, question).await;
         }
-        // All of them are there still.
+        // All answers are still there.
         for question in &questions {
             assert!(is_hit(&find(&mut client, question).await));
         }
-        // The same question in other words: the default beam, a vector of another length, the vector
-        // of a document, a least score that is none.
+        // An equal query in other terms: the default beam, a vector of another length, the vector of a document, a
+        // least score without effect.
         let longer: Vec<f32> = vector(1, DIMENSION).iter().map(|value| 2.0 * value).collect();
         let same = [
             SearchRequest { ef_search: 50, ..plain.clone() },
@@ -83,7 +83,7 @@ fn each_question_has_an_answer_of_its_own() {
         for question in same {
             assert!(is_hit(&find(&mut client, &question).await), "{question:?}");
         }
-        // Searches of a stream are searches.
+        // Searches of a stream use the cache too.
         let stream = client.bulk_search(tokio_stream::iter([plain.clone(), plain]));
         let mut answers = stream.await.unwrap().into_inner();
         for _ in 0..2 {
@@ -93,7 +93,7 @@ fn each_question_has_an_answer_of_its_own() {
 }
 
 #[test]
-fn whatever_is_written_is_seen_by_the_next_search() {
+fn every_write_is_seen_by_the_next_search() {
     let inside = start(&[]);
     runtime().block_on(async {
         let mut client = inside.client().await;
@@ -125,14 +125,14 @@ fn whatever_is_written_is_seen_by_the_next_search() {
                 _ => break,
             }
             let found = find_twice(&mut client, &question).await;
-            // An upsert into another namespace is all that this question does not show.
+            // An upsert into another namespace is the only change that this query does not show.
             let is_new = seen.last().unwrap().results != found.results;
             assert_eq!(is_new, turn != 1, "turn {turn}");
             seen.push(found);
             turn += 1;
         }
         assert!(seen.last().unwrap().results.is_empty());
-        // Linking what is there changes no answer, and a write that changes nothing does not either.
+        // Linking changes no answer, and neither does a write without effect.
         put(&mut client, 3, "").await;
         find_twice(&mut client, &question).await;
         client.flush_hot_tier(FlushRequest { force: true }).await.unwrap();
@@ -142,7 +142,7 @@ fn whatever_is_written_is_seen_by_the_next_search() {
 }
 
 #[test]
-fn writes_elsewhere_are_none() {
+fn writes_to_other_namespaces_invalidate_no_answer() {
     let inside = start(&[]);
     runtime().block_on(async {
         let mut client = inside.client().await;
@@ -160,7 +160,7 @@ fn writes_elsewhere_are_none() {
         assert!(is_hit(&find(&mut client, &a).await));
         assert_eq!(ids(&find_twice(&mut client, &b).await).len(), 2);
         assert_eq!(ids(&find_twice(&mut client, &any).await).len(), 3);
-        // A document that moves leaves one and comes into the other.
+        // A document that moves leaves one namespace and enters the other.
         put(&mut client, 3, "a").await;
         assert_eq!(ids(&find_twice(&mut client, &a).await).len(), 2);
         assert_eq!(ids(&find_twice(&mut client, &b).await), [2]);
@@ -199,7 +199,7 @@ fn only_whole_answers_are_kept_and_only_while_all_shards_answer() {
 }
 
 #[test]
-fn answers_are_bounded_and_what_comes_once_takes_nobodys_place() {
+fn answers_are_bounded_and_single_queries_evict_none() {
     let inside = start(&[("cache.query_cache_capacity", "10")]);
     let cache = &inside.server().observed().gateway.cache;
     runtime().block_on(async {
@@ -216,10 +216,10 @@ fn answers_are_bounded_and_what_comes_once_takes_nobodys_place() {
         for number in 0..10 {
             assert!(is_hit(&find(&mut client, &question(number)).await));
         }
-        // What comes again does.
+        // A repeated query is kept.
         for number in 10..20 {
             assert!(!is_hit(&find(&mut client, &question(number)).await), "it is kept now");
-            // Unless another question has taken the place of its fingerprint since.
+            // Unless another query has replaced its fingerprint since.
             let again = find(&mut client, &question(number)).await;
             assert!(is_hit(&again) || is_hit(&find(&mut client, &question(number)).await));
         }

@@ -1,5 +1,5 @@
-//! The cache of queries from outside: answers that are given again are those that a search would find,
-//! whatever is written, by whomever, for whomever.
+//! The query cache from outside: cached answers are those that a search would find, whatever was written, by any
+//! client, for any client.
 
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test")]
 
@@ -20,7 +20,7 @@ use kyrodb::proto::{SearchRequest, SearchResponse};
 
 const DIMENSION: usize = 8;
 
-/// No hit is compared with a search of the server's own, unless a test wants that.
+/// The server compares no hit with a search of its own, unless a test wants that.
 const SETTINGS: Settings<'static> =
     &[("runtime.shards", "3"), ("cache.query_cache_checks_per_second", "0")];
 
@@ -36,7 +36,7 @@ fn is_hit(response: &SearchResponse) -> bool {
     response.search_path() == SearchPath::CacheHit
 }
 
-/// What was found, without what it cost.
+/// The results, without the cost.
 fn answer(response: &SearchResponse) -> SearchResponse {
     SearchResponse {
         search_latency_ms: 0.0,
@@ -46,7 +46,7 @@ fn answer(response: &SearchResponse) -> SearchResponse {
     }
 }
 
-/// Searches twice: the first answer has to be fresh, the second one the same from the cache.
+/// Searches twice: the first answer has to be fresh, the second an equal one from the cache.
 async fn find_twice(client: &mut Client, request: &SearchRequest) -> SearchResponse {
     let fresh = find(client, request).await;
     assert!(!is_hit(&fresh), "{request:?} has an answer of before: {fresh:?}");

@@ -1,5 +1,5 @@
-//! Two servers, one with the cache and one without, are told and asked the same at random: they have to
-//! answer the same, always. `KYRODB_CACHE_OPERATIONS` says how much, `KYRODB_CACHE_SEED` what.
+//! Model test: two servers, one with the cache and one without, get equal random operations, and always have to give
+//! equal answers. `KYRODB_CACHE_OPERATIONS` sets the number of operations, `KYRODB_CACHE_SEED` the seed.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -17,19 +17,19 @@ use crate::{DIMENSION, answer, is_hit, start};
 
 const OPERATIONS: u64 = 4_000;
 
-/// Ids, so few that most are written several times, and so few documents that searches scan them:
-/// what a walk finds depends on when documents were linked.
+/// Few ids, so that most are written several times, and few documents, so that searches scan them: results of a walk
+/// depend on when documents were linked.
 const IDS: u64 = 60;
 
-/// Vectors that documents have.
+/// Number of distinct vectors of documents.
 const VECTORS: u64 = 40;
 const NAMESPACES: [&str; 4] = ["", "a", "b", "c"];
 const COLOURS: [&str; 3] = ["red", "green", "blue"];
 
-/// One in so many operations writes, and another one reads documents by id.
+/// One in this many operations writes, and another one reads documents by id.
 const WRITES: u64 = 12;
 
-/// So often is asked again what the disk was too slow for.
+/// Most repetitions of a request that the disk was too slow for.
 const SLOW_MAX: u32 = 30;
 
 pub(crate) struct Random(u64);
@@ -58,15 +58,15 @@ pub(crate) enum Operation {
     Search(SearchRequest),
 }
 
-/// What servers are told and asked.
+/// Generator of operations.
 pub(crate) struct Script {
     pub(crate) random: Random,
     pub(crate) ids: u64,
     pub(crate) vectors: u64,
     pub(crate) dimension: usize,
-    /// Often a question is only nearly one of before.
+    /// Queries are often near an earlier one.
     pub(crate) is_near: bool,
-    /// One in so many questions is for an exact search.
+    /// One in this many queries is exact.
     pub(crate) exact_parts: u64,
 }
 
@@ -76,7 +76,7 @@ fn filter(random: &mut Random) -> MetadataFilter {
 }
 
 impl Script {
-    /// `KYRODB_CACHE_SEED` says which.
+    /// `KYRODB_CACHE_SEED` sets the seed.
     pub(crate) fn new(ids: u64, vectors: u64, dimension: usize, is_near: bool) -> Self {
         let (random, exact_parts) = (Random(seed() << 32), 8);
         Self { random, ids, vectors, dimension, is_near, exact_parts }
@@ -114,7 +114,7 @@ impl Script {
     fn write(&mut self) -> Operation {
         let doc_id = self.id();
         let random = &mut self.random;
-        // Nearly always the right one, since most documents are in none.
+        // Nearly always the right one, since most documents are in no namespace.
         let namespace =
             if random.below(3) == 0 { random.of(&NAMESPACES).into() } else { String::new() };
         match random.below(20) {
@@ -146,12 +146,12 @@ impl Script {
         let (is_near, dimension, doc_id) = (self.is_near, self.dimension, self.id());
         let exact_parts = self.exact_parts;
         let random = &mut self.random;
-        // A few questions come again and again, others now and then.
+        // A few queries come again and again, others now and then.
         let number = if random.below(4) > 0 { random.below(3) } else { random.below(30) };
         let one_in = |random: &mut Random, parts| random.below(parts) == 0;
         let mut asked = vector(number, dimension);
         if is_near && one_in(random, 2) {
-            // From next to nothing to a good deal.
+            // The step ranges from tiny to considerable.
             let step = 10_f32.powi(-(1 + random.below(5) as i32));
             let aside = vector(random.below(1 << 20), dimension);
             asked.iter_mut().zip(aside).for_each(|(value, aside)| *value += step * aside);
@@ -167,7 +167,7 @@ impl Script {
             ..search(&asked, 5)
         };
         match random.below(60) {
-            // By a document that is there, or is not.
+            // By a document that may or may not exist.
             0 => SearchRequest { query_embedding: Vec::new(), query_doc_id: doc_id, ..question },
             1 => SearchRequest { query_embedding: asked[1..].to_vec(), ..question },
             2 => SearchRequest { k: 0, ..question },
@@ -176,12 +176,12 @@ impl Script {
     }
 }
 
-/// Metadata in an order.
+/// Metadata in a fixed order.
 pub(crate) fn ordered(metadata: &mut HashMap<String, String>) -> BTreeMap<String, String> {
     std::mem::take(metadata).into_iter().collect()
 }
 
-/// All of an answer but what it cost.
+/// An answer without its cost.
 fn shown(found: &SearchResponse) -> String {
     let mut shown = answer(found);
     let metadata: Vec<_> =
@@ -189,10 +189,9 @@ fn shown(found: &SearchResponse) -> String {
     format!("{shown:?} {metadata:?}")
 }
 
-/// What a server says to an operation, and whether the cache said it. What it says instead of an answer is
-/// the same as well.
+/// A server's answer to an operation, and whether it came from the cache. Errors are compared as well.
 pub(crate) async fn apply(client: &mut Client, operation: Operation) -> (String, bool) {
-    // A disk that is slow is no other answer.
+    // Slowness of the disk does not count as a different answer.
     for _ in 0..SLOW_MAX {
         match attempt(client, operation.clone()).await {
             Ok(said) => return said,
@@ -241,7 +240,7 @@ async fn attempt(client: &mut Client, operation: Operation) -> Result<(String, b
                 .results
                 .iter_mut()
                 .map(|result| {
-                    // When a document is linked is not promised.
+                    // The time at which a document is linked is not specified.
                     result.served_from = 0;
                     ordered(&mut result.metadata)
                 })
@@ -259,7 +258,7 @@ fn number(variable: &str, default: u64) -> u64 {
     std::env::var(variable).map_or(default, |text| text.parse().unwrap())
 }
 
-/// How many operations there are.
+/// Number of operations.
 pub(crate) fn operations(default: u64) -> u64 {
     number("KYRODB_CACHE_OPERATIONS", default)
 }
@@ -268,11 +267,11 @@ pub(crate) fn seed() -> u64 {
     number("KYRODB_CACHE_SEED", 1)
 }
 
-/// What is slow on a busy machine, or stopped for a while, is no other answer.
+/// Long timeouts: slowness of a busy machine does not count as a different answer.
 pub(crate) const PATIENT: [(&str, &str); 2] =
     [("timeouts.hot_tier_ms", "3600000"), ("timeouts.cold_tier_ms", "3600000")];
 
-/// Fast, and with a cache of queries so small that what is kept goes again.
+/// Fast, and with a query cache so small that answers are evicted.
 pub(crate) fn settings<'a>(similarity: &'a str, distance: &'a str) -> Vec<(&'a str, &'a str)> {
     vec![
         ("environment.type", "benchmark"),
@@ -291,7 +290,7 @@ fn a_server_with_the_cache_answers_as_one_without() {
     compare("1.0", "cosine");
 }
 
-/// What is proved of questions that are near is what a search finds, to the last bit of its scores.
+/// Proved answers to near queries equal those of a search, to the last bit of their scores.
 #[test]
 fn a_server_that_answers_near_questions_does_too() {
     compare("0.9", "cosine");
@@ -306,8 +305,8 @@ fn compare(similarity: &str, distance: &str) {
     assert_alike(&with, &without, Script::new(IDS, VECTORS, DIMENSION, is_near), OPERATIONS);
 }
 
-/// Tells and asks two servers the same, of which the first alone has a cache of queries: they answer
-/// the same, and many answers come from there.
+/// Applies equal operations to two servers, of which only the first has a query cache: their answers are equal, and
+/// many come from the cache.
 pub(crate) fn assert_alike(with: &Inside, without: &Inside, mut script: Script, default: u64) {
     let (operations, is_near) = (operations(default), script.is_near);
     let cache = &with.server().observed().gateway.cache;

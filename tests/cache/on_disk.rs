@@ -1,12 +1,11 @@
-//! Both caches at once: a server whose vectors are on disk, with a cache of queries and one of vectors
-//! that holds an eighth of them, is told and asked the same as one whose vectors are in memory, without
-//! either. `KYRODB_CACHE_OPERATIONS` and `KYRODB_CACHE_SEED` as in [`crate::model`].
+//! Both caches at once: a server with vectors on disk, a query cache, and a vector cache that holds an eighth of them,
+//! gets operations equal to those of a server with vectors in memory and no cache. `KYRODB_CACHE_OPERATIONS` and
+//! `KYRODB_CACHE_SEED` as in [`crate::model`].
 //!
-//! Where searches scan, both promise the true answer: everything is equal, to the last bit of a score.
-//! Where they walk, it is not the same graph: linking chooses neighbours by vectors where they are in
-//! memory, and by codes where they are not, and does so at its own time. Then what both promise is
-//! compared: exact searches are equal, and of a walk every result is what an exact search says of that
-//! document, in the order of scores, and as many as are asked for.
+//! Where searches scan, both give the true answer: everything is equal, to the last bit of a score. Where they walk,
+//! their graphs differ: linking chooses neighbours by vectors if these are in memory, otherwise by codes, and at times
+//! of its own. Then guaranteed properties are compared: exact searches are equal, and every result of a walk is as in
+//! an exact search, results are in the order of scores, and their number is the requested one.
 
 use kyrodb::proto::{SearchRequest, SearchResponse, SearchResult};
 
@@ -14,28 +13,28 @@ use crate::common::{Inside, get, metric_sum, runtime};
 use crate::model::{Operation, Script, apply, assert_alike, operations, ordered, seed, settings};
 use crate::{DIMENSION, find, is_hit, start};
 
-/// So few documents that searches scan them; about half of them are there at a time.
+/// Few documents, so that searches scan them; about half of them exist at a time.
 const IDS: u64 = 600;
 const VECTORS: u64 = 400;
 const OPERATIONS: u64 = 2_000;
 
-/// So many that a search with a narrow beam walks, and so few that one exact search returns them all.
+/// Enough documents that a search with a narrow beam walks, and few enough that one exact search returns all.
 const WALKED: u64 = 900;
 const WALKED_DIMENSION: usize = 512;
 const WALKS: u64 = 1_000;
 
-/// So often some are written again in place of those that were deleted.
+/// Number of operations after which some deleted documents are written again.
 const RELOAD_EVERY: u64 = 250;
 const RELOADED: u64 = 200;
 
-/// Times that all are written at first, so that more waits for snapshots than may.
+/// Initial writes of all documents, so that more wait for snapshots than permitted.
 const LOADS: u64 = 6;
 
-/// Bytes of an entry of the cache of vectors beside the vector.
+/// Bytes of an entry of the vector cache in addition to the vector.
 const OVERHEAD_BYTES: usize = 96;
 
-/// Vectors are on disk, with a snapshot every so many mutations; about an eighth of so many documents fits
-/// into the cache.
+/// A server with vectors on disk, with a snapshot after this many mutations; the cache holds about an eighth of this
+/// many documents.
 pub(crate) fn start_on_disk(
     settings: &[(&str, &str)],
     documents: u64,
@@ -50,20 +49,19 @@ pub(crate) fn start_on_disk(
         ("hnsw.codes", "sq8"),
         ("cache.document_bytes", cache_bytes.as_str()),
         ("persistence.snapshot_interval_mutations", mutations.as_str()),
-        // The least that there may be.
+        // The least permitted value.
         ("storage.unsaved_bytes", "16777216"),
     ];
     start(&[settings, &own].concat())
 }
 
-/// A server of the same without caches, and with vectors in memory.
+/// A server with equal settings, without caches, and with vectors in memory.
 fn start_in_memory(settings: &[(&str, &str)]) -> Inside {
     let own = [("cache.query_cache_enabled", "false"), ("cache.document_bytes", "0")];
     start(&[settings, &own].concat())
 }
 
-/// What came from disk, what from the cache of vectors, and how many snapshots there were. Nothing was
-/// lost.
+/// Asserts that vectors came from disk and from the cache, that snapshots were taken, and that nothing was lost.
 pub(crate) fn assert_reads(inside: &Inside, least: u64) {
     let (_, text) = get(inside.server().http_address(), "/metrics").unwrap();
     let value = |name: &str| metric_sum(&text, name) as u64;
@@ -83,7 +81,7 @@ fn compare(similarity: &str, distance: &str) {
     let settings = settings(similarity, distance);
     let with = start_on_disk(&settings, IDS / 2, DIMENSION, 2);
     let without = start_in_memory(&settings);
-    // Each exact search reads everything: few of them, so that what is read stays for a while.
+    // Each exact search reads everything: few of them, so that cached rows stay for a while.
     let script = Script::new(IDS, VECTORS, DIMENSION, similarity != "1.0");
     let script = Script { exact_parts: 100, ..script };
     assert_alike(&with, &without, script, OPERATIONS);
@@ -103,14 +101,14 @@ fn the_model_answers_near_questions_with_vectors_on_disk() {
     compare("0.9", "cosine");
 }
 
-/// All that is said of a document that was found.
+/// All fields of a found document.
 fn shown(result: &SearchResult) -> (u32, String) {
     let mut result = result.clone();
     let metadata = ordered(&mut result.metadata);
     (result.score.to_bits(), format!("{result:?} {metadata:?}"))
 }
 
-/// What a walk found is what an exact search says of it. How many of the best k that were.
+/// Asserts that the results of a walk are as in an exact search. Returns how many are among the best k.
 fn assert_is_true(
     question: &SearchRequest,
     found: &SearchResponse,
@@ -137,13 +135,13 @@ fn the_model_walks_with_both_caches_on() {
     walk("1.0", WALKS);
 }
 
-/// Questions are near others all the time: what is not proved of them is walked from there.
+/// Queries are often near others: unproved ones are walked from there.
 #[test]
 fn the_model_walks_from_what_is_near_with_both_caches_on() {
     walk("0.5", WALKS);
 }
 
-/// The same as [`compare`] where searches walk, and what waits in memory makes snapshots due.
+/// As [`compare`], with searches that walk; documents that wait in memory make snapshots due.
 fn walk(similarity: &str, default: u64) {
     let is_near = similarity != "1.0";
     let settings = settings(similarity, "cosine");

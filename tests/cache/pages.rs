@@ -1,4 +1,4 @@
-//! What operators see of the cache.
+//! The cache on pages and in metrics for operators.
 
 use kyrodb::proto::{HealthRequest, MetricsRequest};
 use serde_json::Value;
@@ -31,11 +31,11 @@ fn hits_and_misses_are_shown_as_what_they_are() {
         assert_eq!((metrics.cache_hits, metrics.cache_misses), (4, 4));
         assert_eq!((metrics.cache_hit_rate, metrics.cache_size), (50.0, 4));
         assert_eq!(metrics.total_queries, 8);
-        // Half of the results came from the cache, and the others from what may be linked by now.
+        // Half of the results came from the cache, and the others from the hot tier or the graph.
         assert!(metrics.overall_hit_rate >= 50.0, "{}", metrics.overall_hit_rate);
         let health = client.health(HealthRequest { component: "cache".into() }).await.unwrap();
         assert_eq!(health.into_inner().components["cache"], "healthy: 4 of 100 answers");
-        // Where the time of a hit goes: nowhere on a core.
+        // Stages of a hit: none on a core.
         let mut request = Request::new(search(&vector(9, DIMENSION), 1));
         request.metadata_mut().insert("kyrodb-timing", "1".parse().unwrap());
         let response = client.search(request).await.unwrap();

@@ -1,5 +1,5 @@
-//! Two tenants who ask the same, byte for byte: neither is given what was kept for the other. A hit is
-//! paid for, counted and limited as any search.
+//! Two tenants with queries that are equal byte for byte: neither gets an answer kept for the other. A hit is charged,
+//! counted and limited as any search.
 
 use kyrodb::proto::{InsertRequest, SearchRequest};
 use serde_json::Value;
@@ -20,7 +20,7 @@ fn by<T>(tenant: &str, message: T) -> Request<T> {
     request
 }
 
-/// A server with these tenants, each with a key and so many requests a second.
+/// A server with these tenants, each with a key and a rate of `max_qps` requests per second.
 fn start(max_qps: u32) -> Inside {
     let directory = directory();
     let mut text = String::from("api_keys:\n");
@@ -45,7 +45,7 @@ async fn put(client: &mut Client, tenant: &str, id: u64, namespace: &str) {
 }
 
 #[test]
-fn nobody_is_given_what_was_kept_for_another() {
+fn a_tenant_is_never_given_an_answer_kept_for_another() {
     let inside = start(0);
     runtime().block_on(async {
         let mut client = inside.client().await;
@@ -67,7 +67,7 @@ fn nobody_is_given_what_was_kept_for_another() {
                 }
             }
         }
-        // What one writes leaves the answers of the other.
+        // A write of one tenant does not invalidate the answers of the other.
         put(&mut client, "acme", 11, "").await;
         let mut ask = async |tenant: &str, question: &SearchRequest| {
             client.search(by(tenant, question.clone())).await.unwrap().into_inner()

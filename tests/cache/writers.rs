@@ -1,4 +1,4 @@
-//! Reading one's own writes, while others write and ask the same questions.
+//! Reading one's own writes, while others write and send equal queries.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -17,21 +17,21 @@ const WRITERS: u64 = 4;
 const READERS: u64 = 3;
 const ROUNDS: u64 = 150;
 
-/// Ids of documents that nobody changes.
+/// Ids of documents that do not change.
 const OTHERS: Range<u64> = 100..200;
 
-/// A writer has a namespace of its own, or, one in two, none.
+/// Namespace of a writer; every other writer has none.
 fn namespace(writer: u64) -> String {
     if writer.is_multiple_of(2) { format!("writer {writer}") } else { String::new() }
 }
 
-/// What a writer asks, and whoever else does: for the document that it writes.
+/// Query of a writer and of the readers: for the document that it writes.
 fn question(writer: u64) -> SearchRequest {
     let include_embeddings = true;
     SearchRequest { namespace: namespace(writer), include_embeddings, ..search(&own(writer, 0), 2) }
 }
 
-/// What it writes in a round: another vector each time, and no other document is as near to the first.
+/// Vector of a writer in a round, different each time; no other document is as near to the first.
 fn own(writer: u64, round: u64) -> Vec<f32> {
     let mut own = vector(writer * 50 + 1_000 + writer, DIMENSION);
     own[0] += round as f32 * 1e-3;
@@ -45,13 +45,13 @@ fn assert_is(vector: &[f32], embedding: &[f32], context: &str) {
     assert!(is_same && embedding.len() == DIMENSION, "{context}: {embedding:?}, not {vector:?}");
 }
 
-/// What is said of a document has the vector of that round.
+/// Asserts that a returned vector is that of this round.
 fn assert_is_of(round: u64, writer: u64, embedding: &[f32]) {
     assert_is(&own(writer, round), embedding, &format!("round {round}"));
 }
 
-/// Reads every document that nobody changes, over and over, so that a small cache of vectors always
-/// evicts. The last pass begins after all writes have ended.
+/// Reads all unchanging documents repeatedly, so that a small vector cache always evicts. The last pass begins after
+/// all writes have ended.
 async fn read_others(mut client: Client, is_over: Arc<AtomicBool>) {
     loop {
         let is_last = is_over.load(Ordering::Relaxed);
@@ -67,7 +67,7 @@ async fn read_others(mut client: Client, is_over: Arc<AtomicBool>) {
     }
 }
 
-/// Searches some times; the last answer is the one that counts, and none may differ from it.
+/// Searches some times; none of the answers may differ from the last.
 async fn found(client: &mut Client, writer: u64, hits: &AtomicU64) -> Vec<(u64, String)> {
     let mut all = Vec::new();
     for _ in 0..3 {
@@ -85,7 +85,7 @@ async fn found(client: &mut Client, writer: u64, hits: &AtomicU64) -> Vec<(u64, 
     all.pop().unwrap()
 }
 
-/// Twice the round that a document is of, and one more if its metadata has changed since.
+/// Twice the round of a document, plus one if its metadata has changed since.
 fn state(text: &str) -> u64 {
     let (round, is_changed) = match text.split_once(' ') {
         Some((round, _)) => (round, 1),
@@ -94,7 +94,7 @@ fn state(text: &str) -> u64 {
     2 * round.parse::<u64>().unwrap() + is_changed
 }
 
-/// The same of a document that is read by its id.
+/// Asserts the state of a document that is read by its id.
 async fn assert_read(client: &mut Client, writer: u64, expected: Option<&str>) {
     let (doc_id, include_embedding) = (1 + writer, true);
     let request = QueryRequest { doc_id, include_embedding, namespace: namespace(writer) };
@@ -127,8 +127,8 @@ async fn write(mut client: Client, writer: u64, hits: Arc<AtomicU64>) {
     }
 }
 
-/// Asks what writers ask, so that answers of every moment are kept. What one has seen of a document is
-/// never older than what it saw before.
+/// Sends the writers' queries, so that answers of every moment are kept. A reader never sees an older state of a
+/// document after a newer one.
 async fn read(mut client: Client, is_over: Arc<AtomicBool>, hits: Arc<AtomicU64>) {
     let mut newest = [0; WRITERS as usize];
     while !is_over.load(Ordering::Relaxed) {
@@ -187,7 +187,7 @@ fn own_writes_are_seen_in_several_graphs() {
     own_writes_are_seen(&start(&[("runtime.partitions", "3")]));
 }
 
-/// Where vectors are on disk, and the cache of those that were read has room for a few.
+/// With vectors on disk, and a vector cache with room for a few.
 #[test]
 fn own_writes_are_seen_with_vectors_on_disk() {
     for partitions in ["1", "3"] {

@@ -1,10 +1,10 @@
-//! Certificates of servers and clients, made on the spot.
+//! Certificates of servers and clients, made by the tests.
 
 #![allow(clippy::unwrap_used, reason = "a test")]
 
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 
-/// Who signs certificates.
+/// A certificate authority.
 pub struct Authority(CertifiedIssuer<'static, KeyPair>);
 
 /// A certificate and its key, as PEM.
@@ -24,7 +24,7 @@ impl Authority {
         self.0.pem()
     }
 
-    /// For this machine, until a year.
+    /// A certificate for this machine, valid until a year.
     pub fn sign(&self, last_year: i32) -> Signed {
         let names = vec!["localhost".to_owned(), "127.0.0.1".to_owned()];
         let mut params = CertificateParams::new(names).unwrap();

@@ -1,5 +1,5 @@
-//! Vectors in clusters, as embeddings have them: from a seed alone, the same on every machine, with
-//! the exact neighbours of each query.
+//! Clustered vectors, similar to embeddings: generated from a seed, equal on every machine, with the exact neighbours
+//! of each query.
 
 #![allow(dead_code, unreachable_pub, reason = "each test and bench uses its part")]
 
@@ -9,14 +9,14 @@ use kyrodb::types::mix;
 /// Values in a vector.
 pub const WIDTH: usize = 64;
 
-/// Neighbours of a query that are known.
+/// Number of exact neighbours per query.
 pub const K: usize = 10;
 
-/// Clusters, and the directions in which the documents of one differ.
+/// Number of clusters, and number of directions in which the documents of one differ.
 const CLUSTERS: u64 = 200;
 const DIRECTIONS: u64 = 8;
 
-/// How far they differ in those, and in all others.
+/// Spread in these directions, and in all others.
 const SPREAD: f32 = 0.4;
 const NOISE: f32 = 0.05;
 
@@ -26,17 +26,17 @@ const WAYS: u64 = 2 << 40;
 const PLACES: u64 = 3 << 40;
 const NOISES: u64 = 4 << 40;
 
-/// Between -1 and 1.
+/// A number between -1 and 1.
 fn value(stream: u64, index: u64) -> f32 {
     (mix(mix(stream) ^ index) >> 40) as f32 / (1 << 23) as f32 - 1.0
 }
 
-/// The cluster that the vector of a number is in.
+/// The cluster of the vector with this number.
 pub fn cluster(number: u64) -> u64 {
     mix(number) % CLUSTERS
 }
 
-/// The vector of a number, of length 1.
+/// The vector with this number, of length 1.
 pub fn vector(number: u64) -> Vec<f32> {
     let cluster = cluster(number);
     let mut vector: Vec<f32> = (0..WIDTH as u64)
@@ -67,7 +67,7 @@ impl Data {
         Self { documents: rows, queries, truth }
     }
 
-    /// The share of the true neighbours that are among `found`, the ids found by each query.
+    /// Share of the true neighbours that are among `found`, the ids found by each query.
     pub fn recall(&self, found: &[Vec<u64>]) -> f64 {
         assert_eq!(found.len(), self.truth.len());
         let pairs = self.truth.iter().zip(found);

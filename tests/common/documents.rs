@@ -1,4 +1,4 @@
-//! Documents as a client knows them: what it wrote, what may change them, and what it reads back.
+//! Documents from a client's view: its writes, random changes, and reads.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -29,7 +29,7 @@ pub const NAMESPACES: [&str; 4] = ["", "", "red", "blue"];
 /// Values in the vectors of random documents.
 pub const DIMENSION: usize = 8;
 
-/// Once in so many random documents, one that takes much room in the log.
+/// One in this many random documents takes much room in the log.
 const LARGE_EVERY: u64 = 8;
 
 impl Document {
@@ -64,12 +64,12 @@ fn random_metadata(random: &mut Random) -> BTreeMap<String, String> {
     (0..count).map(pair).collect()
 }
 
-/// Pairs as the messages have them.
+/// Pairs as in the messages.
 pub fn map(pairs: &BTreeMap<String, String>) -> HashMap<String, String> {
     pairs.iter().map(|(key, value)| (key.clone(), value.clone())).collect()
 }
 
-/// A reproducible sequence.
+/// Reproducible random numbers.
 pub struct Random(u64);
 
 impl Random {
@@ -87,7 +87,7 @@ impl Random {
     }
 }
 
-/// A change that a client may ask for.
+/// A change by a client.
 #[derive(Clone, Debug)]
 pub enum Change {
     Put(u64, Document),
@@ -111,7 +111,7 @@ impl Change {
         }
     }
 
-    /// Which documents it is about.
+    /// Ids of the documents concerned.
     pub fn ids(&self) -> &[u64] {
         match self {
             Self::Put(id, _) | Self::Delete(id) | Self::Update { id, .. } => {
@@ -121,7 +121,7 @@ impl Change {
         }
     }
 
-    /// What it makes of the documents.
+    /// Applies the change to the documents.
     pub fn apply(&self, contents: &mut Contents) {
         match self {
             Self::Put(id, document) => {
@@ -140,7 +140,7 @@ impl Change {
         }
     }
 
-    /// Asks for it; the answer has to fit what `contents` say was there before.
+    /// Sends the change; the answer has to agree with the earlier `contents`.
     pub async fn send(&self, client: &mut Client, contents: &Contents) -> Result<(), Status> {
         match self {
             Self::Put(id, document) => {
@@ -186,7 +186,7 @@ pub fn delete_where(filter: MetadataFilter, namespace: &str) -> BatchDeleteReque
     BatchDeleteRequest { delete_criteria, namespace: namespace.into() }
 }
 
-/// One document by id, its vector included, if it is in the namespace.
+/// Reads one document by id, with its vector, if it is in the namespace.
 pub async fn query(client: &mut Client, doc_id: u64, namespace: &str) -> QueryResponse {
     let request = QueryRequest { doc_id, include_embedding: true, namespace: namespace.into() };
     let answer = client.query(request).await.expect("a document can be asked for").into_inner();
@@ -199,8 +199,7 @@ pub async fn is_stored(client: &Client, doc_id: u64) -> bool {
     query(&mut client.clone(), doc_id, "").await.found
 }
 
-/// Everything that is stored under these ids, namespaces included, which are among
-/// [`NAMESPACES`].
+/// All documents stored under these ids, with their namespaces, which are among [`NAMESPACES`].
 pub async fn read(client: &mut Client, ids: &[u64]) -> Contents {
     let mut contents = Contents::new();
     for found in bulk_query(client, ids, true, "").await {

@@ -10,7 +10,7 @@ fn filter(filter_type: FilterType) -> MetadataFilter {
     MetadataFilter { filter_type: Some(filter_type) }
 }
 
-/// A message that sets no type.
+/// A message without a type.
 pub fn empty() -> MetadataFilter {
     MetadataFilter::default()
 }
@@ -44,7 +44,7 @@ pub fn lt(key: &str, bound: &str) -> MetadataFilter {
     range(key, Some(Bound::Lt(bound.into())))
 }
 
-/// A range without a bound.
+/// A range without bounds.
 pub fn unbounded(key: &str) -> MetadataFilter {
     range(key, None)
 }
@@ -61,7 +61,7 @@ pub fn not(inner: MetadataFilter) -> MetadataFilter {
     filter(FilterType::NotFilter(Box::new(NotFilter { filter: Some(Box::new(inner)) })))
 }
 
-/// A negation of nothing.
+/// A negation without a child.
 pub fn not_absent() -> MetadataFilter {
     filter(FilterType::NotFilter(Box::default()))
 }

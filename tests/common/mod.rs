@@ -28,16 +28,16 @@ use tonic_types::StatusExt;
 
 pub type Client = KyroDbServiceClient<Channel>;
 
-/// How long a test waits for what has to happen, on a machine that may be slow.
+/// Longest wait of a test for an expected event, on a slow machine.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
-/// A directory that goes away with the test, on the file system of the build.
+/// A temporary directory on the file system of the build.
 pub fn directory() -> TempDir {
     TempDir::new_in(env!("CARGO_TARGET_TMPDIR")).expect("the build's directory is writable")
 }
 
-/// A port that was free a moment ago: below those that the kernel gives to outgoing connections,
-/// and another one each time, so that tests that run at the same time rarely meet.
+/// A port that was free a moment ago: below those that the kernel gives to outgoing connections, and another one each
+/// time, so that concurrent tests rarely collide.
 pub fn free_port() -> u16 {
     const FIRST: u16 = 10_000;
     const COUNT: u16 = 20_000;
@@ -86,7 +86,7 @@ impl Inside {
         connect(self.server().grpc_address()).await
     }
 
-    /// Takes the server down and brings it up again on the same directory.
+    /// Restarts the server on its directory.
     pub fn restart(&mut self, settings: Settings<'_>) {
         assert!(self.server.take().expect("it runs").shut_down());
         let server = start_inside(self.directory.path(), settings);
@@ -127,12 +127,12 @@ pub struct Launch {
 }
 
 impl Launch {
-    /// What it prints goes to a file beside the data directory.
+    /// Its output goes to a file beside the data directory.
     pub fn new(data_dir: &Path, settings: Settings<'_>) -> Self {
         Self::at(data_dir, settings, (free_port(), free_port()))
     }
 
-    /// The same on these ports, of gRPC and HTTP.
+    /// As [`Launch::new`], with these ports of gRPC and HTTP.
     pub fn at(data_dir: &Path, settings: Settings<'_>, ports: (u16, u16)) -> Self {
         let (grpc_port, http_port) = ports;
         let mut command = Command::new(env!("CARGO_BIN_EXE_kyrodb_server"));
@@ -179,19 +179,19 @@ impl Process {
         Launch::new(data_dir, settings).spawn()
     }
 
-    /// Starts it where it has to refuse: what it says.
+    /// Starts it, expecting a refusal; returns its output.
     pub fn refused(data_dir: &Path, settings: Settings<'_>) -> String {
         Self::spawn(data_dir, settings).refuses()
     }
 
-    /// Waits until it has refused to start: what it says.
+    /// Waits for the refusal; returns its output.
     pub fn refuses(mut self) -> String {
         let code = self.ended();
         assert_eq!(code, Some(1), "{}", self.log());
         self.log()
     }
 
-    /// Waits until `/ready` says so.
+    /// Waits until `/ready` reports readiness.
     pub fn wait_ready(&mut self) {
         let begun = Instant::now();
         loop {
@@ -210,7 +210,7 @@ impl Process {
         self.child.id()
     }
 
-    /// kill -9.
+    /// Kills it with SIGKILL.
     pub fn kill(mut self) {
         self.child.kill().expect("it is our child");
         self.child.wait().expect("it was killed");
@@ -223,14 +223,14 @@ impl Process {
         assert!(sent.expect("there is a kill program").success());
     }
 
-    /// Takes it down, and expects it to end well.
+    /// Stops it, and expects exit code 0.
     pub fn stop(mut self) {
         self.signal("TERM");
         let code = self.ended();
         assert_eq!(code, Some(0), "{}", self.log());
     }
 
-    /// Waits for the end; the exit code.
+    /// Waits for the end; returns the exit code.
     pub fn wait(mut self) -> Option<i32> {
         self.ended()
     }
@@ -246,9 +246,9 @@ impl Process {
         }
     }
 
-    /// What it has printed, standard error included.
+    /// Its output, including standard error.
     pub fn log(&self) -> String {
-        // A thread of the server writes it, a moment after what it tells of: until it stands still.
+        // A thread of the server writes it, a moment after the event: reads until it does not grow.
         let read = || std::fs::read_to_string(&self.log).unwrap_or_default();
         let mut text = read();
         for _ in 0..50 {
@@ -261,7 +261,7 @@ impl Process {
         text
     }
 
-    /// Where that is, also after its end.
+    /// Path of the output, also after the end.
     pub fn log_path(&self) -> PathBuf {
         self.log.clone()
     }
@@ -298,11 +298,11 @@ pub fn runtime() -> tokio::runtime::Runtime {
     builder.worker_threads(2).enable_all().build().expect("threads can be made")
 }
 
-/// What came back over HTTP.
+/// An HTTP response.
 #[derive(Debug)]
 pub struct Answer {
     pub code: u16,
-    /// In lower case.
+    /// Names in lower case.
     pub headers: HashMap<String, String>,
     pub body: String,
 }
@@ -312,7 +312,7 @@ pub fn http(address: SocketAddr, method: &str, path: &str) -> std::io::Result<An
     http_with(address, method, path, &[])
 }
 
-/// The same with headers.
+/// A plain HTTP request with headers.
 pub fn http_with(
     address: SocketAddr,
     method: &str,
@@ -341,13 +341,13 @@ pub fn get(address: SocketAddr, path: &str) -> std::io::Result<(u16, String)> {
     http(address, "GET", path).map(|answer| (answer.code, answer.body))
 }
 
-/// The value of a metric without labels, or with these.
+/// Value of a metric without labels, or with these.
 pub fn metric(text: &str, name: &str) -> Option<f64> {
     let line = text.lines().find(|line| line.rsplit_once(' ').is_some_and(|(n, _)| n == name))?;
     line.rsplit_once(' ')?.1.parse().ok()
 }
 
-/// The sum of a metric over the labels it has.
+/// Sum of a metric over all its labels.
 pub fn metric_sum(text: &str, name: &str) -> f64 {
     let samples = text
         .lines()
@@ -355,7 +355,7 @@ pub fn metric_sum(text: &str, name: &str) -> f64 {
     samples.filter_map(|line| line.rsplit_once(' ')?.1.parse::<f64>().ok()).sum()
 }
 
-/// The field that a refused request is told to mend.
+/// The field that a refusal names.
 pub fn bad_field(status: &Status) -> String {
     assert_eq!(status.code(), Code::InvalidArgument, "{status:?}");
     let details = status.get_error_details();
@@ -367,14 +367,14 @@ pub fn bad_field(status: &Status) -> String {
     violations[0].field.clone()
 }
 
-/// After how long a request that found no room is to be tried again.
+/// Time after which to retry, from a refusal for lack of room.
 pub fn retry_delay(status: &Status) -> Duration {
     let details = status.get_error_details();
     let info = details.retry_info().unwrap_or_else(|| panic!("no RetryInfo: {status:?}"));
     info.retry_delay.expect("RetryInfo says how long")
 }
 
-/// Asks until it is so, for as long as patience lasts.
+/// Polls until `is_so` returns true, for at most [`PATIENCE`].
 pub async fn eventually<F: Future<Output = bool>>(what: &str, mut is_so: impl FnMut() -> F) {
     let begun = Instant::now();
     while !is_so().await {
@@ -397,7 +397,7 @@ pub fn ids(response: &SearchResponse) -> Vec<u64> {
     response.results.iter().map(|result| result.doc_id).collect()
 }
 
-/// Reproducible vectors around a few centres, as real data has them.
+/// Reproducible vectors around a few centres, similar to real data.
 pub fn vector(seed: u64, dimension: usize) -> Vec<f32> {
     let value = |a: u64, b: u64| {
         let bits = kyrodb::types::mix(a.wrapping_mul(0x1_0001).wrapping_add(b));
@@ -407,8 +407,7 @@ pub fn vector(seed: u64, dimension: usize) -> Vec<f32> {
     (0..dimension as u64).map(|d| value(1 << 40 | centre, d) + 0.5 * value(seed, d)).collect()
 }
 
-/// Where the large data sets are, if they are anywhere: beside the checkout, or where
-/// `KYRODB_DATASETS` says.
+/// Directory of the large data sets, if there is one: beside the checkout, or as in `KYRODB_DATASETS`.
 pub fn dataset(name: &str) -> Option<PathBuf> {
     let root = std::env::var_os("KYRODB_DATASETS").map_or_else(
         || Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/data"),

@@ -1,11 +1,11 @@
-//! A file system of its own, to be filled up.
+//! A small file system for tests that fill it up.
 
 use std::fs::File;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// What is wrong with it makes it read-only, as most systems have it.
+/// Errors make it read-only, as on most systems.
 const OPTIONS: &str = "loop,errors=remount-ro";
 
 /// A small file system in a file.
@@ -15,7 +15,7 @@ pub struct Volume {
 }
 
 impl Volume {
-    /// `None`, and why, where the system does not let us.
+    /// `None`, with a message, if the system does not permit it.
     pub fn mount(directory: &Path, bytes: u64) -> Option<Self> {
         let (image, mounted_at) = (directory.join("image"), directory.join("volume"));
         File::create(&image).and_then(|file| file.set_len(bytes)).expect("a new file");
@@ -40,13 +40,13 @@ impl Volume {
         is_mounted.then_some(Self { image, mounted_at })
     }
 
-    /// A name on it. What a server prints goes to a file beside its directory, so here as well.
+    /// A path on it. The output of a server goes to a file beside its directory, so here as well.
     pub fn path(&self, name: &str) -> PathBuf {
         self.mounted_at.join(name)
     }
 
-    /// Has the file system find that it is damaged: from then on nothing can be written or synced. False,
-    /// and why, where the system does not let us.
+    /// Makes the file system detect damage: from then on nothing can be written or synced. False, with a message, if
+    /// the system does not permit it.
     pub fn fail(&self) -> bool {
         let found =
             Command::new("findmnt").args(["-n", "-o", "SOURCE"]).arg(&self.mounted_at).output();
@@ -60,7 +60,7 @@ impl Volume {
         failed.is_ok()
     }
 
-    /// What an operator does then: unmounts it, has it checked, and mounts it again.
+    /// The repair by an operator: unmounts it, checks it, and mounts it again.
     pub fn mend(&self) {
         let run = |program: &str, arguments: &[&str], paths: &[&Path]| {
             let status = Command::new(program).args(arguments).args(paths).status();
@@ -76,7 +76,7 @@ impl Volume {
         self.mounted_at.join("ballast")
     }
 
-    /// Writes to a file until nothing more fits.
+    /// Writes to a file until the file system is full.
     pub fn fill(&self) {
         let file = File::options().create(true).append(true).open(self.ballast());
         let mut file = file.expect("a name is free on it");

@@ -1,6 +1,5 @@
-//! kill -9 at random moments, against the real binary with concurrent clients: every acknowledged
-//! change is there afterwards, whatever was under way is there or not, never by half, and
-//! nothing else is there.
+//! kill -9 at random moments, against the real binary with concurrent clients: every acknowledged change is there
+//! afterwards, changes in flight are there completely or not at all, and nothing else is there.
 //!
 //! Six rounds in an ordinary run; `KYRODB_CRASH_ROUNDS=50` for more, `KYRODB_CRASH_SEED=N` for
 //! other changes and moments. The seed is printed.
@@ -20,29 +19,28 @@ use common::documents::{Contents, Random, read};
 use common::{Client, Process, Settings, directory, get, ids, metric, metric_sum, runtime, search};
 use worker::{Journal, Kind, ids_of, work};
 
-/// Vectors are kept as they are sent; documents are spread over several logs, on as many cores
-/// as there are; snapshots are taken again and again.
+/// Vectors are kept as they are sent; documents are spread over several logs, on all cores; snapshots are taken
+/// continually.
 const SETTINGS: Settings<'static> = &[
     ("hnsw.distance", "euclidean"),
     ("runtime.shards", "3"),
     ("persistence.snapshot_interval_mutations", "100"),
 ];
 
-/// What the clients do, each to documents of its own.
+/// Kinds of clients, each with documents of its own.
 const WORKERS: [Kind; 5] =
     [Kind::Changes, Kind::Changes, Kind::Changes, Kind::BulkLoad, Kind::BulkInsert];
 
-/// How long clients work before the end, at most.
+/// Longest time that clients work before the kill, in milliseconds.
 const LIFE_MS_MAX: u64 = 600;
 
-/// Once in so many rounds a start is killed as well, before it is ready.
+/// In one of this many rounds a start is killed as well, before it is ready.
 const KILLED_START_EVERY: u64 = 3;
 
-/// Files of the snapshots of a shard: two, those that these share parts with, and one that is
-/// being made or removed.
+/// Most snapshot files of a shard: two, those that these share parts with, and one that is being made or removed.
 const SNAPSHOT_FILES_MAX: usize = 8;
 
-/// Files of the data directory whose names begin so.
+/// Number of files of the data directory with this name prefix.
 fn files(data_dir: &std::path::Path, prefix: &str) -> usize {
     let names = std::fs::read_dir(data_dir).unwrap().map(|entry| entry.unwrap().file_name());
     names.filter(|name| name.to_string_lossy().starts_with(prefix)).count()
@@ -80,7 +78,7 @@ fn every_acknowledged_change_survives_a_kill_at_any_moment() {
         let stored: usize = contents.iter().map(Contents::len).sum();
         assert_eq!(metric(&metrics, "kyrodb_hnsw_vector_count"), Some(stored as f64));
         torn += metric_sum(&metrics, "kyrodb_wal_torn_writes_total");
-        // Half of the time the next round begins after a clean end.
+        // Half of the rounds begin after a clean end.
         if random.below(2) == 0 { process.stop() } else { process.kill() }
     }
     let stored: usize = contents.iter().map(Contents::len).sum();
@@ -92,7 +90,7 @@ fn every_acknowledged_change_survives_a_kill_at_any_moment() {
     assert!(acknowledged > rounds * 10, "the clients hardly did anything");
 }
 
-/// Has all clients work, and kills the server under them.
+/// Runs all clients, and kills the server meanwhile.
 fn run_and_kill(
     process: Process,
     contents: &[Contents],
@@ -123,7 +121,7 @@ fn run_and_kill(
     })
 }
 
-/// Compares what is stored with what each client knows; returns what is stored.
+/// Compares stored documents with each client's journal; returns the stored ones.
 async fn check(process: &Process, journals: &[Journal]) -> Vec<Contents> {
     let mut client = process.client().await;
     let mut all = Vec::new();
@@ -145,7 +143,7 @@ async fn check(process: &Process, journals: &[Journal]) -> Vec<Contents> {
     all
 }
 
-/// Searches find what is stored, as it is now.
+/// Asserts that searches find the stored documents in their present state.
 async fn assert_findable(client: &mut Client, contents: &Contents) {
     for (id, document) in contents.iter().step_by(9) {
         let answer = client.search(search(&document.vector, 3)).await.unwrap().into_inner();

@@ -1,5 +1,5 @@
-//! A client that changes documents of its own, and knows what was acknowledged and what was
-//! under way when its server died.
+//! A client that changes documents of its own, and records which changes were acknowledged and which were in flight
+//! when its server died.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -12,7 +12,7 @@ use crate::common::documents::{Change, Contents, Document, Random};
 /// Documents of one client.
 const DOCUMENTS: u64 = 250;
 
-/// Documents in one stream, each another one.
+/// Documents in one stream, all different.
 const STREAM_DOCUMENTS: u64 = 60;
 
 /// How a client writes.
@@ -26,12 +26,12 @@ pub(crate) enum Kind {
     BulkInsert,
 }
 
-/// What a client knows.
+/// Record of a client.
 pub(crate) struct Journal {
     pub(crate) worker: u64,
-    /// Its documents, as far as changes were acknowledged.
+    /// Its documents after all acknowledged changes.
     pub(crate) contents: Contents,
-    /// What it had asked for when the server died.
+    /// Changes in flight when the server died.
     pub(crate) under_way: Vec<Change>,
     /// Changes acknowledged in this round.
     pub(crate) acknowledged: u64,
@@ -42,7 +42,7 @@ impl Journal {
         Self { worker, contents, under_way: Vec::new(), acknowledged: 0 }
     }
 
-    /// The documents if everything under way was done.
+    /// The documents if all changes in flight were done.
     pub(crate) fn after_all(&self) -> Contents {
         let mut contents = self.contents.clone();
         self.under_way.iter().for_each(|change| change.apply(&mut contents));
@@ -111,7 +111,7 @@ async fn send(kind: Kind, client: &mut Client, journal: &Journal) -> Result<(), 
     }
 }
 
-/// Puts of neighbouring documents.
+/// Puts of consecutive documents.
 fn stream(random: &mut Random, first: u64) -> Vec<Change> {
     let start = random.below(DOCUMENTS);
     (0..STREAM_DOCUMENTS)

@@ -1,6 +1,5 @@
-//! Every decoder on bytes that nobody wrote: the seeds in `fuzz/corpus`, and what a few hundred
-//! thousand random changes make of them. No panic, and no allocation that the input's length does
-//! not justify: this process may not take much memory.
+//! Every decoder on hostile bytes: the seeds in `fuzz/corpus`, and a few hundred thousand random mutations of them. No
+//! panic, and no allocation that the input's length does not justify: this process may not take much memory.
 //!
 //! `KYRODB_MUTATIONS=N` multiplies the number of inputs; `KYRODB_MUTATION_SEED=N` takes others.
 
@@ -15,15 +14,15 @@ use kyrodb::types::mix;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use targets::{TARGETS, Target};
 
-/// What all decoders together may take, beside what the process has at its start. The longest
-/// input has 16 KiB, of which the parser of YAML makes some tens of MiB at worst; a reader of the
-/// log has a window of 1 MiB.
+/// Memory that all decoders together may use, in addition to that of the process at its start, in bytes. The longest
+/// input has 16 KiB, for which the YAML parser takes some tens of MiB at worst; a reader of the log has a window of 1
+/// MiB.
 const MEMORY_BYTES: u64 = 256 << 20;
 
-/// Longest input.
+/// Longest input, in bytes.
 const INPUT_BYTES_MAX: usize = 16 << 10;
 
-/// From here on an allocation of some length that only the input claims ends the process.
+/// Limits memory: from here on an allocation of a length that only the input claims ends the process.
 fn bound_memory() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
@@ -51,7 +50,7 @@ fn seeds(target: &str) -> Vec<(String, Vec<u8>)> {
     seeds
 }
 
-/// The seeds are also golden files: what was good once stays readable.
+/// The seeds are also golden files: a seed that was valid once stays readable.
 #[test]
 fn seeds_are_read_or_refused_as_their_names_say() {
     bound_memory();
@@ -81,7 +80,7 @@ fn every_target_has_its_program() {
     }
 }
 
-/// Random changes, always the same for the same seed.
+/// Random mutations, reproducible from a seed.
 struct Mutator {
     state: u64,
 }
@@ -104,7 +103,7 @@ impl Mutator {
         start..end
     }
 
-    /// A number where decoders look for lengths and counts.
+    /// A number at a place where decoders look for lengths and counts.
     fn number(&mut self) -> u64 {
         match self.next() % 6 {
             0 => self.next() % 20,
@@ -154,8 +153,8 @@ impl Mutator {
     }
 }
 
-/// Runs a target on `count` inputs; some have to be accepted, or the changes are too wild, and
-/// most refused, or they are too tame.
+/// Runs a target on `count` inputs; some have to be accepted, or the mutations are too wild, and most refused, or they
+/// are too tame.
 fn mutate(name: &str, count: u64) {
     bound_memory();
     let variable = |name: &str| std::env::var(name).ok().map(|text| text.parse::<u64>().unwrap());

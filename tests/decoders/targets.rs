@@ -1,5 +1,5 @@
-//! What is done with arbitrary bytes, one function a decoder. Used by `main.rs` here, which runs
-//! with every `cargo test`, and by the programs in `fuzz/`.
+//! Fuzz targets: one function per decoder. Used by `main.rs` here, which runs with every `cargo test`, and by the
+//! programs in `fuzz/`.
 //!
 //! Each asserts what holds for any input, and returns whether it was accepted.
 
@@ -18,7 +18,7 @@ use kyrodb::wal::{GROUP_BYTES_MAX, Position};
 
 pub type Target = fn(&[u8]) -> bool;
 
-/// All of them, by the names of their seeds' folders.
+/// All targets, by the names of their seeds' folders.
 pub const TARGETS: [(&str, Target); 7] = [
     ("payload", payload),
     ("record", record),
@@ -29,7 +29,7 @@ pub const TARGETS: [(&str, Target); 7] = [
     ("config_yaml", config_yaml),
 ];
 
-/// The metadata of a document, as it is in memory and in the log.
+/// The metadata of a document, as encoded in memory and in the log.
 pub fn payload(data: &[u8]) -> bool {
     let Ok(payload) = Payload::parse(data) else {
         return false;
@@ -38,7 +38,7 @@ pub fn payload(data: &[u8]) -> bool {
     for (key, value) in payload.user_pairs() {
         assert_eq!(payload.get(key), Some(value));
     }
-    // What an update makes of it is either within the limits or refused.
+    // The result of an update is either within the limits or refused.
     if let Ok(merged) = payload.merged(&payload) {
         assert_eq!(merged.namespace(), payload.namespace());
         assert!(merged.user_pairs().eq(payload.user_pairs()));
@@ -60,7 +60,7 @@ pub fn record(data: &[u8]) -> bool {
     true
 }
 
-/// The first block of a segment: as it is, and with its checksum made right.
+/// The first block of a segment: as it is, and with a corrected checksum.
 pub fn segment_header(data: &[u8]) -> bool {
     let mut block = data.to_vec();
     let as_it_is = decode_header(&block);
@@ -86,13 +86,13 @@ fn decode_header(block: &[u8]) -> bool {
     true
 }
 
-/// The shard and epoch that the groups of [`group`] are read for.
+/// The shard and epoch for which [`group`] reads groups.
 pub const SHARD: ShardId = ShardId(3);
 /// See [`SHARD`].
 pub const EPOCH: u64 = 0xabcd_0000_0001;
 
-/// A segment without its header: as it is, with the checksums of group headers made right, and
-/// with those of the records as well.
+/// A segment without its header: as it is, with corrected checksums of group headers, and with corrected checksums of
+/// the records as well.
 pub fn group(data: &[u8]) -> bool {
     let length = data.len().min(1 << 20);
     let mut file = vec![0; BLOCK + blocks(length)];
@@ -114,7 +114,7 @@ fn read_groups(file: &[u8]) -> bool {
     let end = scan.end_bytes;
     assert!(end <= file.len() as u64 && end % BLOCK as u64 == 0);
     assert_eq!((scan.records, scan.end.next_lsn), (records, Lsn(records + 1)));
-    // Sealed or followed where it ends, it is the same. Anywhere else, it is damaged.
+    // Sealed or followed at its end, the result is equal. At any other end, it is damaged.
     let sealed = Sealed { first_lsn: 1, last_lsn: records, end_bytes: end, chain: scan.end.chain };
     let untorn = Scan { torn: None, left: None, ..scan };
     let same = Some((untorn, records));
@@ -151,8 +151,8 @@ fn read_with(file: &[u8], tail: Tail) -> Result<(Scan, u64), ReadError> {
     read.map(|scan| (scan, next - 1))
 }
 
-/// Makes every block that says it is a group one of ours that goes on from the one before. With
-/// `records` those are made right too, as far as their lengths allow.
+/// Makes every block that claims to be a group one of ours that continues the one before. With `records` those are
+/// corrected too, as far as their lengths allow.
 fn mend_groups(file: &mut [u8], records: bool) {
     let (mut lsn, mut chain) = (1_u64, 0_u32);
     let mut offset = BLOCK;
@@ -183,9 +183,9 @@ fn mend_groups(file: &mut [u8], records: bool) {
     }
 }
 
-/// Makes the records of a group right; the chain after them, and how many there are.
+/// Corrects the records of a group; returns the chain after them, and their number.
 fn mend_records(group: &mut [u8], first_lsn: u64, chain: u32) -> (u32, u32) {
-    // The count is part of the checksum, and not known before the records are walked.
+    // The count is part of the checksum, and unknown before the records are walked.
     let mut count = 0_u32;
     let mut at = 64;
     while let Some(end) = record_end(group, at) {
@@ -221,7 +221,7 @@ fn read_u32(bytes: &[u8], at: usize) -> u32 {
     u32::from_le_bytes(bytes[at..at + 4].try_into().expect("four bytes"))
 }
 
-/// MANIFEST, checksum and all: as it is, and with the inner object put into a good envelope.
+/// MANIFEST with its checksum: as it is, and with the inner object in a valid envelope.
 pub fn manifest(data: &[u8]) -> bool {
     let as_it_is = decode_manifest(data);
     let inner = String::from_utf8_lossy(data);

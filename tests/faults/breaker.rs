@@ -1,4 +1,4 @@
-//! The breaker of the log in the hands of an operator.
+//! Operators' commands to the breaker of the log.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! Files of the log that can't be written any more, or are gone.
+//! Log files that can't be written any more, or are missing.
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -12,11 +12,11 @@ use tonic::Code;
 use crate::common::{Process, directory, eventually, http, metric, runtime};
 use crate::{ONE_SHARD, assert_degraded, assert_healthy, metrics, put, refused, store, stored};
 
-/// A file, or a directory, that nobody may change, however privileged and whatever is open.
+/// A file, or a directory, that no process can change, whatever its privileges and open handles.
 struct Frozen(PathBuf);
 
 impl Frozen {
-    /// `None`, and why, where the system does not let us.
+    /// `None`, with a message, if the system does not permit it.
     fn new(path: &Path) -> Option<Self> {
         let frozen = Self(path.to_owned());
         match frozen.set(true) {
@@ -137,8 +137,7 @@ fn a_removed_file_of_the_log_comes_back_with_all_that_was_in_it() {
     process.stop();
 }
 
-/// What a client hears of a file is its name and what the system said of it: no folders, no numbers of
-/// descriptors.
+/// An error about a file tells a client its name and the system's message: no folders, no descriptor numbers.
 #[test]
 fn a_snapshot_that_fails_is_told_of_without_paths() {
     let directory = directory();
@@ -147,7 +146,7 @@ fn a_snapshot_that_fails_is_told_of_without_paths() {
     runtime().block_on(async {
         let mut client = process.client().await;
         store(&mut client, 5).await;
-        // Something in the way of the next ones.
+        // Blocks the next file names.
         for number in 0..20 {
             let name = format!("snapshot_0000_{number:08}.snap.tmp");
             std::fs::create_dir(data_dir.join(name)).unwrap();

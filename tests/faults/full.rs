@@ -31,7 +31,7 @@ fn a_disk_filled_to_the_brim_loses_nothing_and_inserts_come_back() {
             .await;
         refused(put(&mut client, 22).await, Code::ResourceExhausted);
         assert_degraded(&process, "less than the reserve");
-        // What changes documents goes on for as long as the log has room.
+        // Changes of existing documents succeed while the log has room.
         let mut last = 0;
         let ended = loop {
             match update(&mut client, 5, last + 1).await {

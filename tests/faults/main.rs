@@ -1,5 +1,5 @@
-//! Faults while the real program runs: a disk that fills, permissions that go away, files that
-//! are removed. What clients hear, what operators see, and how it mends by itself.
+//! Faults while the real program runs: a disk that fills, permissions that are revoked, files that are removed. Errors
+//! of clients, pages of operators, and recovery without a restart.
 
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test")]
 
@@ -34,7 +34,7 @@ async fn store(client: &mut Client, count: u64) {
     }
 }
 
-/// Which of the documents 1 to `count` are there.
+/// Which of the documents 1 to `count` are stored.
 async fn stored(client: &mut Client, count: u64) -> Vec<u64> {
     let mut stored = Vec::new();
     for id in 1..=count {
@@ -45,7 +45,7 @@ async fn stored(client: &mut Client, count: u64) -> Vec<u64> {
     stored
 }
 
-/// A request was refused with this code; after how long it may be tried again.
+/// Asserts that a request was refused with this code; returns the time after which to retry.
 fn refused<T: std::fmt::Debug>(result: Result<T, Status>, code: Code) -> Duration {
     let status = result.expect_err("it is refused");
     assert_eq!(status.code(), code, "{status:?}");
@@ -56,7 +56,7 @@ fn metrics(process: &Process) -> String {
     get(process.http, "/metrics").unwrap().1
 }
 
-/// Health is degraded, and says why; requests are still to be sent here.
+/// Asserts that health is degraded with this reason; requests should still be sent to this server.
 fn assert_degraded(process: &Process, why: &str) {
     let (code, body) = get(process.http, "/health").unwrap();
     assert_eq!(code, 200, "{body}");

@@ -1,4 +1,4 @@
-//! The reserve of the disk: what is refused when only that is left, and what goes on.
+//! The reserve of the disk: requests that are refused when only it is left, and those that continue.
 
 use kyrodb::proto::batch_delete_request::DeleteCriteria;
 use kyrodb::proto::{
@@ -28,7 +28,7 @@ fn inserts_are_refused_and_everything_else_goes_on() {
         assert!(!refused(put(&mut client, 7).await, Code::ResourceExhausted).is_zero());
         let again = put(&mut client, 1).await;
         refused(again, Code::ResourceExhausted);
-        // What is wrong in itself is said to be wrong.
+        // An invalid request is reported as invalid.
         let bad = client.insert(insert(8, &[1.0], &[])).await;
         assert_eq!(bad_field(&bad.unwrap_err()), "embedding");
         let stream =
@@ -56,7 +56,7 @@ fn inserts_are_refused_and_everything_else_goes_on() {
     process.stop();
 }
 
-/// A refused first document has not decided how many values a vector has.
+/// A refused first document has not decided the dimension.
 #[test]
 fn a_refused_first_document_decides_nothing() {
     let directory = directory();

@@ -1,4 +1,4 @@
-//! Requests that are wrong in themselves: refused, the field named, and nothing changed.
+//! Invalid requests: refused, with the field named, and without effect.
 
 use std::collections::HashMap;
 
@@ -14,12 +14,12 @@ use super::common::{
     Client, Inside, Settings, bad_field, get, ids, insert, metric, runtime, search, vector,
 };
 
-/// Cosine, as it is by default: a vector needs a direction.
+/// Cosine, the default: a vector needs a direction.
 const SETTINGS: Settings<'static> = &[("runtime.shards", "3")];
 
 const GOOD: [f32; 4] = [1.0, 2.0, 3.0, 4.0];
 
-/// A vector, and what is wrong with it.
+/// Invalid vectors, each with its fault.
 fn bad_vectors() -> Vec<(&'static str, Vec<f32>)> {
     vec![
         ("empty", vec![]),
@@ -54,12 +54,12 @@ fn bad_inserts(doc_id: u64) -> Vec<(&'static str, InsertRequest)> {
     requests
 }
 
-/// A filter with more conditions than a request may have.
+/// A filter with too many conditions.
 fn bad_filter() -> MetadataFilter {
     or(&vec![exact("a", "good"); 4_097])
 }
 
-/// Filters with more, or longer, values than a request may have.
+/// Filters with too many, or too long, values.
 fn bad_lists() -> Vec<MetadataFilter> {
     let list = |count: usize, bytes: usize| {
         let values: Vec<String> = (0..count).map(|n| format!("{n}{}", "0".repeat(bytes))).collect();
@@ -111,8 +111,8 @@ fn assert_refused<T: std::fmt::Debug>(field: &str, answer: Result<T, Status>, re
     }
 }
 
-/// Sends everything bad about document 1, which is there, and about document 2, which is not.
-/// Returns how many requests that was.
+/// Sends invalid requests of every kind about document 1, which exists, and about document 2, which does not. Returns
+/// their number.
 async fn send_bad(client: &mut Client) -> usize {
     let mut count = 0;
     for (field, request) in bad_inserts(1).into_iter().chain(bad_inserts(2)) {
@@ -136,7 +136,7 @@ async fn send_bad(client: &mut Client) -> usize {
         assert_refused(field, client.update_metadata(request).await, "UpdateMetadata");
         count += 3;
     }
-    // Each is small enough, but not what would come of it.
+    // Each is small enough, but the merged metadata would not be.
     let filled = HashMap::from([("filler".to_owned(), "v".repeat((64 << 10) - 10))]);
     for (metadata, merge) in
         [(keys(257), false), (value((64 << 10) + 1), true), (keys(256), true), (filled, true)]
@@ -179,7 +179,7 @@ async fn assert_unchanged(client: &mut Client, before: &Contents) {
 }
 
 #[test]
-fn what_is_wrong_is_refused_with_its_field_named_and_changes_nothing() {
+fn invalid_requests_are_refused_with_their_field_named_and_change_nothing() {
     let mut server = Inside::start(SETTINGS);
     let before = runtime().block_on(async {
         let mut client = server.client().await;
@@ -201,7 +201,7 @@ fn what_is_wrong_is_refused_with_its_field_named_and_changes_nothing() {
     });
 }
 
-/// However deep filters may nest: the first that is too deep is refused for what it is.
+/// However deep a filter nests: the error is always that it is too deep.
 #[test]
 fn a_filter_that_nests_too_deep_is_refused_with_its_field_named() {
     let server = Inside::start(SETTINGS);
@@ -229,7 +229,7 @@ fn a_filter_that_nests_too_deep_is_refused_with_its_field_named() {
 }
 
 #[test]
-fn what_is_just_within_the_limits_is_taken() {
+fn requests_just_within_the_limits_are_accepted() {
     let server = Inside::start(SETTINGS);
     runtime().block_on(async {
         let mut client = server.client().await;
@@ -285,7 +285,7 @@ fn refused_documents_do_not_decide_the_dimension() {
             assert_eq!(status.code(), Code::InvalidArgument, "{status:?}");
         }
         assert_eq!(dimension(&mut client).await, 0);
-        // Until it is decided any vector may be looked for, but not any nonsense.
+        // Until the dimension is decided any vector may be searched for, but an invalid one is refused.
         assert_eq!(ids(&client.search(search(&[1.0; 9], 1)).await.unwrap().into_inner()), [0; 0]);
         let status = client.search(search(&[f32::NAN], 1)).await.unwrap_err();
         assert_eq!(bad_field(&status), "query_embedding");
@@ -303,7 +303,7 @@ fn refused_documents_do_not_decide_the_dimension() {
     });
 }
 
-/// Whichever comes first: there is one dimension ever after.
+/// Whichever comes first: there is one dimension from then on.
 #[test]
 fn first_documents_that_come_together_decide_one_dimension() {
     for round in 0..3 {

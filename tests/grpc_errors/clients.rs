@@ -1,5 +1,5 @@
-//! Clients that send in small frames, send half of what they begin, take nothing of what they ask for, or take
-//! back what they asked: none of them takes the server, or another client's calls, away.
+//! Clients that send small frames, send half of a message, do not read their answers, or cancel their requests: none of
+//! them disturbs the server, or another client's calls.
 
 use kyrodb::observe::in_flight::{Fault, InFlight};
 use kyrodb::proto::{
@@ -17,7 +17,7 @@ use super::common::{
 use super::frames::{Frames, Open, a_moment, resident};
 use super::raw::method;
 
-/// What a client takes that takes all.
+/// Window of a client that reads everything.
 pub(super) const WINDOW: u32 = 1 << 20;
 
 pub(super) const SETTINGS: Settings<'static> = &[
@@ -25,7 +25,7 @@ pub(super) const SETTINGS: Settings<'static> = &[
     ("hnsw.m", "5"),
     ("hnsw.ef_construction", "16"),
     ("runtime.shards", "2"),
-    // A machine may be slow; nothing here is about how fast searches are.
+    // A machine may be slow; these tests do not measure searches.
     ("timeouts.cold_tier_ms", "30000"),
 ];
 
@@ -107,14 +107,14 @@ fn small_documents_are_loaded_a_frame_each_over_several_streams() {
     assert_eq!(faults(&server), 0);
 }
 
-/// A connection with more than a peer may send is ended, and counted by why.
+/// A connection on which a peer sends more than permitted is ended, and counted by its reason.
 #[test]
 fn a_connection_that_is_ended_is_counted_by_its_reason() {
     let server = Inside::start(SETTINGS);
     runtime().block_on(async {
         let frames = Frames::connect(server.server().grpc_address(), WINDOW).await;
         let mut stream = frames.open(&method("BulkInsert"), &[]).await;
-        // Frames without a byte, of which h2 takes a bounded number.
+        // Empty frames, of which h2 accepts a bounded number.
         for _ in 0..100_000 {
             if stream.body.send_data(hyper::body::Bytes::new(), false).is_err() {
                 break;
@@ -192,7 +192,7 @@ fn connections_with_half_a_request_leave_their_places() {
             let request = frames.open(HEALTH, &[]).await;
             held.push((frames, request));
         }
-        // Connections are accepted in their order: this one after the eight, which it finds there or gone.
+        // Connections are accepted in order: this one after the eight, which are then counted or closed.
         eventually("there is a place again", || async {
             let Ok(mut client) = Client::connect(format!("http://{address}")).await else {
                 return false;
@@ -245,7 +245,7 @@ fn half_sent_messages_hold_no_more_than_a_connection_may() {
     });
 }
 
-/// Documents with so much metadata each.
+/// Stores documents with `bytes` bytes of metadata each.
 async fn store_large(mut client: Client, count: u64, bytes: usize) {
     for id in 1..=count {
         client.insert(insert(id, &vector(id, 8), &[("k", &"v".repeat(bytes))])).await.unwrap();
@@ -265,7 +265,7 @@ fn answers_that_are_not_taken_are_not_held() {
         let before = resident(server.pid());
         let mut bodies = Vec::new();
         let ids: Vec<u64> = (1..=DOCUMENTS).collect();
-        // One after the other: few listings may be looked for at once.
+        // One after the other: few listings may run at once.
         for n in 0..ASKED {
             let k = DOCUMENTS as u32;
             let doc_ids = ids.clone();
@@ -298,7 +298,7 @@ fn answers_that_are_not_taken_are_not_held() {
 }
 
 #[test]
-fn answers_that_are_not_taken_keep_nobody_from_reading() {
+fn untaken_answers_keep_no_other_client_from_reading() {
     let server = Inside::start(SETTINGS);
     runtime().block_on(async {
         store_large(server.client().await, 10, 60_000).await;
@@ -347,7 +347,7 @@ fn large_answers_are_whole_when_they_are_taken() {
         assert_eq!(ids, (1..=DOCUMENTS).collect::<Vec<_>>());
         assert!(!listed.has_more);
 
-        // Of ids that are asked for again and again each has its place in the answer.
+        // Repeated ids each have their place in the answer.
         let doc_ids: Vec<u64> = (0..2_000).map(|n| n % 7 * 20 + 1).collect();
         let request = BulkQueryRequest {
             doc_ids: doc_ids.clone(),
@@ -409,13 +409,13 @@ fn an_answer_whose_client_takes_nothing_is_ended() {
 }
 
 #[test]
-fn who_does_not_begin_has_ten_seconds() {
+fn a_connection_that_does_not_begin_is_closed_after_ten_seconds() {
     let server = Inside::start(&[]);
     runtime().block_on(async {
         let address = server.server().grpc_address();
         let stream = tokio::net::TcpStream::connect(address).await.unwrap();
         let (mut read, mut write) = stream.into_split();
-        // A byte of the preface a second, all but the last: never silent for long, and nothing that is wrong.
+        // One byte of the preface per second, all but the last: never silent for long, and nothing invalid.
         let begin = async {
             for byte in b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r" {
                 if write.write_all(&[*byte]).await.is_err() {
@@ -425,7 +425,7 @@ fn who_does_not_begin_has_ten_seconds() {
             }
             std::future::pending::<()>().await;
         };
-        // The server says at once how it speaks HTTP/2, and nothing more.
+        // The server sends its HTTP/2 settings at once, and nothing more.
         let mut said = Vec::new();
         let until_closed = async {
             tokio::select! {
@@ -441,7 +441,7 @@ fn who_does_not_begin_has_ten_seconds() {
 }
 
 #[test]
-fn an_address_may_have_so_many_connections() {
+fn connections_of_an_address_are_limited() {
     let server = Inside::start(&[("server.max_connections_per_address", "3")]);
     let address = server.server().grpc_address();
     runtime().block_on(async {
@@ -461,7 +461,7 @@ fn an_address_may_have_so_many_connections() {
     });
 }
 
-/// Health and reflection are served without a key: they take no large messages.
+/// Health and reflection are served without a key, so they accept no large messages.
 #[test]
 fn services_without_a_key_take_small_messages() {
     let server = Inside::start(&[]);
@@ -476,7 +476,7 @@ fn services_without_a_key_take_small_messages() {
             request.send(&InsertRequest { namespace: "n".repeat(bytes), ..Default::default() });
             request.end();
             let answer = request.all().await;
-            // Reflection ends its stream without a word.
+            // Reflection ends its stream without a status.
             let is_refused = answer.status.code() == Code::OutOfRange || path != HEALTH;
             assert!(is_refused && answer.messages == 0, "{path}: {:?}", answer.status);
         }

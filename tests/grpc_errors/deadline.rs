@@ -1,4 +1,4 @@
-//! Deadlines: answered in time with what there is, or refused; never half done.
+//! Deadlines: answered in time with the results so far, or refused; never half done.
 
 use kyrodb::proto::{
     BulkQueryRequest, DeleteRequest, MetadataFilter, QueryRequest, SearchRequest, SearchResponse,
@@ -12,15 +12,15 @@ use super::common::filters::{exact, one_of, or};
 use super::common::{Inside, eventually, ids, insert, retry_delay, runtime, search, vector};
 use super::raw::{call, framed, method};
 
-/// A filter with nearly as many conditions and values as there may be, and that every document passes by
-/// the last of them.
+/// An expensive filter, with nearly as many conditions and values as permitted, that every document passes by the last
+/// of them.
 fn dear() -> MetadataFilter {
     let mut filters = vec![one_of("n", &["0", "1"]); 4_000];
     filters.push(exact("all", "yes"));
     or(&filters)
 }
 
-/// A search that compares every document in scope of that.
+/// A search that compares every document in scope of that filter.
 fn dear_search(seed: u64) -> SearchRequest {
     SearchRequest { filter: Some(dear()), exact: true, ..search(&vector(seed, 8), 10) }
 }
@@ -40,7 +40,7 @@ fn server(settings: &[(&str, &str)]) -> Inside {
     server
 }
 
-/// A whole answer, or one that says what is missing.
+/// Asserts that an answer is complete, or names the missing shards.
 fn assert_coverage(answer: &SearchResponse) {
     assert_eq!(answer.shards_asked, 3);
     let missing = answer.shards_asked - answer.shards_answered;
@@ -91,7 +91,7 @@ fn a_deadline_of_the_client_is_kept_by_the_server() {
         let (status, _) =
             call(address, &method("Search"), &[("grpc-timeout", "0n")], framed(&request)).await;
         assert_eq!(status.code(), Code::DeadlineExceeded, "no time at all: {status:?}");
-        // Far away, too long to be one, or no deadline at all.
+        // Far away, too long to be valid, or not a deadline at all.
         for timeout in ["99999999H", "30S", "123456789S", "soon", "5", "-1S", ""] {
             let headers = [("grpc-timeout", timeout)];
             let (status, body) = call(address, &method("Search"), &headers, framed(&request)).await;

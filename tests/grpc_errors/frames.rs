@@ -1,4 +1,4 @@
-//! A client that decides on every frame: what it sends when, and how much it takes.
+//! A client that controls every frame: content, time, and flow-control windows.
 
 use std::future::poll_fn;
 use std::net::SocketAddr;
@@ -27,7 +27,7 @@ pub(super) struct Open {
 }
 
 impl Frames {
-    /// Connects; of each answer it takes `window` bytes unless it says more.
+    /// Connects; it takes `window` bytes of each answer unless it opens the window further.
     pub(super) async fn connect(address: SocketAddr, window: u32) -> Self {
         let stream = tokio::net::TcpStream::connect(address).await.unwrap();
         let mut builder = Builder::new();
@@ -57,7 +57,7 @@ impl Frames {
         open
     }
 
-    /// The connection has been ended, within the time that something may take here.
+    /// True if the server ends the connection within the patience of these tests.
     pub(super) async fn ended(self) -> bool {
         drop(self.send);
         tokio::time::timeout(PATIENCE, self.connection).await.is_ok()
@@ -85,7 +85,7 @@ impl Open {
         (Status::from_header_map(&head.headers), body, self.body)
     }
 
-    /// Takes the whole answer: the status, and how many messages and bytes there were.
+    /// Reads the whole answer: the status, and the numbers of messages and bytes.
     pub(super) async fn all(self) -> Answer {
         let (status, body, _open) = self.answered().await;
         match status {
@@ -95,7 +95,7 @@ impl Open {
     }
 }
 
-/// What came of an answer.
+/// Result of reading an answer.
 pub(super) struct Answer {
     pub(super) status: Status,
     pub(super) messages: u64,
@@ -104,7 +104,7 @@ pub(super) struct Answer {
     pub(super) last: Vec<u8>,
 }
 
-/// Takes an answer as it comes, and keeps nothing but the last message.
+/// Reads an answer as it comes, and keeps only the last message.
 pub(super) async fn take(mut body: RecvStream) -> Answer {
     let mut answer =
         Answer { status: Status::unknown(""), messages: 0, bytes: 0, last: Vec::new() };
@@ -144,7 +144,7 @@ pub(super) fn resident(process: u32) -> u64 {
     line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() << 10
 }
 
-/// A moment, for something that must not happen.
+/// A short wait, for an event that must not happen.
 pub(super) async fn a_moment() {
     tokio::time::sleep(Duration::from_millis(300)).await;
 }

@@ -1,4 +1,4 @@
-//! Limits on what the server holds.
+//! Limits on memory, documents and bytes written.
 
 use tonic::{Code, Status};
 

@@ -1,5 +1,5 @@
-//! What `kyrodb.v1` refuses, how it says so, and that nothing comes of it; and the services that
-//! tell clients about the server.
+//! Refusals of `kyrodb.v1`, their codes and details, and that they have no effect; and the services that describe the
+//! server.
 
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test")]
 

@@ -1,4 +1,4 @@
-//! A client that writes HTTP/2 byte by byte: it does what no library would, and not what each does by itself.
+//! A client that writes HTTP/2 byte by byte: it can do what no library would, and omits what each does by itself.
 
 use std::net::SocketAddr;
 
@@ -7,7 +7,7 @@ use tokio::net::TcpStream;
 
 use super::common::PATIENCE;
 
-/// Kinds of frames, and the flags that are of use here.
+/// Kinds of frames, and the flags that the tests use.
 pub(super) const DATA: u8 = 0;
 pub(super) const HEADERS: u8 = 1;
 pub(super) const RESET: u8 = 3;
@@ -18,7 +18,7 @@ pub(super) const END_STREAM: u8 = 1;
 const END_HEADERS: u8 = 4;
 const ACK: u8 = 1;
 
-/// A frame that came.
+/// A received frame.
 #[derive(Debug)]
 pub(super) struct Frame {
     pub(super) kind: u8,
@@ -55,7 +55,7 @@ pub(super) fn frame(bytes: &mut Vec<u8>, kind: u8, flags: u8, stream: u32, paylo
 
 /// Appends the headers of a request.
 pub(super) fn open(bytes: &mut Vec<u8>, stream: u32, path: &str) {
-    // POST, http, and what has no place in the static table, written out.
+    // POST, http, and the headers that are not in the static table, as literals.
     let mut headers = vec![0x83, 0x86, 0x04, path.len() as u8];
     headers.extend_from_slice(path.as_bytes());
     headers.extend_from_slice(&[0x01, 1, b'h']);
@@ -66,8 +66,8 @@ pub(super) fn open(bytes: &mut Vec<u8>, stream: u32, path: &str) {
 }
 
 impl Peer {
-    /// Connects, and agrees to what the server says of its windows; of each answer it takes `window` bytes
-    /// unless it says more.
+    /// Connects, and accepts the server's windows; it takes `window` bytes of each answer unless it opens the window
+    /// further.
     pub(super) async fn connect(address: SocketAddr, window: u32) -> Self {
         let stream = TcpStream::connect(address).await.unwrap();
         let mut peer = Self { stream, received: Vec::new(), answers: true };
@@ -81,7 +81,7 @@ impl Peer {
         peer
     }
 
-    /// It does not answer pings any more.
+    /// Stops answering pings.
     pub(super) fn deaf(mut self) -> Self {
         self.answers = false;
         self
@@ -123,7 +123,7 @@ impl Peer {
         Some(Frame { kind: head[3], flags: head[4], stream, payload })
     }
 
-    /// Reads on until such a frame comes.
+    /// Reads until such a frame comes.
     pub(super) async fn until(&mut self, what: &str, is_it: impl Fn(&Frame) -> bool) -> Frame {
         let mut last = None;
         loop {
@@ -137,14 +137,14 @@ impl Peer {
         }
     }
 
-    /// A ping of its own is answered: the connection goes on.
+    /// Asserts that the server answers a ping: the connection is alive.
     pub(super) async fn is_answered(&mut self) {
         self.send(PING, 0, 0, b"are you?").await;
         let is_pong = |frame: &Frame| frame.kind == PING && frame.payload == b"are you?";
         self.until("the pong", is_pong).await;
     }
 
-    /// Reads on until the server has closed the connection.
+    /// Reads until the server has closed the connection.
     pub(super) async fn ended(&mut self) {
         while self.next().await.is_some() {}
     }

@@ -1,4 +1,4 @@
-//! Clients that keep to HTTP/2, and to nothing else: each is served or ended, and takes nothing from others.
+//! Clients that keep to the letter of HTTP/2: each is served or ended, and does not disturb others.
 
 use std::time::Duration;
 
@@ -17,7 +17,7 @@ use super::peer::{
 };
 use super::raw::{framed, method};
 
-/// As many requests as there may be, each taken back at once: what the client sends before the server looks.
+/// As many requests as permitted, each cancelled at once: sent before the server reads any of it.
 #[test]
 fn requests_that_are_taken_back_at_once_leave_the_connection_alone() {
     const REQUESTS: u32 = 900;
@@ -35,7 +35,7 @@ fn requests_that_are_taken_back_at_once_leave_the_connection_alone() {
     assert_eq!(faults(&server), 0);
 }
 
-/// A client whose host still answers for it, but which is gone, keeps no place; one that is only quiet does.
+/// A client whose host still answers, but which is gone, does not keep its place; one that is only quiet does.
 #[test]
 fn a_client_with_open_requests_that_does_not_answer_pings_is_gone() {
     let server = Inside::start(&[("server.connection_timeout_secs", "4")]);
@@ -51,7 +51,7 @@ fn a_client_with_open_requests_that_does_not_answer_pings_is_gone() {
         gone.until("a ping", |frame: &Frame| frame.kind == PING).await;
         gone.ended().await;
         eventually("it is counted", || async { expired.get() == 1 }).await;
-        // The other one is told that its stream was quiet for too long.
+        // The other client is told that its stream was quiet for too long.
         let status = quiet_load.all().await.status;
         assert_eq!(status.code(), Code::DeadlineExceeded, "{status:?}");
         nothing_is_held(&server).await;
@@ -78,8 +78,8 @@ fn an_idle_stream_of_searches_ends_with_its_deadline() {
     });
 }
 
-/// A client that pauses while the server ends gets the answer that it was given: a small one is all in the hands
-/// of h2 by then, and no request is in work any more.
+/// A client that pauses while the server ends receives its answer: h2 holds all of a small one by then, and no request
+/// is in work any more.
 #[test]
 fn an_answer_that_is_not_taken_yet_is_sent_before_the_server_ends() {
     const BYTES: usize = 8_000;
@@ -96,7 +96,7 @@ fn an_answer_that_is_not_taken_yet_is_sent_before_the_server_ends() {
         peer.write(&bytes).await;
         peer.until("the headers", |frame: &Frame| frame.is(HEADERS, 1)).await;
         process.signal("TERM");
-        // Longer than a connection may be quiet that has nothing to send.
+        // Longer than a connection without pending data may be quiet.
         tokio::time::sleep(Duration::from_secs(3)).await;
         peer.send(WINDOW_UPDATE, 0, 1, &WINDOW.to_be_bytes()).await;
         let mut bytes = 0;
@@ -114,17 +114,17 @@ fn an_answer_that_is_not_taken_yet_is_sent_before_the_server_ends() {
     assert_eq!(process.wait(), Some(0));
 }
 
-/// A client that is ahead of an early answer sees its status, and then that the rest is not wanted; and its
+/// A client that is still sending after an early answer sees its status, and then that the rest is not wanted; its
 /// small frames, which no call reads, do not add up until its connection is ended.
 #[test]
 fn small_frames_behind_an_early_answer_leave_the_connection_alone() {
     const FRAME_BYTES: usize = 8;
-    /// Windows of small frames: more than h2 lets pass that it counts for good.
+    /// Windows of small frames: more than the number that h2 counts for good.
     const STREAMS: u32 = 6;
     let server = Inside::start(SETTINGS);
     runtime().block_on(async {
         let mut peer = Peer::connect(server.server().grpc_address(), WINDOW).await;
-        // After the last of them comes nothing: that one is ended by the time.
+        // Nothing follows the last of them: its time ends it.
         for n in 0..=STREAMS {
             let stream = 2 * n + 1;
             let mut bytes = Vec::new();
@@ -145,7 +145,7 @@ fn small_frames_behind_an_early_answer_leave_the_connection_alone() {
     assert_eq!(faults(&server), 0);
 }
 
-/// A tenant has its share over all its connections, and what others send is not refused for it.
+/// A tenant has one share over all its connections, and other tenants' requests are not refused for it.
 #[test]
 fn the_requests_of_a_tenant_hold_no_more_than_its_share() {
     const PROCESS_MAX: u64 = 16 << 20;
@@ -211,14 +211,14 @@ fn the_requests_of_a_tenant_hold_no_more_than_its_share() {
     });
 }
 
-/// What requests hold is a part of the memory that may be used, before the kernel is asked again.
+/// Bytes held by requests count as used memory before the kernel is asked again.
 #[test]
-fn what_is_in_flight_counts_as_memory_that_is_used() {
+fn bytes_in_flight_count_as_used_memory() {
     let server = Inside::start(&[]);
     runtime().block_on(async {
         let observed = server.server().observed();
         let before = observed.memory.used();
-        // More than the kernel will ever count: nothing touches it.
+        // More than the kernel will ever count: no memory is touched for it.
         const BYTES: u64 = 1 << 40;
         observed.in_flight.requests.add(BYTES);
         assert!(observed.memory.used() >= before.saturating_sub(1 << 30) + BYTES);

@@ -1,4 +1,4 @@
-//! Calls without a gRPC client in between: any bytes, any headers, and no deadline of its own.
+//! Calls without a gRPC client: any bytes, any headers, and no deadline of its own.
 
 use std::future::poll_fn;
 use std::net::SocketAddr;
@@ -14,7 +14,7 @@ pub(super) fn method(name: &str) -> String {
     format!("/kyrodb.v1.KyroDBService/{name}")
 }
 
-/// A message as it travels, not compressed.
+/// A message with its gRPC prefix, uncompressed.
 pub(super) fn framed(message: &[u8]) -> Vec<u8> {
     let mut frame = vec![0];
     frame.extend_from_slice(&u32::try_from(message.len()).unwrap().to_be_bytes());
@@ -22,7 +22,7 @@ pub(super) fn framed(message: &[u8]) -> Vec<u8> {
     frame
 }
 
-/// Sends a request as gRPC; the status that the server gave, and the bytes before it.
+/// Sends a request as gRPC; returns the server's status, and the bytes before it.
 pub(super) async fn call(
     address: SocketAddr,
     path: &str,
@@ -35,7 +35,7 @@ pub(super) async fn call(
     (status.expect("every answer ends with a status"), bytes)
 }
 
-/// Sends a request with these headers; the status of HTTP, that of gRPC, and the bytes before it.
+/// Sends a request with these headers; returns the HTTP status, the gRPC status, and the bytes before it.
 pub(super) async fn send(
     address: SocketAddr,
     path: &str,
@@ -63,7 +63,7 @@ pub(super) async fn send(
         }
     }
     drop(sender);
-    // One whose body was still being sent may end by a reset.
+    // A request whose body was still being sent may end by a reset.
     connection.await.unwrap().ok();
     (head.status, status, bytes)
 }

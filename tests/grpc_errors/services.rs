@@ -1,5 +1,5 @@
-//! What the server tells about itself over gRPC: Health, GetConfig, `grpc.health.v1`,
-//! reflection; and what it does not serve.
+//! The server's description of itself over gRPC: Health, GetConfig, `grpc.health.v1`, reflection; and unimplemented
+//! services.
 
 use futures_util::StreamExt;
 use kyrodb::proto::health_response::Status as Verdict;
@@ -41,7 +41,7 @@ fn health_tells_about_the_server_and_its_parts() {
 }
 
 #[test]
-fn get_config_tells_what_is_in_force() {
+fn get_config_returns_the_settings_in_force() {
     let cases = [
         ("cosine", "data_only", "Cosine", "Always"),
         ("euclidean", "periodic", "Euclidean", "Periodic(70)"),
@@ -86,7 +86,7 @@ fn get_config_tells_what_is_in_force() {
 }
 
 #[test]
-fn metrics_are_those_of_what_was_asked() {
+fn metrics_count_the_requests_sent() {
     let server = Inside::start(&[]);
     runtime().block_on(async {
         let mut client = server.client().await;
@@ -98,7 +98,7 @@ fn metrics_are_those_of_what_was_asked() {
         }
         let metrics = client.metrics(MetricsRequest::default()).await.unwrap().into_inner();
         assert_eq!((metrics.total_inserts, metrics.total_queries), (3, 2));
-        // The second time the cache had the answer.
+        // The second answer came from the cache.
         assert_eq!((metrics.cache_hits, metrics.cache_misses), (1, 1));
         assert_eq!(metrics.hot_tier_hits + metrics.hot_tier_misses, 3);
         assert!((0.0..=100.0).contains(&metrics.hot_tier_hit_rate), "{metrics:?}");
@@ -130,7 +130,7 @@ fn the_health_service_of_grpc_knows_the_server_and_its_service() {
         let mut client = HealthClient::new(channel(address).await);
         for service in ["", SERVICE] {
             let request = HealthCheckRequest { service: service.into() };
-            // The server is ready before this service has heard of it, by a moment.
+            // The server is ready a moment before this service reports it.
             super::common::eventually("it is serving", || {
                 let (mut client, request) = (client.clone(), request.clone());
                 async move {
@@ -148,7 +148,7 @@ fn the_health_service_of_grpc_knows_the_server_and_its_service() {
     });
 }
 
-/// The two versions of reflection have the same messages under different names.
+/// The two versions of reflection have equal messages under different names.
 macro_rules! assert_reflects {
     ($version:ident, $address:expr) => {{
         use tonic_reflection::pb::$version::ServerReflectionRequest;
@@ -183,7 +183,7 @@ macro_rules! assert_reflects {
         for name in ["KyroDBService", "BulkLoadHnsw", "SearchRequest"] {
             assert!(holds(1, name.as_bytes()), "{name}");
         }
-        // What the details of a status are, and what these are made of.
+        // The types of status details, and the types that these use.
         assert!(holds(2, b"BadRequest") && holds(2, b"ErrorInfo") && holds(3, b"Duration"));
     }};
 }

@@ -1,4 +1,4 @@
-//! Bytes that are no request: refused, and the server goes on.
+//! Bytes that are not a valid request: refused, and the server continues.
 
 use axum::body::Body;
 use prost::Message;
@@ -54,7 +54,7 @@ fn a_message_beyond_the_limit_is_out_of_range() {
         let large = insert(2, &vector(2, 8), &[("k", &"v".repeat(100_000))]);
         let status = client.insert(large.clone()).await.unwrap_err();
         assert_eq!(status.code(), Code::OutOfRange, "{status:?}");
-        // In a stream it ends the call; what came before is kept.
+        // In a stream it ends the call; earlier documents are kept.
         let stream = vec![insert(3, &vector(3, 8), &[]), large, insert(4, &vector(4, 8), &[])];
         let status = client.bulk_insert(tokio_stream::iter(stream)).await.unwrap_err();
         assert_eq!(status.code(), Code::OutOfRange, "{status:?}");
@@ -93,9 +93,9 @@ fn a_document_of_a_stream_that_is_too_large_is_counted_and_the_stream_goes_on() 
     });
 }
 
-/// What a page in a browser can send: no gRPC by its content type, or it says where it is from.
+/// Requests that a web page in a browser can send: not gRPC by their content type, or with the page's origin.
 #[test]
-fn what_a_page_in_a_browser_sends_is_refused_and_does_nothing() {
+fn requests_of_a_page_in_a_browser_are_refused_without_effect() {
     let server = Inside::start(&[]);
     let address = server.server().grpc_address();
     runtime().block_on(async {
@@ -195,7 +195,7 @@ fn a_filter_that_nests_too_deep_has_one_code_however_deep() {
     });
 }
 
-/// The length that is announced is enough: nothing of the message has to come.
+/// The announced length is enough: no byte of the message has to arrive.
 #[test]
 fn a_message_larger_than_its_method_needs_is_refused_before_it_comes() {
     let server = Inside::start(&[]);

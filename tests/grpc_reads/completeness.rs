@@ -1,4 +1,4 @@
-//! Where k documents match, k are found, however few of all documents those are.
+//! If k documents match, k are found, however few of all documents match.
 
 use std::collections::BTreeSet;
 
@@ -13,8 +13,7 @@ use super::{SETTINGS, find, store};
 const COUNT: u64 = 6_000;
 const DIMENSION: usize = 16;
 
-/// One document in 600 is rare; one in 1000 is in the namespace `tiny`, half of the rest in
-/// `large`.
+/// One document in 600 is rare; one in 1000 is in the namespace `tiny`, half of the rest in `large`.
 fn document(id: u64) -> InsertRequest {
     let rare = if id.is_multiple_of(600) { "yes" } else { "no" };
     let namespace = match id {
@@ -39,7 +38,7 @@ fn nearest(query: &[f32], set: impl Fn(u64) -> bool) -> Vec<u64> {
     found
 }
 
-/// Each place is held by what belongs there, or is as near as makes no difference in `f32`.
+/// Asserts that each rank has the expected document, or one as near up to the precision of `f32`.
 fn assert_nearest(query: &[f32], answer: &SearchResponse, expected: &[u64]) {
     let found = ids(answer);
     assert_eq!(found.len(), expected.len());
@@ -114,7 +113,7 @@ fn k_are_found_also_where_the_nearest_have_been_deleted_or_replaced() {
         }
         let request = SearchRequest { ef_search: 10_000, ..search(&query, 1_000) };
         assert_nearest(&query, &find(&mut client, request).await, &order[4_000..5_000]);
-        // The nearer half of what is left moves to where the other half is, the nearest farthest.
+        // The nearer half of the rest moves to the places of the other half, the nearest one farthest.
         let moved = order[4_000..5_000].iter().zip(order[5_000..].iter().rev());
         let moved = moved.map(|(&near, &far)| insert(near, &vector(far, DIMENSION), &[]));
         store(&mut client, moved.collect()).await;
@@ -126,7 +125,7 @@ fn k_are_found_also_where_the_nearest_have_been_deleted_or_replaced() {
     });
 }
 
-/// Every shard walks with a beam of its share; one that holds nearly all has to find nearly all.
+/// Every shard walks with a beam of its share; a shard that holds nearly all documents has to find nearly all results.
 #[test]
 fn k_are_found_also_where_one_shard_holds_nearly_all() {
     const SHARDS: u32 = 16;

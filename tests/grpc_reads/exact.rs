@@ -13,7 +13,7 @@ const COUNT: u64 = 6_000;
 const QUERIES: u64 = 40;
 const K: u32 = 10;
 
-/// No two distances are equal, and nothing lies in clusters: the worst for a narrow beam.
+/// All distances differ, and there are no clusters: the worst case for a narrow beam.
 fn place(id: u64) -> Vec<f32> {
     (0..WIDTH).map(|d| (mix(id << 8 | d) >> 40) as f32 / (1 << 23) as f32 - 1.0).collect()
 }
@@ -26,7 +26,7 @@ fn page(id: u64) -> u64 {
     mix(id) % 10
 }
 
-/// Ids of the nearest of those that are there.
+/// Ids of the nearest existing documents.
 fn truth(query: &[f32], is_there: impl Fn(u64) -> bool) -> Vec<u64> {
     let distance = |id: u64| -> f64 {
         let place = place(id);
@@ -38,7 +38,7 @@ fn truth(query: &[f32], is_there: impl Fn(u64) -> bool) -> Vec<u64> {
     near.into_iter().take(K as usize).map(|(_, id)| id).collect()
 }
 
-/// The narrowest beam there is: `ef_search` counts for nothing where all is compared.
+/// The narrowest beam: `ef_search` has no effect on an exact scan.
 fn request(number: u64, filter: Option<MetadataFilter>, exact: bool) -> SearchRequest {
     SearchRequest { ef_search: 1, filter, exact, ..search(&query(number), K) }
 }
@@ -48,7 +48,7 @@ fn assert_whole(answer: &SearchResponse) {
     assert_eq!(answer.coverage_reasons, [""; 0]);
 }
 
-/// Searches with and without `exact`; how many true neighbours those without miss.
+/// Searches with and without `exact`; returns how many true neighbours those without miss.
 async fn compare(
     client: &mut Client,
     filter: Option<MetadataFilter>,
@@ -83,7 +83,7 @@ fn an_exact_search_finds_the_true_neighbours_where_a_walk_misses_some() {
                 |id: u64| insert(id, &place(id), &[("page", page(id).to_string().as_str())]);
             store(&mut client, (1..=COUNT).map(document).collect()).await;
             assert!(compare(&mut client, None, |_| true).await > 0, "the walk finds everything");
-            // What is gone is not found; what is not linked yet is.
+            // Deleted documents are not found; unlinked ones are.
             client.batch_delete(delete_where(exact("page", "9"), "")).await.unwrap();
             let first: Vec<u64> = (1..=500).collect();
             client.batch_delete(delete_ids(&first, "")).await.unwrap();
@@ -92,7 +92,7 @@ fn an_exact_search_finds_the_true_neighbours_where_a_walk_misses_some() {
             }
             let is_live = |id: u64| id <= 20 || id > 500 && page(id) != 9;
             assert!(compare(&mut client, None, is_live).await > 0, "the walk finds everything");
-            // Enough pass for a walk.
+            // Enough documents pass for a walk.
             let filter = Some(lt("page", "6"));
             let passes = |id| is_live(id) && page(id) < 6;
             assert!(compare(&mut client, filter, passes).await > 0, "the walk finds everything");

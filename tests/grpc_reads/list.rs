@@ -76,9 +76,9 @@ fn pages_have_every_document_in_order() {
     });
 }
 
-/// Documents move to other slots all the time, behind and before where a page is being cut.
+/// Documents move to other slots all the time, on both sides of the place where a page ends.
 #[test]
-fn what_stays_is_listed_while_all_else_changes() {
+fn unchanged_documents_are_listed_while_all_others_change() {
     let inside = Inside::start(&[("runtime.shards", "2")]);
     runtime().block_on(async {
         let mut client = inside.client().await;

@@ -22,7 +22,7 @@ fn documents() -> Vec<InsertRequest> {
 }
 
 #[test]
-fn a_query_tells_what_is_stored_and_only_what_was_asked_for() {
+fn a_query_returns_the_stored_document_and_only_requested_fields() {
     let server = Inside::start(SETTINGS);
     runtime().block_on(async {
         let mut client = server.client().await;

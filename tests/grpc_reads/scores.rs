@@ -1,11 +1,11 @@
-//! Scores of the three distances, against values computed by hand.
+//! Scores of the three metrics, against values computed by hand.
 
 use kyrodb::proto::{FlushRequest, QueryRequest, SearchRequest, SearchResponse};
 
 use super::common::{Inside, ids, insert, runtime, search};
 use super::find;
 
-/// Documents in the plane; 5 and 6 are the same point.
+/// Documents in the plane; 5 and 6 are at one point.
 const POINTS: [(u64, [f32; 2]); 6] = [
     (1, [3.0, 4.0]),
     (2, [-1.0, 0.0]),
@@ -15,13 +15,13 @@ const POINTS: [(u64, [f32; 2]); 6] = [
     (5, [1.0, 1.0]),
 ];
 
-/// What is looked for.
+/// The query vector.
 const QUERY: [f32; 2] = [2.0, 0.0];
 
-/// A document that cosine has no direction for.
+/// A document without a direction, which cosine refuses.
 const ZERO: (u64, [f32; 2]) = (7, [0.0, 0.0]);
 
-/// Documents in the order in which they are to be found, with their scores.
+/// Documents in the expected order, with their scores.
 type Expected<'a> = &'a [(u64, f64)];
 
 fn assert_scored(answer: &SearchResponse, expected: Expected<'_>) {
@@ -31,8 +31,7 @@ fn assert_scored(answer: &SearchResponse, expected: Expected<'_>) {
     }
 }
 
-/// Stores the points, and expects these scores, before and after they are linked, and these
-/// vectors to be returned.
+/// Stores the points, and checks scores before and after linking, and the returned vectors.
 fn check(
     distance: &str,
     points: &[(u64, [f32; 2])],

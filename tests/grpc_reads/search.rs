@@ -1,4 +1,4 @@
-//! Search: what a request may ask for, and what an answer tells about itself.
+//! Search: bounds of requests, and the coverage and cost in answers.
 
 use kyrodb::proto::search_response::SearchPath;
 use kyrodb::proto::{InsertRequest, SearchRequest};
@@ -19,7 +19,7 @@ fn an_empty_server_finds_nothing_and_says_so() {
 }
 
 #[test]
-fn an_answer_tells_what_it_rests_on() {
+fn an_answer_reports_its_sources_and_coverage() {
     let server = Inside::start(SETTINGS);
     runtime().block_on(async {
         let mut client = server.client().await;
@@ -41,7 +41,7 @@ fn an_answer_tells_what_it_rests_on() {
 
 #[test]
 fn k_and_ef_search_are_taken_up_to_their_bounds() {
-    // The default beam is not to be answered by the same one that is named.
+    // The default beam must not be answered from the cache of an equal explicit one.
     let without_cache = [("cache.query_cache_enabled", "false")];
     let server = Inside::start(&[SETTINGS, &without_cache].concat());
     runtime().block_on(async {
@@ -72,7 +72,7 @@ fn results_come_best_first_and_equal_scores_by_id() {
     let server = Inside::start(SETTINGS);
     runtime().block_on(async {
         let mut client = server.client().await;
-        // Ten documents on each of thirty points, their ids all over the place.
+        // Ten documents on each of thirty points, with ids in a mixed order.
         let place = |id: u64| vector(id * 7 % 30, 8);
         store(&mut client, (1..=300).map(|id| insert(id, &place(id), &[])).collect()).await;
         for seed in 0..10 {

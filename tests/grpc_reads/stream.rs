@@ -11,7 +11,7 @@ use super::common::{
 };
 use super::{SETTINGS, store};
 
-/// The answers of a stream, and the status that ended it if it did not end well.
+/// The answers of a stream, and the status that ended it, if it failed.
 async fn bulk_search(
     client: &mut Client,
     requests: Vec<SearchRequest>,
@@ -36,7 +36,7 @@ fn answers_come_in_the_order_of_requests_and_an_error_after_all_before_it() {
         let mut client = server.client().await;
         let document = |id: u64| insert(id, &vector(id, 8), &[("n", &id.to_string())]);
         store(&mut client, (1..=400).map(document).collect()).await;
-        // Cheap and dear searches in turn.
+        // Cheap and expensive searches in turn.
         let request = |id: u64| match id % 3 {
             0 => search(&vector(id, 8), 1_000),
             1 => search(&vector(id, 8), 1),
@@ -103,20 +103,20 @@ fn a_client_that_leaves_a_stream_takes_its_searches_with_it() {
         for _ in 0..20 {
             let requests = futures_util::stream::iter(0..9_000).map(|n| search(&vector(n, 8), 100));
             let answers = client.bulk_search(requests).await.unwrap().into_inner();
-            // The streams before may not have left yet.
+            // Permits of the streams before may not have been returned yet.
             let mut answers = std::pin::pin!(answers);
             assert!(answers.next().await.is_some());
         }
-        // Searches that had kept their places would leave none for these.
+        // Searches that had kept their permits would leave none for these.
         sixteen_places_are_free(&client).await;
     });
     let metrics = get(server.server().http_address(), "/metrics").unwrap().1;
     assert_eq!(metric(&metrics, "kyrodb_panics_total"), Some(0.0));
 }
 
-/// Whether its client reads or not: what a stream has in flight ends, and others find their places free.
+/// Whether its client reads or not: searches in flight of a stream end, and others get their permits.
 #[test]
-fn a_stream_that_nobody_reads_keeps_no_places() {
+fn an_unread_stream_keeps_no_places() {
     let server = Inside::start(&[
         ("hnsw.distance", "euclidean"),
         ("runtime.shards", "3"),
@@ -129,11 +129,11 @@ fn a_stream_that_nobody_reads_keeps_no_places() {
         let text = "x".repeat(1_000);
         let document = |id: u64| insert(id, &vector(id, 8), &[("text", &text)]);
         store(&mut client, (1..=2_000).map(document).collect()).await;
-        // Each answer is larger than what the client takes without reading.
+        // Each answer is larger than the client's window.
         let mut unread = Vec::new();
         for _ in 0..8 {
             let requests = (0..100).map(|n| search(&vector(n, 8), 1_000));
-            // What is not read keeps the whole connection from being sent more.
+            // Unread answers keep the server from sending more on the whole connection.
             let mut client = server.client().await;
             let stream = client.bulk_search(futures_util::stream::iter(requests)).await.unwrap();
             unread.push(stream.into_inner());
@@ -142,7 +142,7 @@ fn a_stream_that_nobody_reads_keeps_no_places() {
             let metrics = get(server.server().http_address(), "/metrics").unwrap().1;
             metric(&metrics, "kyrodb_queries_total").unwrap()
         };
-        // Each has searched as far ahead as it may.
+        // Each has searched as far ahead as permitted.
         eventually("no stream waits for another", async || asked() >= 8.0 * 16.0).await;
         sixteen_places_are_free(&client).await;
         let mut stream = unread.pop().unwrap();
@@ -155,7 +155,7 @@ fn a_stream_that_nobody_reads_keeps_no_places() {
     });
 }
 
-/// Streams that together want more places than there are wait for each other.
+/// Streams that together want more permits than there are wait for each other.
 #[test]
 fn streams_wait_for_places() {
     let server = Inside::start(&[

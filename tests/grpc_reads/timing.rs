@@ -1,4 +1,4 @@
-//! Where the time of a search went: the stages that the server tells of add up to what it took.
+//! Timing of a search: the stages that the server reports add up to the total.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -17,10 +17,10 @@ const DOCUMENTS: u64 = 8_000;
 const SEARCHES: usize = 3_000;
 const CLIENTS: usize = 4;
 
-/// What is printed of a stage is rounded to a tenth of a microsecond.
+/// Printed stages are rounded to a tenth of a microsecond.
 const ROUNDING_MS: f64 = 1e-4 * Stage::COUNT as f64;
 
-/// Milliseconds by stage, of the text in the trailers.
+/// Milliseconds by stage, from the text in the trailers.
 fn parse(text: &str) -> BTreeMap<String, f64> {
     let entries = text.split(", ").map(|entry| {
         let (name, ms) = entry.split_once(";dur=").unwrap();
@@ -46,7 +46,7 @@ fn request(number: usize) -> SearchRequest {
     }
 }
 
-/// One search that asks for its stages.
+/// One search that requests its stages.
 async fn timed(client: &mut Client, number: usize) -> BTreeMap<String, f64> {
     let mut request = Request::new(request(number));
     request.metadata_mut().insert(KEY, "1".parse().unwrap());
@@ -101,7 +101,7 @@ fn the_stages_of_a_search_add_up_to_what_it_took() {
     for stage in ["mailbox", "queue", "walk", "scan", "suspended", "collect", "reply", "merge"] {
         assert!(records.iter().any(|record| record[stage] > 0.0), "{stage}");
     }
-    // The server has measured the whole on its own, all but the encoding.
+    // The server has measured the total separately, except for the encoding.
     let observed = inside.server().observed();
     let whole = observed.methods.search.total().sum_ns as f64 / 1e6;
     let stages: f64 = records.iter().map(|record| sum(record) - record["encode"]).sum();
@@ -110,7 +110,7 @@ fn the_stages_of_a_search_add_up_to_what_it_took() {
 }
 
 #[test]
-fn every_search_is_in_each_stage_and_only_who_asks_is_told() {
+fn every_search_is_counted_in_each_stage_and_reported_on_request() {
     const COUNT: u64 = 40;
     let inside = Inside::start(SETTINGS);
     let counts = || {
@@ -125,7 +125,7 @@ fn every_search_is_in_each_stage_and_only_who_asks_is_told() {
             assert!(!response.metadata().contains_key(KEY));
         }
         let expected = [COUNT; Stage::COUNT];
-        // A record ends just after its answer has left.
+        // A record ends just after its answer has been sent.
         eventually("all are counted", async || counts() == expected).await;
         inside.server().observed().set_recording(false);
         client.search(search(&vector(1, 8), 3)).await.unwrap();

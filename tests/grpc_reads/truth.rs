@@ -1,4 +1,4 @@
-//! The truth table of filters: the same documents pass in a search and in a batch delete.
+//! The truth table of filters: a search and a batch delete select equal documents.
 
 use std::collections::{BTreeSet, HashMap};
 
@@ -13,17 +13,16 @@ use super::{SETTINGS, find};
 
 type Pairs = &'static [(&'static str, &'static str)];
 
-/// Legacy pairs, a filter and a namespace, and which documents pass all of them.
+/// Legacy pairs, a filter and a namespace, and the documents that pass all of them.
 type LegacyCase = (Pairs, Option<MetadataFilter>, &'static str, &'static [u64]);
 
-/// What `n` is in documents 1, 2, …
+/// Value of `n` in documents 1, 2, …
 const VALUES: [&str; 15] = [
     "10", "9", "1e3", " 5", "nan", "inf", "-inf", "abc", "", "+7", ".5", "10.0", "0x10", "NaN",
     "-0",
 ];
 
-/// Without `n`: one without metadata, one with an empty key, one with other words, and two in
-/// namespaces.
+/// Without `n`: one without metadata, one with an empty key, one with other words, and two in namespaces.
 const OTHERS: [(u64, Pairs, &str); 5] = [
     (16, &[], ""),
     (17, &[("", "x")], ""),
@@ -44,7 +43,7 @@ fn documents() -> Vec<InsertRequest> {
     documents
 }
 
-/// All but these.
+/// All documents but these.
 fn except(ids: &[u64]) -> Vec<u64> {
     ALL.filter(|id| !ids.contains(id)).collect()
 }
@@ -77,7 +76,7 @@ fn words() -> Vec<Case> {
     ]
 }
 
-/// Numbers are compared as numbers where both sides are; anything else bytewise.
+/// Numbers are compared as numbers if both sides are; anything else bytewise.
 fn ranges() -> Vec<Case> {
     vec![
         (gte("n", "10"), vec![1, 3, 6, 8, 12]),
@@ -96,7 +95,7 @@ fn ranges() -> Vec<Case> {
         (gte("n", "nan"), vec![]),
         (lte("n", "nan"), vec![4, 8, 9, 13]),
         (gt("n", "NaN"), vec![8]),
-        // Bounds that are no numbers.
+        // Bounds that are not numbers.
         (gte("n", "abc"), vec![5, 6, 8]),
         (gt("n", "abc"), vec![5, 6]),
         (lt("n", "abc"), vec![1, 2, 3, 4, 7, 9, 10, 11, 12, 13, 14, 15]),
@@ -152,7 +151,7 @@ async fn found(client: &mut Client, request: SearchRequest) -> Vec<u64> {
     found
 }
 
-/// Each case in a search, and then in a delete whose documents are put back.
+/// Runs each case in a search, and then in a delete whose documents are put back.
 fn check(cases: Vec<Case>) {
     let server = Inside::start(SETTINGS);
     runtime().block_on(async {

@@ -14,7 +14,7 @@ async fn delete(client: &mut Client, request: BatchDeleteRequest) -> u64 {
     answer.deleted_count
 }
 
-/// What is there, by id.
+/// Ids of the remaining documents.
 async fn left(client: &mut Client) -> Vec<u64> {
     let mut left = ids(&client.search(search(&vector(1, 8), 1_000)).await.unwrap().into_inner());
     left.sort_unstable();
@@ -67,7 +67,7 @@ fn a_filter_deletes_every_match_in_scope_and_nothing_else() {
             (exact("n", "10"), "even", &[2, 8]),
             (exact("n", "9"), "even", &[]),
             (exact("m", "9"), "", &[]),
-            // Numbers as numbers, the rest bytewise, in one request.
+            // Numbers as numbers, other values bytewise, in one request.
             (gte("n", "10"), "", &[2, 3, 4, 5, 8]),
             (gte("n", "10"), "even", &[2, 4, 8]),
             (and(&[gte("n", "9"), lt("n", "10.5")]), "", &[1, 2, 3, 8]),
@@ -106,7 +106,7 @@ fn a_delete_without_criterion_is_refused() {
     });
 }
 
-/// In one shard a batch is one change, however many documents it ends.
+/// In one shard a batch is one change, whatever its number of documents.
 #[test]
 fn a_large_batch_is_seen_whole_or_not_at_all_and_survives_a_restart() {
     const COUNT: u64 = 9_000;
@@ -124,7 +124,7 @@ fn a_large_batch_is_seen_whole_or_not_at_all_and_survives_a_restart() {
         }
         let count = |mut client: Client| async move {
             let filter = Some(exact("group", "gone"));
-            // So wide a beam that all that pass are looked at, and counted.
+            // A beam so wide that all passing documents are looked at, and counted.
             let request = SearchRequest { filter, ef_search: 1_000, ..search(&vector(1, 8), 1) };
             let answer = client.search(request).await.unwrap().into_inner();
             assert_eq!(answer.coverage_reasons, [""; 0]);

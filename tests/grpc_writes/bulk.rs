@@ -1,4 +1,4 @@
-//! The streams of writes: BulkInsert and BulkLoadHnsw.
+//! The write streams: BulkInsert and BulkLoadHnsw.
 
 use std::collections::BTreeSet;
 
@@ -25,7 +25,7 @@ async fn bulk_load(client: &mut Client, requests: Vec<InsertRequest>) -> BulkLoa
     client.bulk_load_hnsw(tokio_stream::iter(requests)).await.unwrap().into_inner()
 }
 
-/// Good documents 1 to 200, and among them eight bad ones, the last of which has a NaN.
+/// Valid documents 1 to 200, and among them eight invalid ones, the last of which has a NaN.
 fn good_and_bad() -> Vec<InsertRequest> {
     let mut requests: Vec<InsertRequest> = (1..=200).map(document).collect();
     requests.insert(10, document(0));
@@ -96,7 +96,7 @@ fn the_ten_thousand_and_first_message_of_a_bulk_insert_fails_and_ends_it() {
         for id in 30_001..=30_040 {
             assert!(!query(&mut client, id, "").await.found, "{id}");
         }
-        // Bad messages count as messages.
+        // Invalid messages count as messages.
         let mut requests = vec![document(0); 10_000];
         requests.push(document(40_000));
         let answer = bulk_insert(&mut client, requests).await;
@@ -154,7 +154,7 @@ fn a_bulk_load_is_linked_searchable_and_durable_when_it_returns() {
     }
 }
 
-/// Sends documents, and goes away without a word when document `first + seen` is stored.
+/// Sends documents, and drops the connection when document `first + seen` is stored.
 async fn vanish_in_mid_stream(client: &Client, first: u64, seen: u64) {
     let (sender, receiver) = tokio::sync::mpsc::channel(8);
     let mut caller = client.clone();
@@ -165,7 +165,7 @@ async fn vanish_in_mid_stream(client: &Client, first: u64, seen: u64) {
                 return;
             }
         }
-        // More may come: the stream stays open.
+        // More might come: the stream stays open.
         std::future::pending::<()>().await;
     });
     eventually("the first documents of a stream are stored", || is_stored(client, first + seen))
@@ -177,13 +177,13 @@ async fn vanish_in_mid_stream(client: &Client, first: u64, seen: u64) {
 
 #[test]
 fn a_client_that_vanishes_in_mid_stream_leaves_whole_documents_and_a_server_that_goes_on() {
-    // More of them than streams may run at once: each has to give its place back.
+    // More of them than streams may run at once: each has to return its permit.
     const VANISHED: u64 = 12;
     let all: Vec<u64> = (0..VANISHED).flat_map(|n| n * 10_000 + 1..n * 10_000 + 2_001).collect();
     let mut server = Inside::start(SETTINGS);
     let before = runtime().block_on(async {
         for round in 0..VANISHED {
-            // The stream is reset first; then its connection goes as well.
+            // The stream is reset first; then its connection is dropped as well.
             let client = server.client().await;
             vanish_in_mid_stream(&client, round * 10_000 + 1, round * 40).await;
         }

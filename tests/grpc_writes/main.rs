@@ -1,5 +1,5 @@
-//! Every write of `kyrodb.v1` as its clients see it: what it answers, what it changes and what
-//! not, and that all of it is there after a restart.
+//! Every write of `kyrodb.v1` as its clients see it: its answer, its effects, and that all of them persist after a
+//! restart.
 
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test")]
 

@@ -1,5 +1,5 @@
-//! Writers that offer more than can be linked, beside searches: writers wait or are refused, and
-//! searches scan no more than they may.
+//! Writers that offer more than can be linked, beside searches: writers wait or are refused, and searches scan no more
+//! than the bound.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -22,18 +22,18 @@ const SETTINGS: super::Settings<'static> = &[
 
 const DIMENSION: usize = 96;
 
-/// Documents that are there before, and that are offered at once.
+/// Number of documents stored before, and number offered at once.
 const STORED: u64 = 800;
 const OFFERED: u64 = 6_000;
 
-/// The most that may wait to be linked while there are searches, whatever they cost.
+/// Most documents that may wait to be linked while there are searches, whatever the measured costs.
 const HOT_MAX: f64 = 2_048.0;
 
 fn document(id: u64) -> InsertRequest {
     insert(id, &vector(id, DIMENSION), &[])
 }
 
-/// Searches one after the other until told to stop: how many, each of which was whole.
+/// Searches one after the other until stopped; returns their number. Each has to be complete.
 async fn search_on(mut client: Client, stop: Arc<AtomicBool>) -> u64 {
     let mut count = 0;
     while !stop.load(Ordering::Relaxed) {
@@ -45,7 +45,7 @@ async fn search_on(mut client: Client, stop: Arc<AtomicBool>) -> u64 {
     count
 }
 
-/// Sends all at once; the refusals.
+/// Sends all inserts at once; returns the refusals.
 async fn flood(client: &Client, ids: std::ops::Range<u64>) -> Vec<Status> {
     let sent: Vec<_> = ids
         .map(|id| {
@@ -70,7 +70,7 @@ async fn waiting(server: &Inside) -> f64 {
     metric_sum(&metrics(server).await, "kyrodb_shard_writes_waiting")
 }
 
-/// Hot documents, the bound of them, and what searches have scanned of them.
+/// Hot documents, their bound, and those that searches have scanned.
 async fn hot(server: &Inside) -> [f64; 3] {
     let text = metrics(server).await;
     [
@@ -131,7 +131,7 @@ fn writers_beyond_the_pace_of_linking_wait_or_are_refused_and_searches_do_not_fe
             assert!(status.message().contains("wait to be linked"), "{status:?}");
             assert!(retry_delay(status) >= Duration::from_millis(50), "{status:?}");
         }
-        // Once there is room, all is as before.
+        // Once there is room, inserts succeed again.
         eventually("all is linked", async || hot(&server).await[0] == 0.0).await;
         client.insert(document(5)).await.unwrap();
     });
@@ -162,10 +162,10 @@ fn a_server_that_ends_does_not_wait_for_room_and_keeps_what_it_has_acknowledged(
     });
 }
 
-/// A refusal by back-pressure costs a look at a counter: nothing of the insert is checked or charged before.
+/// A refusal by back-pressure costs a look at a counter: the insert is neither checked nor charged before.
 #[test]
 fn an_insert_that_would_wait_too_long_is_refused_before_it_is_checked_and_charged() {
-    // A document of 60,000 bytes is most of what may be written in a second.
+    // A document of 60,000 bytes is most of the bytes that may be written per second.
     let settings = [("runtime.shards", "1"), ("storage.max_write_bytes_per_sec", "65536")];
     let server = Inside::start(&settings);
     let shard = server.server().observed().shards()[0].clone();
@@ -175,7 +175,7 @@ fn an_insert_that_would_wait_too_long_is_refused_before_it_is_checked_and_charge
         let mut client = server.client().await;
         client.insert(insert(1, &vector(1, 8), &[])).await.unwrap();
         eventually("all is linked", async || hot(&server).await[0] == 0.0).await;
-        // What a core says that is flooded. One in sixteen is let past.
+        // As published by a flooded core. One in sixteen is let through.
         shard.insert_wait_ms.set(60_000);
         let status = client.insert(bad(2)).await.unwrap_err();
         assert_eq!(status.code(), Code::InvalidArgument, "{status:?}");

@@ -1,4 +1,4 @@
-//! What is acknowledged is there after a restart, exactly.
+//! Acknowledged changes are there after a restart, exactly.
 
 use super::SETTINGS;
 use super::common::documents::{Change, Contents, Random, read};

@@ -235,8 +235,8 @@ fn an_update_merges_or_replaces_metadata_and_never_moves_the_document() {
     });
 }
 
-/// Documents that are replaced over and over leave nothing behind: their nodes go out of the graph,
-/// and their slots are filled again.
+/// Repeatedly replaced documents leave nothing behind: their nodes are removed from the graph, and their slots are
+/// reused.
 #[test]
 fn documents_that_are_replaced_leave_no_nodes_behind() {
     const DOCUMENTS: u64 = 1_500;
@@ -265,7 +265,7 @@ fn documents_that_are_replaced_leave_no_nodes_behind() {
     let documents = DOCUMENTS as f64;
     assert_eq!(metric("kyrodb_hnsw_vector_count"), documents);
     assert!(metric("kyrodb_shard_removed_nodes_total") >= 6.0 * documents);
-    // All of a round are acknowledged before the first of it is linked, at worst.
+    // At worst all inserts of a round are acknowledged before the first of them is linked.
     assert!(metric("kyrodb_shard_slots") <= 4.0 * documents, "{}", metric("kyrodb_shard_slots"));
     let nodes = documents + metric("kyrodb_shard_dead_nodes");
     assert_eq!(metric("kyrodb_shard_linked_nodes"), nodes);

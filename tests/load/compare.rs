@@ -1,5 +1,4 @@
-//! A comparison: KyroDB alone, beside engines that are not there, and beside a real one where one
-//! is named.
+//! Comparisons: KyroDB alone, beside engines that are absent, and beside a real one if one is named.
 
 use std::process::Stdio;
 use std::time::{Duration, Instant};
@@ -11,10 +10,10 @@ use crate::common::{PATIENCE, free_port, runtime};
 use crate::data::Set;
 use crate::{Place, assert_says, number, said, tester, text};
 
-/// Names a peer as `--peer` does, to be measured in a test.
+/// Environment variable that names a peer, as `--peer` does, to be measured in a test.
 const PEER: &str = "KYRODB_TEST_PEER";
 
-/// The arguments of a short comparison over a set that is written here.
+/// Arguments of a short comparison over a data set written by the test.
 fn short(place: &Place, more: &[&str]) -> Vec<String> {
     let npy = place.path("npy");
     Set::new().write_npy(&npy);
@@ -27,7 +26,7 @@ fn as_strs(arguments: &[String]) -> Vec<&str> {
     arguments.iter().map(String::as_str).collect()
 }
 
-/// The line of an engine.
+/// The JSON line of an engine.
 fn engine(place: &Place, name: &str) -> Value {
     let mut lines = place.lines("engine");
     lines.retain(|line| line["engine"] == name);
@@ -72,7 +71,7 @@ fn kyrodb_alone_is_measured_and_left_as_it_was() {
     assert!(facts["index"].as_str().unwrap().contains("m=16 ef_construction=200"), "{facts}");
     assert_eq!(kyrodb["settings"]["comparison"]["recall"], 0.9);
     assert_eq!(kyrodb["settings"]["weights"]["search"], 1.0);
-    // The narrowest width that has the recall, and a little more for the picture.
+    // The smallest width that reaches the recall, and a few more for the chart.
     let curve = kyrodb["curve"].as_array().unwrap();
     let good: Vec<&Value> = curve.iter().filter(|point| number(point, "recall") >= 0.9).collect();
     assert_eq!((&good[0]["width"], good.len()), (&kyrodb["width"], 3), "{curve:?}");
@@ -118,7 +117,7 @@ fn a_peer_that_is_not_there_stands_in_the_table_with_the_reason() {
 }
 
 #[test]
-fn what_can_not_be_compared_is_refused_with_the_way_out() {
+fn invalid_comparisons_are_refused_with_the_remedy() {
     let place = Place::new();
     let (npy, mix) = (place.path("npy"), place.path("mix.toml"));
     Set::new().write_npy(&npy);
@@ -147,7 +146,7 @@ fn what_can_not_be_compared_is_refused_with_the_way_out() {
 }
 
 #[test]
-fn an_engine_that_goes_away_leaves_what_was_measured() {
+fn an_engine_that_goes_away_leaves_partial_results() {
     let mut place = Place::new();
     let mut arguments = short(&place, &[]);
     let rounds = arguments.iter().position(|word| word == "--rounds").unwrap();
@@ -179,8 +178,7 @@ fn a_real_peer_is_measured_where_one_is_named() {
     place.run(&as_strs(&short(&place, &["--peer", &peer])));
     assert_measured(&engine(&place, "kyrodb"));
     assert_measured(&engine(&place, name));
-    // A wider search finds more: the width reaches the engine. Chroma has to be started as by
-    // `perf/peers.sh`.
+    // A wider search finds more: the width reaches the engine. Chroma has to be started as by `perf/peers.sh`.
     let curve = engine(&place, name)["curve"].clone();
     let recalls: Vec<f64> =
         curve.as_array().unwrap().iter().map(|point| number(point, "recall")).collect();

@@ -1,4 +1,4 @@
-//! The options that others rely on, the mix of operations, and the lines of JSON.
+//! Stable interface of the load tester: options, the mix of operations, and the lines of JSON.
 
 use kyrodb::proto::BulkQueryRequest;
 use serde_json::Value;
@@ -11,7 +11,7 @@ const SHORT: [&str; 8] =
     ["--dataset", "64", "--dimension", "16", "--warm-up", "0.2", "--duration", "1.5"];
 
 #[test]
-fn the_options_of_the_contract_seed_search_and_tell() {
+fn documented_options_seed_search_and_report() {
     let place = Place::new();
     let more = ["--qps", "200", "--concurrency", "8", "--request-timeout-ms", "5000"];
     let ratio = ["--max-failure-ratio", "0.5"];
@@ -19,7 +19,7 @@ fn the_options_of_the_contract_seed_search_and_tell() {
     assert_says(&printed, &["REQUESTS", "P50 MS", "P95 MS", "P99 MS", "achieved QPS"]);
     assert_says(&printed, &["of 200.0 asked", "0 failed, failure ratio 0.0000"]);
     let summary = place.summary();
-    // The arrivals of 1.5 s at 200 a second, six standard deviations either way.
+    // Arrivals of 1.5 s at 200 per second, within six standard deviations.
     let requests = number(&summary, "requests");
     assert!((200.0..400.0).contains(&requests), "{summary}");
     assert_eq!((&summary["k"], &summary["mode"]), (&10.into(), &"open".into()));
@@ -53,7 +53,7 @@ fn a_mix_sends_every_operation_by_its_weight() {
 }
 
 #[test]
-fn a_seed_decides_what_is_due() {
+fn a_seed_decides_the_due_requests() {
     let place = Place::new();
     let requests = |seed: &str| {
         place.run(&[&SHORT[..], &["--qps", "300", "--seed", seed]].concat());
@@ -68,7 +68,7 @@ fn keys(line: &Value) -> Vec<&str> {
     keys
 }
 
-/// Programs read these lines: a key that goes away is a broken program.
+/// Programs read these lines: removing a key would break them.
 #[test]
 fn lines_of_json_have_their_keys() {
     let place = Place::new();

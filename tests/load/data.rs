@@ -1,4 +1,4 @@
-//! Files of the shipped sample with queries and their exact answers, as the field has them.
+//! Files of the shipped sample with queries and their exact answers, in common formats.
 
 use std::path::{Path, PathBuf};
 

@@ -21,7 +21,7 @@ use common::{PATIENCE, Process, directory};
 use serde_json::Value;
 use tempfile::TempDir;
 
-/// A server, and a place for the files of a test.
+/// A server, and a directory for the files of a test.
 struct Place {
     directory: TempDir,
     server: Option<Process>,
@@ -51,14 +51,14 @@ impl Place {
         command
     }
 
-    /// Runs it where it has to go well; what it prints.
+    /// Runs it, expecting success; returns its output.
     fn run(&self, arguments: &[&str]) -> String {
         let output = self.command(arguments).output().unwrap();
         assert_eq!(output.status.code(), Some(0), "{arguments:?}: {}", said(&output));
         String::from_utf8(output.stdout).unwrap()
     }
 
-    /// Runs it where it has to exit with `code`; what it says.
+    /// Runs it, expecting exit code `code`; returns its messages.
     fn fails(&self, code: i32, arguments: &[&str]) -> String {
         let output = self.command(arguments).output().unwrap();
         assert_eq!(output.status.code(), Some(code), "{arguments:?}: {}", said(&output));
@@ -78,7 +78,7 @@ impl Place {
         child
     }
 
-    /// Lines of JSON of a kind.
+    /// The lines of JSON of a kind.
     fn lines(&self, kind: &str) -> Vec<Value> {
         let text = std::fs::read_to_string(self.path("out.json")).unwrap_or_default();
         // The last line may be half written.

@@ -13,7 +13,7 @@ fn recall_is_in_every_line_and_the_set_is_loaded_once() {
     set.write_npy(&npy);
     set.write_vecs(&vecs);
     let run = ["--closed", "--duration", "1.5", "--ef", "100", "--data", text(&npy)];
-    // An empty server is not loaded unasked.
+    // An empty server is not loaded without `--load`.
     assert_says(&place.fails(2, &run), &["lacks 5000 of the 5000 documents", "--load"]);
     let printed = place.run(&[&run[..], &["--load"]].concat());
     assert_says(&printed, &["RECALL@10"]);
@@ -22,7 +22,7 @@ fn recall_is_in_every_line_and_the_set_is_loaded_once() {
     for interval in place.lines("interval") {
         assert!(recall(&interval) > 0.9, "{interval}");
     }
-    // The same set in other files: its documents are there.
+    // The data set in another format: its documents are there.
     let (base, queries) = (vecs.join("base.fvecs"), vecs.join("queries.fvecs"));
     let truth = vecs.join("truth.ivecs");
     let files = ["--base", text(&base), "--queries", text(&queries), "--truth", text(&truth)];
@@ -30,7 +30,7 @@ fn recall_is_in_every_line_and_the_set_is_loaded_once() {
     let summary = place.summary();
     assert!(recall(&summary) > 0.8, "{summary}");
     assert_eq!((&summary["k"], &summary["mode"]), (&20.into(), &"open".into()));
-    // Writes beside the searches do not change what is exact.
+    // Writes beside the searches do not change the exact answers.
     let mix = place.path("mix.toml");
     std::fs::write(&mix, "rate = 300\n[weights]\nsearch = 2\ninsert = 1\ndelete = 1\n").unwrap();
     let mixed = ["--workload", text(&mix), "--duration", "2", "--ef", "100", "--data", text(&npy)];
@@ -82,7 +82,7 @@ fn a_sweep_over_beams_draws_its_curve() {
 }
 
 #[test]
-fn a_sweep_over_rates_finds_one_or_says_what_stands_in_the_way() {
+fn a_sweep_over_rates_finds_one_or_names_the_obstacle() {
     let place = Place::new();
     let npy = place.path("npy");
     Set::new().write_npy(&npy);

@@ -1,4 +1,4 @@
-//! What it refuses, with which exit code, and that it names the way out.
+//! Refusals of the load tester, with their exit codes and remedies.
 
 use crate::common::free_port;
 use crate::data::Set;
@@ -60,7 +60,7 @@ fn data_of_another_server_is_refused() {
     place.run(&[&short[..], &["--dataset", "8", "--dimension", "384"]].concat());
     let other = place.fails(2, &[&short[..], &["--dimension", "16"]].concat());
     assert_says(&other, &["have 384 values", "have 16", "--dimension 384"]);
-    // The right dimension, but other vectors under the same ids.
+    // The right dimension, but other vectors under these ids.
     let npy = place.path("npy");
     Set::new().write_npy(&npy);
     let other = place.fails(2, &[&short[..], &["--load", "--data", text(&npy)]].concat());

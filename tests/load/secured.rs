@@ -1,4 +1,4 @@
-//! A server with TLS and API keys: what the load tester brings along, and what it says without.
+//! A server with TLS and API keys: credentials of the load tester, and its errors without them.
 
 use std::path::PathBuf;
 use std::process::Command;
@@ -71,7 +71,7 @@ impl Secured {
         self.directory.path().join(name)
     }
 
-    /// The program, with these options whose values are files.
+    /// The program, with options whose values are files.
     fn command(&self, files: &[(&str, &str)]) -> Command {
         let mut command = tester(&SHORT);
         command.args(["--server", &format!("https://localhost:{}", self.server.grpc.port())]);
@@ -110,7 +110,7 @@ fn a_server_with_tls_and_keys_is_measured() {
     command.env("KYRODB_API_KEY", key("nobody"));
     secured.ends(command, 1, &without);
 
-    // Neither the system nor another authority knows this certificate.
+    // Neither the system nor another authority has signed this certificate.
     let output = secured.command(&[]).output().unwrap();
     assert!(!output.status.success(), "{}", said(&output));
     assert_says(&said(&output), &["certificate", "--ca-cert"]);
@@ -121,7 +121,7 @@ fn a_server_with_tls_and_keys_is_measured() {
 }
 
 #[test]
-fn one_that_asks_for_a_certificate_is_shown_one() {
+fn a_server_that_asks_for_a_certificate_is_shown_one() {
     let secured = Secured::start(true);
     let known = [("--ca-cert", "ca.pem"), ("--key-file", "root.txt")];
     let shown = [("--client-cert", "client.pem"), ("--client-key", "client.key")];

@@ -1,4 +1,4 @@
-//! A server that stalls can't hide it, and one that goes away leaves what was measured.
+//! A server that stalls can't hide it, and one that goes away leaves partial results.
 
 use std::time::{Duration, Instant};
 
@@ -6,11 +6,11 @@ use crate::{Place, assert_says, number, said};
 
 const SMALL: [&str; 6] = ["--dataset", "64", "--dimension", "16", "--warm-up", "0"];
 
-/// How long a server is kept from answering.
+/// Time for which a server is stopped.
 const STALL: Duration = Duration::from_millis(1_500);
 
 #[test]
-fn in_an_open_loop_a_stall_is_in_the_latency_of_all_who_were_due() {
+fn an_open_loop_counts_a_stall_in_the_latency_of_all_due_requests() {
     let place = Place::new();
     let run = ["--qps", "200", "--duration", "4", "--concurrency", "4"];
     let tester = place.begin(&[&SMALL[..], &run].concat());
@@ -22,8 +22,8 @@ fn in_an_open_loop_a_stall_is_in_the_latency_of_all_who_were_due() {
     let output = tester.wait_with_output().unwrap();
     assert_eq!(output.status.code(), Some(0), "{}", said(&output));
     let summary = place.summary();
-    // All that was due was sent, also what was due while four places waited for the server: of
-    // some 800 requests, about 300 in the stall, not the 4 that a closed loop would have sent.
+    // All due requests were sent, including those due while four workers waited for the server: of some 800 requests,
+    // about 300 in the stall, not the 4 that a closed loop would have sent.
     assert!(number(&summary, "requests") > 600.0, "{summary}");
     assert_eq!(summary["failed"], 0, "{summary}");
     assert!(number(&summary, "crowded_ratio") > 0.1, "{summary}");

@@ -1,4 +1,4 @@
-//! Disks, logs, damage, backups.
+//! Drills of disks, logs, damage and backups.
 
 use std::path::{Path, PathBuf};
 
@@ -25,7 +25,7 @@ fn the_disk_is_full() {
         let refused = async || put(&mut process.client().await, 21).await.is_err();
         eventually("the reserve", refused).await;
         assert_eq!(code(put(&mut process.client().await, 22).await), Code::ResourceExhausted);
-        // Deletes go on for as long as the log has room.
+        // Deletes succeed while the log has room.
         let mut client = process.client().await;
         let update = |n: u64| kyrodb::proto::UpdateMetadataRequest {
             doc_id: 5,
@@ -41,7 +41,7 @@ fn the_disk_is_full() {
     runbook.next().has(0, &["kyrodb_disk_available_bytes", "kyrodb_disk_reserve_bytes 8388608"]);
     runbook.next().has(0, &["state: open", "shards.0.state: open"]);
     volume.empty();
-    // It opens again where there is no room yet, as far as the server knows.
+    // The breaker opens again if the server finds no room yet.
     runtime.block_on(eventually("inserts come back", async || {
         runbook_reset(&process);
         put(&mut process.client().await, 31).await.is_ok()
@@ -105,7 +105,7 @@ pub(crate) fn damage(data_dir: &Path) {
         names.filter(|path| path.extension().is_some_and(|e| e == "wal")).collect();
     logs.sort();
     let file = std::fs::OpenOptions::new().read(true).write(true).open(&logs[0]).unwrap();
-    // The second of the groups of one record each, each a block long, behind the header.
+    // The second of the groups of one record each, each a block long, after the header.
     let offset = 2 * 4_096 + 64;
     let mut byte = [0];
     file.read_exact_at(&mut byte, offset).unwrap();
@@ -140,7 +140,7 @@ fn the_server_does_not_start() {
     assert_eq!(count(), 20);
     process.kill();
     damage(&data_dir);
-    // Something was lost, which it says.
+    // A document was lost, and the program says so.
     runbook.next().has(1, &["quarantine"]);
     runbook.done();
     let process = Process::start(&data_dir, SETTINGS);
@@ -179,7 +179,7 @@ fn a_backup_fails() {
     let process = Process::start(&directory.path().join("data"), SETTINGS);
     runtime().block_on(async { store(&mut process.client().await, 200).await });
     let mut runbook = Runbook::open("A backup fails", directory.path());
-    // The default place of backups, on a file system of its own.
+    // The default directory of backups, on a file system of its own.
     std::fs::create_dir(volume.path("backups")).unwrap();
     std::os::unix::fs::symlink(volume.path("backups"), directory.path().join("backups")).unwrap();
     let create = || {
@@ -197,7 +197,7 @@ fn a_backup_fails() {
     volume.empty();
     runbook.next().has(0, &["Backup ID"]);
     runbook.next().has(0, &["is good"]);
-    // Beside the running server.
+    // While the server is running.
     let needs = ["Would restore", "Before a restore:", "in use by another server", "--allow-clear"];
     runbook.next().has(0, &needs);
     runbook.set("TEXTFILES", directory.path().to_string_lossy());
@@ -210,7 +210,7 @@ fn a_backup_fails() {
     process.stop();
 }
 
-/// The file system goes away under the server: what it has acknowledged is there when it is back.
+/// The file system fails under the server: acknowledged writes are there when it is back.
 #[test]
 fn the_disk_fails() {
     let directory = directory();
@@ -241,7 +241,7 @@ fn the_disk_fails() {
     runbook.next().has(0, &["state: open", "shards.0.state: open"]);
     runbook.next().has(0, &["kyrodb_wal_writes_failed"]);
     runbook.next().has(0, &["shutting_down: true"]);
-    // It ends, though it can't leave its log as it would like to.
+    // It ends, though it can't seal its log.
     process.wait();
     volume.mend();
     runbook.next().has(0, &["clean"]);

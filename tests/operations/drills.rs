@@ -1,4 +1,4 @@
-//! Load, modes, settings, restarts.
+//! Drills of load, modes, settings and restarts.
 
 use kyrodb::proto::QueryRequest;
 use tonic::Code;
@@ -48,7 +48,7 @@ fn searches_are_slow() {
     runbook.next().has(0, &["stage=\"walk\"", "stage=\"suspended\""]);
     runbook.next().has(0, &["kyrodb_shard_hot_documents{shard=\"0\"} 0"]);
     let profiled = runbook.next();
-    // A host may forbid it, and then the way out is named.
+    // A host may forbid profiles; then the remedy is named.
     if profiled.code == 0 {
         let picture = std::fs::read_to_string(directory.path().join("cpu.svg")).unwrap();
         assert!(picture.contains("kyro-core-0"), "{picture}");
@@ -147,7 +147,7 @@ fn a_setting_has_to_change() {
     process.stop();
 }
 
-/// Clients write all the while, and lose nothing that was acknowledged.
+/// Clients write all the while, and lose no acknowledged document.
 #[test]
 fn a_restart() {
     let directory = directory();
@@ -183,9 +183,9 @@ fn a_restart() {
     process.stop();
 }
 
-/// Clients that wait as they are told, and try again, notice nothing of restarts but a pause.
+/// Clients that wait as told, and retry, see only a pause during restarts.
 #[test]
-fn a_restart_under_load_fails_nobody_who_tries_again() {
+fn a_restart_under_load_fails_no_client_that_retries() {
     const CLIENTS: u64 = 4;
     let directory = directory();
     let data_dir = directory.path().join("data");
@@ -232,8 +232,8 @@ fn a_restart_under_load_fails_nobody_who_tries_again() {
     process.stop();
 }
 
-/// Writes and searches until it is told to stop; panics if something fails that may be tried again and
-/// does not come right. Returns what was acknowledged, and how often it tried again.
+/// Writes and searches until stopped; panics if a retryable failure does not go away. Returns the acknowledged ids, and
+/// the number of retries.
 async fn work(
     mut client: crate::common::Client,
     number: u64,
@@ -252,7 +252,7 @@ async fn work(
                 Err(status) => Err(status),
             };
             let Err(status) = found else { break };
-            // A connection that breaks tells nothing: what was asked may have been done or not.
+            // A broken connection leaves the outcome open: the request may or may not have been executed.
             let is_passing =
                 matches!(status.code(), Code::Unavailable | Code::Unknown | Code::Cancelled);
             assert!(is_passing, "{status:?}");

@@ -1,8 +1,8 @@
 //! Lines of operators' guides that were written for earlier servers of this name and for others, typed by a shell:
-//! what an operator knows by heart works here too. Paths and ports are those of the test.
+//! habits of operators work here too. Paths and ports are those of the test.
 //!
-//! Lines of `systemctl` and `journalctl` are typed as what systemd would run for them: `tests/packaging` holds the
-//! unit to that.
+//! Lines of `systemctl` and `journalctl` are replaced by the commands that systemd would run for them:
+//! `tests/packaging` holds the unit to that.
 
 use std::path::Path;
 use std::process::Command;
@@ -10,17 +10,17 @@ use std::process::Command;
 use crate::common::{Launch, Process, directory, runtime};
 use crate::{store, stored};
 
-/// A line as it is typed.
+/// A command line.
 pub(crate) struct Line {
-    /// What it is for, as the guide has it.
+    /// Its purpose, as in the guide.
     pub(crate) what: &'static str,
     pub(crate) typed: &'static str,
     pub(crate) code: i32,
-    /// Parts of what has to be printed.
+    /// Texts that its output has to contain.
     pub(crate) says: &'static [&'static str],
 }
 
-/// Where lines are typed: a directory with `data`, `backups` and `config.yaml`.
+/// Working directory of the lines, with `data`, `backups` and `config.yaml`.
 pub(crate) struct Shell<'a> {
     directory: &'a Path,
     variables: Vec<(&'static str, String)>,
@@ -153,7 +153,7 @@ fn the_data_directory_moves_by_the_configuration() {
         },
     ]);
     let yaml = std::fs::read_to_string(directory.path().join("config.yaml")).unwrap();
-    // systemd gives the unit's state directory, which is weaker.
+    // systemd passes the unit's state directory, which has a lower precedence.
     let mut launch = configured(directory.path(), &yaml);
     launch.command.env("STATE_DIRECTORY", directory.path().join("state"));
     let mut process = launch.spawn();
@@ -253,7 +253,7 @@ fn a_repair_by_root_leaves_a_directory_that_the_service_can_open() {
         says: &["SOUND"],
     }]);
     crate::disk::damage(&data_dir);
-    // Where this is not root there is one owner anyway.
+    // Without root there is only one owner.
     Shell::in_directory(directory.path()).types(&[
         Line {
             what: "the repair, which writes files of its own",

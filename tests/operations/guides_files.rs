@@ -1,5 +1,5 @@
-//! Lines of operators' guides that change files of a log by hand, typed by a shell while the server is stopped: a
-//! start that loses nothing by them succeeds and says what it found.
+//! Lines of operators' guides that change files of a log by hand, typed by a shell while the server is stopped: a start
+//! that loses no document by them succeeds and reports the change.
 
 use kyrodb::proto::SnapshotRequest;
 
@@ -38,7 +38,7 @@ fn log_files_that_a_snapshot_has_are_removed() {
     let log = process.log();
     let told = log.lines().find(|line| line.contains("the file is missing; the snapshot has"));
     assert!(told.is_some_and(|line| line.contains("WARN")), "{log}");
-    // It goes on as any other.
+    // The directory continues to work.
     runtime().block_on(async { put(&mut process.client().await, COUNT + 1).await.unwrap() });
     process.kill();
     let process = started(directory.path(), YAML);

@@ -1,15 +1,14 @@
-//! More lines of operators' guides: what the log of the server says, and pages and figures that are looked for by
-//! name.
+//! Lines of operators' guides about the log of the server, and about pages and figures that are looked up by name.
 
 use crate::common::{directory, runtime, search, vector};
 use crate::guides::{Line, Shell, started};
 use crate::{DIMENSION, store};
 
-/// Waits for words in the log of the server, as `tail -f` with patience does.
+/// Shell function that waits for a text in the log of the server, like a patient `tail -f`.
 const UNTIL_LOG: &str = "until_log() { for i in $(seq 600); do grep -q \"$1\" server.log && break; \
                          sleep 0.1; done; grep \"$1\" server.log; }";
 
-/// True if there is a curl, which guides type.
+/// True if curl is installed, which guides use.
 fn has_curl() -> bool {
     let has_curl = std::process::Command::new("curl").arg("--version").output().is_ok();
     if !has_curl {

@@ -1,5 +1,5 @@
-//! `OPERATIONS.md` is right: each of its commands is run here, by a shell, against a server that has
-//! been broken in the way that the section is about.
+//! `OPERATIONS.md` is right: each of its commands is run here, by a shell, against a server that has been broken in the
+//! way that the section describes.
 
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test")]
 
@@ -23,7 +23,7 @@ use tonic::{Code, Status};
 
 const DIMENSION: usize = 8;
 
-/// Sections, and which module drills them.
+/// Titles of the sections, each of which has a drill.
 const DRILLS: [&str; 21] = [
     "Where to look first",
     "Searches are slow",
@@ -81,7 +81,7 @@ fn every_section_has_a_drill() {
     assert_eq!(titles, drills);
 }
 
-/// A section whose commands are run one after the other. All of them have to be.
+/// A section whose commands are run one after the other. All of them have to be run.
 struct Runbook {
     commands: std::vec::IntoIter<String>,
     last: String,
@@ -89,7 +89,7 @@ struct Runbook {
     variables: Vec<(String, String)>,
 }
 
-/// What a command said.
+/// Result of a command.
 struct Said {
     code: i32,
     text: String,
@@ -107,7 +107,7 @@ impl Said {
 }
 
 impl Runbook {
-    /// Commands run in `directory`, which has a data directory `data`.
+    /// Runs commands in `directory`, which has a data directory `data`.
     fn open(title: &str, directory: &Path) -> Self {
         let found = sections().into_iter().find(|(section, _)| section == title);
         let commands = found.unwrap_or_else(|| panic!("no section {title}")).1.into_iter();
@@ -124,7 +124,7 @@ impl Runbook {
         self.variables.push((variable.to_owned(), value.into()));
     }
 
-    /// Asks this server from now on.
+    /// Sends requests of the commands to this server from now on.
     fn ask(&mut self, process: &Process) {
         self.set("KYRODB_URL", format!("http://{}", process.http));
     }
@@ -135,7 +135,7 @@ impl Runbook {
         self.again()
     }
 
-    /// Runs the last one once more.
+    /// Runs the last command again.
     fn again(&self) -> Said {
         let programs = Path::new(env!("CARGO_BIN_EXE_kyrodb_ctl")).parent().unwrap();
         let path = format!("{}:{}", programs.display(), std::env::var("PATH").unwrap());
@@ -169,7 +169,7 @@ async fn store(client: &mut Client, count: u64) {
     }
 }
 
-/// Which of the documents 1 to `count` are there.
+/// Number of the documents 1 to `count` that are stored.
 async fn stored(client: &mut Client, count: u64) -> u64 {
     let request =
         kyrodb::proto::BulkQueryRequest { doc_ids: (1..=count).collect(), ..Default::default() };

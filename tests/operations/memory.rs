@@ -1,4 +1,4 @@
-//! Memory, and documents that move.
+//! Drills of full memory, and of moving documents to another server.
 
 use kyrodb::proto::{DeleteRequest, InsertRequest};
 use tonic::Code;
@@ -6,10 +6,10 @@ use tonic::Code;
 use crate::common::{Client, Launch, Process, directory, eventually, retry_delay, runtime, vector};
 use crate::{DIMENSION, Runbook, store, stored};
 
-/// Metadata that soon fills memory.
+/// Bytes of metadata per document, so that memory fills soon.
 const TEXT_BYTES: usize = 30_000;
 
-/// Documents that would take a gigabyte.
+/// Number of documents that would take a gigabyte.
 const TOO_MANY: u64 = 20_000;
 
 async fn put_large(client: &mut Client, id: u64) -> Result<(), tonic::Status> {
@@ -47,7 +47,7 @@ fn memory_is_full() {
                 assert!(!retry_delay(&status).is_zero());
                 return id - 1;
             }
-            // The hot tier, for a moment.
+            // The hot tier may be full for a moment.
             tokio::time::sleep(retry_delay(&status)).await;
             id -= 1;
         }
@@ -58,7 +58,7 @@ fn memory_is_full() {
     let said = runbook.next().has(0, &["kyrodb_memory_max_bytes 268435456"]);
     let used = crate::common::metric(&said.text, "kyrodb_memory_used_bytes").unwrap();
     assert!(used < 300.0 * f64::from(1 << 20), "{used}");
-    // Reads go on, and deletes; what they leave is used again.
+    // Reads and deletes succeed; freed memory is reused.
     runtime.block_on(async {
         let mut client = process.client().await;
         assert_eq!(stored(&mut client, last).await, last);
@@ -77,7 +77,7 @@ fn memory_is_full() {
             put_large(&mut client, id).await.unwrap();
         }
     });
-    // With more, there is room at once.
+    // With a higher limit there is room at once.
     bound(2_048).unwrap();
     runbook.next().has(0, &["memory.max_bytes: 268435456 -> 2147483648"]);
     runtime.block_on(async {

@@ -1,4 +1,4 @@
-//! Keys and certificates.
+//! Drills of keys and certificates.
 
 use kyrodb::proto::QueryRequest;
 use tonic::{Code, Request};
@@ -24,7 +24,7 @@ fn key_file(flood: &str) -> String {
     format!("api_keys:\n{}{}{root}", entry("flood", flood), entry("calm", ""))
 }
 
-/// How a request with the key of a tenant is answered.
+/// Results of requests with the key of a tenant.
 fn ask(process: &Process, tenant: &str, times: usize) -> Vec<Code> {
     runtime().block_on(async {
         let client = process.client().await;
@@ -119,13 +119,13 @@ fn a_certificate_expires() {
     let mut runbook = Runbook::open("A certificate expires", directory.path());
     runbook.set("KYRODB_URL", format!("https://localhost:{}", process.http.port()));
     runbook.set("KYRODB_CA_CERT", path("ca.pem"));
-    // The program believes no expired certificate, so it can't ask; the server sees the files itself.
+    // The program does not trust an expired certificate, so it can't ask; the server notices new files itself.
     runbook.next().has(2, &["expired"]);
     write(&authority.sign(2090));
     runtime.block_on(log_has("the certificate has changed"));
     runbook.again().has(0, &["reloaded"]);
     runbook.next().has(0, &["ready: true"]);
-    // What does not fit is refused with its name, and the good one stays.
+    // Files that do not match are refused by name, and the valid ones stay in force.
     std::fs::write(path("key.pem"), authority.sign(2090).key).unwrap();
     runtime.block_on(log_has("is not used"));
     runbook.again().has(0, &["ready: true"]);

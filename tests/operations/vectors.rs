@@ -1,4 +1,4 @@
-//! Vectors on disk: one of them is damaged, and training begins anew.
+//! Drills of vectors on disk: one of them is damaged, and training is restarted.
 
 use std::os::unix::fs::FileExt;
 use std::path::Path;
@@ -19,11 +19,11 @@ const SETTINGS: &[(&str, &str)] = &[
     ("cache.training_interval_secs", "1"),
 ];
 
-/// More than are in one block of vectors.
+/// More documents than a block of vectors holds.
 const DOCUMENTS: u64 = 2_500;
 const DIMENSION: usize = 32;
 
-/// Flips a bit of the vector of this document, in whatever snapshot it is.
+/// Flips a bit of the vector of this document, in every snapshot that has it.
 fn damage(data_dir: &Path, id: u64) {
     let row: Vec<u8> = vector(id, DIMENSION).iter().flat_map(|value| value.to_le_bytes()).collect();
     let mut damaged = 0;
@@ -43,13 +43,13 @@ fn damage(data_dir: &Path, id: u64) {
     assert!(damaged > 0, "its vector is in a snapshot");
 }
 
-/// Stores so many documents, and waits until their vectors are on disk alone.
+/// Stores `count` documents, and waits until their vectors are only on disk.
 async fn load(process: &Process, client: &mut Client, count: u64) {
     let documents: Vec<_> = (1..=count).map(|id| insert(id, &vector(id, DIMENSION), &[])).collect();
     let loaded = client.bulk_load_hnsw(tokio_stream::iter(documents)).await.unwrap();
     assert!(loaded.into_inner().success);
     client.create_snapshot(SnapshotRequest::default()).await.unwrap();
-    // There is a word left of each.
+    // One word per vector is left in memory.
     let name = "kyrodb_memory_bytes{shard=\"0\",part=\"vectors\"}";
     let bytes = || metric(&get(process.http, "/metrics").unwrap().1, name).unwrap();
     eventually("vectors are on disk", async || bytes() < (count * 16) as f64).await;
@@ -78,7 +78,7 @@ fn vectors_are_read_from_disk() {
         for id in 8..=500 {
             assert_eq!(nearest(&mut client, id).await, (vec![id], Vec::new()));
         }
-        // Its block stays where it is, and keeps no other from being saved.
+        // Its block stays in place, and does not prevent others from being saved.
         client.create_snapshot(SnapshotRequest::default()).await.unwrap();
         client.insert(insert(7, &vector(7, DIMENSION), &[])).await.unwrap();
         assert_eq!(nearest(&mut client, 7).await, (vec![7], Vec::new()));
@@ -99,7 +99,7 @@ fn vectors_are_read_from_disk() {
     runbook.next().has(0, &["kyrodb_training_restarts_total 1"]);
     runbook.done();
     process.stop();
-    // Nothing that was beside it is lost, and nothing that is needed is damaged.
+    // Its neighbours are intact, and no needed file is damaged.
     let process = Process::start(&data_dir, SETTINGS);
     assert!(!process.log().contains("damaged"), "{}", process.log());
     runtime().block_on(async {
@@ -122,7 +122,7 @@ fn snapshots_fail() {
         let mut client = process.client().await;
         load(&process, &mut client, 500).await;
         damage(&data_dir, 7);
-        // Its block has to be written again, since there is another document in it.
+        // Its block has to be written again, since another document in it changed.
         client.insert(insert(1_000, &vector(1_000, DIMENSION), &[])).await.unwrap();
         let refused = client.create_snapshot(SnapshotRequest::default()).await.unwrap_err();
         assert!(refused.message().contains("document 7 can't be read"), "{refused:?}");

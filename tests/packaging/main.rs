@@ -1,5 +1,5 @@
-//! What packages and containers are made of: manual pages and completions, the configuration of the
-//! service, its unit's scripts, and the system calls that a container has to allow.
+//! Contents of packages and containers: manual pages and completions, the configuration of the service, its unit's
+//! scripts, and the system calls that a container has to allow.
 
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test")]
 
@@ -33,7 +33,7 @@ fn said(output: &Output) -> String {
     String::from_utf8_lossy(&[&output.stdout[..], &output.stderr].concat()).into_owned()
 }
 
-/// Has all programs write something to a directory; the names of the files.
+/// Makes all programs generate files in a directory; returns their names.
 fn generate(option: &str, directory: &Path) -> BTreeSet<String> {
     for (name, program) in PROGRAMS {
         let output = Command::new(program).arg(option).arg(directory).output().unwrap();
@@ -53,7 +53,7 @@ fn every_program_and_command_has_a_manual_page() {
         for section in [".SH NAME", ".SH SYNOPSIS", ".SH OPTIONS", ".SH \"SEE ALSO\""] {
             assert!(text.contains(section), "{name} has no {section}");
         }
-        // What --help names, the page names: options with their dashes escaped.
+        // The page names all options of --help, with escaped dashes.
         let help = said(&Command::new(program).arg("--help").output().unwrap());
         let words = help.split(|c: char| !c.is_ascii_alphanumeric() && c != '-');
         for option in words.filter(|word| word.starts_with("--") && word.len() > 2) {
@@ -66,7 +66,7 @@ fn every_program_and_command_has_a_manual_page() {
     }
     let create = page("kyrodb_backup-create.1");
     assert!(create.contains("kyrodb_backup create") && create.contains("metrics\\-file"));
-    // Each page that another one refers to is there.
+    // Each page that another one refers to exists.
     for name in &pages {
         let text = page(name).replace('\\', "");
         let words = text.split(|c: char| c.is_whitespace() || c == ',');
@@ -88,7 +88,7 @@ fn every_program_completes_in_three_shells() {
             assert!(text.contains(name) && text.contains("help"), "{file}");
         }
     }
-    // A directory that is not there is named, and nothing of this is in --help.
+    // A missing directory is named, and --help does not mention these options.
     for (name, program) in PROGRAMS {
         let output = Command::new(program).args(["--generate-man", "/nowhere"]).output().unwrap();
         assert_eq!(output.status.code(), Some(1), "{name}");
@@ -118,7 +118,7 @@ fn the_configuration_of_the_package_is_good_and_shows_defaults() {
     let uncomment = |line: &str| if is_key(line) { line[1..].to_owned() } else { line.to_owned() };
     let all: Vec<String> = text.lines().map(uncomment).collect();
     let mut config = load(&all.join("\n")).unwrap();
-    // Only the paths, which have no default, are others.
+    // Only the paths, which have no default, differ.
     config.server.tls.cert_path = None;
     config.server.tls.key_path = None;
     config.server.tls.ca_cert_path = None;
@@ -141,9 +141,9 @@ fn scripts_of_the_package_are_shell_and_have_room_for_those_of_debian() {
     }
 }
 
-/// Files that Cargo.toml names for the package are there; those below target are made by the script.
+/// Files that Cargo.toml names for the package exist; those below target are made by the script.
 #[test]
-fn what_the_package_is_to_have_is_there() {
+fn files_of_the_package_exist() {
     let text = std::fs::read_to_string(contrib("../Cargo.toml")).unwrap();
     let manifest: toml::Table = toml::from_str(&text).unwrap();
     let deb = &manifest["package"]["metadata"]["deb"];
@@ -167,7 +167,7 @@ fn what_the_package_is_to_have_is_there() {
     }
 }
 
-/// A rule of a profile, as container runtimes read it.
+/// The rules of a profile, as container runtimes read them.
 fn rules(profile: &Value) -> Vec<(&str, &Value)> {
     let rules = profile["syscalls"].as_array().unwrap().iter();
     let names = rules.flat_map(|rule| {
@@ -180,7 +180,7 @@ fn rules(profile: &Value) -> Vec<(&str, &Value)> {
 #[test]
 fn containers_allow_what_the_programs_call_and_not_much_else() {
     let profile: Value = serde_json::from_str(&read("container/seccomp.json")).unwrap();
-    // Anything else is answered with ENOSYS, so that the C library takes what older kernels have.
+    // Other calls return ENOSYS, so that the C library falls back to those of older kernels.
     assert_eq!(profile["defaultAction"], "SCMP_ACT_ERRNO");
     assert_eq!(profile["defaultErrnoRet"], 38);
     let rules = rules(&profile);
@@ -218,7 +218,7 @@ fn containers_allow_what_the_programs_call_and_not_much_else() {
     for name in never {
         assert!(!names.contains(name), "{name} is allowed");
     }
-    // Only these look at their arguments: no namespaces, and sockets of four families.
+    // Only these check arguments: no namespaces, and sockets of four families.
     let with_arguments: Vec<&str> =
         rules.iter().filter(|(_, rule)| rule["args"].is_array()).map(|(name, _)| *name).collect();
     assert_eq!(with_arguments, ["clone", "socket", "socket", "socket", "socket"]);

@@ -1,5 +1,5 @@
-//! The systemd unit: what it lets the server do is what the server does, and what systemd does when the server
-//! ends is what its exit codes mean.
+//! The systemd unit: it allows the calls that the server makes, and systemd reacts to the server's exit codes as
+//! intended.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -12,7 +12,7 @@ use crate::{contrib, read, said};
 
 const DIMENSION: usize = 16;
 
-/// What a profile calls beside the list, which a container does not allow.
+/// Call that a profile makes in addition to the list, which a container does not allow.
 const OF_PROFILES: &str = "perf_event_open";
 
 /// The values of a key of the unit, in order.
@@ -22,7 +22,7 @@ fn values(key: &str) -> Vec<String> {
     lines.map(str::to_owned).collect()
 }
 
-/// The names of systemd's set @system-service: of the systemd that is here, or of 252.
+/// The names in systemd's set @system-service: of the installed systemd, or of version 252.
 fn system_service() -> Vec<BTreeSet<String>> {
     let lines = |text: &str| -> BTreeSet<String> {
         let names = text.lines().map(str::trim).filter(|line| !line.starts_with(['#', '@']));
@@ -34,7 +34,7 @@ fn system_service() -> Vec<BTreeSet<String>> {
         println!("skipped in part: there is no systemd-analyze");
         return sets;
     };
-    // Sets refer to others, which come in blocks of their own.
+    // Sets refer to others, which are listed in blocks of their own.
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     let block = |name: &str| {
         let lines = text.lines().skip_while(|line| *line != name).skip(1);
@@ -54,7 +54,7 @@ fn system_service() -> Vec<BTreeSet<String>> {
     sets
 }
 
-/// The calls that the unit allows, by each version of the set.
+/// The calls that the unit allows, for each version of the set.
 fn allowed() -> Vec<BTreeSet<String>> {
     let words: Vec<String> = values("SystemCallFilter")
         .iter()
@@ -66,7 +66,7 @@ fn allowed() -> Vec<BTreeSet<String>> {
     system_service().into_iter().map(|set| set.into_iter().chain(more()).collect()).collect()
 }
 
-/// What the programs were seen to call, as the list beside the profile of containers has it.
+/// Observed calls of the programs, from the list beside the container profile.
 fn listed() -> BTreeSet<String> {
     let list = read("container/syscalls.txt");
     list.lines().filter(|line| !line.starts_with('#')).map(str::to_owned).collect()
@@ -83,8 +83,7 @@ fn the_unit_allows_every_call_and_ends_no_server_for_another() {
     }
 }
 
-/// The calls that a server makes while it does all it can do, by strace. `None` where that can't be
-/// had.
+/// The calls of a server that does everything it can do, by strace. `None` if strace is not available.
 fn traced() -> Option<BTreeSet<String>> {
     let tried =
         Command::new("strace").args(["-f", "-qq", "-c", "-o", "/dev/null", "true"]).output();
@@ -134,14 +133,14 @@ fn work(process: &Process) {
         assert!(taken.into_inner().success);
     });
     for page in ["/metrics", "/health", "/stats", "/debug/pprof/profile?seconds=1"] {
-        // A host may not allow profiles; what is asked of the kernel is the same.
+        // A host may not allow profiles; the kernel is called in either case.
         let (code, body) = get(process.http, page).unwrap();
         assert!(code == 200 || body.contains("perf_event_paranoid"), "{page}: {code} {body}");
     }
 }
 
 #[test]
-fn what_a_server_calls_is_in_the_list_and_allowed() {
+fn system_calls_of_a_server_are_listed_and_allowed() {
     let Some(called) = traced() else { return };
     assert!(called.contains("io_uring_enter") && called.len() > 40, "{called:?}");
     assert!(called.contains(OF_PROFILES), "the profile was not taken: {called:?}");
@@ -150,12 +149,12 @@ fn what_a_server_calls_is_in_the_list_and_allowed() {
         assert!(missing.is_empty(), "SystemCallFilter forbids what is called: {missing:?}");
     }
     if cfg!(target_arch = "x86_64") {
-        // Not all is called each time: what the allocator does depends on what it finds.
+        // Not all calls are made each time: the allocator's depend on circumstances.
         let profile: serde_json::Value =
             serde_json::from_str(&read("container/seccomp.json")).unwrap();
         let mut known: BTreeSet<String> =
             crate::rules(&profile).into_iter().map(|(name, _)| name.to_owned()).collect();
-        // It is answered with ENOSYS in a container, and the C library takes clone.
+        // It returns ENOSYS in a container, and the C library uses clone.
         known.extend(["clone3", OF_PROFILES].map(str::to_owned));
         let unknown: Vec<_> = called.difference(&known).collect();
         assert!(unknown.is_empty(), "contrib/container/seccomp.json forbids {unknown:?}");
@@ -269,7 +268,7 @@ fn systemd_has_nothing_against_the_unit() {
         return println!("skipped: there is no systemd-analyze");
     };
     let lines = said(&output);
-    // Units of the host are looked at too.
+    // The output also covers units of the host.
     let ours: Vec<&str> = lines.lines().filter(|line| line.contains("kyrodb")).collect();
     assert!(ours.is_empty(), "{lines}");
 }

@@ -1,6 +1,5 @@
-//! Answers by leaving out, NOT above all, after documents have gone, snapshots have been
-//! taken before and after that, and a restart: rows are long enough that the second snapshot keeps
-//! blocks of the first.
+//! Filters that exclude, above all NOT, after documents were deleted, snapshots were taken before and after that, and a
+//! restart: rows are long enough that the second snapshot keeps blocks of the first.
 
 use std::collections::BTreeSet;
 use std::process::Command;
@@ -17,7 +16,7 @@ const DIMENSION: usize = 256;
 const OLD: u64 = 600;
 const GONE: u64 = 30;
 
-/// Snapshots are taken only when they are asked for.
+/// One shard, with snapshots only on request.
 const ALONE: [(&str, &str); 3] = [
     ("runtime.shards", "1"),
     ("hnsw.distance", "euclidean"),
@@ -38,7 +37,7 @@ async fn snapshot(client: &mut Client) {
     assert!(client.create_snapshot(SnapshotRequest::default()).await.unwrap().into_inner().success);
 }
 
-/// The ids that pass, by each of the ways to ask.
+/// The ids that pass, by each kind of request.
 async fn found(client: &mut Client, filter: &MetadataFilter) -> [BTreeSet<u64>; 3] {
     let mut found = [const { BTreeSet::new() }; 3];
     for (exact, found) in [false, true].into_iter().zip(&mut found) {
@@ -60,14 +59,14 @@ async fn found(client: &mut Client, filter: &MetadataFilter) -> [BTreeSet<u64>; 
     found
 }
 
-/// How documents go between the two snapshots.
+/// How documents are removed between the two snapshots.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Going {
     Deleted,
     Replaced,
 }
 
-/// A year for each document of the beginning, of which the first ones have the earliest.
+/// The year of each initial document; the first ones have the earliest.
 fn year(id: u64) -> u64 {
     1_900 + id % 100
 }
@@ -86,14 +85,14 @@ async fn fill(client: &mut Client, going: Going) {
     snapshot(client).await;
 }
 
-/// Every way to ask finds all that is left when documents are left out.
+/// Asserts that every kind of request finds all remaining documents when some are excluded.
 async fn assert_complements(client: &mut Client, others: &BTreeSet<u64>) {
     for filter in [not(exact("lang", "en")), not(exact("__namespace__", "en"))] {
         for found in found(client, &filter).await {
             assert_eq!(&found, others, "{filter:?}");
         }
     }
-    // Most documents are within the range, so that those outside are read, and left out.
+    // Most documents are within the range, so the index reads those outside, and excludes them.
     let is_within = |id: &u64| year(*id) >= 1_930;
     let wanted: BTreeSet<u64> =
         (GONE + 1..=OLD).filter(is_within).chain(others.iter().copied()).collect();
@@ -103,7 +102,7 @@ async fn assert_complements(client: &mut Client, others: &BTreeSet<u64>) {
     }
 }
 
-/// Documents go, the server is killed, and others take their slots.
+/// Documents are removed, the server is killed, and others take their slots.
 fn run(before: Settings<'_>, after: Settings<'_>, going: Going) {
     let directory = directory();
     let data_dir = directory.path().join("data");
@@ -114,7 +113,7 @@ fn run(before: Settings<'_>, after: Settings<'_>, going: Going) {
     let process = Process::start(&data_dir, after);
     runtime.block_on(async {
         let mut client = process.client().await;
-        // The slots are free once all that is dead has left the graph.
+        // The slots are free once all dead nodes have left the graph.
         assert_eq!(http(process.http, "POST", "/admin/compact").unwrap().code, 200);
         let new = 1_001..=1_000 + GONE;
         put(&mut client, new.clone(), "de", 2_024).await;
@@ -154,20 +153,20 @@ fn documents_that_were_replaced_hide_none_that_came_later() {
 }
 
 #[test]
-fn nor_do_they_in_a_graph_of_two_shards() {
+fn removed_documents_hide_none_in_a_graph_of_two_shards() {
     let shards = with(&[("runtime.shards", "2")]);
     run(&shards, &shards, Going::Deleted);
     run(&shards, &shards, Going::Replaced);
 }
 
 #[test]
-fn nor_do_they_where_vectors_are_on_disk() {
+fn removed_documents_hide_none_with_vectors_on_disk() {
     let nvme = with(&[("storage.vectors", "nvme"), ("hnsw.codes", "sq8")]);
     run(&nvme, &nvme, Going::Deleted);
 }
 
 /// All documents are linked again, so that slots of dead ones are free at once.
 #[test]
-fn nor_do_they_in_a_graph_that_is_linked_again() {
+fn removed_documents_hide_none_in_a_graph_that_is_linked_again() {
     run(&ALONE, &with(&[("hnsw.m", "8")]), Going::Deleted);
 }

@@ -1,5 +1,5 @@
-//! Files that are not as the server left them: what a crash explains is mended and said, anything
-//! else stops the start, and nothing is dropped in silence.
+//! Damaged files: the effects of a crash are repaired and reported, any other damage stops the start, and no data is
+//! dropped silently.
 
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
@@ -32,7 +32,7 @@ fn a_flipped_bit_in_the_log_stops_the_start_with_file_offset_and_lsn() {
     let said = Process::refused(&data_dir, ONE_SHARD);
     assert_says(&said, &[&name(&segment), "damaged at byte 20480", "LSN 5", "Ways out"]);
     assert_says(&said, &["allow_fresh_start_on_recovery_failure", "nothing in it was changed"]);
-    // Nothing was changed: mended, it starts as if nothing had been.
+    // The refusal changed nothing: after undoing the damage, the server starts as before.
     flip(&segment, 5 * BLOCK + 200);
     let process = Process::start(&data_dir, ONE_SHARD);
     assert_eq!(stored(&process), (1..=COUNT).collect::<Vec<_>>());
@@ -76,12 +76,12 @@ fn a_damaged_directory_is_moved_aside_where_that_is_allowed() {
         entries.filter(|path| name(path).starts_with("data_corrupt_")).collect();
     assert_eq!(aside.len(), 1, "{aside:?}");
     assert_eq!(segments(&aside[0]).len(), before, "everything is still there");
-    // A setting that does not fit the directory is no damage.
+    // A setting that does not match the directory is not damage.
     let settings = [settings[0], ("hnsw.distance", "euclidean")];
     assert_says(&Process::refused(&data_dir, &settings), &["made with hnsw.distance cosine"]);
 }
 
-/// What a power loss leaves of the last write, which was not acknowledged: a part of it.
+/// The last write after a power loss, not acknowledged and only partly written.
 #[test]
 fn a_torn_tail_is_cut_off_said_and_counted() {
     let directory = directory();
@@ -90,7 +90,7 @@ fn a_torn_tail_is_cut_off_said_and_counted() {
     runtime().block_on(async { crate::store(&mut process.client().await, COUNT).await });
     process.kill();
     let segment = segments(&data_dir).pop().unwrap();
-    // The server may have sealed the last group: whatever follows it is free.
+    // The server may have sealed the last group: the space after it is free.
     let bytes = std::fs::read(&segment).unwrap();
     let last = bytes.chunks(BLOCK as usize).rposition(|block| block.iter().any(|&b| b != 0));
     let torn = bytes[BLOCK as usize..][..600].to_vec();
@@ -105,7 +105,7 @@ fn a_torn_tail_is_cut_off_said_and_counted() {
     let metrics = get(process.http, "/metrics").unwrap().1;
     assert_eq!(metric_sum(&metrics, "kyrodb_wal_torn_writes_total"), 1.0);
     process.stop();
-    // It is gone for good: the next start has nothing to say.
+    // It is cut off for good: the next start reports nothing.
     let process = Process::start(&data_dir, ONE_SHARD);
     assert!(!process.log().contains("cut off"), "{}", process.log());
     process.stop();

@@ -1,4 +1,4 @@
-//! The main job in one command.
+//! The demo, in one command.
 
 use std::process::{Command, Output};
 use std::time::Instant;
@@ -34,7 +34,7 @@ fn the_demo_loads_once_searches_and_ends() {
         hits
     };
     let hits = searches(&said);
-    // What a person finds sensible.
+    // Neighbours that a person finds sensible.
     let near = |word: &str, neighbour: &str| {
         let after = said.split_once(&format!("\n{word}")).unwrap().1;
         let shown = after.split("in the server").next().unwrap();

@@ -6,7 +6,7 @@ use std::process::Command;
 use crate::assert_says;
 use crate::common::directory;
 
-/// Exit code, standard output and standard error of a look at the host.
+/// Exit code, standard output and standard error of a check of the host.
 fn doctor(data_dir: &Path, arguments: &[&str]) -> (i32, String, String) {
     let mut command = Command::new(env!("CARGO_BIN_EXE_kyrodb_server"));
     command.arg("--data-dir").arg(data_dir).arg("--doctor").args(arguments);
@@ -16,7 +16,7 @@ fn doctor(data_dir: &Path, arguments: &[&str]) -> (i32, String, String) {
 }
 
 #[test]
-fn it_says_what_it_found_and_leaves_nothing() {
+fn doctor_reports_its_findings_and_leaves_no_file() {
     let directory = directory();
     let data_dir = directory.path().join("data");
     let (code, json, errors) = doctor(&data_dir, &["--json"]);
@@ -25,7 +25,7 @@ fn it_says_what_it_found_and_leaves_nothing() {
     assert_eq!(checks.len(), 23, "{json}{errors}");
     let is_bad = |check: &serde_json::Value| check["verdict"] == "bad";
     assert_eq!(code, i32::from(checks.iter().any(is_bad)), "{json}");
-    // A server runs here, or no test would.
+    // A server can run here, or no test would.
     let ok = |name: &str| checks.iter().any(|c| c["name"] == name && c["verdict"] == "ok");
     assert!(ok("io_uring") && ok("direct_io"), "{json}");
     for check in checks {
@@ -40,7 +40,7 @@ fn it_says_what_it_found_and_leaves_nothing() {
 }
 
 #[test]
-fn what_would_keep_a_server_from_starting_is_bad() {
+fn obstacles_to_a_start_are_bad() {
     let directory = directory();
     let mut command = Command::new("sh");
     command.args(["-c", "ulimit -l 64 && exec \"$0\" --doctor --data-dir \"$1\""]);
@@ -58,7 +58,7 @@ fn what_would_keep_a_server_from_starting_is_bad() {
 }
 
 #[test]
-fn where_it_can_not_look_it_says_so() {
+fn doctor_names_a_directory_that_it_can_not_check() {
     let directory = directory();
     let file = directory.path().join("file");
     std::fs::write(&file, "").unwrap();

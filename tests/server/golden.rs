@@ -1,9 +1,9 @@
 //! Directories that an earlier version has made: opened by this one, they hold what they held.
 //!
-//! `tests/fixtures/v1` has directories of format 1 of log and MANIFEST, with snapshots of format 1
-//! and 2. In each there were updates, deletes, two snapshots and two starts; `documents*.jsonl` is
-//! what `kyrodb_ctl dump` said of it then. Files that are mostly zeros are kept as runs: bytes of
-//! zeros and of what follows them, each a little-endian u32, and what follows.
+//! `tests/fixtures/v1` has directories of format 1 of log and MANIFEST, with snapshots of format 1 and 2. In each there
+//! were updates, deletes, two snapshots and two starts; `documents*.jsonl` is the output of `kyrodb_ctl dump` at that
+//! time. Files that are mostly zeros are stored as runs: number of zeros and number of bytes that follow, each a
+//! little-endian u32, and those bytes.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -27,7 +27,7 @@ fn fixture(which: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/v1").join(which)
 }
 
-/// A copy of a directory, as it was.
+/// Copies a directory, unchanged.
 fn copy(which: &str, data_dir: &Path) {
     std::fs::create_dir(data_dir).unwrap();
     for entry in std::fs::read_dir(fixture(which)).unwrap() {
@@ -52,7 +52,7 @@ fn dump(process: &Process, key: Option<&str>) -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
-/// Opens a copy, twice, and compares what each key sees with what it saw.
+/// Opens a copy, twice, and compares the documents that each key sees with those of then.
 fn opens(which: &str, settings: Settings<'_>, seen: &[(&str, Option<&str>)]) {
     let directory = directory();
     let data_dir = directory.path().join("data");

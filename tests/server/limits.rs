@@ -1,4 +1,4 @@
-//! What the system allows a process: open files, and connections that wait to be accepted.
+//! Limits of the system for a process: open files, and connections that wait to be accepted.
 
 use std::net::{SocketAddr, TcpStream};
 use std::process::Command;
@@ -11,7 +11,7 @@ use super::common::{
     Launch, Process, config, directory, eventually, free_port, get, insert, metric, runtime, vector,
 };
 
-/// Less than a client waits before it tries again.
+/// Shorter than the time after which a client retries its connection.
 const FIRST_TRY: Duration = Duration::from_millis(900);
 
 /// A server under limits that a shell sets first.
@@ -55,7 +55,7 @@ fn connections_leave_descriptors_for_files_and_pages() {
             (0..FILES).filter_map(|_| TcpStream::connect(process.grpc).ok()).collect();
         let pages: Vec<TcpStream> =
             (0..FILES).filter_map(|_| TcpStream::connect(process.http).ok()).collect();
-        // Segments are of 4 MiB: the log goes on in others.
+        // Segments are of 4 MiB: the log continues in others.
         let large = "v".repeat(60_000);
         for id in 1..=150 {
             client.insert(insert(id, &vector(id, 8), &[("k", &large)])).await.unwrap();
@@ -77,7 +77,7 @@ fn connections_leave_descriptors_for_files_and_pages() {
 #[test]
 fn connections_that_come_at_once_are_taken_at_their_first_try() {
     let somaxconn = std::fs::read_to_string("/proc/sys/net/core/somaxconn").unwrap();
-    // The standard library asks for 128.
+    // The standard library uses a backlog of 128.
     let count = somaxconn.trim().parse::<usize>().unwrap().min(300);
     let directory = directory();
     let (grpc, http) = (free_port().to_string(), free_port().to_string());

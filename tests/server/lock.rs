@@ -1,5 +1,5 @@
-//! One server a directory, also where LOCK is removed or replaced or the directory moved under it: the
-//! second is refused, or the first ends, but two never acknowledge writes to the same files.
+//! One server per directory, also if LOCK is removed or replaced or the directory is moved: the second is refused, or
+//! the first ends, but two never acknowledge writes to one set of files.
 
 use std::fs::{File, create_dir, remove_file, rename};
 use std::path::Path;
@@ -58,7 +58,7 @@ fn a_second_server_is_refused_where_the_lock_file_of_the_first_is_removed() {
     assert_eq!(code, Some(1), "{said}");
     assert_says(&said, &["in use by another server"]);
 
-    // It is made again, so that versions which know LOCK alone are kept out too.
+    // LOCK is created again, so that versions which lock only LOCK are kept out too.
     let pid = first.pid().to_string();
     let is_named = |now: String| now.lines().next() == Some(&*pid);
     wait_for("LOCK is made again", || std::fs::read_to_string(&lock).is_ok_and(is_named));
@@ -95,7 +95,7 @@ fn a_server_whose_lock_file_is_another_ones_ends_at_once() {
     let data_dir = directory.path().join("data");
     let first = Process::start(&data_dir, SETTINGS);
     let log = first.log_path();
-    // As a version does that knows LOCK alone.
+    // As a version does that locks only LOCK.
     let other = directory.path().join("other");
     std::fs::write(&other, "77\n").unwrap();
     let opened = File::open(&other).unwrap();

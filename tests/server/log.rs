@@ -1,4 +1,4 @@
-//! The log: a reader that stalls holds up the log alone; what the journal, a log file and logrotate get.
+//! Log output: a reader that stalls only blocks the log; contents for the journal, a log file and logrotate.
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read};
@@ -13,7 +13,7 @@ use crate::common::{
 };
 use crate::{DIMENSION, ONE_SHARD, SETTINGS, assert_says, store};
 
-/// Says more than the queue holds, within some hundred requests.
+/// Settings with which some hundred requests log more than the queue holds.
 const TALKATIVE: Settings<'static> =
     &[("runtime.shards", "1"), ("logging.level", "trace"), ("logging.slow_query_ms", "1")];
 
@@ -54,7 +54,7 @@ impl Unread {
         connect(([127, 0, 0, 1], self.launched.0).into()).await
     }
 
-    /// Asks until lines have been dropped, and then some more: each is answered.
+    /// Sends requests until lines have been dropped, and then some more: each is answered.
     fn ask_until_lines_are_dropped(&self) {
         runtime().block_on(async {
             let mut client = self.client().await;
@@ -103,7 +103,7 @@ impl Drop for Unread {
 }
 
 #[test]
-fn a_log_that_nobody_reads_stops_nothing() {
+fn an_unread_log_blocks_no_request() {
     let directory = directory();
     let mut unread = Unread::start(&directory.path().join("data"));
     unread.ask_until_lines_are_dropped();
@@ -218,7 +218,7 @@ fn a_log_file_has_the_reason_of_a_start_refused_and_is_opened_again() {
     let warnings = File::create(directory.path().join("journal")).unwrap();
     process.stop();
     until("good-bye");
-    // Under systemd, warnings go to the journal too.
+    // Under systemd, warnings also go to the journal.
     let mut launch = Launch::new(&data_dir, &settings);
     launch.command.env("JOURNAL_STREAM", journal_is(&warnings)).stdout(Stdio::null());
     launch.command.env("KYRODB__LOGGING__FILE", directory.path().join("none/kyrodb.log"));

@@ -1,5 +1,4 @@
-//! The program as its operator sees it: how it starts and what it refuses, what its HTTP pages
-//! say, how it ends, and the demo.
+//! The program as its operator sees it: start, refusals, HTTP pages, shutdown, and the demo.
 
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test")]
 
@@ -40,7 +39,7 @@ use std::path::{Path, PathBuf};
 
 use common::{Client, Process, Settings, insert, runtime, vector};
 
-/// Small vectors, and few shards, which makes few files.
+/// Few shards, for few files.
 const SETTINGS: Settings<'static> = &[("runtime.shards", "2")];
 
 const DIMENSION: usize = 8;
@@ -48,7 +47,7 @@ const DIMENSION: usize = 8;
 /// Bytes in a block of the log.
 const BLOCK: u64 = 4_096;
 
-/// Documents in a directory, and the one shard they are in: every insert is a group of its own.
+/// Documents in a directory of one shard: every insert is a group of its own.
 const COUNT: u64 = 20;
 const ONE_SHARD: Settings<'static> = &[("runtime.shards", "1")];
 
@@ -60,7 +59,7 @@ async fn store(client: &mut Client, count: u64) {
     }
 }
 
-/// A data directory that a server has made and left in good order, with some documents.
+/// A data directory that a server has filled with some documents and left in good order.
 fn made(directory: &Path, settings: Settings<'_>, count: u64) -> PathBuf {
     let data_dir = directory.join("data");
     let process = Process::start(&data_dir, settings);

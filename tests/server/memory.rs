@@ -1,4 +1,4 @@
-//! The memory of each shard by part, as the metrics have it.
+//! Memory of each shard by part, in metrics.
 
 use crate::common::{
     PATIENCE, Process, directory, get, insert, metric, metric_sum, runtime, vector,
@@ -21,11 +21,11 @@ fn memory_by_part_is_what_the_rows_of_all_documents_take() {
     });
     let begun = std::time::Instant::now();
     let count = COUNT as f64;
-    // It is looked at once a second.
+    // Measured once a second.
     let text = loop {
         let text = get(process.http, "/metrics").unwrap().1;
         let links = metric(&text, "kyrodb_memory_bytes{shard=\"0\",part=\"links\"}").unwrap();
-        // With the lists of upper levels, once all are linked.
+        // Includes the lists of upper levels, once all are linked.
         if links >= count * 133.0 {
             break text;
         }
@@ -36,8 +36,8 @@ fn memory_by_part_is_what_the_rows_of_all_documents_take() {
         let name = format!("kyrodb_memory_bytes{{shard=\"0\",part=\"{part}\"}}");
         metric(&text, &name).unwrap() / count
     };
-    // Rows are padded to lines of 64 bytes; a code has a scale, and a node two lines of links, at
-    // M = 16, and one line more for each level above.
+    // Rows are padded to lines of 64 bytes; a code has a scale, and a node two lines of links, at M = 16, and one line
+    // more for each level above.
     assert_eq!((part("vectors"), part("codes")), (64.0, 68.0));
     assert!((133.0..150.0).contains(&part("links")), "{text}");
     assert!((28.0..60.0).contains(&part("ids")), "{text}");
@@ -47,7 +47,7 @@ fn memory_by_part_is_what_the_rows_of_all_documents_take() {
     assert!((count * 340.0..count * 500.0).contains(&sum), "{sum}");
     assert!(sum < metric(&text, "kyrodb_memory_used_bytes").unwrap(), "{text}");
     process.stop();
-    // What was planned for so many is what they take.
+    // The plan for this many documents equals the measured memory.
     let plan = |rows: &str, max_bytes: &str| {
         let output = std::process::Command::new(env!("CARGO_BIN_EXE_kyrodb_server"))
             .args(["--plan", "--rows", rows, "--dim", "8", "--metadata-bytes", "27"])

@@ -1,4 +1,4 @@
-//! Vectors on disk: a directory that is served with them there, and in memory, in turn.
+//! Vectors on disk: a directory that is served with vectors on disk and in memory, in turn.
 
 use std::path::Path;
 use std::process::Command;
@@ -12,13 +12,13 @@ use crate::common::{
     runtime, search, vector,
 };
 
-/// Two shards that own one graph, whose snapshots are taken only when they are asked for.
+/// Two shards that own one graph, with snapshots only on request.
 const MEMORY: Settings<'static> = &[
     ("runtime.shards", "2"),
     ("hnsw.distance", "euclidean"),
     ("hnsw.codes", "sq8"),
     ("persistence.snapshot_interval_mutations", "1000000"),
-    // An exact search reads every vector, and a busy machine may take its time over that.
+    // An exact search reads every vector, which may take long on a busy machine.
     ("timeouts.cold_tier_ms", "30000"),
 ];
 
@@ -27,14 +27,14 @@ const NVME: Settings<'static> = &[
     ("hnsw.distance", "euclidean"),
     ("hnsw.codes", "sq8"),
     ("persistence.snapshot_interval_mutations", "1000000"),
-    // An exact search reads every vector, and a busy machine may take its time over that.
+    // An exact search reads every vector, which may take long on a busy machine.
     ("timeouts.cold_tier_ms", "30000"),
     ("storage.vectors", "nvme"),
 ];
 
 const COUNT: u64 = 400;
 
-/// Every document is read as it was written, and finds itself.
+/// Asserts that every document is read as it was written, and finds itself.
 async fn assert_served(client: &mut Client, contents: &Contents) {
     let all: Vec<u64> = (1..=COUNT).collect();
     let found = read(client, &all).await;
@@ -99,7 +99,7 @@ fn a_directory_is_served_with_vectors_on_disk_and_in_memory_in_turn() {
     assert_backed_up(directory.path(), &contents);
 }
 
-/// A backup has the vectors as well, and the directory is sound.
+/// Asserts that a backup contains the vectors, and that the directory is intact.
 fn assert_backed_up(directory: &Path, contents: &Contents) {
     let run = |program: &str, arguments: &[&str]| {
         let output = Command::new(program).args(arguments).current_dir(directory).output().unwrap();
@@ -122,7 +122,7 @@ fn assert_backed_up(directory: &Path, contents: &Contents) {
 }
 
 #[test]
-fn it_is_refused_without_codes_and_without_snapshots() {
+fn vectors_on_disk_are_refused_without_codes_and_without_snapshots() {
     for (settings, word) in [
         (&[("storage.vectors", "nvme"), ("hnsw.distance", "euclidean")][..], "hnsw.codes"),
         (
@@ -136,8 +136,8 @@ fn it_is_refused_without_codes_and_without_snapshots() {
     }
 }
 
-/// More than may wait for a snapshot is loaded at once: the load waits for snapshots, nothing of it is
-/// refused, and what is saved leaves memory.
+/// More documents than may wait for a snapshot are loaded at once: the load waits for snapshots, none of it is refused,
+/// and saved vectors leave memory.
 #[test]
 fn a_bulk_load_waits_for_snapshots() {
     const DOCUMENTS: u64 = 6_000;

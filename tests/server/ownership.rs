@@ -1,5 +1,5 @@
-//! Owners and modes of what the programs write: not for all users of the machine to read, and for the user
-//! of the service to open also where root was at work.
+//! Owners and modes of written files: not readable for all users of the machine, and accessible to the user of the
+//! service even if root has written them.
 
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::os::unix::process::CommandExt;
@@ -9,7 +9,7 @@ use std::process::Command;
 use crate::common::{Launch, Process, directory, runtime};
 use crate::{BLOCK, ONE_SHARD, SETTINGS, assert_says, flip, made, segments, store};
 
-/// A user and a group that nothing else here belongs to.
+/// An otherwise unused user and group.
 const USER: u32 = 4_321;
 const GROUP: u32 = 4_322;
 
@@ -24,7 +24,7 @@ fn is_root() -> bool {
     can_run
 }
 
-/// A directory and all that is in it.
+/// A directory and all its entries.
 fn tree(directory: &Path) -> Vec<PathBuf> {
     let (mut open, mut all) = (vec![directory.to_owned()], Vec::new());
     while let Some(path) = open.pop() {
@@ -44,7 +44,7 @@ fn assert_closed(directory: &Path) {
     }
 }
 
-/// The same command in a shell with a umask.
+/// The command in a shell with a umask.
 fn with_umask(umask: &str, command: &Command) -> Command {
     let mut shell = Command::new("sh");
     shell.args(["-c", &format!("umask {umask} && exec \"$0\" \"$@\"")]);
@@ -56,7 +56,7 @@ fn with_umask(umask: &str, command: &Command) -> Command {
 }
 
 #[test]
-fn what_is_written_is_not_for_all_users_to_read_whatever_the_umask() {
+fn written_files_are_not_readable_for_all_users_whatever_the_umask() {
     let directory = directory();
     let (data_dir, pid_file) = (directory.path().join("data"), directory.path().join("pid"));
     let settings = [SETTINGS, &[("server.pid_file", pid_file.to_str().unwrap())]].concat();
@@ -86,12 +86,12 @@ fn what_is_written_is_not_for_all_users_to_read_whatever_the_umask() {
     assert_closed(&backups);
     assert_closed(&target);
     process.stop();
-    // A directory of before, or one that was made by hand, stays as it is: that is said.
+    // An older directory, or one made by hand, keeps its mode, which is logged.
     std::fs::set_permissions(&data_dir, std::fs::Permissions::from_mode(0o755)).unwrap();
     let process = Process::start(&data_dir, SETTINGS);
     assert_says(&process.log(), &["WARN", "is open to all users", "mode 0755", "chmod 0750"]);
     process.stop();
-    // One that is stricter is left so.
+    // A stricter mode is kept.
     let strict = directory.path().join("strict");
     let mut launch = Launch::new(&strict, SETTINGS);
     launch.command = with_umask("077", &launch.command);
@@ -102,7 +102,7 @@ fn what_is_written_is_not_for_all_users_to_read_whatever_the_umask() {
 }
 
 #[test]
-fn what_root_repairs_belongs_to_the_owner_of_the_directory() {
+fn files_repaired_by_root_belong_to_the_owner_of_the_directory() {
     if !is_root() {
         return;
     }
@@ -111,7 +111,7 @@ fn what_root_repairs_belongs_to_the_owner_of_the_directory() {
     flip(&segments(&data_dir)[0], 3 * BLOCK + 100);
     let give = |path: &Path| chown(path, Some(USER), Some(GROUP)).unwrap();
     tree(&data_dir).iter().for_each(|path| give(path));
-    // It is made again by the repair.
+    // The repair creates it again.
     std::fs::remove_file(data_dir.join("LOCK")).unwrap();
     let mut command = Command::new(env!("CARGO_BIN_EXE_kyrodb_server"));
     command.arg("--data-dir").arg(&data_dir).args(["--verify", "--repair"]);
@@ -124,7 +124,7 @@ fn what_root_repairs_belongs_to_the_owner_of_the_directory() {
         assert_eq!((found.uid(), found.gid()), (USER, GROUP), "{}", path.display());
     }
     assert_closed(&data_dir);
-    // So the service can start.
+    // So that the service can start.
     give(directory.path());
     let mut launch = Launch::new(&data_dir, ONE_SHARD);
     launch.command.uid(USER).gid(GROUP);

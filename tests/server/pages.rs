@@ -1,4 +1,4 @@
-//! HTTP: answers from the first moment, true at every moment.
+//! HTTP pages: answered from the first moment on, and correct at every moment.
 
 use std::time::{Duration, Instant};
 
@@ -6,7 +6,7 @@ use crate::common::{PATIENCE, Process, directory, get, http, insert, metric, run
 use crate::{DIMENSION, SETTINGS, assert_says, store};
 
 #[test]
-fn pages_answer_as_the_contract_has_it() {
+fn pages_answer_as_documented() {
     let directory = directory();
     let process = Process::start(&directory.path().join("data"), SETTINGS);
     runtime().block_on(async { store(&mut process.client().await, 3).await });
@@ -25,7 +25,7 @@ fn pages_answer_as_the_contract_has_it() {
     assert_eq!(metric(text, "kyrodb_ready"), Some(1.0));
     assert_eq!(metric(text, "kyrodb_wal_circuit_breaker_state"), Some(0.0));
     assert!(metric(text, "kyrodb_core_heartbeats_total{core=\"0\"}").is_some_and(|n| n > 0.0));
-    // What the system says of the process, and how the log is synced.
+    // Figures of the process, and the sync policy of the log.
     assert!(metric(text, "process_open_fds").is_some_and(|count| count > 3.0));
     for name in ["process_max_fds", "process_cpu_seconds_total", "process_resident_memory_bytes"] {
         assert!(metric(text, name).is_some_and(|value| value > 0.0), "{name}");
@@ -39,7 +39,7 @@ fn pages_answer_as_the_contract_has_it() {
     {
         assert_eq!(metric(text, name), Some(0.0), "{name}");
     }
-    // Nothing is learned with vectors in memory, and who looks for it finds that.
+    // There is no training with vectors in memory, and the metrics say so.
     for name in ["kyrodb_training_state", "kyrodb_training_crashes_total"] {
         assert_eq!(metric(text, name), Some(0.0), "{name}");
     }
@@ -51,14 +51,14 @@ fn pages_answer_as_the_contract_has_it() {
     process.stop();
 }
 
-/// A log that takes a while to be read: meanwhile HTTP answers 503 with the progress.
+/// A log that takes a while to read: meanwhile HTTP answers 503 with the progress.
 #[test]
 fn a_start_tells_how_far_it_is() {
     let directory = directory();
     let data_dir = directory.path().join("data");
     let mut process = Process::start(&data_dir, SETTINGS);
     let mut count = 0;
-    // As many documents as it takes for a start to be seen starting, on any machine.
+    // Enough documents that a test can see the server starting, on any machine.
     for _ in 0..8 {
         let documents: Vec<_> = (count + 1..=count + 20_000)
             .map(|id| insert(id, &vector(id, DIMENSION), &[("n", "a few bytes of metadata")]))
@@ -85,7 +85,7 @@ fn a_start_tells_how_far_it_is() {
     panic!("a start was never seen with {count} documents");
 }
 
-/// What `/ready` and `/health` say while the server is starting, if that is seen.
+/// Answers of `/ready` and `/health` while the server is starting, if seen.
 fn watch(process: &Process) -> Option<(String, String)> {
     let begun = Instant::now();
     while begun.elapsed() < PATIENCE {
@@ -98,7 +98,7 @@ fn watch(process: &Process) -> Option<(String, String)> {
     None
 }
 
-/// Flame graphs and `top -H` tell threads apart by name: a core's name is nobody else's.
+/// Flame graphs and `top -H` tell threads apart by name: the name of a core is unique.
 #[test]
 fn threads_have_names_of_their_own() {
     let directory = directory();
@@ -114,7 +114,7 @@ fn threads_have_names_of_their_own() {
     process.stop();
 }
 
-/// What the alerts and the dashboard ask for is there, under that name.
+/// Metrics used by the alerts and the dashboard exist under these names.
 #[test]
 fn alerts_and_dashboard_name_metrics_that_exist() {
     let directory = directory();
@@ -129,7 +129,7 @@ fn alerts_and_dashboard_name_metrics_that_exist() {
         let parts = ["_bucket", "_sum", "_count"].iter().filter_map(|part| name.strip_suffix(part));
         parts.chain([name]).any(|name| families.contains(&name))
     };
-    // What nothing feeds is left out.
+    // A family without values is left out.
     let plain = Process::start(&directory.path().join("plain"), SETTINGS);
     let text = get(plain.http, "/metrics").unwrap().1;
     for unfed in ["kyrodb_vector_", "kyrodb_document_cache_", "kyrodb_hsc_"] {
@@ -141,7 +141,7 @@ fn alerts_and_dashboard_name_metrics_that_exist() {
         let text = std::fs::read_to_string(path).unwrap();
         let is_part = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == ':';
         let words = text.split(|c| !is_part(c)).filter(|word| word.starts_with("kyrodb_"));
-        // These are of files that another program writes; see `backups_are_told_of_by_name`.
+        // These are of files that another program writes; see `backup_metrics_of_alerts_and_dashboard_are_written`.
         let words = words.filter(|word| !word.starts_with("kyrodb_backup"));
         // This one is there with TLS; see `an_expired_certificate_is_replaced_while_the_server_runs`.
         let words = words.filter(|word| !word.starts_with("kyrodb_tls_certificate"));
@@ -153,8 +153,8 @@ fn alerts_and_dashboard_name_metrics_that_exist() {
     process.stop();
 }
 
-/// The alerts fire when they should, and not otherwise, as promtool works them out. Where there is none
-/// (it is in the package prometheus), there is nothing to be seen.
+/// The alerts fire when they should, and not otherwise, as computed by promtool. Without promtool (package prometheus)
+/// the test checks nothing.
 #[test]
 fn alerts_fire_when_they_should() {
     let rules = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("contrib/prometheus");

@@ -1,4 +1,4 @@
-//! `server.pid_file`: there while the server is, and never another server's.
+//! `server.pid_file`: exists while the server runs, and is never another server's.
 
 use std::path::Path;
 
@@ -10,7 +10,7 @@ fn settings(path: &Path) -> Vec<(&str, &str)> {
 }
 
 #[test]
-fn it_is_there_from_before_ready_to_the_end() {
+fn pid_file_exists_from_before_ready_to_the_end() {
     let directory = directory();
     let (data_dir, path) = (directory.path().join("data"), directory.path().join("server.pid"));
     let process = Process::start(&data_dir, &settings(&path));
@@ -21,12 +21,12 @@ fn it_is_there_from_before_ready_to_the_end() {
 }
 
 #[test]
-fn one_that_a_killed_server_left_is_replaced() {
+fn pid_file_of_a_killed_server_is_replaced() {
     let directory = directory();
     let (data_dir, path) = (directory.path().join("data"), directory.path().join("server.pid"));
     Process::start(&data_dir, &settings(&path)).kill();
     assert!(path.exists());
-    // A longer number, and one of a process that lives and is none of ours.
+    // A longer number, and one of a living process that is not a server.
     for left in ["4194303999\n", "1\n", ""] {
         std::fs::write(&path, left).unwrap();
         let process = Process::start(&data_dir, &settings(&path));
@@ -37,14 +37,14 @@ fn one_that_a_killed_server_left_is_replaced() {
 }
 
 #[test]
-fn that_of_another_server_is_neither_written_nor_removed() {
+fn pid_file_of_another_server_is_neither_written_nor_removed() {
     let directory = directory();
     let path = directory.path().join("server.pid");
     let first = Process::start(&directory.path().join("first"), &settings(&path));
     let said = Process::refused(&directory.path().join("second"), &settings(&path));
     assert_says(&said, &["server.pid_file", "another server", &first.pid().to_string()]);
     assert_eq!(std::fs::read_to_string(&path).unwrap(), format!("{}\n", first.pid()));
-    // A file that somebody else has put in its place is not the server's to remove.
+    // A file that another program has put in its place is not removed.
     std::fs::remove_file(&path).unwrap();
     std::fs::write(&path, "1\n").unwrap();
     first.stop();
@@ -60,7 +60,7 @@ fn a_path_that_can_not_be_written_stops_the_start() {
     assert_says(&said, &["server.pid_file", "nowhere/server.pid", "can't be written", "directory"]);
     let said = Process::refused(&data_dir, &settings(directory.path()));
     assert_says(&said, &["server.pid_file", "can't be written"]);
-    // What is not the number of a process was not written by a server.
+    // A file that does not hold a process number was not written by a server.
     let precious = directory.path().join("notes.txt");
     std::fs::write(&precious, "keep me").unwrap();
     let said = Process::refused(&data_dir, &settings(&precious));
@@ -69,14 +69,14 @@ fn a_path_that_can_not_be_written_stops_the_start() {
 }
 
 #[test]
-fn one_that_did_not_get_ready_takes_it_away_too() {
+fn a_server_that_did_not_get_ready_removes_its_pid_file() {
     let directory = directory();
     let (data_dir, path) = (directory.path().join("data"), directory.path().join("server.pid"));
     Process::start(&data_dir, SETTINGS).stop();
     let made_for_others = [&settings(&path)[..], &[("hnsw.distance", "euclidean")]].concat();
     Process::refused(&data_dir, &made_for_others);
     assert!(!path.exists());
-    // A signal before it is ready ends it at once.
+    // A signal before readiness ends it at once.
     let process = Process::spawn(&data_dir, &settings(&path));
     runtime().block_on(eventually("the file is there", async || path.exists()));
     process.signal("TERM");

@@ -1,4 +1,4 @@
-//! `/debug/pprof/…`: a profile of a server that is at work, which goes on as if nobody looked.
+//! `/debug/pprof/…`: a profile of a busy server, which continues undisturbed.
 
 use std::io::Write;
 use std::net::TcpStream;
@@ -19,7 +19,7 @@ use crate::common::{
 const DIMENSION: usize = 256;
 const DOCUMENTS: u64 = 3_000;
 
-/// A host on which nobody may look says so, and what to do.
+/// True if the host forbids profiles and the answer names the remedy.
 fn is_refused(body: &str) -> bool {
     let is_refused = body.contains("kernel.perf_event_paranoid");
     if is_refused {
@@ -51,7 +51,7 @@ async fn insert_until(done: &AtomicBool, mut client: Client, first: u64) -> u64 
 }
 
 #[test]
-fn a_server_at_work_is_profiled_and_nobody_notices() {
+fn a_server_at_work_is_profiled_without_disturbing_clients() {
     let directory = directory();
     let process = Process::start(&directory.path().join("data"), SETTINGS);
     let runtime = runtime();
@@ -84,7 +84,7 @@ fn a_server_at_work_is_profiled_and_nobody_notices() {
     let picture = http(process.http, "GET", "/debug/pprof/profile?seconds=1").unwrap();
     done.store(true, Ordering::Relaxed);
     for work in work {
-        // None has failed, and each went on.
+        // No request failed, and each client continued.
         assert!(runtime.block_on(work).unwrap() > 0);
     }
     if stacks.code == 501 {
@@ -140,14 +140,14 @@ fn one_profile_at_a_time_and_one_whose_client_goes_makes_way() {
             assert!(answer.body.contains("one at a time"), "{}", answer.body);
             break;
         }
-        // It came before the first.
+        // It was answered before the first.
         assert!(answer.code == 200 && begun.elapsed() < PATIENCE, "{}", answer.code);
     }
     drop(first);
     while ask().code != 200 {
         assert!(begun.elapsed() < PATIENCE, "the first profile goes on without its client");
     }
-    // And it does not keep a server from ending.
+    // It does not keep a server from ending.
     let mut last = TcpStream::connect(process.http).unwrap();
     write!(last, "GET /debug/pprof/profile?seconds=60 HTTP/1.1\r\nHost: localhost\r\n\r\n")
         .unwrap();
@@ -178,7 +178,7 @@ fn profiles_are_for_operators_and_have_bounds() {
     process.stop();
 }
 
-/// The program has what programs of pprof read.
+/// The program writes a profile that pprof tools can read.
 #[test]
 fn the_operators_program_writes_a_profile_to_a_file() {
     let directory = directory();

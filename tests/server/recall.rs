@@ -1,4 +1,4 @@
-//! Recall seen live: the metrics say what real searches have found of what there was.
+//! Live recall: metrics compare the results of real searches with the exact ones.
 
 use std::time::{Duration, Instant};
 
@@ -13,7 +13,7 @@ const WIDTH: u64 = 24;
 const COUNT: u64 = 8_000;
 const SAMPLED: &str = "kyrodb_recall_sampled_searches_total";
 
-/// Nothing lies in clusters: the worst for a narrow beam.
+/// No clusters: the worst case for a narrow beam.
 fn place(id: u64) -> Vec<f32> {
     (0..WIDTH).map(|d| (mix(id << 8 | d) >> 40) as f32 / (1 << 23) as f32 - 1.0).collect()
 }
@@ -33,8 +33,7 @@ async fn store(client: &mut Client) {
     assert!(loaded.into_inner().success);
 }
 
-/// Searches until so many more were compared, and says what share of the true neighbours they had
-/// found.
+/// Searches until a number of further searches were compared; returns their recall.
 async fn recall(process: &Process, client: &mut Client, ef_search: u32) -> f64 {
     let before = page(process);
     let begun = Instant::now();
@@ -45,7 +44,7 @@ async fn recall(process: &Process, client: &mut Client, ef_search: u32) -> f64 {
         let more = |name: &str| metric_sum(&after, name) - metric_sum(&before, name);
         if more(SAMPLED) >= 40.0 {
             let [hits, wanted] = ["kyrodb_recall_hits_total", "kyrodb_recall_wanted_total"];
-            // Five of the ten from each shard; one may be about to count what it has compared.
+            // Five of the ten from each shard; one may be about to count its comparison.
             assert!(more(wanted) >= 5.0 * more(SAMPLED), "{after}");
             return more(hits) / more(wanted);
         }
@@ -75,14 +74,14 @@ fn the_recall_of_real_searches_is_a_metric() {
 }
 
 #[test]
-fn nothing_is_repeated_that_was_exact_or_where_it_is_switched_off() {
+fn exact_searches_are_not_repeated_nor_any_when_sampling_is_off() {
     let directory = directory();
     for (per_second, exact) in [("0", false), ("1000", true)] {
         let process = start(directory.path(), per_second);
         runtime().block_on(async {
             let mut client = process.client().await;
             if exact {
-                // They are there from the first round.
+                // The metrics exist from the first round on.
                 assert_eq!(metric(&page(&process), "kyrodb_hnsw_vector_count"), Some(COUNT as f64));
             } else {
                 store(&mut client).await;

@@ -1,4 +1,4 @@
-//! What keeps a server from starting, each with the way out in its message.
+//! Conditions that keep a server from starting, each with the remedy in its message.
 
 use std::net::TcpListener;
 
@@ -62,7 +62,7 @@ fn a_port_in_use_is_named_with_the_setting_that_moves_it() {
     };
     assert_says(&ends(launch), &["gRPC", &port, "in use", "--port"]);
     drop(taken);
-    // One that is free again within seconds, as that of a client, is waited for.
+    // A port that becomes free within seconds, as that of a client, is waited for.
     let launch = Launch::new(&directory.path().join("waiting"), &[]);
     let taken = TcpListener::bind(("127.0.0.1", launch.grpc_port)).unwrap();
     let mut process = launch.spawn();
@@ -85,7 +85,7 @@ fn a_directory_that_can_not_hold_data_is_refused() {
     let directory = directory();
     let file = directory.path().join("file");
     std::fs::write(&file, "").unwrap();
-    // What a server may not write to looks the same to it, but not to one that runs as root.
+    // For the server this looks like a file without permission, but not for one that runs as root.
     let launch = Launch::new(&directory.path().join("log"), &[]);
     let said = with_data_dir(launch, &file.join("data")).spawn().refuses();
     assert_says(&said, &["can't be made", "file/data"]);
@@ -97,9 +97,9 @@ fn a_directory_that_can_not_hold_data_is_refused() {
     assert_says(&said, &["tmpfs", "O_DIRECT", "ext4 or XFS", "--data-dir"]);
 }
 
-/// The same launch with its data elsewhere; what it prints stays where it was.
+/// The launch with another data directory; its output stays where it was.
 fn with_data_dir(mut launch: Launch, data_dir: &std::path::Path) -> Launch {
-    // The last one counts on the command line; the variable would be weaker.
+    // The last option on the command line counts; the variable has a lower precedence.
     let port = launch.grpc_port.to_string();
     let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_kyrodb_server"));
     command.arg("--data-dir").arg(data_dir).args(["--port", &port]);
@@ -132,7 +132,7 @@ fn two_servers_do_not_share_a_directory() {
     let said = Process::refused(&data_dir, SETTINGS);
     assert_says(&said, &["in use by another server", &first.pid().to_string(), "--data-dir"]);
     first.kill();
-    // The lock of a process that was killed is no lock.
+    // The lock of a killed process is released.
     Process::start(&data_dir, SETTINGS).stop();
 }
 
@@ -144,7 +144,7 @@ fn a_directory_made_for_something_else_is_refused() {
     assert_says(&refused(("hnsw.dimension", "16")), &["vectors of 8 values", "16", "Set it to 8"]);
     let said = refused(("hnsw.distance", "euclidean"));
     assert_says(&said, &["made with hnsw.distance cosine", "euclidean"]);
-    // What it was made with, said or not, is taken.
+    // Values with which the directory was made are accepted, given or not.
     let settings = [("hnsw.dimension", "8"), ("runtime.shards", "2")];
     Process::start(&data_dir, &settings).stop();
     Process::start(&data_dir, &[]).stop();
@@ -158,7 +158,7 @@ fn a_directory_without_documents_takes_any_dimension() {
         let process = Process::start(&data_dir, &[("hnsw.dimension", dimension)]);
         if is_killed { process.kill() } else { process.stop() }
     }
-    // The first document decides, and what it has decided stays, also once it is deleted.
+    // The first document decides, and its decision stays, also after it is deleted.
     let process = Process::start(&data_dir, &[("hnsw.dimension", "8")]);
     crate::common::runtime().block_on(async {
         let mut client = process.client().await;

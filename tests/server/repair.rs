@@ -16,7 +16,7 @@ const BEST_EFFORT: Settings<'static> = &[
     ("persistence.recovery_mode", "best_effort"),
 ];
 
-/// Runs the program as a check: exit code and what it printed.
+/// Runs the program as a check; returns exit code and output.
 fn check(data_dir: &Path, options: &[&str]) -> (i32, String) {
     let mut command = Command::new(env!("CARGO_BIN_EXE_kyrodb_server"));
     let output = command.arg("--data-dir").arg(data_dir).args(options).output().unwrap();
@@ -24,7 +24,7 @@ fn check(data_dir: &Path, options: &[&str]) -> (i32, String) {
     (output.status.code().unwrap(), String::from_utf8(said).unwrap())
 }
 
-/// Documents that a server has, of 1 to [`COUNT`] twice over.
+/// Documents that a server has, of 1 to twice [`COUNT`].
 fn stored(process: &Process) -> Vec<u64> {
     runtime().block_on(async {
         let mut client = process.client().await;
@@ -49,8 +49,7 @@ fn snapshots(data_dir: &Path) -> Vec<PathBuf> {
     found
 }
 
-/// A directory with snapshots after 20 and 30 documents and 40 in all, whose log begins with the
-/// eleventh.
+/// A directory with snapshots after 20 and 30 documents and 40 in all, whose log begins with the eleventh.
 fn with_snapshots(parent: &Path) -> PathBuf {
     let data_dir = parent.join("data");
     for (ids, snapshot_after) in [(1..=10, None), (11..=20, Some(20)), (21..=40, Some(30))] {
@@ -111,7 +110,7 @@ fn a_sound_directory_is_called_sound_and_not_touched() {
     process.stop();
 }
 
-/// Damages a directory, has it refused, repaired, and checked: what the repair said.
+/// Damages a directory, and has it refused, repaired, and checked; returns the output of the repair.
 fn repaired(data_dir: &Path, is_lossless: bool, expected: &[u64]) -> String {
     Process::refused(data_dir, ONE_SHARD);
     repaired_if_asked(data_dir, is_lossless, expected)
@@ -131,7 +130,7 @@ fn repaired_if_asked(data_dir: &Path, is_lossless: bool, expected: &[u64]) -> St
 }
 
 #[test]
-fn a_damaged_record_costs_what_is_in_it_and_nothing_else() {
+fn a_damaged_record_costs_its_change_and_nothing_else() {
     let directory = directory();
     let data_dir = made(directory.path(), ONE_SHARD, COUNT);
     // The header of the segment is block 0, and each document has a block.
@@ -145,7 +144,7 @@ fn a_damaged_record_costs_what_is_in_it_and_nothing_else() {
 fn a_damaged_snapshot_costs_nothing_while_the_log_has_it() {
     let directory = directory();
     let data_dir = with_snapshots(directory.path());
-    // The newest one; a start makes do without it, and a check finds it.
+    // The newest one; a start can do without it, and a check finds the damage.
     let newest = snapshots(&data_dir).pop().unwrap();
     let middle = std::fs::metadata(&newest).unwrap().len() / 2;
     flip(&newest, middle);
@@ -154,14 +153,14 @@ fn a_damaged_snapshot_costs_nothing_while_the_log_has_it() {
     assert!(quarantined(&data_dir).contains(&name(&newest)));
 }
 
-/// The graph can be made anew from what is beside it: damage there costs nothing either, with no
-/// other snapshot and no log to go back to.
+/// The graph can be rebuilt from the other parts: damage to it costs no documents either, with no other snapshot and no
+/// log to fall back to.
 #[test]
-fn a_damaged_graph_is_made_anew() {
+fn a_damaged_graph_is_rebuilt() {
     let directory = directory();
     let data_dir = with_snapshots(directory.path());
     let [older, newest] = snapshots(&data_dir).try_into().unwrap();
-    // Both snapshots have only extents of a block: the fifth is that of the links.
+    // Both snapshots have only extents of one block: the fifth is that of the links.
     flip(&older, 5 * BLOCK);
     flip(&newest, 5 * BLOCK);
     let said = repaired(&data_dir, true, &everything());
@@ -169,10 +168,10 @@ fn a_damaged_graph_is_made_anew() {
 }
 
 #[test]
-fn a_missing_segment_costs_what_was_in_it() {
+fn a_missing_segment_costs_only_changes_that_no_snapshot_has() {
     let directory = directory();
     let data_dir = with_snapshots(directory.path());
-    // Every segment but the one being written: what the newest snapshot does not have is gone.
+    // Every segment but the active one: documents that the newest snapshot does not have are lost.
     let process = Process::start(&data_dir, ONE_SHARD);
     process.stop();
     for segment in segments(&data_dir).split_last().unwrap().1 {
@@ -184,7 +183,7 @@ fn a_missing_segment_costs_what_was_in_it() {
 }
 
 #[test]
-fn a_lost_manifest_is_made_anew() {
+fn a_lost_manifest_is_rebuilt() {
     let directory = directory();
     let data_dir = with_snapshots(directory.path());
     flip(&data_dir.join("MANIFEST"), 60);
@@ -192,10 +191,9 @@ fn a_lost_manifest_is_made_anew() {
     assert_says(&said, &["nothing is known to be lost", "without the MANIFEST"]);
 }
 
-/// The rows of the table, one after the other, with the same damage to a strict start and to one
-/// that does what it can.
+/// The rows of the table, one after the other, with equal damage to a strict start and to one in `best_effort` mode.
 #[test]
-fn best_effort_opens_what_strict_refuses_and_says_what_is_lost() {
+fn best_effort_opens_directories_that_strict_refuses_and_names_the_loss() {
     type Damage = fn(&Path);
     let rows: [(&str, Damage, bool, usize, &str); 5] = [
         (
@@ -233,7 +231,7 @@ fn best_effort_opens_what_strict_refuses_and_says_what_is_lost() {
             "a bad record that is not at the end",
             |data_dir| {
                 let segment = segments(data_dir).pop().unwrap();
-                // Of documents 31 to 40, which the newest snapshot has not.
+                // Of documents 31 to 40, which the newest snapshot does not have.
                 let bytes = std::fs::read(&segment).unwrap();
                 let used = bytes.chunks(BLOCK as usize).rposition(|b| b.iter().any(|&b| b != 0));
                 flip(&segment, (used.unwrap() as u64 - 5) * BLOCK + 200);
@@ -259,7 +257,7 @@ fn best_effort_opens_what_strict_refuses_and_says_what_is_lost() {
         assert_says(&process.log(), &["is repaired", said]);
         process.stop();
         assert!(!quarantined(&data_dir).is_empty(), "{row}");
-        // It is a directory like any other from now on.
+        // From now on it is a directory like any other.
         let process = Process::start(&data_dir, ONE_SHARD);
         assert_eq!(stored(&process).len(), documents, "{row}");
         process.stop();

@@ -1,5 +1,4 @@
-//! Requests that are found again: their ids and traces in answers, in the log and on pages; and the
-//! lines of slow searches.
+//! Identification of requests: ids and traces in answers, in the log and on pages; and log lines of slow searches.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -37,7 +36,7 @@ fn id(metadata: &MetadataMap) -> Option<&str> {
     metadata.get("x-request-id").map(|id| id.to_str().unwrap())
 }
 
-/// A server that writes its log in JSON, with settings of its own in a file.
+/// A server that logs in JSON, with settings in a file.
 fn start(directory: &Path, logging: &str) -> Process {
     configure(directory, logging);
     let settings = [("runtime.shards", "1"), ("logging.format", "json")];
@@ -68,7 +67,7 @@ async fn load(client: &mut Client) {
     client.flush_hot_tier(FlushRequest { force: true }).await.unwrap();
 }
 
-/// A search that takes its time: every document is looked at, and most are in the answer.
+/// A slow search: every document is compared, and most are in the answer.
 fn slow() -> SearchRequest {
     SearchRequest {
         include_embeddings: true,
@@ -93,9 +92,9 @@ fn an_answer_has_the_id_of_its_request() {
         let query = QueryRequest { doc_id: 1, ..QueryRequest::default() };
         let answer = client.query(named(query.clone(), &[("x-request-id", "web-7/a")])).await;
         assert_eq!(id(answer.unwrap().metadata()), Some("web-7/a"));
-        // Nobody has asked for one.
+        // The client did not send an id.
         assert_eq!(id(client.query(query.clone()).await.unwrap().metadata()), None);
-        // One that could not stand in a log is replaced, and the client is told.
+        // An id that could not be logged is replaced, and the answer has the new one.
         let long = "x".repeat(129);
         for bad in ["two words", "quo\"te", long.as_str()] {
             let answer =
@@ -103,7 +102,7 @@ fn an_answer_has_the_id_of_its_request() {
             let fresh = id(answer.metadata()).unwrap();
             assert!(fresh.len() == 16 && fresh.bytes().all(|b| b.is_ascii_hexdigit()), "{fresh}");
         }
-        // An error has one in any case.
+        // An error always has an id.
         let nothing = QueryRequest::default();
         let refused = client.query(nothing.clone()).await.unwrap_err();
         assert_eq!(refused.code(), Code::InvalidArgument);
@@ -119,7 +118,7 @@ fn an_answer_has_the_id_of_its_request() {
 }
 
 #[test]
-fn what_operators_do_is_logged_with_the_id_and_the_trace() {
+fn actions_of_operators_are_logged_with_the_id_and_the_trace() {
     let directory = directory();
     let process = start(directory.path(), "");
     let parent = parent();
@@ -146,7 +145,7 @@ fn a_slow_search_has_a_line_that_says_where_the_time_went() {
         let mut client = process.client().await;
         load(&mut client).await;
         let headers = [("x-request-id", "slow-1"), ("traceparent", parent.as_str())];
-        // One of a thousand milliseconds or more than one: all of them are over the threshold.
+        // Searches take one to a thousand milliseconds or more: all of them are over the threshold.
         eventually("a slow search has a line", async || {
             client.clone().search(named(slow(), &headers)).await.unwrap();
             !slow_lines().is_empty()
@@ -163,14 +162,14 @@ fn a_slow_search_has_a_line_that_says_where_the_time_went() {
         let stages = kyrodb::observe::trace::Stage::ALL;
         let sum: f64 = stages.iter().map(|stage| ms(&format!("{}_ms", stage.word()))).sum();
         assert!(total >= 1.0 && (sum - total).abs() < 0.02, "{line:?}");
-        // The page of the slowest knows it by the same names.
+        // The page of the slowest searches shows these ids.
         let page: Value =
             serde_json::from_str(&get(process.http, "/debug/slow").unwrap().1).unwrap();
         let slowest = page["slowest"].as_array().unwrap();
         let is_it =
             |search: &&Value| search["request_id"] == "slow-1" && search["trace_id"] == TRACE;
         assert!(slowest.iter().any(|search| is_it(&search)), "{page}");
-        // What comes in a stream is slow as well, and has the id of its stream.
+        // Searches of a stream are slow as well, and have the id of their stream.
         let before = slow_lines().len();
         eventually("a slow search of a stream has a line", async || {
             let requests = tokio_stream::iter(vec![filtered(), slow()]);
@@ -182,7 +181,7 @@ fn a_slow_search_has_a_line_that_says_where_the_time_went() {
         .await;
     });
     let log = process.log();
-    // Nothing of what was searched for or found; no time is negative, so this can only be the vector.
+    // The query and its results are not logged; no time is negative, so a minus sign can only be the vector's.
     assert!(
         !log.contains(SECRET) && !log.contains("-0.123") && !log.contains("elsewhere"),
         "{log}"

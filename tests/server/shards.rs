@@ -1,5 +1,4 @@
-//! A directory that is opened with another number of shards: all documents move, and nothing else
-//! changes.
+//! A directory that is opened with another number of shards: all documents move, and otherwise stay unchanged.
 
 use kyrodb::proto::{DeleteRequest, SearchRequest};
 
@@ -9,7 +8,7 @@ use crate::{DIMENSION, assert_says, segments, store};
 
 const DOCUMENTS: u64 = 300;
 
-/// What a client sees of the documents 1 to [`DOCUMENTS`], deleted ones too, and of a search.
+/// A client's view of the documents 1 to [`DOCUMENTS`], deleted ones too, and of a search.
 async fn seen(process: &Process) -> (Vec<String>, Vec<(u64, u32)>) {
     let mut client = process.client().await;
     let mut documents = Vec::new();
@@ -29,7 +28,7 @@ async fn seen(process: &Process) -> (Vec<String>, Vec<(u64, u32)>) {
 }
 
 #[test]
-fn documents_move_and_stay_what_they_are() {
+fn documents_move_unchanged() {
     let directory = directory();
     let data_dir = directory.path().join("data");
     let settings = |shards: &'static str| [("runtime.shards", shards)];
@@ -57,7 +56,7 @@ fn documents_move_and_stay_what_they_are() {
             let name = crate::name(path);
             name[4..8].parse::<u32>().unwrap() < shards.parse().unwrap()
         }));
-        // It can be written to, and is the same after another start, with as many or not told.
+        // It can be written to, and is unchanged after another start, with this number of shards or none configured.
         runtime().block_on(async {
             let request = insert(9, &vector(1_009, DIMENSION), &[("n", "again")]);
             started.client().await.insert(request).await.unwrap();
@@ -75,9 +74,9 @@ fn documents_move_and_stay_what_they_are() {
     }
 }
 
-/// With another number of shards there is another graph. It is linked once, and not by every start.
+/// Another number of shards means another graph. It is linked once, and not by every start.
 #[test]
-fn a_graph_is_linked_anew_once() {
+fn a_graph_is_linked_again_once() {
     let directory = directory();
     let data_dir = directory.path().join("data");
     let process = Process::start(&data_dir, &[("runtime.shards", "1")]);

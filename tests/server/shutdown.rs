@@ -1,5 +1,4 @@
-//! The end: what is in flight is finished, what was acknowledged is sealed, and the exit code
-//! is 0.
+//! Shutdown: requests in flight are completed, acknowledged writes are sealed, and the exit code is 0.
 
 use std::time::{Duration, Instant};
 
@@ -27,7 +26,7 @@ fn both_signals_end_an_idle_server_well() {
 }
 
 #[test]
-fn one_that_only_watches_does_not_hold_up_the_end() {
+fn a_client_that_only_watches_does_not_delay_the_end() {
     let directory = directory();
     let process = Process::start(&directory.path().join("data"), SETTINGS);
     let runtime = runtime();
@@ -35,7 +34,7 @@ fn one_that_only_watches_does_not_hold_up_the_end() {
         let mut health = HealthClient::new(channel(process.grpc).await);
         let watch = HealthCheckRequest { service: String::new() };
         let mut watch = health.watch(watch).await.unwrap().into_inner();
-        // This service hears a moment after the server that it is ready.
+        // This service reports readiness a moment after the server is ready.
         let mut last = ServingStatus::Unknown;
         while last != ServingStatus::Serving {
             last = watch.message().await.unwrap().unwrap().status();
@@ -49,7 +48,7 @@ fn one_that_only_watches_does_not_hold_up_the_end() {
     assert_eq!(process.wait(), Some(0));
 }
 
-/// An open BulkSearch that is quiet is told why it ends, without another message; what it asked is answered.
+/// An open BulkSearch that is quiet is ended with a status, without another message; its requests are answered.
 #[test]
 fn an_idle_stream_of_searches_ends_with_a_status() {
     let directory = directory();
@@ -71,10 +70,9 @@ fn an_idle_stream_of_searches_ends_with_a_status() {
     assert_eq!(process.wait(), Some(0));
 }
 
-/// Clients that insert without a pause while the server ends: each insert is acknowledged and
-/// there, or refused.
+/// Clients that insert without a pause while the server ends: each insert is acknowledged and present, or refused.
 #[test]
-fn what_is_acknowledged_while_the_server_ends_is_there() {
+fn writes_acknowledged_during_shutdown_are_kept() {
     let directory = directory();
     let data_dir = directory.path().join("data");
     let process = Process::start(&data_dir, SETTINGS);

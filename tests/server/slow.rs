@@ -1,4 +1,4 @@
-//! `/debug/slow`: the slowest searches, with what is known of them and nothing of what is in them.
+//! `/debug/slow`: the slowest searches, with their records and without their contents.
 
 use kyrodb::observe::slow::SLOWEST;
 use kyrodb::observe::trace::Stage;
@@ -16,12 +16,12 @@ const SECRET: &str = "of-no-concern";
 fn page(process: &Process) -> Value {
     let (code, body) = get(process.http, "/debug/slow").unwrap();
     assert_eq!(code, 200);
-    // No time is negative, so this can only be the vector.
+    // No time is negative, so a minus sign can only be the vector's.
     assert!(!body.contains(SECRET) && !body.contains("-0.123"), "{body}");
     serde_json::from_str(&body).unwrap()
 }
 
-/// The page once it tells of so many searches; the record of one ends after its answer has left.
+/// The page once it shows `count` searches; the record of one ends after its answer was sent.
 fn page_of(process: &Process, count: usize) -> Value {
     let begun = std::time::Instant::now();
     loop {

@@ -29,7 +29,7 @@ fn pages_answer_while_a_file_can_not_be_written() {
         assert_eq!(get(address, page).expect("the pages hang").0, 200, "{page}");
     }
     assert_says(&get(address, "/health").unwrap().1, &["read-only"]);
-    // Nor does the end wait for it.
+    // The end does not wait for it either.
     process.stop();
     let answer = hung.join().unwrap();
     assert!(answer.is_err() || answer.is_ok_and(|answer| answer.code != 200));

@@ -1,4 +1,4 @@
-//! Snapshots on real files: asked for or due, what a start reads with them, and damage to them.
+//! Snapshots on real files: on request or when due, starts from them, and damage to them.
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -11,7 +11,7 @@ use crate::common::{
 };
 use crate::{assert_says, segments};
 
-/// Two shards, whose snapshots are taken only when they are asked for.
+/// Two shards, with snapshots only on request.
 const SETTINGS: Settings<'static> = &[
     ("runtime.shards", "2"),
     ("hnsw.distance", "euclidean"),
@@ -46,7 +46,7 @@ async fn assert_contents(client: &mut Client, contents: &Contents) {
 fn replayed(process: &Process) -> u64 {
     let begun = Instant::now();
     loop {
-        // The line follows the moment from which `/ready` says so.
+        // The line follows the moment from which `/ready` reports readiness.
         let log = process.log();
         let number = log.split("records_read=").nth(1).and_then(|rest| rest.split(' ').next());
         if let Some(number) = number {
@@ -76,7 +76,7 @@ fn a_start_reads_the_newest_snapshot_and_the_log_after_it() {
         runtime.block_on(async {
             let mut client = process.client().await;
             change(&mut client, &mut random, &mut contents, 600).await;
-            // Two who ask at the same time are both answered.
+            // Two concurrent requests are both answered.
             let mut other = client.clone();
             let answers = tokio::join!(snapshot(&mut client), snapshot(&mut other));
             for answer in [answers.0, answers.1] {
@@ -90,11 +90,11 @@ fn a_start_reads_the_newest_snapshot_and_the_log_after_it() {
             process.stop()
         }
         process = Process::start(&data_dir, SETTINGS);
-        // A change that finds nothing to do has no record.
+        // A change without effect has no record.
         assert!((1..=30).contains(&replayed(&process)), "{}", replayed(&process));
         runtime.block_on(async { assert_contents(&mut process.client().await, &contents).await });
     }
-    // Two of each shard are kept, with what they share, and the log from the older one on.
+    // Two of each shard are kept, with shared files, and the log from the older one on.
     assert!(snapshots(&data_dir).len() <= 2 * 4, "{:?}", snapshots(&data_dir));
     assert!(segments(&data_dir).len() <= 2 * 5, "{:?}", segments(&data_dir));
     process.stop();
@@ -152,7 +152,7 @@ impl Numbered for PathBuf {
     }
 }
 
-/// Without being asked: after so many changes, and where a shard has become quiet.
+/// Without a request: after a number of changes, and in a quiet shard.
 #[test]
 fn snapshots_are_taken_when_they_are_due() {
     let directory = directory();
@@ -188,7 +188,7 @@ fn snapshots_are_taken_when_they_are_due() {
     process.stop();
 }
 
-/// Documents that no search finds but by scanning them.
+/// Documents that searches find only by scanning.
 fn hot(process: &Process) -> f64 {
     metric_sum(&get(process.http, "/metrics").unwrap().1, "kyrodb_shard_hot_documents")
 }
@@ -232,7 +232,7 @@ fn a_last_snapshot_that_fails_does_not_keep_the_server_from_ending_well() {
     runtime.block_on(async {
         change(&mut process.client().await, &mut random, &mut contents, 2_500).await;
     });
-    // In the way of a file of that name.
+    // Blocks files of that name.
     let blocks: Vec<PathBuf> = ["0000", "0001"]
         .map(|shard| data_dir.join(format!("snapshot_{shard}_00000001.snap.tmp")))
         .into();
@@ -250,7 +250,7 @@ fn a_last_snapshot_that_fails_does_not_keep_the_server_from_ending_well() {
     process.stop();
 }
 
-/// Whoever is sent there finds linked what there was time to link.
+/// A ready server has linked as many documents as there was time for.
 #[test]
 fn a_start_is_ready_when_all_is_linked_or_it_has_waited_long_enough() {
     let directory = directory();

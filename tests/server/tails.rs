@@ -1,4 +1,4 @@
-//! The end of a log: what a crash leaves of it, what damage does to it, and what operators do.
+//! The end of a log: after a crash, after damage, and after changes by operators.
 
 use std::path::Path;
 use std::process::Command;
@@ -17,7 +17,7 @@ const PERIODIC: Settings<'static> = &[
     ("persistence.wal_flush_interval_ms", "100"),
 ];
 
-/// The same, and no sync comes before the end.
+/// As [`PERIODIC`], without a sync before the end.
 const NEVER_SYNCED: Settings<'static> = &[
     ("runtime.shards", "1"),
     ("persistence.fsync_policy", "periodic"),
@@ -42,14 +42,14 @@ fn everything() -> Vec<u64> {
     (1..=COUNT).collect()
 }
 
-/// Runs the check of a directory: exit code and what it said.
+/// Runs the check of a directory; returns exit code and output.
 fn verify(data_dir: &Path) -> (i32, String) {
     let mut command = Command::new(env!("CARGO_BIN_EXE_kyrodb_server"));
     let output = command.arg("--data-dir").arg(data_dir).arg("--verify-wal").output().unwrap();
     (output.status.code().unwrap(), String::from_utf8(output.stdout).unwrap())
 }
 
-/// A directory that a server has filled before it was killed, once `is_done` is true of its log.
+/// A directory that a server has filled until `is_done` was true of its log, and was killed.
 fn killed(data_dir: &Path, settings: Settings<'_>, is_done: impl Fn(&[u8]) -> bool) {
     let process = Process::start(data_dir, settings);
     runtime().block_on(async { store(&mut process.client().await, COUNT).await });
@@ -61,7 +61,7 @@ fn killed(data_dir: &Path, settings: Settings<'_>, is_done: impl Fn(&[u8]) -> bo
     process.kill();
 }
 
-/// True if the log ends with a group without records: it is at rest.
+/// True if the log ends with a group without records: it is sealed.
 fn is_sealed(content: &[u8]) -> bool {
     let blocks = || content.chunks(BLOCK as usize);
     let last = blocks().rposition(|block| block.iter().any(|&byte| byte != 0)).unwrap();
@@ -78,11 +78,11 @@ fn offset_of(data_dir: &Path, lsn: u64) -> u64 {
 }
 
 #[test]
-fn damage_to_what_was_synced_is_refused_where_syncs_are_periodic() {
+fn damage_to_synced_groups_is_refused_with_periodic_syncs() {
     let directory = directory();
     let data_dir = directory.path().join("data");
     killed(&data_dir, PERIODIC, is_sealed);
-    // The last one is synced by what brings the log to rest, and by nothing before.
+    // The last group is synced by sealing the log, and not before.
     for lsn in [COUNT, 5] {
         let (segment, offset) = (segments(&data_dir).remove(0), offset_of(&data_dir, lsn));
         flip(&segment, offset + 100);
@@ -98,10 +98,10 @@ fn damage_to_what_was_synced_is_refused_where_syncs_are_periodic() {
     process.stop();
 }
 
-/// A power loss may do that to what was never synced: the start succeeds, and nothing that it
-/// leaves out is destroyed, or goes without a word.
+/// A power loss may do this to groups that were never synced: the start succeeds, and the data that it leaves out is
+/// neither destroyed nor dropped silently.
 #[test]
-fn what_a_start_cuts_off_is_told_and_kept() {
+fn data_cut_off_at_a_start_is_reported_and_kept() {
     let directory = directory();
     let data_dir = directory.path().join("data");
     killed(&data_dir, NEVER_SYNCED, |_| true);
@@ -129,8 +129,8 @@ fn what_a_start_cuts_off_is_told_and_kept() {
     assert_eq!(code, 0, "{said}");
 }
 
-/// Once MANIFEST says where the log ends, no start looks behind it: a process that dies right then has
-/// the copy already.
+/// Once MANIFEST records the end of the log, no start reads what follows: the copy exists before, even if the process
+/// dies in between.
 #[test]
 fn a_tail_is_kept_before_manifest_says_that_the_log_ends() {
     let directory = directory();
@@ -159,8 +159,7 @@ fn a_tail_is_kept_before_manifest_says_that_the_log_ends() {
     assert_eq!(std::fs::read_dir(data_dir.join("quarantine")).unwrap().count(), 1);
 }
 
-/// `truncate -s GOOD_TO_BYTE`: after a kill nothing tells what was behind, after an end in good
-/// order MANIFEST does.
+/// `truncate -s GOOD_TO_BYTE`: after a kill nothing tells that data followed, after an orderly end MANIFEST does.
 #[test]
 fn a_log_cut_where_a_group_ends_starts_and_says_so() {
     for is_killed in [true, false] {
@@ -183,7 +182,7 @@ fn a_log_cut_where_a_group_ends_starts_and_says_so() {
         let lost = if is_killed { "nothing tells how many" } else { "10 changes are lost, LSN 11" };
         let log = process.log();
         let warning = log.lines().find(|line| line.contains("where a group ends")).unwrap();
-        // An error only where changes are known to be missing.
+        // An error only if changes are known to be missing.
         let level = if is_killed { "WARN" } else { "ERROR" };
         assert_says(warning, &[level, "10 records are left", lost]);
         let metrics = get(process.http, "/metrics").unwrap().1;
@@ -193,8 +192,8 @@ fn a_log_cut_where_a_group_ends_starts_and_says_so() {
     }
 }
 
-/// `rm wal_*.wal`: an end in good order says what was in the log, and a snapshot may have all of
-/// it. After a kill nothing says so.
+/// `rm wal_*.wal`: an orderly end records the contents of the log, and a snapshot may have all of them. After a kill
+/// there is no such record.
 #[test]
 fn a_log_that_is_gone_is_no_loss_where_a_snapshot_has_all_of_it() {
     let directory = directory();
@@ -220,7 +219,7 @@ fn a_log_that_is_gone_is_no_loss_where_a_snapshot_has_all_of_it() {
     let told = log.lines().filter(|line| line.contains("the file is missing; the snapshot has"));
     assert!(told.count() >= 2, "{log}");
     process.stop();
-    // Nothing was written since, and the log is gone once more.
+    // No write since, and the log is gone once more.
     let mut process = without_log(SETTINGS);
     process.wait_ready();
     assert_eq!(stored(&process), everything());
@@ -230,7 +229,7 @@ fn a_log_that_is_gone_is_no_loss_where_a_snapshot_has_all_of_it() {
     assert!(!said.contains("at byte 0") && !said.contains("LSN 0"), "{said}");
 }
 
-/// A log that was moved to a directory `wal` is read there, and goes on there.
+/// A log that was moved to a directory `wal` is read there, and continues there.
 #[test]
 fn a_log_that_was_moved_to_a_directory_of_its_own_is_found_there() {
     let directory = directory();
@@ -250,7 +249,7 @@ fn a_log_that_was_moved_to_a_directory_of_its_own_is_found_there() {
     process.stop();
 }
 
-/// All files of a directory, but the lock.
+/// All files of a directory except the lock.
 fn state(data_dir: &Path) -> Vec<(String, Vec<u8>)> {
     let entries = std::fs::read_dir(data_dir).unwrap().map(|entry| entry.unwrap().path());
     let files = entries.map(|path| (name(&path), std::fs::read(&path).unwrap_or_default()));
@@ -276,7 +275,7 @@ fn a_start_that_is_refused_changes_nothing() {
     assert!(after == before, "a file has changed");
 }
 
-/// Writes MANIFEST with a text changed, under a good checksum.
+/// Writes MANIFEST with a changed text, under a valid checksum.
 fn remake(data_dir: &Path, from: &str, to: &str) {
     let path = data_dir.join("MANIFEST");
     let text = std::fs::read_to_string(&path).unwrap();
@@ -309,7 +308,7 @@ fn absurd_numbers_under_a_good_checksum_are_refused() {
     process.stop();
 }
 
-/// Repair, restore and a fresh start are no way out of a directory that only needs its own version.
+/// Repair, restore and a fresh start are not suggested for a directory that only needs its own version.
 #[test]
 fn a_directory_of_a_newer_version_is_left_to_that_one() {
     let directory = directory();

@@ -31,7 +31,7 @@ async fn listed(client: &mut Client) -> Vec<ListedDocument> {
 }
 
 #[test]
-fn what_is_dumped_can_be_loaded() {
+fn dumped_documents_can_be_loaded() {
     let directory = directory();
     let file = directory.path().join("dump.jsonl");
     let path = file.to_str().unwrap();
@@ -54,7 +54,7 @@ fn what_is_dumped_can_be_loaded() {
     let again = ctl(&source, &["dump", path]);
     assert_eq!(again.status.code(), Some(2), "{}", said(&again));
     assert!(said(&again).contains("--resume"), "{}", said(&again));
-    // Cut off in the middle of a line, it goes on to the same end.
+    // A file that was cut off in the middle of a line is continued to an equal end.
     std::fs::write(&file, &whole[..whole.len() / 3]).unwrap();
     let resumed = ctl(&source, &["dump", path, "--resume"]);
     assert!(resumed.status.success(), "{}", said(&resumed));
@@ -80,7 +80,7 @@ fn what_is_dumped_can_be_loaded() {
     target.stop();
 }
 
-/// What can't be loaded is named, and what is before it is loaded.
+/// A document that can't be loaded is named, and those before it are loaded.
 fn bad_lines(target: &Process, file: &Path) {
     let good = r#"{"doc_id":9001,"embedding":[1,2,3,4,5,6,7,8]}"#;
     for (bad, code, why) in [

@@ -1,5 +1,5 @@
-//! What an operator has a running server do: begin a fresh segment, check its files, give back memory;
-//! and what it tells of its threads.
+//! Maintenance of a running server by an operator: rotating the log, checking files, releasing memory; and the list of
+//! threads.
 
 use std::process::Command;
 use std::time::Instant;
@@ -29,7 +29,7 @@ fn a_log_goes_on_in_a_fresh_segment_when_it_is_told_to() {
     assert_eq!(first["shards"][0]["is_new"], true, "{first}");
     let segment = first["shards"][0]["segment"].as_u64().unwrap();
     assert!(segment > 1 && segments(&data_dir).len() >= 2, "{first}");
-    // What is acknowledged afterwards is in it, and all of it is there after a kill.
+    // Later acknowledged writes are in the fresh segment, and all of them are there after a kill.
     runtime().block_on(async { store(&mut process.client().await, COUNT + 5).await });
     process.kill();
     let process = Process::start(&data_dir, ONE_SHARD);
@@ -60,7 +60,7 @@ fn damage_is_found_while_the_server_runs() {
     runtime().block_on(async { store(&mut process.client().await, COUNT).await });
     let sealed = segments(&data_dir).remove(0);
     post(&process, "/admin/wal/rotate");
-    // MANIFEST says a moment later that it is complete.
+    // MANIFEST records a moment later that it is complete.
     let begun = Instant::now();
     while checked(&process)["files_checked"] != 1 {
         assert!(begun.elapsed() < PATIENCE, "{}", checked(&process));
@@ -130,7 +130,7 @@ fn memory_is_given_back_and_threads_are_told() {
         );
     }
     assert_says(&get(process.http, "/debug/pprof/").unwrap().1, &["profile?seconds=N", "heap"]);
-    // As people write an address.
+    // In the form in which people write an address.
     let ctl = Command::new(env!("CARGO_BIN_EXE_kyrodb_ctl"))
         .args(["--url", &process.http.to_string(), "threads"])
         .output()

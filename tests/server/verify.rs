@@ -1,5 +1,4 @@
-//! `--verify-wal` on directories of a real server: what it says, its exit code, and that nothing
-//! in the directory changes.
+//! `--verify-wal` on directories of a real server: its output, its exit code, and that the directory does not change.
 
 use std::collections::BTreeMap;
 use std::os::unix::fs::FileExt;
@@ -19,7 +18,7 @@ fn run(data_dir: &Path, more: &[&str]) -> (i32, String, String) {
     (output.status.code().unwrap(), text(output.stdout), text(output.stderr))
 }
 
-/// Runs it, and makes sure that the directory stays as it is, to the byte and the second.
+/// Runs it, and asserts that the directory stays unchanged, to the byte and the second.
 fn verify(data_dir: &Path, more: &[&str]) -> (i32, String, String) {
     let before = state(data_dir);
     let output = run(data_dir, more);
@@ -29,7 +28,7 @@ fn verify(data_dir: &Path, more: &[&str]) -> (i32, String, String) {
 
 type State = BTreeMap<String, (Vec<u8>, SystemTime)>;
 
-/// The files of a directory, and when it and they were changed.
+/// The files of a directory, and times of their last change.
 fn state(data_dir: &Path) -> State {
     let changed = |path: &Path| std::fs::metadata(path).unwrap().modified().unwrap();
     let mut state = State::from([(".".to_owned(), (Vec::new(), changed(data_dir)))]);
@@ -55,7 +54,7 @@ fn a_directory_that_was_stopped_well_is_clean() {
     assert_eq!((code, errors.as_str()), (0, ""), "{said}");
     assert_says(&said, &["FILE", "GOOD TO BYTE", "2 shards, vectors of 8 values, cosine"]);
     assert_says(&said, &["shard 0: ", "shard 1: ", "without a gap", "\nclean: 2 segments, 20 rec"]);
-    // A second life: MANIFEST records where the segments of both end.
+    // A second run: MANIFEST records where the segments of both end.
     let process = Process::start(&data_dir, SETTINGS);
     process.stop();
     let (code, said, _) = verify(&data_dir, &[]);
@@ -79,7 +78,7 @@ fn a_directory_of_a_server_that_was_killed_is_clean() {
     let data_dir = directory.path().join("data");
     let process = Process::start(&data_dir, ONE_SHARD);
     runtime().block_on(async { store(&mut process.client().await, COUNT).await });
-    // While it runs, nobody else looks.
+    // A running server excludes a check.
     let pid = process.pid().to_string();
     let (code, said, errors) = run(&data_dir, &[]);
     assert_eq!((code, said.as_str()), (2, ""));
@@ -120,7 +119,7 @@ fn a_flipped_bit_in_the_middle_is_damage_and_what_follows_is_read() {
     let report: serde_json::Value = serde_json::from_str(&json).unwrap();
     assert_eq!((code, &report["is_clean"]), (1, &serde_json::json!(false)));
     assert_eq!(report["faults"][1]["goes_on"], serde_json::json!([40_960, 10]));
-    // The server refuses the same, and names the way here.
+    // The server refuses this as well, and suggests this check.
     assert_says(&Process::refused(&data_dir, ONE_SHARD), &["--verify-wal", "LSN 5"]);
     flip(&segment, 5 * BLOCK + 200);
     flip(&segment, 9 * BLOCK + 1);
@@ -149,7 +148,7 @@ fn a_missing_file_is_damage() {
 }
 
 #[test]
-fn what_can_not_be_checked_is_no_damage() {
+fn directories_that_can_not_be_checked_are_not_called_damaged() {
     let directory = directory();
     let nowhere = directory.path().join("nowhere");
     let (code, _, errors) = run(&nowhere, &[]);
@@ -165,7 +164,7 @@ fn what_can_not_be_checked_is_no_damage() {
     assert_eq!(command.arg("--json").output().unwrap().status.code(), Some(2));
 }
 
-/// Without the lock file, as in a copy, and where nothing can be locked or written.
+/// Without the lock file, as in a copy, and on a file system without locks or write access.
 #[test]
 fn a_copy_can_be_checked_anywhere() {
     let directory = directory();
@@ -181,9 +180,9 @@ fn a_copy_can_be_checked_anywhere() {
     assert_says(&said, &["20 records"]);
 }
 
-/// A log whose beginning only snapshots have, and what can happen to them.
+/// A log whose beginning is only in snapshots, and possible damage to them.
 #[test]
-fn snapshots_are_checked_and_what_they_hold_is_not_missed() {
+fn snapshots_are_checked_and_log_that_they_cover_is_not_missed() {
     let directory = directory();
     let data_dir = directory.path().join("data");
     for life in 0..4 {

@@ -1,5 +1,5 @@
-//! `persistence.wal_dir`: the log in a directory of its own, on another file system where the host lets the
-//! test mount one.
+//! `persistence.wal_dir`: the log in a directory of its own, on another file system if the host permits the test to
+//! mount one.
 
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -49,7 +49,7 @@ impl Made {
         [("runtime.shards", "2"), ("persistence.wal_dir", self.logs.to_str().unwrap())]
     }
 
-    /// Where the log is.
+    /// Path of the log.
     fn log(&self) -> PathBuf {
         self.data_dir.join("wal").canonicalize().unwrap()
     }
@@ -82,7 +82,7 @@ fn put(process: &Process, ids: std::ops::RangeInclusive<u64>) {
     });
 }
 
-/// Whether a server has exactly the documents 1 to `count`, of twice as many.
+/// Asserts that a server has exactly the documents 1 to `count`, of twice as many.
 #[track_caller]
 fn has(process: &Process, count: u64) {
     let found: Vec<u64> = runtime().block_on(async {
@@ -111,7 +111,7 @@ fn the_log_is_written_and_read_in_a_directory_of_its_own() {
     let log_bytes: u64 =
         segments(&made.log()).iter().map(|path| path.metadata().unwrap().blocks() * 512).sum();
     let begun = Instant::now();
-    // Counted once a second.
+    // Measured once a second.
     while metric_sum(&get(process.http, "/metrics").unwrap().1, "kyrodb_disk_used_bytes")
         < log_bytes as f64
     {
@@ -133,7 +133,7 @@ fn the_log_is_written_and_read_in_a_directory_of_its_own() {
     let process = made.start();
     has(&process, 2 * COUNT);
     process.stop();
-    // A restore leaves nothing of the log of before, and begins another one.
+    // A restore leaves no part of the former log, and begins another one.
     let former = made.log();
     let restore = ["--backup-dir", "backups", "restore", "--backup-id", "latest", "--allow-clear"];
     let (code, said) = made.backup(&restore);
@@ -157,7 +157,7 @@ fn a_database_changes_from_one_place_of_its_log_to_the_other() {
     process.kill();
     let process = there.start();
     has(&process, COUNT + 5);
-    // Two snapshots make those of before dispensable, where they are.
+    // Two snapshots make the former segments dispensable, wherever they are.
     for id in [COUNT + 6, COUNT + 7] {
         put(&process, id..=id);
         runtime().block_on(async {
@@ -171,12 +171,12 @@ fn a_database_changes_from_one_place_of_its_log_to_the_other() {
     has(&process, COUNT + 7);
     process.stop();
     assert!(segments(&data_dir).is_empty());
-    // Without the setting the directory knows where its log is.
+    // Without the setting the directory knows the path of its log.
     let process = Process::start(&data_dir, &[]);
     has(&process, COUNT + 7);
     assert_says(&process.log(), &["the log is in", "data/wal leads"]);
     process.stop();
-    // Back again, as OPERATIONS.md has it.
+    // Moved back, as described in OPERATIONS.md.
     let log = there.log();
     for segment in segments(&log) {
         std::fs::copy(&segment, data_dir.join(name(&segment))).unwrap();
@@ -206,14 +206,14 @@ fn a_log_that_is_not_there_or_not_its_own_is_refused_with_the_way_out() {
     assert_says(&said, &["persistence.wal_dir", "nowhere can't be used", "Mount", "install -d"]);
     let process = made.start();
     runtime().block_on(async { store(&mut process.client().await, COUNT).await });
-    // A copy made while it runs, and after.
+    // A copy made while the server runs, and one after.
     let copy = made.directory.path().join("copy");
     let copied = Command::new("cp").arg("-a").args([&made.data_dir, &copy]).status();
     assert!(copied.unwrap().success());
     process.stop();
     let said = made.spawn(&copy).refuses();
     assert_says(&said, &["two databases can't have one log", "cp -a"]);
-    // Only what leads to it is gone.
+    // Only the link to it is gone.
     let (link, log) = (made.data_dir.join("wal"), made.log());
     std::fs::remove_file(&link).unwrap();
     let said = made.spawn(&made.data_dir).refuses();
@@ -269,8 +269,8 @@ fn a_repair_and_a_fresh_start_keep_the_log_of_before() {
     process.stop();
 }
 
-/// A directory of the log in the data directory is often the mount point of a file system of its own. Where that is
-/// not mounted, there is an empty directory, and the start is refused instead of beginning another log below it.
+/// A directory of the log in the data directory is often the mount point of a file system of its own. If that is not
+/// mounted, there is an empty directory, and the start is refused instead of beginning another log below it.
 #[test]
 fn an_empty_place_of_the_log_is_not_taken_for_a_new_one() {
     let directory = directory();

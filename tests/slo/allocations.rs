@@ -1,5 +1,4 @@
-//! Counts allocations by thread, for everything in this process: also the threads of a server
-//! inside it.
+//! Counts allocations by thread, for everything in this process, including the threads of a server inside it.
 
 #![expect(unsafe_code, reason = "a global allocator is an unsafe trait")]
 
@@ -9,16 +8,16 @@ use std::sync::atomic::{AtomicI32, AtomicU64, AtomicUsize, Ordering};
 
 use crate::threads::named;
 
-/// Threads that are told apart in the life of this process; what others allocate is not counted.
+/// Most threads that are counted separately in this process; allocations of further ones are not counted.
 const THREADS_MAX: usize = 1_024;
 
-/// Thread ids and what they have allocated, in the order of their first allocation.
+/// Thread ids and their numbers of allocations, in the order of their first allocation.
 static THREADS: [AtomicI32; THREADS_MAX] = [const { AtomicI32::new(0) }; THREADS_MAX];
 static COUNTS: [AtomicU64; THREADS_MAX] = [const { AtomicU64::new(0) }; THREADS_MAX];
 static NEXT: AtomicUsize = AtomicUsize::new(0);
 
 thread_local! {
-    /// Where this thread counts. Without a destructor, so that it is there to the end.
+    /// Index of this thread's counter. Without a destructor, so that it exists to the end.
     static PLACE: Cell<Option<usize>> = const { Cell::new(None) };
 }
 
@@ -37,7 +36,7 @@ fn count() {
     }
 }
 
-/// Allocations so far of the threads whose names begin so.
+/// Allocations so far of the threads with this name prefix.
 pub(crate) fn of_threads(name: &str) -> u64 {
     let ids: Vec<i32> = named(name).into_iter().map(|(id, _)| id).collect();
     let counts = THREADS.iter().zip(&COUNTS);
@@ -45,26 +44,26 @@ pub(crate) fn of_threads(name: &str) -> u64 {
     counts.map(|(_, count)| count.load(Ordering::Relaxed)).sum()
 }
 
-/// Allocations so far of the thread that asks.
+/// Allocations so far of the calling thread.
 pub(crate) fn of_this_thread() -> u64 {
     let place = PLACE.get().expect("a thread that runs a test has allocated");
     COUNTS[place].load(Ordering::Relaxed)
 }
 
-/// The system's allocator, counted.
+/// The system's allocator, with counting.
 pub(crate) struct Counting;
 
 // SAFETY: every call is passed on as it came; counting allocates nothing and can't unwind.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         count();
-        // SAFETY: the caller keeps the contract of `alloc`, which is the same.
+        // SAFETY: the caller keeps the contract of `alloc`, which is that of `System` too.
         unsafe { System.alloc(layout) }
     }
 
     unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
         count();
-        // SAFETY: the caller keeps the contract of `alloc_zeroed`, which is the same.
+        // SAFETY: the caller keeps the contract of `alloc_zeroed`, which is that of `System` too.
         unsafe { System.alloc_zeroed(layout) }
     }
 
@@ -93,7 +92,7 @@ fn allocations_are_counted_for_the_thread_that_makes_them() {
         begun.recv().unwrap_err();
     };
     let thread = std::thread::Builder::new().name("allocates".into()).spawn(work).unwrap();
-    // The thread names itself only when it runs.
+    // The thread sets its name only when it runs.
     while named("allocates").is_empty() {
         std::thread::yield_now();
     }

@@ -1,4 +1,4 @@
-//! What searches feel of the work beside them: ratios of the 99th percentiles inside one run.
+//! Effect of background work on searches: ratios of the 99th percentiles inside one run.
 
 use std::time::{Duration, Instant};
 
@@ -14,16 +14,16 @@ use crate::{SETTINGS, alone, data, load};
 const BESIDE_INSERTS: &str = "search_p99_ratio_beside_inserts";
 const BESIDE_SNAPSHOTS: &str = "search_p99_ratio_beside_snapshots";
 
-/// Searches and inserts a second, and for how long.
+/// Searches and inserts per second, and length of a measurement.
 const RATE: u32 = 500;
 const PERIOD: Duration = Duration::from_secs(2);
 
-/// Measurements of each ratio, of which the least counts: a neighbour of this machine can make
-/// each of them worse, and none of them better than the server is.
+/// Measurements of each ratio, of which the least counts: a neighbour of this machine can make each of them worse, and
+/// none of them better than the server is.
 const ROUNDS: usize = 4;
 
-/// The 99th percentile of searches that begin at a fixed rate, in seconds. Each counts from when
-/// it was due, so that a search that is late because of the one before it counts as slow.
+/// The 99th percentile of searches that begin at a fixed rate, in seconds. Each counts from the time it was due, so
+/// that a search that is late because of the one before it counts as slow.
 async fn p99(client: &Client) -> f64 {
     let mut ticks = interval(Duration::from_secs(1) / RATE);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Burst);
@@ -34,7 +34,7 @@ async fn p99(client: &Client) -> f64 {
         let mut client = client.clone();
         let request = search(&data().queries[number % data().queries.len()], K as u32);
         searches.push(tokio::spawn(async move {
-            // On a machine that stands still for a second it is refused then, which is slow too.
+            // On a machine that stands still for a second it is refused, which counts as slow too.
             if let Err(status) = client.search(request).await {
                 assert_eq!(status.code(), Code::DeadlineExceeded, "{status:?}");
             }
@@ -49,7 +49,7 @@ async fn p99(client: &Client) -> f64 {
     taken[count * 99 / 100]
 }
 
-/// Inserts new documents at a fixed rate for as long as it is let.
+/// Inserts new documents at a fixed rate until dropped.
 async fn insert_without_end(client: Client, first: u64) {
     let mut ticks = interval(Duration::from_secs(1) / RATE);
     for id in first.. {
@@ -61,15 +61,15 @@ async fn insert_without_end(client: Client, first: u64) {
     }
 }
 
-/// Takes snapshots one after the other for as long as it is let.
+/// Takes snapshots one after the other until dropped.
 async fn snapshot_without_end(mut client: Client) {
     loop {
         client.create_snapshot(SnapshotRequest::default()).await.unwrap();
     }
 }
 
-/// The least ratio of the 99th percentile with `work` beside the searches over without, of some
-/// rounds, if it is above `enough`; else the first that is not.
+/// The least ratio of the 99th percentile with `work` beside the searches to that without, of some rounds, if it is
+/// above `enough`; else the first that is not.
 async fn ratio<F>(client: &Client, enough: f64, work: impl Fn(usize) -> F) -> f64
 where
     F: Future<Output = ()> + Send + 'static,
@@ -101,7 +101,7 @@ fn searches_go_on_beside_inserts_and_snapshots() {
     runtime().block_on(async {
         let mut client = server.client().await;
         load(&mut client).await;
-        // Threads, connections and memory that the first searches make.
+        // Threads, connections and memory are created by the first searches.
         let begun = Instant::now();
         while begun.elapsed() < Duration::from_millis(500) {
             client.search(search(&data().queries[0], K as u32)).await.unwrap();

@@ -1,4 +1,4 @@
-//! The bounds of `perf/slo.toml`, and what is done with a measured value.
+//! The bounds of `perf/slo.toml`, and the comparison of a measured value with its bound.
 
 use std::collections::BTreeMap;
 use std::io::Write;
@@ -18,10 +18,10 @@ const SOURCES: [&str; 7] = [
     include_str!("beside.rs"),
 ];
 
-/// A value below this share of its bound says that the bound is too wide.
+/// Share of its bound below which a value shows that the bound is too wide.
 const WIDE: f64 = 0.5;
 
-/// What a value may be.
+/// Bound of a value.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Bound {
@@ -29,7 +29,7 @@ struct Bound {
     at_most: Option<f64>,
     at_least: Option<f64>,
     reason: String,
-    /// The machine has a say in it: the bound is wide on purpose.
+    /// The value depends on the machine: the bound is wide on purpose.
     #[serde(default)]
     is_noisy: bool,
 }
@@ -39,7 +39,7 @@ fn bounds() -> BTreeMap<String, Bound> {
     toml::from_str(&text).unwrap_or_else(|error| panic!("perf/slo.toml: {error}"))
 }
 
-/// Compares values with their bounds, and fails when it has seen all of them.
+/// Compares values with their bounds, and fails after the last one.
 pub(crate) struct Bounds {
     bounds: BTreeMap<String, Bound>,
     broken: Vec<String>,
@@ -63,14 +63,14 @@ impl Bounds {
         if !is_held {
             self.broken.push(line);
         } else if at_most.is_some_and(|most| value < WIDE * most) && !is_noisy {
-            // Not through the harness, which shows nothing of tests that pass.
+            // Not through the harness, which hides the output of passing tests.
             let told =
                 writeln!(std::io::stderr(), "tighten the bound? {name}: {value:.4}, {limit}");
             told.unwrap();
         }
     }
 
-    /// What a value may be at most.
+    /// Upper bound of a value.
     pub(crate) fn most(&self, name: &str) -> f64 {
         self.bounds.get(name).and_then(|bound| bound.at_most).expect("it has an upper bound")
     }
@@ -81,7 +81,7 @@ impl Bounds {
     }
 }
 
-/// A bound that nothing is compared with holds nothing. (One that is missing panics above.)
+/// A bound that no value is compared with is useless. (A missing bound panics above.)
 #[test]
 fn every_bound_is_of_something_that_is_measured() {
     for (name, bound) in bounds() {

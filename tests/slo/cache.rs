@@ -1,4 +1,4 @@
-//! What the cache of queries costs a search that it has no answer for, and what it saves one that it has.
+//! Cost of the query cache for a miss, and its saving for a hit.
 
 use kyrodb::proto::SearchRequest;
 
@@ -7,13 +7,13 @@ use crate::common::clustered::K;
 use crate::common::{Client, Inside, runtime, search};
 use crate::{SETTINGS, allocations, alone, data, load};
 
-/// Times that a figure is taken. What else a server does meanwhile only adds to it: the least counts.
+/// Repetitions of a measurement. Other work of the server only adds to it, so the least counts.
 const ROUNDS: u32 = 4;
 
-/// Questions, and answers that the cache has room for: so few that it is in one part.
+/// Number of queries, and capacity of the cache: so few that the cache has one part.
 const QUESTIONS: usize = 120;
 
-/// Asks every question once; none was asked before, unless it was with the same beam.
+/// Sends every query once; none was sent before with this beam.
 async fn search_all(client: &mut Client, ef_search: u32) {
     for query in &data().queries[..QUESTIONS] {
         let request = SearchRequest { ef_search, ..search(query, K as u32) };
@@ -21,7 +21,7 @@ async fn search_all(client: &mut Client, ef_search: u32) {
     }
 }
 
-/// What all questions cost, each: distances, messages to cores, and allocations of the whole server.
+/// Cost per query: distances, messages to cores, and allocations of the whole server.
 async fn cost(server: &Inside, client: &mut Client, ef_search: u32) -> [f64; 3] {
     let observed = server.server().observed();
     let now = || {
@@ -53,7 +53,7 @@ fn a_repeat_costs_no_search_and_a_miss_next_to_nothing() {
         let (mut client, mut other) = (with.client().await, without.client().await);
         load(&mut client).await;
         load(&mut other).await;
-        // Fills what is kept for reuse, and the cache.
+        // Fills reusable buffers, and the cache.
         cost(&with, &mut client, 20).await;
         cost(&without, &mut other, 20).await;
         let [distances, messages, allocations] = cost(&with, &mut client, 20).await;
@@ -61,7 +61,7 @@ fn a_repeat_costs_no_search_and_a_miss_next_to_nothing() {
         bounds.hold("cache_hit_allocations", allocations);
         let [mut missed, mut kept, mut uncached] = [f64::INFINITY; 3];
         for ef_search in 21..21 + ROUNDS {
-            // No place is free any more, and none of these has been asked before.
+            // The cache is full, and none of these queries has been sent before.
             missed = missed.min(cost(&with, &mut client, ef_search).await[2]);
             uncached = uncached.min(cost(&without, &mut other, ef_search).await[2]);
             // Now they have, and are kept.

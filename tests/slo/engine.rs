@@ -1,4 +1,4 @@
-//! What a search allocates in the engine itself, counted on one thread to the last allocation.
+//! Allocations of a search in the engine itself, counted exactly on one thread.
 
 use std::sync::Arc;
 

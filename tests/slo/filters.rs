@@ -1,5 +1,5 @@
-//! What a search with a filter finds and costs, at every share of documents that pass: counted in
-//! the engine, beside the same search without a filter.
+//! Recall and cost of a search with a filter, for every share of documents that pass: counted in the engine, beside a
+//! search without a filter.
 
 use std::sync::Arc;
 
@@ -18,7 +18,7 @@ const DOCUMENTS: u64 = 20_000;
 const QUERIES: u64 = 200;
 const EF: usize = 50;
 
-/// Between 0 and 999, of documents all over the clusters.
+/// A number between 0 and 999, independent of the clusters.
 fn share(number: u64) -> u64 {
     mix(number ^ (1 << 50)) % 1_000
 }
@@ -56,7 +56,7 @@ fn engine() -> Engine {
     engine
 }
 
-/// The share of the true neighbours found, and the distances computed, a search.
+/// Recall, and distances per search.
 fn measure(engine: &mut Engine, filter: Option<&Filter>, passes: impl Fn(u64) -> bool) -> [f64; 2] {
     let rows: Vec<(u64, Vec<f32>)> =
         (0..DOCUMENTS).filter(|&n| passes(n)).map(|n| (n + 1, vector(n))).collect();
@@ -116,7 +116,7 @@ fn a_filter_costs_little_whatever_it_selects() {
         bounds.hold(name, distances / without);
     }
     bounds.hold("filter_recall", least);
-    // What passes lies in a part of the clusters; most queries come from elsewhere.
+    // Passing documents lie in a part of the clusters; most queries come from elsewhere.
     least = f64::MAX;
     let clusters = [
         (20, "filter_distances_20_clusters"),

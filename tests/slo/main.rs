@@ -1,5 +1,5 @@
-//! What a search and an insert cost, held in a form that does not depend on the machine: work that
-//! is counted, and ratios of times inside one run. The bounds are in `perf/slo.toml`.
+//! Bounds on the cost of a search and an insert, in a form that does not depend on the machine: work that is counted,
+//! and ratios of times inside one run. The bounds are in `perf/slo.toml`.
 //!
 //! `cargo test --test slo -- --nocapture` shows every figure beside its bound.
 
@@ -29,17 +29,17 @@ use kyrodb::proto::FlushRequest;
 #[global_allocator]
 static ALLOCATOR: allocations::Counting = allocations::Counting;
 
-/// What all servers here are set to: one core, no snapshot that nobody asks for, and no answer that
-/// was found before, as searches are measured here.
+/// Settings of all servers here: one core, no snapshots except on request, and no query cache, since searches are
+/// measured.
 const SETTINGS: Settings<'static> = &[
     ("runtime.cores", "1"),
-    // The only one in which snapshots may be left out.
+    // The only environment in which snapshots may be disabled.
     ("environment.type", "benchmark"),
     ("persistence.snapshot_interval_mutations", "0"),
     ("cache.query_cache_enabled", "false"),
 ];
 
-/// What is measured here would be disturbed by another measurement.
+/// Lock that keeps other measurements from disturbing this one.
 fn alone() -> MutexGuard<'static, ()> {
     static ALONE: Mutex<()> = Mutex::new(());
     ALONE.lock().unwrap_or_else(PoisonError::into_inner)
@@ -51,7 +51,7 @@ fn data() -> &'static Data {
     DATA.get_or_init(|| Data::new(20_000, 500))
 }
 
-/// Stores all documents, and has them linked.
+/// Stores all documents, and waits until they are linked.
 async fn load(client: &mut Client) {
     let documents: Vec<_> =
         (1..).zip(&data().documents).map(|(id, vector)| insert(id, vector, &[])).collect();

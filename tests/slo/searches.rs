@@ -1,4 +1,4 @@
-//! What a search costs: distances, hops, messages, allocations and sleeps.
+//! Cost of a search: distances, hops, messages, allocations and sleeps.
 
 use kyrodb::observe::Observed;
 use kyrodb::observe::counters::ShardCounters;
@@ -12,7 +12,7 @@ use crate::{SETTINGS, allocations, alone, data, load, threads};
 /// Beam width of all searches here.
 const EF: u32 = 20;
 
-/// What has been counted so far.
+/// Counts so far.
 struct Counts {
     distances: u64,
     full_distances: u64,
@@ -48,7 +48,7 @@ fn start(shards: &str, partitions: &str) -> Inside {
     Inside::start(&settings)
 }
 
-/// Runs every query, one after the other; the ids that each found.
+/// Runs every query, one after the other; returns the ids found by each.
 async fn search_all(client: &mut Client) -> Vec<Vec<u64>> {
     let mut found = Vec::new();
     for query in &data().queries {
@@ -58,7 +58,7 @@ async fn search_all(client: &mut Client) -> Vec<Vec<u64>> {
     found
 }
 
-/// One name for each figure of a search.
+/// Names of the bounds of a search's figures.
 struct Names {
     recall: &'static str,
     distances: &'static str,
@@ -117,7 +117,7 @@ fn a_search_of_one_shard_costs_no_more_than_its_bounds() {
     bounds.end();
 }
 
-/// What searches ask of the allocator and the kernel, once all that is kept for reuse is there.
+/// Allocations and system calls of searches, once all reusable buffers exist.
 async fn hold_steady_state(bounds: &mut Bounds, server: &Inside, client: &mut Client) {
     let count = data().queries.len() as f64;
     let hearts = server.server().health().hearts();
@@ -131,9 +131,9 @@ async fn hold_steady_state(bounds: &mut Bounds, server: &Inside, client: &mut Cl
     let after = now();
     let [allocated, sleeps, beats] = std::array::from_fn(|figure| after[figure] - before[figure]);
     bounds.hold("search_server_allocations", allocated / count);
-    // Whatever the pulse wakes a core for is no work of searches.
+    // Wakes of a core by the pulse are not caused by searches.
     bounds.hold("search_core_sleeps", (sleeps - beats) / count);
-    // Many at once leave little of what the executor allocates in each of its rounds.
+    // With many searches at once, the executor's allocations per round are shared.
     search_at_once(client).await;
     let before = allocations::of_threads("kyro-core");
     search_at_once(client).await;
@@ -141,7 +141,7 @@ async fn hold_steady_state(bounds: &mut Bounds, server: &Inside, client: &mut Cl
     bounds.hold("search_core_allocations", (after - before) as f64 / count);
 }
 
-/// Runs every query, all at the same time, with the narrowest beam.
+/// Runs every query, all concurrently, with the narrowest beam.
 async fn search_at_once(client: &Client) {
     let searches = data().queries.iter().map(|query| {
         let mut client = client.clone();
@@ -175,7 +175,7 @@ fn a_search_of_four_graphs_costs_no_more_than_its_bounds() {
     bounds.end();
 }
 
-/// What a search finds, and the distances that it computes, with so many shards and graphs.
+/// Recall and distances per search, with this number of shards and of graphs.
 fn found_and_computed(shards: &str, partitions: &str) -> [f64; 2] {
     let server = start(shards, partitions);
     runtime().block_on(async {

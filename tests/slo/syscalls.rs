@@ -1,4 +1,4 @@
-//! A search asks nothing of the kernel: it runs on a thread that would not survive it.
+//! A search makes no system call: it runs on a thread that would not survive one.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -10,7 +10,7 @@ use crate::common::PATIENCE;
 use crate::engine::{engine, queries, search_all};
 use crate::threads::named;
 
-/// Searches in strict mode, and what else the thread has lived to do.
+/// Searches completed in strict mode, and further steps that the thread survived.
 static SEARCHES: AtomicU64 = AtomicU64::new(0);
 static CALLS: AtomicU64 = AtomicU64::new(0);
 
@@ -20,14 +20,14 @@ const NAME: &str = "no-syscalls";
 fn search_in_strict_mode() {
     let mut engine = engine();
     let queries = queries();
-    // What is kept for reuse, also by the allocator.
+    // Fills reusable buffers, also those of the allocator.
     search_all(&mut engine, &queries);
     set_secure_computing_mode(SecureComputingMode::Strict).unwrap();
     for query in &queries {
         search_all(&mut engine, std::slice::from_ref(query));
         SEARCHES.fetch_add(1, Ordering::Relaxed);
     }
-    // The proof that it would not have: this call is its last one.
+    // Proof that strict mode is on: this call ends the thread.
     std::hint::black_box(gettid());
     CALLS.fetch_add(1, Ordering::Relaxed);
 }
@@ -35,7 +35,7 @@ fn search_in_strict_mode() {
 #[test]
 fn a_search_makes_no_system_call() {
     let _alone = alone();
-    // Not joined: a thread that the kernel has ended leaves nothing to be taken.
+    // Not joined: a thread that the kernel has ended leaves nothing to join.
     let thread = std::thread::Builder::new().name(NAME.into()).spawn(search_in_strict_mode);
     let thread = thread.unwrap();
     let begun = Instant::now();

@@ -1,6 +1,6 @@
-//! What the kernel says about the threads of this process.
+//! Kernel statistics on the threads of this process.
 
-/// Id and name of the threads whose names begin so.
+/// Id and name of the threads with this name prefix.
 pub(crate) fn named(prefix: &str) -> Vec<(i32, String)> {
     let tasks = std::fs::read_dir("/proc/self/task").unwrap();
     let tasks = tasks.filter_map(|task| {
@@ -13,7 +13,7 @@ pub(crate) fn named(prefix: &str) -> Vec<(i32, String)> {
     tasks.filter(|(_, name)| name.starts_with(prefix)).collect()
 }
 
-/// How often they have gone to sleep.
+/// Number of times they have gone to sleep.
 pub(crate) fn sleeps(prefix: &str) -> u64 {
     let sleeps = |(id, _): (i32, String)| {
         let status = std::fs::read_to_string(format!("/proc/self/task/{id}/status")).unwrap();

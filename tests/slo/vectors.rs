@@ -1,4 +1,4 @@
-//! What a search reads of vectors that are on disk, where nothing of them is kept.
+//! Reads of vectors on disk per search, without a vector cache.
 
 use kyrodb::proto::SnapshotRequest;
 
@@ -8,7 +8,7 @@ use crate::common::{Inside, eventually, get, ids, metric, metric_sum, runtime, s
 use crate::{SETTINGS, alone, data, load};
 
 #[test]
-fn a_search_reads_what_may_be_among_the_nearest_and_no_more() {
+fn a_search_reads_only_candidates_for_the_nearest() {
     let _alone = alone();
     let mut bounds = Bounds::read();
     let settings = [

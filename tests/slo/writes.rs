@@ -1,5 +1,5 @@
-//! What an insert costs: syncs and bytes of the log, what the kernel counts as written, and what
-//! searches have to scan because of it.
+//! Cost of an insert: syncs and bytes of the log, bytes that the kernel counts as written, and documents that searches
+//! have to scan because of it.
 
 use std::net::SocketAddr;
 
@@ -10,7 +10,7 @@ use crate::common::clustered::K;
 use crate::common::{Client, Process, directory, get, insert, metric, metric_sum, runtime, search};
 use crate::{SETTINGS, alone, data, threads};
 
-/// Inserts of the client that is alone, and of each of those that are not.
+/// Inserts of a single client, and of each of several clients.
 const ALONE: usize = 400;
 const TOGETHER: usize = 100;
 const CLIENTS: usize = 16;
@@ -18,7 +18,7 @@ const CLIENTS: usize = 16;
 /// Searches right after the inserts.
 const SEARCHES: usize = 50;
 
-/// What has been counted so far.
+/// Counts so far.
 struct Counts {
     syncs: f64,
     log_bytes: f64,
@@ -50,7 +50,7 @@ async fn insert_all(client: &mut Client, ids: std::ops::Range<usize>) {
     }
 }
 
-/// The same from many clients, each on a connection of its own.
+/// Inserts documents from many clients, each on a connection of its own.
 async fn insert_together(address: SocketAddr, first: usize) {
     let clients: Vec<_> = (0..CLIENTS)
         .map(|client| {
@@ -73,7 +73,7 @@ fn an_insert_costs_no_more_than_its_bounds() {
     let directory = directory();
     let mut settings = SETTINGS.to_vec();
     settings.push(("runtime.shards", "1"));
-    // One segment takes everything, so that no bytes of another one count.
+    // One segment takes everything, so that the bytes of another one do not count.
     settings.push(("persistence.wal_segment_bytes", "33554432"));
     let server = Process::start(&directory.path().join("data"), &settings);
     runtime().block_on(async {
@@ -104,7 +104,7 @@ fn an_insert_costs_no_more_than_its_bounds() {
         bounds.hold("insert_process_bytes_16_clients", bytes);
         let scanned = (searched.hot_scanned - after.hot_scanned) / SEARCHES as f64;
         bounds.hold("search_hot_documents_after_inserts", scanned);
-        // What is not linked only becomes less once the inserts are over.
+        // The hot tier only shrinks once the inserts are over.
         bounds.hold("search_scans_of_a_hot_document", scanned / after.hot_documents.max(1.0));
     });
     server.stop();

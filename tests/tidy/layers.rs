@@ -1,8 +1,8 @@
-//! Which module may name which: the table of layers, held against every `crate::` path of the code.
+//! Layers of modules: every `crate::` path of the code is checked against a table of allowed dependencies.
 
 use crate::{code, files, is_test};
 
-/// A layer, its modules, and the layers below that these may name.
+/// A layer, its modules, and the lower layers that these may name.
 type Layer = (&'static str, &'static [&'static str], &'static [&'static str]);
 
 const LAYERS: [Layer; 10] = [
@@ -25,8 +25,8 @@ const LAYERS: [Layer; 10] = [
     ("simulation", &["simulation"], &["types", "engine", "storage", "recovery", "cores", "backup"]),
 ];
 
-/// Modules of the server, each with those of the same layer that it may name. The order is from the bottom
-/// up, so that no two modules name each other.
+/// Modules of the server, each with those of its layer that it may name. The order is from the bottom up, so that no
+/// two modules name each other.
 const SERVER: [(&str, &[&str]); 11] = [
     ("watched", &[]),
     ("cache", &[]),
@@ -41,7 +41,7 @@ const SERVER: [(&str, &[&str]); 11] = [
     ("server", &["access", "config", "gateway", "router", "sizing", "status", "tls"]),
 ];
 
-/// Tests that stand beside the code of a layer and need one above it.
+/// Tests in the folder of a layer that need one above it.
 const TESTS_ABOVE: [(&str, &[&str]); 7] = [
     ("src/engine/disk_tests/mod.rs", &["storage"]),
     ("src/engine/snapshot_tests.rs", &["storage", "recovery"]),
@@ -57,11 +57,11 @@ fn layer_of(module: &str) -> Layer {
     found.unwrap_or_else(|| panic!("the module {module} has no layer: give it one in {}", file!()))
 }
 
-/// The first segment of every path that begins with `crate::`, with its number in the text.
+/// The first segment of every path that begins with `crate::`.
 fn named(code: &str) -> impl Iterator<Item = &str> {
     let is_end = |letter: char| !letter.is_alphanumeric() && letter != '_';
     code.match_indices("crate::").filter_map(move |(at, prefix)| {
-        // `$crate::` is a macro's own path, `kyrodb_crate::` another word.
+        // `$crate::` is a macro's own path, `kyrodb_crate::` another identifier.
         let before = code[..at].chars().next_back();
         let is_word = before.is_some_and(|letter| letter.is_alphanumeric() || letter == '_');
         let rest = &code[at + prefix.len()..];
@@ -70,7 +70,7 @@ fn named(code: &str) -> impl Iterator<Item = &str> {
     })
 }
 
-/// What a file of `module` names that it may not.
+/// Forbidden paths in a file of `module`.
 fn forbidden<'a>(name: &str, module: &str, text: &'a str) -> Vec<&'a str> {
     let (layer, _, below) = layer_of(module);
     let above = TESTS_ABOVE.into_iter().find(|(file, _)| *file == name).map_or(&[][..], |(_, l)| l);

@@ -1,5 +1,4 @@
-//! The shape of the code: who may name what, how long files are, where `unsafe` is; and that links of
-//! documents lead somewhere.
+//! The shape of the code: allowed dependencies, lengths of files, files with `unsafe`; and links of documents.
 
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test")]
 
@@ -34,7 +33,7 @@ fn files(folder: &str) -> Vec<(String, String)> {
     files
 }
 
-/// A file of tests alone.
+/// True for a file that only has tests.
 fn is_test(name: &str) -> bool {
     name.ends_with("tests.rs") || name.contains("_tests/") || name == "src/wal/flips.rs"
 }
@@ -46,7 +45,7 @@ fn code(text: &str) -> String {
 }
 
 #[test]
-fn files_are_short_and_say_what_they_are_for() {
+fn files_are_short_and_begin_with_their_purpose() {
     let folders = [
         "src",
         "tests",
@@ -158,10 +157,10 @@ fn unsafe_is_where_it_is_expected() {
         })
         .map(|(name, _)| name)
         .collect();
-    // Rows that several threads read are written in one place, by way of vectors and codes; who may
-    // reach them is in `store/mod.rs`. Metadata is behind a pointer in `store/shared.rs`, and so are
-    // vectors that wait for a snapshot, in `store/places.rs`, with memory of `store/slabs.rs`. A function
-    // of the C library, which is safe to call, is declared in `status/allocator.rs`.
+    // Rows that several threads read are written in one place, through vectors and codes; `store/mod.rs` describes
+    // which threads access them. Metadata is behind a pointer in `store/shared.rs`, and so are vectors that wait for a
+    // snapshot, in `store/places.rs`, with memory of `store/slabs.rs`. A function of the C library, which is safe to
+    // call, is declared in `status/allocator.rs`.
     let expected = [
         "graph/owners_tests",
         "graph/tests",
@@ -177,9 +176,9 @@ fn unsafe_is_where_it_is_expected() {
         "store/vectors",
     ];
     let mut expected = expected.map(|name| format!("src/{name}.rs")).to_vec();
-    // A counting allocator can't do without.
+    // A counting allocator needs it.
     expected.push("tests/slo/allocations.rs".into());
-    // Memory that threads of a model would share without an atomic.
+    // Memory that threads of a model share without an atomic.
     expected.push("models/src/plain.rs".into());
     assert_eq!(with_unsafe, expected);
 }
@@ -198,9 +197,9 @@ fn nothing_is_left_unfinished() {
     }
 }
 
-/// The command that the README gives for the tests is the one that CI runs.
+/// The README's command for the tests is the one that CI runs.
 #[test]
-fn ci_runs_what_the_readme_says() {
+fn ci_runs_the_command_of_the_readme() {
     let read = |name: &str| std::fs::read_to_string(root().join(name)).unwrap();
     for name in ["README.md", ".ci/run"] {
         assert!(read(name).lines().any(|line| line.trim() == "cargo test"), "{name}");
@@ -224,9 +223,9 @@ fn every_dependency_has_its_reason() {
     }
 }
 
-/// An atomic of the standard library is none to a model: it would go unnoticed.
+/// A model does not see an atomic of the standard library, so its races would go unnoticed.
 #[test]
-fn what_is_modelled_has_all_its_atomics_from_one_place() {
+fn modelled_files_take_all_atomics_from_one_place() {
     let mut modelled = 0;
     for (name, text) in files("models/src") {
         for path in text.lines().filter_map(|line| line.strip_prefix("#[path = \"../../")) {
@@ -241,8 +240,8 @@ fn what_is_modelled_has_all_its_atomics_from_one_place() {
     assert!(modelled > 0, "the models have files of ours");
 }
 
-/// Markdown files of the repository, by their paths from the root. What was built, what is hidden and data
-/// that was fetched are left out.
+/// Markdown files of the repository, by their paths from the root. Build output, hidden files and downloaded data are
+/// left out.
 fn documents() -> Vec<(String, String)> {
     let mut open = vec![root().to_owned()];
     let mut documents = Vec::new();
@@ -279,7 +278,7 @@ fn prose(text: &str) -> Vec<(usize, &str)> {
     lines
 }
 
-/// Targets of the links of a document that lead into the repository, with the numbers of their lines.
+/// Targets of the links of a document that lead into the repository, with their line numbers.
 fn links(text: &str) -> Vec<(usize, String)> {
     let mut links = Vec::new();
     for (number, line) in prose(text) {

@@ -13,22 +13,21 @@ use super::{at_ms, document, flush, latencies, median, micros, shown};
 use crate::common::{Client, Process, search};
 use crate::data::Data;
 
-/// How long the mixed load runs in each phase.
+/// Length of a phase of the mixed load.
 const PHASE: Duration = Duration::from_secs(5);
 
-/// Searches a second.
+/// Searches per second.
 const RATE: u32 = 500;
 
-/// Rounds of a figure, each with its own ratio, and how long the searches of one are alone.
+/// Rounds of a figure, each with its own ratio, and time of searches alone in each.
 const ROUNDS: usize = 5;
 const PHASE_ALONE: Duration = Duration::from_secs(4);
 
 /// Documents changed before each round of snapshots.
 const UPSERTS: usize = 1_000;
 
-/// Searches at a fixed rate, without and with 500 durable writes a second beside them, in turns:
-/// inserts of new documents, then such that replace documents. Latency counts from when a search
-/// was due.
+/// Searches at a fixed rate, without and with 500 durable writes per second beside them, in turns: first inserts of new
+/// documents, then replacements. Latency counts from the time a search was due.
 pub(super) async fn mixed(process: &Process, data: &Data) {
     for (what, first_id) in [("inserts", Some(2_000_000_000)), ("upserts", None)] {
         let mut quiet = latencies();
@@ -60,7 +59,7 @@ pub(super) async fn mixed(process: &Process, data: &Data) {
 pub(super) async fn snapshots(process: &Process, data: &Data) {
     let (mut phases, mut taken, mut bytes) = (Phases::default(), 0, 0);
     for round in 0..ROUNDS {
-        // A snapshot has something new to write.
+        // A snapshot has changes to write.
         upsert(process, data, round).await;
         flush(process).await;
         let quiet = paced_searches(process, data, RATE, PHASE_ALONE).await;
@@ -123,7 +122,7 @@ pub(super) async fn backups(process: &Process, data: &Data, data_dir: &Path) {
     println!("backup: {}; a full backup takes {:.1} s", phases.shown(), median(took));
 }
 
-/// Latencies of searches alone and beside something, in turns.
+/// Latencies of searches alone and beside other work, in turns.
 #[derive(Default)]
 struct Phases(Vec<(Histogram<u64>, Histogram<u64>)>);
 
@@ -154,7 +153,7 @@ impl Phases {
     }
 }
 
-/// Writes some documents anew.
+/// Replaces some documents.
 async fn upsert(process: &Process, data: &Data, round: usize) {
     let mut client = process.client().await;
     let rows = (0..UPSERTS).map(|row| (round * UPSERTS + row) % data.base.count());
@@ -163,8 +162,7 @@ async fn upsert(process: &Process, data: &Data, round: usize) {
     assert!(loaded.into_inner().success);
 }
 
-/// Moments at an even rate, each sent when it comes. Not tokio's timer, which knows whole
-/// milliseconds only.
+/// Evenly spaced times, each sent when it comes. Not tokio's timer, which has a resolution of a millisecond.
 pub(super) fn pace(rate: u32, length: Duration) -> tokio::sync::mpsc::UnboundedReceiver<Instant> {
     let (sender, receiver) = tokio::sync::mpsc::unbounded_channel();
     std::thread::spawn(move || {
@@ -192,7 +190,7 @@ pub(super) async fn paced_searches(
     paced_searches_until(process, data, rate, length, &AtomicBool::new(false)).await
 }
 
-/// Searches until `stop`, or for so long.
+/// Searches until `stop`, or for this length.
 async fn paced_searches_until(
     process: &Process,
     data: &Data,
@@ -225,7 +223,7 @@ async fn paced_searches_until(
     all
 }
 
-/// Documents with ids from `first_id` on; those that are there already without one.
+/// Documents with ids from `first_id` on; without one, those that are stored already.
 fn paced_documents(data: &Data, first_id: Option<u64>) -> Vec<InsertRequest> {
     let document = |row| {
         let document = document(data, row);

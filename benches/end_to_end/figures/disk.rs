@@ -1,4 +1,4 @@
-//! What documents cost on disk: bytes written for them, and bytes kept.
+//! Disk use of documents: bytes written, and bytes stored.
 
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
@@ -10,7 +10,7 @@ use super::{document, flush};
 use crate::common::{Process, Settings, directory, get, metric_sum};
 use crate::data::Data;
 
-/// Documents, and snapshots taken at even distances while they are written.
+/// Number of documents, and of snapshots taken at even distances while they are written.
 const DOCUMENTS: usize = 100_000;
 const SNAPSHOTS: usize = 10;
 
@@ -57,7 +57,7 @@ pub(super) fn disk(runtime: &Runtime, data: &Data, settings: Settings<'_>) {
     process.stop();
 }
 
-/// Bytes that a process has had written to storage.
+/// Bytes that a process has written to storage.
 fn written(pid: u32) -> u64 {
     let io = std::fs::read_to_string(format!("/proc/{pid}/io")).expect("it runs");
     let line = io.lines().find_map(|line| line.strip_prefix("write_bytes:")).expect("a line");

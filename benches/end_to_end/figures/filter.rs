@@ -45,7 +45,7 @@ pub(super) async fn filters(process: &Process, data: &Data) {
     }
 }
 
-/// What searches have cost so far, over all shards.
+/// Total cost of searches so far, over all shards.
 fn totals(process: &Process) -> [(&'static str, f64); 2] {
     let text = get(process.http, "/metrics").expect("metrics").1;
     let sum = |name: &str| metric_sum(&text, &format!("kyrodb_shard_search_{name}_total"));

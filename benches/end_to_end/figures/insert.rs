@@ -10,10 +10,10 @@ use super::{document, flush, latencies, micros, shown};
 use crate::common::{Process, get, metric};
 use crate::data::Data;
 
-/// Inserts that are measured.
+/// Number of inserts that are measured.
 const INSERTS: usize = 4_000;
 
-/// Durable inserts of documents that are there already, under other ids.
+/// Durable inserts of documents that are stored already, under other ids.
 pub(super) async fn inserts(process: &Process, data: &Data, clients: usize) {
     let text = get(process.http, "/metrics").expect("metrics").1;
     let before = |name: &str| metric(&text, name).unwrap_or(0.0);
@@ -60,7 +60,7 @@ pub(super) async fn insert_all(
                 loop {
                     match client.insert(document.clone()).await {
                         Ok(_) => break,
-                        // The hot tier is full: a client that honours the answer tries again.
+                        // The hot tier is full: a client that follows the answer retries.
                         Err(status) if status.code() == tonic::Code::ResourceExhausted => {
                             tokio::time::sleep(Duration::from_millis(50)).await;
                         }

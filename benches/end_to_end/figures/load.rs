@@ -1,4 +1,4 @@
-//! A bulk load of everything.
+//! A bulk load of all rows.
 
 use std::time::Instant;
 
@@ -10,7 +10,7 @@ use crate::data::Data;
 
 pub(super) async fn load(process: &Process, data: &Data) {
     let mut client = process.client().await;
-    // Converted while it is sent, as a client would.
+    // Converted while sending, as a client would.
     let documents: Vec<InsertRequest> =
         (0..data.base.count()).map(|row| document(data, row)).collect();
     let begun = Instant::now();

@@ -1,4 +1,4 @@
-//! What is measured.
+//! The figures that the bench measures.
 
 mod beside;
 mod disk;
@@ -30,7 +30,7 @@ pub(crate) fn run(arguments: &Arguments, data: &Data) {
         ("runtime.shards", shards.as_str()),
         ("runtime.cores", cores.as_str()),
         ("persistence.wal_segment_bytes", "33554432"),
-        // Figures ask the same questions more than once, and want searches.
+        // Figures repeat queries, and have to measure searches.
         ("cache.query_cache_enabled", "false"),
     ];
     let data_dir = directory.path().join("data");
@@ -144,7 +144,7 @@ async fn flush(process: &Process) {
     client.flush_hot_tier(FlushRequest { force: true }).await.expect("a flush");
 }
 
-/// The middle one, or the lower of the two in the middle.
+/// The median, or the lower of the two middle values.
 fn median(mut values: Vec<f64>) -> f64 {
     values.sort_by(f64::total_cmp);
     values[(values.len() - 1) / 2]

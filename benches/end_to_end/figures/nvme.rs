@@ -1,6 +1,5 @@
-//! Vectors on disk beside vectors in memory: two servers with the same documents, asked in turns. The
-//! one that reads from disk keeps a sixteenth of the vectors in memory, and as many, or 16 MiB, may wait
-//! for a snapshot.
+//! Vectors on disk beside vectors in memory: two servers with equal documents, queried in turns. The one that reads
+//! from disk caches a sixteenth of the vectors in memory, and as many, or 16 MiB, may wait for a snapshot.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -18,19 +17,19 @@ use crate::data::Data;
 
 const ROUNDS: usize = 5;
 
-/// How long a round of searches at half load is, and one of inserts.
+/// Length of a round of searches at half load, and of one of inserts.
 const PHASE: Duration = Duration::from_secs(4);
 
 /// Clients that search as fast as they can.
 const CLIENTS: usize = 4;
 
-/// Durable inserts a second.
+/// Durable inserts per second.
 const INSERTS: u32 = 100;
 
-/// Of the bytes of all vectors, one in so many may be kept in memory.
+/// Divisor of the bytes of all vectors that gives the part that may be in memory.
 const CACHED_PARTS: u64 = 8;
 
-/// A server, and what it took to hold the data.
+/// A server, and the resources it took to load the data.
 struct Side {
     process: Process,
     name: &'static str,
@@ -40,7 +39,7 @@ struct Side {
 pub(super) fn nvme(runtime: &Runtime, data: &Data, settings: Settings<'_>, ef_search: u32) {
     let row_bytes = (data.base.width * size_of::<f32>()).next_multiple_of(64) as u64;
     let cached = data.base.count() as u64 * row_bytes / CACHED_PARTS;
-    // What waits for a snapshot counts too: an eighth of the vectors is all that there is room for.
+    // Vectors that wait for a snapshot count too: there is room for an eighth of all vectors.
     let (cache, unsaved) = (cached / 2, (cached / 2).max(16 << 20));
     let (cache, unsaved) = (cache.to_string(), unsaved.to_string());
     let directory = directory();
@@ -93,7 +92,7 @@ pub(super) fn nvme(runtime: &Runtime, data: &Data, settings: Settings<'_>, ef_se
     }
 }
 
-/// Loads everything; seconds it took.
+/// Loads everything; returns the seconds it took.
 async fn load(process: &Process, data: &Data) -> f64 {
     let mut client = process.client().await;
     let documents: Vec<InsertRequest> =
@@ -105,14 +104,14 @@ async fn load(process: &Process, data: &Data) -> f64 {
 }
 
 impl Side {
-    /// Waits until all is linked and saved, and what was in memory for it has gone; what it found.
+    /// Waits until all is linked and saved, and the memory for it is freed; returns the figures.
     async fn settle(&mut self, data: &Data, ef_search: u32) {
         let loaded = self.bytes_a_document * data.base.count() as f64;
         let before = resident(self.process.pid()) as f64 - loaded;
         flush(&self.process).await;
         let mut client = self.process.client().await;
         client.create_snapshot(SnapshotRequest::default()).await.expect("a snapshot");
-        // Whatever searches need for themselves, and what is kept of vectors, is there by now.
+        // Buffers of searches, and the vector cache, are filled by then.
         for _ in 0..2 {
             many_clients(&self.process, data, ef_search, CLIENTS).await;
         }
@@ -126,7 +125,7 @@ impl Side {
     }
 }
 
-/// Searches at the same rate of both, in turns: half of what the slower one can do at most.
+/// Searches both at one rate, in turns: half of the slower one's maximum.
 async fn at_half_load(sides: &[Side; 2], data: &Data, rate: u32) {
     let (mut all, mut reads) = ([Vec::new(), Vec::new()], Reads::default());
     for round in 0..ROUNDS {
@@ -166,7 +165,7 @@ async fn at_half_load(sides: &[Side; 2], data: &Data, rate: u32) {
     );
 }
 
-/// Durable inserts at an even rate, alone and beside searches as fast as they can, in turns.
+/// Durable inserts at an even rate, alone and beside searches at full speed, in turns.
 async fn beside_commits(process: &Process, data: &Data, name: &str, ef_search: u32) {
     let (mut alone, mut beside, mut searches) = (Vec::new(), Vec::new(), 0);
     let mut inside = [Inserts::default(), Inserts::default()];
@@ -227,7 +226,7 @@ async fn beside_commits(process: &Process, data: &Data, name: &str, ef_search: u
 /// Inserts and commits as the server has timed them, by the buckets of its histograms.
 #[derive(Default)]
 struct Inserts {
-    /// Upper ends in seconds, and how many took at most so long: whole requests, and commits.
+    /// Upper ends in seconds, with cumulative counts: whole requests, and commits.
     buckets: [Vec<(f64, f64)>; 2],
 }
 
@@ -283,7 +282,7 @@ impl std::fmt::Display for Inserts {
     }
 }
 
-/// Latencies of inserts of new documents, each from when it was due.
+/// Latencies of inserts of new documents, each from the time it was due.
 async fn inserts(client: &Client, data: &Data, first_id: u64) -> Histogram<u64> {
     let mut moments = pace(INSERTS, PHASE);
     let (mut all, mut tasks) = (latencies(), tokio::task::JoinSet::new());
@@ -304,7 +303,7 @@ async fn inserts(client: &Client, data: &Data, first_id: u64) -> Histogram<u64> 
     all
 }
 
-/// What was read from disk, by the counters of the server.
+/// Reads from disk, by the counters of the server.
 #[derive(Default)]
 struct Reads {
     hits: f64,

@@ -1,4 +1,4 @@
-//! More is asked for than can be answered.
+//! Overload: more searches are sent than can be answered.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -12,19 +12,19 @@ use super::{latencies, micros, shown};
 use crate::common::{Client, Process, search};
 use crate::data::Data;
 
-/// How long each phase is.
+/// Length of each phase.
 const PHASE: Duration = Duration::from_secs(5);
 
-/// Clients that search as fast as they can, to see what there is at most.
+/// Clients that search as fast as they can, to find the maximum rate.
 const CLIENTS: usize = 16;
 
-/// The beam: wide, so that the server has the work and not the client beside it.
+/// Beam width: wide, so that the server is the bottleneck and not the client beside it.
 const EF: u32 = 1_000;
 
-/// The time that each search has.
+/// Deadline of each search.
 const BUDGET: Duration = Duration::from_millis(200);
 
-/// How searches were answered.
+/// Results of searches.
 #[derive(Default)]
 struct Outcomes {
     whole: AtomicU64,
@@ -41,8 +41,7 @@ fn request(data: &Data, number: usize) -> Request<SearchRequest> {
     request
 }
 
-/// The most that is answered in a second, and then what becomes of it where three times as much is
-/// asked for at a fixed rate.
+/// The maximum rate, and then the results at three times this rate, fixed.
 pub(super) async fn overload(process: &Process, data: &Data) {
     let peak = peak(process, data).await;
     let outcomes = Arc::new(Outcomes::default());

@@ -1,4 +1,4 @@
-//! What it costs to record where the time of searches goes: searches with it and without, in turns.
+//! Cost of recording the stages of searches: searches with it and without, in turns.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -13,7 +13,7 @@ use crate::data::Data;
 /// Pairs of phases, each with its own ratio.
 const ROUNDS: usize = 150;
 
-/// How long a phase is: short, so that what else the machine does falls on both of a pair.
+/// Length of a phase: short, so that other load on the machine affects both of a pair.
 const PHASE: Duration = Duration::from_millis(150);
 
 const CLIENTS: usize = 4;
@@ -42,7 +42,7 @@ pub(super) fn recording(
         rate(true).await;
         let mut pairs = Vec::new();
         for round in 0..ROUNDS {
-            // Which comes first changes: what drifts falls on both.
+            // The order alternates, so that drift affects both.
             pairs.push(if round % 2 == 0 {
                 let on = rate(true).await;
                 (on, rate(false).await)
@@ -79,10 +79,10 @@ pub(super) fn recording(
     });
 }
 
-/// What a phase came to.
+/// Result of a phase.
 struct Rate {
     searches_per_s: f64,
-    /// Processor time of this process for each search: it hardly depends on what else runs.
+    /// CPU time of this process per search: it hardly depends on other processes.
     cpu_us: f64,
 }
 
@@ -115,7 +115,7 @@ async fn rate(clients: &[Client], requests: &Arc<Vec<SearchRequest>>) -> Rate {
     Rate { searches_per_s, cpu_us: (run_ns() - cpu_ns) as f64 / 1e3 / count }
 }
 
-/// Nanoseconds that the threads of this process have run.
+/// CPU time of the threads of this process, in nanoseconds.
 pub(super) fn run_ns() -> u64 {
     let tasks = std::fs::read_dir("/proc/self/task").expect("this process has threads");
     let run_ns = |task: std::io::Result<std::fs::DirEntry>| -> Option<u64> {

@@ -1,6 +1,5 @@
-//! What the cache of queries saves a question that comes again, and costs one that does not: in turns,
-//! with the cache switched off in between. And what it comes to where some questions are asked far more
-//! often than others.
+//! Saving of the query cache for repeated queries, and its cost for new ones: in turns, with the cache switched off in
+//! between. And its effect on a skewed distribution of queries.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -19,24 +18,24 @@ const ROUNDS: usize = 40;
 const PHASE: Duration = Duration::from_millis(150);
 const CLIENTS: usize = 4;
 
-/// Questions that come again.
+/// Number of repeated queries.
 const REPEATED: usize = 50;
 
-/// Questions in which some are more frequent, and how many are asked.
+/// Number of distinct queries of the skewed distribution, and number sent.
 const ASKED: usize = 40_000;
 
-/// Which questions are asked.
+/// Distribution of the queries.
 #[derive(Clone, Copy, PartialEq)]
 enum Kind {
-    /// Those that were asked before.
+    /// Queries that were sent before.
     Again,
-    /// Those that nobody has asked.
+    /// Queries that were never sent.
     New,
-    /// The n-th as often as one in n.
+    /// Zipf: the n-th is 1/n as frequent as the first.
     Zipf,
 }
 
-/// The question of this number.
+/// The query with this number.
 fn question(data: &Data, kind: Kind, number: usize) -> SearchRequest {
     let count = data.queries.count();
     let row = match kind {
@@ -71,13 +70,13 @@ pub(super) fn repeats(runtime: &tokio::runtime::Runtime, data: &Data, settings: 
             cache.is_off.store(!is_on, Ordering::Relaxed);
             phase(&clients, data, kind, &next).await
         };
-        // Fills the cache, and all that is kept for reuse.
+        // Fills the cache, and reusable buffers.
         phase(Kind::Again, true).await;
         phase(Kind::New, true).await;
         let mut all = [const { Vec::new() }; 3];
         for round in 0..ROUNDS {
             for turn in 0..3 {
-                // Which comes first changes: what drifts falls on all.
+                // The order alternates, so that drift affects all.
                 let which = (round + turn) % 3;
                 let (kind, is_on) = [(Kind::New, false), (Kind::New, true), (Kind::Again, true)][which];
                 all[which].push(phase(kind, is_on).await);
@@ -110,7 +109,7 @@ pub(super) fn repeats(runtime: &tokio::runtime::Runtime, data: &Data, settings: 
     });
 }
 
-/// What a phase came to.
+/// Result of a phase.
 struct Cost {
     searches_per_s: f64,
     cpu_us: f64,

@@ -1,5 +1,5 @@
-//! A start after a kill and after a clean stop: how soon it is ready, and how the first searches
-//! after it compare with later ones.
+//! A start after a kill and after a clean stop: time until readiness, and latency of the first searches compared with
+//! later ones.
 
 use std::path::Path;
 use std::time::Instant;
@@ -14,8 +14,8 @@ use super::{at_ms, flush, latencies, median, micros};
 use crate::common::{Process, Settings, get, metric_sum, search};
 use crate::data::Data;
 
-/// Documents written after the newest snapshot, just before each stop: as many as a server
-/// leaves in its log at most, by the default settings.
+/// Documents written after the newest snapshot, just before each stop: as many as a server leaves in its log at most,
+/// by the default settings.
 const TAIL: usize = 10_000;
 
 /// Clients that write them.
@@ -27,7 +27,7 @@ const SEARCHES: usize = 1_000;
 /// Starts of each kind.
 const ROUNDS: usize = 3;
 
-/// What one start came to.
+/// Result of one start.
 struct Start {
     stop_s: f64,
     ready_s: f64,
@@ -37,7 +37,7 @@ struct Start {
     linked_s: f64,
 }
 
-/// Takes the server down and up again, some times each way.
+/// Restarts the server, several times in each way.
 pub(super) fn restarts(
     runtime: &Runtime,
     mut process: Process,
@@ -67,7 +67,7 @@ pub(super) fn restarts(
     process
 }
 
-/// Leaves so many documents in the log behind the newest snapshot.
+/// Leaves [`TAIL`] documents in the log after the newest snapshot.
 async fn leave_tail(process: &Process, data: &Data) {
     flush(process).await;
     let mut client = process.client().await;

@@ -1,4 +1,4 @@
-//! Searches: what they find, and how long they take.
+//! Searches: recall and latency.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -41,7 +41,7 @@ pub(super) async fn searches(process: &Process, data: &Data, widths: &[u32]) {
     }
 }
 
-/// Share of the exact 10 nearest that is among what was found; 0 where they are not known.
+/// Recall@10 of the results; 0 if the exact answers are not known.
 fn recall(data: &Data, found: &[SearchResponse]) -> f64 {
     let Some(truth) = &data.truth else { return 0.0 };
     let of = |(index, answer): (usize, &SearchResponse)| {
@@ -52,7 +52,7 @@ fn recall(data: &Data, found: &[SearchResponse]) -> f64 {
     hits as f64 / (10 * found.len()) as f64
 }
 
-/// The recall of all queries, one after the other.
+/// Recall of all queries, one after the other.
 pub(super) async fn recall_of(process: &Process, data: &Data, ef_search: u32) -> f64 {
     let mut client = process.client().await;
     let mut found = Vec::new();
@@ -63,7 +63,7 @@ pub(super) async fn recall_of(process: &Process, data: &Data, ef_search: u32) ->
     recall(data, &found)
 }
 
-/// Searches a second of so many clients that ask all queries together, and their latencies.
+/// Searches per second of this number of clients, which send all queries together, and their latencies.
 pub(super) async fn many_clients(
     process: &Process,
     data: &Data,

@@ -1,8 +1,8 @@
-//! Where the server's own counters say that time goes.
+//! Time per stage, by the server's own counters.
 
 use crate::common::{Process, get, metric};
 
-/// Sum in seconds and count of a stage or method so far.
+/// Sum in seconds, and count, of a stage or method so far.
 pub(super) fn timed(process: &Process, family: &str, labels: &str) -> (f64, f64) {
     let text = get(process.http, "/metrics").expect("metrics").1;
     let value = |kind: &str| {
@@ -11,7 +11,7 @@ pub(super) fn timed(process: &Process, family: &str, labels: &str) -> (f64, f64)
     (value("sum"), value("count"))
 }
 
-/// Where the server's time went since `before`: the mean of each stage.
+/// The mean of each stage since `before`.
 pub(super) struct Stages(Vec<(&'static str, &'static str, (f64, f64))>);
 
 impl Stages {
@@ -24,7 +24,7 @@ impl Stages {
         ("stage", "stage=\"commit\""),
     ];
 
-    /// The stages of a search as its record has them, which add up to it.
+    /// The stages in the record of a search, which add up to its total.
     const OF_SEARCH: [(&'static str, &'static str); 8] = [
         ("search_stage", "stage=\"admission\""),
         ("search_stage", "stage=\"mailbox\""),

@@ -1,4 +1,4 @@
-//! Searches at a fixed rate beside writers at any: what each of them gets.
+//! Searches at a fixed rate beside writers at several rates: throughput and latency of both.
 
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -18,13 +18,13 @@ use crate::Arguments;
 use crate::common::{Client, Process, get, metric_sum, search};
 use crate::data::Data;
 
-/// The beam of the searches.
+/// Beam width of the searches.
 const EF: u32 = 40;
 
-/// Documents found by a search.
+/// Results per search.
 const K: usize = 10;
 
-/// What came of requests of one kind.
+/// Results of requests of one kind.
 struct Outcomes {
     times: Mutex<Histogram<u64>>,
     done: AtomicU64,
@@ -67,7 +67,7 @@ impl Outcomes {
     }
 }
 
-/// Bytes of documents written to snapshots, and of those that had changed; snapshots.
+/// Bytes of documents written to snapshots, bytes of changed documents, and number of snapshots.
 fn snapshots(process: &Process) -> [f64; 3] {
     let text = get(process.http, "/metrics").expect("metrics").1;
     [
@@ -78,7 +78,7 @@ fn snapshots(process: &Process) -> [f64; 3] {
     .map(|name| metric_sum(&text, name))
 }
 
-/// A table of one row for each rate of searches and each rate of upserts of random documents.
+/// A table with a row for each rate of searches and each rate of upserts of random documents.
 pub(super) async fn writers(process: &Process, data: &Data, arguments: &Arguments) {
     let documents: Arc<Vec<InsertRequest>> =
         Arc::new((0..data.base.count()).map(|row| document(data, row)).collect());
@@ -182,7 +182,7 @@ async fn search_all(client: Client, data: &Data, rate: u32, length: Duration) ->
     outcomes
 }
 
-/// Writes random documents at a fixed rate until told to stop, and waits for the answers.
+/// Writes random documents at a fixed rate until stopped, and waits for the answers.
 async fn upserts(
     client: Client,
     documents: Arc<Vec<InsertRequest>>,
@@ -208,7 +208,7 @@ async fn upserts(
     while running.join_next().await.is_some() {}
 }
 
-/// A process that always wants a CPU.
+/// A process that always uses a CPU.
 struct Busy(Child);
 
 impl Busy {

@@ -1,4 +1,4 @@
-//! The caches that are compared, each of so many keys.
+//! The compared caches, each of a bounded number of keys.
 
 use std::hash::BuildHasherDefault;
 
@@ -7,10 +7,10 @@ use crate::s3_fifo::S3Fifo;
 use crate::traces::Access;
 use crate::types::{ShardId, Slot, mix};
 
-/// Values of a row: few, as it is not rows that are measured.
+/// Values of a row: few, since the comparison does not measure rows.
 const WIDTH: usize = 4;
 
-/// The same cheap hash for all of them.
+/// A cheap hash, equal for all caches.
 pub type Hasher = BuildHasherDefault<KeyHasher>;
 
 /// Keys are small numbers: mixing them is enough.
@@ -33,19 +33,19 @@ impl std::hash::Hasher for KeyHasher {
 
 /// A cache of keys.
 pub trait Kept {
-    /// Asks for a key, and brings it in if it is not there; true if it is.
+    /// Requests a key, and adds it if it is missing; true if it was cached.
     fn access(&mut self, access: Access) -> bool;
 
-    /// There is something to be done in the background.
+    /// True if there is background work to do.
     fn is_idle_due(&self) -> bool {
         false
     }
 
-    /// Does it: its time is not that of an access.
+    /// Does the background work: its time is not that of an access.
     fn idle(&mut self) {}
 }
 
-/// Which.
+/// Kind of cache.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Which {
     /// `cache.strategy = "lru"`.
@@ -58,16 +58,16 @@ pub enum Which {
     Moka,
     /// `cache.strategy = "learned"`.
     Learned,
-    /// The same, that is not told of regions.
+    /// `cache.strategy = "learned"`, without regions.
     Blind,
 }
 
 impl Which {
-    /// All that are compared.
+    /// All compared kinds.
     pub const ALL: [Self; 6] =
         [Self::Lru, Self::S3Fifo, Self::QuickCache, Self::Moka, Self::Learned, Self::Blind];
 
-    /// Its name in a table.
+    /// Name in a table.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -80,7 +80,7 @@ impl Which {
         }
     }
 
-    /// One of at most so many keys.
+    /// A cache of this kind for at most `keys_max` keys.
     #[must_use]
     pub fn of(self, keys_max: usize) -> Box<dyn Kept> {
         let own = |strategy, sees_regions| {
@@ -114,7 +114,7 @@ impl Which {
     }
 }
 
-/// A trainer learns as soon as the log has so many uses.
+/// Number of uses in the log at which a trainer learns.
 const fn lesson_uses(keys_max: usize) -> usize {
     let uses = keys_max / 4;
     if uses < 256 { 256 } else { uses }
@@ -179,7 +179,7 @@ impl Kept for Moka {
             self.cache.insert(key, [key as f32; WIDTH]);
         }
         self.accesses += 1;
-        // Evictions are put off until somebody does them: without, it would have more than its places.
+        // The crate puts evictions off until they are run: otherwise it would have more keys than places.
         if self.accesses.is_multiple_of(16) {
             self.cache.run_pending_tasks();
         }

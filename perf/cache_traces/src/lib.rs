@@ -1,5 +1,5 @@
-//! Traces of what searches ask a core's cache of vectors for, and how often each way to keep rows has
-//! them: the server's own (the files of the main package), S3-FIFO, and crates.
+//! Traces of requests of searches to a core's vector cache, and hit rates of several caches on them: the server's own
+//! (files of the main package), S3-FIFO, and crates.
 
 #![allow(
     dead_code,

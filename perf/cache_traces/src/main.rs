@@ -7,10 +7,10 @@ use kyrodb_cache_traces::replay::Data;
 use kyrodb_cache_traces::report::{Outcome, median, range, run};
 use kyrodb_cache_traces::traces::{self, Trace};
 
-/// Parts of all keys that the caches have places for.
+/// Divisors of the number of all keys that give the places of the caches.
 const PARTS: [usize; 3] = [32, 8, 2];
 
-/// Makes a trace by a seed.
+/// Makes a trace from a seed.
 type Make<'a> = Box<dyn Fn(u64) -> Trace + 'a>;
 
 fn main() {
@@ -56,7 +56,7 @@ fn main() {
             for (times, of) in times.iter_mut().zip(&outcomes) {
                 times.extend(of.iter().map(|outcome| (outcome.access_ns, outcome.idle_ns)));
             }
-            // Seed by seed: what one is lucky with, others are.
+            // Compared per seed: a favourable seed is favourable for all caches.
             let less: Vec<f64> = (0..traces.len()).map(|seed| less_best(&outcomes, seed)).collect();
             let (low, high) = range(&less);
             let cells: Vec<String> = rates.iter().map(|rate| format!("{rate:.2}")).collect();
@@ -74,7 +74,7 @@ fn main() {
     }
 }
 
-/// What [`Which::Learned`] has less the best of the caches before it, with the trace of a seed.
+/// Hit rate of [`Which::Learned`] less the best of the caches before it, on the trace of a seed.
 fn less_best(outcomes: &[Vec<Outcome>], seed: usize) -> f64 {
     let rate = |outcomes: &Vec<Outcome>| outcomes[seed].hits_percent;
     let learned = Which::ALL.iter().position(|&which| which == Which::Learned).unwrap_or(0);

@@ -1,5 +1,5 @@
-//! Replays of searches among real vectors: the documents nearest to each query are what a search by codes
-//! would ask the cache for, and the region is the node of the upper level that the walk comes through.
+//! Replays of searches among real vectors: the documents nearest to each query are those that a search by codes would
+//! request from the cache, and the region is the node of the upper level that the walk comes through.
 
 use std::io;
 use std::path::Path;
@@ -7,17 +7,17 @@ use std::path::Path;
 use crate::traces::{Access, Random, Trace, Zipf};
 use crate::types::mix;
 
-/// Documents that a search asks for.
+/// Documents requested by a search.
 const CANDIDATES: usize = 30;
 
 /// Searches of a trace.
 const SEARCHES: usize = 20_000;
 
-/// Cells of the documents, and how many of them a search looks into.
+/// Cells of the documents, and number of cells that a search reads.
 const CELLS: usize = 440;
 const PROBES: usize = 8;
 
-/// One document in so many is on the upper level, as with `hnsw.m = 16`.
+/// One in this many documents is on the upper level, as with `hnsw.m = 16`.
 const UPPER_PARTS: u64 = 16;
 
 struct Rows {
@@ -57,7 +57,7 @@ impl Rows {
     }
 }
 
-/// The value of a half; those below 2^-14 are taken for what their bits say too.
+/// Value of a half-precision number; subnormals below 2^-14 are converted exactly as well.
 fn half(bits: u16) -> f32 {
     let sign = if bits >> 15 == 1 { -1.0 } else { 1.0 };
     let (exponent, fraction) = (i32::from(bits >> 10 & 31), f32::from(bits & 1023));
@@ -85,17 +85,17 @@ pub struct Data {
     cells: Vec<Vec<u32>>,
 }
 
-/// What a search asks for.
+/// Requests of a search.
 struct Found {
     candidates: Vec<u32>,
     region: u32,
 }
 
 impl Data {
-    /// The data set in a directory.
+    /// Reads the data set in a directory.
     ///
     /// # Errors
-    /// If it is not there or is not of halves.
+    /// If it is missing or does not have half-precision values.
     pub fn read(directory: &Path) -> io::Result<Self> {
         let base = Rows::read(&directory.join("base.npy"))?;
         let queries = Rows::read(&directory.join("queries.npy"))?;
@@ -135,7 +135,7 @@ impl Data {
         Trace::new(found.flat_map(of).collect())
     }
 
-    /// The same queries again and again, some often: by Zipf 0.9.
+    /// A fixed set of queries, repeated with Zipf 0.9.
     #[must_use]
     pub fn repeated(&self, seed: u64) -> Trace {
         let found: Vec<Found> =
@@ -147,8 +147,8 @@ impl Data {
         Self::trace(order.iter().map(|&query| &found[query]))
     }
 
-    /// Queries of which none is asked twice, near those of the set: these are topics, by Zipf 0.9 as
-    /// well. Every fifth is near a document that nobody asked about before instead, as a crawler's are.
+    /// Queries none of which is repeated, near those of the set: these are topics, by Zipf 0.9 as well. Every fifth is
+    /// near a document that no query was about before instead, as a crawler's are.
     #[must_use]
     pub fn topics(&self, seed: u64) -> Trace {
         let (ranks, mut random) = (Zipf::new(self.queries.len() as u32, 0.9), Random(seed << 32));

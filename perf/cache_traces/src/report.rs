@@ -1,23 +1,23 @@
-//! Runs caches on traces, and says how often they had what was asked for.
+//! Runs caches on traces, and reports their hit rates.
 
 use crate::caches::Which;
 use crate::traces::Trace;
 
-/// Not counted: the first of so many parts of a trace, while caches fill.
+/// Divisor of a trace that gives its first part, in which caches fill and hits are not counted.
 const WARM_PARTS: usize = 5;
 
-/// What came out of a run.
+/// Result of a run.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Outcome {
-    /// Of accesses, those that were hits.
+    /// Hits, in percent of the accesses.
     pub hits_percent: f64,
-    /// An access, and where it was a miss what brings the key in.
+    /// Time of an access, in nanoseconds, with adding the key after a miss.
     pub access_ns: f64,
-    /// What is done for it in the background.
+    /// Time of background work per access, in nanoseconds.
     pub idle_ns: f64,
 }
 
-/// Runs a trace on a cache of so many keys.
+/// Runs a trace on a cache of `keys_max` keys.
 #[must_use]
 pub fn run(which: Which, trace: &Trace, keys_max: usize) -> Outcome {
     let mut cache = which.of(keys_max);
@@ -47,20 +47,20 @@ pub fn run(which: Which, trace: &Trace, keys_max: usize) -> Outcome {
     }
 }
 
-/// CPU time of this thread so far.
+/// CPU time of this thread so far, in nanoseconds.
 fn cpu_ns() -> u64 {
     let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
     time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
 }
 
-/// The middle one.
+/// The median.
 #[must_use]
 pub fn median(mut values: Vec<f64>) -> f64 {
     values.sort_by(f64::total_cmp);
     values.get(values.len() / 2).copied().unwrap_or(0.0)
 }
 
-/// The least and the most of them.
+/// The least and the largest value.
 #[must_use]
 pub fn range(values: &[f64]) -> (f64, f64) {
     values.iter().fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), &value| {
@@ -73,11 +73,11 @@ mod tests {
     use super::*;
     use crate::traces::{moving, polluted, zipf};
 
-    /// What may be missing to the best of the others, in points, in the middle of five seeds.
+    /// Most points by which the median of five seeds may be below the best of the others.
     const SLACK: f64 = 0.5;
 
-    /// Looks at seeds that are not those of the table, and not at moka, which alone takes longer than all
-    /// others together. Returns what is above LRU with places for so many parts of the keys.
+    /// Uses other seeds than the table, and leaves out moka, which takes longer than all others together. Returns the
+    /// advantage over LRU with places for each part of the keys.
     fn assert_best(name: &str, make: impl Fn(u64) -> Trace) -> [(usize, f64); 3] {
         let traces: Vec<Trace> = (11..16).map(make).collect();
         [32, 8, 2].map(|parts| {
@@ -114,7 +114,7 @@ mod tests {
     #[test]
     fn learned_is_among_the_best_where_the_hot_set_moves_slowly() {
         for (parts, above_lru) in assert_best("slow", |seed| moving(1, seed)) {
-            // With places for half of them there is none that is better than LRU.
+            // With places for half of the keys no cache is better than LRU.
             assert!(above_lru > 1.0 || parts == 2, "1/{parts}: {above_lru}");
         }
     }

@@ -1,17 +1,17 @@
-//! S3-FIFO ("FIFO queues are all you need for cache eviction", Yang et al., 2023), without rows: what is
-//! new waits in a small queue, and moves to the main one only if it was asked for again before its turn
-//! to go; what goes from there leaves its key behind for a while, and comes to the main queue at once if
-//! it is asked for again. What the cache of vectors began with.
+//! S3-FIFO ("FIFO queues are all you need for cache eviction", Yang et al., 2023), without rows: new keys wait in a
+//! small queue, and move to the main one only if they were requested again before their turn to go; a key evicted from
+//! the small queue is remembered for a while, and enters the main queue at once if it is requested again. The vector
+//! cache began with this policy.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 
 use crate::caches::{Hasher, Kept};
 use crate::traces::Access;
 
-/// One part in so many is for what is new.
+/// Divisor of the places that gives the small queue.
 const NEW_PARTS: usize = 10;
 
-/// Asked for so often beyond the first time, a key has as many turns as one can have.
+/// Most turns in the main queue that requests after the first can add to a key.
 const USES_MAX: u8 = 3;
 
 /// The keys.
@@ -25,7 +25,7 @@ pub struct S3Fifo {
 }
 
 impl S3Fifo {
-    /// Of at most so many keys.
+    /// For at most `keys_max` keys.
     #[must_use]
     pub fn new(keys_max: usize) -> Self {
         Self {

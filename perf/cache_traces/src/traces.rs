@@ -1,28 +1,28 @@
-//! Traces made by a seed: what is asked for, one after the other.
+//! Traces generated from a seed: sequences of requests.
 
 use crate::types::mix;
 
-/// Keys of the traces that are made up.
+/// Number of keys of generated traces.
 pub const KEYS: u32 = 1 << 16;
 
-/// Accesses of these.
+/// Number of accesses of generated traces.
 const ACCESSES: usize = 1_000_000;
 
-/// A key that is asked for, by a search in a region of the graph; 0 where there is none.
+/// A requested key, and the region of the graph in which the search was; 0 for no region.
 #[derive(Clone, Copy, Debug)]
 pub struct Access {
     pub key: u32,
     pub region: u32,
 }
 
-/// What is asked for.
+/// A sequence of requests.
 pub struct Trace {
     pub accesses: Vec<Access>,
-    /// Different keys.
+    /// Number of different keys.
     pub keys: usize,
 }
 
-/// Random numbers.
+/// Reproducible random numbers.
 pub struct Random(pub u64);
 
 impl Random {
@@ -32,22 +32,22 @@ impl Random {
         mix(mix(self.0) ^ 0x5ca1_ab1e)
     }
 
-    /// A number below 1.
+    /// A number in [0, 1).
     pub fn unit(&mut self) -> f64 {
         (self.number() >> 11) as f64 / (1_u64 << 53) as f64
     }
 
-    /// A number below this one.
+    /// A number below `limit`.
     pub fn below(&mut self, limit: u32) -> u32 {
         ((u128::from(self.number()) * u128::from(limit)) >> 64) as u32
     }
 }
 
-/// Ranks by Zipf's law.
+/// Random ranks by Zipf's law.
 pub struct Zipf(Vec<f64>);
 
 impl Zipf {
-    /// Of so many ranks, with this exponent.
+    /// For this number of ranks, with this exponent.
     #[must_use]
     pub fn new(ranks: u32, exponent: f64) -> Self {
         let mut sum = 0.0;
@@ -68,7 +68,7 @@ impl Zipf {
 }
 
 impl Trace {
-    /// Of these accesses.
+    /// A trace of these accesses.
     #[must_use]
     pub fn new(accesses: Vec<Access>) -> Self {
         let mut keys: Vec<u32> = accesses.iter().map(|access| access.key).collect();
@@ -85,15 +85,14 @@ impl Trace {
     }
 }
 
-/// The same keys are asked for all the time, some often.
+/// A constant set of keys, some requested often.
 #[must_use]
 pub fn zipf(exponent: f64, seed: u64) -> Trace {
     let (ranks, mut random) = (Zipf::new(KEYS, exponent), Random(seed << 32));
     Trace::of_keys(std::iter::repeat_with(|| ranks.draw(&mut random)))
 }
 
-/// The same by Zipf 0.9, and after each 60,000 accesses a scan of a third of all keys, one after the
-/// other.
+/// Requests by Zipf 0.9, and after each 60,000 accesses a scan of a third of all keys, one after the other.
 #[must_use]
 pub fn polluted(seed: u64) -> Trace {
     let (ranks, mut random) = (Zipf::new(KEYS, 0.9), Random(seed << 32));
@@ -112,8 +111,8 @@ pub fn polluted(seed: u64) -> Trace {
     }))
 }
 
-/// Which keys are asked for often changes: by Zipf 0.9 among all, whose ranks move on by so many keys
-/// each 100 accesses, and all at once by a quarter of them after each 300,000.
+/// The frequent keys change: Zipf 0.9 over all keys, whose ranks move on by `keys` each 100 accesses, and all at once
+/// by a quarter of them after each 300,000.
 #[must_use]
 pub fn moving(keys: u32, seed: u64) -> Trace {
     let (ranks, mut random) = (Zipf::new(KEYS, 0.9), Random(seed << 32));

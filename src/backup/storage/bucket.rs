@@ -8,17 +8,16 @@
 //! PREFIX/.removing/<id>.<random>    a prune is about to remove this backup
 //! ```
 //!
-//! Whoever adds a backup first says which others it needs, and then looks whether one of them is
-//! about to be removed. Whoever removes backups first says which, and then looks who needs them.
-//! Where both are at work one of them sees the other, since a request sees what was written
-//! before it: either the backup is not begun, or what it needs stays. No lock is held and no clock
-//! asked, so that a process that was killed stops nobody: at the worst a backup is kept that
-//! could go, or can't be added to, until a prune finds what was left a day old.
+//! A process that adds a backup first writes which others it needs, and then checks whether one of them is about to be
+//! removed. A process that removes backups first writes which, and then checks which of them are needed. If both run,
+//! one of them sees the other, since a request sees earlier writes: either the backup is not begun, or the backups that
+//! it needs stay. No lock is held and no clock is read, so a process that was killed blocks no other: at the worst a
+//! backup is kept that could be removed, or can't be added to, until a prune finds the mark a day old.
 //!
-//! Cleaning up takes the word `parents` away first and looks for a record then; a backup is
-//! published only if that word is still there behind its record. So what was taken for left is
-//! either not touched or not published. One gap is left: a process that adds nothing for a day,
-//! and is killed between its record and the look behind it.
+//! Cleaning up removes the object `parents` first and then looks for a record; a backup is published only if that
+//! object still exists after its record was written. So a backup taken for abandoned is either not touched or not
+//! published. One gap is left: a process that adds nothing for a day, and is killed between writing its record and the
+//! check after it.
 
 use std::any::Any;
 use std::cell::{Cell, RefCell};
@@ -39,13 +38,13 @@ const ADDING: &str = ".adding";
 const REMOVING: &str = ".removing";
 const PARENTS: &str = "parents";
 
-/// Lengths of a backup's files.
+/// Lengths of a backup's files, in bytes.
 type Lengths = BTreeMap<String, u64>;
 
 /// Backups below a prefix.
 pub(super) struct Bucket {
     client: Rc<Client>,
-    /// Those of backups whose files were asked for.
+    /// Lengths of the files of backups whose files were listed.
     lengths: RefCell<BTreeMap<String, Lengths>>,
 }
 
@@ -73,7 +72,7 @@ impl Bucket {
         self.client.path(&format!("{id}/{RECORD_NAME}"))
     }
 
-    /// The backups that those being made need.
+    /// The backups that unpublished ones need.
     fn needed_by_unpublished(&self) -> Result<BTreeSet<String>> {
         let mut names = Vec::new();
         self.client.each(ADDING, |name, _| names.push(name.to_owned()))?;
@@ -95,7 +94,7 @@ impl Bucket {
         Ok(retired)
     }
 
-    /// Removes what is left of a backup that nobody makes any more; false if it was published.
+    /// Removes the remains of an abandoned backup; false if it was published.
     fn remove_left(&self, id: &str) -> Result<bool> {
         let mut uploads = Vec::new();
         let folder = format!("{ADDING}/{id}");
@@ -159,7 +158,7 @@ impl Place for Bucket {
         Ok(self.client.open(self.client.path(&name), &file.name, bytes))
     }
 
-    /// Whether the bucket is there and may be read is found before anything is written.
+    /// Checks that the bucket exists and is readable before anything is written.
     fn claim(&self, _: bool) -> Result<Option<Box<dyn Any>>> {
         self.retired().map(|_| None)
     }
@@ -172,7 +171,7 @@ impl Place for Bucket {
         for path in &marks.paths {
             self.client.put(path, b"")?;
         }
-        // In this order: a backup is published before it is no longer being made.
+        // In this order: a backup is published before its mark as unpublished is removed.
         let mut needed = self.needed_by_unpublished()?;
         for id in self.names()?.iter().filter(|id| !is_known(id)) {
             let record = self.record(id)?;
@@ -220,7 +219,7 @@ impl Place for Bucket {
 
     fn remove_unfinished(&self, least: Duration) -> Result<Vec<String>> {
         struct Found {
-            /// Of what was written last.
+            /// Age of the latest object.
             age: Duration,
             has_record: bool,
             is_being_made: bool,
@@ -234,7 +233,7 @@ impl Place for Bucket {
             }
             let adding = name.strip_prefix(&format!("{ADDING}/"));
             let Some((id, file)) = adding.unwrap_or(name).split_once('/') else { return };
-            // Others may keep something here as well.
+            // Other programs may keep objects here as well.
             if is_id(id) {
                 let none = Found { age: Duration::MAX, has_record: false, is_being_made: false };
                 let found = backups.entry(id.to_owned()).or_insert(none);
@@ -257,7 +256,7 @@ impl Place for Bucket {
     }
 }
 
-/// What says that backups are about to be removed.
+/// Marks of backups that are about to be removed.
 struct Marks {
     client: Rc<Client>,
     paths: Vec<object_store::path::Path>,
@@ -273,11 +272,11 @@ impl Drop for Marks {
     }
 }
 
-/// A backup that has no record yet.
+/// A backup without a record yet.
 struct Growing {
     client: Rc<Client>,
     id: String,
-    /// Says that it is being made.
+    /// Mark that it is being made.
     adding: object_store::path::Path,
     uploads: Cell<u32>,
     is_published: bool,
@@ -307,7 +306,7 @@ impl Unpublished for Growing {
     fn publish(mut self: Box<Self>, record: &[u8]) -> Result<()> {
         let path = self.path(RECORD_NAME);
         if !self.client.put_new(&path, record)? {
-            // Nor is it ours to remove.
+            // The existing backup must not be removed when this draft is dropped.
             self.is_published = true;
             return Err(format!("{path} is there already, of another backup"));
         }

@@ -1,5 +1,5 @@
-//! Objects of a bucket, for a program that does one thing after the other: requests that end
-//! within a bound, and errors that name the way out.
+//! Access to the objects of a bucket, for sequential programs: requests that end within a bound, and errors that name
+//! the remedy.
 
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -20,19 +20,19 @@ use tokio::runtime::Runtime;
 use crate::backup::Result;
 use crate::disk::view::{Remote, Viewed};
 
-/// Longest wait for the answer to a small request, tries included.
+/// Longest wait for the answer to a small request, retries included.
 const ANSWER_MAX: Duration = Duration::from_secs(20);
 
-/// A request that failed is tried again for so long.
+/// Time for which a failed request is retried.
 const RETRY_MAX: Duration = Duration::from_secs(15);
 
-/// Longest time for a part of a file, there or back, unless `AWS_TIMEOUT` says otherwise.
+/// Longest time of a transfer of a part of a file, unless `AWS_TIMEOUT` is set.
 const PART_MAX: &str = "120 seconds";
 
-/// Bytes that are fetched at once where a file is read in order.
+/// Bytes that are fetched ahead when a file is read in order.
 const AHEAD_BYTES: u64 = 4 << 20;
 
-/// What is asked of a store.
+/// Functions of a store that are used.
 pub(super) trait Store: ObjectStore + MultipartStore {}
 
 impl<T: ObjectStore + MultipartStore> Store for T {}
@@ -44,12 +44,12 @@ pub(super) struct Client {
     bucket: String,
     prefix: String,
     endpoint: String,
-    /// Where credentials are asked for that no variable has.
+    /// Endpoint for credentials that no variable has.
     metadata_endpoint: String,
     window: RefCell<Window>,
 }
 
-/// What was fetched last.
+/// The range that was fetched last.
 #[derive(Default)]
 struct Window {
     path: Path,
@@ -58,9 +58,9 @@ struct Window {
 }
 
 impl Client {
-    /// The bucket, the prefix and the rest that the variables say.
+    /// The bucket and the prefix, with settings from environment variables.
     pub(super) fn of_environment(bucket: &str, prefix: &str) -> Result<Self> {
-        // Whoever was first decides; there is only this one.
+        // The first provider installed is used; there is only this one.
         let installed = rustls::crypto::ring::default_provider().install_default();
         tracing::debug!(?installed, "cryptography");
         let mut builder = AmazonS3Builder::from_env().with_bucket_name(bucket);
@@ -88,7 +88,7 @@ impl Client {
         Ok(Self { endpoint, metadata_endpoint, ..client })
     }
 
-    /// The objects of any store.
+    /// Objects of any store.
     pub(super) fn over(store: Arc<dyn Store>, bucket: &str, prefix: &str) -> Result<Self> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         Ok(Self {
@@ -109,14 +109,14 @@ impl Client {
         }
     }
 
-    /// The object of this name below the prefix.
+    /// Path of the object of this name below the prefix.
     pub(super) fn path(&self, name: &str) -> Path {
         let parts = [self.prefix.as_str(), name];
         let parts: Vec<&str> = parts.into_iter().filter(|part| !part.is_empty()).collect();
         Path::parse(parts.join("/")).expect("the prefix was checked, and names are plain")
     }
 
-    /// Does something that takes as long as its bytes need.
+    /// Runs a request whose time depends on its bytes.
     pub(super) fn wait<T>(
         &self,
         work: impl Future<Output = object_store::Result<T>>,
@@ -124,7 +124,7 @@ impl Client {
         self.runtime.block_on(work)
     }
 
-    /// Asks, and hears within a bound.
+    /// Runs a request with a bounded time.
     fn ask<T>(
         &self,
         work: impl Future<Output = object_store::Result<T>>,
@@ -135,13 +135,13 @@ impl Client {
         })
     }
 
-    /// Reads a small object, if it is there.
+    /// Reads a small object; `None` if it does not exist.
     pub(super) fn read(&self, path: &Path) -> Result<Option<Vec<u8>>> {
         let found = self.ask(async { self.store.get(path).await?.bytes().await });
         self.if_found(found.map(Into::into))
     }
 
-    /// The length of an object, if it is there.
+    /// Length of an object in bytes; `None` if it does not exist.
     pub(super) fn bytes(&self, path: &Path) -> Result<Option<u64>> {
         let found = self.ask(self.store.head(path));
         self.if_found(found.map(|meta| meta.size))
@@ -163,19 +163,19 @@ impl Client {
         self.ask(self.store.put(path, payload)).map(drop).map_err(|error| self.explain(&error))
     }
 
-    /// Writes a small object where there is none; false if there is another one.
+    /// Writes a small object if none exists; false if there is another one.
     pub(super) fn put_new(&self, path: &Path, bytes: &[u8]) -> Result<bool> {
         let payload = PutPayload::from(bytes.to_vec());
         let options = PutOptions::from(PutMode::Create);
         match self.ask(self.store.put_opts(path, payload, options)) {
             Ok(_) => Ok(true),
-            // It may be that of a try whose answer was lost.
+            // The object may be that of an attempt whose answer was lost.
             Err(Error::AlreadyExists { .. }) => Ok(self.read(path)?.is_some_and(|b| b == bytes)),
             Err(error) => Err(self.explain(&error)),
         }
     }
 
-    /// Takes every object below a name, or all of them.
+    /// Calls `take` for every object below a name, or for all.
     pub(super) fn each(&self, name: &str, mut take: impl FnMut(&str, &ObjectMeta)) -> Result<()> {
         let below = self.path(name);
         let mut listing = self.store.list(Some(&below));
@@ -190,7 +190,7 @@ impl Client {
         Ok(())
     }
 
-    /// Removes an object, if it is there.
+    /// Removes an object, if it exists.
     pub(super) fn remove(&self, path: &Path) -> Result<()> {
         self.if_found(self.ask(self.store.delete(path))).map(drop)
     }
@@ -206,17 +206,17 @@ impl Client {
         Ok(())
     }
 
-    /// Gives up the upload of a large object.
+    /// Aborts the upload of a large object.
     pub(super) fn abort(&self, path: &Path, upload: &String) -> Result<()> {
         self.if_found(self.ask(self.store.abort_multipart(path, upload))).map(drop)
     }
 
-    /// An object of this length, to be read.
+    /// Opens an object of this length for reading.
     pub(super) fn open(self: &Rc<Self>, path: Path, name: &str, bytes: u64) -> Viewed {
         Viewed::remote(Rc::new(Object { client: Rc::clone(self), path, bytes }), name, bytes)
     }
 
-    /// Why a request failed, and what helps.
+    /// Describes why a request failed, and the remedy.
     pub(super) fn explain(&self, error: &Error) -> String {
         let (shown, endpoint, bucket) = (self.shown(), &self.endpoint, &self.bucket);
         let text = error.to_string();
@@ -241,7 +241,7 @@ impl Client {
         }
         let is_elsewhere = text.contains("configured region")
             || ["PermanentRedirect", "AuthorizationHeaderMalformed"].contains(&code);
-        // A listing that is denied is of no kind of its own.
+        // A denied listing has no error kind of its own.
         let is_denied = ["403 Forbidden", "401 Unauthorized"].iter().any(|s| text.contains(s))
             || matches!(error, Error::PermissionDenied { .. } | Error::Unauthenticated { .. });
         match error {
@@ -266,7 +266,7 @@ impl Client {
     }
 }
 
-/// Code of an answer.
+/// Error code of an answer.
 const NO_BUCKET: &str = "NoSuchBucket";
 
 fn retries() -> RetryConfig {
@@ -278,13 +278,13 @@ fn retries() -> RetryConfig {
     RetryConfig { backoff, max_retries: 8, retry_timeout: RETRY_MAX }
 }
 
-/// What is between two tags.
+/// The text between two tags.
 fn tagged<'a>(text: &'a str, tag: &str) -> Option<&'a str> {
     let (_, rest) = text.split_once(&format!("<{tag}>"))?;
     rest.split_once(&format!("</{tag}>")).map(|(inside, _)| inside)
 }
 
-/// For how long an object has not changed.
+/// Time since an object last changed.
 pub(super) fn age(meta: &ObjectMeta) -> Duration {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     now.saturating_sub(Duration::from_secs(meta.last_modified.timestamp().max(0) as u64))
@@ -311,7 +311,7 @@ impl Remote for Object {
                 offset += (to - from) as u64;
                 continue;
             }
-            // Whoever has read up to here will read on.
+            // A reader that continues at the end of the last range will read on.
             let is_in_order = is_same && offset == window_end;
             let least = if is_in_order { AHEAD_BYTES } else { 0 };
             let range = offset..offset.saturating_add(least).max(end).min(self.bytes);

@@ -1,5 +1,4 @@
-//! Backups in a directory. One that is written has a hidden name until it is whole, and gets it
-//! back before it goes.
+//! Backups in a directory. A backup has a hidden name while it is written, and again before it is removed.
 
 use std::any::Any;
 use std::fs::{self, TryLockError};
@@ -38,7 +37,7 @@ impl Place for Directory {
         if other.is(&own) {
             return Overlap::Same;
         }
-        // One may be a link to another file system.
+        // The directory may be a link to another file system.
         let entries = fs::read_dir(&self.path).into_iter().flatten().flatten();
         let backups = entries.map(|entry| entry.path()).filter(|path| is_backup(path));
         let backups: Vec<(PathBuf, Lineage)> =
@@ -62,7 +61,7 @@ impl Place for Directory {
         for entry in entries {
             let entry = entry.map_err(failed)?;
             let id = entry.file_name().to_string_lossy().into_owned();
-            // Others may keep something here as well; a backup without its record is damaged.
+            // Other programs may keep files here as well; a backup without its record is damaged.
             let is_backup = entry.path().join(RECORD_NAME).exists() || is_id(&id);
             if is_plain(&id) && is_backup && entry.path().is_dir() {
                 names.push(id);
@@ -87,7 +86,7 @@ impl Place for Directory {
         Viewed::open(&path, &file.name).map_err(|error| error.to_string())
     }
 
-    /// A lock on the directory. What is not there has nothing to be removed.
+    /// Locks the directory. A missing directory has nothing to remove.
     fn claim(&self, to_remove: bool) -> Result<Option<Box<dyn Any>>> {
         let shown = self.shown();
         let failed = |error: std::io::Error| format!("{shown} can't be used: {error}");
@@ -104,12 +103,12 @@ impl Place for Directory {
             Err(TryLockError::WouldBlock) => Err(format!(
                 "another kyrodb_backup is at work in {shown}. Try again when it is done."
             )),
-            // Where there are no locks, nobody else is expected.
+            // If the file system has no locks, no other process is expected.
             _ => Ok(Some(Box::new(file))),
         }
     }
 
-    /// Nothing is made while the lock is held.
+    /// No backup is being made while the lock is held.
     fn retire(&self, _: &[String], _: &dyn Fn(&str) -> bool) -> Result<Retired> {
         Ok(Retired::default())
     }
@@ -152,7 +151,7 @@ impl Place for Directory {
     }
 }
 
-/// True of a backup, and of one that is being written or removed.
+/// True for a backup, and for one that is being written or removed.
 fn is_backup(path: &Path) -> bool {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     let hidden = name.strip_prefix('.').and_then(|name| name.strip_suffix(".tmp"));
@@ -160,7 +159,7 @@ fn is_backup(path: &Path) -> bool {
     is_one && path.is_dir()
 }
 
-/// A backup that has its hidden name.
+/// A backup with its hidden name.
 struct Hidden {
     path: PathBuf,
     target: PathBuf,
@@ -198,10 +197,10 @@ impl Drop for Hidden {
     }
 }
 
-/// Bytes after which what was written goes to the device: many at once would keep it from others.
+/// Bytes after which written data is synced: larger amounts at once would block the device for others.
 const SYNC_BYTES: usize = 1 << 20;
 
-/// A file that goes with its directory if it is not finished.
+/// A file that is removed with its directory if it is not completed.
 struct NewFile {
     path: PathBuf,
     file: fs::File,
@@ -238,7 +237,7 @@ impl Sink for NewFile {
     }
 }
 
-/// Writes a file, durable, in a directory or one below it. `fill` gives the content.
+/// Writes a file durably, in a directory or one below it. `fill` provides the content.
 pub(in crate::backup) fn write_file(
     directory: &Path,
     name: &str,
@@ -247,7 +246,7 @@ pub(in crate::backup) fn write_file(
     pour(Box::new(NewFile::create(directory, name)?), fill)
 }
 
-/// Makes the names in a directory durable, and in those below it.
+/// Makes the names in a directory, and in those below it, durable.
 pub(in crate::backup) fn sync_tree(directory: &Path) -> Result<()> {
     let failed = |error| format!("{} can't be synced: {error}", directory.display());
     for entry in fs::read_dir(directory).map_err(failed)? {

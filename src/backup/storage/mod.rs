@@ -1,7 +1,7 @@
-//! Where backups are: a directory, or a bucket of S3-compatible storage. What both do
-//! alike is here; only they know where a file of a backup lies.
+//! Storage of backups: a directory, or a bucket of S3-compatible storage. Their common part is here; only the two
+//! modules know where a file of a backup lies.
 //!
-//! A backup is there once its record is, which comes last and goes first.
+//! A backup exists once its record does, which is written last and removed first.
 
 mod bucket;
 mod client;
@@ -23,33 +23,33 @@ use super::record::{Backup, Stored, is_plain};
 use super::{Result, verify};
 use crate::disk::view::Viewed;
 
-/// A backup to which nothing was added for so long is not being written any more.
+/// Age of the last change after which an unpublished backup counts as abandoned.
 pub const UNFINISHED_AGE: Duration = Duration::from_secs(86_400);
 
-/// Where backups are.
+/// A storage of backups.
 pub struct Storage {
     place: Box<dyn Place>,
 }
 
 /// All backups of a storage.
 pub struct Listed {
-    /// Those that can be read, newest first.
+    /// Readable backups, newest first.
     pub backups: Vec<Backup>,
-    /// What is wrong with the others.
+    /// Faults of the others.
     pub damaged: Vec<String>,
 }
 
-/// What a kind of storage has to know.
+/// Operations of a kind of storage.
 trait Place {
     fn shown(&self) -> String;
 
     /// See [`Storage::overlap`].
     fn overlap(&self, directory: &Path) -> Overlap;
 
-    /// The backups there are, and whatever ought to be one.
+    /// Names of all backups, and of entries that look like one.
     fn names(&self) -> Result<Vec<String>>;
 
-    /// The record of a backup, if there is one. The name is plain.
+    /// The record of a backup, if there is one. The name is safe as a path.
     fn record(&self, id: &str) -> Result<Option<Vec<u8>>>;
 
     fn open(&self, file: &Stored) -> Result<Viewed>;
@@ -66,7 +66,7 @@ trait Place {
     fn remove_unfinished(&self, age: Duration) -> Result<Vec<String>>;
 }
 
-/// A backup that is being written; removed when it is dropped before it was published.
+/// A backup that is being written; removed if it is dropped unpublished.
 trait Unpublished {
     fn create(&self, name: &str, bytes: u64) -> Result<Box<dyn Sink>>;
 
@@ -75,35 +75,35 @@ trait Unpublished {
     fn publish(self: Box<Self>, record: &[u8]) -> Result<()>;
 }
 
-/// A file that is being written; nothing of it stays when it is dropped before it was finished.
+/// A file that is being written; removed if it is dropped incomplete.
 trait Sink {
     fn put(&mut self, bytes: &[u8]) -> Result<()>;
 
     fn finish(self: Box<Self>) -> Result<()>;
 }
 
-/// How a directory and the place of the backups lie to each other.
+/// Relation of a directory to the storage of backups.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Overlap {
-    /// Neither has anything of the other; the directory may lie beside the backups.
+    /// Neither contains the other; the directory may lie beside the backups.
     Apart,
     /// They are one directory.
     Same,
-    /// The directory has the backups, or one of them, in it.
+    /// The directory contains the backups, or one of them.
     Around,
-    /// The directory is a backup or lies in one, which is named.
+    /// The directory is, or lies in, this backup.
     InBackup(String),
 }
 
-/// What the newest backup may be called where one is named.
+/// Alias for the id of the newest backup.
 pub const LATEST: &str = "latest";
 
 impl Storage {
-    /// The backups in this directory, which need not be there, or at this URL: `file:///PATH`, or
-    /// `s3://BUCKET/PREFIX` with the endpoint and credentials of the usual `AWS_` variables.
+    /// The storage in this directory, which may be missing, or at this URL: `file:///PATH`, or `s3://BUCKET/PREFIX`
+    /// with the endpoint and credentials of the usual `AWS_` variables.
     ///
     /// # Errors
-    /// If the URL is none of these, or a variable is wrong.
+    /// If the URL is none of these, or a variable is invalid.
     pub fn at(place: &Path) -> Result<Self> {
         let Some((scheme, rest)) = place.to_str().and_then(|place| place.split_once("://")) else {
             return Ok(Self { place: Box::new(Directory::new(place)) });
@@ -122,19 +122,19 @@ impl Storage {
         }
     }
 
-    /// Its place, for people.
+    /// Its location, for people.
     #[must_use]
     pub fn shown(&self) -> String {
         self.place.shown()
     }
 
-    /// How a directory, which need not be there, and the backups lie to each other.
+    /// Relation of a directory, which may be missing, to the backups.
     #[must_use]
     pub fn overlap(&self, directory: &Path) -> Overlap {
         self.place.overlap(directory)
     }
 
-    /// The name of a backup that is asked for: [`LATEST`] is that of the newest.
+    /// The id of a requested backup: [`LATEST`] is that of the newest.
     ///
     /// # Errors
     /// If there is none.
@@ -150,7 +150,7 @@ impl Storage {
         newest.ok_or_else(|| format!("there is no backup in {}", self.shown()))
     }
 
-    /// What a backup says of itself.
+    /// The record of a backup.
     ///
     /// # Errors
     /// If there is none, or it can't be read.
@@ -189,7 +189,7 @@ impl Storage {
     /// Opens a file of a backup.
     ///
     /// # Errors
-    /// If it is missing, of another length than it should be, or can't be opened.
+    /// If it is missing, has a wrong length, or can't be opened.
     pub fn open(&self, file: &Stored) -> Result<Viewed> {
         let opened =
             self.place.open(file).map_err(|why| format!("backup {}: {why}", file.backup))?;
@@ -197,19 +197,18 @@ impl Storage {
         Ok(opened)
     }
 
-    /// The right to add backups, which many may have at once, or to remove some, which one has
-    /// alone: a reference must not go while a backup is made on it. Given back when dropped. Where
-    /// nothing can be locked, [`begin`](Self::begin) and [`retire`](Self::retire) see to that.
+    /// The right to add backups, which many processes may have at once, or to remove some, which one has alone: a
+    /// reference must not be removed while a backup is made on it. Given back when dropped. If nothing can be locked,
+    /// [`begin`](Self::begin) and [`retire`](Self::retire) ensure this.
     ///
     /// # Errors
-    /// If others are at work.
+    /// If other processes hold a conflicting right.
     pub fn claim(&self, to_remove: bool) -> Result<Claim> {
         self.place.claim(to_remove).map(|held| Claim { _held: held })
     }
 
-    /// Marks backups that are to be removed, for as long as what it returns is kept, so that none
-    /// is made on them any more; and says which of them are needed all the same, by backups that
-    /// are being made or that are not `is_known`.
+    /// Marks backups to be removed, while the result is kept, so that no further backup is made on them; returns those
+    /// that are still needed, by backups that are being made or that are not `is_known`.
     ///
     /// # Errors
     /// If that fails.
@@ -228,7 +227,7 @@ impl Storage {
         self.place.begin(id, parents).map(|unpublished| Draft { unpublished })
     }
 
-    /// Removes a backup. It is gone at once, whatever happens then.
+    /// Removes a backup, which ceases to exist at once, whatever fails after that.
     ///
     /// # Errors
     /// If it can't be removed.
@@ -236,10 +235,10 @@ impl Storage {
         self.place.remove(id).map_err(|why| format!("backup {id} can't be removed: {why}"))
     }
 
-    /// Removes what was left by whoever was killed, and has not changed for this long; the names.
+    /// Removes abandoned remains that have not changed for this long; returns their names.
     ///
     /// # Errors
-    /// If it can't be removed.
+    /// If they can't be removed.
     pub fn remove_unfinished(&self, age: Duration) -> Result<Vec<String>> {
         self.place.remove_unfinished(age)
     }
@@ -253,21 +252,21 @@ pub struct Claim {
 /// See [`Storage::retire`].
 #[derive(Default)]
 pub struct Retired {
-    /// Those that are needed.
+    /// The needed backups.
     pub needed: BTreeSet<String>,
     _marks: Option<Box<dyn Any>>,
 }
 
-/// A backup being written. It is removed when it is dropped before it was published.
+/// A backup being written. Removed if it is dropped unpublished.
 pub struct Draft {
     unpublished: Box<dyn Unpublished>,
 }
 
 impl Draft {
-    /// Makes a file durable whose content `fill` gives: about so many bytes.
+    /// Makes a file durable whose content `fill` provides; `bytes` is its estimated length.
     ///
     /// # Errors
-    /// If it can't be written, as on a full disk; or what `fill` returns.
+    /// If it can't be written, as on a full disk; or the error of `fill`.
     pub fn write(
         &self,
         name: &str,
@@ -285,10 +284,10 @@ impl Draft {
         self.unpublished.open(name)
     }
 
-    /// Makes the backup one of the storage's, durable.
+    /// Publishes the backup, durably.
     ///
     /// # Errors
-    /// If that fails. Nothing is left of the backup then.
+    /// If that fails. Then no part of the backup is left.
     pub fn publish(self, backup: &Backup) -> Result<()> {
         self.unpublished.publish(&backup.encode())
     }

@@ -1,5 +1,5 @@
-//! Whether directories lie in each other, by what they are rather than by their names: symbolic links, `..`
-//! and bind mounts lead to the same device and inode.
+//! Containment of directories, decided by device and inode rather than by name: symbolic links, `..` and bind mounts
+//! lead to one device and inode.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
@@ -8,7 +8,7 @@ use std::path::{Component, Path, PathBuf};
 /// Device and inode.
 type Id = (u64, u64);
 
-/// What a path leads to, and the directories above it that are there.
+/// A path's target, and its existing parent directories.
 pub(super) struct Lineage {
     itself: Option<Id>,
     above: Vec<Id>,
@@ -36,7 +36,7 @@ fn id(path: &Path) -> Option<Id> {
     fs::metadata(path).ok().map(|found| (found.dev(), found.ino()))
 }
 
-/// An absolute path without symbolic links and `..`, also where its end is not there yet.
+/// An absolute path without symbolic links and `..`, also if its end does not exist yet.
 fn resolve(path: &Path) -> PathBuf {
     let absolute = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
     let mut resolved = PathBuf::new();
@@ -83,7 +83,7 @@ mod tests {
         for other in ["backups", "backups/two", "data", "link/..", "missing"] {
             assert!(!is_in(other, "backups/one"), "{other}");
         }
-        // A link names the directory itself; `..` behind it is that of where it leads.
+        // A link names the directory itself; `..` after it is the parent of its target.
         assert!(Lineage::of(&path("link/..")).is(&Lineage::of(&path("backups"))));
         assert!(!Lineage::of(&path("missing")).is(&Lineage::of(&path("missing"))));
     }

@@ -1,5 +1,5 @@
-//! What both kinds of storage promise, and how a bucket does without locks: processes that stand
-//! still or are killed at each point that matters.
+//! Properties of both kinds of storage, and the bucket's protocol without locks: processes that pause or are killed at
+//! each critical point.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -30,7 +30,7 @@ fn in_directory() -> (TempDir, Storage) {
     (directory, storage)
 }
 
-/// A storage in memory; several of one memory are as many processes.
+/// A storage in memory; several of one memory act as several processes.
 fn in_bucket(memory: &Arc<InMemory>) -> Storage {
     let store: Arc<dyn Store> = memory.clone();
     let client = Client::over(store, "bucket", "some/prefix").unwrap();
@@ -41,7 +41,7 @@ fn block_on<T>(future: impl Future<Output = T>) -> T {
     tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(future)
 }
 
-/// What the bucket holds, whatever it is.
+/// All objects of the bucket.
 fn objects(memory: &Arc<InMemory>) -> Vec<String> {
     use futures_util::TryStreamExt;
     let listed = object_store::ObjectStore::list(memory.as_ref(), None);
@@ -127,7 +127,7 @@ fn a_backup_is_there_once_it_is_published_and_until_it_is_removed() {
 }
 
 #[test]
-fn what_is_not_published_is_gone() {
+fn unpublished_backups_are_removed() {
     on_both(|storage| {
         let draft = storage.begin(FIRST, &[]).unwrap();
         write(&draft, b"abc");
@@ -146,7 +146,7 @@ fn what_is_not_published_is_gone() {
 }
 
 #[test]
-fn what_a_kill_leaves_is_removed_once_it_is_old() {
+fn remains_of_a_killed_backup_are_removed_once_old() {
     on_both(|storage| {
         let draft = storage.begin(FIRST, &[]).unwrap();
         write(&draft, b"abc");
@@ -183,7 +183,7 @@ fn large_files_go_and_come_in_parts() {
         write(&draft, &sent);
         let file = draft.open(FILE).unwrap();
         assert!(content(&file) == sent, "{length}");
-        // Here and there, as a reader of a snapshot does.
+        // Random access, as a reader of a snapshot does.
         for (offset, bytes) in [(0, 1), (5 << 20, 3 << 20), (4_096, 4_096), (8_192, 100_000)] {
             let mut found = Vec::new();
             let read = crate::disk::File::read_at(&file, offset as u64, bytes, &mut found);
@@ -222,7 +222,7 @@ const NOTHING: Rules =
     Rules { hourly: 0, daily: 0, weekly: 0, monthly: 0, min_age_days: 0, older_than_days: None };
 
 #[test]
-fn what_a_backup_that_is_being_made_needs_stays() {
+fn parents_of_a_backup_in_progress_stay() {
     let memory = Arc::default();
     let (here, there) = (in_bucket(&memory), in_bucket(&memory));
     let first = publish(&here, FIRST, &[]);
@@ -240,7 +240,7 @@ fn what_a_backup_that_is_being_made_needs_stays() {
 }
 
 #[test]
-fn nothing_is_begun_on_a_backup_that_is_about_to_go() {
+fn no_backup_is_begun_on_a_parent_that_is_about_to_be_removed() {
     let memory = Arc::default();
     let (here, there) = (in_bucket(&memory), in_bucket(&memory));
     let first = publish(&here, FIRST, &[]);
@@ -251,12 +251,12 @@ fn nothing_is_begun_on_a_backup_that_is_about_to_go() {
         let why = here.begin(SECOND, parents).err().unwrap();
         assert!(why.contains(word), "{why}");
     }
-    // The one that was given up is not in the way, nor is what the prune has said.
+    // Neither the abandoned one nor the marks of the prune are in the way.
     drop(retired);
     let draft = here.begin(SECOND, parents).unwrap();
     assert_eq!(there.retire(&[FIRST.into()], |_| true).unwrap().needed, [FIRST.into()].into());
     draft.publish(&backup(SECOND, Some(FIRST), 3)).unwrap();
-    // Published after the prune has listed what there is.
+    // Published after the prune has listed the backups.
     let retired = there.retire(&[FIRST.into()], |id| id == FIRST).unwrap();
     assert_eq!(retired.needed, [FIRST.into()].into());
     drop(retired);
@@ -278,7 +278,7 @@ fn a_prune_that_was_killed_is_forgotten_after_a_day() {
     assert_eq!(storage.remove_unfinished(Duration::ZERO).unwrap(), [""; 0]);
     publish(&storage, SECOND, parents);
     assert_eq!(ids(&storage), [SECOND, FIRST]);
-    // Between the record and the files of one that it removes.
+    // As left by a kill between removing the record and removing the files.
     let record = Path::from(format!("some/prefix/{SECOND}/backup.json"));
     block_on(memory.delete(&record)).unwrap();
     let file = Path::from(format!("some/prefix/{SECOND}/{FILE}"));
@@ -289,7 +289,7 @@ fn a_prune_that_was_killed_is_forgotten_after_a_day() {
 }
 
 #[test]
-fn what_was_taken_for_left_is_not_published() {
+fn a_backup_taken_for_abandoned_is_not_published() {
     let memory = Arc::default();
     let (here, there) = (in_bucket(&memory), in_bucket(&memory));
     let draft = here.begin(FIRST, &[]).unwrap();
@@ -300,9 +300,9 @@ fn what_was_taken_for_left_is_not_published() {
     assert_eq!(objects(&memory), [""; 0]);
 }
 
-/// Killed behind its record, it has not taken back that it is being made.
+/// Killed after writing its record, the process has not removed its mark as unpublished.
 #[test]
-fn what_was_published_is_not_taken_for_left() {
+fn a_published_backup_is_not_taken_for_abandoned() {
     let memory = Arc::default();
     let storage = in_bucket(&memory);
     publish(&storage, FIRST, &[]);
@@ -314,7 +314,7 @@ fn what_was_published_is_not_taken_for_left() {
 }
 
 #[test]
-fn whatever_else_is_there_is_nobodys_business() {
+fn objects_of_other_programs_are_left_alone() {
     let memory: Arc<InMemory> = Arc::default();
     for name in ["some/prefix/photos/a.jpg", "some/prefix/notes", "some/other/backup.json"] {
         block_on(memory.put(&Path::from(name), PutPayload::from_static(b"x"))).unwrap();

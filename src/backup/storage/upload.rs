@@ -1,4 +1,4 @@
-//! Writes an object: at once if it is small, else in parts, of which few are in memory.
+//! Writes an object: in one request if it is small, else in parts, of which few are in memory.
 
 use std::rc::Rc;
 use std::sync::Arc;
@@ -18,14 +18,14 @@ pub(super) const PART_BYTES: u64 = 8 << 20;
 /// Most parts that an object may have.
 const PARTS_MAX: u64 = 10_000;
 
-/// Parts on their way at a time; another one is being filled.
+/// Parts in flight at a time; one more is being filled.
 const IN_FLIGHT_MAX: usize = 2;
 
 /// An object that is being written.
 pub(super) struct Upload {
     client: Rc<Client>,
     path: Path,
-    /// Names the upload for whoever cleans up, should this process be killed.
+    /// Records the upload for a later clean-up, should this process be killed.
     mark: Path,
     part_bytes: usize,
     buffer: Vec<u8>,
@@ -40,9 +40,9 @@ struct Multipart {
 }
 
 impl Upload {
-    /// Begins an object of about so many bytes. `mark` is where its upload is recorded.
+    /// Begins an object of about `bytes` bytes. `mark` is where its upload is recorded.
     pub(super) fn begin(client: &Rc<Client>, path: Path, mark: Path, bytes: u64) -> Self {
-        // Some services want all parts but the last of one length.
+        // Some services require equal lengths of all parts but the last.
         let part_bytes = PART_BYTES.max(bytes.div_ceil(PARTS_MAX)).next_multiple_of(1 << 20);
         Self {
             client: Rc::clone(client),
@@ -76,7 +76,7 @@ impl Upload {
         Ok(())
     }
 
-    /// Waits until no more than these are on their way.
+    /// Waits until at most `most` parts are in flight.
     fn settle(&mut self, most: usize) -> Result<()> {
         let Some(multipart) = &mut self.multipart else { return Ok(()) };
         while multipart.in_flight.len() > most {
@@ -128,7 +128,7 @@ impl Sink for Upload {
 impl Drop for Upload {
     fn drop(&mut self) {
         let Some(Multipart { id, in_flight, .. }) = self.multipart.take() else { return };
-        // A part that arrives later would stay.
+        // A part that arrives later would not be removed.
         self.client.runtime.block_on(async move {
             let mut in_flight = in_flight;
             in_flight.shutdown().await;

@@ -1,4 +1,4 @@
-//! One engine of a comparison: its connections, and what is known of it.
+//! One engine of a comparison: its connections and its state.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -15,10 +15,10 @@ use crate::load::peers::{Connection, Facts, Kind, Shape};
 use crate::load::record::{Figures, Summary};
 use crate::load::setup::{Bench, Loaded};
 
-/// How long it may take an engine to leave nothing behind after an interruption.
+/// Longest time for an engine to clean up after an interruption.
 const LEAVE_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// What a width gives.
+/// Results at a beam width.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Point {
     pub(super) width: u32,
@@ -28,28 +28,28 @@ pub(super) struct Point {
 
 pub(super) struct Engine {
     pub(super) name: &'static str,
-    /// Where a peer answers; none for KyroDB.
+    /// Kind and address of a peer; `None` for KyroDB.
     address: Option<(Kind, String)>,
-    /// As many as requests are in flight at most.
+    /// One connection per request in flight, at most.
     pub(super) sessions: Vec<Connection>,
     pub(super) facts: Option<Facts>,
     pub(super) loaded: Option<Loaded>,
     pub(super) curve: Vec<Point>,
-    /// The width that it is measured at.
+    /// Beam width at which it is measured.
     pub(super) width: Option<u32>,
-    /// Whether that width has the recall.
+    /// True if that width reaches the recall.
     pub(super) is_good: bool,
-    /// The width that is set.
+    /// Beam width that is set now.
     pub(super) current_width: u32,
     /// Figures of each round.
     pub(super) laps: BTreeMap<Lap, Vec<Figures>>,
     /// Documents that were inserted and not removed yet.
     pub(super) written: Arc<AtomicU64>,
-    /// Why it was known not to be there.
+    /// Reason why it is not available at all.
     pub(super) absent: Option<String>,
-    /// Why it was not measured, or not to the end.
+    /// Reason why it was not measured, or not to the end.
     pub(super) trouble: Option<String>,
-    /// Whether there is a table of ours.
+    /// True if a table of ours exists.
     has_table: bool,
 }
 
@@ -77,19 +77,19 @@ impl Engine {
         Self { absent: Some(reason), ..Self::new(name, None) }
     }
 
-    /// Whether it still takes part.
+    /// True if it still takes part.
     pub(super) fn is_in(&self) -> bool {
         self.absent.is_none() && self.trouble.is_none()
     }
 
-    /// From now on it is out.
+    /// Excludes it from the rest of the comparison.
     fn fail(&mut self, doing: &str, status: &Status, output: &Output) {
         let why = format!("{doing}: {:?}: {}", status.code(), status.message());
         output.say(&format!("{}: {why}", self.name));
         self.trouble.get_or_insert(why);
     }
 
-    /// Takes its first connection, and what it says of itself.
+    /// Takes its first connection, and its description of itself.
     pub(super) fn greet(&mut self, opened: Result<(Connection, Facts), Status>, output: &Output) {
         match opened {
             Ok((session, facts)) => {
@@ -100,7 +100,7 @@ impl Engine {
         }
     }
 
-    /// Makes its table and fills it. KyroDB has its documents already.
+    /// Creates and fills its table. KyroDB has its documents already.
     pub(super) async fn load(&mut self, rows: &Rows<f32>, output: &mut Output) {
         if self.address.is_none() || !self.is_in() {
             return;
@@ -129,7 +129,7 @@ impl Engine {
         }
     }
 
-    /// Opens as many connections as requests are in flight.
+    /// Opens one connection per request in flight.
     pub(super) async fn fill(
         &mut self,
         bench: &Bench,
@@ -155,7 +155,7 @@ impl Engine {
         }
     }
 
-    /// Sets the width of all connections.
+    /// Sets the beam width of all connections.
     pub(super) async fn set_width(&mut self, width: u32, output: &Output) {
         self.current_width = width;
         for index in 0..self.sessions.len() {
@@ -166,7 +166,7 @@ impl Engine {
         }
     }
 
-    /// Whether a lap says that it has to be out.
+    /// Excludes the engine if the lap failed too often.
     pub(super) fn judge(&mut self, summary: &Summary, lap: Lap, output: &Output) {
         let why = match &summary.partial {
             Some(why) => why.clone(),
@@ -182,7 +182,7 @@ impl Engine {
         self.trouble.get_or_insert(why);
     }
 
-    /// Removes what was inserted.
+    /// Removes the inserted documents.
     pub(super) async fn clean_up(&mut self, inputs: &Inputs, output: &mut Output) {
         let ids = inputs.written_ids(self.written.load(Ordering::Relaxed));
         if ids.is_empty() || !self.is_in() {
@@ -197,7 +197,7 @@ impl Engine {
         }
     }
 
-    /// Leaves nothing behind: drops a peer's table, and removes what was inserted into KyroDB.
+    /// Cleans up: drops a peer's table, and removes the documents inserted into KyroDB.
     pub(super) async fn leave(
         &mut self,
         bench: &Bench,
@@ -208,7 +208,7 @@ impl Engine {
         let ids = inputs.written_ids(self.written.load(Ordering::Relaxed));
         let left = async {
             match &self.address {
-                // The other connections may be in the middle of something.
+                // The other connections may have requests in progress.
                 Some((kind, address)) if self.has_table => {
                     Connection::open(*kind, address, shape).await?.0.drop_table().await
                 }

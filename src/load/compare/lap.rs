@@ -1,5 +1,5 @@
-//! One engine at one job for some seconds, in a closed loop: as many requests in flight all the
-//! time, the next when the last is answered.
+//! One engine at one job for some seconds, in a closed loop: a constant number of requests in flight, each sent when
+//! one before is answered.
 
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -22,7 +22,7 @@ use crate::load::workload::Kind;
 /// Most documents that are inserted before they are removed again.
 const WRITTEN_MAX: u64 = 1 << 20;
 
-/// What is asked for over and over.
+/// The request that is repeated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Job {
     Search,
@@ -38,7 +38,7 @@ impl Job {
     }
 }
 
-/// A job, and how many requests of it are in flight.
+/// A job, and its number of requests in flight.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Lap {
     pub(super) job: Job,
@@ -46,7 +46,7 @@ pub(super) struct Lap {
 }
 
 impl Lap {
-    /// For people.
+    /// Description for people.
     pub(super) fn told(self) -> String {
         let job = match self.job {
             Job::Search => "searches",
@@ -56,7 +56,7 @@ impl Lap {
     }
 }
 
-/// What requests are made of.
+/// Contents of requests.
 pub(super) struct Inputs {
     pub(super) data: Arc<Data>,
     k: u32,
@@ -68,31 +68,31 @@ impl Inputs {
         Self { data, k: settings.k, timeout: settings.timeout }
     }
 
-    /// Ids of the first `count` documents that were inserted.
+    /// Ids of the first `count` inserted documents.
     pub(super) fn written_ids(&self, count: u64) -> Range<u64> {
         let first = self.data.base.count() as u64 + 1;
         first..first + count.min(WRITTEN_MAX)
     }
 }
 
-/// What the places of a lap share.
+/// State that the workers of a lap share.
 struct Track {
     inputs: Arc<Inputs>,
     job: Job,
-    /// What is sent before is warm-up, and not counted.
+    /// End of the warm-up; requests sent before are not counted.
     counted_from: Instant,
     end: Instant,
     record: Mutex<Record>,
     next_query: AtomicUsize,
     written: Arc<AtomicU64>,
     contact: Contact,
-    /// Whether the last request reached it.
+    /// True if the last request reached the engine.
     is_reached: AtomicBool,
     is_gone: AtomicBool,
 }
 
 impl Track {
-    /// One place, until the end.
+    /// One worker, until the end.
     async fn work(&self, session: &mut Connection) {
         while Instant::now() < self.end && !self.is_gone.load(Ordering::Relaxed) {
             let Some((sent, result)) = self.send(session).await else { return };
@@ -143,7 +143,7 @@ impl Track {
         }
     }
 
-    /// Sees whether the engine is still there.
+    /// Checks whether the engine is still there.
     fn watch(&self, status: Option<&Status>) {
         let is_reached = status.is_none_or(|status| status.code() != Code::Unavailable);
         self.is_reached.store(is_reached, Ordering::Relaxed);
@@ -153,11 +153,11 @@ impl Track {
     }
 }
 
-/// Does one lap over the first connections of an engine. One that goes away ends it early: its
-/// summary says so.
+/// Does one lap over the first connections of an engine. If the engine goes away, the lap ends early, and its summary
+/// says so.
 ///
 /// # Errors
-/// If a place of it fails.
+/// If a worker fails.
 pub(super) async fn run(
     sessions: &mut Vec<Connection>,
     inputs: &Arc<Inputs>,

@@ -1,9 +1,9 @@
-//! Several engines at the same work: the same vectors, the same queries in the same order, one
-//! clock, and by turns, so that what happens on the machine happens to all of them.
+//! Comparison of several engines at equal work: equal vectors, equal queries in one order, one clock, and in turns, so
+//! that events on the machine affect all of them.
 //!
-//! Each engine is loaded (`engine`), then searches at wider and wider beams until it has the
-//! recall, then is measured in laps (`lap`): searches, then inserts. `table` tells what came of
-//! it. An engine that fails is out from then on; what was measured before is kept.
+//! Each engine is loaded (`engine`), then searches at increasing beam widths until it reaches the recall, then is
+//! measured in laps (`lap`): searches, then inserts. `table` shows the results. An engine that fails is excluded from
+//! then on; its earlier results are kept.
 
 mod engine;
 mod lap;
@@ -23,16 +23,16 @@ use super::sweep::widths;
 use engine::{Engine, Point};
 use lap::{Inputs, Job, Lap};
 
-/// Widths that are measured beyond the one that has the recall, for the picture.
+/// Beam widths that are measured beyond the one that reaches the recall, for the chart.
 const BEYOND: usize = 2;
 
-/// Largest part of the requests of a lap that may fail before an engine is out.
+/// Largest share of failed requests of a lap; beyond it an engine is excluded.
 const FAILURE_RATIO_MAX: f64 = 0.01;
 
 /// Measures KyroDB and the peers.
 ///
 /// # Errors
-/// If an engine could not be measured to the end. What was measured is told.
+/// If an engine could not be measured to the end. Earlier results are shown.
 pub(super) async fn run(
     settings: &Settings,
     bench: &Bench,
@@ -73,7 +73,7 @@ pub(super) async fn run(
     Err(Fault::Failed(format!("the comparison is partial: {}", troubles.join("; "))))
 }
 
-/// All that a comparison knows.
+/// State of a comparison.
 struct Race<'a> {
     engines: Vec<Engine>,
     inputs: Arc<Inputs>,
@@ -103,7 +103,7 @@ impl Race<'_> {
         Ok(())
     }
 
-    /// Connects to each engine, and asks what it is, before any time is spent on one.
+    /// Connects to each engine, and gets its facts, before time is spent on any.
     async fn meet(&mut self, bench: &Bench, output: &Output) {
         let (client, server) = (bench.clients[0].clone(), bench.server.clone());
         let mut first = Connection::kyrodb(client, server, &self.shape);
@@ -111,7 +111,7 @@ impl Race<'_> {
         let mut kyrodb = Engine::new("kyrodb", None);
         kyrodb.greet(facts.map(|facts| (first, facts)), output);
         kyrodb.loaded = bench.loaded.filter(|loaded| {
-            // A part of a load is no load.
+            // A partial load has no rate.
             loaded.documents == self.inputs.data.base.count()
         });
         self.engines.push(kyrodb);
@@ -129,8 +129,7 @@ impl Race<'_> {
         }
     }
 
-    /// Finds each engine's narrowest width that has the recall, all engines at a width before the
-    /// next.
+    /// Finds each engine's smallest beam width that reaches the recall, all engines at one width before the next.
     async fn sweep(&mut self, output: &mut Output) -> Result<(), Fault> {
         for width in widths(self.settings.k) {
             for index in 0..self.engines.len() {
@@ -159,7 +158,7 @@ impl Race<'_> {
         Ok(())
     }
 
-    /// Each engine once, beginning with another one each round.
+    /// Measures each engine once, beginning with another one each round.
     async fn round(&mut self, job: Job, round: usize, output: &mut Output) -> Result<(), Fault> {
         let count = self.engines.len();
         let mut places = vec![1, self.settings.concurrency];
@@ -183,7 +182,7 @@ impl Race<'_> {
         Ok(())
     }
 
-    /// One engine at one job. `None`: it is out.
+    /// Measures one engine at one job. `None`: it is excluded.
     async fn lap(
         &mut self,
         index: usize,
@@ -215,14 +214,14 @@ impl Race<'_> {
         Ok(engine.is_in().then_some(summary))
     }
 
-    /// Ends it early.
+    /// Ends the comparison early.
     fn stop(&mut self, why: &str) {
         for engine in self.engines.iter_mut().filter(|engine| engine.is_in()) {
             engine.trouble = Some(why.to_owned());
         }
     }
 
-    /// Leaves no documents behind, where that can be done.
+    /// Removes inserted documents and tables, as far as possible.
     async fn leave(&mut self, bench: &Bench, output: &Output) {
         for engine in &mut self.engines {
             engine.leave(bench, &self.inputs, &self.shape, output).await;

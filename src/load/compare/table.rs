@@ -1,4 +1,4 @@
-//! What a comparison came to: medians of the rounds, as tables, a picture and lines of JSON.
+//! Results of a comparison: medians of the rounds, as tables, a chart and lines of JSON.
 
 use serde_json::json;
 
@@ -10,13 +10,14 @@ use crate::load::chart::{Chart, Line};
 use crate::load::output::{More, Output, Table};
 use crate::load::record::Figures;
 
-/// Widths that differ as those of a sweep give recalls that differ by more.
+/// Least spread of the recalls of an engine over the widths of a sweep; with a smaller one it seems to ignore its
+/// width.
 const SPREAD_MIN: f64 = 0.001;
 
-/// What is shown where there is nothing.
+/// Shown for a missing value.
 const NOTHING: &str = "-";
 
-/// Prints, writes and keeps all that is known.
+/// Prints, writes and keeps all results.
 ///
 /// # Errors
 /// If the lines of JSON can't be written.
@@ -62,7 +63,7 @@ impl Engine {
         medians(self.laps.get(&Lap { job, in_flight })?)
     }
 
-    /// Documents a second of the bulk load.
+    /// Documents per second of the bulk load.
     fn load_rate(&self) -> Option<f64> {
         let loaded = self.loaded?;
         Some(loaded.documents as f64 / loaded.seconds.max(1e-9))
@@ -99,7 +100,7 @@ fn line(race: &Race<'_>, engine: &Engine) -> serde_json::Value {
     })
 }
 
-/// What each engine is.
+/// Facts of each engine.
 fn facts(race: &Race<'_>) -> Table {
     let head = ["ENGINE", "VERSION", "INDEX", "DURABLE AT ACK", "SETTINGS"];
     let mut lines = vec![head.map(str::to_owned).to_vec()];
@@ -124,7 +125,7 @@ fn facts(race: &Race<'_>) -> Table {
     Table { title: "Engines", is_text: true, lines }
 }
 
-/// What each engine does.
+/// Figures of each engine.
 fn figures(race: &Race<'_>) -> Table {
     let most = race.settings.concurrency;
     let mut places = vec![1, most];
@@ -195,7 +196,7 @@ fn remarks(race: &Race<'_>, engine: &Engine) -> Vec<String> {
     remarks
 }
 
-/// Recall against rate, a line an engine.
+/// Recall against rate, one line per engine.
 fn chart(race: &Race<'_>) -> Option<Chart> {
     let measured = race.engines.iter().filter(|engine| !engine.curve.is_empty());
     let lines: Vec<Line> = measured

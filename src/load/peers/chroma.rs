@@ -1,8 +1,8 @@
 //! Chroma, by version 2 of its HTTP interface.
 //!
-//! A server takes a collection's `ef_search` when it loads the index, and keeps as many indexes
-//! loaded as `segment_manager.hnsw_index_pool_cache_config.memory` has `capacity` and `shards`.
-//! With one, a search in another collection makes it load ours again. `perf/peers.sh` starts it so.
+//! The server reads a collection's `ef_search` when it loads the index, and keeps as many indexes loaded as
+//! `segment_manager.hnsw_index_pool_cache_config.memory` has `capacity` and `shards`. With one, a search in another
+//! collection makes it load ours again. `perf/peers.sh` starts it in this way.
 //!
 //! Source: the interface's own description, at `/openapi.json` of a server.
 
@@ -25,18 +25,18 @@ use crate::dataset::Rows;
 const ROOT: &str = "/api/v2";
 const COLLECTIONS: &str = "/api/v2/tenants/default_tenant/databases/default_database/collections";
 
-/// Another collection, which is there for a moment.
+/// A temporary second collection.
 const OTHER: &str = "kyrodb_compare_other";
 
 #[derive(Clone)]
 pub(in crate::load) struct Chroma {
     http: Http,
     shape: Shape,
-    /// Path of the collection, once there is one.
+    /// Path of the collection, once it exists.
     path: String,
     /// Most documents in one request.
     batch_max: usize,
-    /// The collection's width, which all connections share.
+    /// The collection's beam width, which all connections share.
     width: Arc<AtomicU32>,
 }
 
@@ -50,12 +50,12 @@ struct Add<'a> {
 struct Query<'a> {
     query_embeddings: [&'a [f32]; 1],
     n_results: u32,
-    /// Ids come always; nothing else is asked for.
+    /// Ids are always returned; no other fields are requested.
     include: [&'a str; 0],
 }
 
 impl Chroma {
-    /// Opens nothing yet.
+    /// Creates a client, without opening a connection.
     ///
     /// # Errors
     /// If the client can't be made.
@@ -64,7 +64,7 @@ impl Chroma {
         Ok(Self { http, shape, path: String::new(), batch_max: 1, width })
     }
 
-    /// Makes a collection; its path.
+    /// Creates a collection; returns its path.
     async fn create_collection(&self, name: &str, configuration: Value) -> Result<String, Status> {
         let body = json!({"name": name, "configuration": configuration});
         let made = self.http.send(Method::POST, COLLECTIONS, Some(&body), UPKEEP_TIMEOUT).await?;
@@ -116,7 +116,7 @@ impl Chroma {
         Ok(())
     }
 
-    /// Makes the server load the index again, where it keeps only one.
+    /// Makes the server load the index again, if it keeps only one.
     async fn reload(&self) -> Result<(), Status> {
         let vector = vec![1.0; self.shape.dimension];
         // A new one each time: a collection this small could not be loaded again.
@@ -125,8 +125,7 @@ impl Chroma {
         self.add(&other, 1, &vector, UPKEEP_TIMEOUT).await?;
         self.query(&other, &vector, UPKEEP_TIMEOUT).await?;
         self.drop_collection(OTHER).await?;
-        // The index of the files lacks the last documents, until a write makes it catch up. No
-        // document has the id 0.
+        // The index in files lacks the last documents, until a write makes it catch up. No document has the id 0.
         self.query(&self.path, &vector, UPKEEP_TIMEOUT).await?;
         self.add(&self.path, 0, &vector, UPKEEP_TIMEOUT).await?;
         self.query(&self.path, &vector, UPKEEP_TIMEOUT).await?;
@@ -173,7 +172,7 @@ impl Session for Chroma {
         for (row, values) in batches(rows, self.batch_max) {
             self.add(&self.path, row as u64 + 1, values, UPKEEP_TIMEOUT).await?;
         }
-        // A search puts into the index what is not there yet.
+        // A search adds missing documents to the index.
         self.query(&self.path, rows.row(0), UPKEEP_TIMEOUT).await.map(drop)
     }
 

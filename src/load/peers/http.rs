@@ -1,4 +1,4 @@
-//! JSON over HTTP, for engines that speak it.
+//! JSON over HTTP, for engines that support it.
 
 use std::time::Duration;
 
@@ -9,36 +9,36 @@ use tonic::Status;
 
 use super::CONNECT_TIMEOUT;
 
-/// Most of an error that is shown.
+/// Most characters shown of an error.
 const SHOWN_CHARS_MAX: usize = 300;
 
-/// A server, and the connections to it that are open.
+/// A server, and the open connections to it.
 #[derive(Clone)]
 pub(super) struct Http {
     client: Client,
     base: String,
 }
 
-/// Whether a text is the address of a server.
+/// True if a text is the address of a server.
 pub(super) fn is_address(text: &str) -> bool {
     let uri = text.parse::<http::Uri>();
     uri.is_ok_and(|uri| uri.scheme_str() == Some("http") && uri.host().is_some())
 }
 
 impl Http {
-    /// Opens nothing yet.
+    /// Creates a client, without opening a connection.
     ///
     /// # Errors
     /// If the client can't be made.
     pub(super) fn new(base: &str) -> Result<Self, Status> {
-        // TLS is not used, but its provider has to be there. An error: another one is.
+        // TLS is not used, but its provider has to be installed. An error means that another one is.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let client = Client::builder().no_proxy().connect_timeout(CONNECT_TIMEOUT).build();
         let client = client.map_err(|error| Status::internal(told(&error)))?;
         Ok(Self { client, base: base.trim_end_matches('/').to_owned() })
     }
 
-    /// Asks for a document.
+    /// Gets a JSON document.
     ///
     /// # Errors
     /// As for [`Self::send`].
@@ -112,8 +112,8 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn nobody_there_is_unavailable() {
-        // Port 1 is nobody's on loopback.
+    async fn a_missing_server_is_unavailable() {
+        // Port 1 on loopback is not in use.
         let http = Http::new("http://127.0.0.1:1").unwrap();
         let status = http.get("/", Duration::from_secs(5)).await.unwrap_err();
         assert_eq!(status.code(), tonic::Code::Unavailable, "{status}");

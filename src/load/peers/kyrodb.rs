@@ -1,4 +1,4 @@
-//! KyroDB itself, measured by the same loop as the others.
+//! KyroDB itself, measured by the loop that also measures the others.
 
 use std::ops::Range;
 
@@ -98,7 +98,7 @@ impl Session for Kyrodb {
         self.client.flush_hot_tier(request).await.map(drop)
     }
 
-    /// They stay: they are those of the server's own data directory.
+    /// Its documents stay: they belong to the server's own data directory.
     async fn drop_table(&mut self) -> Result<(), Status> {
         Ok(())
     }

@@ -1,4 +1,4 @@
-//! Milvus and Milvus Lite, by Milvus' own protocol over gRPC.
+//! Milvus and Milvus Lite, over Milvus' own gRPC protocol.
 
 use std::ops::Range;
 use std::time::Duration;
@@ -23,10 +23,10 @@ const VECTOR: &str = "embedding";
 /// Most documents in one request of a load.
 const BATCH_MAX: usize = 10_000;
 
-/// Largest answer.
+/// Largest answer, in bytes.
 const MESSAGE_BYTES_MAX: usize = 64 << 20;
 
-/// How often it is asked whether what is stored can be searched.
+/// Period of asking whether stored documents can be searched.
 const POLL: Duration = Duration::from_millis(100);
 
 #[derive(Clone)]
@@ -51,7 +51,7 @@ impl Milvus {
     /// Opens a connection.
     ///
     /// # Errors
-    /// If nobody answers.
+    /// If no server answers.
     pub(super) async fn connect(address: &str, shape: Shape) -> Result<Self, Status> {
         let endpoint = Endpoint::from_shared(address.to_owned());
         let endpoint = endpoint.map_err(|error| Status::invalid_argument(error.to_string()))?;
@@ -82,7 +82,7 @@ impl Milvus {
         Ok(answer.into_inner())
     }
 
-    /// Calls what answers with a status alone.
+    /// Calls a method that returns only a status.
     async fn command<Q>(&mut self, path: PathAndQuery, message: Q) -> Result<(), Status>
     where
         Q: Message + Send + Sync + 'static,

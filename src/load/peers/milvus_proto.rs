@@ -1,7 +1,7 @@
 //! The part of Milvus' protocol that a comparison needs: messages with their field numbers.
 //!
-//! Fields that are left out are not sent and not read. Members of a `oneof` stand as optional
-//! fields, which are the same on the wire.
+//! Fields that are left out are not sent and not read. Members of a `oneof` are declared as optional fields, which are
+//! encoded alike.
 //!
 //! Source: <https://github.com/milvus-io/milvus-proto>, version 2.5 and later.
 
@@ -105,7 +105,7 @@ pub(super) struct FlushRequest {
     pub(super) collection_names: Vec<String>,
 }
 
-/// Answer to `Flush`, `Insert` and `Delete`, as far as it is read.
+/// Answer to `Flush`, `Insert` and `Delete`, without unused fields.
 #[derive(Clone, PartialEq, Message)]
 pub(super) struct StatusResponse {
     #[prost(message, optional, tag = "1")]

@@ -1,5 +1,4 @@
-//! Engines that are measured beside each other: one connection to each kind of engine, spoken to in
-//! its own protocol, behind one trait.
+//! Drivers of the compared engines: one kind of connection per engine, with its own protocol, behind one trait.
 //!
 //! A peer keeps its documents in a table or collection of the name [`TABLE`], which is replaced at
 //! the start and dropped at the end. Ids are those of KyroDB: row `r` of the base is document
@@ -27,41 +26,41 @@ use crate::dataset::Rows;
 use crate::proto::ConfigResponse;
 use crate::types::metric::Metric;
 
-/// Name of what a peer keeps the documents in.
+/// Name of the table or collection in a peer.
 const TABLE: &str = "kyrodb_compare";
 
-/// How long a peer may take to answer a connection.
+/// Longest time for a peer to accept a connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How long it may take to make, fill, index or clean its table, in one request.
+/// Longest time of one request to create, fill, index or clean its table.
 const UPKEEP_TIMEOUT: Duration = Duration::from_hours(4);
 
 /// Most values in one request of a load.
 const LOAD_VALUES_MAX: usize = 1 << 20;
 
-/// Most documents that one request removes.
+/// Most documents removed by one request.
 const REMOVED_AT_ONCE: usize = 1_000;
 
-/// What is the same for all engines, so that they are measured at the same work.
+/// Parameters common to all engines, so that they do equal work.
 #[derive(Clone, Debug)]
 pub(super) struct Shape {
     pub(super) dimension: usize,
     pub(super) metric: Metric,
-    /// Links of a node of the graph.
+    /// Links per node of the graph.
     pub(super) m: u64,
     /// Beam width of an insert.
     pub(super) ef_construction: u64,
-    /// Results a search.
+    /// Results per search.
     pub(super) k: u32,
     /// Deadline of a request.
     pub(super) timeout: Duration,
 }
 
 impl Shape {
-    /// That of KyroDB's server, which the others follow.
+    /// The parameters of KyroDB's server, which the others follow.
     ///
     /// # Errors
-    /// If it measures distance in a way that is not known here.
+    /// If its metric is not known here.
     pub(super) fn of(
         server: &ConfigResponse,
         dimension: usize,
@@ -99,20 +98,20 @@ impl Durable {
     }
 }
 
-/// What an engine says of itself.
+/// An engine's description of itself.
 #[derive(Clone, Debug, Serialize)]
 pub(super) struct Facts {
     pub(super) version: String,
     /// Kind and parameters of its index.
     pub(super) index: String,
     pub(super) durable: Durable,
-    /// How that is known.
+    /// Source of that information.
     pub(super) durable_how: String,
-    /// What else decides its figures.
+    /// Other settings that affect its figures.
     pub(super) settings: String,
 }
 
-/// A kind of engine that can be measured beside KyroDB.
+/// A kind of engine that can be compared with KyroDB.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
     Pgvector,
@@ -133,7 +132,7 @@ impl Kind {
         }
     }
 
-    /// An address as this kind takes it.
+    /// An example of an address for this kind.
     fn example(self) -> &'static str {
         match self {
             Self::Pgvector => "postgresql://postgres@127.0.0.1:5432/postgres",
@@ -156,18 +155,18 @@ impl Kind {
     }
 }
 
-/// An engine and where it answers, or why it does not.
+/// An engine and its address, or why it has none.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Target {
     pub(super) kind: Kind,
     pub(super) place: Place,
 }
 
-/// Where an engine is.
+/// Location of an engine.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum Place {
     At(String),
-    /// Nowhere, and why.
+    /// Not available, with the reason.
     Absent(String),
 }
 
@@ -175,7 +174,7 @@ impl Target {
     /// Reads `WORD=ADDRESS` of `--peer`.
     ///
     /// # Errors
-    /// If there is no such engine, or the address is none.
+    /// If there is no such engine, or the address is invalid.
     pub(super) fn peer(text: &str) -> Result<Self, Fault> {
         let (kind, address) = split("--peer", text)?;
         let is_address = match kind {
@@ -214,25 +213,25 @@ fn split<'a>(option: &str, text: &'a str) -> Result<(Kind, &'a str), Fault> {
 /// One connection to an engine, with one request in flight. Errors of requests are statuses:
 /// `Unavailable` when the engine can't be reached, `DeadlineExceeded` when it is late.
 trait Session: Sized {
-    /// What engine it is.
+    /// The engine's description of itself.
     async fn facts(&mut self) -> Result<Facts, Status>;
-    /// Makes an empty table, instead of one of that name.
+    /// Creates an empty table, in place of an existing one of that name.
     async fn create(&mut self) -> Result<(), Status>;
-    /// Stores all rows, and waits until a search finds them by the index.
+    /// Stores all rows, and waits until searches find them by the index.
     async fn load(&mut self, rows: &Rows<f32>) -> Result<(), Status>;
-    /// Searches after this one look at so many candidates.
+    /// Sets the beam width of later searches.
     async fn set_width(&mut self, width: u32) -> Result<(), Status>;
     /// Ids of the nearest documents, best first.
     async fn search(&mut self, query: &[f32]) -> Result<Vec<u64>, Status>;
     /// Stores one document, as durably as the engine is configured to.
     async fn insert(&mut self, id: u64, vector: &[f32]) -> Result<(), Status>;
-    /// Removes what was inserted.
+    /// Removes inserted documents.
     async fn remove(&mut self, ids: Range<u64>) -> Result<(), Status>;
     /// Drops the table.
     async fn drop_table(&mut self) -> Result<(), Status>;
 }
 
-/// One connection to any engine.
+/// A connection to an engine of any kind.
 pub(super) enum Connection {
     Kyrodb(kyrodb::Kyrodb),
     Pgvector(pgvector::Pgvector),
@@ -241,7 +240,7 @@ pub(super) enum Connection {
     Milvus(Box<milvus::Milvus>),
 }
 
-/// The same call, whichever engine it is.
+/// Forwards a call to the engine's own connection.
 macro_rules! each {
     ($connection:expr, $session:ident => $call:expr) => {
         match $connection {
@@ -255,15 +254,15 @@ macro_rules! each {
 }
 
 impl Connection {
-    /// One to KyroDB, whose documents are there already.
+    /// A connection to KyroDB, whose documents are loaded already.
     pub(super) fn kyrodb(client: Client, server: ConfigResponse, shape: &Shape) -> Self {
         Self::Kyrodb(kyrodb::Kyrodb::new(client, server, shape.clone()))
     }
 
-    /// One to a peer, and what it says of itself.
+    /// A connection to a peer, and the peer's description of itself.
     ///
     /// # Errors
-    /// If nobody answers at the address, or it is another program.
+    /// If no server answers at the address, or it is another program.
     pub(super) async fn open(
         kind: Kind,
         address: &str,
@@ -296,7 +295,7 @@ impl Connection {
         })
     }
 
-    /// Another one to the same engine and the same table.
+    /// Another connection to this engine and its table.
     pub(super) async fn another(&self) -> Result<Self, Status> {
         Ok(match self {
             Self::Kyrodb(session) => Self::Kyrodb(session.clone()),
@@ -340,7 +339,7 @@ impl Connection {
     }
 }
 
-/// An address as it may be shown: lines of JSON and reports are passed on.
+/// An address without its password: lines of JSON and reports are passed on.
 fn without_password(address: &str) -> String {
     if let Some((scheme, rest)) = address.split_once("://") {
         let place = rest.rsplit_once('@').map_or(rest, |(_, place)| place);
@@ -350,19 +349,19 @@ fn without_password(address: &str) -> String {
     address.split_whitespace().filter(is_shown).collect::<Vec<&str>>().join(" ")
 }
 
-/// Rows of a load that go in one request, each with its first row.
+/// Rows of a load in requests, each with its first row.
 fn batches(rows: &Rows<f32>, rows_max: usize) -> impl Iterator<Item = (usize, &[f32])> {
     let count = (LOAD_VALUES_MAX / rows.width).clamp(1, rows_max.max(1));
     rows.values.chunks(count * rows.width).enumerate().map(move |(i, values)| (i * count, values))
 }
 
-/// Ids of documents to remove, as many as go in one request.
+/// Ids of documents to remove, in requests.
 fn removals(ids: Range<u64>) -> impl Iterator<Item = Range<u64>> {
     let end = ids.end;
     ids.step_by(REMOVED_AT_ONCE).map(move |first| first..end.min(first + REMOVED_AT_ONCE as u64))
 }
 
-/// An answer that is not what the protocol says.
+/// The error for an answer that violates the protocol.
 fn strange(what: impl fmt::Display) -> Status {
     Status::new(Code::Internal, format!("the answer has no {what}; is it another version?"))
 }

@@ -16,7 +16,7 @@ use tonic::Status;
 use super::{CONNECT_TIMEOUT, Durable, Facts, Metric, Session, Shape, TABLE, UPKEEP_TIMEOUT};
 use crate::dataset::Rows;
 
-/// Server settings that decide what its figures mean.
+/// Server settings that affect its figures.
 const SHOWN: [&str; 5] =
     ["fsync", "synchronous_commit", "full_page_writes", "shared_buffers", "maintenance_work_mem"];
 
@@ -32,7 +32,7 @@ struct Prepared {
     insert: Statement,
 }
 
-/// Whether a text is a connection string.
+/// True if a text is a connection string.
 pub(super) fn is_address(text: &str) -> bool {
     // The parser also takes addresses of other databases, as keys without values.
     text.contains('=') && !text.contains("://") && text.parse::<Config>().is_ok()
@@ -44,7 +44,7 @@ impl Pgvector {
     /// Opens a connection, whose searches use the index.
     ///
     /// # Errors
-    /// If nobody answers, or lets nobody in.
+    /// If no server answers, or it refuses.
     pub(super) async fn connect(address: &str, shape: Shape) -> Result<Self, Status> {
         let mut config: Config = address.parse().map_err(|error| told(&error))?;
         config.connect_timeout(CONNECT_TIMEOUT);
@@ -54,17 +54,17 @@ impl Pgvector {
     async fn open(config: Config, shape: Shape) -> Result<Self, Status> {
         let (client, connection) = config.connect(NoTls).await.map_err(|error| {
             let status = told(&error);
-            // A refusal says why; nobody has answered whatever the cause.
+            // A refusal has a reason; otherwise no server has answered, whatever the cause.
             Status::unavailable(status.message())
         })?;
-        // Its end shows as an error of the next request.
+        // The end of the connection shows as an error of the next request.
         tokio::spawn(connection);
-        // The planner would take a scan for a small table, and not measure the index.
+        // The planner would choose a scan for a small table, which would not measure the index.
         client.batch_execute("SET enable_seqscan = off").await.map_err(|error| told(&error))?;
         Ok(Self { config, client, shape, prepared: None })
     }
 
-    /// Another connection to the same database.
+    /// Another connection to this database.
     ///
     /// # Errors
     /// As for [`Self::connect`].
@@ -154,7 +154,7 @@ impl Session for Pgvector {
         .await
     }
 
-    /// Copies the rows, then builds the index, which is quicker than to grow it.
+    /// Copies the rows, then builds the index, which is faster than growing it.
     async fn load(&mut self, rows: &Rows<f32>) -> Result<(), Status> {
         let vector = self.client.prepare("SELECT $1::vector").await;
         let vector = vector.map_err(|error| told(&error))?.params()[0].clone();
@@ -200,7 +200,7 @@ impl Session for Pgvector {
     async fn remove(&mut self, ids: Range<u64>) -> Result<(), Status> {
         let Range { start, end } = ids;
         self.upkeep(&format!("DELETE FROM {TABLE} WHERE id >= {start} AND id < {end}")).await?;
-        // What is removed would be walked through until then.
+        // Until then searches would walk through removed rows.
         self.upkeep(&format!("VACUUM {TABLE}")).await
     }
 

@@ -1,4 +1,4 @@
-//! Qdrant, by its REST interface.
+//! Qdrant, over its REST interface.
 //!
 //! Source: <https://api.qdrant.tech/api-reference>.
 
@@ -19,7 +19,7 @@ use crate::dataset::Rows;
 /// Most documents in one request of a load.
 const BATCH_MAX: usize = 10_000;
 
-/// How often it is asked whether its index is built.
+/// Period of asking whether its index is built.
 const POLL: Duration = Duration::from_millis(100);
 
 #[derive(Clone)]
@@ -53,7 +53,7 @@ struct Params {
 }
 
 impl Qdrant {
-    /// Opens nothing yet.
+    /// Creates a client, without opening a connection.
     ///
     /// # Errors
     /// If the client can't be made.

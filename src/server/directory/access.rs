@@ -1,5 +1,5 @@
-//! Whether this process may use the files of a data directory. One run as root may have left files there
-//! that the user of the service can't open.
+//! Check that this process may use the files of a data directory. A server run as root may have left files there that
+//! the user of the service can't open.
 
 use std::fs::{DirEntry, Metadata};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
@@ -15,10 +15,10 @@ use crate::manifest::MANIFEST_NAME;
 use crate::snapshot::parse_snapshot_name;
 use crate::wal::parse_segment_name;
 
-/// What a server writes to beside MANIFEST, segments and snapshots.
+/// Files that a server writes besides MANIFEST, segments and snapshots.
 const OTHER_NAMES: [&str; 4] = [LOCK_NAME, LOG_OWNER_NAME, "tenants.json", "usage"];
 
-/// Refuses a directory that is there, and that this user can't write to, or whose files it can't open.
+/// Refuses an existing directory that this user can't write to, or whose files it can't open.
 pub(super) fn check(directory: &Path) -> Result<(), String> {
     let may = Access::READ_OK | Access::WRITE_OK | Access::EXEC_OK;
     if is_denied(directory, may) {
@@ -28,7 +28,7 @@ pub(super) fn check(directory: &Path) -> Result<(), String> {
     if let Some(log) = folders.log().filter(|log| is_denied(log, may)) {
         return Err(refusal(log, "it", std::fs::metadata(log).ok().as_ref()));
     }
-    // One that is not there yet, or can't be a directory: what is to make it says so.
+    // A missing directory, or one that can't exist, is reported by the code that creates it.
     folders.all().filter(|folder| folder.is_dir()).try_for_each(check_entries)
 }
 
@@ -47,7 +47,7 @@ fn check_entries(directory: &Path) -> Result<(), String> {
     }
 }
 
-/// A file or folder that a server opens. Others may keep theirs beside it.
+/// True for files and folders that a server opens. There may be others.
 fn is_ours(name: &str) -> bool {
     name == MANIFEST_NAME
         || OTHER_NAMES.contains(&name)

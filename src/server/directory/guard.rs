@@ -1,9 +1,10 @@
-//! Sees five times a second that the directory is still the one that was locked, and LOCK still the file.
+//! Watch over the locked directory: checks five times a second that the path still leads to the locked directory, and
+//! LOCK to the locked file.
 //!
-//! The lock on the directory keeps other servers out whatever happens to LOCK. Three cases are left: the
-//! directory was moved and another one has its path, a file system locks no directories, or a server
-//! of a version that knows LOCK alone has made another LOCK. In each of them two processes may write to the same
-//! files, so this one ends at once: nothing more is acknowledged or written.
+//! The lock on the directory keeps other servers out whatever happens to LOCK. Three cases are left: the directory was
+//! moved and another one has its path, a file system does not lock directories, or a server of a version that locks
+//! only LOCK has created another LOCK. In each of them two processes may write to one set of files, so this one ends at
+//! once: no further write is acknowledged or logged.
 
 use std::sync::Arc;
 use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
@@ -14,20 +15,20 @@ use crate::directory::held::{Held, Look};
 use crate::observe::log_queue;
 use crate::server::log;
 
-/// Time between two looks. They are two system calls, in a thread of their own: the disk may be slow.
+/// Time between two checks. Each takes two system calls, in a thread of its own: the disk may be slow.
 const PERIOD: Duration = Duration::from_millis(200);
 
 /// Exit code of a process that has lost its directory.
 const LOST_CODE: i32 = 1;
 
-/// Looks until it is dropped.
+/// The watch, which ends when this is dropped.
 pub(super) struct Guard {
     stop: Option<Sender<()>>,
     thread: Option<JoinHandle<()>>,
 }
 
 impl Guard {
-    /// Begins.
+    /// Starts the watch.
     pub(super) fn start(held: Arc<Held>) -> Result<Self, String> {
         let (stop, stopped) = channel::<()>();
         let watch = move || {
@@ -58,8 +59,8 @@ impl Drop for Guard {
 /// Longest wait for the log to be written before the process ends.
 const LAST_WORDS: Duration = Duration::from_millis(200);
 
-/// Ends the process without a last snapshot and without sealing the logs: both would write to files that
-/// another server has by now.
+/// Ends the process without a last snapshot and without sealing the logs: both would write to files that another server
+/// may have by now.
 fn end(what: &str) {
     tracing::error!("{what}. This server ends at once, so that two do not write to the same files");
     log::complain(tracing::Level::ERROR, &format!("{what}. This server ends at once"));

@@ -1,14 +1,12 @@
-//! Vectors that are on disk (`storage.vectors: nvme`), for the searches of a core and for documents
-//! that are read by id.
+//! Reads of vectors on disk (`storage.vectors: nvme`), for the searches of a core and for documents that are read by
+//! id.
 //!
-//! What the core has read before comes from its cache. The rest is read in one batch: sorted by
-//! file and place, neighbours in one read, the same page once. Each read is a task of its own, at most
-//! 32 of them at a time, so that a commit finds the device at most so far behind; batches take
-//! turns, and a read becomes a task when it is its turn. Who waits for them leaves at its deadline, and
-//! takes along what has not begun: nothing piles up behind a device that stands still. Every row is
-//! compared with the checksum that memory has of it. One that is not as it was written is read once more
-//! by itself, from where it is by then, and is lost if that does not help: its document is left out, and
-//! named in the log.
+//! Vectors that the core has read before come from its cache. The rest is read in one batch: sorted by file and offset,
+//! adjacent pages in one read, each page once. Each read is a task of its own, at most 32 of them at a time, so that a
+//! commit waits for at most that many reads of the device; batches take turns, and a read becomes a task when its turn
+//! comes. A search gives up at its deadline and drops its reads that have not begun: no queue grows behind a device
+//! that hangs. Every row is compared with its checksum in memory. A damaged row is read once more by itself, from its
+//! present location, and is lost if that fails too: its document is left out, and named in the log.
 
 mod cache;
 mod plan;
@@ -46,85 +44,85 @@ use crate::snapshot::snapshot_name;
 use crate::store::places::Spot;
 use crate::types::{ShardId, Slot};
 
-/// Most reads of vectors that a core has under way.
+/// Most reads of vectors in flight on a core.
 const READS_MAX: u64 = 32;
 
-/// Most that all cores together have, so that the queue of the device, and with it a commit, is no
-/// longer where there are many cores; each may have some.
+/// Most reads in flight on all cores together, so that the queue of the device, and with it a commit, does not grow
+/// with the number of cores; each core may have at least `READS_MIN`.
 const READS_OF_ALL_MAX: u64 = 256;
 const READS_MIN: u64 = 4;
 
-/// Most documents whose vectors are lost that are named in the log, each once.
+/// Most documents with lost vectors that are named in the log, each once.
 const NAMED_MAX: usize = 1_000;
 
-/// How long documents that are read by id wait for the disk.
+/// Longest wait of reads by id for the disk.
 const READ_PATIENCE: Duration = Duration::from_secs(2);
 
-/// Between two looks at whether anybody waits for what is read.
+/// Period of checking whether the caller still waits for a read.
 const LEFT_LOOK: Duration = Duration::from_millis(5);
 
-/// What was asked for is learned from once it is one for so many rows of the cache, but so many at least.
+/// Training is due at one logged use per this many rows of the cache, and at `CYCLE_USES_MIN` uses at least.
 const CYCLE_ROWS: usize = 4;
 const CYCLE_USES_MIN: usize = 256;
 
-/// At most so many uses wait for that.
+/// Most uses in the log.
 const LOG_USES_MAX: usize = 1 << 16;
 
-/// What a core keeps of vectors that it has read.
+/// Parameters of a core's cache of vectors.
 #[derive(Clone, Copy, Debug)]
 pub struct CacheParams {
-    /// Bytes of it, at most.
+    /// Most bytes of the cache.
     pub bytes_max: usize,
-    /// Which of it goes.
+    /// Replacement policy.
     pub strategy: Strategy,
-    /// How it learns, if it does.
+    /// Parameters of training; `None` without it.
     pub training: Option<TrainingParams>,
-    /// How many cores read from the same disk.
+    /// Number of cores that read from this disk.
     pub cores: usize,
 }
 
 impl Default for CacheParams {
-    /// Nothing is kept.
+    /// No cache.
     fn default() -> Self {
         Self { bytes_max: 0, strategy: Strategy::Lru, training: None, cores: 1 }
     }
 }
 
-/// What became of a row that was wanted.
+/// Row that was read; `None` if it is lost.
 type Outcome = Option<Box<[f32]>>;
 
-/// A file that is open, and whether it has been used of late.
+/// An open file, and whether it has been used since the last check.
 struct Open {
     file: Rc<DirectFile>,
     is_used: Cell<bool>,
 }
 
-/// What a core has of vectors on disk.
+/// A core's access to vectors on disk.
 pub(super) struct Vectors {
     files: RefCell<BTreeMap<(ShardId, u64), Open>>,
     cache: RefCell<Cache>,
     training: Training,
     counters: Arc<DocumentCache>,
-    /// Places for reads.
+    /// Permits for reads.
     reads: Rc<Semaphore>,
     reads_max: u64,
-    /// The most that were under way at a time since [`Vectors::publish`].
+    /// Peak of reads in flight since [`Vectors::publish`].
     reads_peak: Cell<u64>,
     named: RefCell<BTreeSet<(ShardId, Slot, u64)>>,
 }
 
-/// Rows that somebody waits for.
+/// Rows that a caller waits for.
 struct Batch {
     shard: Rc<Shard>,
     rows: RefCell<Vec<(usize, Outcome)>>,
     /// Reads that have not ended.
     left: Cell<usize>,
     has_moved: Event,
-    /// Nobody waits any more.
+    /// The caller has given up.
     is_abandoned: Cell<bool>,
 }
 
-/// Tells the batch that a read has ended, however it did, or that it will not begin.
+/// Tells the batch when dropped that a read has ended, or will not begin.
 struct Ending(Rc<Batch>);
 
 impl Ending {
@@ -145,19 +143,19 @@ impl Drop for Ending {
     }
 }
 
-/// Abandons a batch if whoever waits for it goes.
+/// Abandons a batch when its caller gives up.
 struct Waiting<'a>(&'a Vectors, Rc<Batch>);
 
 impl Drop for Waiting<'_> {
     fn drop(&mut self) {
         self.1.is_abandoned.set(true);
-        // A place that was about to be taken is for the next who waits.
+        // Passes the wake for a free permit on to the next waiting read.
         self.0.reads.signal(0);
     }
 }
 
 impl Vectors {
-    /// Nothing was read yet by this core.
+    /// An empty cache and no open files.
     pub(super) fn new(params: CacheParams, core: usize, counters: Arc<DocumentCache>) -> Self {
         let training = params.training.filter(|_| params.strategy == Strategy::Learned);
         counters.bytes_max.set(params.bytes_max as u64);
@@ -180,14 +178,14 @@ impl Vectors {
         }
     }
 
-    /// Closes files that nothing was read from since the last time: snapshots may have made them
-    /// dispensable, and their room is given back once nobody has them open.
+    /// Closes files without a read since the last call: snapshots may have made them dispensable, and their space is
+    /// freed once they are closed.
     pub(super) async fn close_unused(&self) {
         let is_unused = |_: &(ShardId, u64), open: &mut Open| !open.is_used.replace(false);
         let unused: Vec<Open> =
             self.files.borrow_mut().extract_if(.., is_unused).map(|(_, open)| open).collect();
         for open in unused {
-            // One that is being read is closed when that ends.
+            // A file with a read in progress is closed when that ends.
             if let Ok(file) = Rc::try_unwrap(open.file)
                 && let Err(error) = file.close().await
             {
@@ -196,7 +194,7 @@ impl Vectors {
         }
     }
 
-    /// Says how the cache is.
+    /// Updates the gauges of the cache.
     pub(super) fn publish(&self) {
         let (cache, counters) = (self.cache.borrow(), &self.counters);
         let figures = cache.figures();
@@ -215,7 +213,7 @@ impl Vectors {
         counters.false_negatives.set(figures.false_negatives);
     }
 
-    /// What was noted since the last time.
+    /// The uses logged since the last call.
     fn take_log(&self) -> Vec<Use> {
         let mut noted = Vec::new();
         self.cache.borrow_mut().take_log(&mut noted);
@@ -261,7 +259,7 @@ impl Shard {
 }
 
 impl Core {
-    /// Gives a search what it waits for as far as that is in memory. What is missing, by its index and
+    /// Gives a search the vectors that it waits for and that are in memory. Returns the missing ones, by index and
     /// slot.
     pub(super) fn give_cached(
         &self,
@@ -296,10 +294,10 @@ impl Core {
         missing
     }
 
-    /// Reads vectors that are on disk, each with what its caller knows it by, until the deadline; those
-    /// that are lost come as `None`, and those that there was no time for not at all. Whoever calls
-    /// keeps the versions in these slots as they are, by a view. They are wanted by a search in this
-    /// region of the graph ([`Search::region`]), for as long as whoever asked for it waits.
+    /// Reads vectors on disk until the deadline; each result has the caller's index. Lost vectors are returned as
+    /// `None`; those without time to read are not returned. The caller holds a view, which keeps the versions in these
+    /// slots. The rows are cached for a search in this region of the graph ([`Search::region`]). Reads stop once
+    /// `has_left` is true.
     pub(super) async fn read_vectors(
         self: &Rc<Self>,
         shard: &Rc<Shard>,
@@ -319,7 +317,7 @@ impl Core {
                         let (document, born) = engine.version_in(slot);
                         wanted.push(Wanted { index, slot, document, born, spot, region });
                     }
-                    // It came to be in memory, or is nowhere.
+                    // Its vector is in memory by now, or nowhere.
                     None => rows.push((index, engine.row_in_memory(slot))),
                 }
             }
@@ -345,11 +343,10 @@ impl Core {
         }
     }
 
-    /// Begins reads as there are places for them, and waits for their ends. Those that have begun go on if
-    /// nobody waits any more.
+    /// Begins reads as permits become free, and waits for their ends. Reads in flight continue if the caller gives up.
     async fn read_runs(self: &Rc<Self>, batch: &Batch, reads: Vec<(Run, Ending)>) {
         for (run, ending) in reads {
-            // It is never closed.
+            // The semaphore is never closed.
             let Ok(place) = self.vectors.reads.acquire_static_permit(1).await else { return };
             let peak = &self.vectors.reads_peak;
             peak.set(peak.get().max(self.vectors.reads_under_way()));
@@ -364,10 +361,10 @@ impl Core {
         }
     }
 
-    /// Reads rows that lie side by side.
+    /// Reads adjacent rows.
     async fn read_run(&self, batch: &Batch, run: Run) {
         let shard = &batch.shard;
-        // Whoever waited may have left since this became a task.
+        // The caller may have given up since this became a task.
         if batch.is_abandoned.get() {
             return;
         }
@@ -385,11 +382,11 @@ impl Core {
         }
     }
 
-    /// Reads one row by itself, from where it is now.
+    /// Reads one row by itself, from its present location.
     async fn read_again(&self, batch: &Batch, wanted: Wanted) -> Outcome {
         let shard = &*batch.shard;
         let spot = shard.engine.borrow().as_ref().and_then(|engine| engine.spot(wanted.slot));
-        // Where nobody waits for it any more, the slot may be another version's by now.
+        // If the caller has given up, the slot may hold another version by now.
         let spot = spot.filter(|spot| spot.crc == wanted.spot.crc).unwrap_or(wanted.spot);
         let start = spot.offset / BLOCK as u64 * BLOCK as u64;
         let end = (spot.offset + spot.bytes as u64).next_multiple_of(BLOCK as u64);
@@ -404,7 +401,7 @@ impl Core {
             },
             Err(error) => error.to_string(),
         };
-        // Of another version, or of what is in another file by now, this says nothing.
+        // An error about another version, or another file, would not mean that this row is lost.
         if !batch.is_abandoned.get() {
             self.name_lost(shard, wanted, spot, &why);
         }
@@ -430,7 +427,7 @@ impl Core {
         read.map(|()| content)
     }
 
-    /// Keeps a row that was read, and that its checksum vouches for, in the cache; the row.
+    /// Caches a row that was read and whose checksum is right; returns the row.
     fn keep_row(&self, shard: &Shard, wanted: Wanted, row: &[u8]) -> Outcome {
         let row: Box<[f32]> = bytemuck::pod_collect_to_vec(row).into();
         let Wanted { slot, born, spot, region, .. } = wanted;
@@ -443,7 +440,7 @@ impl Core {
         Some(row)
     }
 
-    /// Says once which document's vector is lost.
+    /// Logs once per document that its vector is lost.
     fn name_lost(&self, shard: &Shard, wanted: Wanted, spot: Spot, why: &str) {
         shard.counters.vectors.lost.add(1);
         if let Some(engine) = &*shard.engine.borrow() {
@@ -499,7 +496,7 @@ impl Core {
         }
     }
 
-    /// Gives what was read to the search that waits for it; true if that is all it waits for.
+    /// Gives rows that were read to the search that waits for them; true if none is missing.
     pub(super) fn give_read(
         search: &mut Search,
         missing: usize,

@@ -1,52 +1,51 @@
-//! Which reads a batch of rows takes: rows in neighbouring pages are read together.
+//! Plan of the reads for a batch of rows: rows in adjacent pages are read together.
 
 use crate::disk::BLOCK;
 use crate::store::places::Spot;
 use crate::types::{DocId, Slot};
 
-/// Longest read of rows that lie side by side.
+/// Longest read of adjacent rows, in bytes.
 const RUN_BYTES_MAX: u64 = 128 << 10;
 
-/// A row that is to be read.
+/// A row to be read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Wanted {
-    /// What its caller knows it by.
+    /// Index of the row for the caller.
     pub(super) index: usize,
-    /// Whose vector it is.
+    /// Slot of the vector.
     pub(super) slot: Slot,
-    /// Of which document.
+    /// Id of the document.
     pub(super) document: DocId,
-    /// The LSN of the write that made it.
+    /// LSN of the write that made this version.
     pub(super) born: u64,
-    /// Where it is.
+    /// Location on disk.
     pub(super) spot: Spot,
-    /// Where in the graph whoever wants it searches, 0 if that is not known; `None` if it is not to be
-    /// kept.
+    /// Region of the graph in which the search is that needs it, 0 if unknown; `None`: the row is not cached.
     pub(super) region: Option<u32>,
 }
 
-/// Rows that are read at once.
+/// Rows that one read covers.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Run {
-    /// Whose file it is, and which.
+    /// Owner of the file, and number of the file.
     pub(super) owner: u32,
     /// See `owner`.
     pub(super) file: u64,
-    /// From here in the file, a whole number of blocks.
+    /// Offset of the read in the file, a multiple of the block size.
     pub(super) start: u64,
     end: u64,
-    /// The rows, by place.
+    /// The rows, ordered by offset.
     pub(super) rows: Vec<Wanted>,
 }
 
 impl Run {
-    /// How many bytes are read, a whole number of blocks.
+    /// Length of the read, a multiple of the block size.
     pub(super) fn bytes(&self) -> usize {
         (self.end - self.start) as usize
     }
 }
 
-/// The reads that it takes, in the order of files and places.
+/// The reads for these rows, ordered by file and offset.
 pub(super) fn runs(mut wanted: Vec<Wanted>) -> Vec<Run> {
     wanted.sort_unstable_by_key(|row| (row.spot.owner, row.spot.file, row.spot.offset));
     let block = BLOCK as u64;

@@ -1,11 +1,10 @@
-//! Learning which vectors on disk are worth keeping (`cache.strategy: learned`): a task of each core, in
-//! the queue with the small share.
+//! Training of the vector cache (`cache.strategy: learned`): a task of each core, in the queue with the small share of
+//! CPU time.
 //!
-//! The cache notes what it is asked for. Once enough has been noted, or after an interval, the task
-//! takes it, tries on a sample of it what would have done best, a slice at a time, and gives the cache
-//! a new model. Nobody waits for that: without the task, or with one that has crashed, the cache goes
-//! on with the model that it has. What was noted is kept for a while, so that a task that begins anew
-//! learns from it too, and so does a server that starts: every core has a file of it
+//! The cache logs its uses. Once there are enough, or after an interval, the task takes the log, tests on a sample of
+//! it which tactic would have done best, a slice at a time, and gives the cache a new model. No request waits for that:
+//! without the task, or after it has crashed, the cache continues with the model that it has. Uses are kept for a
+//! while, so that a restarted task learns from them too, and so does a restarted server: every core has a file of them
 //! ([`log_name`]), which may be lost, damaged or removed at any time.
 
 use std::cell::{Cell, RefCell};
@@ -26,54 +25,54 @@ use crate::shard::core::Core;
 use crate::shard::doing::Doing;
 use crate::shard::event::Event;
 
-/// Uses that are learned from before all else is looked after: some tens of microseconds.
+/// Uses that are learned between two pauses: some tens of microseconds.
 const SLICE_USES: usize = 256;
 
-/// Of what was noted, so many times as many uses as there are rows are kept for a task that begins anew,
-/// and no more than are written and read in some hundreds of microseconds.
+/// Uses kept for a restarted task, per row of the cache; at most as many as can be written and read in some hundreds of
+/// microseconds.
 const HISTORY_ROWS: usize = 8;
 const HISTORY_MAX: usize = super::LOG_USES_MAX;
 
-/// Crashes in a row, without a cycle in between, after which the task is left alone.
+/// Consecutive crashes without a completed cycle after which the task is not restarted.
 const CRASHES_MAX: u32 = 8;
 
-/// How long it rests after the first of them; after each further one twice as long.
+/// Pause after the first crash; doubled after each further one.
 const REST: Duration = Duration::from_millis(10);
 
-/// Bytes of the file that are written at once.
+/// Bytes of the file written at once.
 const PIECE_BYTES: usize = 256 << 10;
 
-/// Most bytes of a file that is read.
+/// Largest file that is read, in bytes.
 const FILE_BYTES_MAX: usize = 2 << 20;
 
-/// How the task goes about it.
+/// Parameters of the training task.
 #[derive(Clone, Copy, Debug)]
 pub struct Params {
-    /// Longest time between two cycles, and between two times that what was noted is written.
+    /// Longest time between two cycles, and between two writes of the uses.
     pub interval: Duration,
-    /// Uses kept for a task that begins anew.
+    /// Uses kept for a restarted task.
     pub history_max: usize,
-    /// Uses that have to be known before a model is taken.
+    /// Uses that have to be known before a model is adopted.
     pub samples_min: usize,
 }
 
-/// What outlives a task that crashes.
+/// State that outlives a crash of the task.
 pub(super) struct Training {
     params: Option<Params>,
-    /// The core, by number.
+    /// Number of the core.
     core: usize,
-    /// Enough has been noted for a cycle.
+    /// Enough uses are logged for a cycle.
     pub(super) is_due: Event,
-    /// Somebody wants it begun anew.
+    /// A restart of the task was requested.
     restart: Event,
     history: RefCell<VecDeque<Use>>,
-    /// The file has been looked at, and the cache knows what was in it.
+    /// The file has been read, and its uses were given to the cache.
     is_warm: Cell<bool>,
-    /// There is something in `history` that is not in the file.
+    /// `history` has uses that are not in the file.
     is_unsaved: Cell<bool>,
 }
 
-/// The file of what a core has noted.
+/// Name of the file with the uses of a core.
 fn log_name(core: usize) -> String {
     match core {
         0 => "access_log.bin".into(),
@@ -94,12 +93,12 @@ impl Training {
         }
     }
 
-    /// There is somebody who learns from what is noted.
+    /// True if a training task is configured.
     pub(super) fn is_on(&self) -> bool {
         self.params.is_some()
     }
 
-    /// Keeps uses for a task that begins anew, the newest `history_max` of them.
+    /// Keeps uses for a restarted task, the newest `history_max` of them.
     fn keep(&self, uses: &[Use], history_max: usize) {
         if uses.is_empty() {
             return;
@@ -113,13 +112,13 @@ impl Training {
         self.is_unsaved.set(true);
     }
 
-    /// Some of what was kept.
+    /// A slice of the kept uses.
     fn kept(&self, from: usize) -> Vec<Use> {
         self.history.borrow().iter().skip(from).take(SLICE_USES).copied().collect()
     }
 
-    /// Writes what was kept in the place of what was written before. It is not synced: a file that is
-    /// damaged by a crash is known by its checksum, and commits need the disk more.
+    /// Replaces the file with the kept uses. It is not synced: a file that is damaged by a crash is detected by its
+    /// checksum, and commits need the disk more.
     async fn save(&self, disk: &DirectDisk) -> crate::disk::Result<()> {
         if !self.is_unsaved.take() {
             return Ok(());
@@ -139,7 +138,7 @@ impl Training {
         disk.rename(&temporary, &name).await
     }
 
-    /// Reads what was written by a server before.
+    /// Reads the uses that an earlier server has written.
     async fn load(&self, disk: &DirectDisk, history_max: usize) {
         let name = log_name(self.core);
         match crate::disk::read_all(disk, &name, FILE_BYTES_MAX).await {
@@ -159,12 +158,12 @@ impl Training {
 }
 
 impl Core {
-    /// Begins the task anew, if there is one.
+    /// Restarts the task, if there is one.
     pub(in crate::shard) fn restart_training(&self) {
         self.vectors.training.restart.raise();
     }
 
-    /// Writes what was noted, for the next start.
+    /// Writes the kept uses, for the next start.
     pub(in crate::shard) async fn save_access_log(&self) {
         let training = &self.vectors.training;
         if training.is_on() && training.is_warm.get() {
@@ -184,7 +183,7 @@ impl Core {
             .map_or(0, |params| params.history_max.min(of_rows).min(HISTORY_MAX))
     }
 
-    /// Learns as long as `trainer` is for a cache of so many rows.
+    /// Learns while the cache has this number of rows, for which `trainer` is made.
     async fn learn(&self, params: Params, cycles: &Cell<u64>) {
         let (vectors, counters) = (&self.vectors, &self.vectors.counters);
         let training = &vectors.training;
@@ -253,7 +252,7 @@ impl Core {
     }
 }
 
-/// Learns for ever, if the configuration wants it.
+/// Runs the training task until the core ends, if it is configured.
 pub(in crate::shard) async fn run(core: Rc<Core>) {
     let training = &core.vectors.training;
     let Some(params) = training.params else { return };
@@ -265,7 +264,7 @@ pub(in crate::shard) async fn run(core: Rc<Core>) {
         let life = AssertUnwindSafe(core.learn(params, &cycles)).catch_unwind();
         let restart = std::pin::pin!(training.restart.wait());
         match select(std::pin::pin!(life), restart).await {
-            // Somebody wants it anew, or the cache is another.
+            // A restart was requested, or the number of rows has changed.
             Either::Right(_) | Either::Left((Ok(()), _)) => crashes = 0,
             Either::Left((Err(_), _)) => {
                 counters.crashes.add(1);
@@ -295,12 +294,12 @@ pub(in crate::shard) async fn run(core: Rc<Core>) {
     }
 }
 
-/// Lets learning panic, as a fault in it would.
+/// Makes training panic, as a bug in it would.
 #[cfg(test)]
 pub(in crate::shard) mod sabotage {
     use std::sync::atomic::{AtomicU64, Ordering};
 
-    /// So many slices are left until one panics; 0 for never.
+    /// Slices left until one panics; 0 for never.
     pub(in crate::shard) static SLICES: AtomicU64 = AtomicU64::new(0);
 
     pub(super) fn strike() {

@@ -1,4 +1,4 @@
-//! A whole server whose training crashes, over and over, while it is searched.
+//! A whole server whose training crashes repeatedly while it is searched.
 
 use std::collections::BTreeMap;
 use std::net::TcpListener;
@@ -25,7 +25,7 @@ const DOCUMENTS: u64 = 3_000;
 const QUESTIONS: u64 = 400;
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// What lets training panic lets it do so in all servers of this process.
+/// Lock: the switch that makes training panic acts on all servers of this process.
 static ALONE: Mutex<()> = Mutex::new(());
 
 fn vector(seed: u64) -> Vec<f32> {
@@ -33,7 +33,7 @@ fn vector(seed: u64) -> Vec<f32> {
     (0..DIMENSION).map(value).collect()
 }
 
-/// The question of this number: some are asked far more often than others.
+/// The query with this number: some are sent far more often than others.
 fn question(number: u64) -> (u64, SearchRequest) {
     let rank = (mix(number) % QUESTIONS) * (mix(number ^ 99) % QUESTIONS) / QUESTIONS;
     let query_embedding = vector(1 << 30 | rank);
@@ -79,7 +79,7 @@ impl Town {
         config.storage.vectors = VectorStorage::Nvme;
         config.cache.query_cache_enabled = false;
         config.cache.training_interval_secs = 1;
-        // A task that begins anew has one slice to learn from.
+        // A restarted task has one slice to learn from.
         config.cache.logger_window_size = 200;
         config.cache.document_bytes = 128 << 10;
         let listener = || TcpListener::bind("127.0.0.1:0").unwrap();
@@ -106,7 +106,7 @@ impl Town {
         KyroDbServiceClient::new(Channel::from_shared(address).unwrap().connect().await.unwrap())
     }
 
-    /// What each question finds, as it should always.
+    /// The results of each query, which never change.
     fn answers(&self) -> BTreeMap<u64, Vec<(u64, u32)>> {
         self.runtime.block_on(async {
             let (mut client, mut answers) = (self.client().await, BTreeMap::new());
@@ -120,7 +120,7 @@ impl Town {
         })
     }
 
-    /// Searches from four clients for as long as `is_wanted`; latencies in microseconds.
+    /// Searches from four clients while `is_wanted`; returns latencies in microseconds.
     fn search_while(
         &self,
         answers: &Arc<BTreeMap<u64, Vec<(u64, u32)>>>,
@@ -177,8 +177,8 @@ impl Drop for Town {
     }
 }
 
-/// `KYRODB_TRAINING_KILLS` says how many times; latencies are printed, with those of the same searches
-/// while nothing is killed, in turns.
+/// `KYRODB_TRAINING_KILLS` sets the number of kills; latencies are printed, beside those of such searches without
+/// kills, in turns.
 #[test]
 fn no_search_notices_that_training_is_killed() {
     let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
@@ -200,7 +200,7 @@ fn no_search_notices_that_training_is_killed() {
         let due = kills * turn / turns;
         let killed = town.search_while(&answers, || {
             assert!(begun.elapsed() < PATIENCE * 10, "{} crashes", cache.crashes.get());
-            // The one before has been counted: it strikes a moment before that.
+            // The kill before has been counted, which happens a moment before the restart.
             if armed == cache.crashes.get() && armed < due {
                 SLICES.store(mix(armed) % 12 + 1, Ordering::Relaxed);
                 armed += 1;
@@ -228,7 +228,7 @@ fn no_search_notices_that_training_is_killed() {
 }
 
 #[test]
-fn training_that_never_gets_anywhere_is_left_alone_until_somebody_wants_it() {
+fn training_that_keeps_crashing_stops_until_a_restart_is_requested() {
     let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
     let town = Town::start();
     let answers = Arc::new(town.answers());
@@ -253,7 +253,7 @@ fn training_that_never_gets_anywhere_is_left_alone_until_somebody_wants_it() {
 }
 
 #[test]
-fn what_was_noted_is_there_after_a_restart_and_may_be_lost() {
+fn logged_uses_survive_a_restart_and_may_be_lost() {
     let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
     let mut town = Town::start();
     let answers = Arc::new(town.answers());
@@ -265,7 +265,7 @@ fn what_was_noted_is_there_after_a_restart_and_may_be_lost() {
     assert!(whole.len() >= 1_000, "{} bytes", whole.len());
     let mut damaged = whole.clone();
     damaged[whole.len() / 3] ^= 4;
-    // As it was, damaged, cut, of no bytes, and gone.
+    // Unchanged, damaged, cut, empty, and missing.
     for content in [Some(&whole[..]), Some(&damaged), Some(&whole[..700]), Some(&[]), None] {
         match content {
             Some(content) => std::fs::write(&path, content).unwrap(),
@@ -275,7 +275,7 @@ fn what_was_noted_is_there_after_a_restart_and_may_be_lost() {
         let (answers, cache) = (Arc::new(town.answers()), town.cache());
         town.until(&answers, || cache.cycles.get() > 1);
         let (is_whole, skips) = (content == Some(&whole), cache.skips.get());
-        // With what is known from before, the first cycle has enough to go by.
+        // With the uses from before, the first cycle has enough samples.
         assert!(if is_whole { skips == 0 } else { skips >= 1 }, "{is_whole}, {skips} skipped");
         town.close();
         assert!(path.exists());

@@ -1,57 +1,56 @@
-//! How well a cache decides: what it let in that was of no use, and what it turned away that was asked
-//! for again.
+//! Counts of a cache's right and wrong decisions: rows let in that were never used, and rows turned away that were
+//! asked for again.
 
-/// What there is to tell of a cache.
+/// Statistics of a cache.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Figures {
-    /// Times that it was decided which of two rows is worth more.
+    /// Decisions which of two rows is worth more.
     pub(crate) predictions: u64,
-    /// Of them, with what regions are worth.
+    /// Decisions among them that used the worth of regions.
     pub(crate) predictions_by_region: u64,
-    /// Predictions of which it has turned out whether they were right.
+    /// Decisions that have turned out to be right or wrong.
     pub(crate) resolved: u64,
-    /// Rows that were let into the main part and left it without having been used there.
+    /// Rows that were let into the main part and left it without a use there.
     pub(crate) false_positives: u64,
-    /// Rows that were turned away and were asked for again before a quarter as many others as there are
-    /// places had been turned away, about.
+    /// Rows that were turned away and asked for again before about a quarter as many others as there are places had
+    /// been turned away.
     pub(crate) false_negatives: u64,
-    /// Documents that there are counts of, about.
+    /// Documents with a count, estimated.
     pub(crate) tracked_keys: u64,
-    /// Rows that are protected.
+    /// Rows in the protected segment.
     pub(crate) hot_rows: u64,
-    /// A trainer has chosen how to decide.
+    /// A trainer has chosen the tactic.
     pub(crate) is_trained: bool,
 }
 
 impl Figures {
-    /// The part of the predictions that were right, of those that have turned out to be or not to be;
-    /// `None` before the first.
+    /// Share of right decisions among those that have turned out right or wrong; `None` before the first.
     pub(crate) fn accuracy(&self) -> Option<f64> {
         let wrong = self.false_positives + self.false_negatives;
         (self.resolved > 0).then(|| 1.0 - wrong as f64 / self.resolved as f64)
     }
 }
 
-/// Which rows were turned away of late, by fingerprints: each until another has its place.
+/// Fingerprints of rows that were turned away lately, each until another takes its place.
 pub(super) struct Refused(Vec<u32>);
 
-/// What became of a row that had been turned away.
+/// What became of a row after it was turned away.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Fate {
-    /// It was asked for again.
+    /// The row was asked for again.
     AskedFor,
-    /// It was not, for as long as it was known.
+    /// Its fingerprint was replaced before it was asked for.
     Forgotten,
 }
 
-/// A fingerprint for so many places.
+/// Places of the cache per fingerprint.
 const FINGERPRINT_PLACES: usize = 4;
 
 impl Refused {
-    /// What it takes for a place.
+    /// Bytes per place of the cache.
     pub(super) const PLACE_BYTES: usize = size_of::<u32>() / FINGERPRINT_PLACES;
 
-    /// For a cache of so many places.
+    /// For a cache of `places_max` places.
     pub(super) fn new(places_max: usize) -> Self {
         Self(vec![0; places_max.div_ceil(FINGERPRINT_PLACES).max(1)])
     }
@@ -60,19 +59,19 @@ impl Refused {
         ((u128::from(hash) * self.0.len() as u128) >> 64) as usize
     }
 
-    /// By bits that have not chosen the place; never 0, which is nothing.
+    /// Fingerprint from bits that do not choose the place; never 0, which means empty.
     fn fingerprint(hash: u64) -> u32 {
         hash as u32 | 1
     }
 
-    /// Notes that a row is turned away; the fate of the one that is forgotten for it.
+    /// Notes that a row is turned away. Returns the fate of the row whose fingerprint it replaces.
     pub(super) fn note(&mut self, hash: u64) -> Option<Fate> {
         let place = self.place(hash);
         let before = std::mem::replace(&mut self.0[place], Self::fingerprint(hash));
         (before != 0).then_some(Fate::Forgotten)
     }
 
-    /// Notes that a row is asked for that is not here; its fate, if it had been turned away.
+    /// Notes a request for a row that is not in the cache. Returns its fate if it had been turned away.
     pub(super) fn ask(&mut self, hash: u64) -> Option<Fate> {
         let place = self.place(hash);
         if self.0[place] != Self::fingerprint(hash) {
@@ -89,7 +88,7 @@ mod tests {
     use crate::types::mix;
 
     #[test]
-    fn what_was_turned_away_is_known_once_and_forgotten_for_others() {
+    fn refused_rows_are_known_once_and_replaced_by_others() {
         let mut refused = Refused::new(400);
         assert_eq!(refused.ask(mix(1)), None);
         assert_eq!(refused.note(mix(1)), None);
@@ -103,7 +102,7 @@ mod tests {
     }
 
     #[test]
-    fn accuracy_is_of_what_has_turned_out() {
+    fn accuracy_counts_resolved_predictions() {
         let mut figures = Figures::default();
         assert_eq!(figures.accuracy(), None);
         figures = Figures { resolved: 8, false_positives: 1, false_negatives: 1, ..figures };

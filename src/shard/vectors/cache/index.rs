@@ -1,23 +1,22 @@
-//! Where each key is: a table of chains, of as many as there are places. Nothing is ever moved, so no
-//! access waits for a table to be rehashed.
+//! Hash index of the cache: a table of chains, as many as there are places. It is never rehashed, so no access waits
+//! for that.
 
 /// No place.
 pub(super) const NONE: u32 = u32::MAX;
 
-/// Places by the hash of what is in them.
+/// Places by the hash of their key.
 pub(super) struct Index {
-    /// First place of each chain, plus one; 0 where there is none, so that pages of the table are
-    /// touched only as they are needed.
+    /// First place of each chain, plus one; 0 if there is none, so that pages of the table are touched only as needed.
     heads: Box<[u32]>,
-    /// The place after each in its chain.
+    /// The next place in the chain of each place.
     nexts: Vec<u32>,
 }
 
 impl Index {
-    /// What it takes for a place.
+    /// Bytes per place.
     pub(super) const PLACE_BYTES: usize = 2 * size_of::<u32>();
 
-    /// Of at most so many places, at least one.
+    /// An index for at most `places_max` places, at least one.
     pub(super) fn new(places_max: usize) -> Self {
         Self { heads: vec![0; places_max.max(1)].into(), nexts: Vec::with_capacity(places_max) }
     }
@@ -26,7 +25,7 @@ impl Index {
         ((u128::from(hash) * self.heads.len() as u128) >> 64) as usize
     }
 
-    /// The place of this hash that is the one.
+    /// The place with this hash for which `is_it` is true.
     pub(super) fn find(&self, hash: u64, is_it: impl Fn(u32) -> bool) -> Option<u32> {
         let mut place = self.heads[self.chain(hash)].wrapping_sub(1);
         while place != NONE {
@@ -38,8 +37,7 @@ impl Index {
         None
     }
 
-    /// Notes that something of this hash is in a place that had nothing: the next after all there have
-    /// been, or one that was taken out.
+    /// Adds a place under this hash: the next unused one, or one that was removed.
     pub(super) fn insert(&mut self, hash: u64, place: u32) {
         let chain = self.chain(hash);
         let next = self.heads[chain].wrapping_sub(1);
@@ -50,7 +48,7 @@ impl Index {
         self.heads[chain] = place + 1;
     }
 
-    /// Takes out a place that has something of this hash.
+    /// Removes a place that was added under this hash.
     pub(super) fn remove(&mut self, hash: u64, place: u32) {
         let next = self.nexts[place as usize];
         let chain = self.chain(hash);
@@ -76,7 +74,7 @@ mod tests {
     use crate::types::mix;
 
     #[test]
-    fn finds_what_is_there_and_nothing_else() {
+    fn index_finds_inserted_places_and_no_others() {
         let mut index = Index::new(50);
         let mut values = Vec::new();
         for round in 0..5_000_u64 {

@@ -1,6 +1,6 @@
-//! What is worth a place, learned from what is asked for: how often each document was, for longer and of
-//! late, and how often the documents of its region of the graph are asked for again. Which of it counts,
-//! and how many places are for what is new, says a [`Model`]; see [`super::trainer`].
+//! Learned replacement policy: how often each document was asked for, over a longer and a recent span, and how often
+//! documents of its region of the graph are asked for again. Which of these counts, and the share of places for new
+//! rows, is set by a [`Model`]; see [`super::trainer`].
 
 use super::figures::{Fate, Figures, Refused};
 use super::log::Use;
@@ -12,9 +12,9 @@ use super::trainer::Model;
 /// The policy of `cache.strategy = "learned"`.
 pub(super) struct Learned {
     segments: Segments,
-    /// The region where the document in each place was asked for first.
+    /// Region where the document in each place was first asked for.
     regions_of: Vec<u32>,
-    /// Of documents, whether they are here or not.
+    /// Counts of documents, cached or not.
     counts: Sketch,
     refused: Refused,
     model: Model,
@@ -22,11 +22,11 @@ pub(super) struct Learned {
 }
 
 impl Learned {
-    /// What it takes for a place.
+    /// Bytes per place.
     pub(super) const PLACE_BYTES: usize =
         Segments::PLACE_BYTES + size_of::<u32>() + Sketch::PLACE_BYTES + Refused::PLACE_BYTES;
 
-    /// For so many places.
+    /// For `places_max` places.
     pub(super) fn new(places_max: usize) -> Self {
         let model = Model::default();
         Self {
@@ -39,14 +39,14 @@ impl Learned {
         }
     }
 
-    /// The same for another number of places, with nothing in them.
+    /// An empty cache of `places_max` places that keeps the model and the figures.
     pub(super) fn emptied(&self, places_max: usize) -> Self {
         let mut emptied = Self { figures: self.figures, ..Self::new(places_max) };
         emptied.set(self.model.clone());
         emptied
     }
 
-    /// Goes by this from now on. Places follow as others come or are used.
+    /// Uses this model from now on. Places move between segments as rows come or are used.
     pub(super) fn adopt(&mut self, model: Model) {
         self.figures.is_trained = true;
         self.set(model);
@@ -57,7 +57,7 @@ impl Learned {
         self.model = model;
     }
 
-    /// Notes that a document is asked for, and where it is.
+    /// Counts a request for a document, which is at `place` if it is cached.
     pub(super) fn count(&mut self, hash: u64, place: Option<u32>) {
         self.counts.count(hash);
         let is_resolved = match place {
@@ -73,12 +73,12 @@ impl Learned {
         self.figures.resolved += u64::from(is_resolved);
     }
 
-    /// Notes that a document was asked for before the cache was there.
+    /// Counts a request from before the cache existed.
     pub(super) fn warm(&mut self, hash: u64) {
         self.counts.count(hash);
     }
 
-    /// Notes that a document comes to a place, by a search in this region.
+    /// Notes that a document is put at a place by a search in this region.
     pub(super) fn insert(&mut self, place: u32, region: u32) {
         match self.regions_of.get_mut(place as usize) {
             Some(of) => *of = region,
@@ -87,7 +87,7 @@ impl Learned {
         self.segments.insert(place);
     }
 
-    /// Takes out the place that is to go.
+    /// Removes and returns the place with the least worth.
     pub(super) fn evict(&mut self, hash_of: impl Fn(u32) -> u64) -> Option<u32> {
         let Self { segments, regions_of, counts, model, figures, .. } = self;
         let of = |place: u32| Use { hash: hash_of(place), region: regions_of[place as usize] };
@@ -110,7 +110,7 @@ impl Learned {
         Some(goes.place)
     }
 
-    /// What there is to tell.
+    /// Statistics.
     pub(super) fn figures(&self) -> Figures {
         let (tracked_keys, hot_rows) = (self.counts.keys(), self.segments.protected() as u64);
         Figures { tracked_keys, hot_rows, ..self.figures }

@@ -1,5 +1,5 @@
-//! What was asked for, in the order it was: a bounded ring that the cache writes and a trainer takes, and
-//! the file in which it is kept over a restart.
+//! Log of requests in order: a bounded ring that the cache writes and a trainer drains, and the file that keeps it over
+//! a restart.
 //!
 //! | Bytes of the file | |
 //! |---|---|
@@ -19,12 +19,12 @@ const HEADER_BYTES: usize = MAGIC.len() + 4 + 8;
 const USE_BYTES: usize = 12;
 const CRC_BYTES: usize = 4;
 
-/// A use of a document.
+/// A request for a document.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Use {
-    /// Of its key.
+    /// Hash of its key.
     pub(crate) hash: u64,
-    /// Where in the graph the search was that asked for it; 0 if that is not known.
+    /// Region of the graph in which the search was that asked for it; 0 if unknown.
     pub(crate) region: u32,
 }
 
@@ -32,12 +32,12 @@ pub(crate) struct Use {
 pub(super) struct Log {
     uses: VecDeque<Use>,
     uses_max: usize,
-    /// Uses that went before anybody took them.
+    /// Uses that were overwritten before a trainer took them.
     pub(super) dropped: u64,
 }
 
 impl Log {
-    /// Of at most so many uses. Memory is taken with the first one.
+    /// For at most `uses_max` uses. Memory is allocated with the first one.
     pub(super) fn new(uses_max: usize) -> Self {
         Self { uses: VecDeque::new(), uses_max, dropped: 0 }
     }
@@ -63,13 +63,13 @@ impl Log {
         self.uses.len()
     }
 
-    /// Moves all out, oldest first.
+    /// Moves all uses to `into`, oldest first.
     pub(super) fn take(&mut self, into: &mut Vec<Use>) {
         into.extend(self.uses.drain(..));
     }
 }
 
-/// The content of a file of these uses.
+/// Contents of a file with these uses.
 pub(crate) fn encode(uses: &[Use]) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(HEADER_BYTES + uses.len() * USE_BYTES + CRC_BYTES);
     bytes.extend(MAGIC);
@@ -84,7 +84,7 @@ pub(crate) fn encode(uses: &[Use]) -> Vec<u8> {
     bytes
 }
 
-/// The uses of such a file; `None` if it is not as it was written.
+/// The uses of such a file; `None` if it is damaged.
 pub(crate) fn decode(bytes: &[u8]) -> Option<Vec<Use>> {
     let (content, crc) = bytes.split_last_chunk()?;
     let (magic, rest) = content.split_first_chunk()?;
@@ -135,7 +135,7 @@ mod tests {
             b"KYROUSES\x01\0\0\0\x01\0\0\0\0\0\0\0\x02\x01\0\0\0\0\0\0\x03\0\0\0".to_vec();
         expected.extend(crc32c::crc32c(&expected).to_le_bytes());
         assert_eq!(bytes, expected);
-        // A version that is not known, with a checksum that is right.
+        // An unknown version with a correct checksum.
         expected[8] = 2;
         let end = expected.len() - CRC_BYTES;
         let crc = crc32c::crc32c(&expected[..end]);
@@ -145,7 +145,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_was_written_is_read_and_nothing_else(
+        fn decode_reverses_encode_and_refuses_other_bytes(
             uses in prop::collection::vec((any::<u64>(), any::<u32>()), 0..60),
             at: prop::sample::Index,
             bit in 0_u8..8,

@@ -1,16 +1,14 @@
-//! Vectors that were read from disk, kept by the core that read them: rows of one length in a bounded
-//! number of bytes.
+//! Cache of vectors that a core has read from disk: rows of one length in a bounded number of bytes.
 //!
-//! Which rows give way is up to `cache.strategy`: by their last use alone, or as was [`learned`]. A caller
-//! says in which region of the graph it searches, as the node of the upper level that its walk came
-//! through, plus one; 0 where that is not known. Everything is allocated when the first row comes, except
-//! for the rows: an access takes the same few steps however many there are.
+//! `cache.strategy` decides which rows are evicted: by their last use alone, or as [`learned`]. A caller passes the
+//! region of the graph in which it searches: the node of the upper level that its walk came through, plus one; 0 if
+//! that is not known. Everything is allocated when the first row comes, except for the rows: an access takes a few
+//! steps however many there are.
 //!
-//! How `learned` decides is a [`Model`]. The cache logs what it is asked for; a [`Trainer`] learns from
-//! the log, when whoever runs it has time, and the cache adopts what has come out. Without any it does
-//! about what S3-FIFO would.
+//! How `learned` decides is a [`Model`]. The cache logs what it is asked for; a [`Trainer`] learns from the log in idle
+//! time, and the cache adopts the resulting model. Without a model it admits about as S3-FIFO would.
 //!
-//! A key names a version, not a slot: what is in a slot that was filled again is another version.
+//! A key names a version, not a slot: a slot that was reused holds another version.
 
 mod figures;
 mod index;
@@ -34,22 +32,22 @@ use self::segments::{Segments, Shape};
 pub(crate) use self::trainer::{Model, Trainer};
 use crate::types::{ShardId, Slot, mix};
 
-/// Rows are allocated so many at a time.
+/// Rows per allocation.
 const CHUNK_ROWS: usize = 64;
 
-/// Uses of before the start that are counted each time that a row comes.
+/// Uses from before the start that are counted each time a row comes.
 const WARM_USES_MAX: usize = 64;
 
-/// What a row takes beside its values: its key, its place in the order, and its part of what is learned.
+/// Bytes of a row besides its values: its key, its place in the order, and its part of the learned data.
 pub(super) const OVERHEAD_BYTES: usize =
     size_of::<Key>() + Index::PLACE_BYTES + Learned::PLACE_BYTES;
 
-/// A version of a document.
+/// Key of a version of a document.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Key {
-    /// Whose it is.
+    /// Owner of the document.
     pub(super) shard: ShardId,
-    /// Where it is.
+    /// Slot of the version.
     pub(super) slot: Slot,
     /// The LSN of the write that made it.
     pub(super) born: u64,
@@ -61,12 +59,12 @@ impl Key {
     }
 }
 
-/// What decides which rows are kept.
+/// Replacement policy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Strategy {
-    /// The last used.
+    /// Least recently used.
     Lru,
-    /// What is asked for most, as far as that can be told.
+    /// Estimated frequency of requests.
     Learned,
 }
 
@@ -87,23 +85,22 @@ impl Policy {
 /// The rows.
 pub(super) struct Cache {
     bytes_max: usize,
-    /// Values in a row; 0 until there is one.
+    /// Values in a row; 0 until there is a row.
     width: usize,
     rows_max: usize,
     chunks: Vec<Box<[f32]>>,
-    /// What is in each place.
+    /// Key of the row in each place.
     keys: Vec<Key>,
     index: Index,
     policy: Policy,
     log: Log,
-    /// Uses of before the start that are to be counted, oldest first.
+    /// Uses from before the start that are still to be counted, oldest first.
     before: VecDeque<Use>,
     pub(super) evictions: u64,
 }
 
 impl Cache {
-    /// No rows, of at most so many bytes together, and a log of at most so many uses beside them; 0 where
-    /// nobody learns.
+    /// An empty cache of at most `bytes_max` bytes, with a log of at most `log_max` uses; 0 if nothing trains.
     pub(super) fn new(bytes_max: usize, strategy: Strategy, log_max: usize) -> Self {
         Self {
             bytes_max,
@@ -119,7 +116,7 @@ impl Cache {
         }
     }
 
-    /// Drops all rows, and takes those of another width from now on.
+    /// Drops all rows; rows have `width` values from now on.
     fn set_width(&mut self, width: usize) {
         self.width = width;
         self.rows_max = self.bytes_max / (width * size_of::<f32>() + OVERHEAD_BYTES);
@@ -132,22 +129,22 @@ impl Cache {
         };
     }
 
-    /// Rows that are here.
+    /// Rows in the cache.
     pub(super) fn len(&self) -> usize {
         self.keys.len()
     }
 
-    /// Most rows there can be; 0 before the first one came. A [`Trainer`] is for so many places.
+    /// Most rows there can be; 0 before the first row. A [`Trainer`] is made for this number of places.
     pub(super) fn rows_max(&self) -> usize {
         self.rows_max
     }
 
-    /// Bytes taken, about.
+    /// Bytes taken, estimated.
     pub(super) fn bytes(&self) -> usize {
         self.keys.len() * (self.width * size_of::<f32>() + OVERHEAD_BYTES)
     }
 
-    /// The row of this version, if it is here, for a search in this region of the graph.
+    /// The row of this version if it is cached, for a search in this region of the graph.
     pub(super) fn get(&mut self, key: Key, region: u32) -> Option<&[f32]> {
         let hash = key.hash();
         let place = self.index.find(hash, |place| self.keys[place as usize] == key);
@@ -161,7 +158,7 @@ impl Cache {
         place.map(|place| self.row(place))
     }
 
-    /// Keeps the row of a version, if there is room for any.
+    /// Caches the row of a version, if there is room for any.
     pub(super) fn put(&mut self, key: Key, row: &[f32], region: u32) {
         if self.width != row.len() {
             self.set_width(row.len());
@@ -182,8 +179,7 @@ impl Cache {
         }
     }
 
-    /// Counts what was asked for before the start, as far as the log has room for that, the latest of it:
-    /// not at once, but as rows come.
+    /// Counts uses from before the start, the latest that fit into the log: not at once, but as rows come.
     pub(super) fn warm(&mut self, uses: &[Use]) {
         let from = uses.len().saturating_sub(self.log.uses_max());
         self.before = uses[from..].iter().copied().collect();
@@ -204,7 +200,7 @@ impl Cache {
         }
     }
 
-    /// Goes by what was learned.
+    /// Uses a learned model.
     pub(super) fn adopt(&mut self, model: Model) {
         if let Policy::Learned(learned) = &mut self.policy {
             learned.adopt(model);
@@ -216,17 +212,17 @@ impl Cache {
         self.log.len()
     }
 
-    /// Uses that nobody took from the log before others needed their room.
+    /// Uses that were overwritten before they were taken from the log.
     pub(super) fn log_dropped(&self) -> u64 {
         self.log.dropped
     }
 
-    /// Moves the log out, oldest first.
+    /// Moves the log to `into`, oldest first.
     pub(super) fn take_log(&mut self, into: &mut Vec<Use>) {
         self.log.take(into);
     }
 
-    /// How well it decides; nothing where it goes by the last use.
+    /// Statistics of its decisions; all 0 with LRU.
     pub(super) fn figures(&self) -> Figures {
         match &self.policy {
             Policy::Lru(_) => Figures::default(),
@@ -234,7 +230,7 @@ impl Cache {
         }
     }
 
-    /// A place that has this key now, and no row yet.
+    /// Assigns a place to this key; its row is not written yet.
     fn place_for(&mut self, key: Key) -> Option<u32> {
         if self.keys.len() < self.rows_max {
             if self.keys.len().is_multiple_of(CHUNK_ROWS) {

@@ -1,34 +1,34 @@
-//! What regions of the graph are worth: how often the documents that searches there asked for were
-//! asked for again. It is all that is known of a document that was never seen before.
+//! Worth of regions of the graph: how often documents that searches in a region asked for were asked for again. It is
+//! the only information about a document that was never seen before.
 
 use std::sync::Arc;
 
 use crate::types::mix;
 
-/// A region for so many places, as far as there are regions.
+/// Places of the cache per region, up to [`REGIONS_MAX`] regions.
 const REGION_PLACES: usize = 8;
 const REGIONS_MAX: usize = 1 << 16;
 
-/// Uses that are remembered of a region; then they count half.
+/// Uses of a region at which its counts are halved.
 const USES_MAX: u16 = 1 << 10;
 
-/// Worth is told in so many parts of a use.
+/// Parts of a use in which worth is expressed.
 pub(super) const PARTS: u32 = 16;
 
-/// The most that a region counts for, in uses.
+/// Most uses that the worth of a region counts for.
 pub(super) const USES_WORTH_MAX: u32 = 8;
 
 #[derive(Clone, Copy, Default)]
 struct Region {
     uses: u16,
-    /// Of these, of documents that had not been seen.
+    /// Uses among these of documents that had not been seen.
     firsts: u16,
 }
 
-/// What is counted of regions. Several may share a count.
+/// Counts of regions. Several regions may share a count.
 pub(super) struct Regions(Vec<Region>);
 
-/// What regions are worth, as it was counted some time.
+/// Worth of the regions at some time.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Worths(Arc<[u8]>);
 
@@ -44,7 +44,7 @@ impl Region {
 }
 
 impl Regions {
-    /// For so many places.
+    /// For a cache of `places_max` places.
     pub(super) fn new(places_max: usize) -> Self {
         let regions = places_max.div_ceil(REGION_PLACES).clamp(1, REGIONS_MAX);
         Self(vec![Region::default(); regions])
@@ -65,7 +65,7 @@ impl Regions {
         }
     }
 
-    /// How often a document that a search in this region asks for is asked for, in [`PARTS`] of a use.
+    /// Expected number of further requests for a document of this region, in [`PARTS`] of a use.
     pub(super) fn worth(&self, region: u32) -> u32 {
         match region {
             0 => 0,
@@ -73,14 +73,14 @@ impl Regions {
         }
     }
 
-    /// What all of them are worth now.
+    /// Present worth of all regions.
     pub(super) fn worths(&self) -> Worths {
         Worths(self.0.iter().map(|region| region.worth() as u8).collect())
     }
 }
 
 impl Worths {
-    /// The same as of the [`Regions`] they are of; 0 as long as there were none.
+    /// Worth of a region, as [`Regions::worth`]; 0 if there are no counts.
     pub(super) fn worth(&self, region: u32) -> u32 {
         match region {
             0 => 0,

@@ -1,11 +1,10 @@
-//! The order in which places give way: a window of what is new, and a main part of what is on
-//! probation and what is protected, each by its last use (the shape of W-TinyLFU: Einziger, Friedman
-//! and Manes, "TinyLFU: A Highly Efficient Cache Admission Policy", 2017). With a window of everything
-//! it is plain LRU.
+//! Eviction order of the places: a window of new rows, and a main part with a probation and a protected segment, each
+//! in order of last use (the shape of W-TinyLFU: Einziger, Friedman and Manes, "TinyLFU: A Highly Efficient Cache
+//! Admission Policy", 2017). With a window of everything it is plain LRU.
 
 use super::index::NONE;
 
-/// Most places that leave a segment at a time, where it has become narrower.
+/// Most places that leave a segment at a time after it was made smaller.
 const MOVES_MAX: usize = 4;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -19,11 +18,11 @@ struct Node {
     before: u32,
     after: u32,
     segment: Segment,
-    /// It was let into the main part instead of another, and has not been used there.
+    /// The row was let into the main part in place of another, and has not been used there.
     is_unproved: bool,
 }
 
-/// Places from the last used to the one that was not used for longest.
+/// Places from the most to the least recently used.
 #[derive(Clone, Copy)]
 struct List {
     first: u32,
@@ -40,35 +39,35 @@ pub(super) struct Segments {
     protected_max: usize,
 }
 
-/// A place that was taken out.
+/// A place that was evicted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Leaving {
     pub(super) place: u32,
-    /// It was compared with another that stays, and was to leave the window for it.
+    /// The row lost the comparison on leaving the window.
     pub(super) is_refused: bool,
-    /// It had been let into the main part instead of another, and was never used there.
+    /// The row had been let into the main part in place of another, and was never used there.
     pub(super) is_unproved: bool,
 }
 
-/// How the places are divided.
+/// Sizes of the segments.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Shape {
-    /// Thousandths that are for what is new.
+    /// Size of the window for new rows, in thousandths of all places.
     pub(super) window_permille: usize,
-    /// Of the others, so many hundredths are protected at most.
+    /// Most protected places, in hundredths of the places of the main part.
     pub(super) protected_percent: usize,
 }
 
 impl Shape {
-    /// By the last use alone.
+    /// One window of all places: LRU.
     pub(super) const LRU: Self = Self { window_permille: 1_000, protected_percent: 0 };
 }
 
 impl Segments {
-    /// What it takes for a place.
+    /// Bytes per place.
     pub(super) const PLACE_BYTES: usize = size_of::<Node>();
 
-    /// No places of at most so many.
+    /// Empty segments for at most `places_max` places.
     pub(super) fn new(places_max: usize, shape: Shape) -> Self {
         let empty = List { first: NONE, last: NONE, length: 0 };
         let nodes = Vec::with_capacity(places_max);
@@ -78,7 +77,7 @@ impl Segments {
         segments
     }
 
-    /// Makes segments narrower or wider; places follow as others come or are used.
+    /// Resizes the segments; places move as rows come or are used.
     pub(super) fn divide(&mut self, shape: Shape) {
         let window = self.places_max * shape.window_permille / 1_000;
         self.window_max = window.clamp(1, self.places_max.max(1));
@@ -90,12 +89,12 @@ impl Segments {
         self.nodes.len()
     }
 
-    /// How many places are protected.
+    /// Number of protected places.
     pub(super) fn protected(&self) -> usize {
         self.lists[Segment::Protected as usize].length
     }
 
-    /// Notes the use of a place; true if this is the first since it was let into the main part instead of
+    /// Notes the use of a place; true if it is the first one since the row was let into the main part in place of
     /// another.
     pub(super) fn touch(&mut self, place: u32) -> bool {
         let Node { segment, is_unproved, .. } = self.nodes[place as usize];
@@ -115,7 +114,7 @@ impl Segments {
         is_unproved
     }
 
-    /// Brings in a place that had nothing: the next after all there have been, or one that was evicted.
+    /// Adds a place that was empty: the next unused one, or one that was evicted.
     pub(super) fn insert(&mut self, place: u32) {
         if place as usize == self.nodes.len() {
             self.nodes.push(Node {
@@ -132,14 +131,14 @@ impl Segments {
         }
     }
 
-    /// Takes out the place that is to go, if there is any. Who leaves the window has to be worth more
-    /// than who would go from the main part instead.
+    /// Removes and returns the place to evict, if there is any. A row that leaves the window stays only if it is worth
+    /// more than the row that the main part would evict instead.
     pub(super) fn evict(
         &mut self,
         is_worth_more: impl FnOnce(u32, u32) -> bool,
     ) -> Option<Leaving> {
         let List { last: mut candidate, length, .. } = self.lists[Segment::Window as usize];
-        // How many have to leave the window, so that there is a place in it for the one that comes.
+        // Rows that have to leave the window to make room for the new one.
         let leaving = (length + 1).saturating_sub(self.window_max);
         if leaving > 0 && self.window_max == self.places_max {
             return Some(self.take_out(candidate, false));
@@ -151,7 +150,7 @@ impl Segments {
         let ends = [Segment::Probation, Segment::Protected, Segment::Window];
         let victim = ends.map(|segment| self.lists[segment as usize].last);
         let victim = victim.into_iter().find(|&place| place != NONE)?;
-        // While the window becomes narrower, what leaves it is no newcomer that has to prove itself.
+        // While the window shrinks, rows that leave it are admitted without a comparison.
         if leaving != 1 || victim == candidate {
             return Some(self.take_out(victim, false));
         }
@@ -216,7 +215,7 @@ mod tests {
     }
 
     #[test]
-    fn with_a_window_of_everything_the_last_used_stay() {
+    fn a_window_of_all_places_is_lru() {
         let mut segments = full(1_000);
         (0..50).for_each(|place| _ = segments.touch(place));
         let goes = std::iter::from_fn(|| Some(segments.evict(|_, _| true)?.place));
@@ -241,7 +240,7 @@ mod tests {
     }
 
     #[test]
-    fn what_leaves_the_window_has_to_be_worth_more() {
+    fn rows_leaving_the_window_stay_only_if_worth_more() {
         let mut segments = full(10);
         (0..100).for_each(|place| _ = segments.touch(place));
         for _ in 0..1_000 {
@@ -255,7 +254,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_let_in_is_proved_by_its_first_use_there() {
+    fn admitted_rows_are_proved_by_their_first_use() {
         let mut segments = full(10);
         let comes = |segments: &mut Segments| {
             let goes = segments.evict(|_, _| true).unwrap();

@@ -1,35 +1,35 @@
-//! How often a key was asked for, about, for longer and of late: two count-min sketches of 4-bit
-//! counters, all of a key's side by side, that age as they count.
+//! Approximate request counts of keys, over a long and a short span: two count-min sketches of 4-bit counters that age
+//! as they count. All counters of a key are adjacent.
 //!
-//! Counters are halved one line after the other, so that each is halved once in a period and no access
-//! waits for all of them; memory is touched only as lines are counted in.
+//! Counters are halved line by line, so that each is halved once per period and no access waits for all of them; memory
+//! is touched only as lines are counted in.
 
-/// A line of counters for so many places.
+/// Places of the cache per line of counters.
 const LINE_PLACES: usize = 4;
 
-/// Words of 16 counters in a line: one cache line for each span of time.
+/// Words of 16 counters in a line: one cache line for each span.
 const LINE_WORDS: usize = 16;
 const LINE_BYTES: usize = LINE_WORDS * size_of::<u64>();
 
-/// The most that is counted.
+/// Largest value of a counter.
 pub(super) const COUNT_MAX: u32 = 15;
 
-/// Most lines that the number of keys is told from.
+/// Most lines from which the number of keys is estimated.
 const LOOKED_AT_MAX: usize = 64;
 
-/// What counts are kept for.
+/// Spans of time of the counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Span {
-    /// The longer counts are kept, the better what is always asked for the same way is told apart.
+    /// Long: keys that are requested steadily are told apart better.
     Long,
-    /// The shorter, the sooner what is no longer asked for is forgotten.
+    /// Short: keys that are no longer requested are forgotten sooner.
     Short,
 }
 
 impl Span {
     const ALL: [Self; 2] = [Self::Long, Self::Short];
 
-    /// Uses for each place after which counts are halved.
+    /// Uses per place after which counters are halved.
     const fn period_uses(self) -> usize {
         match self {
             Self::Long => 32,
@@ -37,7 +37,7 @@ impl Span {
         }
     }
 
-    /// Its first word of a line.
+    /// First word of the span in a line.
     const fn word(self) -> usize {
         match self {
             Self::Long => 0,
@@ -46,19 +46,19 @@ impl Span {
     }
 }
 
-/// Halves the counters of a span.
+/// Progress of halving the counters of a span.
 #[derive(Clone, Copy, Default)]
 struct Age {
     /// Uses since the last line was halved, times the number of lines.
     due: usize,
-    /// The line that is next.
+    /// The next line to halve.
     next: usize,
 }
 
 /// The counters.
 pub(super) struct Sketch {
     words: Vec<u64>,
-    /// Where the first line begins: where a cache line does.
+    /// Index of the first word that is aligned to a cache line.
     start: usize,
     lines: usize,
     places_max: usize,
@@ -66,19 +66,19 @@ pub(super) struct Sketch {
 }
 
 impl Sketch {
-    /// What it takes for a place.
+    /// Bytes per place.
     pub(super) const PLACE_BYTES: usize = LINE_BYTES / LINE_PLACES;
 
-    /// For so many places.
+    /// For a cache of `places_max` places.
     pub(super) fn new(places_max: usize) -> Self {
         let lines = places_max.div_ceil(LINE_PLACES).max(1);
         let words = vec![0_u64; (lines + 1) * LINE_WORDS];
-        // If the compiler does not tell, lines are not those of the hardware: slower, but right.
+        // If the compiler can't tell the alignment, lines are not those of the hardware: slower, but correct.
         let start = words.as_ptr().align_offset(LINE_BYTES).min(LINE_WORDS);
         Self { words, start, lines, places_max: places_max.max(1), ages: [Age::default(); 2] }
     }
 
-    /// Counts a use; how often there was one before, about, for longer.
+    /// Counts a use. Returns the approximate count before, of the long span.
     pub(super) fn count(&mut self, hash: u64) -> u32 {
         let cells = counters(hash);
         let start = self.line(hash);
@@ -88,12 +88,12 @@ impl Sketch {
         counts[Span::Long as usize]
     }
 
-    /// How often a key of this hash was asked for, about; never too little of what the period keeps.
+    /// Approximate count of a key; never less than the uses that the period keeps.
     pub(super) fn estimate(&self, hash: u64, span: Span) -> u32 {
         least(&self.words[self.line(hash) + span.word()..][..8], counters(hash))
     }
 
-    /// How many keys have been asked for in the longer time, about, from some of the lines.
+    /// Approximate number of keys requested within the long span, from a sample of lines.
     pub(super) fn keys(&self) -> u64 {
         let lines = self.lines.min(LOOKED_AT_MAX);
         let words = (0..lines).flat_map(|index| {
@@ -102,7 +102,7 @@ impl Sketch {
         });
         let empty = |&word: &u64| (0..16).filter(|cell| word >> (4 * cell) & 15 == 0).count();
         let empty: usize = words.map(empty).sum();
-        // Each key has one counter in 32, four times: as many are empty as no key has chosen.
+        // Each key has one counter in 32, four times: the share of empty counters is the share that no key has chosen.
         let part = empty.max(1) as f64 / (lines * LINE_WORDS / 2 * 16) as f64;
         (-part.ln() * 32.0 * self.lines as f64) as u64
     }
@@ -126,8 +126,7 @@ impl Sketch {
     }
 }
 
-/// Words of a span and places in them of the four counters of a key, by bits of its hash that have not
-/// chosen the line.
+/// Words of a span and shifts in them of the four counters of a key, from bits of its hash that do not choose the line.
 fn counters(hash: u64) -> [(usize, u32); 4] {
     [0, 1, 2, 3].map(|index| {
         let bits = (hash >> (index * 5)) as usize & 31;
@@ -140,13 +139,13 @@ fn least(words: &[u64], cells: [(usize, u32); 4]) -> u32 {
     counts.into_iter().fold(COUNT_MAX, u32::min)
 }
 
-/// Counts a use; the count before.
+/// Counts a use; returns the count before.
 fn count_up(words: &mut [u64], cells: [(usize, u32); 4]) -> u32 {
     let before = least(words, cells);
     if before < COUNT_MAX {
         for (word, shift) in cells {
             let word = &mut words[word];
-            // Only the least of them: the others have counted other keys too.
+            // Only the least counters are raised: the others have counted other keys too.
             if (*word >> shift) as u32 & COUNT_MAX == before {
                 *word += 1 << shift;
             }
@@ -161,7 +160,7 @@ mod tests {
     use crate::types::mix;
 
     #[test]
-    fn counts_what_comes_often_and_forgets_it() {
+    fn frequent_keys_are_counted_and_forgotten() {
         let mut sketch = Sketch::new(1_000);
         let hot = mix(7);
         (0..10).for_each(|before| assert_eq!(sketch.count(hot), before));
@@ -174,7 +173,7 @@ mod tests {
         assert!((1_000..2_000).filter(is_known).count() <= 10);
         (0..100).for_each(|_| _ = sketch.count(hot));
         assert_eq!(sketch.estimate(hot, Span::Long), COUNT_MAX);
-        // Whatever comes besides, in five periods it is halved five times.
+        // Whatever other keys come, the counter is halved five times in five periods.
         (0..5 * 4_000).for_each(|_| _ = sketch.count(mix(8)));
         assert_eq!(sketch.estimate(hot, Span::Short), 0);
         assert!(sketch.estimate(hot, Span::Long) > 0);
@@ -183,7 +182,7 @@ mod tests {
     }
 
     #[test]
-    fn tells_how_many_keys_there_are() {
+    fn sketch_estimates_the_number_of_keys() {
         let mut sketch = Sketch::new(10_000);
         assert_eq!(sketch.keys(), 0);
         for round in 0..60_000 {

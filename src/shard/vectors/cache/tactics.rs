@@ -1,28 +1,28 @@
-//! The ways in which a cache may decide what is worth a place.
+//! Tactics by which a cache may decide which row to keep.
 
 use super::log::Use;
 use super::regions::{PARTS, USES_WORTH_MAX};
 use super::segments::Shape;
 use super::sketch::{Sketch, Span};
 
-/// How a cache decides.
+/// Segment sizes and evidence of a tactic.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Tactic {
     pub(super) shape: Shape,
     pub(super) evidence: Evidence,
 }
 
-/// What tells how much a document is worth.
+/// Evidence of how much a document is worth.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Evidence {
-    /// How often it was asked for in a long time.
+    /// Number of requests over the long span.
     Long,
-    /// The same, and what its region is worth.
+    /// As `Long`, plus the worth of the document's region.
     LongAndRegion,
-    /// That it was asked for again of late, whatever the other one was.
+    /// A second request within the short span, whatever the count of the other row.
     Again,
-    /// None: what comes last is worth more, and has to be asked for again before others have come for all
-    /// the places that are not protected (a segmented LRU).
+    /// None: the newest row is worth more, and has to be requested again before as many others have come as there are
+    /// unprotected places (a segmented LRU).
     Last,
 }
 
@@ -30,12 +30,12 @@ const fn tactic(protected_percent: usize, evidence: Evidence) -> Tactic {
     Tactic { shape: Shape { window_permille: 10, protected_percent }, evidence }
 }
 
-/// What is gone by where nothing learns: nowhere far from the best, as it admits what S3-FIFO would,
-/// about. Each of the others is far from it somewhere.
+/// The tactic without training: never far from the best, as it admits about what S3-FIFO would. Each of the others is
+/// far from the best for some workload.
 pub(super) const UNTRAINED: Tactic = tactic(20, Evidence::Again);
 
-/// What is tried out. The first is taken for the best at the start: near it, unless something changes, and
-/// not as far from it as the next two if something does. The last is plain LRU.
+/// Tactics that are tried. The first is the initial choice: near the best while the workload does not change, and less
+/// far from it than the next two if it does. The last is plain LRU.
 pub(super) const TACTICS: [Tactic; 7] = [
     tactic(80, Evidence::Again),
     tactic(80, Evidence::Long),
@@ -46,15 +46,15 @@ pub(super) const TACTICS: [Tactic; 7] = [
     Tactic { shape: Shape::LRU, evidence: Evidence::Last },
 ];
 
-/// What a comparison of two documents says.
+/// Result of comparing two documents.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Verdict {
     pub(super) is_worth_more: bool,
-    /// What regions are worth was looked up.
+    /// The worth of regions was used.
     pub(super) is_by_region: bool,
 }
 
-/// Whether the one that leaves the window is worth more than the one that would go for it.
+/// Whether the row that leaves the window is worth more than the row that would be evicted for it.
 pub(super) fn compare(
     new: Use,
     old: Use,
@@ -69,7 +69,7 @@ pub(super) fn compare(
         Evidence::Long | Evidence::LongAndRegion => {}
     }
     let [new_count, old_count] = [new, old].map(|of| counts.estimate(of.hash, Span::Long));
-    // A region counts for less than such a difference.
+    // The worth of a region is smaller than such a difference.
     let is_clear = new_count.abs_diff(old_count) > USES_WORTH_MAX;
     if evidence != Evidence::LongAndRegion || is_clear {
         return by_counts(new_count > old_count);

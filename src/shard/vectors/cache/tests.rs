@@ -1,4 +1,4 @@
-//! Tests of the cache of vectors as its caller sees it.
+//! Tests of the vector cache through its public functions.
 
 use std::collections::HashMap;
 
@@ -43,18 +43,18 @@ fn lru_keeps_the_last_used_and_nothing_else() {
 }
 
 #[test]
-fn learned_keeps_what_is_in_use_from_a_scan() {
+fn learned_protects_rows_in_use_from_a_scan() {
     let mut cache = Cache::new(200 * ROW_BYTES, Strategy::Learned, 0);
     for _ in 0..5 {
         (0..100).for_each(|slot| _ = ask(&mut cache, slot));
     }
     (1_000..3_000).for_each(|slot| _ = ask(&mut cache, slot));
-    // Some of the scan have the counters of others, and come in.
+    // Some rows of the scan share counters with others, and are let in.
     let kept = (0..100).filter(|&slot| ask(&mut cache, slot)).count();
     assert!(kept >= 70, "{kept} of 100");
 }
 
-/// A trained cache of so many rows, and its trainer.
+/// A trained cache of `rows` rows, and its trainer.
 struct Trained {
     cache: Cache,
     trainer: Trainer,
@@ -90,7 +90,7 @@ fn learned_follows_a_hot_set_that_moves() {
 
 #[test]
 fn a_trained_cache_has_what_an_untrained_one_can_not() {
-    // Each document comes twice, when a narrow window has lost it, and never again.
+    // Each document comes twice, the second time after a narrow window has lost it, and never again.
     let asked =
         |round: u32| if round.is_multiple_of(2) { round } else { round.saturating_sub(141) };
     let mut trained = Trained::new(200);
@@ -101,7 +101,7 @@ fn a_trained_cache_has_what_an_untrained_one_can_not() {
 }
 
 #[test]
-fn the_log_has_what_was_asked_for_in_order() {
+fn the_log_has_uses_in_order() {
     let mut cache = Cache::new(20 * ROW_BYTES, Strategy::Learned, 100);
     (0..130).for_each(|slot| _ = ask(&mut cache, slot));
     assert_eq!((cache.log_len(), cache.log_dropped()), (100, 30));
@@ -116,7 +116,7 @@ fn the_log_has_what_was_asked_for_in_order() {
 }
 
 #[test]
-fn what_was_asked_for_before_the_start_is_kept_from_the_first_scan_on() {
+fn rows_used_before_the_start_are_kept_from_the_first_scan_on() {
     let kept = |uses: &[Use]| {
         let mut cache = Cache::new(200 * ROW_BYTES, Strategy::Learned, 1_000);
         cache.warm(uses);
@@ -138,17 +138,17 @@ fn figures_tell_how_predictions_turn_out() {
     assert_eq!((before.predictions, before.resolved, before.accuracy()), (0, 0, None));
     assert!(!before.is_trained && before.hot_rows > 10, "{before:?}");
     assert!((80..120).contains(&before.tracked_keys), "{before:?}");
-    // A scan is turned away, and rightly so.
+    // A scan is turned away, rightly.
     (1_000..3_000).for_each(|slot| _ = ask(&mut cache, slot));
     let scanned = cache.figures();
     assert!(scanned.predictions >= 1_990 && scanned.resolved > 1_500, "{scanned:?}");
     assert_eq!(scanned.predictions_by_region, 0);
     assert_eq!((scanned.false_negatives, scanned.accuracy()), (0, Some(1.0)));
-    // The last that were turned away are asked for again.
+    // The rows turned away last are asked for again.
     (2_980..2_995).for_each(|slot| _ = ask(&mut cache, slot));
     let again = cache.figures();
     assert!(again.false_negatives > 5 && again.accuracy() < Some(1.0), "{again:?}");
-    // What was hot is not any more: others that are asked for often enough come in, and go unused.
+    // The former hot rows cool down: others that are asked for often enough are let in, and are not used.
     for round in 0..200 {
         (0..8).for_each(|_| _ = ask(&mut cache, 5_000 + round));
     }

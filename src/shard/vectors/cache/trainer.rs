@@ -1,6 +1,6 @@
-//! Learns from a log of uses how a cache should decide, beside the cache: it has counts and trials of
-//! its own, of a sample of the keys, and shares nothing with it. Who runs it does so in slices, as time
-//! allows, and gives the cache what has come out as a [`Model`].
+//! Trainer of the learned cache: it finds the best tactic from a log of uses. It has counts and trials of its own, of a
+//! sample of the keys, and shares no state with the cache. Its caller runs it in slices, as time allows, and gives the
+//! resulting [`Model`] to the cache.
 
 use super::log::Use;
 use super::regions::{Regions, Worths};
@@ -8,13 +8,13 @@ use super::sketch::Sketch;
 use super::tactics::{Tactic, UNTRAINED};
 use super::trials::Trials;
 
-/// One key in so many is in the sample, at least.
+/// Least divisor of the sample: at most 1 key in 8 is in it.
 const SAMPLE_PARTS_MIN: usize = 8;
 
 /// Most places of a trial.
 const PLACES_MAX: usize = 4_096;
 
-/// How a cache is to decide.
+/// The tactic of a cache, with the worth of regions.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Model {
     pub(super) tactic: Tactic,
@@ -22,15 +22,15 @@ pub(crate) struct Model {
 }
 
 impl Default for Model {
-    /// Before anything was learned.
+    /// The model before anything was learned.
     fn default() -> Self {
         Self { tactic: UNTRAINED, worths: Worths::default() }
     }
 }
 
-/// What learns.
+/// State of the training.
 pub(crate) struct Trainer {
-    /// One key in so many is in the sample.
+    /// Divisor of the sample: 1 key in `parts` is in it.
     parts: usize,
     counts: Sketch,
     regions: Regions,
@@ -38,7 +38,7 @@ pub(crate) struct Trainer {
 }
 
 impl Trainer {
-    /// For a cache of so many places.
+    /// For a cache of `places_max` places.
     pub(crate) fn new(places_max: usize) -> Self {
         let parts = SAMPLE_PARTS_MIN.max(places_max.div_ceil(PLACES_MAX));
         let sample = places_max / parts;
@@ -50,11 +50,11 @@ impl Trainer {
         }
     }
 
-    /// Learns from what was asked for, oldest first. Takes some 50 ns a use.
+    /// Learns from these uses, oldest first. Takes some 50 ns per use.
     pub(crate) fn learn(&mut self, uses: &[Use]) {
         let below = u64::MAX / self.parts as u64;
         for &of in uses {
-            // Not the bits by which sketch and index choose.
+            // Bits of the hash other than those that choose the counters and the chain.
             if of.hash.rotate_left(27).wrapping_mul(0x9e37_79b9_7f4a_7c15) >= below {
                 continue;
             }
@@ -64,7 +64,7 @@ impl Trainer {
         }
     }
 
-    /// What has been learned.
+    /// The model learned so far.
     pub(crate) fn model(&self) -> Model {
         Model { tactic: self.trials.best(), worths: self.regions.worths() }
     }

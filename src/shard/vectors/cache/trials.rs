@@ -1,6 +1,6 @@
-//! Which tactic does best on what is asked for now: each is tried out on a sample of the keys, with as
-//! large a part of the places, and without rows ("miniature simulation": Waldspurger, Saemundsson, Ahmad
-//! and Park, "Cache Modeling and Optimization using Miniature Simulations", 2017).
+//! Trials of all tactics on the present workload: each runs on a sample of the keys, with an equally small part of the
+//! places, and without rows ("miniature simulation": Waldspurger, Saemundsson, Ahmad and Park, "Cache Modeling and
+//! Optimization using Miniature Simulations", 2017).
 
 use super::index::Index;
 use super::log::Use;
@@ -9,18 +9,18 @@ use super::segments::Segments;
 use super::sketch::Sketch;
 use super::tactics::{TACTICS, Tactic, compare};
 
-/// Results are compared so many times in as many uses as a trial has places.
+/// Comparisons of the results per as many uses as a trial has places.
 const EPOCHS: usize = 8;
 
-/// Results are forgotten over so many uses for each place: long enough that what comes now and then,
-/// as a scan does, is in them, and no longer, as all may change for good.
+/// Uses per place over which results are forgotten: long enough to contain occasional events such as a scan, and no
+/// longer, as the workload may change for good.
 const MEMORY_USES: usize = 10;
 
-/// What results before an epoch count for after it.
+/// Factor of older results after each epoch.
 const KEPT: f32 = 1.0 - 1.0 / (MEMORY_USES * EPOCHS) as f32;
 
-/// How much better another tactic has to be to be taken instead, in standard deviations of what chance
-/// would make of those uses that only one of the two had.
+/// Least advantage of another tactic to replace the present one, in standard deviations of a random split of the uses
+/// that only one of the two had cached.
 const DOUBT: f32 = 1.0;
 
 struct Trial {
@@ -28,23 +28,23 @@ struct Trial {
     uses: Vec<Use>,
     index: Index,
     segments: Segments,
-    /// Hits, the further back the less.
+    /// Hits, with weights that fall with age.
     score: f32,
 }
 
 /// All that is tried out.
 pub(super) struct Trials {
     trials: Vec<Trial>,
-    /// Uses that one of two trials had and the other had not, the further back the less.
+    /// Uses that one of two trials had cached and the other had not, with weights that fall with age.
     differing: [[f32; TACTICS.len()]; TACTICS.len()],
     places_max: usize,
-    /// Uses since results were compared.
+    /// Uses since the last comparison.
     uses: usize,
     best: usize,
 }
 
 impl Trials {
-    /// Of so many places each.
+    /// Trials of `places_max` places each.
     pub(super) fn new(places_max: usize) -> Self {
         let trial = |tactic: Tactic| Trial {
             tactic,
@@ -60,12 +60,12 @@ impl Trials {
         Self { trials, differing: Default::default(), places_max, uses: 0, best: 0 }
     }
 
-    /// The tactic that has done best of late.
+    /// The tactic with the best recent results.
     pub(super) fn best(&self) -> Tactic {
         TACTICS[self.best]
     }
 
-    /// Tries a use that has been counted in what is known.
+    /// Tries a use that `counts` and `regions` already contain.
     pub(super) fn count(&mut self, of: Use, counts: &Sketch, regions: &Regions) {
         let mut is_hit = [false; TACTICS.len()];
         let mut hits = 0;
@@ -105,7 +105,7 @@ impl Trials {
 }
 
 impl Trial {
-    /// True if the trial has what is used.
+    /// True if the trial has the requested row.
     fn run(&mut self, of: Use, places_max: usize, counts: &Sketch, regions: &Regions) -> bool {
         let uses = &mut self.uses;
         if let Some(place) = self.index.find(of.hash, |place| uses[place as usize].hash == of.hash)
@@ -138,7 +138,7 @@ mod tests {
     use super::*;
     use crate::types::mix;
 
-    /// The tactic that is best after so many uses of these keys.
+    /// The best tactic after a number of uses of these keys.
     fn best(key: impl Fn(u64) -> u64) -> Tactic {
         let (mut trials, mut counts) = (Trials::new(500), Sketch::new(500));
         for round in 0..50_000 {
@@ -150,11 +150,11 @@ mod tests {
     }
 
     #[test]
-    fn what_changes_all_the_time_is_for_a_wide_window_and_scans_for_a_narrow_one() {
-        // Each key comes twice, the second time when a window of less than half has lost it.
+    fn changing_keys_need_a_wide_window_and_scans_a_narrow_one() {
+        // Each key comes twice, the second time after a window of less than half has lost it.
         let twice = best(|round| if round % 2 == 0 { round } else { round.saturating_sub(351) });
         assert!(twice.shape.window_permille > 400, "{twice:?}");
-        // All of twice as many keys as there are places, again and again: LRU never has one.
+        // A loop over twice as many keys as there are places: LRU never hits.
         let scans = best(|round| round % 1_000);
         assert!(scans.shape.window_permille <= 10, "{scans:?}");
     }
