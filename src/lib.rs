@@ -43,44 +43,15 @@
 //!
 //! The crate is made for its programs, and its API may change with any version; clients use gRPC.
 
-pub mod access;
-pub mod backup;
-pub mod cache;
-pub mod clock;
-pub mod config;
-pub mod credentials;
-pub mod ctl;
-pub mod dataset;
-pub mod demo;
-mod directory;
-pub mod disk;
-pub mod doctor;
-pub mod engine;
-pub mod error;
-pub mod gateway;
-pub mod graph;
-pub mod kernels;
-pub mod load;
-pub mod manifest;
-pub mod observe;
-pub mod packaging;
-pub mod proto;
-pub mod recovery;
-pub mod repair;
-pub mod router;
-mod sabotage;
-mod secret;
-pub mod server;
-pub mod shard;
-#[cfg(test)]
-mod simulation;
-pub mod sizing;
-pub mod snapshot;
-pub mod status;
-pub mod store;
-mod sync;
-pub mod tls;
-pub mod types;
-pub mod verify;
-pub mod wal;
-pub mod watched;
+pub use kyrodb_backup::backup;
+pub use kyrodb_cores::{observe, shard};
+pub use kyrodb_engine::{engine, graph, kernels, store, with_distance};
+pub use kyrodb_proto::proto;
+pub use kyrodb_recovery::{recovery, repair, verify};
+pub use kyrodb_server::{
+    access, cache, config, doctor, gateway, router, server, sizing, status, tls, watched,
+};
+pub use kyrodb_storage::{disk, manifest, snapshot, wal};
+pub use kyrodb_tools::{credentials, ctl, dataset, demo, load, packaging};
+pub use kyrodb_types as types;
+pub use kyrodb_types::{clock, error};

@@ -1,9 +1,9 @@
 //! The files of `graph` that are modelled, and the items that they name.
 
-#[path = "../../src/graph/dead_links.rs"]
+#[path = "../../crates/engine/src/graph/dead_links.rs"]
 mod dead_links;
 pub mod dead_links_model;
-#[path = "../../src/graph/hold.rs"]
+#[path = "../../crates/engine/src/graph/hold.rs"]
 mod hold;
 pub mod hold_model;
 

@@ -1,10 +1,10 @@
 //! The files of `types` that are modelled, and the items that they name.
 
-#[path = "../../src/types/ids.rs"]
+#[path = "../../crates/types/src/ids.rs"]
 mod ids;
-#[path = "../../src/types/limits.rs"]
+#[path = "../../crates/types/src/limits.rs"]
 pub mod limits;
-#[path = "../../src/types/stripe.rs"]
+#[path = "../../crates/types/src/stripe.rs"]
 pub mod stripe;
 
 pub use self::ids::{DocId, Lsn, ShardId, Slot, mix};

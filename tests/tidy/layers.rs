@@ -1,32 +1,26 @@
-//! Layers of modules: every `crate::` path of the code is checked against a table of allowed dependencies.
+//! Which crate may depend on which, and which module of the server may name which: the table of layers, held
+//! against every `Cargo.toml` and every `crate::` path.
 
-use crate::{code, files, is_test};
+use std::collections::BTreeSet;
 
-/// A layer, its modules, and the lower layers that these may name.
-type Layer = (&'static str, &'static [&'static str], &'static [&'static str]);
+use crate::{code, files, is_test, root};
 
-const LAYERS: [Layer; 10] = [
-    ("types", &["types", "error", "clock", "sync", "secret", "sabotage"], &[]),
-    ("engine", &["kernels", "with_distance", "graph", "store", "engine"], &["types"]),
-    ("storage", &["disk", "wal", "snapshot", "manifest"], &["types"]),
-    ("recovery", &["recovery", "verify", "repair", "directory"], &["types", "engine", "storage"]),
-    ("cores", &["shard", "observe"], &["types", "engine", "storage", "recovery"]),
-    ("proto", &["proto"], &[]),
-    (
-        "server",
-        &[
-            "config", "watched", "tls", "access", "cache", "router", "gateway", "status", "doctor",
-            "sizing", "server",
-        ],
-        &["types", "engine", "storage", "recovery", "cores", "proto"],
-    ),
-    ("backup", &["backup"], &["types", "engine", "storage", "recovery"]),
-    ("tools", &["credentials", "ctl", "demo", "dataset", "load", "packaging"], &["types", "proto"]),
-    ("simulation", &["simulation"], &["types", "engine", "storage", "recovery", "cores", "backup"]),
+/// Each crate, from the bottom up, with the crates of this repository that it may depend on.
+const LAYERS: [(&str, &[&str]); 10] = [
+    ("types", &[]),
+    ("engine", &["types"]),
+    ("storage", &["types"]),
+    ("recovery", &["engine", "storage", "types"]),
+    ("cores", &["engine", "recovery", "storage", "types"]),
+    ("proto", &[]),
+    ("server", &["cores", "engine", "proto", "recovery", "storage", "types"]),
+    ("backup", &["engine", "recovery", "storage", "types"]),
+    ("tools", &["proto", "types"]),
+    ("sim", &["backup", "cores", "engine", "recovery", "storage", "types"]),
 ];
 
-/// Modules of the server, each with those of its layer that it may name. The order is from the bottom up, so that no
-/// two modules name each other.
+/// Modules of the server, each with those of the same crate that it may name. The order is from the bottom
+/// up, so that no two modules name each other.
 const SERVER: [(&str, &[&str]); 11] = [
     ("watched", &[]),
     ("cache", &[]),
@@ -41,97 +35,102 @@ const SERVER: [(&str, &[&str]); 11] = [
     ("server", &["access", "config", "gateway", "router", "sizing", "status", "tls"]),
 ];
 
-/// Tests in the folder of a layer that need one above it.
-const TESTS_ABOVE: [(&str, &[&str]); 7] = [
-    ("src/engine/disk_tests/mod.rs", &["storage"]),
-    ("src/engine/snapshot_tests.rs", &["storage", "recovery"]),
-    ("src/shard/fault_tests.rs", &["server"]),
-    ("src/shard/vector_fault_tests.rs", &["server"]),
-    ("src/shard/vectors/training_tests.rs", &["server", "proto"]),
-    ("src/wal/failure_tests.rs", &["recovery"]),
-    ("src/wal/flips.rs", &["recovery"]),
-];
+/// The crates of this repository, by their folders.
+pub(crate) fn crates() -> impl Iterator<Item = &'static str> {
+    LAYERS.into_iter().map(|(name, _)| name)
+}
 
-fn layer_of(module: &str) -> Layer {
-    let found = LAYERS.into_iter().find(|(_, modules, _)| modules.contains(&module));
-    found.unwrap_or_else(|| panic!("the module {module} has no layer: give it one in {}", file!()))
+/// Crates of this repository in one table of a manifest.
+fn named_in(manifest: &str, table: &str) -> BTreeSet<String> {
+    let lines = manifest.lines().skip_while(|line| line.trim() != format!("[{table}]")).skip(1);
+    let lines = lines.take_while(|line| !line.starts_with('['));
+    let name = |line: &str| {
+        let name = line.strip_prefix("kyrodb-")?;
+        let end = name.find(['.', ' ', '=']).unwrap_or(name.len());
+        Some(name[..end].to_owned())
+    };
+    lines.filter_map(name).collect()
+}
+
+/// What a crate depends on that it may not.
+fn forbidden_dependencies(name: &str, manifest: &str) -> Vec<String> {
+    let (_, below) = LAYERS.into_iter().find(|(layer, _)| *layer == name).expect("a layer");
+    let named = named_in(manifest, "dependencies").into_iter();
+    named.filter(|other| !below.contains(&other.as_str())).collect()
+}
+
+#[test]
+fn crates_depend_only_on_the_layers_below_them() {
+    let folders = std::fs::read_dir(root().join("crates")).unwrap();
+    let folders = folders.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    let listed: BTreeSet<String> = crates().map(str::to_owned).collect();
+    assert_eq!(folders.collect::<BTreeSet<_>>(), listed, "each crate has a layer");
+    for (name, _) in LAYERS {
+        let path = root().join(format!("crates/{name}/Cargo.toml"));
+        let manifest = std::fs::read_to_string(path).unwrap();
+        let forbidden = forbidden_dependencies(name, &manifest);
+        assert!(forbidden.is_empty(), "{name} may not depend on {forbidden:?}");
+    }
+}
+
+#[test]
+fn a_dependency_on_a_layer_above_is_found() {
+    let manifest = "[dependencies]\nkyrodb-types.workspace = true\nkyrodb-storage = { workspace = true }\n\n\
+                    [dev-dependencies]\nkyrodb-cores.workspace = true\n";
+    assert_eq!(forbidden_dependencies("engine", manifest), ["storage"]);
+    assert_eq!(forbidden_dependencies("recovery", manifest), [""; 0]);
 }
 
 /// The first segment of every path that begins with `crate::`.
 fn named(code: &str) -> impl Iterator<Item = &str> {
-    let is_end = |letter: char| !letter.is_alphanumeric() && letter != '_';
+    let is_word = |letter: char| letter.is_alphanumeric() || letter == '_';
     code.match_indices("crate::").filter_map(move |(at, prefix)| {
-        // `$crate::` is a macro's own path, `kyrodb_crate::` another identifier.
-        let before = code[..at].chars().next_back();
-        let is_word = before.is_some_and(|letter| letter.is_alphanumeric() || letter == '_');
+        let is_whole = !code[..at].ends_with(is_word);
         let rest = &code[at + prefix.len()..];
-        let end = rest.find(is_end).unwrap_or(rest.len());
-        (!is_word && end > 0).then(|| &rest[..end])
+        let end = rest.find(|letter| !is_word(letter)).unwrap_or(rest.len());
+        (is_whole && end > 0).then(|| &rest[..end])
     })
 }
 
-/// Forbidden paths in a file of `module`.
-fn forbidden<'a>(name: &str, module: &str, text: &'a str) -> Vec<&'a str> {
-    let (layer, _, below) = layer_of(module);
-    let above = TESTS_ABOVE.into_iter().find(|(file, _)| *file == name).map_or(&[][..], |(_, l)| l);
-    let of_server = SERVER.into_iter().find(|(own, _)| *own == module);
-    let is_allowed = |other: &&str| {
-        let (target, ..) = layer_of(other);
-        match of_server {
-            Some((_, allowed)) if target == "server" => {
-                *other == module || allowed.contains(other) || is_test(name)
+/// Modules of the server that a file of `module` names and may not.
+fn forbidden_modules<'a>(module: &str, text: &'a str) -> Vec<&'a str> {
+    let found = SERVER.into_iter().find(|(own, _)| *own == module);
+    let (_, allowed) =
+        found.unwrap_or_else(|| panic!("{module} has no place: give it one in {}", file!()));
+    let is_of_server = |other: &&str| SERVER.iter().any(|(own, _)| own == other);
+    let named = named(text).filter(is_of_server);
+    named.filter(|other| *other != module && !allowed.contains(other)).collect()
+}
+
+#[test]
+fn modules_of_the_server_name_only_those_below_them() {
+    let prefix = "crates/server/src/";
+    for (name, text) in files(prefix).into_iter().filter(|(name, _)| !is_test(name)) {
+        let module = name[prefix.len()..].split(['/', '.']).next().unwrap();
+        if module != "lib" {
+            let text = code(&text);
+            let forbidden = forbidden_modules(module, &text);
+            assert!(forbidden.is_empty(), "{name} names {forbidden:?}, which is not below it");
+        }
+    }
+}
+
+#[test]
+fn a_path_to_a_module_above_is_found() {
+    assert_eq!(forbidden_modules("config", "use crate::router::Router;"), ["router"]);
+    assert_eq!(forbidden_modules("router", "use crate::{a}; crate::cache::table::Table"), [""; 0]);
+}
+
+#[test]
+fn layers_and_modules_are_listed_from_the_bottom_up() {
+    let is_sorted = |table: &[(&str, &[&str])]| {
+        for (index, (name, allowed)) in table.iter().enumerate() {
+            for other in *allowed {
+                let is_before = table[..index].iter().any(|(earlier, _)| earlier == other);
+                assert!(is_before, "{name} may name {other}, which is not below it");
             }
-            _ => target == layer || below.contains(&target) || above.contains(&target),
         }
     };
-    named(text).filter(|other| !is_allowed(other)).collect()
-}
-
-#[test]
-fn modules_name_only_the_layers_below_them() {
-    let mut used = Vec::new();
-    for (name, text) in files("src") {
-        let inner = name.strip_prefix("src/").unwrap();
-        let module = inner.split(['/', '.']).next().unwrap();
-        if ["lib", "bin"].contains(&module) {
-            continue;
-        }
-        let text = if is_test(&name) { text } else { code(&text) };
-        let text: Vec<&str> =
-            text.lines().map(|line| line.split("//").next().unwrap_or("")).collect();
-        let text = text.join("\n");
-        let forbidden = forbidden(&name, module, &text);
-        assert!(forbidden.is_empty(), "{name} names {forbidden:?}, which its layer may not");
-        used.extend(TESTS_ABOVE.iter().filter(|(file, _)| *file == name).map(|(file, _)| *file));
-    }
-    let listed: Vec<&str> = TESTS_ABOVE.iter().map(|(file, _)| *file).collect();
-    used.sort_unstable();
-    assert_eq!(used, listed, "tests that need a layer above are listed while they are there");
-}
-
-#[test]
-fn layers_and_modules_of_the_server_are_listed_from_the_bottom_up() {
-    for (index, (layer, _, below)) in LAYERS.iter().enumerate() {
-        for other in *below {
-            let is_before = LAYERS[..index].iter().any(|(earlier, ..)| earlier == other);
-            assert!(is_before, "{layer} may name {other}, which is not below it");
-        }
-    }
-    for (index, (module, allowed)) in SERVER.iter().enumerate() {
-        for other in *allowed {
-            let is_before = SERVER[..index].iter().any(|(earlier, _)| earlier == other);
-            assert!(is_before, "{module} may name {other}, which is not below it");
-        }
-    }
-}
-
-#[test]
-fn a_path_to_a_layer_above_is_found() {
-    let name = "src/engine/mod.rs";
-    assert_eq!(forbidden(name, "engine", "use crate::types::Slot;"), [""; 0]);
-    assert_eq!(forbidden(name, "engine", "use crate::wal::Writer;"), ["wal"]);
-    assert_eq!(forbidden(name, "engine", "fn f(_: &crate::disk::sim::SimDisk) {}"), ["disk"]);
-    assert_eq!(forbidden("src/config/load.rs", "config", "crate::router::Router"), ["router"]);
-    assert_eq!(forbidden("src/router/mod.rs", "router", "crate::cache::table::Table"), [""; 0]);
-    assert_eq!(forbidden("src/disk/mod.rs", "disk", "crate::engine::Engine"), ["engine"]);
+    is_sorted(&LAYERS);
+    is_sorted(&SERVER);
 }

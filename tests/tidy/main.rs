@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test")]
 
 mod layers;
+mod prose;
 
 use std::path::{Path, PathBuf};
 
@@ -35,7 +36,7 @@ fn files(folder: &str) -> Vec<(String, String)> {
 
 /// True for a file that only has tests.
 fn is_test(name: &str) -> bool {
-    name.ends_with("tests.rs") || name.contains("_tests/") || name == "src/wal/flips.rs"
+    name.ends_with("tests.rs") || name.contains("_tests/") || name.ends_with("/testing.rs")
 }
 
 /// The code of a file, without comments and without its tests at the end.
@@ -48,6 +49,7 @@ fn code(text: &str) -> String {
 fn files_are_short_and_begin_with_their_purpose() {
     let folders = [
         "src",
+        "crates",
         "tests",
         "benches",
         "fuzz/fuzz_targets",
@@ -83,12 +85,8 @@ fn the_engine_names_no_executor_clock_thread_or_file() {
         "RandomState",
         "std::collections::HashMap",
         "crate::clock",
-        "crate::proto",
-        "crate::gateway",
-        "crate::router",
-        "crate::shard",
     ];
-    for folder in ["src/engine", "src/graph", "src/store", "src/kernels", "src/wal"] {
+    for folder in ["crates/engine/src", "crates/storage/src/wal"] {
         for (name, text) in files(folder).into_iter().filter(|(name, _)| !is_test(name)) {
             let code = code(&text);
             for word in banned {
@@ -101,43 +99,50 @@ fn the_engine_names_no_executor_clock_thread_or_file() {
 #[test]
 fn each_part_keeps_its_library_to_itself() {
     let only = [
-        ("glommio::", &["src/shard/", "src/disk/direct.rs"][..]),
+        ("glommio::", &["crates/cores/"][..]),
         (
             "tonic::",
             &[
-                "src/gateway/",
-                "src/load/",
-                "src/ctl/transfer.rs",
-                "src/credentials.rs",
-                "src/demo.rs",
-                "src/proto.rs",
-                "src/proto/codec.rs",
+                "crates/proto/",
+                "crates/server/src/gateway/",
+                "crates/tools/src/load/",
+                "crates/tools/src/ctl/transfer.rs",
+                "crates/tools/src/credentials.rs",
+                "crates/tools/src/demo.rs",
             ],
         ),
-        ("axum::", &["src/status/"]),
-        ("simsimd::", &["src/kernels/simd.rs", "src/dataset.rs"]),
-        ("memmap2::", &["src/store/arena.rs", "src/store/slabs.rs"]),
-        ("plotters::", &["src/load/chart.rs"]),
-        ("object_store::", &["src/backup/storage/"]),
+        ("axum::", &["crates/server/src/status/"]),
+        ("simsimd::", &["crates/engine/src/kernels/simd.rs", "crates/tools/src/dataset.rs"]),
+        ("memmap2::", &["crates/engine/src/store/arena.rs", "crates/engine/src/store/slabs.rs"]),
+        ("plotters::", &["crates/tools/src/load/chart.rs"]),
+        ("object_store::", &["crates/backup/src/backup/storage/"]),
         (
             "Instant::now",
             &[
-                "src/access/bucket.rs",
-                "src/backup/",
-                "src/shard/",
-                "src/gateway/",
-                "src/router/",
-                "src/server/",
-                "src/status/",
-                "src/observe/",
-                "src/load/",
-                "src/demo.rs",
-                "src/doctor/probes.rs",
+                "crates/backup/",
+                "crates/cores/",
+                "crates/server/src/access/bucket.rs",
+                "crates/server/src/gateway/",
+                "crates/server/src/router/",
+                "crates/server/src/server/",
+                "crates/server/src/status/",
+                "crates/server/src/doctor/probes.rs",
+                "crates/tools/src/load/",
+                "crates/tools/src/demo.rs",
             ],
         ),
-        ("crate::proto", &["src/gateway/", "src/load/", "src/ctl/transfer.rs", "src/demo.rs"]),
+        (
+            "crate::proto",
+            &[
+                "crates/proto/",
+                "crates/server/src/gateway/",
+                "crates/tools/src/load/",
+                "crates/tools/src/ctl/transfer.rs",
+                "crates/tools/src/demo.rs",
+            ],
+        ),
     ];
-    for (name, text) in files("src").into_iter().filter(|(name, _)| !is_test(name)) {
+    for (name, text) in files("crates").into_iter().filter(|(name, _)| !is_test(name)) {
         let code = code(&text);
         for (word, allowed) in only {
             let is_allowed = allowed.iter().any(|allowed| name.starts_with(allowed));
@@ -148,7 +153,7 @@ fn each_part_keeps_its_library_to_itself() {
 
 #[test]
 fn unsafe_is_where_it_is_expected() {
-    let with_unsafe: Vec<String> = ["src", "tests", "benches", "models/src"]
+    let with_unsafe: Vec<String> = ["src", "crates", "tests", "benches", "models/src"]
         .into_iter()
         .flat_map(files)
         .filter(|(name, text)| {
@@ -162,20 +167,20 @@ fn unsafe_is_where_it_is_expected() {
     // snapshot, in `store/places.rs`, with memory of `store/slabs.rs`. A function of the C library, which is safe to
     // call, is declared in `status/allocator.rs`.
     let expected = [
-        "graph/owners_tests",
-        "graph/tests",
-        "kernels/simd",
-        "status/allocator",
-        "store/arena",
-        "store/codes",
-        "store/mod",
-        "store/places",
-        "store/rows",
-        "store/shared",
-        "store/slabs",
-        "store/vectors",
+        "engine/src/graph/owners_tests",
+        "engine/src/graph/tests",
+        "engine/src/kernels/simd",
+        "engine/src/store/arena",
+        "engine/src/store/codes",
+        "engine/src/store/mod",
+        "engine/src/store/places",
+        "engine/src/store/rows",
+        "engine/src/store/shared",
+        "engine/src/store/slabs",
+        "engine/src/store/vectors",
+        "server/src/status/allocator",
     ];
-    let mut expected = expected.map(|name| format!("src/{name}.rs")).to_vec();
+    let mut expected = expected.map(|name| format!("crates/{name}.rs")).to_vec();
     // A counting allocator needs it.
     expected.push("tests/slo/allocations.rs".into());
     // Memory that threads of a model share without an atomic.
@@ -186,7 +191,7 @@ fn unsafe_is_where_it_is_expected() {
 #[test]
 fn nothing_is_left_unfinished() {
     let words = ["todo!(", "unimplemented!(", "TODO", "FIXME", "XXX", "#[ignore"];
-    for folder in ["src", "tests", "benches", "models/src", "perf/cache_traces/src"] {
+    for folder in ["src", "crates", "tests", "benches", "models/src", "perf/cache_traces/src"] {
         for (name, text) in
             files(folder).into_iter().filter(|(name, _)| name != "tests/tidy/main.rs")
         {
@@ -210,14 +215,17 @@ fn ci_runs_the_command_of_the_readme() {
 fn every_dependency_has_its_reason() {
     let manifests =
         ["Cargo.toml", "fuzz/Cargo.toml", "models/Cargo.toml", "perf/cache_traces/Cargo.toml"];
-    for name in manifests {
-        let manifest = std::fs::read_to_string(root().join(name)).unwrap();
+    let manifests = manifests.map(str::to_owned).into_iter();
+    for name in manifests.chain(layers::crates().map(|name| format!("crates/{name}/Cargo.toml"))) {
+        let manifest = std::fs::read_to_string(root().join(&name)).unwrap();
         let mut is_dependency = false;
         for line in manifest.lines() {
             if line.starts_with('[') {
                 is_dependency = line.contains("dependencies");
             } else if is_dependency && line.contains(" = ") {
-                assert!(line.contains(" # "), "no reason beside: {line}");
+                // What the workspace has, has its reason there.
+                let is_shared = line.contains("workspace = true");
+                assert!(is_shared || line.contains(" # "), "{name}: no reason beside: {line}");
             }
         }
     }

@@ -8,12 +8,12 @@
     reason = "the traces do not ask for all that is in the files"
 )]
 
-#[path = "../../../src/shard/vectors/cache/mod.rs"]
+#[path = "../../../crates/cores/src/shard/vectors/cache/mod.rs"]
 mod cache;
 pub mod caches;
 pub mod replay;
 pub mod report;
 pub mod s3_fifo;
 pub mod traces;
-#[path = "../../../src/types/ids.rs"]
+#[path = "../../../crates/types/src/ids.rs"]
 pub mod types;
