@@ -28,7 +28,8 @@
 //! | [`doctor`] | looks at a host and its disk, and says what to change there |
 //! | [`backup`] | copies of a data directory, whole or of what is new, and the way back from them |
 //! | [`ctl`] | what an operator's program asks of a server |
-//! | [`credentials`], [`packaging`] | the API key that programs bring along; manual pages and completions of all four |
+//! | [`programs`] | command lines, exit codes and output of all programs, and of `kyrodb` in front of them |
+//! | [`credentials`], [`packaging`] | the API key that programs bring along; manual pages and completions of all programs |
 //! | [`load`] | the load tester: open and closed loops, recall, sweeps, reports |
 //! | [`demo`], [`dataset`], [`proto`] | the sample, vector files, the generated wire format |
 //!
@@ -64,6 +65,7 @@ pub mod load;
 pub mod manifest;
 pub mod observe;
 pub mod packaging;
+pub mod programs;
 pub mod proto;
 pub mod recovery;
 pub mod repair;

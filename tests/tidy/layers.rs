@@ -5,7 +5,7 @@ use crate::{code, files, is_test};
 /// A layer, its modules, and the layers below that these may name.
 type Layer = (&'static str, &'static [&'static str], &'static [&'static str]);
 
-const LAYERS: [Layer; 10] = [
+const LAYERS: [Layer; 11] = [
     ("types", &["types", "error", "clock", "sync", "secret", "sabotage"], &[]),
     ("engine", &["kernels", "with_distance", "graph", "store", "engine"], &["types"]),
     ("storage", &["disk", "wal", "snapshot", "manifest"], &["types"]),
@@ -22,6 +22,11 @@ const LAYERS: [Layer; 10] = [
     ),
     ("backup", &["backup"], &["types", "engine", "storage", "recovery"]),
     ("tools", &["credentials", "ctl", "demo", "dataset", "load", "packaging"], &["types", "proto"]),
+    (
+        "programs",
+        &["programs"],
+        &["types", "engine", "storage", "recovery", "cores", "proto", "server", "backup", "tools"],
+    ),
     ("simulation", &["simulation"], &["types", "engine", "storage", "recovery", "cores", "backup"]),
 ];
 

@@ -1,0 +1,70 @@
+//! `kyrodb`: each of its commands does what the program of that name does.
+
+use std::path::Path;
+use std::process::{Command, Output};
+
+use crate::common::directory;
+use crate::said;
+
+const FRONT: &str = env!("CARGO_BIN_EXE_kyrodb");
+const SERVER: &str = env!("CARGO_BIN_EXE_kyrodb_server");
+const CTL: &str = env!("CARGO_BIN_EXE_kyrodb_ctl");
+const BACKUP: &str = env!("CARGO_BIN_EXE_kyrodb_backup");
+const TESTER: &str = env!("CARGO_BIN_EXE_kyrodb_load_tester");
+
+fn run(program: &str, arguments: &[&str], directory: &Path) -> Output {
+    let mut command = Command::new(program);
+    command.args(arguments).current_dir(directory).env_remove("KYRODB_DATA_DIR");
+    command.output().unwrap()
+}
+
+/// The words of a command of `kyrodb`, and of the program that it stands for.
+type Pair<'a> = (&'a [&'a str], &'a str, &'a [&'a str]);
+
+#[test]
+fn commands_print_and_return_what_the_programs_do() {
+    let directory = directory();
+    let same: [Pair<'_>; 9] = [
+        (&["serve", "--generate-config", "toml"], SERVER, &["--generate-config", "toml"]),
+        (&["serve", "--check-config"], SERVER, &["--check-config"]),
+        (
+            &["plan", "--rows", "1000", "--dim", "8"],
+            SERVER,
+            &["--plan", "--rows", "1000", "--dim", "8"],
+        ),
+        (&["verify"], SERVER, &["--verify"]),
+        (&["repair"], SERVER, &["--verify", "--repair"]),
+        (&["ctl", "--url", "127.0.0.1:1", "health"], CTL, &["--url", "127.0.0.1:1", "health"]),
+        (&["backup", "list"], BACKUP, &["list"]),
+        (&["backup", "verify", "--", "-x"], BACKUP, &["verify", "--", "-x"]),
+        (&["bench", "--load"], TESTER, &["--load"]),
+    ];
+    for (words, program, arguments) in same {
+        let (ours, theirs) =
+            (run(FRONT, words, directory.path()), run(program, arguments, directory.path()));
+        assert_eq!(ours.status.code(), theirs.status.code(), "{words:?}: {}", said(&ours));
+        assert_eq!(said(&ours), said(&theirs), "{words:?}");
+    }
+}
+
+#[test]
+fn help_of_a_command_is_that_of_its_program_and_of_the_front_names_all() {
+    let directory = directory();
+    let help = said(&run(FRONT, &["--help"], directory.path()));
+    for command in ["serve", "demo", "doctor", "plan", "verify", "repair", "ctl", "backup", "bench"]
+    {
+        assert!(help.lines().any(|line| line.trim().starts_with(command)), "{command}: {help}");
+        let by_option = run(FRONT, &[command, "--help"], directory.path());
+        assert_eq!(by_option.status.code(), Some(0), "{command}");
+        assert_eq!(said(&by_option), said(&run(FRONT, &["help", command], directory.path())));
+    }
+    let ctl = said(&run(FRONT, &["ctl", "--help"], directory.path()));
+    assert!(ctl.contains("Usage: kyrodb ctl [OPTIONS] <COMMAND>"), "{ctl}");
+    let plain = said(&run(CTL, &["--help"], directory.path()));
+    assert_eq!(ctl.replace("kyrodb ctl", "kyrodb_ctl"), plain);
+    for (words, code) in [(&["--version"][..], 0), (&[][..], 2), (&["srve"][..], 2)] {
+        let output = run(FRONT, words, directory.path());
+        assert_eq!(output.status.code(), Some(code), "{words:?}: {}", said(&output));
+    }
+    assert!(said(&run(FRONT, &["srve"], directory.path())).contains("serve"));
+}
