@@ -30,6 +30,7 @@
 //! | [`ctl`] | what an operator's program asks of a server |
 //! | [`programs`] | command lines, exit codes and output of all programs, and of `kyrodb` in front of them |
 //! | [`credentials`], [`packaging`] | the API key that programs bring along; manual pages and completions of all programs |
+//! | `table` | tables that programs print |
 //! | [`load`] | the load tester: open and closed loops, recall, sweeps, reports |
 //! | [`demo`], [`dataset`], [`proto`] | the sample, vector files, the generated wire format |
 //!
@@ -81,6 +82,7 @@ pub mod snapshot;
 pub mod status;
 pub mod store;
 mod sync;
+mod table;
 pub mod tls;
 pub mod types;
 pub mod verify;

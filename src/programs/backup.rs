@@ -18,6 +18,7 @@ use crate::backup::verify::verify;
 use crate::backup::{Backup, Storage, create, give_way, prune, raise_file_limit, restore};
 use crate::clock::unix_ms;
 use crate::disk::owner::restrict_new_files;
+use crate::table::{Column, table};
 use crate::types::human::show_bytes;
 
 /// Backs up a KyroDB data directory, beside a running server or a stopped one, and restores it.
@@ -343,28 +344,28 @@ fn item(backup: &Backup) -> Item<'_> {
 }
 
 fn print_table(backups: &[Backup]) {
-    let line = |cells: [&str; 7]| {
-        let [id, made, kind, size, vectors, parent, description] = cells;
-        let line = format!(
-            "{id:<20}  {made:<23}  {kind:<11}  {size:>10}  {vectors:>11}  {parent:<20}  {description}"
-        );
-        say(line.trim_end());
-    };
+    let columns = [
+        Column::Left("ID"),
+        Column::Left("MADE"),
+        Column::Left("TYPE"),
+        Column::Right("SIZE"),
+        Column::Right("VECTORS"),
+        Column::Left("PARENT"),
+        Column::Left("DESCRIPTION"),
+    ];
+    let rows = backups.iter().map(|backup| {
+        [
+            backup.id.clone(),
+            show(backup.timestamp),
+            backup.backup_type.to_string(),
+            show_bytes(backup.size_bytes),
+            backup.vector_count.to_string(),
+            backup.parent_id.clone().unwrap_or_else(|| "-".to_owned()),
+            backup.description.clone(),
+        ]
+    });
     // A script reads the newest backup from the first line.
-    if std::io::stdout().is_terminal() {
-        line(["ID", "MADE", "TYPE", "SIZE", "VECTORS", "PARENT", "DESCRIPTION"]);
-    }
-    for backup in backups {
-        line([
-            &backup.id,
-            &show(backup.timestamp),
-            &backup.backup_type.to_string(),
-            &show_bytes(backup.size_bytes),
-            &backup.vector_count.to_string(),
-            backup.parent_id.as_deref().unwrap_or("-"),
-            &backup.description.replace(char::is_control, " "),
-        ]);
-    }
+    say(table(columns, rows, std::io::stdout().is_terminal()).trim_end());
 }
 
 fn run_verify(storage: &Storage, asked: &VerifyArguments) -> Result<(), String> {

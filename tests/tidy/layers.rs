@@ -21,7 +21,11 @@ const LAYERS: [Layer; 11] = [
         &["types", "engine", "storage", "recovery", "cores", "proto"],
     ),
     ("backup", &["backup"], &["types", "engine", "storage", "recovery"]),
-    ("tools", &["credentials", "ctl", "demo", "dataset", "load", "packaging"], &["types", "proto"]),
+    (
+        "tools",
+        &["credentials", "ctl", "demo", "dataset", "load", "packaging", "table"],
+        &["types", "proto"],
+    ),
     (
         "programs",
         &["programs"],

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use crate::credentials::api_key;
 use crate::ctl::client::{Answer, Identity, Place, Server, with_scheme};
-use crate::ctl::{show, transfer};
+use crate::ctl::{show, slo, slow, transfer};
 use crate::disk::owner::restrict_new_files;
 
 /// Looks at a KyroDB server and changes how it runs.
@@ -63,7 +63,7 @@ enum Command {
     Health,
     /// 0 if requests should be sent there, 1 otherwise
     Ready,
-    /// Objectives, and how the last minute was
+    /// The last minute against each objective, and how much of its allowance that burns
     Slo,
     /// What this key's tenant has used
     Usage {
@@ -71,7 +71,8 @@ enum Command {
         #[arg(long)]
         all: bool,
     },
-    /// The slowest searches of the last five minutes, and stalls of cores
+    /// The slowest searches of the last five minutes, each with its longest stage and the reason, and
+    /// stalls of cores
     Slow,
     /// Where the server spends its CPU time: a flame graph, by thread and function
     Profile {
@@ -293,10 +294,10 @@ async fn ask(server: &Server, arguments: &Arguments) -> Result<(String, bool), S
         }
         Command::Health => server.get("/health").await?,
         Command::Ready => server.get("/ready").await?,
-        Command::Slo => server.get("/slo").await?,
+        Command::Slo => return page(server, "/slo", slo::slo, arguments.json).await,
         Command::Usage { all: false } => server.get("/usage?scope=self").await?,
         Command::Usage { all: true } => server.get("/usage?scope=all").await?,
-        Command::Slow => server.get("/debug/slow").await?,
+        Command::Slow => return page(server, "/debug/slow", slow::slow, arguments.json).await,
         Command::Profile { seconds, out, hz } => {
             let format = match out.extension().and_then(std::ffi::OsStr::to_str) {
                 Some("svg") => "svg",
@@ -391,6 +392,20 @@ fn metrics(text: &str, part: Option<&str>) -> (String, bool) {
     let found: String = text.lines().filter(is_asked_for).map(|line| format!("{line}\n")).collect();
     let is_found = !found.is_empty();
     (if is_found { found } else { format!("no metric has `{part}`\n") }, is_found)
+}
+
+/// A page that people read in a form of its own.
+async fn page(
+    server: &Server,
+    path: &str,
+    show: fn(&Value) -> String,
+    is_json: bool,
+) -> Result<(String, bool), String> {
+    let answer = server.get(path).await?;
+    match answer.is_good() && !is_json {
+        true => Ok((show(&answer.body), true)),
+        false => Ok(shown(&answer, is_json)),
+    }
 }
 
 async fn switch(server: &Server, path: &str, action: Switch) -> Result<Answer, String> {
