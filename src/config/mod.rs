@@ -9,6 +9,7 @@ mod load;
 #[cfg(test)]
 mod tests;
 mod validate;
+mod variables;
 mod words;
 
 use std::path::PathBuf;
@@ -16,6 +17,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 pub use self::load::{Origins, Overrides, Running, from_bytes, generate, load};
+pub use self::variables::is_of_a_program;
 pub use self::words::{
     CacheStrategy, Codes, Distance, Environment, FsyncPolicy, LogFormat, LogLevel,
     ObservabilityAuth, RecoveryMode, VectorStorage,

@@ -166,6 +166,23 @@ pub fn main(words: &[OsString]) -> ExitCode {
 mod tests {
     use super::*;
 
+    /// Variables of the options of a command and of those below it.
+    fn variables(command: &Command) -> Vec<String> {
+        let own = command.get_arguments().filter_map(Arg::get_env);
+        let own = own.map(|name| name.to_string_lossy().into_owned());
+        own.chain(command.get_subcommands().flat_map(variables)).collect()
+    }
+
+    /// Else the server would name them as variables that no program reads.
+    #[test]
+    fn every_variable_of_a_program_is_known_to_the_configuration() {
+        let all = variables(&whole_command());
+        assert!(all.iter().any(|name| name == "KYRODB_GRPC_URL"), "{all:?}");
+        for name in all.iter().map(String::as_str).chain([crate::credentials::KEY_VARIABLE]) {
+            assert!(crate::config::is_of_a_program(name), "{name}");
+        }
+    }
+
     #[test]
     fn every_command_has_a_program_that_takes_its_options() {
         command().debug_assert();
