@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::process::{Command, Output};
 
-use crate::common::directory;
+use crate::common::{Process, directory};
 use crate::said;
 
 const FRONT: &str = env!("CARGO_BIN_EXE_kyrodb");
@@ -67,4 +67,48 @@ fn help_of_a_command_is_that_of_its_program_and_of_the_front_names_all() {
         assert_eq!(output.status.code(), Some(code), "{words:?}: {}", said(&output));
     }
     assert!(said(&run(FRONT, &["srve"], directory.path())).contains("serve"));
+}
+
+/// Lines for people are on terminals alone.
+#[test]
+fn a_server_on_a_terminal_prints_a_banner_and_others_do_not() {
+    let directory = directory();
+    let process = Process::start(&directory.path().join("data"), &[]);
+    let log = process.log();
+    assert!(log.contains("is ready") && !log.contains("Ctrl-C"), "{log}");
+    process.stop();
+    let on_terminal = |more: &str| {
+        let ports = (crate::common::free_port(), crate::common::free_port());
+        let typed = format!(
+            "KYRODB__SERVER__HTTP_PORT={} {more} timeout --foreground -s TERM 60 {FRONT} serve \
+             --port {} --data-dir data",
+            ports.1, ports.0
+        );
+        let mut script = Command::new("script");
+        script.args(["-q", "-e", "-f", "-c", &typed, "typescript"]).current_dir(directory.path());
+        script.stdin(std::process::Stdio::null()).stdout(std::process::Stdio::null());
+        let mut child = script.spawn().ok()?;
+        let address = std::net::SocketAddr::from(([127, 0, 0, 1], ports.1));
+        let begun = std::time::Instant::now();
+        while crate::common::get(address, "/ready").map_or(0, |(code, _)| code) != 200 {
+            assert!(begun.elapsed() < crate::common::PATIENCE, "not ready");
+            std::thread::sleep(std::time::Duration::from_millis(20));
+        }
+        let answer = crate::common::http(address, "POST", "/admin/shutdown?mode=graceful").unwrap();
+        assert!(answer.code < 300, "{answer:?}");
+        child.wait().unwrap();
+        let shown = std::fs::read(directory.path().join("typescript")).unwrap();
+        Some(String::from_utf8_lossy(&shown).into_owned())
+    };
+    let Some(shown) = on_terminal("") else {
+        println!("skipped in part: there is no program script");
+        return;
+    };
+    for part in ["Ctrl-C ends it", "gRPC  http://127.0.0.1:", "next  kyrodb_ctl --url http://"] {
+        assert!(shown.contains(part), "{part}: {shown}");
+    }
+    for more in ["KYRODB__LOGGING__FORMAT=json", "NOTIFY_SOCKET=/nowhere/notify"] {
+        let shown = on_terminal(more).unwrap();
+        assert!(!shown.contains("Ctrl-C"), "{more}: {shown}");
+    }
 }

@@ -16,6 +16,7 @@ use crate::server::log::{self, Log};
 use crate::server::{Listeners, Server, forget_pid};
 use crate::status::http::Reload;
 
+mod banner;
 mod check;
 mod doctor;
 mod plan;
@@ -194,7 +195,7 @@ fn serve(
             return Ok(ExitCode::from(TRY_AGAIN));
         }
     };
-    let server = Server::start(config, origins, listeners)?;
+    let server = Server::start(config.clone(), origins, listeners)?;
     let (reloader, log) = (server.reloader(), log.clone());
     overrides.is_again = true;
     let reload: Box<Reload> = Box::new(move || {
@@ -213,6 +214,8 @@ fn serve(
             return Ok(if ended { ExitCode::SUCCESS } else { ExitCode::FAILURE });
         }
         demo::print_how_to_go_on(server.grpc_address(), server.http_address());
+    } else {
+        banner::show(&config, server.grpc_address(), server.http_address());
     }
     let signal = signals.wait();
     tracing::info!(target: TARGET, "{signal}: shutting down");
