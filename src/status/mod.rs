@@ -9,6 +9,7 @@ mod hosts;
 pub mod http;
 mod in_flight;
 mod incoming;
+mod index;
 mod look;
 mod metrics;
 pub mod modes;
