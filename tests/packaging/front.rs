@@ -69,6 +69,24 @@ fn help_of_a_command_is_that_of_its_program_and_of_the_front_names_all() {
     assert!(said(&run(FRONT, &["srve"], directory.path())).contains("serve"));
 }
 
+/// The program is alone in a directory, as where a package has put it.
+#[test]
+fn the_demo_runs_far_from_a_checkout() {
+    let directory = directory();
+    let ports = (crate::common::free_port(), crate::common::free_port());
+    let mut command = Command::new(FRONT);
+    command.args(["demo", "--once", "--port", &ports.0.to_string()]);
+    command.env("KYRODB__SERVER__HTTP_PORT", ports.1.to_string());
+    command.current_dir(directory.path()).env_remove("KYRODB_DATA_DIR");
+    let output = command.output().unwrap();
+    assert_eq!(output.status.code(), Some(0), "{}", said(&output));
+    let text = said(&output);
+    for part in ["5000 documents loaded", "WordNet 3.0 Copyright 2006 by Princeton University"] {
+        assert!(text.contains(part), "{part}: {text}");
+    }
+    assert!(directory.path().join("data/demo/MANIFEST").is_file());
+}
+
 /// Lines for people are on terminals alone.
 #[test]
 fn a_server_on_a_terminal_prints_a_banner_and_others_do_not() {
