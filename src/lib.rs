@@ -69,6 +69,8 @@ pub mod packaging;
 pub mod programs;
 pub mod proto;
 pub mod recovery;
+#[cfg(test)]
+mod reference;
 pub mod repair;
 pub mod router;
 mod sabotage;

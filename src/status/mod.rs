@@ -17,6 +17,8 @@ mod pages;
 pub mod process;
 mod process_metrics;
 mod profile;
+#[cfg(test)]
+mod reference_tests;
 mod scrub;
 mod shard_metrics;
 pub mod slo;

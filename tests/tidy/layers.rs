@@ -6,7 +6,7 @@ use crate::{code, files, is_test};
 type Layer = (&'static str, &'static [&'static str], &'static [&'static str]);
 
 const LAYERS: [Layer; 11] = [
-    ("types", &["types", "error", "clock", "sync", "secret", "sabotage"], &[]),
+    ("types", &["types", "error", "clock", "sync", "secret", "sabotage", "reference"], &[]),
     ("engine", &["kernels", "with_distance", "graph", "store", "engine"], &["types"]),
     ("storage", &["disk", "wal", "snapshot", "manifest"], &["types"]),
     ("recovery", &["recovery", "verify", "repair", "directory"], &["types", "engine", "storage"]),
