@@ -28,7 +28,9 @@
 //! | [`doctor`] | looks at a host and its disk, and says what to change there |
 //! | [`backup`] | copies of a data directory, whole or of what is new, and the way back from them |
 //! | [`ctl`] | what an operator's program asks of a server |
-//! | [`credentials`], [`packaging`] | the API key that programs bring along; manual pages and completions of all four |
+//! | [`programs`] | command lines, exit codes and output of all programs, and of `kyrodb` in front of them |
+//! | [`credentials`], [`packaging`] | the API key that programs bring along; manual pages and completions of all programs |
+//! | `table` | tables that programs print |
 //! | [`load`] | the load tester: open and closed loops, recall, sweeps, reports |
 //! | [`demo`], [`dataset`], [`proto`] | the sample, vector files, the generated wire format |
 //!
@@ -43,6 +45,8 @@
 //!
 //! The crate is made for its programs, and its API may change with any version; clients use gRPC.
 
+pub mod programs;
+
 pub use kyrodb_backup::backup;
 pub use kyrodb_cores::{observe, shard};
 pub use kyrodb_engine::{engine, graph, kernels, store, with_distance};
@@ -52,6 +56,6 @@ pub use kyrodb_server::{
     access, cache, config, doctor, gateway, router, server, sizing, status, tls, watched,
 };
 pub use kyrodb_storage::{disk, manifest, snapshot, wal};
-pub use kyrodb_tools::{credentials, ctl, dataset, demo, load, packaging};
+pub use kyrodb_tools::{credentials, ctl, dataset, demo, load, packaging, table};
 pub use kyrodb_types as types;
 pub use kyrodb_types::{clock, error};

@@ -10,7 +10,7 @@
 set -eu
 cd "$(dirname "$0")/../.."
 
-programs="kyrodb_server kyrodb_backup kyrodb_ctl kyrodb_load_tester"
+programs="kyrodb kyrodb_server kyrodb_backup kyrodb_ctl kyrodb_load_tester"
 release="${CARGO_TARGET_DIR:-target}/release"
 
 if [ "${1:-}" = --no-build ]; then

@@ -124,6 +124,10 @@ fn a_configuration_is_checked_with_the_files_that_it_names() {
         (output.status.code(), String::from_utf8_lossy(&said).into_owned())
     };
     assert_eq!(check(&[]), (Some(0), "the configuration is good\n".into()));
+    // A key without effect is accepted, and named.
+    let (code, said) = check(&[("cache.admission_threshold", "0.5")]);
+    assert_eq!(code, Some(0), "{said}");
+    assert!(said.contains("warning: cache.admission_threshold has no effect since"), "{said}");
     let (code, said) = check(&[("hnsw.m", "1"), ("slo.error_rate", "7")]);
     assert!(
         code == Some(1) && said.contains("hnsw.m") && said.contains("slo.error_rate"),

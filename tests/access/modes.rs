@@ -266,7 +266,8 @@ fn pages_are_answered_by_the_names_of_the_server_alone() {
         [("runtime.shards", "1"), ("server.http_allowed_hosts", "kyrodb.internal, db.example")];
     let process = Process::start(&directory.path().join("data"), &settings);
     let port = process.http.port();
-    for path in ["/config", "/stats", "/debug/slow", "/admin/read-only", "/health", "/metrics"] {
+    for path in ["/", "/config", "/stats", "/debug/slow", "/admin/read-only", "/health", "/metrics"]
+    {
         for good in [
             "localhost",
             &format!("127.0.0.1:{port}"),

@@ -81,11 +81,14 @@ fn usage_is_counted_over_restarts_and_shown_to_whom_it_concerns() {
 #[test]
 fn pages_ask_for_a_key_as_configured() {
     let place = |auth| Place::new(&[ACME, ROOT], &[("server.observability_auth", auth)]);
-    let open = ["/health", "/ready", "/livez", "/healthz", "/readyz"];
+    let open = ["/", "/health", "/ready", "/livez", "/healthz", "/readyz"];
     for (auth, keyed) in [
         ("disabled", &[][..]),
         ("metrics_and_slo", &["/metrics", "/slo"][..]),
-        ("all", &["/metrics", "/slo", "/health", "/ready", "/livez", "/healthz", "/readyz"][..]),
+        (
+            "all",
+            &["/", "/metrics", "/slo", "/health", "/ready", "/livez", "/healthz", "/readyz"][..],
+        ),
     ] {
         let place = place(auth);
         // With `all`, readiness also requires a key.

@@ -48,9 +48,12 @@ fn a_workload_with_a_mistake_is_refused_by_name() {
 #[test]
 fn a_server_that_is_not_there_is_named() {
     let server = format!("http://127.0.0.1:{}", free_port());
-    let output = tester(&["--server", &server]).output().unwrap();
-    assert_eq!(output.status.code(), Some(1), "{}", said(&output));
-    assert_says(&said(&output), &[&server, "is kyrodb_server running", "--server"]);
+    // `host:port` is asked over http.
+    for typed in [server.as_str(), server.trim_start_matches("http://")] {
+        let output = tester(&["--server", typed]).output().unwrap();
+        assert_eq!(output.status.code(), Some(1), "{}", said(&output));
+        assert_says(&said(&output), &[&server, "is kyrodb_server running", "--server"]);
+    }
 }
 
 #[test]

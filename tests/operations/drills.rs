@@ -20,7 +20,7 @@ fn where_to_look_first() {
         .has(0, &["health       healthy", "ready        yes", "documents    3", "shard 0"]);
     runbook.next().has(0, &["status: healthy"]);
     runbook.next().has(0, &["ready: true"]);
-    runbook.next().has(0, &["slo_thresholds.p99_latency_ns: 10000000"]);
+    runbook.next().has(0, &["p99 latency", "10.00 ms", "not judged: 0 of 100 searches"]);
     runbook.next().has(0, &["runtime.shards = 1  # KYRODB__RUNTIME__SHARDS", "--data-dir"]);
     process.stop();
     runbook.again().has(2, &["does not answer", "the gRPC port"]);
@@ -43,8 +43,11 @@ fn searches_are_slow() {
     assert!(health.contains("SLO breach over the last minute: slo.p99_latency_ms"), "{health}");
     let mut runbook = Runbook::open("Searches are slow", directory.path());
     runbook.ask(&process);
-    runbook.next().has(0, &["slo_breaches.p99_latency: true"]);
-    runbook.next().has(0, &["walk", "mailbox"]);
+    runbook.next().has(0, &["p99 latency", "0.00 ms", "MISSED"]);
+    let slow = runbook.next().has(0, &["slowest searches of the last 300 s", "LONGEST STAGE"]);
+    let lines = slow.text.lines().skip(1);
+    assert!(lines.clone().count() <= 40, "{}", slow.text);
+    assert!(lines.clone().all(|line| line.chars().count() <= 100), "{}", slow.text);
     runbook.next().has(0, &["stage=\"walk\"", "stage=\"suspended\""]);
     runbook.next().has(0, &["kyrodb_shard_hot_documents{shard=\"0\"} 0"]);
     let profiled = runbook.next();

@@ -208,6 +208,16 @@ fn reloads_and_the_files_of_the_process() {
             says: &["status: healthy", "ready: true"],
         },
         Line {
+            what: "a variable with one `_` for two, of which nothing would be seen",
+            typed: "KYRODB_HNSW_EF_SEARCH=3 kyrodb_server --config config.yaml --check-config",
+            code: 0,
+            says: &[
+                "KYRODB_HNSW_EF_SEARCH has no effect",
+                "did you mean KYRODB__HNSW__EF_SEARCH?",
+                "the configuration is good",
+            ],
+        },
+        Line {
             what: "the number of the process",
             typed: "test $(cat run/kyrodb.pid) = $PID && kill -SIGHUP $(cat run/kyrodb.pid)",
             code: 0,

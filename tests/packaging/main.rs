@@ -6,6 +6,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+mod front;
 mod service;
 
 use std::collections::BTreeSet;
@@ -14,7 +15,8 @@ use std::process::{Command, Output};
 
 use serde_json::Value;
 
-const PROGRAMS: [(&str, &str); 4] = [
+const PROGRAMS: [(&str, &str); 5] = [
+    ("kyrodb", env!("CARGO_BIN_EXE_kyrodb")),
     ("kyrodb_server", env!("CARGO_BIN_EXE_kyrodb_server")),
     ("kyrodb_backup", env!("CARGO_BIN_EXE_kyrodb_backup")),
     ("kyrodb_ctl", env!("CARGO_BIN_EXE_kyrodb_ctl")),
@@ -61,7 +63,12 @@ fn every_program_and_command_has_a_manual_page() {
             assert!(text.contains(&escaped), "{name}.1 lacks {option}");
         }
     }
-    for name in ["kyrodb_backup-create.1", "kyrodb_ctl-status.1", "kyrodb_load_tester-sweep-ef.1"] {
+    for name in [
+        "kyrodb_backup-create.1",
+        "kyrodb_ctl-status.1",
+        "kyrodb_load_tester-sweep-ef.1",
+        "kyrodb-serve.1",
+    ] {
         assert!(pages.contains(name), "{name} is not among {pages:?}");
     }
     let create = page("kyrodb_backup-create.1");

@@ -51,6 +51,31 @@ fn pages_answer_as_documented() {
     process.stop();
 }
 
+/// A person with a browser types the address alone.
+#[test]
+fn the_root_is_a_page_of_links_that_are_answered() {
+    let directory = directory();
+    let process = Process::start(&directory.path().join("data"), SETTINGS);
+    let answer = http(process.http, "GET", "/").unwrap();
+    let kind = answer.headers["content-type"].as_str();
+    assert_eq!((answer.code, kind), (200, "text/html; charset=utf-8"));
+    assert!(!answer.body.contains("<script"), "{}", answer.body);
+    let links: Vec<&str> = answer.body.split("href=\"").skip(1).collect();
+    assert!(links.len() > 5, "{}", answer.body);
+    for link in links {
+        let path = link.split('"').next().unwrap();
+        let (code, body) = get(process.http, path).unwrap();
+        // It is there, and says why there is nothing to see without keys.
+        let wanted = if path == "/usage" { 404 } else { 200 };
+        assert_eq!(code, wanted, "{path}: {body}");
+        assert!(!body.contains("no such page"), "{path}");
+    }
+    let head = http(process.http, "HEAD", "/").unwrap();
+    assert_eq!((head.code, head.body.as_str()), (200, ""));
+    assert_eq!(http(process.http, "POST", "/").unwrap().code, 405);
+    process.stop();
+}
+
 /// A log that takes a while to read: meanwhile HTTP answers 503 with the progress.
 #[test]
 fn a_start_tells_how_far_it_is() {

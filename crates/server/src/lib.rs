@@ -7,6 +7,8 @@ pub mod config;
 mod cores_tests;
 pub mod doctor;
 pub mod gateway;
+#[cfg(test)]
+mod reference;
 pub mod router;
 pub mod server;
 pub mod sizing;

@@ -60,11 +60,23 @@ pub fn read_vectors(path: &Path) -> io::Result<Rows<f32>> {
         "bvecs" => return read_vecs(path, |[byte]| f32::from(byte)),
         _ => {}
     }
-    read(path, |descr, bytes| match descr {
+    decode_npy(&read_bytes(path)?, path, decode_floats)
+}
+
+fn decode_floats(descr: &str, bytes: &[u8]) -> Option<Vec<f32>> {
+    match descr {
         "<f2" => Some(bytes.as_chunks().0.iter().map(|b| half(u16::from_le_bytes(*b))).collect()),
         "<f4" => Some(bytes.as_chunks().0.iter().map(|b| f32::from_le_bytes(*b)).collect()),
         _ => None,
-    })
+    }
+}
+
+/// Reads vectors from the content of an `.npy` file of `float16` or `float32`. `name` is for messages.
+///
+/// # Errors
+/// If the bytes are something else.
+pub fn vectors_of(bytes: &[u8], name: &Path) -> io::Result<Rows<f32>> {
+    decode_npy(bytes, name, decode_floats)
 }
 
 /// Reads row numbers: `.ivecs`, or else `.npy` of `int32`.
@@ -75,7 +87,7 @@ pub fn read_ids(path: &Path) -> io::Result<Rows<i32>> {
     if extension(path) == "ivecs" {
         return read_vecs(path, i32::from_le_bytes);
     }
-    read(path, |descr, bytes| match descr {
+    decode_npy(&read_bytes(path)?, path, |descr, bytes| match descr {
         "<i4" => Some(bytes.as_chunks().0.iter().map(|b| i32::from_le_bytes(*b)).collect()),
         _ => None,
     })
@@ -107,12 +119,15 @@ fn read_vecs<const BYTES: usize, T>(
     vecs::decode(&read_bytes(path)?, value).map_err(|error| named(path, &error))
 }
 
-fn read<T>(path: &Path, decode: impl Fn(&str, &[u8]) -> Option<Vec<T>>) -> io::Result<Rows<T>> {
-    let bytes = read_bytes(path)?;
+fn decode_npy<T>(
+    bytes: &[u8],
+    path: &Path,
+    decode: impl Fn(&str, &[u8]) -> Option<Vec<T>>,
+) -> io::Result<Rows<T>> {
     let invalid = |why: &str| {
         io::Error::new(io::ErrorKind::InvalidData, format!("{}: {why}", path.display()))
     };
-    let (header, data) = split_header(&bytes).ok_or_else(|| invalid("not an .npy file"))?;
+    let (header, data) = split_header(bytes).ok_or_else(|| invalid("not an .npy file"))?;
     if header.contains("'fortran_order': True") {
         return Err(invalid("in Fortran order; save it with numpy.ascontiguousarray"));
     }

@@ -1,25 +1,31 @@
 //! `--demo`: the main job in one command. Loads the shipped sample, 5,000 WordNet glosses with MiniLM vectors, through
-//! the server's own port, and shows the nearest neighbours of some.
+//! the server's own port, and shows the nearest neighbours of some. The sample is part of the program, so that a program
+//! that was installed alone has it.
 
 use std::collections::HashMap;
 use std::io::{IsTerminal, Write};
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::Deserialize;
 use tonic::transport::Channel;
 
-use crate::dataset::{Rows, read_vectors};
+use crate::dataset::{Rows, vectors_of};
 use crate::proto::kyro_db_service_client::KyroDbServiceClient;
 use crate::proto::{BulkQueryRequest, InsertRequest, SearchRequest};
 
 /// Default data directory of the demo, apart from a server's own.
 pub const DATA_DIR: &str = "./data/demo";
 
-/// Directory of the sample, relative to the checkout.
-const SAMPLE: &str = "data/sample";
+/// The sample: one text per line, their vectors, and the licence, which every copy has to include.
+const DOCS: &str = include_str!("../../../data/sample/docs.jsonl");
+const VECTORS: &[u8] = include_bytes!("../../../data/sample/vectors.npy");
+const LICENCE: &str = include_str!("../../../data/sample/LICENSE-WORDNET.txt");
+
+/// Beginning of the line of the licence that names the owner of the texts.
+const NOTICE: &str = "WordNet 3.0 Copyright";
 
 /// Documents shown for each query.
 const NEAREST: u32 = 5;
@@ -52,16 +58,12 @@ struct Sample {
 
 impl Sample {
     fn read() -> Result<Self, String> {
-        let directory = find()?;
-        let vectors = read_vectors(&directory.join("vectors.npy")).map_err(|e| e.to_string())?;
-        let path = directory.join("docs.jsonl");
-        let text = std::fs::read_to_string(&path)
-            .map_err(|error| format!("{}: {error}", path.display()))?;
-        let glosses: Vec<Gloss> = text
+        let vectors = vectors_of(VECTORS, Path::new("vectors.npy")).map_err(|e| e.to_string())?;
+        let glosses: Vec<Gloss> = DOCS
             .lines()
             .map(serde_json::from_str)
             .collect::<Result<_, _>>()
-            .map_err(|error| format!("{}: {error}", path.display()))?;
+            .map_err(|error| format!("docs.jsonl: {error}"))?;
         if glosses.len() != vectors.count() {
             let counts = (glosses.len(), vectors.count());
             return Err(format!("the sample has {} texts but {} vectors", counts.0, counts.1));
@@ -93,18 +95,6 @@ impl Sample {
     }
 }
 
-/// Path of the sample: below the current directory, or where the program was built.
-fn find() -> Result<PathBuf, String> {
-    let candidates =
-        [PathBuf::from(SAMPLE), Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").join(SAMPLE)];
-    let is_there = |path: &&PathBuf| path.join("docs.jsonl").is_file();
-    candidates
-        .iter()
-        .find(is_there)
-        .cloned()
-        .ok_or_else(|| format!("there is no {SAMPLE} here; run the demo from a checkout of KyroDB"))
-}
-
 /// Loads the missing documents of the sample, and shows some searches.
 ///
 /// # Errors
@@ -117,6 +107,9 @@ pub async fn run(server: SocketAddr) -> Result<(), String> {
         if let Some(id) = sample.find(word) {
             show(&mut client, &sample, id).await?;
         }
+    }
+    if let Some(notice) = LICENCE.lines().find(|line| line.starts_with(NOTICE)) {
+        say(&format!("\nThe texts: {notice}"));
     }
     Ok(())
 }
@@ -242,5 +235,21 @@ fn brief(text: &str) -> String {
     match text.char_indices().nth(LINE_CHARS) {
         Some((end, _)) => format!("{}…", text[..end].trim_end()),
         None => text.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_program_has_the_sample_and_its_licence() {
+        let sample = Sample::read().unwrap();
+        assert_eq!(
+            (sample.glosses.len(), sample.vectors.count(), sample.vectors.width),
+            (5_000, 5_000, 384)
+        );
+        assert!(QUERIES.iter().all(|word| sample.find(word).is_some()));
+        assert!(LICENCE.lines().any(|line| line.starts_with(NOTICE)));
     }
 }

@@ -8,6 +8,7 @@ pub mod dataset;
 pub mod demo;
 pub mod load;
 pub mod packaging;
+pub mod table;
 
 #[allow(unused_imports, reason = "modules name what is below by these paths")]
 pub(crate) use kyrodb_proto::proto;

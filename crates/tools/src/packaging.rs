@@ -4,6 +4,7 @@
 //! Two options that `--help` does not show do this: `--generate-man DIR` and `--generate-completions DIR`, each alone
 //! on the command line.
 
+use std::ffi::OsString;
 use std::io::{Result, Write};
 use std::path::Path;
 use std::process::ExitCode;
@@ -16,7 +17,8 @@ use clap_mangen::Man;
 const SECTION: &str = "1";
 
 /// Text at the end of the pages of a program, after its arguments.
-const MORE: [(&str, &str); 4] = [
+const MORE: [(&str, &str); 5] = [
+    ("kyrodb", ""),
     (
         "kyrodb_server",
         ".SH ENVIRONMENT\n\
@@ -54,20 +56,17 @@ const MORE: [(&str, &str); 4] = [
     ),
 ];
 
-/// Executes one of the two options, if it is the command line; `None` otherwise.
+/// Executes one of the two options, if the command line consists of the program's name and that option; `None`
+/// otherwise.
 #[must_use]
-pub fn if_asked(command: fn() -> Command) -> Option<ExitCode> {
-    let mut arguments = std::env::args_os().skip(1);
-    let [option, directory] = [arguments.next()?, arguments.next()?];
+pub fn if_asked(words: &[OsString], command: fn() -> Command) -> Option<ExitCode> {
+    let [_, option, directory] = words else { return None };
     let write = match option.to_str()? {
         "--generate-man" => write_man,
         "--generate-completions" => write_completions,
         _ => return None,
     };
-    if arguments.next().is_some() {
-        return None;
-    }
-    Some(match write(command(), Path::new(&directory)) {
+    Some(match write(command(), Path::new(directory)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("{}: {error}", directory.to_string_lossy());

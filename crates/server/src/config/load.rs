@@ -8,11 +8,8 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
 
-use super::{Config, compat};
+use super::{Config, compat, variables};
 use crate::watched::{read_at_most, read_regular};
-
-/// Environment variables with this prefix are settings: `KYRODB__SECTION__KEY`.
-const PREFIX: &str = "KYRODB__";
 
 /// Optional numbers: their default, nothing, does not tell their type.
 const OPTIONAL_NUMBERS: [&str; 2] = ["server.http_port", "cache.hot_tier_max_age_secs"];
@@ -24,7 +21,7 @@ const STATE_DIRECTORY: &str = "STATE_DIRECTORY";
 const DATA_DIR: &str = "persistence.data_dir";
 
 /// Keys this far from a valid one are taken for a slip of the pen.
-const SIMILARITY_MIN: f64 = 0.6;
+pub(super) const SIMILARITY_MIN: f64 = 0.6;
 
 /// What the command line sets.
 #[derive(Clone, Debug, Default)]
@@ -86,9 +83,12 @@ pub fn load(
             state_directory = first_directory(text.as_ref());
         }
         // What is not ours may be anything.
-        let Some(name) = name.as_ref().to_str().filter(|name| name.starts_with(PREFIX)) else {
+        let name = name.as_ref().to_str().filter(|name| name.starts_with(variables::PREFIX));
+        let Some(name) = name else { continue };
+        if !name.starts_with(variables::KEY_PREFIX) {
+            notes.extend(variables::warning(name, &keys(&defaults, "")));
             continue;
-        };
+        }
         let Some(text) = text.as_ref().to_str() else {
             faults.push(format!("environment variable {name}: the value is not UTF-8"));
             continue;
@@ -275,7 +275,7 @@ fn lay_section(
 
 fn lay_variable(target: &mut Value, defaults: &Value, text: &str, layer: &mut Layer<'_>) {
     let name = layer.origin;
-    let path = name[PREFIX.len()..].to_ascii_lowercase().replace("__", ".");
+    let path = name[variables::KEY_PREFIX.len()..].to_ascii_lowercase().replace("__", ".");
     let Some(path) = compat::key_of(path, name, layer.notes) else { return };
     let pointer = format!("/{}", path.replace('.', "/"));
     match (defaults.pointer(&pointer), target.pointer_mut(&pointer)) {
@@ -284,9 +284,7 @@ fn lay_variable(target: &mut Value, defaults: &Value, text: &str, layer: &mut La
             layer.origins.insert(path, name.to_owned());
         }
         _ => {
-            let variable =
-                |key: &str| format!("{PREFIX}{}", key.replace('.', "__").to_ascii_uppercase());
-            let fault = unknown(&path, &keys(defaults, ""), variable);
+            let fault = unknown(&path, &keys(defaults, ""), variables::variable);
             layer.faults.push(format!("environment variable {name}: {fault}"));
         }
     }

@@ -7,8 +7,11 @@
 mod compat;
 mod load;
 #[cfg(test)]
+mod reference_tests;
+#[cfg(test)]
 mod tests;
 mod validate;
+mod variables;
 mod words;
 
 use std::path::PathBuf;
@@ -16,6 +19,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 pub use self::load::{Origins, Overrides, Running, from_bytes, generate, load};
+pub use self::variables::is_of_a_program;
 pub use self::words::{
     CacheStrategy, Codes, Distance, Environment, FsyncPolicy, LogFormat, LogLevel,
     ObservabilityAuth, RecoveryMode, VectorStorage,
@@ -31,7 +35,7 @@ pub struct Config {
     pub server: ServerSection,
     /// Cores and shards.
     pub runtime: RuntimeSection,
-    /// The hot tier, and the caches to come.
+    /// The hot tier, the cache of queries, and the cache of vectors on disk.
     pub cache: CacheSection,
     /// The index.
     pub hnsw: HnswSection,
@@ -131,20 +135,21 @@ pub struct RuntimeSection {
 /// `cache`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-#[expect(
-    missing_docs,
-    reason = "the keys of the learned cache are in the contract, and do not act yet"
-)]
 pub struct CacheSection {
     /// Soft limit of the hot tier in documents: writers wait at half of it, and sooner beside
     /// searches. Twice as many is the hard limit.
     pub capacity: usize,
     /// Bytes of vectors read from files that all cores together keep, where vectors are in files.
     pub document_bytes: u64,
+    /// Which vectors read from files are evicted.
     pub strategy: CacheStrategy,
+    /// Longest time between two training cycles, and period at which their input is written to a file.
     pub training_interval_secs: u64,
+    /// Whether the strategy `learned` goes on learning.
     pub enable_training_task: bool,
+    /// Accesses that are kept to learn from, in all cores together.
     pub logger_window_size: usize,
+    /// Documents tracked for each one that is kept.
     pub predictor_capacity_multiplier: usize,
     /// The cache of queries: whether there is one.
     pub query_cache_enabled: bool,
@@ -161,36 +166,51 @@ pub struct CacheSection {
     pub query_cache_checks_per_second: f64,
     /// Where its last hits have a smaller share of what fresh searches find, it turns itself off.
     pub query_cache_min_overlap: f64,
+    /// Results of a search that count as accesses.
     pub search_access_log_top_n: usize,
+    /// Longest time of a document in the hot tier; `training_interval_secs` if not set.
     pub hot_tier_max_age_secs: Option<u64>,
+    /// Age of accesses up to which they are learned from.
     pub training_window_secs: u64,
+    /// Age at which an access counts half.
     pub recency_halflife_secs: u64,
+    /// Accesses that it takes before anything learned counts.
     pub min_training_samples: usize,
+    /// Least predicted use of a document that is kept.
     pub admission_threshold: f32,
+    /// Changes of that threshold.
     pub adaptive_admission: AdaptiveAdmissionSection,
+    /// Documents kept by similarity.
     pub semantic: SemanticSection,
 }
 
 /// `cache.adaptive_admission`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-#[expect(missing_docs, reason = "the keys of the learned cache are in the contract")]
 pub struct AdaptiveAdmissionSection {
+    /// Move the threshold of admission by how full the cache is.
     pub enabled: bool,
+    /// Share of the cache that should be in use.
     pub target_utilization: f32,
+    /// Time between two changes.
     pub control_interval_secs: u64,
+    /// Largest change of the threshold.
     pub max_bias: f32,
 }
 
 /// `cache.semantic`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-#[expect(missing_docs, reason = "the keys of the learned cache are in the contract")]
 pub struct SemanticSection {
+    /// Predicted use from which a document is kept without a look at its neighbours.
     pub high_confidence_threshold: f32,
+    /// Predicted use below which it is not.
     pub low_confidence_threshold: f32,
+    /// Similarity from which two documents count as alike.
     pub semantic_similarity_threshold: f32,
+    /// Vectors kept to compare with.
     pub max_cached_embeddings: usize,
+    /// Vectors compared for one decision.
     pub similarity_scan_limit: usize,
 }
 

@@ -63,6 +63,17 @@ fn unknown_keys_are_named_with_the_nearest_valid_one() {
 }
 
 #[test]
+fn a_variable_of_no_program_is_a_warning_and_stops_nothing() {
+    let known = [("KYRODB_PORT", "3"), ("KYRODB_URL", "x"), ("OTHER", "x"), ("KYRODB", "x")];
+    assert_eq!(with_variables(&known).unwrap().warnings(), [""; 0]);
+    let config = with_variables(&[("KYRODB_HNSW_EF_SEARCH", "3")]).unwrap();
+    assert_eq!(config.hnsw, HnswSection::default());
+    let said = config.warnings().join("\n");
+    assert!(said.contains("KYRODB_HNSW_EF_SEARCH has no effect"), "{said}");
+    assert!(said.contains("did you mean KYRODB__HNSW__EF_SEARCH?"), "{said}");
+}
+
+#[test]
 fn variables_are_read_as_what_the_key_wants() {
     let config = with_variables(&[
         ("KYRODB__PERSISTENCE__DATA_DIR", "123"),

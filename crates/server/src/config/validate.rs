@@ -3,7 +3,7 @@
 
 use super::{
     Codes, Config, Distance, Environment, FsyncPolicy, ObservabilityAuth, RecoveryMode,
-    VectorStorage,
+    VectorStorage, compat,
 };
 use crate::types::limits::BLOCK;
 use crate::types::limits::GROUP_BYTES_MAX;
@@ -78,32 +78,7 @@ impl Config {
                 self.hnsw.ef_search, self.hnsw.ef_construction
             ));
         }
-        let defaults = Self::default();
-        let cache = super::CacheSection {
-            capacity: self.cache.capacity,
-            strategy: self.cache.strategy,
-            enable_training_task: self.cache.enable_training_task,
-            training_interval_secs: self.cache.training_interval_secs,
-            logger_window_size: self.cache.logger_window_size,
-            min_training_samples: self.cache.min_training_samples,
-            document_bytes: self.cache.document_bytes,
-            query_cache_enabled: self.cache.query_cache_enabled,
-            query_cache_capacity: self.cache.query_cache_capacity,
-            query_cache_max_bytes: self.cache.query_cache_max_bytes,
-            query_cache_similarity_threshold: self.cache.query_cache_similarity_threshold,
-            query_cache_checks_per_second: self.cache.query_cache_checks_per_second,
-            query_cache_min_overlap: self.cache.query_cache_min_overlap,
-            ..defaults.cache
-        };
-        if self.cache != cache {
-            warnings.push(
-                "cache.admission_threshold, cache.adaptive_admission, cache.semantic and the windows of \
-                 training are accepted, and have no effect: cache.strategy learned finds out by trial \
-                 what does best. cache.search_access_log_top_n, cache.predictor_capacity_multiplier and \
-                 cache.hot_tier_max_age_secs have none either"
-                    .into(),
-            );
-        }
+        warnings.extend(compat::warnings(self));
         warnings
     }
 

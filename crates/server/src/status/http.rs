@@ -3,7 +3,7 @@
 //!
 //! | Path | Who may, where keys are asked for | Where not |
 //! |---|---|---|
-//! | `/health`, `/ready`, `/healthz`, `/readyz`, `/livez` | anybody, or a key (`observability_auth` all) | anybody |
+//! | `/`, `/health`, `/ready`, `/healthz`, `/readyz`, `/livez` | anybody, or a key (`observability_auth` all) | anybody |
 //! | `/metrics`, `/slo` | anybody, or a key (metrics_and_slo, all) | anybody |
 //! | `/usage` | a key; an admin key for all tenants | nobody: 404 |
 //! | `/stats`, `/config`, `/debug/slow` | an admin key | anybody |
@@ -33,7 +33,7 @@ use tokio::sync::oneshot;
 use super::health::Health;
 use super::incoming::{Limits, serve};
 use super::look::Look;
-use super::{admin, aside, hosts, pages, profile, scrub, threads, transitions};
+use super::{admin, aside, hosts, index, pages, profile, scrub, threads, transitions};
 use crate::access::{Access, Caller};
 use crate::config::{ObservabilityAuth, Running};
 use crate::observe::Observed;
@@ -139,6 +139,7 @@ pub(super) struct Peer(pub(super) SocketAddr);
 fn router(pages: Arc<Pages>) -> Router {
     let breakers = |command| move |pages| admin::breakers(pages, command);
     Router::new()
+        .route("/", get(index::index))
         .route("/health", get(pages::health))
         .route("/healthz", get(pages::health))
         .route("/livez", get(pages::alive))
@@ -176,7 +177,7 @@ fn router(pages: Arc<Pages>) -> Router {
 }
 
 async fn no_such_page() -> Response {
-    let error = "no such page. There are /health, /ready, /livez, /metrics, /slo, /usage, /stats, \
+    let error = "no such page. There are /, /health, /ready, /livez, /metrics, /slo, /usage, /stats, \
                  /config, /debug/slow, /debug/pprof/ and /admin/…";
     (StatusCode::NOT_FOUND, Json(json!({ "error": error }))).into_response()
 }
@@ -200,7 +201,7 @@ enum Need {
 fn need(path: &str, auth: ObservabilityAuth) -> Need {
     let key_if = |is_needed| if is_needed { Need::Key } else { Need::Nothing };
     match path {
-        "/health" | "/healthz" | "/livez" | "/ready" | "/readyz" => {
+        "/" | "/health" | "/healthz" | "/livez" | "/ready" | "/readyz" => {
             key_if(auth == ObservabilityAuth::All)
         }
         "/metrics" | "/slo" => key_if(auth != ObservabilityAuth::Disabled),

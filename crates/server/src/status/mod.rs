@@ -9,6 +9,7 @@ mod hosts;
 pub mod http;
 mod in_flight;
 mod incoming;
+mod index;
 mod look;
 mod metrics;
 pub mod modes;
@@ -16,6 +17,8 @@ mod pages;
 pub mod process;
 mod process_metrics;
 mod profile;
+#[cfg(test)]
+mod reference_tests;
 mod scrub;
 mod shard_metrics;
 pub mod slo;

@@ -3,4 +3,13 @@
 
 pub mod client;
 pub mod show;
+pub mod slo;
+pub mod slow;
 pub mod transfer;
+
+use serde_json::Value;
+
+/// A number of a page; 0 where it has none.
+fn number(value: &Value) -> u64 {
+    value.as_u64().unwrap_or(0)
+}

@@ -4,6 +4,7 @@ use std::fmt::Write;
 
 use serde_json::Value;
 
+use super::number;
 use crate::types::human::show_bytes;
 
 /// The pages that a status is made of.
@@ -160,10 +161,6 @@ fn line(path: &str, value: &str, text: &mut String) {
         path => writeln!(text, "{path}: {value}"),
     };
     debug_assert!(written.is_ok(), "writing to a string can't fail");
-}
-
-fn number(value: &Value) -> u64 {
-    value.as_u64().unwrap_or(0)
 }
 
 fn duration(seconds: u64) -> String {

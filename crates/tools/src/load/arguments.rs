@@ -12,6 +12,7 @@ use super::client::Door;
 use super::peers::Target;
 use super::workload::{Weights, Workload};
 use crate::credentials::api_key;
+use crate::ctl::client::with_scheme;
 use crate::dataset::is_vectors_name;
 use crate::types::limits::DIMENSION_MAX;
 
@@ -50,7 +51,7 @@ const POINT_SECONDS: f64 = 5.0;
 #[derive(Parser)]
 #[command(name = "kyrodb_load_tester", version)]
 pub struct Arguments {
-    /// The server; https:// for one with TLS
+    /// gRPC address of the server; https:// for one with TLS. `host:port` will do
     #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:50051", global = true)]
     pub(super) server: String,
 
@@ -178,6 +179,11 @@ impl Entry {
             return usage("--client-cert and --client-key go together".into());
         }
         let has_files = self.ca_cert.is_some() || self.client_cert.is_some();
+        // `host:port` alone will do.
+        let url = match url.contains("://") || !url.contains(':') {
+            true => url.to_owned(),
+            false => with_scheme(url, has_files),
+        };
         if has_files && !url.starts_with("https://") {
             return usage(format!(
                 "--server {url} is not asked with TLS: certificates go with an https:// address"
@@ -198,7 +204,7 @@ impl Entry {
         let cert = read("--client-cert", &self.client_cert)?;
         let identity = cert.zip(read("--client-key", &self.client_key)?);
         let key = api_key(self.key_file.as_deref()).map_err(Fault::Usage)?;
-        Ok(Door { url: url.to_owned(), key, ca_cert, identity })
+        Ok(Door { url, key, ca_cert, identity })
     }
 }
 

@@ -2,9 +2,9 @@
 
 use std::process::ExitCode;
 
-use kyrodb::config::VectorStorage;
-use kyrodb::server;
-use kyrodb::sizing::{DataSet, human};
+use crate::config::VectorStorage;
+use crate::server;
+use crate::sizing::{DataSet, human};
 
 use super::{Arguments, check};
 

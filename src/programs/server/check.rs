@@ -5,9 +5,10 @@ use std::io::Write;
 use std::process::ExitCode;
 
 use indicatif::{ProgressBar, ProgressStyle};
-use kyrodb::config::{self, Config, Overrides};
-use kyrodb::server;
 use serde::Serialize;
+
+use crate::config::{self, Config, Overrides};
+use crate::server;
 
 use super::Arguments;
 

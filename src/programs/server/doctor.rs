@@ -8,7 +8,7 @@ use super::{Arguments, check};
 pub(super) fn run(arguments: Arguments) -> Result<ExitCode, String> {
     let is_json = arguments.json;
     let config = check::configuration(arguments)?;
-    let report = kyrodb::doctor::run(&config)?;
+    let report = crate::doctor::run(&config)?;
     check::print(&report, is_json)?;
     Ok(check::code(report.is_fit))
 }
