@@ -103,7 +103,7 @@ struct ListArguments {
     #[arg(long, value_name = "FORMAT", default_value = "table")]
     format: Format,
 
-    /// The same as --format json
+    /// JSON: short for --format json
     #[arg(long)]
     json: bool,
 }
@@ -167,15 +167,15 @@ struct PruneArguments {
     #[arg(long, value_name = "N", default_value_t = 24)]
     keep_hourly: usize,
 
-    /// The same for days
+    /// Keep the newest of each of the last N days that have one
     #[arg(long, value_name = "N", default_value_t = 7)]
     keep_daily: usize,
 
-    /// The same for weeks
+    /// Keep the newest of each of the last N weeks that have one
     #[arg(long, value_name = "N", default_value_t = 4)]
     keep_weekly: usize,
 
-    /// The same for months
+    /// Keep the newest of each of the last N months that have one
     #[arg(long, value_name = "N", default_value_t = 6)]
     keep_monthly: usize,
 
@@ -221,7 +221,7 @@ pub fn main(words: &[OsString]) -> ExitCode {
     }
 }
 
-/// Prints a line. Whoever does not read to the end has seen enough.
+/// Prints a line. A closed pipe is no error.
 fn say(line: &str) {
     let written = writeln!(std::io::stdout(), "{line}");
     tracing::debug!(?written, "a line");

@@ -103,7 +103,7 @@ const BY_CORE: [(&str, &str, &str, Value); 3] = [
     ),
 ];
 
-/// The same, where it learns.
+/// Metrics by core of a cache that learns.
 const BY_CORE_THAT_LEARNS: [(&str, &str, &str, Value); 2] = [
     (
         "kyrodb_training_state",

@@ -5,7 +5,7 @@
 //! |---|---|---|
 //! | `/`, `/health`, `/ready`, `/healthz`, `/readyz`, `/livez` | anybody, or a key (`observability_auth` all) | anybody |
 //! | `/metrics`, `/slo` | anybody, or a key (metrics_and_slo, all) | anybody |
-//! | `/usage` | a key; an admin key for all tenants | nobody: 404 |
+//! | `/usage` | a key; an admin key for all tenants | no one: 404 |
 //! | `/stats`, `/config`, `/debug/slow` | an admin key | anybody |
 //! | `/debug/pprof/…`, `/admin/…` | an admin key | this machine |
 //!

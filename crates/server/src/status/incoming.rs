@@ -1,8 +1,8 @@
 //! Connections of HTTP, with TLS or without, and what holds clients to their part: how many there may be,
 //! how long one may take for the head of a request or do nothing, how large a head and a body may be.
 //!
-//! Slow and hostile clients can so hold a place for a bounded time, and keep nobody else waiting: a
-//! connection is a task, and one that agrees on keys or waits for a client is none that works.
+//! Slow and hostile clients can so hold a place for a bounded time only, and delay no other client: a
+//! connection is a task, and a task that agrees on keys or waits for a client uses no CPU.
 
 use std::convert::Infallible;
 use std::io;
@@ -54,7 +54,7 @@ pub(super) struct Limits {
     pub(super) head: Duration,
     /// Without a request in work: for the next request to begin and the last answer to be taken.
     pub(super) idle: Duration,
-    /// The same while more than half of all places are taken.
+    /// Shorter limit in place of `idle`, while more than half of all places are taken.
     pub(super) idle_crowded: Duration,
     /// Longest time between two looks.
     pub(super) look: Duration,
@@ -348,7 +348,7 @@ mod tests {
         reader.read_to_end(&mut answer).await.ok();
         assert!(answer.is_empty());
         assert!(trickle.await.unwrap() > 1);
-        // Whoever sends nothing at all has begun no head.
+        // A client that sends nothing at all has begun no head.
         let mut other = connect(address).await;
         tokio::time::sleep(MS * 200).await;
         assert!(ask(&mut other, "/").await.starts_with("HTTP/1.1 200"));

@@ -13,7 +13,7 @@ use crate::observe::Observed;
 /// Between two looks at how much memory is used.
 const MEMORY_LOOK: Duration = Duration::from_millis(200);
 
-/// Of these, one in so many also counts descriptors: each of them costs a line of a directory.
+/// One in this number of looks also counts descriptors: each descriptor costs a line of a directory.
 const FDS_LOOKS: u32 = 10;
 
 /// Between two looks at the files of the data directory.

@@ -295,7 +295,7 @@ fn server(text: &mut Text, observed: &Observed, health: &Health) {
     let help = "Files in the data directory and in that of the log.";
     text.gauge("kyrodb_disk_used_bytes", help, host.disk_used_bytes.get());
     let space = &observed.space;
-    // Before the data directory is open, nobody has looked.
+    // Before the data directory is open, there is no measurement.
     if space.reserve() > 0 {
         let help = "Room left on the file system, or on that of the log where it has less.";
         text.gauge("kyrodb_disk_available_bytes", help, space.available());

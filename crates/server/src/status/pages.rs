@@ -48,7 +48,7 @@ pub(super) async fn health(State(pages): State<Arc<Pages>>) -> Response {
     (code, Json(body)).into_response()
 }
 
-/// Whether it would help to start the process anew.
+/// True if a restart of the process would help.
 pub(super) async fn alive(State(pages): State<Arc<Pages>>) -> Response {
     let (code, body) = match pages.health.deadlock() {
         None => (StatusCode::OK, json!({ "alive": true })),

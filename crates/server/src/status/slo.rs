@@ -17,8 +17,8 @@ pub struct Service {
     /// Share of searches that the cache has answered, of those that it was asked about; `None` without
     /// any.
     pub cache_hit_rate: Option<f64>,
-    /// The same of those that it could have answered: that were asked lately, with nothing written
-    /// since.
+    /// Share of searches that the cache has answered, of those that repeat a recent search with nothing
+    /// written since; `None` without any.
     pub cache_repeat_hit_rate: Option<f64>,
     /// How many of those there were.
     pub cache_repeats: u64,

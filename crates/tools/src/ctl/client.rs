@@ -124,7 +124,7 @@ impl Server {
         if let Some(path) = &place.ca_cert {
             builder = builder.tls_certs_only(certificates(path)?);
         } else if url.scheme() == "http" {
-            // A small container has no authorities, which nobody asks for here.
+            // A small container has no authorities, and http needs none.
             builder = builder.tls_certs_only([]);
         }
         if let Some(Identity { cert, key }) = &place.identity {

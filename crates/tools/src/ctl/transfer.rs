@@ -2,8 +2,8 @@
 //!
 //! A dump that was cut off goes on behind the last whole line. Loading stores documents as inserts do,
 //! so that what was loaded twice is there once. Both see what an API key sees: the documents of its
-//! tenant. So documents that belong to nobody, written before there were keys, are given to a tenant by
-//! loading what was dumped with its key.
+//! tenant. So documents without a tenant, written before there were keys, are given to a tenant by
+//! loading a dump with its key.
 
 use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};

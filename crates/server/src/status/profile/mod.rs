@@ -1,4 +1,4 @@
-//! `/debug/pprof/profile`: where this process spends its CPU time, for so many seconds.
+//! `/debug/pprof/profile`: where this process spends its CPU time, over a number of seconds.
 //!
 //! ```text
 //! kernel: a clock a thread → ring of stacks → sampler → stacks and counts → symbols → flame | pprof
@@ -6,7 +6,7 @@
 //!
 //! The kernel takes the samples (`perf_event_open`), along frame pointers, into memory that it shares
 //! with this process; no thread gets a signal, so no call that a core or the gateway waits in is
-//! interrupted, and while nobody asks nothing runs at all. A profiler that works by SIGPROF would have
+//! interrupted, and nothing runs between requests. A profiler that works by SIGPROF would have
 //! both against it: `io_uring_enter` and `epoll_wait` return EINTR, and stacks are walked in a handler.
 
 mod flame;
@@ -29,7 +29,7 @@ use self::symbols::Symbols;
 use super::pages::Parameters;
 use crate::clock::unix_ms;
 
-/// How long a profile may take, in seconds, and how long it takes if nobody says.
+/// Longest profile, and default length of a profile, in seconds.
 const SECONDS_MAX: u64 = 60;
 const SECONDS_DEFAULT: u64 = 10;
 
