@@ -17,7 +17,7 @@ const PEER: &str = "KYRODB_TEST_PEER";
 fn short(place: &Place, more: &[&str]) -> Vec<String> {
     let npy = place.path("npy");
     Set::new().write_npy(&npy);
-    let all = ["compare", "--data", text(&npy), "--load", "--duration", "0.5", "--warm-up", "0.1"];
+    let all = ["compare", "--data", text(&npy), "--load", "--duration", "1", "--warm-up", "0.1"];
     let rest = ["--recall", "0.9", "--rounds", "1", "--concurrency", "4"];
     [&all, &rest[..], more].concat().into_iter().map(str::to_owned).collect()
 }
