@@ -21,7 +21,7 @@ pub fn slots_at_once() -> u32 {
 /// Items that are sorted in one slice, which takes some milliseconds.
 const SORTED_AT_ONCE: usize = if cfg!(test) { 64 } else { 65_536 };
 
-/// The numbers below `count`, in ranges of at most [`SLOTS_AT_ONCE`].
+/// The numbers below `count`, in ranges of at most [`slots_at_once`].
 pub fn slices(count: u32) -> impl Iterator<Item = Range<u32>> {
     let starts = (0..count).step_by(slots_at_once() as usize);
     starts.map(move |start| start..count.min(start.saturating_add(slots_at_once())))

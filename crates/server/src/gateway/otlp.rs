@@ -82,7 +82,7 @@ impl Ids {
 ///
 /// # Errors
 /// If its address is invalid.
-pub fn start(
+pub(crate) fn start(
     telemetry: &TelemetrySection,
     observed: &Arc<Observed>,
     runtime: &Handle,

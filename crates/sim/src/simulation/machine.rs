@@ -264,7 +264,10 @@ impl Machine {
                 include_embeddings: false,
                 is_exact: false,
             };
-            let search = node.engine.begin_search_in(Arc::new(query), Scope::Partition).unwrap();
+            let search = node
+                .engine
+                .begin_search_in(Arc::new(query), Scope::Partition)
+                .expect("the query is valid");
             let outcome = vectors::finish(&self.disk, node.id, &mut node.engine, search);
             assert_eq!(outcome.hits.len(), expected);
         }

@@ -4,9 +4,9 @@
 //! The code that runs here is the code that serves: engine, graph, store, log, snapshots, recovery and MANIFEST, all
 //! over the disk's trait; only the executor is missing. A seed decides everything: one seed is one run, step by step.
 //!
-//! Beside the seeds there is a fixed piece of work ([`script`]) that is crashed at every call of the disk in every
-//! way ([`crashes`]), and of which every call fails ([`faults`]). In all runs that do not test crashes, the disk
-//! checks the order in which files become durable ([`order`]). Clocks go back and forth ([`clock`]).
+//! Beside the seeds there is a fixed piece of work (`script`) that is crashed at every call of the disk in every
+//! way (`crashes`), and of which every call fails (`faults`). In all runs that do not test crashes, the disk
+//! checks the order in which files become durable (`order`). Clocks go back and forth (`clock`).
 //!
 //! ```text
 //! cargo run --release -p kyrodb-sim -- --seeds 10000             seeds 0 to 9,999

@@ -5,7 +5,7 @@
 //! it which tactic would have done best, a slice at a time, and gives the cache a new model. No request waits for that:
 //! without the task, or after it has crashed, the cache continues with the model that it has. Uses are kept for a
 //! while, so that a restarted task learns from them too, and so does a restarted server: every core has a file of them
-//! ([`log_name`]), which may be lost, damaged or removed at any time.
+//! (`log_name`), which may be lost, damaged or removed at any time.
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
