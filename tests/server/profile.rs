@@ -97,11 +97,11 @@ fn a_server_at_work_is_profiled_without_disturbing_clients() {
         lines.map(|line| line.rsplit_once(' ').unwrap().1.parse::<u64>().unwrap()).sum::<u64>()
     };
     for parts in [
-        &["kyro-core-0;", "kyrodb::graph::search", "kyrodb::kernels::"][..],
-        &["kyro-core-0;", "kyrodb::shard::serve"],
-        &["kyro-core-0;", "kyrodb::graph::insert"],
+        &["kyro-core-0;", "kyrodb_engine::graph::search", "kyrodb_engine::kernels::"][..],
+        &["kyro-core-0;", "kyrodb_cores::shard::serve"],
+        &["kyro-core-0;", "kyrodb_engine::graph::insert"],
         &["kyro-gw-0;", "tokio::runtime"],
-        &["kyro-gw-", "kyrodb::gateway"],
+        &["kyro-gw-", "kyrodb_server::gateway"],
     ] {
         assert!(of(parts) > 0, "nothing of {parts:?} in:\n{}", stacks.body);
     }

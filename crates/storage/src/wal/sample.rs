@@ -22,8 +22,8 @@ use crate::types::{DocId, ShardId, mix};
 pub const SHARDS: u32 = 2;
 pub const DIMENSION: usize = 8;
 
-/// A header and up to four groups.
-const SEGMENT_BLOCKS: u64 = 5;
+/// A header, up to four groups with records, and room for a group without.
+const SEGMENT_BLOCKS: u64 = 6;
 
 pub struct Sample {
     pub disk: Rc<SimDisk>,

@@ -323,3 +323,29 @@ fn any_bytes_in_a_segment_are_read_or_refused() {
         }
     }
 }
+
+/// The last group of a full segment is confirmed at rest like any other: damage to it is no torn write.
+#[test]
+fn a_flipped_bit_in_the_last_group_of_a_full_segment_is_damage() {
+    let mut log = Log::begin(6);
+    let mut id = 0;
+    while log.writer.fits(&[put(id + 1, 40)]) {
+        id += 1;
+        log.append(vec![put(id, 40)], true).unwrap();
+    }
+    run(log.writer.seal(9)).unwrap();
+    assert_eq!(log.segments.len(), 1);
+    let (_, records) = read_back(&log.disk, &log.segments).unwrap();
+    assert_eq!(records, log.records);
+    let name = segment_name(SHARD, 1);
+    let whole = log.disk.content(&name);
+    // The header, a block for each group with a record, and the group without.
+    assert_eq!(whole.len(), (id as usize + 2) * BLOCK);
+    for offset in [0, 40, 64, 100, 200] {
+        let mut content = whole.clone();
+        content[id as usize * BLOCK + offset] ^= 1;
+        log.disk.set_content(&name, content);
+        let found = read_back(&log.disk, &log.segments);
+        assert!(matches!(found, Err(ReadError::Corrupt { .. })), "byte {offset}: {found:?}");
+    }
+}

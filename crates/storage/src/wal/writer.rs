@@ -219,10 +219,13 @@ impl<D: Disk> Writer<D> {
         records.into_iter().map(fits).take_while(|&fits| fits).count()
     }
 
-    /// True if a group of `records` fits into the active segment.
+    /// True if a group of `records` fits into the active segment. Behind a group with records there is always room
+    /// for one without, of one block: else nothing could confirm the last group of a full segment, and damage to it
+    /// would pass for a torn write.
     #[must_use]
     pub fn fits(&self, records: &[Record]) -> bool {
-        self.active.offset + group_bytes(records) as u64 <= self.active.bytes
+        let reserved = if records.is_empty() { 0 } else { group_bytes(&[]) };
+        self.active.offset + (group_bytes(records) + reserved) as u64 <= self.active.bytes
     }
 
     /// Writes one group. With `sync` it is durable when this returns. Without, it is remembered until it is durable,
@@ -305,7 +308,7 @@ impl<D: Disk> Writer<D> {
     }
 
     /// Makes the log durable, then writes a group without records, durable too, that says so: damage to any group
-    /// before it is told apart from a torn write. If the segment is full, the next segment's header says so instead.
+    /// before it is told apart from a torn write. If the segment is full, such a group is its last one already.
     ///
     /// # Errors
     /// If the disk fails; the writer is broken then.
