@@ -148,9 +148,9 @@ fn health_going_down_and_up_has_a_line_each() {
         assert_eq!(answer.unwrap().code, 200);
     };
     switch("on");
-    until("WARN kyrodb::status::transitions: health: degraded: read-only");
+    until("WARN kyrodb_server::status::transitions: health: degraded: read-only");
     switch("off");
-    until("INFO kyrodb::status::transitions: health: healthy");
+    until("INFO kyrodb_server::status::transitions: health: healthy");
     process.stop();
 }
 

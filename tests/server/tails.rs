@@ -330,6 +330,10 @@ fn a_snapshot_of_a_newer_version_is_left_to_that_one() {
     let directory = directory();
     let data_dir = made(directory.path(), ONE_SHARD, COUNT);
     let process = Process::start(&data_dir, ONE_SHARD);
+    runtime().block_on(async {
+        let taken = process.client().await.create_snapshot(SnapshotRequest::default()).await;
+        assert!(taken.unwrap().into_inner().success);
+    });
     process.stop();
     let is_snapshot = |name: &String| name.starts_with("snapshot_") && name.ends_with(".snap");
     let names = std::fs::read_dir(&data_dir).unwrap();
