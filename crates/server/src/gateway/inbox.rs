@@ -108,10 +108,11 @@ tokio::task_local! {
     static CALL: Arc<Inbox>;
 }
 
-/// Charges the bytes of the request, in whose handler this is called, to a tenant.
+/// Charges the bytes of the request, in whose handler this is called, to a tenant: also those that have come before
+/// the tenant was known. A request beyond the share of the tenant fails when its handler reads it.
 pub(super) fn charge_to(tenant: &Arc<Tenant>) {
     // Without a call, as in tests of handlers, there is no account.
-    let _is_counted = CALL.try_with(|inbox| inbox.payer.set(tenant.clone()));
+    let _is_counted = CALL.try_with(|inbox| inbox.charge(tenant));
 }
 
 /// Contiguous bytes.
@@ -208,6 +209,8 @@ struct Inbox {
     payer: OnceLock<Arc<Tenant>>,
     /// Received bytes count until the call is over, and not only until they are decoded.
     is_held: bool,
+    /// The request is not refused while it holds no more than this.
+    spare_bytes: u64,
 }
 
 impl Inbox {
@@ -233,34 +236,40 @@ impl Inbox {
         taken.and(shared)
     }
 
-    /// Counts the held bytes for the tenant too, once it is known.
-    fn charge(&self, state: &mut State) {
-        if state.share.is_none()
-            && let Some(payer) = self.payer.get()
+    /// Counts the held bytes for the tenant too, from now on. Called by the handler, before it reads.
+    fn charge(&self, payer: &Arc<Tenant>) {
+        if self.payer.set(payer.clone()).is_err() {
+            return;
+        }
+        let mut state = self.lock();
+        let mut share = Share::hold(&payer.request_bytes, 0);
+        let added = share.add(state.held, &self.purses.observed.in_flight.requests);
+        state.share = Some(share);
+        if let Err(over) = added
+            && state.held > self.spare_bytes
         {
-            state.share = Some(Share::hold(&payer.request_bytes, state.held));
+            self.refuse(&mut state, over);
         }
     }
 
     /// Ends the request: no more bytes come, and those held are dropped.
-    fn fail(&self, state: &mut State, why: Status, context: &Context<'_>) {
+    fn fail(&self, state: &mut State, why: Status) {
         state.clear();
         state.failed = Some(why);
         state.has_ended = true;
         let held = state.held;
         self.give_back(state, held);
-        state.wake_reader(context);
     }
 
-    fn expire(&self, state: &mut State, context: &Context<'_>) {
+    fn expire(&self, state: &mut State) {
         let observed = &self.purses.observed;
         observed.in_flight.requests_expired.add(1);
         let error = Error::Expired("while the bytes of the request were awaited");
         count(observed, &error);
-        self.fail(state, status(&error), context);
+        self.fail(state, status(&error));
     }
 
-    fn refuse(&self, state: &mut State, over: Over, context: &Context<'_>) {
+    fn refuse(&self, state: &mut State, over: Over) {
         let observed = &self.purses.observed;
         observed.in_flight.requests_refused.add(1);
         let what = match over {
@@ -275,7 +284,7 @@ impl Inbox {
         );
         let error = Error::Busy { what, retry_after: ROOM_RETRY };
         count(observed, &error);
-        self.fail(state, status(&error), context);
+        self.fail(state, status(&error));
     }
 }
 
@@ -384,6 +393,7 @@ impl Pump {
             purses: link.purses.clone(),
             payer: OnceLock::new(),
             is_held: terms.is_held,
+            spare_bytes: terms.spare_bytes,
         });
         let now = Instant::now();
         let body = RequestBody(inbox.clone());
@@ -450,9 +460,9 @@ impl Pump {
                     }
                     state.push(bytes);
                     if let Err(over) = inbox.take(&mut state, length)
-                        && state.held > self.terms.spare_bytes
+                        && state.held > inbox.spare_bytes
                     {
-                        inbox.refuse(&mut state, over, context);
+                        inbox.refuse(&mut state, over);
                     }
                 }
                 // Trailers of a request have no meaning in gRPC.
@@ -462,9 +472,9 @@ impl Pump {
                     state.has_ended = true;
                 }
                 Poll::Ready(Some(Err(error))) => {
-                    self.is_all = true;
+                    (has_moved, self.is_all) = (true, true);
                     if !state.has_ended {
-                        inbox.fail(&mut state, Status::from(error), context);
+                        inbox.fail(&mut state, Status::from(error));
                     }
                 }
                 Poll::Pending => break,
@@ -478,7 +488,8 @@ impl Pump {
             if has_moved {
                 self.last_byte = now;
             } else if self.due(&state).is_some_and(|due| due <= now) {
-                inbox.expire(&mut state, context);
+                inbox.expire(&mut state);
+                state.wake_reader(context);
             }
         }
     }
@@ -542,7 +553,6 @@ impl Pump {
         }
         let mut state = self.inbox.lock();
         state.is_pumping = false;
-        self.inbox.charge(&mut state);
         let taken = std::mem::take(&mut state.taken);
         let is_over = state.is_dropped || state.has_ended && state.is_empty();
         let due = if is_over { None } else { self.due(&state) };
