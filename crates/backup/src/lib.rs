@@ -4,13 +4,9 @@
 
 pub mod backup;
 
-#[allow(unused_imports, reason = "modules name what is below by these paths")]
-pub(crate) use kyrodb_engine::{engine, graph, kernels, store, with_distance};
-#[allow(unused_imports, reason = "modules name what is below by these paths")]
-pub(crate) use kyrodb_recovery::{directory, recovery, repair, verify};
-#[allow(unused_imports, reason = "modules name what is below by these paths")]
-pub(crate) use kyrodb_storage::{disk, manifest, snapshot, wal};
-#[allow(unused_imports, reason = "modules name what is below by these paths")]
-pub(crate) use kyrodb_types as types;
-#[allow(unused_imports, reason = "modules name what is below by these paths")]
-pub(crate) use kyrodb_types::{clock, error, sabotage, sync};
+// Modules below, by the paths that the modules here use.
+use kyrodb_engine::{engine, graph};
+use kyrodb_recovery::{directory, recovery};
+use kyrodb_storage::{disk, manifest, snapshot, wal};
+use kyrodb_types as types;
+use kyrodb_types::clock;

@@ -1,4 +1,5 @@
-//! The search engine of KyroDB as state machines: distance kernels, HNSW graph, documents, metadata index. No I/O, clock, thread or executor.
+//! The search engine of KyroDB as state machines: distance kernels, HNSW graph, documents, metadata index. No I/O,
+//! clock, thread or executor.
 
 pub mod engine;
 pub mod graph;
@@ -6,9 +7,8 @@ pub mod kernels;
 mod pieces;
 pub mod store;
 
+// Modules below, by the paths that the modules here use.
 #[cfg(test)]
-pub(crate) use kyrodb_storage::disk;
-#[allow(unused_imports, reason = "modules name what is below by these paths")]
-pub(crate) use kyrodb_types as types;
-#[allow(unused_imports, reason = "modules name what is below by these paths")]
-pub(crate) use kyrodb_types::{clock, error, sabotage, sync};
+use kyrodb_storage::disk;
+use kyrodb_types as types;
+use kyrodb_types::{error, sync};

@@ -13,11 +13,7 @@ pub mod repair;
 mod snapshot_tests;
 pub mod verify;
 
-#[allow(unused_imports, reason = "modules name what is below by these paths")]
-pub(crate) use kyrodb_engine::{engine, graph, kernels, store, with_distance};
-#[allow(unused_imports, reason = "modules name what is below by these paths")]
-pub(crate) use kyrodb_storage::{disk, manifest, snapshot, wal};
-#[allow(unused_imports, reason = "modules name what is below by these paths")]
-pub(crate) use kyrodb_types as types;
-#[allow(unused_imports, reason = "modules name what is below by these paths")]
-pub(crate) use kyrodb_types::{clock, error, sabotage, sync};
+// Modules below, by the paths that the modules here use.
+use kyrodb_engine::{engine, graph, store};
+use kyrodb_storage::{disk, manifest, snapshot, wal};
+use kyrodb_types as types;

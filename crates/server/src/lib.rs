@@ -1,4 +1,5 @@
-//! The server of KyroDB around its cores: configuration, access, router, gRPC gateway, HTTP for operators, checks of the host.
+//! The server of KyroDB around its cores: configuration, access, router, gRPC gateway, HTTP for operators, checks of
+//! the host.
 
 pub mod access;
 pub mod cache;
@@ -16,17 +17,11 @@ pub mod status;
 pub mod tls;
 pub mod watched;
 
-#[allow(unused_imports, reason = "modules name what is below by these paths")]
-pub(crate) use kyrodb_cores::{observe, shard};
-#[allow(unused_imports, reason = "modules name what is below by these paths")]
-pub(crate) use kyrodb_engine::{engine, graph, kernels, store, with_distance};
-#[allow(unused_imports, reason = "modules name what is below by these paths")]
-pub(crate) use kyrodb_proto::proto;
-#[allow(unused_imports, reason = "modules name what is below by these paths")]
-pub(crate) use kyrodb_recovery::{directory, recovery, repair, verify};
-#[allow(unused_imports, reason = "modules name what is below by these paths")]
-pub(crate) use kyrodb_storage::{disk, manifest, snapshot, wal};
-#[allow(unused_imports, reason = "modules name what is below by these paths")]
-pub(crate) use kyrodb_types as types;
-#[allow(unused_imports, reason = "modules name what is below by these paths")]
-pub(crate) use kyrodb_types::{clock, error, sabotage, sync};
+// Modules below, by the paths that the modules here use.
+use kyrodb_cores::{observe, shard};
+use kyrodb_engine::{engine, graph, kernels, store, with_distance};
+use kyrodb_proto::proto;
+use kyrodb_recovery::{directory, recovery, repair, verify};
+use kyrodb_storage::{disk, manifest, snapshot, wal};
+use kyrodb_types as types;
+use kyrodb_types::{clock, error};

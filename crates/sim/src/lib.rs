@@ -4,17 +4,15 @@
 
 pub mod simulation;
 
-#[allow(unused_imports, reason = "modules name what is below by these paths")]
-pub(crate) use kyrodb_backup::backup;
-#[allow(unused_imports, reason = "modules name what is below by these paths")]
-pub(crate) use kyrodb_cores::{observe, shard};
-#[allow(unused_imports, reason = "modules name what is below by these paths")]
-pub(crate) use kyrodb_engine::{engine, graph, kernels, store, with_distance};
-#[allow(unused_imports, reason = "modules name what is below by these paths")]
-pub(crate) use kyrodb_recovery::{directory, recovery, repair, verify};
-#[allow(unused_imports, reason = "modules name what is below by these paths")]
-pub(crate) use kyrodb_storage::{disk, manifest, snapshot, wal};
-#[allow(unused_imports, reason = "modules name what is below by these paths")]
-pub(crate) use kyrodb_types as types;
-#[allow(unused_imports, reason = "modules name what is below by these paths")]
-pub(crate) use kyrodb_types::{clock, error, sabotage, sync};
+// Modules below, by the paths that the modules here use.
+#[cfg(test)]
+use kyrodb_backup::backup;
+use kyrodb_cores::shard;
+use kyrodb_engine::{engine, graph};
+#[cfg(test)]
+use kyrodb_recovery::repair;
+use kyrodb_recovery::{recovery, verify};
+use kyrodb_storage::{disk, manifest, snapshot, wal};
+use kyrodb_types as types;
+#[cfg(test)]
+use kyrodb_types::sabotage;

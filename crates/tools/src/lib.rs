@@ -10,9 +10,6 @@ pub mod load;
 pub mod packaging;
 pub mod table;
 
-#[allow(unused_imports, reason = "modules name what is below by these paths")]
-pub(crate) use kyrodb_proto::proto;
-#[allow(unused_imports, reason = "modules name what is below by these paths")]
-pub(crate) use kyrodb_types as types;
-#[allow(unused_imports, reason = "modules name what is below by these paths")]
-pub(crate) use kyrodb_types::{clock, error, sabotage, sync};
+// Modules below, by the paths that the modules here use.
+use kyrodb_proto::proto;
+use kyrodb_types as types;

@@ -20,7 +20,7 @@ const TRAINING: [(&str, &str, &str, Value); 3] = [
     (
         "kyrodb_training_restarts_total",
         "counter",
-        "Times that it began anew: after a crash, or because somebody wanted it.",
+        "Restarts of the training: after a crash, or on request.",
         |cache| cache.restarts.get(),
     ),
     (
